@@ -1,0 +1,34 @@
+"""What a user is told when an input cannot be used."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """An input that a user controls is wrong.
+
+    The message is one line: what was received and what would be accepted. The
+    programs print it as it is and exit with status 1; in a notebook it is a
+    `ValueError`.
+    """
+
+
+def choose(what: str, name: str, accepted: Iterable[str]) -> str:
+    """Returns `name` if it is accepted.
+
+    Args:
+        what: what the name stands for, such as `"strategy"`.
+        name: the name that was received.
+        accepted: the names that would be accepted.
+
+    Raises:
+        InputError: naming the nearest match and every accepted name.
+    """
+    accepted = list(accepted)
+    if name in accepted:
+        return name
+    near = difflib.get_close_matches(str(name), accepted, n=1)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    raise InputError(
+        f"Unknown {what}. {hint}Accepted: {', '.join(accepted)}. Received: {what}={name!r}"
+    )

@@ -1,0 +1,221 @@
+"""The run folder: what a training run leaves behind.
+
+    run.json        settings, classes, preprocessing, versions, commit, machine
+    metrics.csv     one row for each epoch
+    curves.png      the same as a picture
+    best.keras      highest accuracy on the held-out images, which chooses it:
+                    its accuracy there is a little flattering
+    final.keras     the end of training; its presence says that the run is done
+    checkpoints/    while it runs: what it resumes from
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+
+import keras
+
+from keras_resnet.errors import InputError
+from keras_resnet.preprocessing import Preprocessing
+from keras_resnet.weights import load_model, save_model
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        path: of its folder.
+        model: a `keras.Model` that takes raw pixels.
+        settings: what it was trained with, as in `run.json`.
+        classes: name of each class, in order.
+        preprocessing: from an image to the model's input.
+    """
+
+    path: str
+    model: keras.Model
+    settings: dict
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+
+
+def load_run(path):
+    """Loads a run's final model with all that is known about it.
+
+    Args:
+        path: the run folder, or a `.keras` file in it.
+
+    Raises:
+        InputError: it is no run folder, or the run has not ended.
+    """
+    path = os.path.normpath(path)
+    folder = os.path.dirname(path) if path.endswith(".keras") else path
+    record = read_record(folder)
+    if record is None:
+        raise InputError(
+            "model must be a run folder, as keras_resnet.train writes it, or a .keras "
+            f"file in one. Received: {path!r}, where there is no {folder}/run.json"
+        )
+    if path == folder:
+        path = os.path.join(folder, "final.keras")
+        if not os.path.exists(path):
+            raise InputError(
+                f"The run in {folder} has not ended: run its command again to resume, or "
+                f"name {folder}/best.keras, if it is there"
+            )
+    return Run(
+        folder,
+        load_model(path),
+        record["settings"],
+        tuple(record["classes"]),
+        Preprocessing(**record["preprocessing"]),
+    )
+
+
+def read_record(folder):
+    """Returns the contents of a folder's `run.json`; `None` if there is none."""
+    path = os.path.join(folder, "run.json")
+    if not os.path.exists(path):
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            record = json.load(file)
+        record["settings"], record["classes"], record["preprocessing"]
+    except (ValueError, KeyError, TypeError, UnicodeDecodeError):
+        raise InputError(f"{path} is damaged, or was not written by keras_resnet") from None
+    return record
+
+
+def write_record(folder, settings, classes, preprocessing):
+    """Writes `run.json`: settings, versions, commit, machine."""
+    record = {
+        "settings": settings,
+        "classes": classes,
+        "preprocessing": dataclasses.asdict(preprocessing),
+        "versions": versions(),
+        "commit": _commit(),
+        "machine": machine(),
+        "command": sys.argv,
+    }
+    write_file(
+        os.path.join(folder, "run.json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    )
+
+
+def versions():
+    """Returns the version of Python and of each package that counts."""
+    names = ("keras", "tensorflow", "tensorflow-cpu", "numpy", "ai-edge-litert")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine():
+    """Returns what this machine is, in words."""
+    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
+
+
+def write_file(path, content):
+    """Writes a file that appears whole or not at all.
+
+    Args:
+        path: of the file.
+        content: text or bytes.
+    """
+    beside = f"{path}.part"
+    try:
+        with open(beside, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+        os.replace(beside, path)
+    finally:
+        if os.path.exists(beside):
+            os.remove(beside)
+
+
+# Of metrics.csv: means over the epoch, and over the held-out images after it.
+COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
+
+
+class RunFolder(keras.callbacks.Callback):
+    """Keeps `metrics.csv`, `curves.png` and `best.keras` up to date.
+
+    `metrics.csv` is written whole after each epoch, from the rows that the
+    checkpoint carries: a resumed run leaves the same file as an undisturbed one.
+
+    Args:
+        path: of the run folder.
+    """
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+        self.rows = []
+        self.best = -1.0
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.rows.append({"epoch": epoch + 1, **logs})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        write_file(os.path.join(self.path, "metrics.csv"), text.getvalue())
+        if logs["val_accuracy"] > self.best:
+            self.best = logs["val_accuracy"]
+            save_model(self.model, os.path.join(self.path, "best.keras"))
+
+    def on_train_end(self, logs=None):
+        write_file(os.path.join(self.path, "curves.png"), draw_curves(self.rows))
+
+
+def draw_curves(rows):
+    """Draws loss and error of a run, as in the paper's Figure 6.
+
+    Args:
+        rows: one dict for each epoch, as in `metrics.csv`.
+
+    Returns:
+        The bytes of a PNG.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    epochs = [row["epoch"] for row in rows]
+    for prefix, label, style in (("", "training", "--"), ("val_", "held out", "-")):
+        left.plot(epochs, [row[f"{prefix}loss"] for row in rows], style, label=label)
+        error = [100 * (1 - row[f"{prefix}accuracy"]) for row in rows]
+        right.plot(epochs, error, style, label=label)
+    left.set(xlabel="epoch", ylabel="cross-entropy loss", yscale="log")
+    right.set(xlabel="epoch", ylabel="error (%)")
+    right.set_ylim(0, max(2.0, min(100.0, 3 * max(error[len(error) // 4 :]))))
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False)
+    png = io.BytesIO()
+    figure.savefig(png, dpi=120)
+    return png.getvalue()
+
+
+def _commit():
+    """The checkout's commit, where this package lies in one."""
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=os.path.dirname(__file__),
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None

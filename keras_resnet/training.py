@@ -1,0 +1,506 @@
+"""The training loop: any network, any data set, one device or many.
+
+`Model.fit` is not used, because on Keras 3 it fails for several replicas with
+XLA, with several steps for each host round trip and with several workers, and
+because its checkpoints replay the interrupted epoch. This loop runs the step
+through `strategy.run`, drives ordinary Keras callbacks, and resumes in the
+middle of an epoch with nothing lost or repeated.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet import data
+from keras_resnet.blocks import channel_axis, flat_layers
+from keras_resnet.complexity import profile
+from keras_resnet.errors import InputError
+from keras_resnet.evaluation import Evaluator
+from keras_resnet.preprocessing import Preprocessing, statistics
+from keras_resnet.recipes import default_recipe, find_recipe
+from keras_resnet.resnet import ResNet
+from keras_resnet.runs import RunFolder, read_record, write_record
+from keras_resnet.strategies import make_strategy
+from keras_resnet.variants import find_variant
+from keras_resnet.weights import save_model
+
+# A checkpoint of ResNet-20 takes as long as a third of a step of 128 CIFAR
+# images, one of ResNet-50 as long as a tenth of a step of 8 photographs
+# (benchmarks/results/checkpoint.csv): below 1 % in both at this interval.
+CHECKPOINT_EVERY = 100
+_FORMAT = 1
+
+
+def train(
+    model="resnet20",
+    dataset="digits",
+    *,
+    data_dir=None,
+    image_size=None,
+    shortcut=None,
+    stride_on="1x1",
+    recipe=None,
+    epochs=None,
+    batch_size=None,
+    learning_rate=None,
+    seed=0,
+    strategy="mirrored",
+    virtual_devices=0,
+    model_dir=None,
+    checkpoint_every=CHECKPOINT_EVERY,
+    callbacks=(),
+    verbose=None,
+):
+    """Trains a network into a run folder, or resumes a run that was cut short.
+
+    The same call again resumes where the last checkpoint was written, in the
+    middle of an epoch too, and ends with the same weights, bit for bit, as a run
+    never cut short; after the end it does nothing. For this it sets the global
+    seed and switches TensorFlow's op determinism on.
+
+    Args:
+        model: name of a network; see `keras_resnet.list_models()`.
+        dataset: see `keras_resnet.data.load_dataset`.
+        data_dir: where TFDS keeps its sets.
+        image_size: height and width of the network's input, in pixels; `None` is
+            the data set's own size, or the network's where images differ.
+        shortcut: `"A"`, `"B"`, `"C"` or `"none"`; `None` is the paper's.
+        stride_on: see `keras_resnet.ResNet50`.
+        recipe: key of `keras_resnet.recipes.RECIPES`; `None` chooses by data set.
+        epochs: passes over the training images; `None` is the recipe's, as for
+            the next two.
+        batch_size: images in a step, over all replicas together.
+        learning_rate: the highest.
+        seed: of the initial weights, the order and the augmentation.
+        strategy: `"one_device"` or `"mirrored"`.
+        virtual_devices: splits the CPU in that many devices, for trying out.
+        model_dir: the run folder; `None` is `runs/MODEL-DATASET`.
+        checkpoint_every: steps from one checkpoint to the next. A killed run
+            redoes at most that many.
+        callbacks: Keras callbacks. Their plain attributes (numbers, strings,
+            lists and dicts of them) travel in the checkpoint.
+        verbose: 0 silent, 1 progress bar, 2 one line for each epoch; `None` is 1
+            on a terminal, else 2.
+
+    Returns:
+        The rows of `metrics.csv`, one dict for each epoch; empty if the run had
+        ended before.
+
+    Raises:
+        InputError: an argument cannot be used, or the run folder holds something
+            else.
+        OSError: the run folder cannot be written.
+    """
+    if checkpoint_every < 1:
+        raise InputError(f"checkpoint_every must be at least 1. Received: {checkpoint_every}")
+    if keras.config.image_data_format() != "channels_last":
+        raise InputError("Training needs Keras's image_data_format to be 'channels_last'")
+    if verbose is None:
+        verbose = 1 if sys.stdout.isatty() else 2
+    keras.utils.set_random_seed(seed)
+    tf.config.experimental.enable_op_determinism()
+    strategy_name, strategy = strategy, make_strategy(strategy, virtual_devices)
+    replicas = strategy.num_replicas_in_sync
+
+    variant = find_variant(model)
+    images = data.load_dataset(dataset, data_dir)
+    preprocessing = _choose_preprocessing(variant, images, image_size)
+    recipe = find_recipe(
+        recipe or default_recipe(dataset, photographs=preprocessing.crop < 1),
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+    )
+    data.check_batch_size(recipe.batch_size, replicas)
+    steps = data.steps_per_epoch(images.train, recipe.batch_size, replicas)
+    if not steps:
+        raise InputError(
+            f"{replicas} replicas cannot share {len(images.train)} training image(s)"
+        )
+    settings = {
+        "model": model.lower(),
+        "shortcut": variant.shortcut if shortcut is None else shortcut,
+        "stride_on": stride_on,
+        "dataset": dataset,
+        **dataclasses.asdict(recipe),
+        "seed": seed,
+        "strategy": strategy_name,
+        "replicas": replicas,
+    }
+    where = os.path.basename(os.path.normpath(dataset.removeprefix("folder:")))
+    model_dir = model_dir or os.path.join("runs", f"{model.lower()}-{where}")
+    if _has_ended(model_dir, settings):
+        print(f"The run in {model_dir} has ended; nothing to do.")
+        return []
+
+    with strategy.scope():
+        network = _build(settings, images, preprocessing)
+        _compile(network, recipe, steps)
+    print(
+        f"{settings['model']} (shortcut {settings['shortcut']}, "
+        f"{profile(network).parameters:,} parameters) on {dataset}: {len(images.train):,} "
+        f"training and {len(images.test):,} held-out images, "
+        f"{preprocessing.height}x{preprocessing.width}x{preprocessing.channels}, "
+        f"{len(images.classes)} classes; {recipe.epochs} epochs of {steps} steps of "
+        f"{recipe.batch_size}; {strategy_name} on {replicas} replica(s); into {model_dir}"
+    )
+    _open_folder(model_dir, settings, images.classes, preprocessing)
+
+    folder = RunFolder(model_dir)
+    loop = _Loop(network, strategy, images, preprocessing, recipe, seed, [*callbacks, folder])
+    loop.run(os.path.join(model_dir, "checkpoints"), steps, checkpoint_every, verbose)
+    save_model(network, os.path.join(model_dir, "final.keras"))
+    shutil.rmtree(os.path.join(model_dir, "checkpoints"), ignore_errors=True)
+    return folder.rows
+
+
+def _choose_preprocessing(variant, images, image_size):
+    """The input of the network for a data set."""
+    if image_size:
+        height = width = image_size
+    elif images.shape:
+        height, width = images.shape[:2]
+    else:
+        height = width = variant.size
+    channels = images.shape[2] if images.shape else 3
+    photographs = variant.stem == "imagenet" and not images.shape
+    return Preprocessing(height, width, channels, 0.875 if photographs else 1.0)
+
+
+def _has_ended(model_dir, settings):
+    """Whether the folder holds this run's end; refuses another run's folder."""
+    record = read_record(model_dir)
+    if record is None:
+        if os.path.isdir(model_dir) and os.listdir(model_dir):
+            raise InputError(
+                "model_dir must be a new or empty folder, or that of the same run. "
+                f"Received: {model_dir!r}, which holds other files"
+            )
+        return False
+    began = record["settings"]
+    differ = [
+        f"{key} (began with {began.get(key)!r}, now {settings.get(key)!r})"
+        for key in {**began, **settings}
+        if began.get(key) != settings.get(key)
+    ]
+    if differ:
+        raise InputError(
+            f"The run in {model_dir} began with other settings; repeat them, or choose "
+            f"another model_dir. Different: {', '.join(differ)}"
+        )
+    return os.path.exists(os.path.join(model_dir, "final.keras"))
+
+
+def _open_folder(model_dir, settings, classes, preprocessing):
+    try:
+        os.makedirs(model_dir, exist_ok=True)
+        write_record(model_dir, settings, classes, preprocessing)
+    except OSError as error:
+        raise InputError(
+            "model_dir must be a folder that can be written. "
+            f"Received: {model_dir!r} ({error.strerror})"
+        ) from None
+
+
+def _build(settings, images, preprocessing):
+    """The network behind a layer that normalises raw pixels.
+
+    The paper subtracts each pixel's mean; this subtracts each channel's and
+    divides by its standard deviation, both over (up to 1,000 of) the training
+    images, so that one network takes any size.
+    """
+    sample = np.linspace(0, len(images.train) - 1, min(1000, len(images.train))).astype(int)
+    sample = data.Split(
+        images.train.images[sample], images.train.labels[sample], images.train.are_paths
+    )
+    try:
+        mean, variance = statistics(data.load_views(sample, preprocessing))
+    except tf.errors.InvalidArgumentError:
+        data.refuse_damaged(images.train, preprocessing)
+        raise
+    image = keras.Input(preprocessing.shape, name="image")
+    normalised = keras.layers.Normalization(
+        axis=channel_axis(), mean=mean, variance=variance, name="normalization"
+    )(image)
+    return ResNet(
+        settings["model"],
+        input_tensor=normalised,
+        classes=len(images.classes),
+        shortcut=settings["shortcut"],
+        stride_on=settings["stride_on"],
+    )
+
+
+def _compile(network, recipe, steps):
+    """Gives the network its optimizer; `fit` and `evaluate` work with it too."""
+    total = recipe.epochs * steps
+    warmup = round(recipe.warmup * total)
+    if recipe.schedule == "cosine":
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if warmup else recipe.learning_rate,
+            total - warmup,
+            warmup_target=recipe.learning_rate if warmup else None,
+            warmup_steps=warmup,
+        )
+    else:
+        rate = keras.optimizers.schedules.PiecewiseConstantDecay(
+            [total // 2, total * 3 // 4],
+            [recipe.learning_rate / divisor for divisor in (1, 10, 100)],
+        )
+    network.compile(
+        optimizer=keras.optimizers.SGD(rate, momentum=recipe.momentum),
+        loss="sparse_categorical_crossentropy",
+        metrics=["accuracy"],
+    )
+    network.optimizer.build(network.trainable_variables)
+
+
+@contextlib.contextmanager
+def _synchronized(network):
+    """Batch normalisation over all replicas while a step is traced.
+
+    Only there: the saved model stays an ordinary one, which also loads where
+    there is nothing to synchronise with.
+    """
+    norms = [la for la in flat_layers(network) if isinstance(la, keras.layers.BatchNormalization)]
+    for layer in norms:
+        layer.synchronized = True
+    try:
+        yield
+    finally:
+        for layer in norms:
+            layer.synchronized = False
+
+
+def make_train_step(network, strategy, weight_decay):
+    """Makes the training step.
+
+    Args:
+        network: a compiled `keras.Model`.
+        strategy: in whose scope it was made.
+        weight_decay: of every kernel, coupled (see `keras_resnet.recipes`).
+
+    Returns:
+        A function of an iterator over distributed training batches (see
+        `keras_resnet.data.training_batches`) that takes one step, and the
+        variable [summed loss, right answers, images] that it adds to.
+    """
+    replicas = strategy.num_replicas_in_sync
+    variables = network.trainable_variables
+    decay = [weight_decay / replicas if v.name == "kernel" else 0.0 for v in variables]
+    sums = tf.Variable(tf.zeros(3, tf.float64))
+
+    def replica_step(images, labels, weights):
+        with tf.GradientTape() as tape:
+            probabilities = network(images, training=True)
+            losses = keras.losses.sparse_categorical_crossentropy(labels, probabilities)
+            loss = tf.reduce_sum(losses * tf.cast(weights, losses.dtype))
+        gradients = tape.gradient(loss, [v.value for v in variables])
+        # The optimizer sums the gradients over the replicas, each of which has
+        # its share of the decay.
+        gradients = [
+            g + d * v.value if d else g
+            for g, d, v in zip(gradients, decay, variables, strict=True)
+        ]
+        network.optimizer.apply(gradients, variables)
+        right = keras.metrics.sparse_categorical_accuracy(labels, probabilities)
+        return tf.stack(
+            [tf.reduce_sum(tf.cast(each, tf.float64)) for each in (losses, right)]
+            + [tf.cast(tf.size(labels), tf.float64)]
+        )
+
+    @tf.function
+    def step(batches):
+        synchronize = _synchronized(network) if replicas > 1 else contextlib.nullcontext()
+        with synchronize:
+            result = strategy.run(replica_step, args=next(batches))
+        sums.assign_add(strategy.reduce("SUM", result, axis=None))
+
+    return step, sums
+
+
+class _Loop:
+    """Takes the steps, drives the callbacks, keeps the checkpoints."""
+
+    def __init__(self, network, strategy, images, preprocessing, recipe, seed, callbacks):
+        self.network = network
+        self.strategy = strategy
+        self.images = images
+        self.preprocessing = preprocessing
+        self.recipe = recipe
+        self.seed = seed
+        self.callbacks = callbacks
+        self.step, self.sums = make_train_step(network, strategy, recipe.weight_decay)
+        self.evaluate = Evaluator(
+            network, images.test, preprocessing, recipe.batch_size, strategy
+        )
+
+    def run(self, directory, steps, checkpoint_every, verbose):
+        """Trains to the end, from the last checkpoint if there is one."""
+        progress = _Progress(self.callbacks)
+        checkpoints = _Checkpoints(directory, self.network, self.sums, progress)
+        callbacks = keras.callbacks.CallbackList(
+            self.callbacks,
+            add_progbar=verbose == 1,
+            model=self.network,
+            verbose=verbose,
+            epochs=self.recipe.epochs,
+            steps=steps,
+        )
+        self.network.stop_training = False
+        callbacks.on_train_begin()
+        if checkpoints.restore():
+            print(f"Resuming after step {progress.step} of {self.recipe.epochs * steps}.")
+        batches = self._batches(progress.step, steps)
+        resuming = progress.step > 0
+        for epoch in range((progress.step - 1) // steps if resuming else 0, self.recipe.epochs):
+            callbacks.on_epoch_begin(epoch)
+            if resuming:
+                progress.restore_callbacks()
+            else:
+                self.sums.assign(tf.zeros_like(self.sums))
+            resuming = False
+            shown = 0.0
+            while progress.step < (epoch + 1) * steps:
+                batch = progress.step - epoch * steps
+                callbacks.on_train_batch_begin(batch)
+                self._take_step(batches)
+                progress.step += 1
+                # Reading the sums waits for the device: ten times a second.
+                if time.monotonic() - shown > 0.1:
+                    logs, shown = self._logs(), time.monotonic()
+                callbacks.on_train_batch_end(batch, logs)
+                if progress.step % checkpoint_every == 0:
+                    checkpoints.save(progress.step)
+            held_out = {f"val_{key}": value for key, value in self.evaluate().items()}
+            rate = float(keras.ops.convert_to_numpy(self.network.optimizer.learning_rate))
+            logs = {
+                **self._logs(),
+                "val_loss": held_out["val_loss"],
+                "val_accuracy": held_out["val_accuracy"],
+                "learning_rate": rate,
+            }
+            callbacks.on_epoch_end(epoch, logs)
+            if verbose == 2:
+                values = " - ".join(f"{key}: {value:.4f}" for key, value in logs.items())
+                print(f"epoch {epoch + 1}/{self.recipe.epochs} - {values}", flush=True)
+            if self.network.stop_training:
+                break
+        callbacks.on_train_end()
+
+    def _batches(self, start, steps):
+        batches = data.training_batches(
+            self.images.train,
+            self.preprocessing,
+            self.recipe,
+            self.strategy.num_replicas_in_sync,
+            self.seed,
+            start,
+            self.recipe.epochs * steps,
+        )
+        return iter(self.strategy.distribute_datasets_from_function(lambda context: batches))
+
+    def _take_step(self, batches):
+        try:
+            self.step(batches)
+        except tf.errors.InvalidArgumentError:
+            data.refuse_damaged(self.images.train, self.preprocessing)
+            raise
+
+    def _logs(self):
+        loss, right, count = self.sums.numpy().tolist()
+        return {"loss": loss / count, "accuracy": right / count}
+
+
+class _Progress(tf.train.experimental.PythonState):
+    """What a checkpoint holds beside variables: the step, and the callbacks."""
+
+    def __init__(self, callbacks):
+        super().__init__()
+        self.step = 0
+        self._callbacks = callbacks
+        self._restored = None
+
+    def serialize(self):
+        plain = [
+            {key: value for key, value in vars(callback).items() if _is_plain(key, value)}
+            for callback in self._callbacks
+        ]
+        return json.dumps({"format": _FORMAT, "step": self.step, "callbacks": plain})
+
+    def deserialize(self, string_value):
+        state = json.loads(string_value)
+        self.step, self._restored = state["step"], state["callbacks"]
+
+    def restore_callbacks(self):
+        """Gives the callbacks the state they had; after `on_epoch_begin`."""
+        for callback, state in zip(self._callbacks, self._restored, strict=True):
+            vars(callback).update(state)
+
+
+def _is_plain(key, value):
+    """Whether JSON holds an attribute exactly."""
+    try:
+        return key != "params" and json.loads(json.dumps(value)) == value
+    except (TypeError, ValueError):
+        return False
+
+
+class _Checkpoints:
+    """Writes and reads the checkpoints of a run."""
+
+    def __init__(self, directory, network, sums, progress):
+        self._directory = directory
+        variables = [*network.variables, *network.optimizer.variables]
+        checkpoint = tf.train.Checkpoint(
+            variables={f"{i:05d} {v.path}": v.value for i, v in enumerate(variables)},
+            sums=sums,
+            progress=progress,
+        )
+        self._manager = tf.train.CheckpointManager(
+            checkpoint, directory, max_to_keep=2, checkpoint_name="step"
+        )
+
+    def save(self, step):
+        """Writes a checkpoint; the one before stays until the next."""
+        try:
+            self._manager.save(step)
+        except tf.errors.OpError as error:
+            raise OSError(
+                f"Could not write a checkpoint to {self._directory}; the one before is "
+                f"whole: {error.message.splitlines()[0]}"
+            ) from error
+
+    def restore(self):
+        """Reads the last checkpoint; returns whether there was one."""
+        path = self._manager.latest_checkpoint
+        if path is None:
+            return False
+        key = "progress/.ATTRIBUTES/py_state"
+        try:
+            reader = tf.train.load_checkpoint(path)
+            if not reader.has_tensor(key):
+                raise InputError(f"The checkpoint {path} was not written by keras_resnet")
+            found = json.loads(reader.get_tensor(key))["format"]
+            if found > _FORMAT:
+                raise InputError(
+                    f"The checkpoint {path} has format {found}, from a newer keras_resnet; "
+                    f"this one reads up to {_FORMAT}"
+                )
+            self._manager.checkpoint.restore(path).assert_consumed()
+        except (tf.errors.OpError, AssertionError, RuntimeError, ValueError, KeyError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(
+                f"The checkpoint {path} is damaged or of another network; remove it to go "
+                f"on from the one before ({str(error).strip().splitlines()[0]})"
+            ) from error
+        return True
