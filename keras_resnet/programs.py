@@ -25,7 +25,8 @@ def run(main, positional=False):
     """
     # Read when TensorFlow is imported: warnings and errors only.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.getLogger("tensorflow").setLevel(logging.WARNING)
+    # A filter, since TensorFlow sets its logger's level when it is imported.
+    logging.getLogger("tensorflow").addFilter(lambda r: r.levelno >= logging.WARNING)
 
     def guarded(argv):
         try:

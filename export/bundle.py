@@ -1,0 +1,261 @@
+"""The bundle: every artifact of a network, proven and described.
+
+    saved_model/1/          in TensorFlow Serving's layout
+    float32.tflite float16.tflite dynamic.tflite int8.tflite
+    labels.txt              a class a line, in the order of the probabilities
+    MODEL_CARD.md
+    manifest.json           sha256, sizes, signatures, accuracy, agreement, latency
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet import data
+from keras_resnet.errors import InputError, choose
+from keras_resnet.runs import load_run, machine, versions, write_file
+
+from . import card, latency, saved_model, tflite, verify
+
+CALIBRATION_IMAGES = 200
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """One kind of artifact.
+
+    Attributes:
+        path: in the bundle.
+        write: function of (path, run, static SavedModel, calibration images).
+        open: from the path to a function from uint8 images to probabilities.
+        signatures: from the path to its signatures.
+        exact: whether it computes in float32, and must give the same logits.
+    """
+
+    path: str
+    write: Callable
+    open: Callable
+    signatures: Callable
+    exact: bool
+
+
+def _tflite(format):
+    return Artifact(
+        f"{format}.tflite",
+        lambda path, run, static, images: tflite.write_tflite(static, path, format, images),
+        tflite.open_tflite,
+        tflite.signatures,
+        exact=format == "float32",
+    )
+
+
+ARTIFACTS = {
+    "saved_model": Artifact(
+        "saved_model/1",
+        lambda path, run, static, images: saved_model.write_saved_model(run, path),
+        saved_model.open_saved_model,
+        saved_model.signatures,
+        exact=True,
+    ),
+    **{format: _tflite(format) for format in tflite.FORMATS},
+}
+
+
+def export(
+    model, output, formats=tuple(ARTIFACTS), dataset=None, data_dir=None, images=2000, seed=0
+):
+    """Writes a bundle, whole and proven, or nothing.
+
+    Args:
+        model: a run folder, or a `.keras` file in one.
+        output: the folder to write; an earlier bundle there is replaced.
+        formats: keys of `ARTIFACTS`.
+        dataset: with the held-out images to check on; `None` is the one that
+            the model was trained on.
+        data_dir: where TFDS keeps its sets.
+        images: number of held-out images to check on, at most.
+        seed: of the choice of calibration images among the training images.
+
+    Returns:
+        The manifest, a dict as in `manifest.json`.
+
+    Raises:
+        InputError: an argument cannot be used.
+        verify.Disagreement: an artifact differs from the Keras model by more
+            than its limit.
+        OSError: the folder cannot be written.
+    """
+    for name in formats:
+        choose("format", name, ARTIFACTS)
+    output = os.path.normpath(output)
+    if os.path.lexists(output) and not os.path.exists(os.path.join(output, "manifest.json")):
+        raise InputError(
+            "output must be a new folder, or an earlier bundle, which is replaced. "
+            f"Received: {output!r}, which is something else"
+        )
+    run = load_run(model)
+    saved_model.check_model(run.model)
+    source = data.load_dataset(dataset or run.settings["dataset"], data_dir)
+    if source.classes != run.classes:
+        raise InputError(
+            f"The model knows the classes {', '.join(run.classes)}. "
+            f"Received: {source.name} with the classes {', '.join(source.classes)}"
+        )
+    chosen = np.linspace(0, len(source.test) - 1, min(images, len(source.test))).astype(int)
+    held_out, labels = _views(source.test, chosen, run.preprocessing)
+    calibrated = np.random.default_rng(seed).permutation(len(source.train))
+    calibrated = np.sort(calibrated[:CALIBRATION_IMAGES])
+    calibration, _ = _views(source.train, calibrated, run.preprocessing)
+    logits = saved_model.reference(run.model, held_out)
+
+    parent = os.path.dirname(output) or "."
+    try:
+        os.makedirs(parent, exist_ok=True)
+        beside = tempfile.mkdtemp(prefix=f".{os.path.basename(output)}.", dir=parent)
+    except OSError as error:
+        raise InputError(
+            f"output must be in a folder that can be written. Received: {output!r} "
+            f"({error.strerror})"
+        ) from None
+    try:
+        manifest = {
+            "format": 1,
+            "name": run.model.name,
+            "settings": run.settings,
+            "preprocessing": dataclasses.asdict(run.preprocessing),
+            "evaluation": {
+                "dataset": source.name,
+                "split": "held out",
+                "images": len(labels),
+                "keras_right": int((logits.argmax(axis=1) == labels).sum()),
+            },
+            "calibration": {
+                "dataset": source.name,
+                "split": "train",
+                "seed": seed,
+                "images": calibrated.tolist(),
+            },
+            "limits": {
+                "logits": verify.CLOSE,
+                "loss_points": verify.LOSS_POINTS,
+                "agreement": verify.AGREEMENT,
+            },
+            "latency": "median of 30 calls with one image, all CPUs, in milliseconds",
+            "versions": versions(),
+            "machine": machine(),
+        }
+        _write_artifacts(beside, run, formats, manifest, calibration, held_out, labels, logits)
+        write_file(os.path.join(beside, "labels.txt"), "".join(f"{c}\n" for c in run.classes))
+        write_file(os.path.join(beside, "MODEL_CARD.md"), card.model_card(manifest, run.classes))
+        write_file(
+            os.path.join(beside, "manifest.json"),
+            json.dumps(manifest, indent=2, ensure_ascii=False) + "\n",
+        )
+        os.chmod(beside, 0o755)
+        _replace(beside, output)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return manifest
+
+
+def _views(split, places, preprocessing):
+    """The chosen images of a split, as the network sees them, and their labels."""
+    chosen = data.Split(split.images[places], split.labels[places], split.are_paths)
+    data.refuse_damaged(chosen, preprocessing)
+    return data.load_views(chosen, preprocessing), chosen.labels
+
+
+def _write_artifacts(folder, run, formats, manifest, calibration, images, labels, logits):
+    """Writes each artifact, judges it and enters it in the manifest."""
+    with tempfile.TemporaryDirectory() as static:
+        saved_model.write_static(run, static)
+        for name in formats:
+            artifact = ARTIFACTS[name]
+            print(f"converting to {artifact.path}", flush=True)
+            artifact.write(os.path.join(folder, artifact.path), run, static, calibration)
+
+    compiled = tf.function(run.model, reduce_retracing=True)
+    classifiers = {"keras": lambda pixels: compiled(tf.constant(pixels), training=False).numpy()}
+    rows = manifest["artifacts"] = {}
+    for name in formats:
+        artifact = ARTIFACTS[name]
+        path = os.path.join(folder, artifact.path)
+        print(f"checking {artifact.path} on {len(images)} held-out images", flush=True)
+        classifiers[name] = artifact.open(path)
+        comparison = verify.compare(classifiers[name](images), logits, labels)
+        verify.judge(name, comparison, artifact.exact)
+        files = _files(folder, path)
+        rows[name] = {
+            "path": artifact.path,
+            "bytes": sum(file["bytes"] for file in files.values()),
+            **dataclasses.asdict(comparison),
+            "logit_difference": comparison.logit_difference if artifact.exact else None,
+            "signatures": artifact.signatures(path),
+            "files": files,
+        }
+    times = latency.measure(classifiers, images[:1])
+    manifest["evaluation"]["keras_latency_ms"] = round(times["keras"], 3)
+    for name in formats:
+        rows[name]["latency_ms"] = round(times[name], 3)
+
+
+def _files(folder, path):
+    """Size and sha256 of each file of an artifact, by its path in the bundle."""
+    paths = [path]
+    if os.path.isdir(path):
+        paths = sorted(os.path.join(where, f) for where, _, fs in os.walk(path) for f in fs)
+    found = {}
+    for path in paths:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        name = os.path.relpath(path, folder).replace(os.sep, "/")
+        found[name] = {"bytes": os.path.getsize(path), "sha256": digest}
+    return found
+
+
+def _replace(new, path):
+    """Puts a folder in the place of another, if there is one."""
+    if not os.path.lexists(path):
+        os.rename(new, path)
+        return
+    old = f"{new}.old"
+    os.rename(path, old)
+    os.rename(new, path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def table(manifest):
+    """The closing table: each artifact beside the Keras model, as text."""
+    count = manifest["evaluation"]["images"]
+
+    def row(name, size, right, agreement, difference, milliseconds):
+        return (
+            f"{name:<16}{size:>10}{right:>7} of {count:<6}{right / count:>8.2%}"
+            f"{agreement:>11}{difference:>13}{milliseconds:>11.2f}"
+        )
+
+    evaluation = manifest["evaluation"]
+    lines = [
+        f"{'artifact':<16}{'size':>10}{'right':>7}{'':<10}{'top-1':>8}"
+        f"{'agreement':>11}{'difference':>13}{'latency ms':>11}",
+        row("Keras", "", evaluation["keras_right"], "", "", evaluation["keras_latency_ms"]),
+    ]
+    for entry in manifest["artifacts"].values():
+        lines.append(
+            row(
+                entry["path"],
+                f"{entry['bytes'] / 1e6:.2f} MB",
+                entry["right"],
+                f"{entry['agreement']:.2%}",
+                f"{entry['difference']:.1e}",
+                entry["latency_ms"],
+            )
+        )
+    return "\n".join(lines)
