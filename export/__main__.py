@@ -1,6 +1,6 @@
 """Exports a trained network as a bundle that proves itself.
 
-    python -m export --model=runs/demo --output=artifacts/demo
+python -m export --model=runs/demo --output=artifacts/demo
 """
 
 from absl import flags
@@ -20,15 +20,21 @@ _FLAGS = ("model", "output", "formats", "dataset", "data_dir", "images", "seed")
 if __name__ == "__main__":
     from keras_resnet import programs
 
-    flags.DEFINE_string("model", "runs/resnet20-digits", "Run folder, or a .keras file in one.")
+    flags.DEFINE_string(
+        "model", "runs/resnet20-digits", "Run folder, or a .keras file in one."
+    )
     flags.DEFINE_string("output", "artifacts/resnet20-digits", "Folder to write.")
     flags.DEFINE_list(
         "formats",
         "saved_model,float32,float16,dynamic,int8",
         "Artifacts to write.",
     )
-    flags.DEFINE_string("dataset", None, "digits, folder:PATH or a TFDS name; the model's own.")
-    flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS sets; TFDS's own if not given.")
+    flags.DEFINE_string(
+        "dataset", None, "digits, folder:PATH or a TFDS name; the model's own."
+    )
+    flags.DEFINE_string(
+        "data_dir", None, "Folder of prepared TFDS sets; TFDS's own if not given."
+    )
     flags.DEFINE_integer("images", 2000, "Held-out images to check on, at most.", 1)
     flags.DEFINE_integer("seed", 0, "Of the choice of images to calibrate int8 with.")
     programs.run(main)

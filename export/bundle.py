@@ -1,10 +1,10 @@
 """The bundle: every artifact of a network, proven and described.
 
-    saved_model/1/          in TensorFlow Serving's layout
-    float32.tflite float16.tflite dynamic.tflite int8.tflite
-    labels.txt              a class a line, in the order of the probabilities
-    MODEL_CARD.md
-    manifest.json           sha256, sizes, signatures, accuracy, agreement, latency
+saved_model/1/          in TensorFlow Serving's layout
+float32.tflite float16.tflite dynamic.tflite int8.tflite
+labels.txt              a class a line, in the order of the probabilities
+MODEL_CARD.md
+manifest.json           sha256, sizes, signatures, accuracy, agreement, latency
 """
 
 import dataclasses
@@ -49,7 +49,9 @@ class Artifact:
 def _tflite(format):
     return Artifact(
         f"{format}.tflite",
-        lambda path, run, static, images: tflite.write_tflite(static, path, format, images),
+        lambda path, run, static, images: tflite.write_tflite(
+            static, path, format, images
+        ),
         tflite.open_tflite,
         tflite.signatures,
         exact=format == "float32",
@@ -69,7 +71,13 @@ ARTIFACTS = {
 
 
 def export(
-    model, output, formats=tuple(ARTIFACTS), dataset=None, data_dir=None, images=2000, seed=0
+    model,
+    output,
+    formats=tuple(ARTIFACTS),
+    dataset=None,
+    data_dir=None,
+    images=2000,
+    seed=0,
 ):
     """Writes a bundle, whole and proven, or nothing.
 
@@ -95,7 +103,9 @@ def export(
     for name in formats:
         choose("format", name, ARTIFACTS)
     output = os.path.normpath(output)
-    if os.path.lexists(output) and not os.path.exists(os.path.join(output, "manifest.json")):
+    if os.path.lexists(output) and not os.path.exists(
+        os.path.join(output, "manifest.json")
+    ):
         raise InputError(
             "output must be a new folder, or an earlier bundle, which is replaced. "
             f"Received: {output!r}, which is something else"
@@ -108,7 +118,9 @@ def export(
             f"The model knows the classes {', '.join(run.classes)}. "
             f"Received: {source.name} with the classes {', '.join(source.classes)}"
         )
-    chosen = np.linspace(0, len(source.test) - 1, min(images, len(source.test))).astype(int)
+    chosen = np.linspace(0, len(source.test) - 1, min(images, len(source.test))).astype(
+        int
+    )
     held_out, labels = _views(source.test, chosen, run.preprocessing)
     calibrated = np.random.default_rng(seed).permutation(len(source.train))
     calibrated = np.sort(calibrated[:CALIBRATION_IMAGES])
@@ -151,9 +163,18 @@ def export(
             "versions": versions(),
             "machine": machine(),
         }
-        _write_artifacts(beside, run, formats, manifest, calibration, held_out, labels, logits)
-        write_file(os.path.join(beside, "labels.txt"), "".join(f"{c}\n" for c in run.classes))
-        write_file(os.path.join(beside, "MODEL_CARD.md"), card.model_card(manifest, run.classes))
+        _write_artifacts(beside, run, formats, calibration)
+        manifest["artifacts"], classifiers = _judge_artifacts(
+            beside, formats, held_out, logits, labels
+        )
+        _measure(manifest, run, classifiers, held_out[:1])
+        write_file(
+            os.path.join(beside, "labels.txt"), "".join(f"{c}\n" for c in run.classes)
+        )
+        write_file(
+            os.path.join(beside, "MODEL_CARD.md"),
+            card.model_card(manifest, run.classes),
+        )
         write_file(
             os.path.join(beside, "manifest.json"),
             json.dumps(manifest, indent=2, ensure_ascii=False) + "\n",
@@ -172,18 +193,23 @@ def _views(split, places, preprocessing):
     return data.load_views(chosen, preprocessing), chosen.labels
 
 
-def _write_artifacts(folder, run, formats, manifest, calibration, images, labels, logits):
-    """Writes each artifact, judges it and enters it in the manifest."""
+def _write_artifacts(folder, run, formats, calibration):
     with tempfile.TemporaryDirectory() as static:
         saved_model.write_static(run, static)
         for name in formats:
             artifact = ARTIFACTS[name]
             print(f"converting to {artifact.path}", flush=True)
-            artifact.write(os.path.join(folder, artifact.path), run, static, calibration)
+            path = os.path.join(folder, artifact.path)
+            artifact.write(path, run, static, calibration)
 
-    compiled = tf.function(run.model, reduce_retracing=True)
-    classifiers = {"keras": lambda pixels: compiled(tf.constant(pixels), training=False).numpy()}
-    rows = manifest["artifacts"] = {}
+
+def _judge_artifacts(folder, formats, images, logits, labels):
+    """Opens each artifact and refuses it if it disagrees.
+
+    Returns:
+        The rows of the manifest, by format, and what `Artifact.open` gave.
+    """
+    rows, classifiers = {}, {}
     for name in formats:
         artifact = ARTIFACTS[name]
         path = os.path.join(folder, artifact.path)
@@ -200,23 +226,39 @@ def _write_artifacts(folder, run, formats, manifest, calibration, images, labels
             "signatures": artifact.signatures(path),
             "files": files,
         }
-    times = latency.measure(classifiers, images[:1])
+    return rows, classifiers
+
+
+def _measure(manifest, run, classifiers, image):
+    """Enters the latency of each artifact, and of the Keras model, compiled."""
+    compiled = tf.function(run.model, reduce_retracing=True)
+    times = latency.measure(
+        {
+            "keras": lambda pixels: compiled(
+                tf.constant(pixels), training=False
+            ).numpy(),
+            **classifiers,
+        },
+        image,
+    )
     manifest["evaluation"]["keras_latency_ms"] = round(times["keras"], 3)
-    for name in formats:
-        rows[name]["latency_ms"] = round(times[name], 3)
+    for name, row in manifest["artifacts"].items():
+        row["latency_ms"] = round(times[name], 3)
 
 
 def _files(folder, path):
     """Size and sha256 of each file of an artifact, by its path in the bundle."""
     paths = [path]
     if os.path.isdir(path):
-        paths = sorted(os.path.join(where, f) for where, _, fs in os.walk(path) for f in fs)
+        paths = sorted(
+            os.path.join(where, f) for where, _, fs in os.walk(path) for f in fs
+        )
     found = {}
-    for path in paths:
-        with open(path, "rb") as file:
+    for each in paths:
+        with open(each, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        name = os.path.relpath(path, folder).replace(os.sep, "/")
-        found[name] = {"bytes": os.path.getsize(path), "sha256": digest}
+        name = os.path.relpath(each, folder).replace(os.sep, "/")
+        found[name] = {"bytes": os.path.getsize(each), "sha256": digest}
     return found
 
 
@@ -245,7 +287,14 @@ def table(manifest):
     lines = [
         f"{'artifact':<16}{'size':>10}{'right':>7}{'':<10}{'top-1':>8}"
         f"{'agreement':>11}{'difference':>13}{'latency ms':>11}",
-        row("Keras", "", evaluation["keras_right"], "", "", evaluation["keras_latency_ms"]),
+        row(
+            "Keras",
+            "",
+            evaluation["keras_right"],
+            "",
+            "",
+            evaluation["keras_latency_ms"],
+        ),
     ]
     for entry in manifest["artifacts"].values():
         lines.append(

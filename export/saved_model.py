@@ -11,7 +11,10 @@ def check_model(model):
     """Refuses a model whose logits and features cannot be told from its layers."""
     layers = {layer.name: layer for layer in model.layers}
     head = layers.get("predictions")
-    if "avg_pool" not in layers or getattr(head, "activation", None) is not keras.activations.softmax:
+    if (
+        "avg_pool" not in layers
+        or getattr(head, "activation", None) is not keras.activations.softmax
+    ):
         raise InputError(
             "Export needs a classifier of keras_resnet that ends in the layers avg_pool "
             f"and predictions, with softmax. Received: {model.name}"
@@ -54,7 +57,10 @@ def write_saved_model(run, path):
     encoded = tf.TensorSpec((None,), tf.string, "image_bytes")
     _write(
         path,
-        serving_default=(lambda image: {"probabilities": model(image, training=False)}, pixels),
+        serving_default=(
+            lambda image: {"probabilities": model(image, training=False)},
+            pixels,
+        ),
         image_bytes=(classify_bytes, encoded),
         features=(lambda image: {"features": features(image, training=False)}, pixels),
     )
@@ -142,4 +148,6 @@ def _write(path, **endpoints):
     try:
         archive.write_out(path, verbose=False)
     except tf.errors.OpError as error:
-        raise OSError(f"Could not write {path}: {error.message.splitlines()[0]}") from error
+        raise OSError(
+            f"Could not write {path}: {error.message.splitlines()[0]}"
+        ) from error

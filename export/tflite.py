@@ -73,8 +73,12 @@ def signatures(path):
 
     return {
         name: {
-            "inputs": describe(interpreter.get_signature_runner(name).get_input_details()),
-            "outputs": describe(interpreter.get_signature_runner(name).get_output_details()),
+            "inputs": describe(
+                interpreter.get_signature_runner(name).get_input_details()
+            ),
+            "outputs": describe(
+                interpreter.get_signature_runner(name).get_output_details()
+            ),
         }
         for name in interpreter.get_signature_list()
     }

@@ -102,7 +102,9 @@ def profile(model):
         elif isinstance(layer, keras.layers.Dense):
             cost = math.prod(layer.kernel.shape)
         parameters = sum(math.prod(w.shape) for w in layer.trainable_weights)
-        rows.append(LayerProfile(layer.name, type(layer).__name__, shape, parameters, cost))
+        rows.append(
+            LayerProfile(layer.name, type(layer).__name__, shape, parameters, cost)
+        )
     return Profile(
         tuple(rows),
         sum(row.parameters for row in rows),
@@ -111,7 +113,13 @@ def profile(model):
 
 
 # Table 1's multiply-adds, in 1e9, and Table 6's parameters, in 1e6, as printed.
-_TABLE_1 = {"resnet18": 1.8, "resnet34": 3.6, "resnet50": 3.8, "resnet101": 7.6, "resnet152": 11.3}
+_TABLE_1 = {
+    "resnet18": 1.8,
+    "resnet34": 3.6,
+    "resnet50": 3.8,
+    "resnet101": 7.6,
+    "resnet152": 11.3,
+}
 _TABLE_6 = {
     "resnet20": 0.27,
     "resnet32": 0.46,
@@ -135,7 +143,9 @@ def compare_with_paper():
             # bottleneck nets with B and its CIFAR nets with A.
             shortcuts = "AB" if name in ("resnet18", "resnet34") else row.shortcut
             for shortcut in shortcuts:
-                value = getattr(profile(ResNet(name, shortcut=shortcut)), column) / scale
+                value = (
+                    getattr(profile(ResNet(name, shortcut=shortcut)), column) / scale
+                )
                 decimals = len(str(printed).split(".")[1])
                 rounds = round(value, decimals) == printed
                 rows.append(
@@ -189,6 +199,10 @@ if __name__ == "__main__":
 
     from keras_resnet import programs
 
-    flags.DEFINE_string("model", None, "Network to print layer by layer; none prints the tables.")
-    flags.DEFINE_string("shortcut", None, "A, B, C or none; default: the paper's for that network.")
+    flags.DEFINE_string(
+        "model", None, "Network to print layer by layer; none prints the tables."
+    )
+    flags.DEFINE_string(
+        "shortcut", None, "A, B, C or none; default: the paper's for that network."
+    )
     programs.run(main)

@@ -96,7 +96,9 @@ def _digits():
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = digits.target.astype(np.int32)
-    parts = train_test_split(images, labels, test_size=0.2, random_state=0, stratify=labels)
+    parts = train_test_split(
+        images, labels, test_size=0.2, random_state=0, stratify=labels
+    )
     return Dataset(
         "digits",
         tuple(map(str, digits.target_names)),
@@ -109,8 +111,13 @@ def _digits():
 def _folder(name):
     path = os.path.expanduser(name.removeprefix("folder:"))
     if not os.path.isdir(path):
-        raise InputError(f"There is no such folder. Accepted: folder:PATH. Received: {name}")
-    parts = {part: os.path.join(path, part) for part in ("train", "test", "val", "validation")}
+        raise InputError(
+            f"There is no such folder. Accepted: folder:PATH. Received: {name}"
+        )
+    parts = {
+        part: os.path.join(path, part)
+        for part in ("train", "test", "val", "validation")
+    }
     parts = {part: where for part, where in parts.items() if os.path.isdir(where)}
     held_out = [part for part in parts if part != "train"]
     if "train" in parts and held_out:
@@ -231,7 +238,9 @@ def _tfds_split(builder, split, shape):
 
     decoders = None if shape else {"image": tfds.decode.SkipDecoding()}
     examples = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False)
-    examples = list(examples.map(lambda e: (e["image"], e["label"])).as_numpy_iterator())
+    examples = list(
+        examples.map(lambda e: (e["image"], e["label"])).as_numpy_iterator()
+    )
     images = [image for image, _ in examples]
     images = np.stack(images) if shape else np.array(images, object)
     return Split(images, np.array([label for _, label in examples], np.int32))
@@ -282,9 +291,13 @@ def training_batches(split, preprocessing, recipe, replicas, seed, start, stop):
     used = min(steps * recipe.batch_size, len(split))
 
     def epoch(number):
-        order = tf.random.experimental.stateless_shuffle(tf.range(len(split)), (seed, number))
+        order = tf.random.experimental.stateless_shuffle(
+            tf.range(len(split)), (seed, number)
+        )
         step = number * steps + tf.range(steps, dtype=tf.int64)
-        order = tf.data.Dataset.from_tensor_slices(order[:used]).batch(recipe.batch_size)
+        order = tf.data.Dataset.from_tensor_slices(order[:used]).batch(
+            recipe.batch_size
+        )
         return tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(step), order)
 
     def parts(step, order):
@@ -337,7 +350,9 @@ def evaluation_batches(split, preprocessing, batch_size, replicas):
 
     def parts(order, weights):
         share = tf.size(order) // replicas
-        return tf.data.Dataset.from_tensor_slices((order, weights)).batch(tf.cast(share, tf.int64))
+        return tf.data.Dataset.from_tensor_slices((order, weights)).batch(
+            tf.cast(share, tf.int64)
+        )
 
     batches = tf.data.Dataset.from_tensor_slices((order, weights)).batch(batch_size)
     return _finish(batches.flat_map(parts), load)
@@ -369,7 +384,9 @@ def refuse_damaged(split, preprocessing):
     """Raises an `InputError` that names the damaged images, if there are any."""
     damaged = damaged_images(split, preprocessing)
     if damaged:
-        names = [str(split.images[i]) if split.are_paths else f"number {i}" for i in damaged]
+        names = [
+            str(split.images[i]) if split.are_paths else f"number {i}" for i in damaged
+        ]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise InputError(
             f"{len(names)} of {len(split)} images cannot be decoded; repair or remove "
@@ -381,7 +398,11 @@ def _views(split, preprocessing, margin=0):
     """Returns a function from indices to a batch of views."""
     images = tf.constant(split.images)
     read = split.reader(preprocessing)
-    if images.dtype == tf.uint8 and split.images.shape[1:] == preprocessing.shape and not margin:
+    if (
+        images.dtype == tf.uint8
+        and split.images.shape[1:] == preprocessing.shape
+        and not margin
+    ):
         return lambda order: tf.gather(images, order)
     shape = (
         preprocessing.height + 2 * margin,

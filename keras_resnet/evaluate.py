@@ -1,6 +1,6 @@
 """Evaluates a trained network on held-out images, each counted exactly once.
 
-    python -m keras_resnet.evaluate --model=runs/resnet20-digits
+python -m keras_resnet.evaluate --model=runs/resnet20-digits
 """
 
 from absl import flags
@@ -71,10 +71,20 @@ _FLAGS = ("model", "dataset", "data_dir", "batch_size", "strategy", "virtual_dev
 if __name__ == "__main__":
     from keras_resnet import programs
 
-    flags.DEFINE_string("model", "runs/resnet20-digits", "Run folder, or a .keras file in one.")
-    flags.DEFINE_string("dataset", None, "digits, folder:PATH or a TFDS name; the model's own.")
-    flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS sets; TFDS's own if not given.")
+    flags.DEFINE_string(
+        "model", "runs/resnet20-digits", "Run folder, or a .keras file in one."
+    )
+    flags.DEFINE_string(
+        "dataset", None, "digits, folder:PATH or a TFDS name; the model's own."
+    )
+    flags.DEFINE_string(
+        "data_dir", None, "Folder of prepared TFDS sets; TFDS's own if not given."
+    )
     flags.DEFINE_integer("batch_size", 256, "Images a step, all replicas together.", 1)
-    flags.DEFINE_string("strategy", "mirrored", "one_device or mirrored (all GPUs, or the CPU).")
-    flags.DEFINE_integer("virtual_devices", 0, "Split the CPU in that many, for trying out.", 0)
+    flags.DEFINE_string(
+        "strategy", "mirrored", "one_device or mirrored (all GPUs, or the CPU)."
+    )
+    flags.DEFINE_integer(
+        "virtual_devices", 0, "Split the CPU in that many, for trying out.", 0
+    )
     programs.run(main)

@@ -28,7 +28,9 @@ class Evaluator:
         check_batch_size(batch_size, replicas)
         self._split, self._preprocessing = split, preprocessing
         batches = evaluation_batches(split, preprocessing, batch_size, replicas)
-        self._batches = strategy.distribute_datasets_from_function(lambda context: batches)
+        self._batches = strategy.distribute_datasets_from_function(
+            lambda context: batches
+        )
         self._steps = -(-len(split) // batch_size)
         self._sums = tf.Variable(tf.zeros(4, tf.float64))
         top = min(5, model.output_shape[-1])
@@ -39,7 +41,9 @@ class Evaluator:
             each = [
                 losses,
                 keras.metrics.sparse_categorical_accuracy(labels, probabilities),
-                keras.metrics.sparse_top_k_categorical_accuracy(labels, probabilities, top),
+                keras.metrics.sparse_top_k_categorical_accuracy(
+                    labels, probabilities, top
+                ),
                 tf.ones_like(weights),
             ]
             each = tf.stack([tf.cast(value, tf.float64) for value in each])

@@ -1,6 +1,6 @@
 """Names what is on images: the five likeliest classes of each.
 
-    python -m keras_resnet.predict --model=runs/resnet20-digits IMAGE...
+python -m keras_resnet.predict --model=runs/resnet20-digits IMAGE...
 """
 
 import sys
@@ -67,6 +67,8 @@ def main(argv):
 if __name__ == "__main__":
     from keras_resnet import programs
 
-    flags.DEFINE_string("model", "runs/resnet20-digits", "Run folder, or a .keras file in one.")
+    flags.DEFINE_string(
+        "model", "runs/resnet20-digits", "Run folder, or a .keras file in one."
+    )
     flags.DEFINE_integer("top", 5, "Number of classes to name for each image.", 1)
     programs.run(main, positional=True)

@@ -70,13 +70,18 @@ class Preprocessing:
         sides = tf.cast(tf.round(sides * scale), tf.int32)
         image = tf.image.resize(image, sides, antialias=True)
         top_left = (sides - [height, width]) // 2
-        image = tf.slice(image, [top_left[0], top_left[1], 0], [height, width, self.channels])
+        image = tf.slice(
+            image, [top_left[0], top_left[1], 0], [height, width, self.channels]
+        )
         return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
 
     @property
     def margin(self) -> int:
         """Pixels of a resized image on each side of the central crop."""
-        return int(round(min(self.height, self.width) / self.crop) - min(self.shape[:2])) // 2
+        return (
+            int(round(min(self.height, self.width) / self.crop) - min(self.shape[:2]))
+            // 2
+        )
 
 
 def crop_and_flip(images, size, draws, flip):

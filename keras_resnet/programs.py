@@ -5,7 +5,8 @@ import os
 import runpy
 import sys
 
-from absl import app
+import absl.logging
+from absl import app, flags
 
 from keras_resnet.errors import InputError
 
@@ -29,6 +30,8 @@ def run(main, positional=False):
     logging.getLogger("tensorflow").addFilter(lambda r: r.levelno >= logging.WARNING)
 
     def guarded(argv):
+        if not flags.FLAGS["verbosity"].present:
+            absl.logging.set_verbosity(absl.logging.WARNING)
         try:
             if argv[1:] and not positional:
                 raise InputError(

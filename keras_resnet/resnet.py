@@ -63,7 +63,9 @@ def ResNet(
         )
     choose("stride_on", stride_on, ("1x1", "3x3"))
     if pooling not in (None, "avg", "max"):
-        raise InputError(f"pooling must be None, 'avg' or 'max'. Received: pooling={pooling!r}")
+        raise InputError(
+            f"pooling must be None, 'avg' or 'max'. Received: pooling={pooling!r}"
+        )
     if include_top and (not isinstance(classes, int) or classes < 1):
         raise InputError(
             f"classes must be a whole number of at least 1. Received: classes={classes!r}"
@@ -144,7 +146,9 @@ def _input(row, input_tensor, input_shape):
 def _check_shape(row, shape):
     """Refuses shapes that the net's strides would reduce to nothing."""
     shape = tuple(shape)
-    fits = len(shape) == 3 and all(n is None or (isinstance(n, int) and n > 0) for n in shape)
+    fits = len(shape) == 3 and all(
+        n is None or (isinstance(n, int) and n > 0) for n in shape
+    )
     if fits:
         *sides, channels = shape if channel_axis() == -1 else (*shape[1:], shape[0])
         fits = channels is not None and all(n is None or n >= row.stride for n in sides)

@@ -1,12 +1,12 @@
 """The run folder: what a training run leaves behind.
 
-    run.json        settings, classes, preprocessing, versions, commit, machine
-    metrics.csv     one row for each epoch
-    curves.png      the same as a picture
-    best.keras      highest accuracy on the held-out images, which chooses it:
-                    its accuracy there is a little flattering
-    final.keras     the end of training; its presence says that the run is done
-    checkpoints/    while it runs: what it resumes from
+run.json        settings, classes, preprocessing, versions, commit, machine
+metrics.csv     one row for each epoch
+curves.png      the same as a picture
+best.keras      highest accuracy on the held-out images, which chooses it:
+                its accuracy there is a little flattering
+final.keras     the end of training; its presence says that the run is done
+checkpoints/    while it runs: what it resumes from
 """
 
 import csv
@@ -88,7 +88,9 @@ def read_record(folder):
             record = json.load(file)
         record["settings"], record["classes"], record["preprocessing"]
     except (ValueError, KeyError, TypeError, UnicodeDecodeError):
-        raise InputError(f"{path} is damaged, or was not written by keras_resnet") from None
+        raise InputError(
+            f"{path} is damaged, or was not written by keras_resnet"
+        ) from None
     return record
 
 
@@ -104,7 +106,8 @@ def write_record(folder, settings, classes, preprocessing):
         "command": sys.argv,
     }
     write_file(
-        os.path.join(folder, "run.json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+        os.path.join(folder, "run.json"),
+        json.dumps(record, indent=2, ensure_ascii=False) + "\n",
     )
 
 
@@ -165,7 +168,9 @@ class RunFolder(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.rows.append({"epoch": epoch + 1, **logs})
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
+        writer = csv.DictWriter(
+            text, COLUMNS, lineterminator="\n", extrasaction="ignore"
+        )
         writer.writeheader()
         writer.writerows(self.rows)
         write_file(os.path.join(self.path, "metrics.csv"), text.getvalue())
@@ -215,6 +220,7 @@ def _commit():
             capture_output=True,
             text=True,
             timeout=10,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

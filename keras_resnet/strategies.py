@@ -26,7 +26,11 @@ def make_strategy(name, virtual_devices=0):
     choose("strategy", name, STRATEGIES)
     if virtual_devices:
         _split_cpu(virtual_devices)
-    kind = "CPU" if virtual_devices else ("GPU" if tf.config.list_physical_devices("GPU") else "CPU")
+    kind = (
+        "CPU"
+        if virtual_devices
+        else ("GPU" if tf.config.list_physical_devices("GPU") else "CPU")
+    )
     devices = [device.name for device in tf.config.list_logical_devices(kind)]
     if name == "one_device":
         return tf.distribute.OneDeviceStrategy(devices[0])

@@ -100,9 +100,13 @@ def train(
         OSError: the run folder cannot be written.
     """
     if checkpoint_every < 1:
-        raise InputError(f"checkpoint_every must be at least 1. Received: {checkpoint_every}")
+        raise InputError(
+            f"checkpoint_every must be at least 1. Received: {checkpoint_every}"
+        )
     if keras.config.image_data_format() != "channels_last":
-        raise InputError("Training needs Keras's image_data_format to be 'channels_last'")
+        raise InputError(
+            "Training needs Keras's image_data_format to be 'channels_last'"
+        )
     if verbose is None:
         verbose = 1 if sys.stdout.isatty() else 2
     keras.utils.set_random_seed(seed)
@@ -155,7 +159,9 @@ def train(
     _open_folder(model_dir, settings, images.classes, preprocessing)
 
     folder = RunFolder(model_dir)
-    loop = _Loop(network, strategy, images, preprocessing, recipe, seed, [*callbacks, folder])
+    loop = _Loop(
+        network, strategy, images, preprocessing, recipe, seed, [*callbacks, folder]
+    )
     loop.run(os.path.join(model_dir, "checkpoints"), steps, checkpoint_every, verbose)
     save_model(network, os.path.join(model_dir, "final.keras"))
     shutil.rmtree(os.path.join(model_dir, "checkpoints"), ignore_errors=True)
@@ -217,7 +223,9 @@ def _build(settings, images, preprocessing):
     divides by its standard deviation, both over (up to 1,000 of) the training
     images, so that one network takes any size.
     """
-    sample = np.linspace(0, len(images.train) - 1, min(1000, len(images.train))).astype(int)
+    sample = np.linspace(0, len(images.train) - 1, min(1000, len(images.train))).astype(
+        int
+    )
     sample = data.Split(
         images.train.images[sample], images.train.labels[sample], images.train.are_paths
     )
@@ -270,7 +278,11 @@ def _synchronized(network):
     Only there: the saved model stays an ordinary one, which also loads where
     there is nothing to synchronise with.
     """
-    norms = [la for la in flat_layers(network) if isinstance(la, keras.layers.BatchNormalization)]
+    norms = [
+        la
+        for la in flat_layers(network)
+        if isinstance(la, keras.layers.BatchNormalization)
+    ]
     for layer in norms:
         layer.synchronized = True
     try:
@@ -319,7 +331,9 @@ def make_train_step(network, strategy, weight_decay):
 
     @tf.function
     def step(batches):
-        synchronize = _synchronized(network) if replicas > 1 else contextlib.nullcontext()
+        synchronize = (
+            _synchronized(network) if replicas > 1 else contextlib.nullcontext()
+        )
         with synchronize:
             result = strategy.run(replica_step, args=next(batches))
         sums.assign_add(strategy.reduce("SUM", result, axis=None))
@@ -330,7 +344,9 @@ def make_train_step(network, strategy, weight_decay):
 class _Loop:
     """Takes the steps, drives the callbacks, keeps the checkpoints."""
 
-    def __init__(self, network, strategy, images, preprocessing, recipe, seed, callbacks):
+    def __init__(
+        self, network, strategy, images, preprocessing, recipe, seed, callbacks
+    ):
         self.network = network
         self.strategy = strategy
         self.images = images
@@ -358,10 +374,14 @@ class _Loop:
         self.network.stop_training = False
         callbacks.on_train_begin()
         if checkpoints.restore():
-            print(f"Resuming after step {progress.step} of {self.recipe.epochs * steps}.")
+            print(
+                f"Resuming after step {progress.step} of {self.recipe.epochs * steps}."
+            )
         batches = self._batches(progress.step, steps)
         resuming = progress.step > 0
-        for epoch in range((progress.step - 1) // steps if resuming else 0, self.recipe.epochs):
+        for epoch in range(
+            (progress.step - 1) // steps if resuming else 0, self.recipe.epochs
+        ):
             callbacks.on_epoch_begin(epoch)
             if resuming:
                 progress.restore_callbacks()
@@ -381,7 +401,9 @@ class _Loop:
                 if progress.step % checkpoint_every == 0:
                     checkpoints.save(progress.step)
             held_out = {f"val_{key}": value for key, value in self.evaluate().items()}
-            rate = float(keras.ops.convert_to_numpy(self.network.optimizer.learning_rate))
+            rate = float(
+                keras.ops.convert_to_numpy(self.network.optimizer.learning_rate)
+            )
             logs = {
                 **self._logs(),
                 "val_loss": held_out["val_loss"],
@@ -390,7 +412,9 @@ class _Loop:
             }
             callbacks.on_epoch_end(epoch, logs)
             if verbose == 2:
-                values = " - ".join(f"{key}: {value:.4f}" for key, value in logs.items())
+                values = " - ".join(
+                    f"{key}: {value:.4f}" for key, value in logs.items()
+                )
                 print(f"epoch {epoch + 1}/{self.recipe.epochs} - {values}", flush=True)
             if self.network.stop_training:
                 break
@@ -406,7 +430,9 @@ class _Loop:
             start,
             self.recipe.epochs * steps,
         )
-        return iter(self.strategy.distribute_datasets_from_function(lambda context: batches))
+        return iter(
+            self.strategy.distribute_datasets_from_function(lambda context: batches)
+        )
 
     def _take_step(self, batches):
         try:
@@ -431,7 +457,11 @@ class _Progress(tf.train.experimental.PythonState):
 
     def serialize(self):
         plain = [
-            {key: value for key, value in vars(callback).items() if _is_plain(key, value)}
+            {
+                key: value
+                for key, value in vars(callback).items()
+                if _is_plain(key, value)
+            }
             for callback in self._callbacks
         ]
         return json.dumps({"format": _FORMAT, "step": self.step, "callbacks": plain})
@@ -488,7 +518,9 @@ class _Checkpoints:
         try:
             reader = tf.train.load_checkpoint(path)
             if not reader.has_tensor(key):
-                raise InputError(f"The checkpoint {path} was not written by keras_resnet")
+                raise InputError(
+                    f"The checkpoint {path} was not written by keras_resnet"
+                )
             found = json.loads(reader.get_tensor(key))["format"]
             if found > _FORMAT:
                 raise InputError(
@@ -496,7 +528,13 @@ class _Checkpoints:
                     f"this one reads up to {_FORMAT}"
                 )
             self._manager.checkpoint.restore(path).assert_consumed()
-        except (tf.errors.OpError, AssertionError, RuntimeError, ValueError, KeyError) as error:
+        except (
+            tf.errors.OpError,
+            AssertionError,
+            RuntimeError,
+            ValueError,
+            KeyError,
+        ) as error:
             if isinstance(error, InputError):
                 raise
             raise InputError(

@@ -63,7 +63,9 @@ def _check(path, endings):
     if not isinstance(path, str | os.PathLike) or not str(path).endswith(endings):
         raise InputError(f"weights must be {_ACCEPTED}. Received: {path!r}")
     if not os.path.isfile(path):
-        raise InputError(f"There is no such file. Accepted: {_ACCEPTED}. Received: {path!r}")
+        raise InputError(
+            f"There is no such file. Accepted: {_ACCEPTED}. Received: {path!r}"
+        )
     if str(path).endswith(".keras") and not zipfile.is_zipfile(path):
         raise InputError(f"The file is damaged, or no .keras file. Received: {path!r}")
 

@@ -1,0 +1,48 @@
+# make train      trains, evaluates and exports a ResNet-20 on handwritten digits
+# make test       the test suite; make test-full adds the longer proofs
+# make lint       format, lint and types
+# make lock       resolves the dependencies anew
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: train test test-full lint lock clean
+
+train: $(VENV)/ready
+	@$(BIN)/python -m keras_resnet.train --strategy=mirrored --model_dir=runs/demo
+	@$(BIN)/python -m keras_resnet.evaluate --model=runs/demo
+	@$(BIN)/python -m export --model=runs/demo --output=artifacts/demo
+
+test: $(VENV)/ready-dev
+	$(BIN)/python -m pytest
+
+test-full: $(VENV)/ready-dev
+	$(BIN)/python -m pytest -m ""
+
+lint: $(VENV)/ready-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(VENV)/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Python 3.11 to 3.13 is needed; this is %d.%d. Try: make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# With bytecode, or every import of TensorFlow would compile it again.
+$(VENV)/ready: requirements.lock | $(VENV)/python
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pip install --quiet --require-hashes -r requirements.lock
+	@touch $@
+
+$(VENV)/ready-dev: requirements-dev.lock | $(VENV)/ready
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
+	@touch $@
+
+# Needs uv. Hashes and no addresses; every platform and Python in one file.
+COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet
+lock:
+	$(COMPILE) setup.py --extra cpu -o requirements.lock
+	$(COMPILE) setup.py --extra cpu --extra dev -c requirements.lock -o requirements-dev.lock
+
+clean:
+	rm -rf $(VENV) build_wheel dist *.egg-info

@@ -1,0 +1,74 @@
+"""Metadata of the distribution; the tools are set up in pyproject.toml."""
+
+import pathlib
+import re
+
+from setuptools import setup
+
+ROOT = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'__version__ = "(.+)"', (ROOT / "keras_resnet/__init__.py").read_text()
+)[1]
+X86 = "(sys_platform == 'linux' or sys_platform == 'win32') and (platform_machine == 'x86_64' or platform_machine == 'AMD64')"
+NOT_X86 = "(sys_platform != 'linux' and sys_platform != 'win32') or (platform_machine != 'x86_64' and platform_machine != 'AMD64')"
+
+DATASETS = [
+    "tensorflow-datasets>=4.9.10",
+    # TFDS 4.9.10 imports it without requiring it.
+    "importlib_resources",
+]
+
+setup(
+    name="keras-resnet-zoo",
+    version=VERSION,
+    description="ResNets in Keras 3: built, trained, proven right and exported to the edge",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11,<3.14",
+    packages=["keras_resnet", "keras_resnet_export"],
+    # A wheel must not take the global name "export".
+    package_dir={"keras_resnet_export": "export"},
+    package_data={"keras_resnet": ["py.typed"]},
+    install_requires=[
+        "absl-py",
+        "ai-edge-litert>=2.1",
+        "keras>=3.15",
+        "matplotlib",
+        "numpy",
+        "scikit-learn",
+    ],
+    extras_require={
+        # TensorFlow comes by an extra only: tensorflow-cpu and tensorflow in one
+        # environment break each other.
+        "cpu": [f"tensorflow-cpu>=2.21; {X86}", f"tensorflow>=2.21; {NOT_X86}"],
+        "gpu": ["tensorflow[and-cuda]>=2.21"],
+        "datasets": DATASETS,
+        "tensorboard": ["tensorboard"],
+        "dev": [
+            *DATASETS,
+            "ipykernel",
+            "jax",
+            "mypy",
+            "nbclient",
+            "nbformat",
+            "pillow",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "setuptools>=77",
+        ],
+        "benchmarks": ["keras-hub"],
+    },
+    entry_points={
+        "console_scripts": [
+            "keras-resnet-train = keras_resnet.programs:train",
+            "keras-resnet-evaluate = keras_resnet.programs:evaluate",
+            "keras-resnet-predict = keras_resnet.programs:predict",
+            "keras-resnet-export = keras_resnet_export.console:export",
+        ]
+    },
+    # setuptools' default, "build", is the file BUILD on macOS and Windows.
+    options={"build": {"build_base": "build_wheel"}},
+)
