@@ -5,7 +5,6 @@ encoded files or the paths of files: every batch is then a function of the seed
 and the step alone, and a run resumes anywhere without reading what came before.
 """
 
-import collections
 import dataclasses
 import os
 from collections.abc import Callable
@@ -193,10 +192,10 @@ def _tfds(name, data_dir):
     info, splits = builder.info, builder.info.splits
     held_out = next((s for s in ("test", "validation") if s in splits), None)
     features = info.features
+    features = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
     if not (
         "train" in splits
         and held_out
-        and isinstance(features, collections.abc.Mapping)
         and isinstance(features.get("image"), tfds.features.Image)
         and isinstance(features.get("label"), tfds.features.ClassLabel)
     ):

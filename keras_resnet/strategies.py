@@ -1,5 +1,7 @@
 """Names for tf.distribute strategies."""
 
+import functools
+
 import tensorflow as tf
 
 from keras_resnet.errors import InputError, choose
@@ -31,10 +33,18 @@ def make_strategy(name, virtual_devices=0):
         if virtual_devices
         else ("GPU" if tf.config.list_physical_devices("GPU") else "CPU")
     )
-    devices = [device.name for device in tf.config.list_logical_devices(kind)]
+    devices = tuple(device.name for device in tf.config.list_logical_devices(kind))
+    return _strategy(name, devices)
+
+
+@functools.cache  # Two in one process would use the same keys for their collectives.
+def _strategy(name, devices):
     if name == "one_device":
         return tf.distribute.OneDeviceStrategy(devices[0])
-    return tf.distribute.MirroredStrategy(devices)
+    # Between parts of one CPU a ring takes twice as long as adding in one place.
+    on_cpu = "CPU" in devices[0]
+    reduce = tf.distribute.ReductionToOneDevice() if on_cpu else None
+    return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduce)
 
 
 def _split_cpu(parts):

@@ -1,0 +1,64 @@
+"""What the tests share: two CPU devices, a trained run, programs as processes."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pytest
+
+from keras_resnet import strategies
+
+ROOT = pathlib.Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+
+# Before TensorFlow runs anything, so that every test can have two replicas.
+strategies.make_strategy("mirrored", virtual_devices=2)
+
+
+def pytest_collection_modifyitems(items):
+    """Says why a test that needs the real weights and images is skipped."""
+    missing = pytest.mark.skip(reason=f"needs real weights and images in {SHARED}")
+    for item in items:
+        if item.get_closest_marker("shared_data") and not SHARED.is_dir():
+            item.add_marker(missing)
+
+
+def run_python(*arguments, timeout=300, env=None, **options):
+    """Runs Python in a process of its own, from the checkout."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=options.pop("cwd", ROOT),
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(env or {})},
+        **options,
+    )
+
+
+def run_program(module, *arguments, **options):
+    """Runs a program of this project, as `python -m` does."""
+    return run_python("-m", module, *arguments, **options)
+
+
+def assert_one_line(result, *words):
+    """The process failed with one line on standard error that says this."""
+    assert result.returncode == 1, result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in errors[0]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The folder of a small net that has learnt the digits."""
+    from keras_resnet.training import train
+
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    train("cifar_resnet8", epochs=8, model_dir=str(folder), verbose=0)
+    return folder

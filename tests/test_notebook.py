@@ -1,0 +1,29 @@
+import os
+
+import nbformat
+from conftest import ROOT
+from nbclient import NotebookClient
+
+
+def test_quickstart_runs(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
+    notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
+    for cell in notebook.cells:
+        assert not cell.get("outputs"), "committed without outputs"
+    client = NotebookClient(notebook, timeout=300, kernel_name="python3")
+    client.execute(cwd=os.fspath(ROOT))
+    printed = [
+        "".join(output.get("text", "") for output in cell.get("outputs", []))
+        for cell in notebook.cells
+    ]
+    assert any("25,557,032 parameters, 3.86e9 multiply-adds" in text for text in printed)
+    assert any("int8.tflite" in text for text in printed)
+    answers, labels = printed[-1].splitlines()[-2:]
+    right = sum(a == b for a, b in zip(eval_list(answers), eval_list(labels), strict=True))
+    assert right >= 8
+
+
+def eval_list(text):
+    """The digits in a printed list, with or without numpy's names around them."""
+    return [int(part.strip("[] )").split("(")[-1]) for part in text.split(", ")]

@@ -1,0 +1,123 @@
+"""The wheel, its console scripts, and what importing the package costs."""
+
+import os
+import shutil
+import subprocess
+import sysconfig
+import venv
+import zipfile
+
+import pytest
+from conftest import ROOT, run_python
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """Built from a copy in which a file `build` stands, as `BUILD` is on macOS."""
+    source = tmp_path_factory.mktemp("source")
+    for name in ("keras_resnet", "export"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    (source / "build").write_text("a file")
+    out = tmp_path_factory.mktemp("wheel")
+    result = run_python(
+        "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", out, source, cwd=out
+    )
+    assert result.returncode == 0, result.stderr
+    (path,) = out.glob("keras_resnet_zoo-*.whl")
+    return path
+
+
+@pytest.fixture(scope="session")
+def environment(wheel, tmp_path_factory):
+    """A new environment with the wheel; its dependencies are this one's."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False)
+    site = next((folder / "lib").glob("python*")) / "site-packages"
+    (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"])
+    result = run_python("-m", "pip", "--python", folder, "install", "--no-deps", wheel)
+    assert result.returncode == 0, result.stderr
+    return folder / "bin"
+
+
+def test_wheel_holds_both_packages_and_takes_no_other_name(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {
+        "keras_resnet",
+        "keras_resnet_export",
+    }
+    for package, folder in (("keras_resnet", "keras_resnet"), ("keras_resnet_export", "export")):
+        modules = {path.name for path in (ROOT / folder).glob("*.py")}
+        assert modules <= {name.split("/")[1] for name in names if name.startswith(f"{package}/")}
+    assert "keras_resnet/py.typed" in names
+    assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_console_scripts_run_from_any_folder(environment, tmp_path):
+    def run(script, *flags):
+        return subprocess.run(
+            [environment / f"keras-resnet-{script}", *flags],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        )
+
+    for script in ("train", "evaluate", "predict", "export"):
+        result = run(script, "--helpshort")
+        assert "--model:" in result.stdout, result.stderr
+    result = run("train", "--model=cifar_resnet8", "--epochs=6", "--model_dir=run")
+    assert result.returncode == 0, result.stderr
+    result = run("evaluate", "--model=run")
+    assert "of 360 held-out images right" in result.stdout, result.stderr
+    result = run("export", "--model=run", "--output=bundle", "--formats=float32")
+    assert "float32.tflite" in result.stdout, result.stderr
+    assert (tmp_path / "bundle/manifest.json").exists()
+    result = run("predict", "--model=run", "--top=1", "run/curves.png")
+    assert result.returncode == 0, result.stderr
+    assert "run/curves.png" in result.stdout
+
+
+def test_importing_costs_keras_and_nothing_more():
+    code = """
+import sys, keras
+before = set(sys.modules)
+import keras_resnet
+for name in keras_resnet.__all__:
+    getattr(keras_resnet, name)
+new = {name.split(".")[0] for name in set(sys.modules) - before}
+print(sorted(new - set(sys.stdlib_module_names)))
+"""
+    result = run_python("-c", code)
+    assert result.stdout.strip() == "['keras_resnet']", result.stdout + result.stderr
+
+
+def test_without_tensorflow_the_extras_are_named():
+    code = """
+sys.modules["tensorflow"] = None
+import keras_resnet
+print(keras_resnet.list_models()[0])
+try:
+    keras_resnet.ResNet50
+except ImportError as error:
+    print(error)
+"""
+    result = run_python("-c", code)
+    assert "resnet18" in result.stdout
+    assert "keras-resnet-zoo[cpu]" in result.stdout, result.stderr
+    assert "keras-resnet-zoo[gpu]" in result.stdout
+
+
+def test_lock_files_have_hashes_and_no_addresses():
+    for name in ("requirements.lock", "requirements-dev.lock"):
+        text = (ROOT / name).read_text()
+        pins = [line for line in text.splitlines() if line[:1].isalnum()]
+        assert len(pins) > 20
+        assert all("==" in pin for pin in pins)
+        assert text.count("--hash=sha256:") >= len(pins)
+        assert "://" not in text
+    assert "tensorflow-cpu==" in text
+
+

@@ -1,0 +1,406 @@
+"""The training loop: against one device, numpy's SGD, and itself undisturbed."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import ROOT, assert_one_line, run_program, run_python
+
+from keras_resnet import data, recipes, strategies, training
+from keras_resnet.blocks import flat_layers
+from keras_resnet.errors import InputError
+from keras_resnet.preprocessing import Preprocessing
+from keras_resnet.weights import load_model
+
+SMALL = {"model": "cifar_resnet8", "verbose": 0}
+
+
+@pytest.fixture
+def float64():
+    keras.config.set_dtype_policy("float64")
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+def some_digits(count):
+    digits = data.load_dataset("digits")
+    train = data.Split(digits.train.images[:count], digits.train.labels[:count])
+    return data.Dataset("digits", digits.classes, train, digits.test, digits.shape)
+
+
+def take_steps(strategy, images, recipe, steps, model="cifar_resnet8"):
+    """Trains for some steps; returns the weights before and after."""
+    strategy = strategies.make_strategy(strategy)
+    replicas = strategy.num_replicas_in_sync
+    preprocessing = Preprocessing(8, 8, 1)
+    settings = {"model": model, "shortcut": "A", "stride_on": "1x1"}
+    keras.utils.set_random_seed(0)
+    with strategy.scope():
+        network = training._build(settings, images, preprocessing)
+        per_epoch = data.steps_per_epoch(images.train, recipe.batch_size, replicas)
+        training._compile(network, recipe, per_epoch)
+    before = network.get_weights()
+    step, sums = training.make_train_step(network, strategy, recipe.weight_decay)
+    batches = data.training_batches(images.train, preprocessing, recipe, replicas, 0, 0, steps)
+    batches = iter(strategy.distribute_datasets_from_function(lambda context: batches))
+    for _ in range(steps):
+        step(batches)
+    assert not any(
+        layer.synchronized
+        for layer in flat_layers(network)
+        if isinstance(layer, keras.layers.BatchNormalization)
+    )
+    return network, before, network.get_weights(), sums.numpy()
+
+
+def flat(arrays):
+    return np.concatenate([np.ravel(a) for a in arrays])
+
+
+def constant(batch_size, **changes):
+    """A recipe with a constant learning rate of 0.1, for at least a few steps."""
+    changes = {"epochs": 1000, "schedule": "steps", "warmup": 0.0, **changes}
+    return recipes.dataclasses.replace(
+        recipes.RECIPES["digits"], batch_size=batch_size, learning_rate=0.1, **changes
+    )
+
+
+@pytest.mark.parametrize(
+    "model", ["cifar_resnet8", pytest.param("resnet20", marks=pytest.mark.full)]
+)
+def test_two_replicas_equal_one_device(float64, model):
+    """Ten steps of batches of 16, 16, 16 and 3, batch normalisation synchronised."""
+    images, recipe = some_digits(51), constant(16)
+    _, before, alone, counted = take_steps("one_device", images, recipe, 10, model)
+    _, same, shared, counted_too = take_steps("mirrored", images, recipe, 10, model)
+    np.testing.assert_array_equal(flat(before), flat(same))
+    assert np.abs(flat(alone) - flat(before)).max() > 0.1
+    assert np.abs(flat(alone) - flat(shared)).max() <= 1e-9
+    np.testing.assert_allclose(counted, counted_too, rtol=1e-9)
+    assert counted[2] == 2 * 51 + 2 * 16
+
+
+def test_two_replicas_have_one_devices_first_gradients():
+    images, recipe = some_digits(64), constant(32, momentum=0.0)
+    _, before, alone, _ = take_steps("one_device", images, recipe, 1)
+    _, _, shared, _ = take_steps("mirrored", images, recipe, 1)
+    expected, found = flat(alone) - flat(before), flat(shared) - flat(before)
+    assert np.linalg.norm(found - expected) <= 1e-3 * np.linalg.norm(expected)
+
+
+def test_a_last_image_for_two_replicas_is_left_out():
+    images = some_digits(33)
+    _, _, after, counted = take_steps("mirrored", images, constant(16), 5)
+    assert np.isfinite(flat(after)).all()
+    assert counted[2] == 5 * 16
+
+
+def test_step_is_the_papers_sgd(float64):
+    """Momentum and a decay that is part of the gradient, of kernels alone."""
+    images, recipe = some_digits(32), constant(16, weight_decay=0.01)
+    network, before, after, _ = take_steps("one_device", images, recipe, 2)
+    batches = data.training_batches(images.train, Preprocessing(8, 8, 1), recipe, 1, 0, 0, 2)
+    network.set_weights(before)
+    variables = network.trainable_variables
+    velocity = [0.0] * len(variables)
+    for pixels, labels, _ in batches:
+        with tf.GradientTape() as tape:
+            logits = tf.math.log(network(pixels, training=True))
+            loss = -tf.reduce_mean(tf.gather(logits, labels, batch_dims=1))
+        gradients = tape.gradient(loss, [v.value for v in variables])
+        for i, (variable, gradient) in enumerate(zip(variables, gradients, strict=True)):
+            weight = np.asarray(variable)
+            is_kernel = weight.ndim > 1
+            velocity[i] = 0.9 * velocity[i] + gradient.numpy() + 0.01 * is_kernel * weight
+            variable.assign(weight - 0.1 * velocity[i])
+    np.testing.assert_allclose(flat(after), flat(network.get_weights()), atol=1e-7)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "steps"])
+def test_schedules(schedule):
+    recipe = constant(16, epochs=8, schedule=schedule, warmup=0.25 if schedule == "cosine" else 0)
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    training._compile(network, recipe, 10)
+    rates = [float(network.optimizer._learning_rate(step)) for step in range(80)]
+    if schedule == "steps":  # Divided by 10 at 1/2 and 3/4, after a last full step.
+        np.testing.assert_allclose(rates[:40], 0.1)
+        np.testing.assert_allclose(rates[41:60], 0.01)
+        np.testing.assert_allclose(rates[61:], 0.001)
+    else:
+        np.testing.assert_allclose(rates[:20], 0.1 * np.arange(20) / 20, atol=1e-8)
+        falling = 0.1 * (1 + np.cos(np.pi * np.arange(60) / 60)) / 2
+        np.testing.assert_allclose(rates[20:], falling, atol=1e-7)
+
+
+def test_it_learns_and_leaves_a_folder_that_explains_itself(trained):
+    rows = list(csv.DictReader(open(trained / "metrics.csv", encoding="utf-8")))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 9))
+    assert float(rows[-1]["val_accuracy"]) > 0.9
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"]) / 2
+    record = json.loads((trained / "run.json").read_text(encoding="utf-8"))
+    assert record["settings"]["model"] == "cifar_resnet8"
+    assert record["settings"]["replicas"] == 2
+    assert record["classes"] == list("0123456789")
+    assert record["versions"]["keras"] == keras.__version__
+    assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG")
+    names = {path.name for path in trained.iterdir()}
+    assert names == {"run.json", "metrics.csv", "curves.png", "best.keras", "final.keras"}
+
+    # The file's model is an ordinary one, and right as fit and evaluate see it.
+    model = load_model(str(trained / "final.keras"))
+    digits = data.load_dataset("digits")
+    loss, accuracy = model.evaluate(digits.test.images, digits.test.labels, verbose=0)
+    assert accuracy == pytest.approx(float(rows[-1]["val_accuracy"]), abs=1e-6)
+    assert loss == pytest.approx(float(rows[-1]["val_loss"]), rel=1e-3)
+
+
+def test_after_the_end_it_does_nothing(trained, capsys):
+    before = {path.name: path.stat().st_mtime_ns for path in trained.iterdir()}
+    assert training.train(**SMALL, epochs=8, model_dir=str(trained)) == []
+    assert "has ended; nothing to do" in capsys.readouterr().out
+    assert before == {path.name: path.stat().st_mtime_ns for path in trained.iterdir()}
+
+
+def test_other_settings_are_refused(trained):
+    with pytest.raises(InputError) as error:
+        training.train(**SMALL, epochs=9, seed=1, model_dir=str(trained))
+    assert "epochs (began with 8, now 9)" in str(error.value)
+    assert "seed (began with 0, now 1)" in str(error.value)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("...")
+    with pytest.raises(InputError, match="which holds other files"):
+        training.train(**SMALL, model_dir=str(tmp_path))
+    assert os.listdir(tmp_path) == ["thesis.tex"]
+
+
+class Counter(keras.callbacks.Callback):
+    """Has state of its own, within epochs too."""
+
+    def __init__(self, stop_at=None):
+        super().__init__()
+        self.batches = self.epochs = self.in_epoch = 0
+        self.losses = []
+        self.stop_at = lambda: stop_at  # Not plain: stays out of the checkpoint.
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.in_epoch = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        assert batch == self.in_epoch
+        self.batches += 1
+        self.in_epoch += 1
+        if self.batches == self.stop_at():
+            raise KeyboardInterrupt
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs += 1
+        self.losses.append(logs["val_loss"])
+
+
+@pytest.mark.parametrize("stop_at", [25, 46, 61])
+def test_callbacks_resume_in_the_middle_of_an_epoch(tmp_path, stop_at):
+    """Steps 25, 46 (the last of an epoch of 23, after its checkpoint) and 61."""
+
+    def run(folder, stop_at=None):
+        counter = Counter(stop_at)
+        stopping = keras.callbacks.EarlyStopping("val_loss", patience=50)
+        folder = str(tmp_path / folder)
+        rows = training.train(
+            **SMALL, epochs=3, model_dir=folder, checkpoint_every=23, callbacks=[counter, stopping]
+        )
+        return rows, counter, stopping
+
+    rows, counter, stopping = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("cut", stop_at)
+    resumed_rows, resumed_counter, resumed_stopping = run("cut")
+    assert resumed_rows == rows
+    assert (resumed_counter.batches, resumed_counter.epochs) == (69, 3)
+    assert resumed_counter.losses == counter.losses
+    assert resumed_stopping.best == stopping.best
+    assert resumed_stopping.wait == stopping.wait
+
+
+def test_early_stopping_ends_the_run(tmp_path):
+    stopping = keras.callbacks.EarlyStopping("val_accuracy", patience=1, min_delta=1.0)
+    rows = training.train(
+        **SMALL, epochs=20, model_dir=str(tmp_path / "run"), callbacks=[stopping]
+    )
+    assert len(rows) == 2
+    assert (tmp_path / "run" / "final.keras").exists()
+
+
+def weights_of(path):
+    model = load_model(str(path))
+    return [np.asarray(v) for v in [*model.variables, *model.optimizer.variables]]
+
+
+def train_in_process(folder, *flags):
+    return [
+        sys.executable, "-m", "keras_resnet.train", "--epochs=4", "--checkpoint_every=7",
+        "--model=cifar_resnet14", f"--model_dir={folder}", *flags,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "kills"),
+    [
+        (["--virtual_devices=2"], 1),
+        pytest.param(["--strategy=one_device"], 1, marks=pytest.mark.full),
+        pytest.param(["--virtual_devices=2"], 8, marks=pytest.mark.full),
+    ],
+)
+def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path, flags, kills):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    options = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE, "text": True}
+    subprocess.run(train_in_process("whole", *flags), check=True, **options)
+    chance = random.Random()
+    for _ in range(kills):
+        checkpoints = tmp_path / "cut" / "checkpoints"
+        before = set(checkpoints.glob("*.index"))
+        process = subprocess.Popen(train_in_process("cut", *flags), **options)
+        while process.poll() is None and not set(checkpoints.glob("*.index")) - before:
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 1.5 / kills))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    resumed = subprocess.run(train_in_process("cut", *flags), check=True, **options)
+    assert "Resuming after step" in resumed.stdout or "has ended" in resumed.stdout
+    for name in ("final.keras", "best.keras"):
+        whole, cut = weights_of(tmp_path / "whole" / name), weights_of(tmp_path / "cut" / name)
+        for expected, found in zip(whole, cut, strict=True):
+            np.testing.assert_array_equal(found, expected)
+    metrics = [(tmp_path / run / "metrics.csv").read_bytes() for run in ("whole", "cut")]
+    assert metrics[0] == metrics[1]
+
+
+@pytest.fixture
+def interrupted(tmp_path):
+    """The folder of a run of three epochs that was cut short at step 30 of 69."""
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        training.train(
+            **SMALL, epochs=3, model_dir=str(folder), checkpoint_every=10, callbacks=[Counter(31)]
+        )
+    return folder
+
+
+def resume(folder):
+    return training.train(
+        **SMALL, epochs=3, model_dir=str(folder), checkpoint_every=10, callbacks=[Counter()]
+    )
+
+
+def test_a_truncated_checkpoint_is_refused(interrupted):
+    newest = interrupted / "checkpoints" / "step-30.data-00000-of-00001"
+    newest.write_bytes(newest.read_bytes()[:-100_000])
+    before = {p: p.stat().st_mtime_ns for p in (interrupted / "checkpoints").iterdir()}
+    with pytest.raises(InputError, match=r"checkpoints/step-30 is damaged"):
+        resume(interrupted)
+    assert before == {p: p.stat().st_mtime_ns for p in (interrupted / "checkpoints").iterdir()}
+
+
+def write_checkpoint(folder, **objects):
+    checkpoint = tf.train.Checkpoint(**objects)
+    tf.train.CheckpointManager(
+        checkpoint, str(folder / "checkpoints"), 5, checkpoint_name="step"
+    ).save(40)
+
+
+def test_a_foreign_checkpoint_is_refused(interrupted):
+    write_checkpoint(interrupted, model=tf.Variable(1.0))
+    with pytest.raises(InputError, match="was not written by keras_resnet"):
+        resume(interrupted)
+
+
+def test_a_newer_checkpoint_is_refused(interrupted, monkeypatch):
+    monkeypatch.setattr(training, "_FORMAT", 2)
+    write_checkpoint(interrupted, progress=training._Progress([]))
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="has format 2, from a newer keras_resnet"):
+        resume(interrupted)
+
+
+def test_a_checkpoint_of_another_network_is_refused(interrupted):
+    write_checkpoint(interrupted, progress=training._Progress([]), sums=tf.Variable([0.0] * 3))
+    with pytest.raises(InputError, match="is damaged or of another network"):
+        resume(interrupted)
+
+
+def test_a_damaged_record_is_refused(interrupted):
+    (interrupted / "run.json").write_text("{")
+    with pytest.raises(InputError, match=r"run\.json is damaged"):
+        resume(interrupted)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"model": "resnet21"}, "Unknown model"),
+        ({"dataset": "digit"}, "There is no such data set"),
+        ({"strategy": "tpu"}, "Accepted: one_device, mirrored"),
+        ({"shortcut": "D"}, "Received: shortcut='D'"),
+        ({"recipe": "sgd"}, "Unknown recipe"),
+        ({"batch_size": 63}, "must be a multiple"),
+        ({"model": "resnet50"}, "at least 32 pixels"),
+        ({"checkpoint_every": 0}, "Received: 0"),
+        ({"model_dir": "/proc/runs"}, "can be written"),
+    ],
+)
+def test_bad_arguments(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as error:
+        training.train(**{**SMALL, **arguments})
+    assert words in str(error.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_damaged_image_stops_the_run_and_is_named(tmp_path):
+    for name in ("cats", "dogs"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(5):
+            pixels = np.random.default_rng(i).integers(0, 256, (40, 40, 3), np.uint8)
+            keras.utils.save_img(tmp_path / "pets" / name / f"{i}.jpg", pixels)
+    path = tmp_path / "pets" / "dogs" / "2.jpg"
+    path.write_bytes(path.read_bytes()[:400])
+    result = run_program(
+        "keras_resnet.train",
+        f"--dataset=folder:{tmp_path}/pets",
+        f"--model_dir={tmp_path}/run",
+        "--batch_size=4",
+        "--epochs=1",
+    )
+    assert_one_line(result, "dogs/2.jpg", "cannot be decoded")
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+    """A limit on the size of files stands for the disk."""
+    code = """
+import resource, sys
+from keras_resnet.training import train
+class Fill(__import__("keras").callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.optimizer.iterations == 12:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    train("cifar_resnet8", epochs=1, model_dir="run", checkpoint_every=5, callbacks=[Fill()])
+except OSError as error:
+    print("OSError:", error)
+"""
+    result = run_python("-c", code, cwd=tmp_path)
+    assert "OSError: Could not write a checkpoint" in result.stdout, result.stderr
+    assert (tmp_path / "run/checkpoints/step-10.index").exists()
+    rest = run_python("-c", code.replace("== 12", "== -1"), cwd=tmp_path)
+    assert "Resuming after step 10 of 23" in rest.stdout, rest.stderr
+    assert (tmp_path / "run/final.keras").exists()

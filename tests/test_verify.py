@@ -1,0 +1,95 @@
+"""Limits of agreement, against hand calculations."""
+
+import math
+
+import numpy as np
+import pytest
+
+from export import verify
+
+
+def softmax(logits):
+    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+LOGITS = np.array([[4.0, 1.0, -2.0], [0.0, 3.0, 1.0], [1.0, 2.0, 5.0], [2.0, 1.9, 0.0]])
+LABELS = np.array([0, 1, 2, 1])
+
+
+def test_the_same_outputs():
+    found = verify.compare(softmax(LOGITS), LOGITS, LABELS)
+    assert (found.images, found.right, found.keras_right) == (4, 3, 3)
+    assert found.agreement == 1
+    assert found.loss_points == 0
+    assert found.difference < 1e-12
+    assert found.logit_difference < 1e-12
+
+
+def test_a_difference_of_one_logit():
+    """A logit that is 0.01 higher, of logits up to 5."""
+    other = LOGITS.copy()
+    other[2, 0] += 0.01
+    found = verify.compare(softmax(other), LOGITS, LABELS)
+    # The softmax tells logits less the logarithm of their sum, which moves too.
+    share = softmax(LOGITS)[2, 0]
+    moved = math.log(1 + share * (math.exp(0.01) - 1))
+    assert found.logit_difference == pytest.approx((0.01 - moved) / 5, rel=1e-6)
+    with pytest.raises(verify.Disagreement, match=r"differs .* by 2\.0e-03 .* limit is 1e-04"):
+        verify.judge("float32", found, exact=True)
+
+
+def test_paired_counts():
+    """The artifact has the first wrong and the last right."""
+    probabilities = softmax(LOGITS)[:, [1, 0, 2]][:, [0, 1, 2]]
+    probabilities[1] = softmax(LOGITS)[1]
+    found = verify.compare(probabilities, LOGITS, LABELS)
+    assert (found.right, found.keras_right) == (3, 3)
+    assert found.agreement == 0.5
+    assert found.loss_points == 0
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "images", "low", "high"),
+    [
+        # By hand: (b + 1/2 - c - 1/2) / (n + 2) -+ 1.96 sqrt(b + c + 1 - (b - c)^2 / (n + 2)) / (n + 2)
+        (0, 0, 98, -1.96, 1.96),
+        (8, 0, 198, 4 - 0.98 * math.sqrt(9 - 0.32), 4 + 0.98 * math.sqrt(9 - 0.32)),
+        (3, 3, 348, -0.56 * math.sqrt(7), 0.56 * math.sqrt(7)),
+    ],
+)
+def test_interval(lost, won, images, low, high):
+    assert verify.paired_interval(lost, won, images) == pytest.approx((low, high), abs=1e-9)
+
+
+def judged(lost, won, images):
+    """Comparison of a classifier of two classes, `lost` and `won` times another."""
+    labels = np.zeros(images, int)
+    logits = np.tile([1.0, 0.0], (images, 1))
+    logits[:won] = [0.0, 1.0]
+    probabilities = np.tile([0.9, 0.1], (images, 1))
+    probabilities[won : won + lost] = [0.1, 0.9]
+    return verify.compare(probabilities, logits, labels)
+
+
+def test_lower_precision_may_lose_what_chance_explains():
+    verify.judge("int8", judged(3, 0, 360), exact=False)
+    verify.judge("int8", judged(20, 15, 1000), exact=False)
+
+
+def test_a_shown_loss_is_refused():
+    """12 of 360 lost is 3.3 points, at least 1.5."""
+    with pytest.raises(verify.Disagreement, match=r"int8 loses 3\.3 points .* limit is 0\.5"):
+        verify.judge("int8", judged(12, 0, 360), exact=False)
+
+
+def test_disagreement_is_refused_though_nothing_is_lost():
+    with pytest.raises(verify.Disagreement, match=r"on 94\.0% of 100 images; the limit is 95%"):
+        verify.judge("int8", judged(3, 3, 100), exact=False)
+    verify.judge("int8", judged(2, 2, 100), exact=False)
+
+
+@pytest.mark.parametrize("broken", [np.nan, 0.0])
+def test_no_numbers_are_no_agreement(broken):
+    found = verify.compare(np.full_like(LOGITS, broken), LOGITS, LABELS)
+    with pytest.raises(verify.Disagreement):
+        verify.judge("float32", found, exact=True)
