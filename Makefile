@@ -14,10 +14,10 @@ train: $(VENV)/ready
 	@$(BIN)/python -m export --model=runs/demo --output=artifacts/demo
 
 test: $(VENV)/ready-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-full: $(VENV)/ready-dev
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m ""
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff format --check .

@@ -62,7 +62,9 @@ def compare(times, peer, parts=1):
         "ours_ms": milliseconds(ours, parts),
         "peer": peer,
         "peer_ms": milliseconds(theirs, parts) if theirs else None,
-        **dict(zip(columns, ratios(theirs, ours) if theirs else [None] * 3, strict=True)),
+        **dict(
+            zip(columns, ratios(theirs, ours) if theirs else [None] * 3, strict=True)
+        ),
         "rounds": len(ours),
     }
 

@@ -73,9 +73,7 @@ class Case:
         batches = iter(
             strategy.distribute_datasets_from_function(lambda context: batches)
         )
-        step, sums = make_train_step(
-            network, strategy, self.find_recipe().weight_decay
-        )
+        step, sums = make_train_step(network, strategy, self.find_recipe().weight_decay)
 
         def take_steps():
             for _ in range(self.steps):

@@ -192,7 +192,9 @@ def _tfds(name, data_dir):
     info, splits = builder.info, builder.info.splits
     held_out = next((s for s in ("test", "validation") if s in splits), None)
     features = info.features
-    features = dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
+    features = (
+        dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
+    )
     if not (
         "train" in splits
         and held_out

@@ -264,11 +264,15 @@ def _compile(network, recipe, steps):
             [recipe.learning_rate / divisor for divisor in (1, 10, 100)],
         )
     network.compile(
-        optimizer=keras.optimizers.SGD(rate, momentum=recipe.momentum),
+        # With a name, since a checkpoint holds the names of its slots.
+        optimizer=keras.optimizers.SGD(rate, momentum=recipe.momentum, name="sgd"),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
     )
     network.optimizer.build(network.trainable_variables)
+    # Callbacks ask the metrics whether more is better; `fit` would make them.
+    network.compute_metrics(None, np.zeros(1), np.zeros((1, network.output_shape[-1])))
+    network.reset_metrics()
 
 
 @contextlib.contextmanager
@@ -527,13 +531,14 @@ class _Checkpoints:
                     f"The checkpoint {path} has format {found}, from a newer keras_resnet; "
                     f"this one reads up to {_FORMAT}"
                 )
-            self._manager.checkpoint.restore(path).assert_consumed()
+            status = self._manager.checkpoint.restore(path).expect_partial()
+            status.assert_consumed()
         except (
             tf.errors.OpError,
             AssertionError,
             RuntimeError,
             ValueError,
-            KeyError,
+            LookupError,
         ) as error:
             if isinstance(error, InputError):
                 raise

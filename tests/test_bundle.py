@@ -57,7 +57,9 @@ def test_manifest_is_true(exported, held_out):
     images, labels, expected = held_out
     found = manifest(folder)
     assert found["evaluation"]["images"] == 360
-    assert found["evaluation"]["keras_right"] == (expected.argmax(axis=1) == labels).sum()
+    assert (
+        found["evaluation"]["keras_right"] == (expected.argmax(axis=1) == labels).sum()
+    )
     for name, row in found["artifacts"].items():
         for path, file in row["files"].items():
             content = (folder / path).read_bytes()
@@ -77,7 +79,9 @@ def test_manifest_is_true(exported, held_out):
     # Right counts, recounted through LiteRT alone.
     for name in tflite.FORMATS:
         runner = Interpreter(str(folder / f"{name}.tflite")).get_signature_runner()
-        answers = [runner(image=image[None])["probabilities"][0].argmax() for image in images]
+        answers = [
+            runner(image=image[None])["probabilities"][0].argmax() for image in images
+        ]
         assert found["artifacts"][name]["right"] == (answers == labels).sum()
 
 
@@ -101,13 +105,18 @@ def test_tflite_contract(exported, held_out):
     for name in tflite.FORMATS:
         interpreter = Interpreter(str(folder / f"{name}.tflite"))
         assert list(interpreter.get_signature_list()) == ["serving_default"]
-        (entry,), (answer,) = interpreter.get_input_details(), interpreter.get_output_details()
+        (entry,), (answer,) = (
+            interpreter.get_input_details(),
+            interpreter.get_output_details(),
+        )
         assert (entry["dtype"], entry["shape"].tolist()) == (np.uint8, [1, 8, 8, 1])
         assert (answer["dtype"], answer["shape"].tolist()) == (np.float32, [1, 10])
         runner = interpreter.get_signature_runner("serving_default")
         assert list(runner.get_input_details()) == ["image"]
         assert list(runner.get_output_details()) == ["probabilities"]
-        found = np.concatenate([runner(image=i[None])["probabilities"] for i in images[:50]])
+        found = np.concatenate(
+            [runner(image=i[None])["probabilities"] for i in images[:50]]
+        )
         limit = {"float32": 1e-5, "float16": 0.02}.get(name, 0.3)
         assert np.abs(found - expected[:50]).max() < limit
 
@@ -115,20 +124,30 @@ def test_tflite_contract(exported, held_out):
 def test_int8_computes_in_int8(exported):
     folder, _ = exported
     details = Interpreter(str(folder / "int8.tflite")).get_tensor_details()
-    kernels = [d for d in details if len(d["shape"]) == 4 and d["shape"][1:3].tolist() == [3, 3]]
+    kernels = [
+        d
+        for d in details
+        if len(d["shape"]) == 4 and d["shape"][1:3].tolist() == [3, 3]
+    ]
     assert len(kernels) >= 7
     for kernel in kernels:
         assert kernel["dtype"] == np.int8
         # Per-channel scales.
         assert len(kernel["quantization_parameters"]["scales"]) == kernel["shape"][0]
-    sizes = {name: (folder / f"{name}.tflite").stat().st_size for name in tflite.FORMATS}
+    sizes = {
+        name: (folder / f"{name}.tflite").stat().st_size for name in tflite.FORMATS
+    }
     assert sizes["int8"] < sizes["float16"] < sizes["float32"]
 
 
 def test_saved_model_stores_each_variable_once(exported, trained):
     folder, _ = exported
-    variables = tf.train.list_variables(str(folder / "saved_model/1/variables/variables"))
-    stored = sum(np.prod(shape, dtype=int) for name, shape in variables if "GRAPH" not in name)
+    variables = tf.train.list_variables(
+        str(folder / "saved_model/1/variables/variables")
+    )
+    stored = sum(
+        np.prod(shape, dtype=int) for name, shape in variables if "GRAPH" not in name
+    )
     assert stored == load_run(str(trained)).model.count_params()
 
 
@@ -136,7 +155,9 @@ def test_saved_model_needs_tensorflow_alone(exported, held_out, tmp_path):
     folder, _ = exported
     images, labels, expected = held_out
     keras.utils.save_img(tmp_path / "0.png", images[0], scale=False)
-    keras.utils.save_img(tmp_path / "1.png", np.kron(images[1], np.ones((5, 5, 1))), scale=False)
+    keras.utils.save_img(
+        tmp_path / "1.png", np.kron(images[1], np.ones((5, 5, 1))), scale=False
+    )
     np.savez(tmp_path / "images.npz", x=images)
     code = """
 import sys
@@ -164,7 +185,9 @@ try:
 except tf.errors.InvalidArgumentError:
     print("refused")
 """
-    result = run_python("-c", code, folder / "saved_model/1", cwd=tmp_path, env={"PYTHONPATH": ""})
+    result = run_python(
+        "-c", code, folder / "saved_model/1", cwd=tmp_path, env={"PYTHONPATH": ""}
+    )
     assert result.stdout == "refused\n", result.stderr
     found = np.load(tmp_path / "answers.npz")
     np.testing.assert_allclose(found["probabilities"], expected, atol=1e-5)
@@ -180,7 +203,9 @@ def test_saved_model_cli(exported, held_out, tmp_path):
     images, _, expected = held_out
     np.save(tmp_path / "image.npy", images[:3])
     keras.utils.save_img(tmp_path / "0.png", images[0], scale=False)
-    np.save(tmp_path / "bytes.npy", np.array([(tmp_path / "0.png").read_bytes()], object))
+    np.save(
+        tmp_path / "bytes.npy", np.array([(tmp_path / "0.png").read_bytes()], object)
+    )
 
     def run(signature, inputs):
         return run_python(
@@ -192,10 +217,14 @@ def test_saved_model_cli(exported, held_out, tmp_path):
 
     result = run("serving_default", f"image={tmp_path}/image.npy")
     assert result.returncode == 0, result.stderr
-    np.testing.assert_allclose(np.load(tmp_path / "probabilities.npy"), expected[:3], atol=1e-5)
+    np.testing.assert_allclose(
+        np.load(tmp_path / "probabilities.npy"), expected[:3], atol=1e-5
+    )
     result = run("image_bytes", f"image_bytes={tmp_path}/bytes.npy")
     assert result.returncode == 0, result.stderr
-    assert np.load(tmp_path / "classes.npy")[0, 0].decode() == str(expected[0].argmax())
+    assert np.load(tmp_path / "classes.npy", allow_pickle=True)[0, 0].decode() == str(
+        expected[0].argmax()
+    )
 
 
 def test_model_card_runs(exported, held_out, tmp_path):
@@ -347,7 +376,14 @@ def test_other_kinds_of_network(name, kind, tmp_path):
     from keras_resnet.training import train
 
     train(
-        name, shortcut=kind, image_size=32, epochs=1, model_dir=str(tmp_path / "run"), verbose=0
+        name,
+        shortcut=kind,
+        image_size=32,
+        epochs=1,
+        batch_size=256,
+        strategy="one_device",
+        model_dir=str(tmp_path / "run"),
+        verbose=0,
     )
     found = bundle.export(
         str(tmp_path / "run"),

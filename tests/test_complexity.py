@@ -94,7 +94,9 @@ def test_input_of_any_size_is_refused():
 
 def test_one_layer():
     # 8x8 positions, 32 channels in, 64 out, a 3x3 kernel.
-    layers = {la.name: la for la in keras_resnet.profile(keras_resnet.ResNet20()).layers}
+    layers = {
+        la.name: la for la in keras_resnet.profile(keras_resnet.ResNet20()).layers
+    }
     layer = layers["conv4_block1_1_conv"]
     assert layer.output_shape == (8, 8, 64)
     assert layer.multiply_adds == 8 * 8 * 32 * 64 * 3 * 3
@@ -104,7 +106,9 @@ def test_one_layer():
 def test_program_prints_the_papers_tables():
     result = run_program("keras_resnet.complexity")
     assert result.returncode == 0, result.stderr
-    lines = {tuple(line.split()[:2]): line for line in result.stdout.splitlines() if line}
+    lines = {
+        tuple(line.split()[:2]): line for line in result.stdout.splitlines() if line
+    }
     assert "3.664" in lines["resnet34", "B"]
     assert lines["resnet34", "B"].endswith("does not round to 3.6")
     assert "3.858" in lines["resnet50", "B"]
@@ -121,4 +125,6 @@ def test_program_prints_one_network():
 
 
 def test_program_refuses_an_unknown_network():
-    assert_one_line(run_program("keras_resnet.complexity", "--model=resnet5"), "resnet50")
+    assert_one_line(
+        run_program("keras_resnet.complexity", "--model=resnet5"), "resnet50"
+    )

@@ -94,7 +94,9 @@ def test_replicas_share_the_batch_of_one_device(digits, replicas):
         assert max(sizes) - min(sizes) <= 1
         assert min(sizes) > 0
         for i in range(3):
-            np.testing.assert_array_equal(np.concatenate([p[i] for p in parts]), batch[i])
+            np.testing.assert_array_equal(
+                np.concatenate([p[i] for p in parts]), batch[i]
+            )
 
 
 def test_no_replica_gets_an_empty_part(digits):
@@ -118,9 +120,13 @@ def test_augmentation_moves_by_a_pixel_and_pads_with_zeros(digits):
     assert len({move for _, move in found}) == 9
 
 
-@pytest.mark.parametrize(("batch_size", "replicas"), [(360, 1), (100, 2), (14, 2), (128, 4)])
+@pytest.mark.parametrize(
+    ("batch_size", "replicas"), [(360, 1), (100, 2), (14, 2), (128, 4)]
+)
 def test_evaluation_counts_every_image_once(digits, batch_size, replicas):
-    batches = data.evaluation_batches(digits.test, Preprocessing(8, 8, 1), batch_size, replicas)
+    batches = data.evaluation_batches(
+        digits.test, Preprocessing(8, 8, 1), batch_size, replicas
+    )
     batches = list(batches.as_numpy_iterator())
     assert len(batches) % replicas == 0
     counted = np.concatenate([weights for _, _, weights in batches]) > 0
@@ -138,7 +144,9 @@ def test_folder_holds_a_fifth_of_each_class_out(folder):
     assert not set(images.train.images) & set(images.test.images)
     views = data.load_views(images.test, Preprocessing(16, 16, 3))
     colours = views.astype(float).mean(axis=(1, 2))
-    np.testing.assert_array_equal(colours[:, 0] > colours[:, 2], images.test.labels == 1)
+    np.testing.assert_array_equal(
+        colours[:, 0] > colours[:, 2], images.test.labels == 1
+    )
 
 
 def test_folder_with_train_and_val(folder, tmp_path_factory):
@@ -148,7 +156,9 @@ def test_folder_with_train_and_val(folder, tmp_path_factory):
     images = data.load_dataset(f"folder:{parent}")
     assert (len(images.train), len(images.test)) == (30, 30)
     (parent / "val" / "green").mkdir()
-    with pytest.raises(InputError, match="classes that the training images lack: green"):
+    with pytest.raises(
+        InputError, match="classes that the training images lack: green"
+    ):
         data.load_dataset(f"folder:{parent}")
 
 

@@ -24,13 +24,19 @@ def test_equals_numpy_over_one_batch(name, batch_size):
     order = np.argsort(-probabilities, axis=1, kind="stable")
     hits = order == split.labels[:, None]
     # The loss from logits in float64; the untrained bias is 0.
-    features = keras.Model(model.input, model.get_layer("avg_pool").output)(split.images)
-    logits = np.float64(features) @ np.float64(model.get_layer("predictions").get_weights()[0])
+    features = keras.Model(model.input, model.get_layer("avg_pool").output)(
+        split.images
+    )
+    logits = np.float64(features) @ np.float64(
+        model.get_layer("predictions").get_weights()[0]
+    )
     logits -= logits.max(axis=1, keepdims=True)
     losses = np.log(np.exp(logits).sum(axis=1)) - logits[np.arange(333), split.labels]
     assert found["images"] == 333
     assert found["accuracy"] == pytest.approx(hits[:, 0].mean(), abs=1e-12)
-    assert found["top5_accuracy"] == pytest.approx(hits[:, :5].any(axis=1).mean(), abs=1e-12)
+    assert found["top5_accuracy"] == pytest.approx(
+        hits[:, :5].any(axis=1).mean(), abs=1e-12
+    )
     assert found["loss"] == pytest.approx(losses.mean(), rel=1e-5)
 
 

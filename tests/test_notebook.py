@@ -17,10 +17,14 @@ def test_quickstart_runs(monkeypatch):
         "".join(output.get("text", "") for output in cell.get("outputs", []))
         for cell in notebook.cells
     ]
-    assert any("25,557,032 parameters, 3.86e9 multiply-adds" in text for text in printed)
+    assert any(
+        "25,557,032 parameters, 3.86e9 multiply-adds" in text for text in printed
+    )
     assert any("int8.tflite" in text for text in printed)
     answers, labels = printed[-1].splitlines()[-2:]
-    right = sum(a == b for a, b in zip(eval_list(answers), eval_list(labels), strict=True))
+    right = sum(
+        a == b for a, b in zip(eval_list(answers), eval_list(labels), strict=True)
+    )
     assert right >= 8
 
 

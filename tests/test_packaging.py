@@ -16,13 +16,23 @@ def wheel(tmp_path_factory):
     """Built from a copy in which a file `build` stands, as `BUILD` is on macOS."""
     source = tmp_path_factory.mktemp("source")
     for name in ("keras_resnet", "export"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     (source / "build").write_text("a file")
     out = tmp_path_factory.mktemp("wheel")
     result = run_python(
-        "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-w", out, source, cwd=out
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        out,
+        source,
+        cwd=out,
     )
     assert result.returncode == 0, result.stderr
     (path,) = out.glob("keras_resnet_zoo-*.whl")
@@ -48,9 +58,14 @@ def test_wheel_holds_both_packages_and_takes_no_other_name(wheel):
         "keras_resnet",
         "keras_resnet_export",
     }
-    for package, folder in (("keras_resnet", "keras_resnet"), ("keras_resnet_export", "export")):
+    for package, folder in (
+        ("keras_resnet", "keras_resnet"),
+        ("keras_resnet_export", "export"),
+    ):
         modules = {path.name for path in (ROOT / folder).glob("*.py")}
-        assert modules <= {name.split("/")[1] for name in names if name.startswith(f"{package}/")}
+        assert modules <= {
+            name.split("/")[1] for name in names if name.startswith(f"{package}/")
+        }
     assert "keras_resnet/py.typed" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
@@ -119,5 +134,3 @@ def test_lock_files_have_hashes_and_no_addresses():
         assert text.count("--hash=sha256:") >= len(pins)
         assert "://" not in text
     assert "tensorflow-cpu==" in text
-
-

@@ -9,7 +9,9 @@ from keras_resnet.preprocessing import Preprocessing, crop_and_flip, statistics
 
 def encode(pixels, format):
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format, **({"quality": 95} if format == "JPEG" else {}))
+    Image.fromarray(pixels).save(
+        file, format, **({"quality": 95} if format == "JPEG" else {})
+    )
     return file.getvalue()
 
 
@@ -26,13 +28,17 @@ def test_an_image_of_the_right_size_stays_as_it_is():
     np.testing.assert_array_equal(view, image)
 
 
-@pytest.mark.parametrize(("height", "width", "crop"), [(224, 224, 0.875), (32, 32, 1.0), (24, 40, 0.8)])
+@pytest.mark.parametrize(
+    ("height", "width", "crop"), [(224, 224, 0.875), (32, 32, 1.0), (24, 40, 0.8)]
+)
 def test_view_equals_pillows(photograph, height, width, crop):
     """Resized until it covers the input over `crop`; the centre of that."""
     rows, columns = photograph.shape[:2]
     scale = max(height / crop / rows, width / crop / columns)
     size = round(columns * scale), round(rows * scale)
-    resized = np.asarray(Image.fromarray(photograph).resize(size, Image.Resampling.BILINEAR))
+    resized = np.asarray(
+        Image.fromarray(photograph).resize(size, Image.Resampling.BILINEAR)
+    )
     top, left = (resized.shape[0] - height) // 2, (resized.shape[1] - width) // 2
     expected = resized[top : top + height, left : left + width]
     view = np.asarray(Preprocessing(height, width, 3, crop).view(photograph))
@@ -49,7 +55,9 @@ def test_the_papers_view_of_a_photograph_keeps_224_of_256():
 @pytest.mark.parametrize("format", ["PNG", "BMP", "JPEG"])
 def test_decode(photograph, format):
     decoded = np.asarray(Preprocessing(32, 32, 3).decode(encode(photograph, format)))
-    assert np.abs(decoded.astype(int) - photograph).max() <= (0 if format != "JPEG" else 12)
+    assert np.abs(decoded.astype(int) - photograph).max() <= (
+        0 if format != "JPEG" else 12
+    )
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
@@ -58,7 +66,11 @@ def test_grey_to_colour_and_back(photograph, format):
     colour = np.asarray(Preprocessing(32, 32, 3).decode(encode(grey, format)))
     assert colour.shape == (300, 400, 3)
     assert np.abs(colour.astype(int) - grey[..., None]).max() <= 12
-    assert Preprocessing(32, 32, 1).decode(encode(photograph, format)).shape == (300, 400, 1)
+    assert Preprocessing(32, 32, 1).decode(encode(photograph, format)).shape == (
+        300,
+        400,
+        1,
+    )
 
 
 @pytest.mark.parametrize("flip", [False, True])
@@ -82,5 +94,7 @@ def test_statistics_equal_numpys():
     images[..., 2] = 7
     mean, variance = statistics(images)
     np.testing.assert_allclose(mean, images.mean(axis=(0, 1, 2)), rtol=1e-12)
-    np.testing.assert_allclose(variance[:2], images[..., :2].var(axis=(0, 1, 2)), rtol=1e-9)
+    np.testing.assert_allclose(
+        variance[:2], images[..., :2].var(axis=(0, 1, 2)), rtol=1e-9
+    )
     assert variance[2] == 1

@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from conftest import ROOT, assert_one_line, run_program
 
-PROGRAMS = ("keras_resnet.train", "keras_resnet.evaluate", "keras_resnet.predict", "export")
+PROGRAMS = (
+    "keras_resnet.train",
+    "keras_resnet.evaluate",
+    "keras_resnet.predict",
+    "export",
+)
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -30,17 +35,29 @@ def test_unknown_flag(program):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("program", ["keras_resnet.train", "keras_resnet.evaluate", "export"])
+@pytest.mark.parametrize(
+    "program", ["keras_resnet.train", "keras_resnet.evaluate", "export"]
+)
 def test_forgotten_dashes(program):
     assert_one_line(run_program(program, "model=resnet20"), "Received: model=resnet20")
 
 
 def test_help_and_flags_do_not_wait_for_tensorflow():
     """Nothing heavy is imported by a program before it has read its flags."""
-    for path in ("train", "evaluate", "predict", "programs", "errors", "variants", "__init__"):
+    for path in (
+        "train",
+        "evaluate",
+        "predict",
+        "programs",
+        "errors",
+        "variants",
+        "__init__",
+    ):
         tree = ast.parse((ROOT / "keras_resnet" / f"{path}.py").read_text())
         top = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
-        names = {a.name for n in top for a in n.names} | {getattr(n, "module", "") for n in top}
+        names = {a.name for n in top for a in n.names} | {
+            getattr(n, "module", "") for n in top
+        }
         assert not names & {"keras", "tensorflow", "keras_resnet.training"}, path
 
 
@@ -64,7 +81,10 @@ def test_evaluate(trained):
     alone = run_program("keras_resnet.evaluate", f"--model={trained}")
     assert re.match(r"\d+ of 360 held-out images right: top-1 9\d\.\d\d%", alone.stdout)
     shared = run_program(
-        "keras_resnet.evaluate", f"--model={trained}", "--virtual_devices=2", "--batch_size=14"
+        "keras_resnet.evaluate",
+        f"--model={trained}",
+        "--virtual_devices=2",
+        "--batch_size=14",
     )
     assert shared.stdout == alone.stdout
 
@@ -83,7 +103,11 @@ def pictures(tmp_path):
 
 def test_predict(trained, pictures):
     result = run_program(
-        "keras_resnet.predict", f"--model={trained}", "three.png", "three.jpg", cwd=pictures
+        "keras_resnet.predict",
+        f"--model={trained}",
+        "three.png",
+        "three.jpg",
+        cwd=pictures,
     )
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
@@ -116,7 +140,10 @@ def test_predict_names_what_it_cannot_read_and_goes_on(trained, pictures):
     ("arguments", "words"),
     [
         (["keras_resnet.predict"], "Name at least one image"),
-        (["keras_resnet.predict", "--model=nowhere", "a.png"], "there is no nowhere/run.json"),
+        (
+            ["keras_resnet.predict", "--model=nowhere", "a.png"],
+            "there is no nowhere/run.json",
+        ),
         (["keras_resnet.evaluate", "--model=nowhere"], "there is no nowhere/run.json"),
         (["keras_resnet.train", "--model=resnet20x"], "Did you mean 'resnet20'?"),
         (["keras_resnet.train", "--strategy=mirored"], "Did you mean 'mirrored'?"),
@@ -134,7 +161,9 @@ def test_evaluate_on_other_classes(trained, tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         for i in range(5):
-            keras.utils.save_img(tmp_path / name / f"{i}.png", np.full((8, 8, 3), 40 * i))
+            keras.utils.save_img(
+                tmp_path / name / f"{i}.png", np.full((8, 8, 3), 40 * i)
+            )
     result = run_program(
         "keras_resnet.evaluate", f"--model={trained}", f"--dataset=folder:{tmp_path}"
     )

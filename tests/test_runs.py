@@ -40,7 +40,7 @@ def test_a_damaged_model(trained, tmp_path, content):
 def test_write_file_leaves_the_old_one_where_it_fails(tmp_path):
     path = tmp_path / "file"
     runs.write_file(str(path), "old")
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError):
         runs.write_file(str(path), None)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
@@ -55,7 +55,13 @@ def test_record_says_what_ran(trained):
 
 def test_curves_are_a_picture():
     rows = [
-        {"epoch": i, "loss": 1 / i, "accuracy": 0.5, "val_loss": 2 / i, "val_accuracy": 0.6}
+        {
+            "epoch": i,
+            "loss": 1 / i,
+            "accuracy": 0.5,
+            "val_loss": 2 / i,
+            "val_accuracy": 0.6,
+        }
         for i in (1, 2, 3)
     ]
     png = runs.draw_curves(rows)

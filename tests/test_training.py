@@ -21,7 +21,7 @@ from keras_resnet.errors import InputError
 from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.weights import load_model
 
-SMALL = {"model": "cifar_resnet8", "verbose": 0}
+SMALL = {"model": "cifar_resnet8", "strategy": "one_device", "verbose": 0}
 
 
 @pytest.fixture
@@ -50,7 +50,9 @@ def take_steps(strategy, images, recipe, steps, model="cifar_resnet8"):
         training._compile(network, recipe, per_epoch)
     before = network.get_weights()
     step, sums = training.make_train_step(network, strategy, recipe.weight_decay)
-    batches = data.training_batches(images.train, preprocessing, recipe, replicas, 0, 0, steps)
+    batches = data.training_batches(
+        images.train, preprocessing, recipe, replicas, 0, 0, steps
+    )
     batches = iter(strategy.distribute_datasets_from_function(lambda context: batches))
     for _ in range(steps):
         step(batches)
@@ -108,7 +110,9 @@ def test_step_is_the_papers_sgd(float64):
     """Momentum and a decay that is part of the gradient, of kernels alone."""
     images, recipe = some_digits(32), constant(16, weight_decay=0.01)
     network, before, after, _ = take_steps("one_device", images, recipe, 2)
-    batches = data.training_batches(images.train, Preprocessing(8, 8, 1), recipe, 1, 0, 0, 2)
+    batches = data.training_batches(
+        images.train, Preprocessing(8, 8, 1), recipe, 1, 0, 0, 2
+    )
     network.set_weights(before)
     variables = network.trainable_variables
     velocity = [0.0] * len(variables)
@@ -117,17 +121,23 @@ def test_step_is_the_papers_sgd(float64):
             logits = tf.math.log(network(pixels, training=True))
             loss = -tf.reduce_mean(tf.gather(logits, labels, batch_dims=1))
         gradients = tape.gradient(loss, [v.value for v in variables])
-        for i, (variable, gradient) in enumerate(zip(variables, gradients, strict=True)):
+        for i, (variable, gradient) in enumerate(
+            zip(variables, gradients, strict=True)
+        ):
             weight = np.asarray(variable)
             is_kernel = weight.ndim > 1
-            velocity[i] = 0.9 * velocity[i] + gradient.numpy() + 0.01 * is_kernel * weight
+            velocity[i] = (
+                0.9 * velocity[i] + gradient.numpy() + 0.01 * is_kernel * weight
+            )
             variable.assign(weight - 0.1 * velocity[i])
     np.testing.assert_allclose(flat(after), flat(network.get_weights()), atol=1e-7)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "steps"])
 def test_schedules(schedule):
-    recipe = constant(16, epochs=8, schedule=schedule, warmup=0.25 if schedule == "cosine" else 0)
+    recipe = constant(
+        16, epochs=8, schedule=schedule, warmup=0.25 if schedule == "cosine" else 0
+    )
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     training._compile(network, recipe, 10)
     rates = [float(network.optimizer._learning_rate(step)) for step in range(80)]
@@ -153,7 +163,13 @@ def test_it_learns_and_leaves_a_folder_that_explains_itself(trained):
     assert record["versions"]["keras"] == keras.__version__
     assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG")
     names = {path.name for path in trained.iterdir()}
-    assert names == {"run.json", "metrics.csv", "curves.png", "best.keras", "final.keras"}
+    assert names == {
+        "run.json",
+        "metrics.csv",
+        "curves.png",
+        "best.keras",
+        "final.keras",
+    }
 
     # The file's model is an ordinary one, and right as fit and evaluate see it.
     model = load_model(str(trained / "final.keras"))
@@ -165,7 +181,8 @@ def test_it_learns_and_leaves_a_folder_that_explains_itself(trained):
 
 def test_after_the_end_it_does_nothing(trained, capsys):
     before = {path.name: path.stat().st_mtime_ns for path in trained.iterdir()}
-    assert training.train(**SMALL, epochs=8, model_dir=str(trained)) == []
+    again = {**SMALL, "strategy": "mirrored", "epochs": 8}
+    assert training.train(**again, model_dir=str(trained)) == []
     assert "has ended; nothing to do" in capsys.readouterr().out
     assert before == {path.name: path.stat().st_mtime_ns for path in trained.iterdir()}
 
@@ -217,7 +234,11 @@ def test_callbacks_resume_in_the_middle_of_an_epoch(tmp_path, stop_at):
         stopping = keras.callbacks.EarlyStopping("val_loss", patience=50)
         folder = str(tmp_path / folder)
         rows = training.train(
-            **SMALL, epochs=3, model_dir=folder, checkpoint_every=23, callbacks=[counter, stopping]
+            **SMALL,
+            epochs=3,
+            model_dir=folder,
+            checkpoint_every=23,
+            callbacks=[counter, stopping],
         )
         return rows, counter, stopping
 
@@ -263,7 +284,12 @@ def train_in_process(folder, *flags):
 )
 def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path, flags, kills):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    options = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE, "text": True}
+    options = {
+        "cwd": tmp_path,
+        "env": environment,
+        "stdout": subprocess.PIPE,
+        "text": True,
+    }
     subprocess.run(train_in_process("whole", *flags), check=True, **options)
     chance = random.Random()
     for _ in range(kills):
@@ -278,10 +304,15 @@ def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path, flags, kills):
     resumed = subprocess.run(train_in_process("cut", *flags), check=True, **options)
     assert "Resuming after step" in resumed.stdout or "has ended" in resumed.stdout
     for name in ("final.keras", "best.keras"):
-        whole, cut = weights_of(tmp_path / "whole" / name), weights_of(tmp_path / "cut" / name)
+        whole, cut = (
+            weights_of(tmp_path / "whole" / name),
+            weights_of(tmp_path / "cut" / name),
+        )
         for expected, found in zip(whole, cut, strict=True):
             np.testing.assert_array_equal(found, expected)
-    metrics = [(tmp_path / run / "metrics.csv").read_bytes() for run in ("whole", "cut")]
+    metrics = [
+        (tmp_path / run / "metrics.csv").read_bytes() for run in ("whole", "cut")
+    ]
     assert metrics[0] == metrics[1]
 
 
@@ -291,14 +322,22 @@ def interrupted(tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         training.train(
-            **SMALL, epochs=3, model_dir=str(folder), checkpoint_every=10, callbacks=[Counter(31)]
+            **SMALL,
+            epochs=3,
+            model_dir=str(folder),
+            checkpoint_every=10,
+            callbacks=[Counter(31)],
         )
     return folder
 
 
 def resume(folder):
     return training.train(
-        **SMALL, epochs=3, model_dir=str(folder), checkpoint_every=10, callbacks=[Counter()]
+        **SMALL,
+        epochs=3,
+        model_dir=str(folder),
+        checkpoint_every=10,
+        callbacks=[Counter()],
     )
 
 
@@ -308,7 +347,9 @@ def test_a_truncated_checkpoint_is_refused(interrupted):
     before = {p: p.stat().st_mtime_ns for p in (interrupted / "checkpoints").iterdir()}
     with pytest.raises(InputError, match=r"checkpoints/step-30 is damaged"):
         resume(interrupted)
-    assert before == {p: p.stat().st_mtime_ns for p in (interrupted / "checkpoints").iterdir()}
+    assert before == {
+        p: p.stat().st_mtime_ns for p in (interrupted / "checkpoints").iterdir()
+    }
 
 
 def write_checkpoint(folder, **objects):
@@ -333,7 +374,9 @@ def test_a_newer_checkpoint_is_refused(interrupted, monkeypatch):
 
 
 def test_a_checkpoint_of_another_network_is_refused(interrupted):
-    write_checkpoint(interrupted, progress=training._Progress([]), sums=tf.Variable([0.0] * 3))
+    write_checkpoint(
+        interrupted, progress=training._Progress([]), sums=tf.Variable([0.0] * 3)
+    )
     with pytest.raises(InputError, match="is damaged or of another network"):
         resume(interrupted)
 
@@ -352,7 +395,7 @@ def test_a_damaged_record_is_refused(interrupted):
         ({"strategy": "tpu"}, "Accepted: one_device, mirrored"),
         ({"shortcut": "D"}, "Received: shortcut='D'"),
         ({"recipe": "sgd"}, "Unknown recipe"),
-        ({"batch_size": 63}, "must be a multiple"),
+        ({"strategy": "mirrored", "batch_size": 63}, "must be a multiple"),
         ({"model": "resnet50"}, "at least 32 pixels"),
         ({"checkpoint_every": 0}, "Received: 0"),
         ({"model_dir": "/proc/runs"}, "can be written"),

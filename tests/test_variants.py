@@ -6,8 +6,13 @@ from keras_resnet.variants import VARIANTS, find_variant
 
 
 def test_every_network_of_the_paper_is_there():
-    imagenet = [f"resnet{n}" for n in (18, 34, 50, 101, 152)] + ["plainnet18", "plainnet34"]
-    cifar = [f"{k}net{n}" for k in ("res", "plain") for n in (20, 32, 44, 56, 110, 1202)]
+    imagenet = [f"resnet{n}" for n in (18, 34, 50, 101, 152)] + [
+        "plainnet18",
+        "plainnet34",
+    ]
+    cifar = [
+        f"{k}net{n}" for k in ("res", "plain") for n in (20, 32, 44, 56, 110, 1202)
+    ]
     assert sorted(keras_resnet.list_models()) == sorted(imagenet + cifar)
 
 

@@ -34,7 +34,9 @@ def test_a_difference_of_one_logit():
     share = softmax(LOGITS)[2, 0]
     moved = math.log(1 + share * (math.exp(0.01) - 1))
     assert found.logit_difference == pytest.approx((0.01 - moved) / 5, rel=1e-6)
-    with pytest.raises(verify.Disagreement, match=r"differs .* by 2\.0e-03 .* limit is 1e-04"):
+    with pytest.raises(
+        verify.Disagreement, match=r"differs .* by 2\.0e-03 .* limit is 1e-04"
+    ):
         verify.judge("float32", found, exact=True)
 
 
@@ -58,7 +60,9 @@ def test_paired_counts():
     ],
 )
 def test_interval(lost, won, images, low, high):
-    assert verify.paired_interval(lost, won, images) == pytest.approx((low, high), abs=1e-9)
+    assert verify.paired_interval(lost, won, images) == pytest.approx(
+        (low, high), abs=1e-9
+    )
 
 
 def judged(lost, won, images):
@@ -78,12 +82,16 @@ def test_lower_precision_may_lose_what_chance_explains():
 
 def test_a_shown_loss_is_refused():
     """12 of 360 lost is 3.3 points, at least 1.5."""
-    with pytest.raises(verify.Disagreement, match=r"int8 loses 3\.3 points .* limit is 0\.5"):
+    with pytest.raises(
+        verify.Disagreement, match=r"int8 loses 3\.3 points .* limit is 0\.5"
+    ):
         verify.judge("int8", judged(12, 0, 360), exact=False)
 
 
 def test_disagreement_is_refused_though_nothing_is_lost():
-    with pytest.raises(verify.Disagreement, match=r"on 94\.0% of 100 images; the limit is 95%"):
+    with pytest.raises(
+        verify.Disagreement, match=r"on 94\.0% of 100 images; the limit is 95%"
+    ):
         verify.judge("int8", judged(3, 3, 100), exact=False)
     verify.judge("int8", judged(2, 2, 100), exact=False)
 
