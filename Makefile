@@ -39,7 +39,7 @@ $(VENV)/ready-dev: requirements-dev.lock | $(VENV)/ready
 	@touch $@
 
 # Needs uv. Hashes and no addresses; every platform and Python in one file.
-COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet
+COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet -c constraints.txt
 lock:
 	$(COMPILE) setup.py --extra cpu -o requirements.lock
 	$(COMPILE) setup.py --extra cpu --extra dev -c requirements.lock -o requirements-dev.lock

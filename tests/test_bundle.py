@@ -89,8 +89,10 @@ def test_closing_table(exported):
     folder, printed = exported
     lines = printed[printed.index("artifact ") :].splitlines()
     assert [line.split()[0] for line in lines[1:7]] == [
-        "Keras", "saved_model/1", "float32.tflite", "float16.tflite", "dynamic.tflite", "int8.tflite",
-    ]  # fmt: skip
+        "Keras",
+        "saved_model/1",
+        *(f"{name}.tflite" for name in ("float32", "float16", "dynamic", "int8")),
+    ]
     for line in lines[1:7]:
         assert "of 360" in line
     for word in ("size", "top-1", "agreement", "latency"):
@@ -210,7 +212,7 @@ def test_saved_model_cli(exported, held_out, tmp_path):
     def run(signature, inputs):
         return run_python(
             "-c",
-            "import sys; from tensorflow.python.tools.saved_model_cli import main; sys.exit(main())",
+            "from tensorflow.python.tools.saved_model_cli import main; main()",
             "run", "--dir", folder / "saved_model/1", "--tag_set", "serve",
             "--signature_def", signature, "--inputs", inputs, "--outdir", tmp_path, "--overwrite",
         )  # fmt: skip

@@ -3,13 +3,12 @@
 import inspect
 import json
 import math
-import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, SHARED, run_python
+from conftest import SHARED, run_python
 
 import keras_resnet
 from keras_resnet.blocks import flat_layers, shortcut

@@ -152,7 +152,7 @@ def test_schedules(schedule):
 
 
 def test_it_learns_and_leaves_a_folder_that_explains_itself(trained):
-    rows = list(csv.DictReader(open(trained / "metrics.csv", encoding="utf-8")))
+    rows = list(csv.DictReader((trained / "metrics.csv").read_text().splitlines()))
     assert [int(row["epoch"]) for row in rows] == list(range(1, 9))
     assert float(rows[-1]["val_accuracy"]) > 0.9
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"]) / 2

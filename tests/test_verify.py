@@ -53,7 +53,8 @@ def test_paired_counts():
 @pytest.mark.parametrize(
     ("lost", "won", "images", "low", "high"),
     [
-        # By hand: (b + 1/2 - c - 1/2) / (n + 2) -+ 1.96 sqrt(b + c + 1 - (b - c)^2 / (n + 2)) / (n + 2)
+        # By hand, with b lost and c won of n:
+        # ((b - c) -+ 1.96 sqrt(b + c + 1 - (b - c)^2 / (n + 2))) / (n + 2)
         (0, 0, 98, -1.96, 1.96),
         (8, 0, 198, 4 - 0.98 * math.sqrt(9 - 0.32), 4 + 0.98 * math.sqrt(9 - 0.32)),
         (3, 3, 348, -0.56 * math.sqrt(7), 0.56 * math.sqrt(7)),
