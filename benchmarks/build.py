@@ -5,7 +5,9 @@ python -m benchmarks.build
 Both sides build the same layers with random weights at 224x224: the paper's
 network with its top beside `keras.applications` (whose convolutions have a bias
 each), and version 1.5 without a top beside KerasHub's `ResNetBackbone`, whose
-parameters are as many. CIFAR nets have no peer and stand for the record.
+parameters are as many. The peers draw their kernels from Glorot's uniform
+distribution, ours from He's normal one, as the paper does, which takes longer.
+CIFAR nets have no peer and stand for the record.
 `peer/ours` is the median over the rounds, with the lowest and the highest beside
 it; above 1 ours is faster.
 """

@@ -4,8 +4,10 @@ Another load on the machine slows both sides of a round alike, so only the ratio
 within a round means much; the times themselves are of that machine at that hour.
 """
 
+import contextlib
 import csv
 import io
+import multiprocessing
 import os
 import statistics
 import time
@@ -37,6 +39,42 @@ def take_turns(sides, rounds, between=lambda: None):
     return times
 
 
+def alone(make, *args):
+    """Gives a side a process of its own, which waits while another's turn lasts.
+
+    What one side does to its process, such as setting TensorFlow's or the memory
+    allocator's options, then leaves the others alone.
+
+    Args:
+        make: called there as `make(*args)`; returns a function without arguments.
+        *args: to be pickled, as `make` is.
+
+    Returns:
+        A function that runs that one and waits for its end; `EOFError` if it
+        fails.
+    """
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    context.Process(target=_serve, args=(there, make, args), daemon=True).start()
+    there.close()
+
+    def side():
+        here.send(None)
+        here.recv()
+
+    return side
+
+
+def _serve(pipe, make, args):
+    side = make(*args)
+    # Until the pipe's other end closes.
+    with contextlib.suppress(EOFError):
+        while True:
+            pipe.recv()
+            side()
+            pipe.send(None)
+
+
 def milliseconds(times, parts=1):
     """Returns the median of times in seconds, for one of `parts` equal parts."""
     return round(1000 * statistics.median(times) / parts, 1)
@@ -56,15 +94,15 @@ def compare(times, peer, parts=1):
         peer: name of the peer in `times`; `None` if ours has none.
         parts: number of equal parts, such as steps, in what was timed.
     """
-    ours, theirs = times["ours"], times.get(peer, [])
-    columns = ("peer/ours", "lowest", "highest")
+    ours, theirs = times["ours"], times.get(peer)
+    median, lowest, highest = ratios(theirs, ours) if theirs else [None] * 3
     return {
         "ours_ms": milliseconds(ours, parts),
         "peer": peer,
         "peer_ms": milliseconds(theirs, parts) if theirs else None,
-        **dict(
-            zip(columns, ratios(theirs, ours) if theirs else [None] * 3, strict=True)
-        ),
+        "peer/ours": median,
+        "lowest": lowest,
+        "highest": highest,
         "rounds": len(ours),
     }
 
@@ -79,10 +117,8 @@ def write_results(name, rows):
     from keras_resnet.runs import machine, versions, write_file
 
     found = versions()
-    try:
+    with contextlib.suppress(metadata.PackageNotFoundError):
         found["keras-hub"] = metadata.version("keras-hub")
-    except metadata.PackageNotFoundError:
-        pass
     about = {
         "versions": " ".join(f"{key}={value}" for key, value in found.items()),
         "machine": machine(),

@@ -36,5 +36,5 @@ if __name__ == "__main__":
         "data_dir", None, "Folder of prepared TFDS sets; TFDS's own if not given."
     )
     flags.DEFINE_integer("images", 2000, "Held-out images to check on, at most.", 1)
-    flags.DEFINE_integer("seed", 0, "Of the choice of images to calibrate int8 with.")
+    flags.DEFINE_integer("seed", 0, "Of the choice of images for calibration.", 0)
     programs.run(main)

@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from keras_resnet import data
 from keras_resnet.errors import InputError, choose
-from keras_resnet.runs import load_run, machine, versions, write_file
+from keras_resnet.runs import load_dataset_for, load_run, machine, versions, write_file
 
 from . import card, latency, saved_model, tflite, verify
 
@@ -103,21 +103,18 @@ def export(
     for name in formats:
         choose("format", name, ARTIFACTS)
     output = os.path.normpath(output)
-    if os.path.lexists(output) and not os.path.exists(
-        os.path.join(output, "manifest.json")
-    ):
+    if not formats:
+        raise InputError(f"Name at least one format: {', '.join(ARTIFACTS)}")
+    if seed < 0:
+        raise InputError(f"seed must be 0 or more. Received: seed={seed}")
+    if not _may_replace(output):
         raise InputError(
-            "output must be a new folder, or an earlier bundle, which is replaced. "
-            f"Received: {output!r}, which is something else"
+            "output must be a new or empty folder, or an earlier bundle, which is "
+            f"replaced. Received: {output!r}, which holds other files"
         )
     run = load_run(model)
     saved_model.check_model(run.model)
-    source = data.load_dataset(dataset or run.settings["dataset"], data_dir)
-    if source.classes != run.classes:
-        raise InputError(
-            f"The model knows the classes {', '.join(run.classes)}. "
-            f"Received: {source.name} with the classes {', '.join(source.classes)}"
-        )
+    source = load_dataset_for(run, dataset, data_dir)
     chosen = np.linspace(0, len(source.test) - 1, min(images, len(source.test))).astype(
         int
     )
@@ -184,6 +181,17 @@ def export(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return manifest
+
+
+def _may_replace(output):
+    """Whether there is nothing at a path but, at most, a bundle of ours."""
+    if not os.path.lexists(output):
+        return True
+    if os.path.islink(output) or not os.path.isdir(output):
+        return False
+    ours = {"manifest.json", "labels.txt", "MODEL_CARD.md"}
+    ours |= {artifact.path.split("/")[0] for artifact in ARTIFACTS.values()}
+    return set(os.listdir(output)) <= ours
 
 
 def _views(split, places, preprocessing):
@@ -269,7 +277,11 @@ def _replace(new, path):
         return
     old = f"{new}.old"
     os.rename(path, old)
-    os.rename(new, path)
+    try:
+        os.rename(new, path)
+    except OSError:
+        os.rename(old, path)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -80,13 +80,11 @@ def __getattr__(name):
     try:
         module = importlib.import_module(f"{__name__}.{_HOME.get(name, 'resnet')}")
     except ModuleNotFoundError as error:
-        if error.name != "tensorflow":
+        from keras_resnet.errors import NO_TENSORFLOW, lacks_tensorflow
+
+        if not lacks_tensorflow(error):
             raise
-        raise ImportError(
-            "keras_resnet needs TensorFlow, which comes with one of its extras: "
-            "pip install 'keras-resnet-zoo[cpu]' or 'keras-resnet-zoo[gpu]'",
-            name="tensorflow",
-        ) from error
+        raise ImportError(NO_TENSORFLOW, name="tensorflow") from error
     return getattr(module, name)
 
 

@@ -64,6 +64,14 @@ class Dataset:
     shape: tuple[int, int, int] | None
 
 
+def resolve_name(name):
+    """Returns the name of a data set with the whole path of a folder in it."""
+    if not name.startswith("folder:"):
+        return name
+    path = os.path.expanduser(name.removeprefix("folder:"))
+    return f"folder:{os.path.abspath(path)}"
+
+
 def load_dataset(name, data_dir=None):
     """Loads a data set.
 
@@ -81,6 +89,7 @@ def load_dataset(name, data_dir=None):
     Raises:
         InputError: there is no such data set, or it cannot be used.
     """
+    name = resolve_name(name)
     if name == "digits":
         return _digits()
     if name.startswith("folder:"):
@@ -108,7 +117,7 @@ def _digits():
 
 
 def _folder(name):
-    path = os.path.expanduser(name.removeprefix("folder:"))
+    path = name.removeprefix("folder:")
     if not os.path.isdir(path):
         raise InputError(
             f"There is no such folder. Accepted: folder:PATH. Received: {name}"
@@ -127,20 +136,28 @@ def _folder(name):
         classes = _class_folders(path)
         files = _files(path, classes)
         # Every fifth file of each class, in the order of their names.
-        place = np.concatenate([np.arange(n) for n in np.bincount(files.labels)])
+        place = np.concatenate(
+            [np.arange(n) for n in np.bincount(files.labels, minlength=len(classes))]
+        )
         out = place % 5 == 4
         train = Split(files.images[~out], files.labels[~out], True)
         test = Split(files.images[out], files.labels[out], True)
-    if not len(train) or not len(test):
+    held = np.bincount(test.labels, minlength=len(classes))
+    if not len(train) or not held.all():
         raise InputError(
             "Each class needs at least five images, or there must be folders train and "
-            f"test. Received: {name} with {len(train)} to train on and {len(test)} held out"
+            f"test with images of each. Received: {name} with {len(train)} images to "
+            f"train on and, held out of each class, {held.tolist()}"
         )
     return Dataset(name, tuple(classes), train, test, None)
 
 
 def _class_folders(path):
-    classes = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
+    classes = sorted(
+        entry.name
+        for entry in os.scandir(path)
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
     if len(classes) < 2:
         raise InputError(
             "Images must lie in at least two folders, one for each class. "
@@ -182,7 +199,7 @@ def _tfds(name, data_dir):
         ) from None
     try:
         builder = tfds.builder(name, data_dir=data_dir)
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+    except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
             "There is no such data set. Accepted: digits, folder:PATH, the name of a "
@@ -397,7 +414,8 @@ def refuse_damaged(split, preprocessing):
 
 def _views(split, preprocessing, margin=0):
     """Returns a function from indices to a batch of views."""
-    images = tf.constant(split.images)
+    with tf.device("CPU:0"):  # Whole sets do not belong in a GPU's memory.
+        images = tf.constant(split.images)
     read = split.reader(preprocessing)
     if (
         images.dtype == tf.uint8

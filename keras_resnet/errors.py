@@ -32,3 +32,14 @@ def choose(what: str, name: str, accepted: Iterable[str]) -> str:
     raise InputError(
         f"Unknown {what}. {hint}Accepted: {', '.join(accepted)}. Received: {what}={name!r}"
     )
+
+
+NO_TENSORFLOW = (
+    "keras_resnet needs TensorFlow, which comes with one of its extras: "
+    "pip install 'keras-resnet-zoo[cpu]' or 'keras-resnet-zoo[gpu]'"
+)
+
+
+def lacks_tensorflow(error: ModuleNotFoundError) -> bool:
+    """Whether an import failed because TensorFlow is not installed."""
+    return (error.name or "").split(".")[0] == "tensorflow"

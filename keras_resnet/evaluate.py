@@ -31,26 +31,14 @@ def evaluate(
     Raises:
         InputError: an argument cannot be used.
     """
-    from keras_resnet.data import load_dataset
-    from keras_resnet.errors import InputError
     from keras_resnet.evaluation import Evaluator
-    from keras_resnet.runs import load_run
+    from keras_resnet.runs import load_dataset_for, load_run
     from keras_resnet.strategies import make_strategy
 
     strategy = make_strategy(strategy, virtual_devices)
     with strategy.scope():
         run = load_run(model)
-    images = load_dataset(dataset or run.settings["dataset"], data_dir)
-    if images.classes != run.classes:
-        raise InputError(
-            f"The model knows the classes {', '.join(run.classes)}. "
-            f"Received: {images.name} with the classes {', '.join(images.classes)}"
-        )
-    if images.shape and images.shape[2] != run.preprocessing.channels:
-        raise InputError(
-            f"The model takes images of {run.preprocessing.channels} channel(s). "
-            f"Received: {images.name} with {images.shape[2]}"
-        )
+    images = load_dataset_for(run, dataset, data_dir)
     return Evaluator(run.model, images.test, run.preprocessing, batch_size, strategy)()
 
 

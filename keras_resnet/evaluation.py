@@ -4,13 +4,14 @@ import keras
 import tensorflow as tf
 
 from keras_resnet.data import check_batch_size, evaluation_batches, refuse_damaged
+from keras_resnet.strategies import next_batch
 
 
 class Evaluator:
     """Evaluates a model, as often as it is called.
 
     Exact for any batch size and any number of replicas: a last, partial batch
-    is filled up with images that count as nothing.
+    is filled up with the first images again, which then count as nothing.
 
     Args:
         model: classifier that gives probabilities (batch, classes).
@@ -27,10 +28,7 @@ class Evaluator:
         replicas = strategy.num_replicas_in_sync
         check_batch_size(batch_size, replicas)
         self._split, self._preprocessing = split, preprocessing
-        batches = evaluation_batches(split, preprocessing, batch_size, replicas)
-        self._batches = strategy.distribute_datasets_from_function(
-            lambda context: batches
-        )
+        self._batches = evaluation_batches(split, preprocessing, batch_size, replicas)
         self._steps = -(-len(split) // batch_size)
         self._sums = tf.Variable(tf.zeros(4, tf.float64))
         top = min(5, model.output_shape[-1])
@@ -47,7 +45,7 @@ class Evaluator:
 
         @tf.function
         def step(batches):
-            sums = strategy.run(replica_step, args=next(batches))
+            sums = strategy.run(replica_step, args=next_batch(strategy, batches))
             self._sums.assign_add(strategy.reduce("SUM", sums, axis=None))
 
         self._step = step
@@ -67,7 +65,7 @@ class Evaluator:
             batches = iter(self._batches)
             for _ in range(self._steps):
                 self._step(batches)
-        except tf.errors.InvalidArgumentError:
+        except tf.errors.OpError:
             refuse_damaged(self._split, self._preprocessing)
             raise
         loss, right, top, images = self._sums.numpy().tolist()

@@ -1,7 +1,7 @@
 """From an image to a network's input: one definition for every use.
 
 Training, evaluation, prediction and the exported artifacts all read images
-through this module. Its result are raw pixels, uint8 from 0 to 255; a net
+through this module. Its results are raw pixels, uint8 from 0 to 255; a net
 trained here normalises them itself, in its first layer, so that no client can
 get that wrong.
 """
@@ -43,8 +43,10 @@ class Preprocessing:
         Returns:
             uint8 tensor (any height, any width, channels).
         """
-        image = tf.io.decode_image(encoded, self.channels, expand_animations=False)
-        return tf.ensure_shape(image, (None, None, self.channels))
+        image = tf.io.decode_image(encoded, 3, expand_animations=False)
+        image = tf.ensure_shape(image, (None, None, 3))
+        # Not by decode_image, which makes grey of JPEG and PNG files only.
+        return image if self.channels == 3 else tf.image.rgb_to_grayscale(image)
 
     def view(self, image, margin=0):
         """The central crop of an image: what the network sees of it.

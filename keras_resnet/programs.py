@@ -8,7 +8,7 @@ import sys
 import absl.logging
 from absl import app, flags
 
-from keras_resnet.errors import InputError
+from keras_resnet.errors import NO_TENSORFLOW, InputError, lacks_tensorflow
 
 
 def run(main, positional=False):
@@ -42,6 +42,11 @@ def run(main, positional=False):
         except (InputError, OSError) as error:
             message = " ".join(str(error).split())
             print(f"error: {message}", file=sys.stderr)
+            return 1
+        except ModuleNotFoundError as error:
+            if not lacks_tensorflow(error):
+                raise
+            print(f"error: {NO_TENSORFLOW}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)

@@ -5,6 +5,7 @@ it leaves open are chosen so that published weights fit: padding is symmetric,
 and shortcut A puts half of the new channels in front and half behind.
 """
 
+import numbers
 import re
 
 import keras
@@ -66,7 +67,7 @@ def ResNet(
         raise InputError(
             f"pooling must be None, 'avg' or 'max'. Received: pooling={pooling!r}"
         )
-    if include_top and (not isinstance(classes, int) or classes < 1):
+    if include_top and (not isinstance(classes, numbers.Integral) or classes < 1):
         raise InputError(
             f"classes must be a whole number of at least 1. Received: classes={classes!r}"
         )
@@ -147,7 +148,7 @@ def _check_shape(row, shape):
     """Refuses shapes that the net's strides would reduce to nothing."""
     shape = tuple(shape)
     fits = len(shape) == 3 and all(
-        n is None or (isinstance(n, int) and n > 0) for n in shape
+        n is None or (isinstance(n, numbers.Integral) and n > 0) for n in shape
     )
     if fits:
         *sides, channels = shape if channel_axis() == -1 else (*shape[1:], shape[0])

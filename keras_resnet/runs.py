@@ -21,6 +21,7 @@ from importlib import metadata
 
 import keras
 
+from keras_resnet.data import load_dataset
 from keras_resnet.errors import InputError
 from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.weights import load_model, save_model
@@ -78,6 +79,32 @@ def load_run(path):
     )
 
 
+def load_dataset_for(run, dataset=None, data_dir=None):
+    """Loads the data set that a run's model is to be tried on.
+
+    Args:
+        run: a `Run`.
+        dataset: see `keras_resnet.data.load_dataset`; `None` is the one that the
+            model was trained on.
+        data_dir: where TFDS keeps its sets.
+
+    Raises:
+        InputError: it has other classes, or images of another number of channels.
+    """
+    images = load_dataset(dataset or run.settings["dataset"], data_dir)
+    if images.classes != run.classes:
+        raise InputError(
+            f"The model knows the classes {', '.join(run.classes)}. "
+            f"Received: {images.name} with the classes {', '.join(images.classes)}"
+        )
+    if images.shape and images.shape[2] != run.preprocessing.channels:
+        raise InputError(
+            f"The model takes images of {run.preprocessing.channels} channel(s). "
+            f"Received: {images.name} with {images.shape[2]}"
+        )
+    return images
+
+
 def read_record(folder):
     """Returns the contents of a folder's `run.json`; `None` if there is none."""
     path = os.path.join(folder, "run.json")
@@ -86,10 +113,12 @@ def read_record(folder):
     try:
         with open(path, encoding="utf-8") as file:
             record = json.load(file)
-        record["settings"], record["classes"], record["preprocessing"]
+        Preprocessing(**record["preprocessing"])
+        if not isinstance(record["settings"], dict) or not record["classes"]:
+            raise KeyError
     except (ValueError, KeyError, TypeError, UnicodeDecodeError):
         raise InputError(
-            f"{path} is damaged, or was not written by keras_resnet"
+            f"{path} is damaged, or was not written by this version of keras_resnet"
         ) from None
     return record
 
@@ -145,12 +174,13 @@ def write_file(path, content):
             os.remove(beside)
 
 
-# Of metrics.csv: means over the epoch, and over the held-out images after it.
+# Of metrics.csv: means over the epoch, means over the held-out images after it,
+# and the rate of the step that follows.
 COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
 
 
 class RunFolder(keras.callbacks.Callback):
-    """Keeps `metrics.csv`, `curves.png` and `best.keras` up to date.
+    """Keeps `metrics.csv` and `best.keras`, and draws `curves.png` at the end.
 
     `metrics.csv` is written whole after each epoch, from the rows that the
     checkpoint carries: a resumed run leaves the same file as an undisturbed one.

@@ -70,7 +70,7 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "stride_on", "1x1", "1x1 (the paper) or 3x3 (torchvision's v1.5)."
     )
-    flags.DEFINE_integer("seed", 0, "Of weights, order and augmentation.")
+    flags.DEFINE_integer("seed", 0, "Of weights, order and augmentation.", 0)
     flags.DEFINE_integer(
         "checkpoint_every", 100, "Steps from one checkpoint to the next.", 1
     )

@@ -7,6 +7,7 @@ through `strategy.run`, drives ordinary Keras callbacks, and resumes in the
 middle of an epoch with nothing lost or repeated.
 """
 
+import base64
 import contextlib
 import dataclasses
 import json
@@ -28,7 +29,7 @@ from keras_resnet.preprocessing import Preprocessing, statistics
 from keras_resnet.recipes import default_recipe, find_recipe
 from keras_resnet.resnet import ResNet
 from keras_resnet.runs import RunFolder, read_record, write_record
-from keras_resnet.strategies import make_strategy
+from keras_resnet.strategies import make_strategy, next_batch
 from keras_resnet.variants import find_variant
 from keras_resnet.weights import save_model
 
@@ -85,8 +86,8 @@ def train(
         model_dir: the run folder; `None` is `runs/MODEL-DATASET`.
         checkpoint_every: steps from one checkpoint to the next. A killed run
             redoes at most that many.
-        callbacks: Keras callbacks. Their plain attributes (numbers, strings,
-            lists and dicts of them) travel in the checkpoint.
+        callbacks: Keras callbacks. Their attributes travel in the checkpoint where
+            they are numbers, strings, arrays, or lists and dicts of them.
         verbose: 0 silent, 1 progress bar, 2 one line for each epoch; `None` is 1
             on a terminal, else 2.
 
@@ -103,6 +104,8 @@ def train(
         raise InputError(
             f"checkpoint_every must be at least 1. Received: {checkpoint_every}"
         )
+    if not 0 <= seed < 2**31:
+        raise InputError(f"seed must be from 0 to 2**31 - 1. Received: seed={seed}")
     if keras.config.image_data_format() != "channels_last":
         raise InputError(
             "Training needs Keras's image_data_format to be 'channels_last'"
@@ -117,11 +120,9 @@ def train(
     variant = find_variant(model)
     images = data.load_dataset(dataset, data_dir)
     preprocessing = _choose_preprocessing(variant, images, image_size)
+    recipe_name = recipe or default_recipe(dataset, photographs=preprocessing.crop < 1)
     recipe = find_recipe(
-        recipe or default_recipe(dataset, photographs=preprocessing.crop < 1),
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
+        recipe_name, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
     )
     data.check_batch_size(recipe.batch_size, replicas)
     steps = data.steps_per_epoch(images.train, recipe.batch_size, replicas)
@@ -133,14 +134,18 @@ def train(
         "model": model.lower(),
         "shortcut": variant.shortcut if shortcut is None else shortcut,
         "stride_on": stride_on,
-        "dataset": dataset,
+        "dataset": data.resolve_name(dataset),
+        "images": [len(images.train), len(images.test)],
+        "input_shape": list(preprocessing.shape),
+        "recipe": recipe_name,
         **dataclasses.asdict(recipe),
         "seed": seed,
         "strategy": strategy_name,
         "replicas": replicas,
     }
-    where = os.path.basename(os.path.normpath(dataset.removeprefix("folder:")))
-    model_dir = model_dir or os.path.join("runs", f"{model.lower()}-{where}")
+    source = settings["dataset"].removeprefix("folder:").replace(":", "-")
+    where = os.path.basename(source) or "root"
+    model_dir = model_dir or os.path.join("runs", f"{settings['model']}-{where}")
     if _has_ended(model_dir, settings):
         print(f"The run in {model_dir} has ended; nothing to do.")
         return []
@@ -231,7 +236,7 @@ def _build(settings, images, preprocessing):
     )
     try:
         mean, variance = statistics(data.load_views(sample, preprocessing))
-    except tf.errors.InvalidArgumentError:
+    except tf.errors.OpError:
         data.refuse_damaged(images.train, preprocessing)
         raise
     image = keras.Input(preprocessing.shape, name="image")
@@ -270,7 +275,8 @@ def _compile(network, recipe, steps):
         metrics=["accuracy"],
     )
     network.optimizer.build(network.trainable_variables)
-    # Callbacks ask the metrics whether more is better; `fit` would make them.
+    # `fit` would make the metrics, of which EarlyStopping and ReduceLROnPlateau
+    # ask whether more is better.
     network.compute_metrics(None, np.zeros(1), np.zeros((1, network.output_shape[-1])))
     network.reset_metrics()
 
@@ -305,7 +311,7 @@ def make_train_step(network, strategy, weight_decay):
         weight_decay: of every kernel, coupled (see `keras_resnet.recipes`).
 
     Returns:
-        A function of an iterator over distributed training batches (see
+        A function of an iterator over training batches (see
         `keras_resnet.data.training_batches`) that takes one step, and the
         variable [summed loss, right answers, images] that it adds to.
     """
@@ -339,7 +345,7 @@ def make_train_step(network, strategy, weight_decay):
             _synchronized(network) if replicas > 1 else contextlib.nullcontext()
         )
         with synchronize:
-            result = strategy.run(replica_step, args=next(batches))
+            result = strategy.run(replica_step, args=next_batch(strategy, batches))
         sums.assign_add(strategy.reduce("SUM", result, axis=None))
 
     return step, sums
@@ -375,8 +381,8 @@ class _Loop:
             epochs=self.recipe.epochs,
             steps=steps,
         )
-        self.network.stop_training = False
         callbacks.on_train_begin()
+        self.network.stop_training = False
         if checkpoints.restore():
             print(
                 f"Resuming after step {progress.step} of {self.recipe.epochs * steps}."
@@ -402,6 +408,8 @@ class _Loop:
                 if time.monotonic() - shown > 0.1:
                     logs, shown = self._logs(), time.monotonic()
                 callbacks.on_train_batch_end(batch, logs)
+                if self.network.stop_training:  # At once, as in `fit`.
+                    break
                 if progress.step % checkpoint_every == 0:
                     checkpoints.save(progress.step)
             held_out = {f"val_{key}": value for key, value in self.evaluate().items()}
@@ -434,14 +442,12 @@ class _Loop:
             start,
             self.recipe.epochs * steps,
         )
-        return iter(
-            self.strategy.distribute_datasets_from_function(lambda context: batches)
-        )
+        return iter(batches)
 
     def _take_step(self, batches):
         try:
             self.step(batches)
-        except tf.errors.InvalidArgumentError:
+        except tf.errors.OpError:
             data.refuse_damaged(self.images.train, self.preprocessing)
             raise
 
@@ -460,39 +466,66 @@ class _Progress(tf.train.experimental.PythonState):
         self._restored = None
 
     def serialize(self):
-        plain = [
+        states = [
             {
-                key: value
-                for key, value in vars(callback).items()
-                if _is_plain(key, value)
+                "class": type(callback).__name__,
+                "state": {
+                    key: value
+                    for key, value in vars(callback).items()
+                    if key != "params" and _is_plain(value)
+                },
             }
             for callback in self._callbacks
         ]
-        return json.dumps({"format": _FORMAT, "step": self.step, "callbacks": plain})
+        state = {"format": _FORMAT, "step": self.step, "callbacks": states}
+        return json.dumps(state, default=_encode)
 
     def deserialize(self, string_value):
-        state = json.loads(string_value)
+        state = json.loads(string_value, object_hook=_decode)
         self.step, self._restored = state["step"], state["callbacks"]
 
     def restore_callbacks(self):
         """Gives the callbacks the state they had; after `on_epoch_begin`."""
-        for callback, state in zip(self._callbacks, self._restored, strict=True):
-            vars(callback).update(state)
+        for callback, found in zip(self._callbacks, self._restored, strict=True):
+            vars(callback).update(found["state"])
+
+    def check_callbacks(self):
+        """Refuses other callbacks than those that the checkpoint is of."""
+        began = [found["class"] for found in self._restored]
+        now = [type(callback).__name__ for callback in self._callbacks]
+        if began != now:
+            raise InputError(
+                "A run resumes with the callbacks it began with, "
+                f"{', '.join(began)}. Received: {', '.join(now)}"
+            )
 
 
-def _is_plain(key, value):
-    """Whether JSON holds an attribute exactly."""
-    try:
-        return key != "params" and json.loads(json.dumps(value)) == value
-    except (TypeError, ValueError):
-        return False
+def _is_plain(value):
+    """Whether a checkpoint holds an attribute of a callback."""
+    if isinstance(value, dict):
+        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, str | bool | int | float | np.ndarray)
+
+
+def _encode(array):
+    content = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+    return {"array": content, "dtype": array.dtype.name, "shape": array.shape}
+
+
+def _decode(found):
+    if found.keys() != {"array", "dtype", "shape"}:
+        return found
+    content = np.frombuffer(base64.b64decode(found["array"]), found["dtype"])
+    return content.reshape(found["shape"]).copy()
 
 
 class _Checkpoints:
     """Writes and reads the checkpoints of a run."""
 
     def __init__(self, directory, network, sums, progress):
-        self._directory = directory
+        self._directory, self._progress = directory, progress
         variables = [*network.variables, *network.optimizer.variables]
         checkpoint = tf.train.Checkpoint(
             variables={f"{i:05d} {v.path}": v.value for i, v in enumerate(variables)},
@@ -514,10 +547,16 @@ class _Checkpoints:
             ) from error
 
     def restore(self):
-        """Reads the last checkpoint; returns whether there was one."""
-        path = self._manager.latest_checkpoint
-        if path is None:
+        """Reads the newest checkpoint; returns whether there is one.
+
+        Of those that TensorFlow noted as written to the end; one that was damaged
+        later can be removed by hand.
+        """
+        noted = self._manager.checkpoints
+        there = [path for path in noted if os.path.exists(f"{path}.index")]
+        if not there:
             return False
+        path = there[-1]
         key = "progress/.ATTRIBUTES/py_state"
         try:
             reader = tf.train.load_checkpoint(path)
@@ -533,6 +572,7 @@ class _Checkpoints:
                 )
             status = self._manager.checkpoint.restore(path).expect_partial()
             status.assert_consumed()
+            self._progress.check_callbacks()
         except (
             tf.errors.OpError,
             AssertionError,
@@ -543,7 +583,7 @@ class _Checkpoints:
             if isinstance(error, InputError):
                 raise
             raise InputError(
-                f"The checkpoint {path} is damaged or of another network; remove it to go "
-                f"on from the one before ({str(error).strip().splitlines()[0]})"
+                f"The checkpoint {path} is damaged or of another network; remove {path}.* "
+                f"to go on from the one before ({str(error).strip().splitlines()[0]})"
             ) from error
         return True

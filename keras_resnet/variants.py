@@ -110,7 +110,7 @@ def find_variant(name: str) -> Variant:
         return dataclasses.replace(
             VARIANTS[f"{kind}20"], blocks=(blocks,) * 3, parameters=None
         )
-    return VARIANTS[choose("model", key, [*VARIANTS, "cifar_resnet{6n+2}"])]
+    return VARIANTS[choose("model", key, VARIANTS)]
 
 
 def list_models() -> list[str]:

@@ -103,6 +103,7 @@ def test_one_layer():
     assert layer.parameters == 32 * 64 * 3 * 3
 
 
+@pytest.mark.full  # Builds every network, ResNet-1202 too.
 def test_program_prints_the_papers_tables():
     result = run_program("keras_resnet.complexity")
     assert result.returncode == 0, result.stderr

@@ -206,7 +206,7 @@ def test_folders_that_cannot_be_used(tmp_path):
         data.load_dataset(f"folder:{tmp_path}")
     for name in ("a", "b"):
         Image.new("RGB", (9, 9)).save(tmp_path / name / "one.png")
-    with pytest.raises(InputError, match="Each class needs at least five images"):
+    with pytest.raises(InputError, match=r"Each class needs .* \[0, 0\]"):
         data.load_dataset(f"folder:{tmp_path}")
 
 

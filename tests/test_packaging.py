@@ -8,7 +8,7 @@ import venv
 import zipfile
 
 import pytest
-from conftest import ROOT, run_python
+from conftest import ROOT, assert_one_line, run_program, run_python
 
 
 @pytest.fixture(scope="session")
@@ -109,9 +109,19 @@ print(sorted(new - set(sys.stdlib_module_names)))
     assert result.stdout.strip() == "['keras_resnet']", result.stdout + result.stderr
 
 
-def test_without_tensorflow_the_extras_are_named():
+def test_without_tensorflow_the_extras_are_named(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        """
+import sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "tensorflow":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Finder())
+"""
+    )
+    env = {"PYTHONPATH": f"{tmp_path}:{ROOT}"}
     code = """
-sys.modules["tensorflow"] = None
 import keras_resnet
 print(keras_resnet.list_models()[0])
 try:
@@ -119,10 +129,12 @@ try:
 except ImportError as error:
     print(error)
 """
-    result = run_python("-c", code)
-    assert "resnet18" in result.stdout
-    assert "keras-resnet-zoo[cpu]" in result.stdout, result.stderr
-    assert "keras-resnet-zoo[gpu]" in result.stdout
+    result = run_python("-c", code, env=env)
+    assert "resnet18" in result.stdout, result.stderr
+    for extra in ("cpu", "gpu"):
+        assert f"keras-resnet-zoo[{extra}]" in result.stdout, result.stderr
+    result = run_program("keras_resnet.train", env=env)
+    assert_one_line(result, "keras-resnet-zoo[cpu]")
 
 
 def test_lock_files_have_hashes_and_no_addresses():

@@ -364,15 +364,16 @@ def test_published_cifar_weights_give_their_logits(depth):
 
 
 _DEEP = """
-import json, resource, sys, time
+import json, sys, time
 import keras, numpy as np, tensorflow as tf
 import keras_resnet
 from keras_resnet.blocks import flat_layers
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 start = time.process_time()  # Other tests may run beside it.
 model = keras_resnet.ResNet(sys.argv[1], shortcut=sys.argv[2] or None)
 seconds = time.process_time() - start
-memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+# Not getrusage, whose maximum may be the parent's, from before it started this.
+status = open("/proc/self/status").read().splitlines()
+memory = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 layers = [layer.name for layer in flat_layers(model)]
 parameters = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
 endpoints = {k: v.shape[1:] for k, v in keras_resnet.endpoints(model).items()}

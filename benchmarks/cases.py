@@ -1,0 +1,76 @@
+"""What `benchmarks.step` and `benchmarks.checkpoint` train."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A network and its data: one batch of noise in memory, over and over.
+
+    Attributes:
+        model: name of the network.
+        recipe: key of `keras_resnet.recipes.RECIPES`.
+        batch_size: images in a step.
+        size: their height and width in pixels.
+        classes: number of classes.
+    """
+
+    model: str
+    recipe: str
+    batch_size: int
+    size: int
+    classes: int
+
+    def columns(self):
+        """Returns what a result says of the case."""
+        return {"network": self.model, "batch": self.batch_size, "pixels": self.size}
+
+    def find_recipe(self):
+        """Returns the recipe, at a rate that noise cannot blow up."""
+        from keras_resnet.recipes import find_recipe
+
+        return find_recipe(self.recipe, learning_rate=1e-3)
+
+    def batch(self):
+        """Returns uint8 images and int32 labels."""
+        import tensorflow as tf
+
+        shape = (self.batch_size, self.size, self.size, 3)
+        images = tf.random.stateless_uniform(shape, (0, 0), 0, 256, tf.int32)
+        return tf.cast(images, tf.uint8), tf.range(self.batch_size) % self.classes
+
+    def network(self):
+        """Returns a compiled network, as a training run has it."""
+        from keras_resnet import data, training
+        from keras_resnet.preprocessing import Preprocessing
+
+        noise = data.Split(*(each.numpy() for each in self.batch()))
+        classes = tuple(map(str, range(self.classes)))
+        shape = (self.size, self.size, 3)
+        images = data.Dataset("noise", classes, noise, noise, shape)
+        settings = {"model": self.model, "shortcut": None, "stride_on": "1x1"}
+        network = training._build(settings, images, Preprocessing(*shape))
+        training._compile(network, self.find_recipe(), steps=1000)
+        return network
+
+    def training(self):
+        """Returns a function that takes one of our steps, the network, its sums."""
+        import tensorflow as tf
+
+        from keras_resnet.strategies import make_strategy
+        from keras_resnet.training import make_train_step
+
+        strategy = make_strategy("mirrored")
+        with strategy.scope():
+            network = self.network()
+        weights = tf.fill([self.batch_size], 1 / self.batch_size)
+        batches = tf.data.Dataset.from_tensors((*self.batch(), weights)).repeat()
+        step, sums = make_train_step(network, strategy, self.find_recipe().weight_decay)
+        batches = iter(batches)
+        return lambda: step(batches), network, sums
+
+
+CASES = (
+    Case("resnet20", "paper_cifar", 128, 32, 10),
+    Case("resnet50", "photographs", 8, 224, 1000),
+)

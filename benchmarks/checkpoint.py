@@ -1,0 +1,61 @@
+"""What a checkpoint costs a training run, beside its steps.
+
+python -m benchmarks.checkpoint
+
+Steps and checkpoints of the same run take turns, the checkpoints as a run writes
+them, into a temporary folder, each removing the last but one. `checkpoint/step`
+is the median over the rounds, with the lowest and the highest beside it; the
+overhead is that of a run with `checkpoint_every=100`.
+"""
+
+import itertools
+import tempfile
+
+from absl import flags
+
+from benchmarks.cases import CASES
+from benchmarks.side_by_side import milliseconds, ratios, take_turns, write_results
+
+
+def measure(case, directory, rounds):
+    """Returns the row of a case."""
+    from keras_resnet.runs import RunFolder
+    from keras_resnet.training import _Checkpoints, _Progress
+
+    step, network, sums = case.training()
+    progress = _Progress([RunFolder(directory)])
+    checkpoints = _Checkpoints(directory, network, sums, progress)
+    numbers = itertools.count(1)
+    sides = {
+        "step": lambda: (step(), sums.numpy()),  # which waits for the device
+        "checkpoint": lambda: checkpoints.save(next(numbers)),
+    }
+    times = take_turns(sides, rounds)
+    median, lowest, highest = ratios(times["checkpoint"], times["step"])
+    return {
+        **case.columns(),
+        "step_ms": milliseconds(times["step"]),
+        "checkpoint_ms": milliseconds(times["checkpoint"]),
+        "checkpoint/step": median,
+        "lowest": lowest,
+        "highest": highest,
+        "overhead_every_100": f"{median / 100:.2%}",
+        "rounds": rounds,
+    }
+
+
+def main(argv):
+    """Measures every case and writes `results/checkpoint.csv`."""
+    del argv
+    rows = []
+    for case in CASES:
+        with tempfile.TemporaryDirectory() as directory:
+            rows.append(measure(case, directory, flags.FLAGS.rounds))
+    write_results("checkpoint", rows)
+
+
+if __name__ == "__main__":
+    from keras_resnet import programs
+
+    flags.DEFINE_integer("rounds", 10, "Steps and checkpoints of each network.", 1)
+    programs.run(main)
