@@ -19,12 +19,12 @@ from benchmarks.side_by_side import milliseconds, ratios, take_turns, write_resu
 
 def measure(case, directory, rounds):
     """Returns the row of a case."""
+    from keras_resnet.checkpoints import Checkpoints, Progress
     from keras_resnet.runs import RunFolder
-    from keras_resnet.training import _Checkpoints, _Progress
 
     step, network, sums = case.training()
-    progress = _Progress([RunFolder(directory)])
-    checkpoints = _Checkpoints(directory, network, sums, progress)
+    progress = Progress([RunFolder(directory)])
+    checkpoints = Checkpoints(directory, network, sums, progress)
     numbers = itertools.count(1)
     sides = {
         "step": lambda: (step(), sums.numpy()),  # which waits for the device

@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, assert_one_line, run_program, run_python
 
-from keras_resnet import data, recipes, strategies, training
+from keras_resnet import checkpoints, data, recipes, strategies, training
 from keras_resnet.blocks import flat_layers
 from keras_resnet.errors import InputError
 from keras_resnet.preprocessing import Preprocessing
@@ -402,8 +402,8 @@ def test_a_foreign_checkpoint_is_refused(interrupted):
 
 
 def test_a_newer_checkpoint_is_refused(interrupted, monkeypatch):
-    monkeypatch.setattr(training, "_FORMAT", 2)
-    write_checkpoint(interrupted, progress=training._Progress([]))
+    monkeypatch.setattr(checkpoints, "FORMAT", 2)
+    write_checkpoint(interrupted, progress=checkpoints.Progress([]))
     monkeypatch.undo()
     with pytest.raises(InputError, match="has format 2, from a newer keras_resnet"):
         resume(interrupted)
@@ -411,7 +411,7 @@ def test_a_newer_checkpoint_is_refused(interrupted, monkeypatch):
 
 def test_a_checkpoint_of_another_network_is_refused(interrupted):
     write_checkpoint(
-        interrupted, progress=training._Progress([]), sums=tf.Variable([0.0] * 3)
+        interrupted, progress=checkpoints.Progress([]), sums=tf.Variable([0.0] * 3)
     )
     with pytest.raises(InputError, match="is damaged or of another network"):
         resume(interrupted)
