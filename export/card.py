@@ -58,17 +58,21 @@ def model_card(manifest, classes):
         f"{entry['loss_interval'][1]:+.2f} points | {entry['latency_ms']:.2f} ms |"
         for entry in manifest["artifacts"].values()
     ]
-    return _CARD.format(
-        **settings | preprocessing,
-        name=manifest["name"],
-        kind=kind,
-        classes=len(classes),
-        cover_height=round(preprocessing["height"] / preprocessing["crop"]),
-        cover_width=round(preprocessing["width"] / preprocessing["crop"]),
-        right=evaluation["keras_right"],
-        images=evaluation["images"],
-        accuracy=evaluation["keras_right"] / evaluation["images"],
-        rows="\n".join(rows),
-        latency=manifest["latency"],
-        machine=manifest["machine"],
+    values = (
+        settings
+        | preprocessing
+        | dict(
+            name=manifest["name"],
+            kind=kind,
+            classes=len(classes),
+            cover_height=round(preprocessing["height"] / preprocessing["crop"]),
+            cover_width=round(preprocessing["width"] / preprocessing["crop"]),
+            right=evaluation["keras_right"],
+            images=evaluation["images"],
+            accuracy=evaluation["keras_right"] / evaluation["images"],
+            rows="\n".join(rows),
+            latency=manifest["latency"],
+            machine=manifest["machine"],
+        )
     )
+    return _CARD.format(**values)
