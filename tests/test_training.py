@@ -300,11 +300,14 @@ def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path, flags, kills):
     seed = random.randrange(2**32)
     print(f"seed of the moments: {seed}")
     chance = random.Random(seed)
+    folder = tmp_path / "cut" / "checkpoints"
     for _ in range(kills):
-        checkpoints = tmp_path / "cut" / "checkpoints"
-        before = set(checkpoints.glob("*.index"))
+        before = set(folder.glob("*.index"))
         process = subprocess.Popen(train_in_process("cut", *flags), **options)
-        while process.poll() is None and not set(checkpoints.glob("*.index")) - before:
+        # The file "checkpoint" notes the first one as written to the end.
+        while process.poll() is None and not (
+            (folder / "checkpoint").exists() and set(folder.glob("*.index")) - before
+        ):
             time.sleep(0.005)
         time.sleep(chance.uniform(0, 1 / kills))
         process.send_signal(signal.SIGKILL)
