@@ -34,9 +34,11 @@ setup(
     install_requires=[
         "absl-py",
         "ai-edge-litert>=2.1",
+        "h5py",
         "keras>=3.15",
         "matplotlib",
         "numpy",
+        "safetensors",
         "scikit-learn",
     ],
     extras_require={
@@ -46,6 +48,8 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.21"],
         "datasets": DATASETS,
         "tensorboard": ["tensorboard"],
+        # Reads .pth and .th files.
+        "torch": ["torch"],
         "dev": [
             *DATASETS,
             "ipykernel",

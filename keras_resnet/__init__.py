@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from keras_resnet.classifiers import preprocessing_for
     from keras_resnet.complexity import profile
     from keras_resnet.errors import InputError
+    from keras_resnet.registry import list_weights
     from keras_resnet.resnet import (
         PlainNet18,
         PlainNet20,
@@ -25,16 +27,34 @@ if TYPE_CHECKING:
         PlainNet1202,
         ResNet,
         ResNet18,
+        ResNet18D,
         ResNet20,
         ResNet32,
         ResNet34,
+        ResNet34D,
         ResNet44,
         ResNet50,
+        ResNet50D,
+        ResNet50V2,
         ResNet56,
         ResNet101,
+        ResNet101D,
+        ResNet101V2,
         ResNet110,
         ResNet152,
+        ResNet152D,
+        ResNet152V2,
         ResNet1202,
+        ResNeXt50_32x4d,
+        ResNeXt101_32x8d,
+        ResNeXt101_64x4d,
+        SEResNet18,
+        SEResNet34,
+        SEResNet50,
+        SEResNet101,
+        SEResNet152,
+        Wide_ResNet50_2,
+        Wide_ResNet101_2,
         endpoints,
     )
     from keras_resnet.variants import list_models
@@ -49,24 +69,50 @@ __all__ = [
     "PlainNet56",
     "PlainNet110",
     "PlainNet1202",
+    "ResNeXt50_32x4d",
+    "ResNeXt101_32x8d",
+    "ResNeXt101_64x4d",
     "ResNet",
     "ResNet18",
+    "ResNet18D",
     "ResNet20",
     "ResNet32",
     "ResNet34",
+    "ResNet34D",
     "ResNet44",
     "ResNet50",
+    "ResNet50D",
+    "ResNet50V2",
     "ResNet56",
     "ResNet101",
+    "ResNet101D",
+    "ResNet101V2",
     "ResNet110",
     "ResNet152",
+    "ResNet152D",
+    "ResNet152V2",
     "ResNet1202",
+    "SEResNet18",
+    "SEResNet34",
+    "SEResNet50",
+    "SEResNet101",
+    "SEResNet152",
+    "Wide_ResNet50_2",
+    "Wide_ResNet101_2",
     "endpoints",
     "list_models",
+    "list_weights",
+    "preprocessing_for",
     "profile",
 ]
 
-_HOME = {"InputError": "errors", "list_models": "variants", "profile": "complexity"}
+_HOME = {
+    "InputError": "errors",
+    "list_models": "variants",
+    "list_weights": "registry",
+    "preprocessing_for": "classifiers",
+    "profile": "complexity",
+}
 
 
 def __getattr__(name):

@@ -1,8 +1,9 @@
-"""The networks of the paper as `keras.Model`s.
+"""The networks as `keras.Model`s.
 
-Deviations from the paper are none in the networks themselves. Two things that
-it leaves open are chosen so that published weights fit: padding is symmetric,
-and shortcut A puts half of the new channels in front and half behind.
+Deviations from the paper are none in its own networks. Two things that it leaves
+open are chosen so that published weights fit: padding is symmetric, and shortcut
+A puts half of the new channels in front and half behind. What the later
+variations change stands with the fields of `keras_resnet.variants.Variant`.
 """
 
 import numbers
@@ -11,9 +12,9 @@ import re
 import keras
 from keras import layers
 
-from keras_resnet.blocks import BLOCKS, channel_axis, conv_bn, relu
-from keras_resnet.errors import InputError, choose
-from keras_resnet.variants import SHORTCUTS, find_variant
+from keras_resnet.blocks import BLOCKS, bn, channel_axis, conv, conv_bn, relu
+from keras_resnet.errors import InputError
+from keras_resnet.variants import find_variant
 
 # A functional graph is walked recursively when a model is made or loaded, and
 # Python allows 1,000 frames: nets with more blocks than this get them in
@@ -32,10 +33,10 @@ def ResNet(
     classifier_activation="softmax",
     name=None,
     *,
-    shortcut=None,
-    stride_on="1x1",
+    output_stride=None,
+    **variation,
 ):
-    """Builds any architecture of the paper by its name.
+    """Builds any architecture by its name.
 
     The named constructors, such as `keras_resnet.ResNet50`, take the same
     arguments and document them.
@@ -44,7 +45,9 @@ def ResNet(
         variant: a name that `keras_resnet.list_models()` gives, in any case, or
             `cifar_resnet{6n+2}` or `cifar_plainnet{6n+2}`.
         include_top: see `keras_resnet.ResNet50`, as for all that follow. `None`
-            for `classes`, `name` and `shortcut` means the paper's.
+            for `classes` and `name` means the architecture's.
+        **variation: `shortcut`, `stride_on` and other fields of
+            `keras_resnet.variants.Variant`; `None` means the architecture's.
 
     Returns:
         A functional `keras.Model`.
@@ -54,15 +57,14 @@ def ResNet(
     """
     row = find_variant(variant)
     name = name or str(variant).lower()
-    shortcut = row.shortcut if shortcut is None else shortcut
+    checkpoint = None
+    if weights is not None:
+        from keras_resnet.weights import assign, open_checkpoint
+
+        checkpoint = open_checkpoint(weights, str(variant).lower())
+        _follow(checkpoint.origin, variation)
+    row = row.changed(**variation)
     classes = row.classes if classes is None else classes
-    choose("shortcut", shortcut, SHORTCUTS)
-    if row.shortcut == "none" != shortcut:
-        raise InputError(
-            "A plain net has no shortcuts; take the ResNet of the same depth. "
-            f"Received: model={variant!r}, shortcut={shortcut!r}"
-        )
-    choose("stride_on", stride_on, ("1x1", "3x3"))
     if pooling not in (None, "avg", "max"):
         raise InputError(
             f"pooling must be None, 'avg' or 'max'. Received: pooling={pooling!r}"
@@ -71,11 +73,32 @@ def ResNet(
         raise InputError(
             f"classes must be a whole number of at least 1. Received: classes={classes!r}"
         )
+    if output_stride is None:
+        output_stride = row.stride
+    elif output_stride not in (8, 16, 32) or output_stride > row.stride:
+        raise InputError(
+            "output_stride must be 8, 16 or 32, and no more than the net's own "
+            f"{row.stride}. Received: output_stride={output_stride!r}"
+        )
 
     image, x = _input(row, input_tensor, input_shape)
+    if checkpoint and checkpoint.origin.pixels:
+        x = _normalise(x, checkpoint.origin)
     x = _stem(x, row)
+    stride = row.stride // 2 ** (len(row.blocks) - 1)
+    dilation = 1
     for stage, blocks in enumerate(row.blocks):
-        x = _stage(x, row, stage, blocks, shortcut, stride_on)
+        # A pre-activation net's stage subsamples for the next one.
+        down = stage + 1 < len(row.blocks) if row.preact else stage > 0
+        step = 2 if down else 1
+        stride *= step
+        after = dilation
+        if stride > output_stride:
+            step, after, stride = 1, dilation * 2, stride // 2
+        x = _stage(x, row, stage, blocks, step, (dilation, after))
+        dilation = after
+    if row.preact:
+        x = relu(bn(x, "post"), "post_relu")
     if include_top:
         x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
         x = layers.Dense(
@@ -90,11 +113,13 @@ def ResNet(
         x = layers.GlobalMaxPooling2D(name="max_pool")(x)
 
     model = keras.Model(image, x, name=name)
-    if weights is not None:
-        from keras_resnet.weights import load_weights
-
-        load_weights(model, weights)
+    if checkpoint:
+        assign(model, checkpoint)
+        model.origin = checkpoint.origin
     return model
+
+
+_ENDPOINT = re.compile(r"(conv1)_(?:conv|relu)|(conv\d+)_block\d+_out")
 
 
 def endpoints(model):
@@ -105,23 +130,56 @@ def endpoints(model):
 
     Returns:
         A dict from `"conv1"`, `"conv2"`, ... to the symbolic output of that
-        stage after its last ReLU, shaped (batch, height, width, channels). For
-        ImageNet nets the strides are 2, 4, 8, 16 and 32 pixels, for CIFAR nets
-        1, 1, 2 and 4. Use as `keras.Model(model.input, endpoints(model))`.
+        stage after its last ReLU, shaped (batch, height, width, channels); of a
+        pre-activation net, the sum before the next normalisation. For ImageNet
+        nets the strides are 2, 4, 8, 16 and 32 pixels, for CIFAR nets 1, 1, 2
+        and 4, and none is above the net's `output_stride`. A pre-activation
+        net's are 2, 8, 16, 32 and 32, since a stage ends by subsampling. Use as
+        `keras.Model(model.input, endpoints(model))`.
 
     Raises:
         InputError: the model has no such layers.
     """
     found = {}
     for layer in model.layers:
-        if match := re.fullmatch(r"(conv1)_relu|(conv\d+)_block\d+_out", layer.name):
-            found[match[1] or match[2]] = layer.output
+        if match := _ENDPOINT.fullmatch(layer.name):
+            found[match[1] or match[2]] = layer.output  # The last of a stage stays.
     if not found:
         raise InputError(
             "endpoints() needs a model of this package, with layers conv1_relu, "
             f"conv2_block1_out and so on. Received: model={model.name!r}"
         )
     return found
+
+
+def _follow(origin, variation):
+    """Takes `stride_on` from the weights; refuses another one."""
+    wanted = variation.get("stride_on")
+    if origin.stride_on and wanted is None:
+        variation["stride_on"] = origin.stride_on
+    elif origin.certain and origin.stride_on and wanted != origin.stride_on:
+        raise InputError(
+            f"The weights are of a net with stride_on={origin.stride_on!r}, which is taken "
+            f"from them if it is not given. Received: stride_on={wanted!r} with "
+            f"{origin.source}"
+        )
+
+
+def _normalise(x, origin):
+    """Raw pixels to what the weights were trained on."""
+    mean, std = origin.pixels.mean, origin.pixels.std
+    channels = x.shape[channel_axis()]
+    if channels != len(mean):
+        raise InputError(
+            f"These weights are of a net for images of {len(mean)} channel(s). "
+            f"Received: {channels} channel(s) with {origin.source}"
+        )
+    return layers.Normalization(
+        axis=channel_axis(),
+        mean=mean,
+        variance=[deviation**2 for deviation in std],
+        name="normalization",
+    )(x)
 
 
 def _input(row, input_tensor, input_shape):
@@ -165,33 +223,55 @@ def _check_shape(row, shape):
 
 def _stem(x, row):
     """Everything before the first block (Table 1's conv1 and its max pool)."""
+    if row.stem == "deep":
+        for i in (1, 2):
+            x = conv_bn(x, row.width // 2, 3, 3 - i, f"conv1_{i}")
+            x = relu(x, f"conv1_{i}_relu")
+        size, stride = 3, 1
+    else:
+        size, stride = (3, 1) if row.stem == "cifar" else (7, 2)
+    if row.preact:
+        x = conv(x, row.width, size, stride, "conv1", bias=True)
+    else:
+        x = relu(conv_bn(x, row.width, size, stride, "conv1"), "conv1_relu")
     if row.stem == "cifar":
-        return relu(conv_bn(x, row.width, 3, 1, "conv1"), "conv1_relu")
-    x = relu(conv_bn(x, row.width, 7, 2, "conv1"), "conv1_relu")
+        return x
     # After a ReLU nothing is below zero, so padding by zeros loses no maximum.
+    # Without one, as in keras.applications, it does at the edge.
     x = layers.ZeroPadding2D(1, name="pool1_pad")(x)
     return layers.MaxPooling2D(3, 2, name="pool1_pool")(x)
 
 
-def _stage(x, row, stage, blocks, shortcut, stride_on):
-    """The blocks of one size; `stage` 0 is the paper's conv2."""
+def _stage(x, row, stage, blocks, stride, dilations):
+    """The blocks of one size; `stage` 0 is the paper's conv2.
+
+    One of them has the stride and, where that was given up for it, the change of
+    dilation: the first or, with pre-activation, the last.
+    """
     prefix = f"conv{stage + 2}_block"
     nested = sum(row.blocks) > _BLOCKS_PER_GRAPH
     per_graph = _BLOCKS_PER_GRAPH if nested else blocks
+    before, after = dilations
+    turning = blocks if row.preact else 1
+    nonlinearity = "linear" if row.preact else "relu"
 
     def body(x, first, last):
-        """Blocks `first` to `last`, less the last one's ReLU."""
+        """Blocks `first` to `last`, less the last one's nonlinearity."""
         for block in range(first, last + 1):
             x = BLOCKS[row.block](
                 x,
+                row,
                 row.width * 2**stage,
-                2 if block == 1 and stage > 0 else 1,
-                shortcut,
-                stride_on,
+                stride if block == turning else 1,
+                dilations
+                if block == turning
+                else (before,) * 2
+                if block < turning
+                else (after,) * 2,
                 f"{prefix}{block}",
             )
             if block < last:
-                x = relu(x, f"{prefix}{block}_out")
+                x = layers.Activation(nonlinearity, name=f"{prefix}{block}_out")(x)
         return x
 
     for first in range(1, blocks + 1, per_graph):
@@ -203,7 +283,7 @@ def _stage(x, row, stage, blocks, shortcut, stride_on):
         else:
             x = body(x, first, last)
         # Outside the sub-model, so that a stage's endpoint is in every graph.
-        x = relu(x, f"{prefix}{last}_out")
+        x = layers.Activation(nonlinearity, name=f"{prefix}{last}_out")(x)
     return x
 
 
@@ -223,7 +303,14 @@ def _constructor(title):
         name=key,
         *,
         shortcut=row.shortcut,
-        stride_on="1x1",
+        stride_on=None,
+        output_stride=None,
+        stem=row.stem,
+        preact=row.preact,
+        avg_down=row.avg_down,
+        se=row.se,
+        groups=row.groups,
+        group_width=row.group_width,
     ):
         return ResNet(
             key,
@@ -237,15 +324,23 @@ def _constructor(title):
             name,
             shortcut=shortcut,
             stride_on=stride_on,
+            output_stride=output_stride,
+            stem=stem,
+            preact=preact,
+            avg_down=avg_down,
+            se=se,
+            groups=groups,
+            group_width=group_width,
         )
 
     build.__name__ = build.__qualname__ = title
     build.__doc__ = _DOC.format(
         title=title,
         kind="plain" if row.shortcut == "none" else "residual",
+        stride_on=row.stride_on,
         layers=row.depth,
-        data={"imagenet": "ImageNet", "cifar": "CIFAR-10"}[row.stem],
-        table={"imagenet": "Table 1", "cifar": "section 4.2"}[row.stem],
+        data="CIFAR-10" if row.stem == "cifar" else "ImageNet",
+        source=_source(row),
         parameters=f"{row.parameters:,}",
         classes=row.classes,
         size=row.size,
@@ -255,21 +350,44 @@ def _constructor(title):
     return build
 
 
+def _source(row):
+    """Where an architecture was published, in Markdown."""
+    title, number = "Deep Residual Learning for Image Recognition", "1512.03385"
+    if row.preact:
+        title, number = "Identity Mappings in Deep Residual Networks", "1603.05027"
+    elif row.avg_down:
+        title, number = "Bag of Tricks for Image Classification", "1812.01187"
+    elif row.se:
+        title, number = "Squeeze-and-Excitation Networks", "1709.01507"
+    elif row.groups > 1:
+        title, number = "Aggregated Residual Transformations", "1611.05431"
+    elif row.group_width > 64:
+        title, number = "Wide Residual Networks", "1605.07146"
+    return f"[{title}](https://arxiv.org/abs/{number})"
+
+
 _DOC = """Instantiates the {title} architecture.
 
-    The {layers}-layer {kind} net for {data} ({table}) of [Deep Residual
-    Learning for Image Recognition](https://arxiv.org/abs/1512.03385), with
-    {parameters} trainable parameters at its defaults.
+    The {layers}-layer {kind} net for {data} of
+    {source},
+    with {parameters} trainable parameters at its defaults.
 
-    The model takes whatever its weights were trained on: with `weights=None`
-    there is no fixed preprocessing. Nets trained by `keras_resnet.train` take
-    raw pixels from 0 to 255 and normalise them inside.
+    With weights the model takes raw RGB pixels from 0 to 255 and normalises them
+    in its first layer as those weights were trained; no client can mix that up.
+    `keras_resnet.preprocessing_for(model)` gives the resizing and the crop that
+    belong to them. With `weights=None` there is no fixed preprocessing.
 
     Args:
         include_top: whether to include the fully-connected layer at the top of
             the network. Defaults to `True`.
-        weights: `None` (random initialisation) or the path of a weights file,
-            `.weights.h5` or `.keras`. Defaults to `None`.
+        weights: `None` (random initialisation); a name that
+            `keras_resnet.list_weights()` gives, such as `"torchvision_v2"`, or
+            `"imagenet"`, the first of them for this net, which are downloaded
+            once and verified; or the path of a file: `.keras`, `.weights.h5`,
+            `.safetensors` or `.npz` with torchvision's, timm's or a CIFAR
+            repository's names, `.h5` of keras.applications, `.pth` or `.th`
+            (which need PyTorch). Where `include_top` is `False` or `classes`
+            another number, the file's head is left out. Defaults to `None`.
         input_tensor: optional Keras tensor (the output of `keras.Input()` or of
             other layers) to use as image input for the model.
         input_shape: optional shape tuple, (height, width, channels) in the
@@ -292,7 +410,21 @@ _DOC = """Instantiates the {title} architecture.
         stride_on: the convolution of a bottleneck block that has the stride.
             `"1x1"` is the paper's and keras.applications', `"3x3"` is
             torchvision's and timm's ("v1.5"). Nets of basic blocks are the same
-            either way. Defaults to `"1x1"`.
+            either way. Defaults to that of the weights, or else `"{stride_on}"`.
+        output_stride: 8, 16 or 32 input pixels to one position of the last stage.
+            Stages that would go beyond do not subsample, and dilate what follows
+            instead: for dense prediction, with the same weights. Every position
+            that the net has without it has the same value; exceptions are squeeze
+            and excitation, whose averages are over other positions, and with
+            `avg_down` the second stage that is dilated. Defaults to {stride}.
+        stem: `"imagenet"`, `"deep"` (ResNet-D's three 3x3 convolutions) or
+            `"cifar"`. This and all that follow default to the architecture's.
+        preact: pre-activation ("v2") in keras.applications' layout, which
+            subsamples at the end of a stage.
+        avg_down: whether shortcuts average before they subsample (ResNet-D).
+        se: whether branches end in squeeze and excitation.
+        groups: of a bottleneck block's 3x3 convolution (ResNeXt).
+        group_width: channels of a group in the first stage, 64 in the paper's nets.
 
     Returns:
         A `keras.Model` from `image` to class probabilities of shape
@@ -321,3 +453,21 @@ PlainNet44 = _constructor("PlainNet44")
 PlainNet56 = _constructor("PlainNet56")
 PlainNet110 = _constructor("PlainNet110")
 PlainNet1202 = _constructor("PlainNet1202")
+ResNet50V2 = _constructor("ResNet50V2")
+ResNet101V2 = _constructor("ResNet101V2")
+ResNet152V2 = _constructor("ResNet152V2")
+ResNet18D = _constructor("ResNet18D")
+ResNet34D = _constructor("ResNet34D")
+ResNet50D = _constructor("ResNet50D")
+ResNet101D = _constructor("ResNet101D")
+ResNet152D = _constructor("ResNet152D")
+SEResNet18 = _constructor("SEResNet18")
+SEResNet34 = _constructor("SEResNet34")
+SEResNet50 = _constructor("SEResNet50")
+SEResNet101 = _constructor("SEResNet101")
+SEResNet152 = _constructor("SEResNet152")
+ResNeXt50_32x4d = _constructor("ResNeXt50_32x4d")
+ResNeXt101_32x8d = _constructor("ResNeXt101_32x8d")
+ResNeXt101_64x4d = _constructor("ResNeXt101_64x4d")
+Wide_ResNet50_2 = _constructor("Wide_ResNet50_2")
+Wide_ResNet101_2 = _constructor("Wide_ResNet101_2")

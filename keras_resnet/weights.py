@@ -1,29 +1,425 @@
 """Reading and writing models and weights, whole or not at all."""
 
+import contextlib
+import dataclasses
+import json
 import os
+import pickle
+import warnings
 import zipfile
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import keras
+import numpy as np
+
+from keras_resnet import layouts, registry
+from keras_resnet.blocks import flat_layers
 from keras_resnet.errors import InputError
 
-_ACCEPTED = "a .keras file, or a .weights.h5 file of the same architecture"
+ENDINGS = (".weights.h5", ".keras", ".safetensors", ".npz", ".h5", ".pth", ".th")
+_ACCEPTED = (
+    f"a name that keras_resnet.list_weights() gives, or a file {', '.join(ENDINGS)}"
+)
 
 
-def load_weights(model, path):
-    """Loads the weights of a file into a model.
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a network's weights came from, and what belongs to them.
+
+    Attributes:
+        source: a name of the registry, such as `"resnet50/keras"`, or a path.
+        pixels: what the network was trained to see; `None` if that is unknown.
+        stride_on: see `keras_resnet.ResNet50`; `None` if that is unknown.
+        certain: whether the file says so itself, not only its dialect.
+        classes: name of each class, in order; `None` if they are unknown.
+        model: name of the architecture; `None` if that is unknown.
+    """
+
+    source: str
+    pixels: layouts.Pixels | None = None
+    stride_on: str | None = None
+    certain: bool = False
+    classes: tuple[str, ...] | None = None
+    model: str | None = None
+
+
+class Tensor(NamedTuple):
+    """One array of a file.
+
+    Attributes:
+        key: its name in the file.
+        shape: in our order of axes.
+        read: function without arguments that returns it, in that order.
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    read: Callable[[], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """Weights that a network can be given.
+
+    Attributes:
+        origin: an `Origin`.
+        tensors: a dict from our names of weights (see `keras_resnet.layouts`);
+            `None` for a `.weights.h5` file, whose names only Keras can read.
+    """
+
+    origin: Origin
+    tensors: dict[str, Tensor] | None
+
+
+def open_checkpoint(weights, model=None):
+    """Opens weights by a name of the registry or by a path.
+
+    Arrays are read only when they are asked for, where the format allows it.
+
+    Args:
+        weights: such as `"imagenet"`, `"torchvision_v2"` or `"net.safetensors"`.
+        model: name of the architecture, for which the registry is searched.
+
+    Returns:
+        A `Checkpoint`.
+
+    Raises:
+        InputError: there are no such weights, or the file is damaged, foreign or
+            not to be trusted.
+    """
+    if isinstance(weights, os.PathLike):
+        weights = os.fspath(weights)
+    if not isinstance(weights, str):
+        raise InputError(f"weights must be None, {_ACCEPTED}. Received: {weights!r}")
+    if "://" in weights:
+        raise InputError(
+            "weights must be a name or a file; an address is fetched and checked by "
+            "python -m keras_resnet.convert ADDRESS TARGET --sha256=...  "
+            f"Received: {weights!r}"
+        )
+    if not weights.endswith(ENDINGS):
+        if os.sep in weights or "." in os.path.basename(weights):
+            raise InputError(f"weights must be {_ACCEPTED}. Received: {weights!r}")
+        entry = registry.find_weights(model, weights)
+        found = read_file(registry.fetch(entry))
+        pixels = entry.pixels if found.origin.pixels else None
+        origin = Origin(
+            f"{entry.model}/{entry.name}",
+            pixels,
+            entry.stride_on,
+            True,
+            registry.class_names(entry.data),
+            entry.model,
+        )
+        return dataclasses.replace(found, origin=origin)
+    return read_file(weights)
+
+
+def read_file(path):
+    """Opens a file of weights, of any of the kinds in `ENDINGS`.
+
+    Raises:
+        InputError: as in `open_checkpoint`.
+    """
+    _check(path, ENDINGS)
+    try:
+        if path.endswith(".weights.h5"):
+            return Checkpoint(Origin(path), None)
+        if path.endswith(".keras"):
+            return _of_model(load_model(path), path)
+        if path.endswith(".h5"):
+            return _of_keras_applications(path)
+        if path.endswith(".safetensors"):
+            return _of_safetensors(path)
+        if path.endswith(".npz"):
+            with np.load(path, allow_pickle=False) as archive:
+                return _of_state_dict({k: archive[k] for k in archive.files}, path)
+        return _of_state_dict(_read_torch(path), path)
+    except InputError:
+        raise
+    except Exception as error:  # Each library raises kinds of its own.
+        raise _unreadable(path, "weights", error) from error
+
+
+def _of_model(model, path):
+    """The weights of a model of this package."""
+    layers = {layer.name: layer for layer in flat_layers(model)}
+    tensors = {
+        name: Tensor(name, tuple(v.shape), lambda v=v: keras.ops.convert_to_numpy(v))
+        for name, v in _variables(model).items()
+    }
+    block = layers.get("conv3_block1_1_conv")
+    if layouts.describe({n: t.shape for n, t in tensors.items()}) is None:
+        raise InputError(f"{path} does not hold a network of keras_resnet")
+    on_1x1 = block is not None and max(block.strides) > 1
+    stride_on = "1x1" if on_1x1 else "3x3"
+    if "conv2_block1_3_conv" not in layers:  # Basic blocks have nothing to tell.
+        stride_on = None
+    return Checkpoint(Origin(path, pixels_of(model), stride_on, True), tensors)
+
+
+def pixels_of(model):
+    """What a model's first layer says of the pixels that it takes.
+
+    Returns:
+        A `keras_resnet.layouts.Pixels`, whose crop and interpolation are those
+        of the model's origin, or else the usual ones; `None` if the model does
+        not normalise its input itself.
+    """
+    origin = getattr(model, "origin", None)
+    if origin is not None and origin.pixels is not None:
+        return origin.pixels
+    layers = {layer.name: layer for layer in flat_layers(model)}
+    if "normalization" not in layers:
+        return None
+    layer = layers["normalization"]
+    mean = np.ravel(layer.input_mean).astype(float)
+    std = np.sqrt(np.ravel(layer.input_variance).astype(float))
+    crop = 0.875 if "pool1_pool" in layers else 1.0
+    return layouts.Pixels(tuple(mean.tolist()), tuple(std.tolist()), crop)
+
+
+def _of_state_dict(arrays, path, metadata=None):
+    """The weights of a torch state dict.
+
+    Args:
+        arrays: dict from keys to arrays, or to (shape, function that reads one).
+        path: of its file.
+        metadata: what our own `keras_resnet.convert` noted in the file.
+    """
+    entries = {}
+    for key, value in arrays.items():
+        key = key.removeprefix("module.")
+        if key.endswith("num_batches_tracked"):
+            continue
+        entries[key] = (
+            value
+            if isinstance(value, tuple)
+            else (value.shape, lambda value=value: value)
+        )
+    dialect = layouts.Dialect.of_keys({k: shape for k, (shape, _) in entries.items()})
+    if dialect is None:
+        raise InputError(
+            "The weights' names are none of a ResNet of torchvision, timm or a CIFAR "
+            f"repository, such as layer1.0.conv1.weight. Received: {path} with "
+            f"{_some(entries) or 'nothing'}"
+        )
+    tensors, strangers = {}, []
+    for key, (shape, read) in entries.items():
+        name = dialect.ours(key)
+        if name is None:
+            strangers.append(key)
+            continue
+        tensors[name] = Tensor(
+            key,
+            layouts.turned_shape(shape),
+            lambda read=read: layouts.turn(np.asarray(read()), to_torch=False),
+        )
+    if strangers:
+        raise InputError(
+            f"{path} holds weights that no ResNet of ours has: {_some(strangers)}"
+        )
+    told = metadata or {}
+    pixels = layouts.PIXELS["torch"]
+    fields = layouts.describe({n: t.shape for n, t in tensors.items()})
+    if fields and fields["stem"] == "cifar":
+        pixels = pixels._replace(crop=1.0)
+    if "pixels" in told:
+        pixels = told["pixels"] and layouts.Pixels(
+            *(tuple(v) if isinstance(v, list) else v for v in told["pixels"])
+        )
+    bottleneck = fields and fields["block"] == "bottleneck"
+    origin = Origin(
+        path,
+        pixels,
+        told.get("stride_on", "3x3" if bottleneck else None),
+        bool(told),
+        tuple(told["classes"]) if told.get("classes") else None,
+        told.get("model"),
+    )
+    return Checkpoint(origin, tensors)
+
+
+def _of_safetensors(path):
+    from safetensors import safe_open
+
+    file = safe_open(path, framework="numpy")
+    told = (file.metadata() or {}).get("keras_resnet")
+    arrays = {
+        key: (
+            tuple(file.get_slice(key).get_shape()),
+            lambda key=key: file.get_tensor(key),
+        )
+        for key in file.keys()
+    }
+    return _of_state_dict(arrays, path, json.loads(told) if told else None)
+
+
+def _read_torch(path):
+    """The arrays of a file that torch wrote, and no code of it."""
+    try:
+        import torch
+    except ModuleNotFoundError:
+        raise InputError(
+            "Files .pth and .th need PyTorch to be read: pip install "
+            f"'keras-resnet-zoo[torch]'. Received: {path!r}"
+        ) from None
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} is refused, and nothing of it was run: it holds more than weights "
+            f"({_reason(error)})"
+        ) from error
+    for wrapper in ("state_dict", "model", "model_state_dict", "net"):
+        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
+            found = found[wrapper]
+    if not isinstance(found, dict):
+        raise InputError(f"{path} does not hold a state dict")
+    return {k: v.numpy() for k, v in found.items() if isinstance(v, torch.Tensor)}
+
+
+def _of_keras_applications(path):
+    """The weights of a `.h5` file of keras.applications, with or without a head."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        group = file.get("model_weights", file)
+        arrays = {}
+        for layer in group.attrs.get("layer_names", ()):
+            for full in group[layer].attrs["weight_names"]:
+                full = full.decode() if isinstance(full, bytes) else full
+                layer = layer.decode() if isinstance(layer, bytes) else layer
+                variable = full.split("/")[-1].removesuffix(":0")
+                arrays[f"{layer}/{variable}"] = np.asarray(group[layer][full])
+    # The head has had three names.
+    for other in ("probs", "fc1000"):
+        for variable in ("kernel", "bias"):
+            if f"{other}/{variable}" in arrays:
+                arrays[f"predictions/{variable}"] = arrays.pop(f"{other}/{variable}")
+    if "conv2_block1_1_conv/kernel" not in arrays:
+        raise InputError(
+            "The weights' names are none of a ResNet of keras.applications, such as "
+            f"conv2_block1_1_conv. Received: {path} with {_some(arrays) or 'nothing'}"
+        )
+    layouts.fold_keras_applications(arrays)
+    tensors = {n: Tensor(n, a.shape, lambda a=a: a) for n, a in arrays.items()}
+    preact = layouts.is_preactivated(arrays)
+    pixels = layouts.PIXELS["tf" if preact else "caffe"]
+    return Checkpoint(Origin(path, pixels, "3x3" if preact else "1x1", True), tensors)
+
+
+def assign(model, checkpoint):
+    """Gives a model all weights of a checkpoint, or none.
+
+    The head is left as it is, with a word on standard error, where the model has
+    none or one of another number of classes.
 
     Args:
         model: a built `keras.Model`.
-        path: of a `.weights.h5` or `.keras` file.
+        checkpoint: a `Checkpoint`.
+
+    Raises:
+        InputError: weights are left over, missing or of another shape.
+    """
+    source = checkpoint.origin.source
+    if checkpoint.tensors is None:
+        _load_with_keras(model, source)
+        return
+    variables, tensors = _variables(model), dict(checkpoint.tensors)
+    head = ("predictions/kernel", "predictions/bias")
+    if head[0] in tensors:
+        classes = tensors[head[0]].shape[-1]
+        if head[0] not in variables:
+            _say(f"{source}: its head of {classes} classes is left out")
+        elif variables[head[0]].shape[-1] != classes:
+            _say(
+                f"{source}: its head of {classes} classes is left out; the new one, of "
+                f"{variables[head[0]].shape[-1]}, is random"
+            )
+            variables = {n: v for n, v in variables.items() if n not in head}
+        if head[0] not in variables:
+            tensors = {n: t for n, t in tensors.items() if n not in head}
+    _refuse_misfits(model, variables, tensors, source)
+    for name, variable in variables.items():
+        try:
+            variable.assign(tensors[name].read())
+        except Exception as error:  # A file that ends early, of any library.
+            raise _unreadable(source, f"weights of {model.name}", error) from error
+
+
+def _refuse_misfits(model, variables, tensors, source):
+    differ = [
+        f"{name} {tensors[name].shape} in the file, {tuple(variable.shape)} in the model"
+        for name, variable in variables.items()
+        if name in tensors and tensors[name].shape != tuple(variable.shape)
+    ]
+    left = [tensors[name].key for name in tensors.keys() - variables.keys()]
+    missing = variables.keys() - tensors.keys()
+    faults = [
+        f"{what}: {_some(found)}"
+        for what, found in (
+            ("left over", sorted(left)),
+            ("missing", sorted(missing)),
+            ("of another shape", differ),
+        )
+        if found
+    ]
+    if missing and all(name.startswith("predictions/") for name in missing):
+        faults.append("for weights without a head, build with include_top=False")
+    if faults:
+        raise InputError(
+            f"{source} does not hold weights of {model.name}. {'; '.join(faults)}"
+        )
+
+
+def _variables(model):
+    """The weights of a model by our names."""
+    return {
+        f"{layer.name}/{variable.name}": variable
+        for layer in flat_layers(model)
+        if layer.name != "normalization"
+        for variable in layer.weights
+    }
+
+
+def _load_with_keras(model, path):
+    """Reads a `.weights.h5` file, less a head of another number of classes."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            heads = [g for g in file.get("layers", {}) if g.startswith("dense")]
+            shape = file[f"layers/{heads[0]}/vars/0"].shape if heads else (None,)
+        mine = _variables(model).get("predictions/kernel")
+        other = heads and mine is not None and tuple(mine.shape) != shape
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.load_weights(path, skip_mismatch=bool(other))
+    except Exception as error:  # Keras and h5py raise many kinds.
+        raise _unreadable(path, f"weights of {model.name}", error) from error
+    skipped = [str(w.message) for w in caught if "predictions" not in str(w.message)]
+    if other and skipped:
+        raise InputError(
+            f"{path} does not hold weights of {model.name}: {skipped[0].splitlines()[0]}"
+        )
+    if heads and (mine is None or other):
+        _say(f"{path}: its head of {shape[-1]} classes is left out")
+
+
+def load_weights(model, path):
+    """Loads the weights of a file into a model that is built.
+
+    Args:
+        model: a built `keras.Model` of this package.
+        path: of a file of any kind in `ENDINGS`.
 
     Raises:
         InputError: there is no such file, it is damaged, or its weights are not
             this architecture's.
     """
-    _check(path, (".weights.h5", ".keras"))
-    try:
-        model.load_weights(path)
-    except Exception as error:  # Keras and h5py raise many kinds.
-        raise _unreadable(path, f"weights of {model.name}", error) from error
+    assign(model, read_file(path))
 
 
 def load_model(path):
@@ -32,12 +428,10 @@ def load_model(path):
     Raises:
         InputError: there is no such file, or it is damaged or foreign.
     """
-    import keras
-
     _check(path, (".keras",))
     try:
         return keras.models.load_model(path)
-    except Exception as error:  # As above.
+    except Exception as error:  # Keras and h5py raise many kinds.
         raise _unreadable(path, "a Keras model", error) from error
 
 
@@ -48,11 +442,63 @@ def save_model(model, path):
         OSError: it could not be written, as on a full disk; what stood there
             before still does.
     """
-    beside = f"{path.removesuffix('.keras')}.part.keras"
-    try:
+    with _replacing(path, f"{path.removesuffix('.keras')}.part.keras") as beside:
         model.save(beside)
+
+
+def save_state_dict(model, path, **told):
+    """Saves a model's weights as safetensors with the names that torch's nets use.
+
+    A ResNet of ImageNet's gets torchvision's names, with ResNet-D and squeeze and
+    excitation timm's, and one for CIFAR those of published CIFAR checkpoints.
+
+    Args:
+        model: a network of this package, other than a pre-activation net, of which
+            torchvision and timm have none alike.
+        path: of the file; it appears whole or not at all.
+        **told: noted in the file for when it is read here again.
+
+    Raises:
+        InputError: the model has weights that have no such name.
+        OSError: as in `save_model`.
+    """
+    from safetensors.numpy import save_file
+
+    layers = {layer.name: layer for layer in flat_layers(model)}
+    pools = [la for name, la in layers.items() if name.endswith("_0_pool")]
+    dialect = layouts.Dialect.of_names(
+        layers, any(tuple(pool.pool_size) == (2, 2) for pool in pools)
+    )
+    arrays, strangers = {}, []
+    for name, variable in _variables(model).items():
+        key = dialect.theirs(name)
+        if key is None:
+            strangers.append(name)
+            continue
+        array = layouts.turn(keras.ops.convert_to_numpy(variable), to_torch=True)
+        arrays[key] = np.ascontiguousarray(array)
+        if key.endswith("running_var"):
+            tracked = key.replace("running_var", "num_batches_tracked")
+            arrays[tracked] = np.zeros((), np.int64)
+    if strangers:
+        raise InputError(
+            f"{model.name} has weights that torch's ResNets have no names for: "
+            f"{_some(strangers)}"
+        )
+    metadata = {"format": "pt", "keras_resnet": json.dumps(told)}
+    with _replacing(path, f"{path}.part") as beside:
+        save_file(arrays, beside, metadata=metadata)
+
+
+@contextlib.contextmanager
+def _replacing(path, beside):
+    """Puts the file `beside` in the place of another when it is whole."""
+    try:
+        yield beside
         os.replace(beside, path)
-    except (OSError, RuntimeError, ValueError) as error:  # h5py's and Keras's own.
+    except InputError:
+        raise
+    except Exception as error:  # h5py's, Keras's, safetensors' own.
         raise OSError(f"Could not write {path}: {_reason(error)}") from error
     finally:
         if os.path.exists(beside):
@@ -61,7 +507,7 @@ def save_model(model, path):
 
 def _check(path, endings):
     if not isinstance(path, str | os.PathLike) or not str(path).endswith(endings):
-        raise InputError(f"weights must be {_ACCEPTED}. Received: {path!r}")
+        raise InputError(f"Accepted: a file {', '.join(endings)}. Received: {path!r}")
     if not os.path.isfile(path):
         raise InputError(
             f"There is no such file. Accepted: {_ACCEPTED}. Received: {path!r}"
@@ -71,8 +517,21 @@ def _check(path, endings):
 
 
 def _unreadable(path, what, error):
-    return InputError(f"{path} does not hold {what}: {_reason(error)}")
+    return InputError(f"{path} is damaged, or does not hold {what}: {_reason(error)}")
 
 
 def _reason(error):
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _some(names: Any):
+    """The first few of some names."""
+    names = list(names)
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return f"{', '.join(map(str, names[:4]))}{more}"
+
+
+def _say(text):
+    import sys
+
+    print(text, file=sys.stderr)

@@ -1,0 +1,167 @@
+"""Writes tests/fixtures/torch_logits.json: the logits that PyTorch's nets give.
+
+The expected values come from PyTorch alone, never from our code: from torchvision's
+and timm's nets, and from the CIFAR net below. The tests need none of these packages;
+to write the file again, in an environment of its own:
+
+    pip install torch==2.14.1 torchvision==0.29.1 timm==1.0.31 numpy==2.4.6
+    python tests/make_torch_logits.py
+
+No weights are downloaded: those of tests/state_dicts.py are loaded. On another CPU
+the last digits may differ.
+"""
+
+import json
+import pathlib
+
+import numpy as np
+import timm
+import torch
+import torchvision
+from state_dicts import digest, fill, pixels
+from torch import nn
+
+OUTPUT = pathlib.Path(__file__).parent / "fixtures" / "torch_logits.json"
+CLASSES = 8
+INPUT = {
+    "number": 2,
+    "sizes": {"torchvision": 64, "timm": 64, "cifar": 32},
+    "mean": [0.485, 0.456, 0.406],
+    "std": [0.229, 0.224, 0.225],
+}
+TORCHVISION = (
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d",
+    "wide_resnet50_2", "wide_resnet101_2",
+)  # fmt: skip
+DILATED = {16: [False, False, True], 8: [False, True, True]}
+TIMM = (
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "resnet18d", "resnet34d", "resnet50d", "resnet101d", "resnet152d",
+    "seresnet18", "seresnet34", "seresnet50", "seresnet101", "seresnet152",
+)  # fmt: skip
+CIFAR = {"A": (20, 32, 44, 56, 110), "B": (20, 56)}
+
+# Source, name, options; a name's first word is the one that the source knows.
+NETS = [
+    *(("torchvision", name, {}) for name in TORCHVISION),
+    *(
+        (
+            "torchvision",
+            f"resnet50 output_stride {stride}",
+            {"replace_stride_with_dilation": dilated},
+        )
+        for stride, dilated in DILATED.items()
+    ),
+    *(("timm", name, {}) for name in TIMM),
+    *(
+        ("cifar", f"resnet{depth} {shortcut}", {"depth": depth, "shortcut": shortcut})
+        for shortcut, depths in CIFAR.items()
+        for depth in depths
+    ),
+]
+
+
+class CifarBlock(nn.Module):
+    """Two 3x3 convolutions, with the keys of the published CIFAR checkpoints."""
+
+    def __init__(self, inputs, outputs, stride, shortcut):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.added = outputs - inputs if shortcut == "A" else 0
+        self.shortcut = nn.Sequential()
+        if inputs != outputs and shortcut == "B":
+            self.shortcut.append(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
+            self.shortcut.append(nn.BatchNorm2d(outputs))
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        x = self.shortcut(x)
+        if self.added:  # zeros: half of them in front, half behind
+            half = self.added // 2
+            x = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, half, half))
+        return (x + y).relu()
+
+
+class CifarResNet(nn.Module):
+    """The paper's net of 6n + 2 layers."""
+
+    def __init__(self, depth, shortcut):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        for stage, (inputs, outputs) in enumerate([(16, 16), (16, 32), (32, 64)], 1):
+            layer = nn.Sequential(
+                CifarBlock(inputs, outputs, 1 if stage == 1 else 2, shortcut)
+            )
+            for _ in range((depth - 2) // 6 - 1):
+                layer.append(CifarBlock(outputs, outputs, 1, shortcut))
+            self.add_module(f"layer{stage}", layer)
+        self.linear = nn.Linear(64, CLASSES)
+
+    def forward(self, x):
+        x = self.bn1(self.conv1(x)).relu()
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(x.mean((2, 3)))
+
+
+def build(source, name, options):
+    match source:
+        case "torchvision":
+            name = name.split()[0]
+            return torchvision.models.get_model(name, num_classes=CLASSES, **options)
+        case "timm":
+            return timm.create_model(name, pretrained=False, num_classes=CLASSES)
+        case "cifar":
+            return CifarResNet(**options)
+
+
+def images(size):
+    scaled = (pixels(INPUT["number"], size) / 255 - INPUT["mean"]) / INPUT["std"]
+    return torch.from_numpy(scaled.astype(np.float32)).permute(0, 3, 1, 2).contiguous()
+
+
+def measure(source, name, options):
+    """Returns a net's entry in the file."""
+    net = build(source, name, options).eval()
+    shapes = {key: tuple(value.shape) for key, value in net.state_dict().items()}
+    arrays = fill(shapes)
+    net.load_state_dict(
+        {key: torch.from_numpy(array) for key, array in arrays.items()}, strict=True
+    )
+    with torch.no_grad():
+        logits = net(images(INPUT["sizes"][source]))
+    return {
+        "source": source,
+        "model": name,
+        "options": options,
+        "keys": sum(not key.endswith("num_batches_tracked") for key in shapes),
+        "digest": digest(shapes),
+        "logits": [[float(f"{value:.7g}") for value in row] for row in logits.tolist()],
+    }
+
+
+def main():
+    head = {
+        "made_by": "tests/make_torch_logits.py",
+        "versions": {
+            module.__name__: module.__version__
+            for module in (torch, torchvision, timm, np)
+        },
+        "input": INPUT,
+    }
+    lines = [f'"{key}":{_dump(value)},' for key, value in head.items()]
+    nets = ",\n".join(_dump(measure(*net)) for net in NETS)
+    text = "\n".join(["{", *lines, '"nets":[', nets, "]", "}", ""])
+    OUTPUT.write_text(text, encoding="utf-8")
+
+
+def _dump(value):
+    return json.dumps(value, separators=(",", ":"))
+
+
+if __name__ == "__main__":
+    main()
