@@ -30,7 +30,7 @@ setup(
     packages=["keras_resnet", "keras_resnet_export"],
     # A wheel must not take the global name "export".
     package_dir={"keras_resnet_export": "export"},
-    package_data={"keras_resnet": ["py.typed"]},
+    package_data={"keras_resnet": ["imagenet_classes.txt", "py.typed"]},
     install_requires=[
         "absl-py",
         "ai-edge-litert>=2.1",
@@ -70,6 +70,7 @@ setup(
             "keras-resnet-train = keras_resnet.programs:train",
             "keras-resnet-evaluate = keras_resnet.programs:evaluate",
             "keras-resnet-predict = keras_resnet.programs:predict",
+            "keras-resnet-convert = keras_resnet.programs:convert",
             "keras-resnet-export = keras_resnet_export.console:export",
         ]
     },

@@ -15,14 +15,22 @@ def main(argv):
     print(f"\n{table(manifest)}\n\nin {flags.FLAGS.output}, described by manifest.json")
 
 
-_FLAGS = ("model", "output", "formats", "dataset", "data_dir", "images", "seed")
+_FLAGS = (
+    "model",
+    "weights",
+    "image_size",
+    "output",
+    "formats",
+    "dataset",
+    "data_dir",
+    "images",
+    "seed",
+)
 
 if __name__ == "__main__":
     from keras_resnet import programs
 
-    flags.DEFINE_string(
-        "model", "runs/resnet20-digits", "Run folder, or a .keras file in one."
-    )
+    programs.define_model_flags()
     flags.DEFINE_string("output", "artifacts/resnet20-digits", "Folder to write.")
     flags.DEFINE_list(
         "formats",

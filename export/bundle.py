@@ -19,8 +19,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet import data
+from keras_resnet.classifiers import load_classifier, load_images
 from keras_resnet.errors import InputError, choose
-from keras_resnet.runs import load_dataset_for, load_run, machine, versions, write_file
+from keras_resnet.runs import machine, versions, write_file
 
 from . import card, latency, saved_model, tflite, verify
 
@@ -33,7 +34,7 @@ class Artifact:
 
     Attributes:
         path: in the bundle.
-        write: function of (path, run, static SavedModel, calibration images).
+        write: function of (path, classifier, static SavedModel, calibration images).
         open: from the path to a function from uint8 images to probabilities.
         signatures: from the path to its signatures.
         exact: whether it computes in float32, and must give the same logits.
@@ -49,7 +50,7 @@ class Artifact:
 def _tflite(format):
     return Artifact(
         f"{format}.tflite",
-        lambda path, run, static, images: tflite.write_tflite(
+        lambda path, classifier, static, images: tflite.write_tflite(
             static, path, format, images
         ),
         tflite.open_tflite,
@@ -61,7 +62,9 @@ def _tflite(format):
 ARTIFACTS = {
     "saved_model": Artifact(
         "saved_model/1",
-        lambda path, run, static, images: saved_model.write_saved_model(run, path),
+        lambda path, classifier, static, images: saved_model.write_saved_model(
+            classifier, path
+        ),
         saved_model.open_saved_model,
         saved_model.signatures,
         exact=True,
@@ -74,6 +77,8 @@ def export(
     model,
     output,
     formats=tuple(ARTIFACTS),
+    weights=None,
+    image_size=None,
     dataset=None,
     data_dir=None,
     images=2000,
@@ -82,9 +87,12 @@ def export(
     """Writes a bundle, whole and proven, or nothing.
 
     Args:
-        model: a run folder, or a `.keras` file in one.
+        model: a run folder, a `.keras` file, or the name of a network.
         output: the folder to write; an earlier bundle there is replaced.
         formats: keys of `ARTIFACTS`.
+        weights: with the name of a network; see `keras_resnet.ResNet50`.
+        image_size: with the name of a network; height and width of its input in
+            pixels.
         dataset: with the held-out images to check on; `None` is the one that
             the model was trained on.
         data_dir: where TFDS keeps its sets.
@@ -112,17 +120,17 @@ def export(
             "output must be a new or empty folder, or an earlier bundle, which is "
             f"replaced. Received: {output!r}, which holds other files"
         )
-    run = load_run(model)
-    saved_model.check_model(run.model)
-    source = load_dataset_for(run, dataset, data_dir)
+    classifier = load_classifier(model, weights, image_size)
+    saved_model.check_model(classifier.model)
+    source = load_images(classifier, dataset, data_dir)
     chosen = np.linspace(0, len(source.test) - 1, min(images, len(source.test))).astype(
         int
     )
-    held_out, labels = _views(source.test, chosen, run.preprocessing)
+    held_out, labels = _views(source.test, chosen, classifier.preprocessing)
     calibrated = np.random.default_rng(seed).permutation(len(source.train))
     calibrated = np.sort(calibrated[:CALIBRATION_IMAGES])
-    calibration, _ = _views(source.train, calibrated, run.preprocessing)
-    logits = saved_model.reference(run.model, held_out)
+    calibration, _ = _views(source.train, calibrated, classifier.preprocessing)
+    logits = saved_model.reference(classifier.model, held_out)
 
     parent = os.path.dirname(output) or "."
     try:
@@ -136,9 +144,9 @@ def export(
     try:
         manifest = {
             "format": 1,
-            "name": run.model.name,
-            "settings": run.settings,
-            "preprocessing": dataclasses.asdict(run.preprocessing),
+            "name": classifier.model.name,
+            "settings": classifier.settings,
+            "preprocessing": dataclasses.asdict(classifier.preprocessing),
             "evaluation": {
                 "dataset": source.name,
                 "split": "held out",
@@ -160,17 +168,18 @@ def export(
             "versions": versions(),
             "machine": machine(),
         }
-        _write_artifacts(beside, run, formats, calibration)
+        _write_artifacts(beside, classifier, formats, calibration)
         manifest["artifacts"], classifiers = _judge_artifacts(
             beside, formats, held_out, logits, labels
         )
-        _measure(manifest, run, classifiers, held_out[:1])
+        _measure(manifest, classifier, classifiers, held_out[:1])
         write_file(
-            os.path.join(beside, "labels.txt"), "".join(f"{c}\n" for c in run.classes)
+            os.path.join(beside, "labels.txt"),
+            "".join(f"{c}\n" for c in classifier.classes),
         )
         write_file(
             os.path.join(beside, "MODEL_CARD.md"),
-            card.model_card(manifest, run.classes),
+            card.model_card(manifest, classifier.classes),
         )
         write_file(
             os.path.join(beside, "manifest.json"),
@@ -196,19 +205,22 @@ def _may_replace(output):
 
 def _views(split, places, preprocessing):
     """The chosen images of a split, as the network sees them, and their labels."""
-    chosen = data.Split(split.images[places], split.labels[places], split.are_paths)
-    data.refuse_damaged(chosen, preprocessing)
-    return data.load_views(chosen, preprocessing), chosen.labels
+    chosen = split.take(places)
+    try:
+        return data.load_views(chosen, preprocessing), chosen.labels
+    except tf.errors.OpError:
+        data.refuse_damaged(chosen, preprocessing)
+        raise
 
 
-def _write_artifacts(folder, run, formats, calibration):
+def _write_artifacts(folder, classifier, formats, calibration):
     with tempfile.TemporaryDirectory() as static:
-        saved_model.write_static(run, static)
+        saved_model.write_static(classifier, static)
         for name in formats:
             artifact = ARTIFACTS[name]
             print(f"converting to {artifact.path}", flush=True)
             path = os.path.join(folder, artifact.path)
-            artifact.write(path, run, static, calibration)
+            artifact.write(path, classifier, static, calibration)
 
 
 def _judge_artifacts(folder, formats, images, logits, labels):
@@ -237,9 +249,9 @@ def _judge_artifacts(folder, formats, images, logits, labels):
     return rows, classifiers
 
 
-def _measure(manifest, run, classifiers, image):
+def _measure(manifest, classifier, classifiers, image):
     """Enters the latency of each artifact, and of the Keras model, compiled."""
-    compiled = tf.function(run.model, reduce_retracing=True)
+    compiled = tf.function(classifier.model, reduce_retracing=True)
     times = latency.measure(
         {
             "keras": lambda pixels: compiled(

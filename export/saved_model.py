@@ -21,14 +21,14 @@ def check_model(model):
         )
 
 
-def write_saved_model(run, path):
-    """Writes the SavedModel of a run.
+def write_saved_model(classifier, path):
+    """Writes the SavedModel of a classifier.
 
     Signatures, with n any number of images:
 
     - `serving_default`: `image`, uint8 (n, height, width, channels), to
       `probabilities`, float32 (n, classes).
-    - `image_bytes`: `image_bytes`, string (n,), JPEG, PNG, GIF or BMP files of
+    - `image_bytes`: `image_bytes`, string (n,), JPEG, PNG, WebP, BMP or GIF files of
       any size, to `classes`, string (n, k), and `scores`, float32 (n, k), the
       likeliest first; k is 5, or the number of classes if that is less. A
       damaged file fails the whole request with InvalidArgument.
@@ -36,17 +36,17 @@ def write_saved_model(run, path):
       global average of the last stage.
 
     Args:
-        run: a `keras_resnet.runs.Run`.
+        classifier: a `keras_resnet.classifiers.Classifier`.
         path: of the folder to write.
     """
-    model, preprocessing = run.model, run.preprocessing
+    model, preprocessing = classifier.model, classifier.preprocessing
     features = keras.Model(model.input, model.get_layer("avg_pool").output)
-    names = tf.constant(run.classes)
-    top = min(5, len(run.classes))
+    names = tf.constant(classifier.classes)
+    top = min(5, len(classifier.classes))
 
     def classify_bytes(image_bytes):
         images = tf.map_fn(
-            lambda encoded: preprocessing.view(preprocessing.decode(encoded)),
+            preprocessing.read,
             image_bytes,
             fn_output_signature=tf.TensorSpec(preprocessing.shape, tf.uint8),
         )
@@ -66,18 +66,18 @@ def write_saved_model(run, path):
     )
 
 
-def write_static(run, path):
+def write_static(classifier, path):
     """Writes the SavedModel that converters read: one signature, one image.
 
     Args:
-        run: a `keras_resnet.runs.Run`.
+        classifier: a `keras_resnet.classifiers.Classifier`.
         path: of the folder to write.
     """
-    pixels = tf.TensorSpec((1, *run.preprocessing.shape), tf.uint8, "image")
+    pixels = tf.TensorSpec((1, *classifier.preprocessing.shape), tf.uint8, "image")
     _write(
         path,
         serving_default=(
-            lambda image: {"probabilities": run.model(image, training=False)},
+            lambda image: {"probabilities": classifier.model(image, training=False)},
             pixels,
         ),
     )

@@ -13,9 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.errors import InputError
-from keras_resnet.preprocessing import Preprocessing, crop_and_flip
+from keras_resnet.preprocessing import crop_and_flip
 
-IMAGE_FILES = (".jpg", ".jpeg", ".png", ".bmp", ".gif")
+IMAGE_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +36,38 @@ class Split:
     def __len__(self):
         return len(self.labels)
 
-    def reader(self, preprocessing: Preprocessing) -> Callable:
-        """Returns a function from one entry of `images` to a uint8 image."""
-        if self.images.dtype == np.uint8:
-            return lambda pixels: pixels
+    def take(self, places) -> "Split":
+        """Returns the images at some places, or where a mask is true."""
+        return dataclasses.replace(
+            self, images=self.images[places], labels=self.labels[places]
+        )
+
+    def __add__(self, other) -> "Split":
+        """Returns the images of both."""
+        return dataclasses.replace(
+            self,
+            images=np.concatenate([self.images, other.images]),
+            labels=np.concatenate([self.labels, other.labels]),
+        )
+
+    def names(self) -> list[str]:
+        """Returns what to call each image: its path, or its number."""
         if self.are_paths:
-            return lambda path: preprocessing.decode(tf.io.read_file(path))
-        return preprocessing.decode
+            return list(map(str, self.images))
+        return list(map(str, range(len(self))))
+
+    def reader(self, decode: Callable, view: Callable) -> Callable:
+        """Returns a function from one entry of `images` to pixels.
+
+        Args:
+            decode: from an encoded file to them.
+            view: from a uint8 image to them.
+        """
+        if self.images.dtype == np.uint8:
+            return view
+        if self.are_paths:
+            return lambda path: decode(tf.io.read_file(path))
+        return decode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +80,7 @@ class Dataset:
         train: the images to train on.
         test: the images held out.
         shape: (height, width, channels) where all images have one, else None.
+        own_split: whether the held-out images came so, not chosen here.
     """
 
     name: str
@@ -62,6 +88,7 @@ class Dataset:
     train: Split
     test: Split
     shape: tuple[int, int, int] | None
+    own_split: bool = True
 
 
 def resolve_name(name):
@@ -72,7 +99,7 @@ def resolve_name(name):
     return f"folder:{os.path.abspath(path)}"
 
 
-def load_dataset(name, data_dir=None):
+def load_dataset(name, data_dir=None, only_test=False):
     """Loads a data set.
 
     Args:
@@ -82,9 +109,11 @@ def load_dataset(name, data_dir=None):
             or right below PATH, where a fifth of each class is held out; or any
             image classification set of TFDS, such as `"cifar10"`.
         data_dir: where TFDS keeps its sets; `None` is its own default.
+        only_test: whether no training images are wanted: those of a TFDS set are
+            not read, and a folder without a part held out is one, whole.
 
     Returns:
-        A `Dataset`.
+        A `Dataset`; with `only_test` its `train` may be empty.
 
     Raises:
         InputError: there is no such data set, or it cannot be used.
@@ -93,8 +122,8 @@ def load_dataset(name, data_dir=None):
     if name == "digits":
         return _digits()
     if name.startswith("folder:"):
-        return _folder(name)
-    return _tfds(name, data_dir)
+        return _folder(name, only_test)
+    return _tfds(name, data_dir, only_test)
 
 
 def _digits():
@@ -113,10 +142,11 @@ def _digits():
         Split(parts[0], parts[2]),
         Split(parts[1], parts[3]),
         (8, 8, 1),
+        own_split=False,
     )
 
 
-def _folder(name):
+def _folder(name, only_test):
     path = name.removeprefix("folder:")
     if not os.path.isdir(path):
         raise InputError(
@@ -128,7 +158,8 @@ def _folder(name):
     }
     parts = {part: where for part, where in parts.items() if os.path.isdir(where)}
     held_out = [part for part in parts if part != "train"]
-    if "train" in parts and held_out:
+    own_split = "train" in parts and bool(held_out)
+    if own_split:
         classes = _class_folders(parts["train"])
         train = _files(parts["train"], classes)
         test = _files(parts[held_out[0]], classes)
@@ -139,17 +170,16 @@ def _folder(name):
         place = np.concatenate(
             [np.arange(n) for n in np.bincount(files.labels, minlength=len(classes))]
         )
-        out = place % 5 == 4
-        train = Split(files.images[~out], files.labels[~out], True)
-        test = Split(files.images[out], files.labels[out], True)
+        out = (place % 5 == 4) | only_test
+        train, test = files.take(~out), files.take(out)
     held = np.bincount(test.labels, minlength=len(classes))
-    if not len(train) or not held.all():
+    if not only_test and (not len(train) or not held.all()):
         raise InputError(
             "Each class needs at least five images, or there must be folders train and "
             f"test with images of each. Received: {name} with {len(train)} images to "
             f"train on and, held out of each class, {held.tolist()}"
         )
-    return Dataset(name, tuple(classes), train, test, None)
+    return Dataset(name, tuple(classes), train, test, None, own_split)
 
 
 def _class_folders(path):
@@ -188,7 +218,7 @@ def _files(path, classes):
     return Split(np.array(images, object), np.array(labels, np.int32), True)
 
 
-def _tfds(name, data_dir):
+def _tfds(name, data_dir, only_test):
     try:
         import tensorflow_datasets as tfds
     except ModuleNotFoundError as error:
@@ -224,16 +254,18 @@ def _tfds(name, data_dir):
             f"{', '.join(splits)}"
         )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if info.dataset_size > memory / 2:
+    needed = splits[held_out].num_bytes if only_test else info.dataset_size
+    if needed > memory / 2:
         raise InputError(
-            f"{name} takes {info.dataset_size / 2**30:.0f} GiB, and data sets are held in "
+            f"{name} takes {needed / 2**30:.0f} GiB, and data sets are held in "
             f"memory, of which there are {memory / 2**30:.0f} GiB"
         )
     shape = features["image"].shape
     shape = None if None in shape else tuple(shape)
-    train, test = (_tfds_split(builder, split, shape) for split in ("train", held_out))
+    test = _tfds_split(builder, held_out, shape)
+    train = test.take([]) if only_test else _tfds_split(builder, "train", shape)
     classes = features["label"].names
-    if min(train.labels.min(), test.labels.min()) < 0:
+    if min(0, *train.labels, *test.labels) < 0:
         raise InputError(f"{name} has images without a label in its {held_out} split")
     return Dataset(name, tuple(classes), train, test, shape)
 
@@ -332,7 +364,7 @@ def training_batches(split, preprocessing, recipe, replicas, seed, start, stop):
         )
 
     pad = round(recipe.pad * preprocessing.height) if preprocessing.crop == 1 else 0
-    view = _views(split, preprocessing, preprocessing.margin)
+    view = _views(split, *central(preprocessing, preprocessing.margin))
 
     def load(order, draws, weights):
         images = tf.pad(view(order), [[0, 0], [pad, pad], [pad, pad], [0, 0]])
@@ -345,12 +377,28 @@ def training_batches(split, preprocessing, recipe, replicas, seed, start, stop):
     return _finish(batches.flat_map(parts), load)
 
 
-def evaluation_batches(split, preprocessing, batch_size, replicas):
+def central(preprocessing, margin=0):
+    """The central crop of each image, as `evaluation_batches` takes it.
+
+    Returns:
+        Three things: a function from an encoded file, one from a uint8 image, both
+        to the same crop, and what they give, a `tf.TensorSpec`.
+    """
+    height, width, channels = preprocessing.shape
+    shape = (height + 2 * margin, width + 2 * margin, channels)
+    return (
+        lambda encoded: preprocessing.read(encoded, margin),
+        lambda image: preprocessing.view(image, margin),
+        tf.TensorSpec(shape, tf.uint8),
+    )
+
+
+def evaluation_batches(split, cut, batch_size, replicas):
     """Every image once, in order.
 
     Args:
         split: the images.
-        preprocessing: to the network's input.
+        cut: what is taken of each image; see `central`.
         batch_size: over all replicas; a multiple of `replicas`.
         replicas: that share each batch equally; the last one is filled up with
             images of weight 0.
@@ -361,7 +409,7 @@ def evaluation_batches(split, preprocessing, batch_size, replicas):
     filled = -(-len(split) // replicas) * replicas
     order = np.arange(filled) % len(split)
     weights = (np.arange(filled) < len(split)).astype(np.float32)
-    view = _views(split, preprocessing)
+    view = _views(split, *cut)
 
     def load(order, weights):
         return view(order), tf.gather(split.labels, order), weights
@@ -382,13 +430,13 @@ def load_views(split, preprocessing):
     Returns:
         uint8 array (number, height, width, channels).
     """
-    batches = evaluation_batches(split, preprocessing, 64, 1)
+    batches = evaluation_batches(split, central(preprocessing), 64, 1)
     return np.concatenate([images for images, _, _ in batches.as_numpy_iterator()])
 
 
 def damaged_images(split, preprocessing):
     """Returns the places of the images that cannot be decoded, in order."""
-    read = split.reader(preprocessing)
+    read = split.reader(preprocessing.decode, lambda image: image)
     damaged = []
     for place, entry in enumerate(split.images):
         try:
@@ -402,9 +450,8 @@ def refuse_damaged(split, preprocessing):
     """Raises an `InputError` that names the damaged images, if there are any."""
     damaged = damaged_images(split, preprocessing)
     if damaged:
-        names = [
-            str(split.images[i]) if split.are_paths else f"number {i}" for i in damaged
-        ]
+        every = split.names()
+        names = [every[i] if split.are_paths else f"number {i}" for i in damaged]
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise InputError(
             f"{len(names)} of {len(split)} images cannot be decoded; repair or remove "
@@ -412,26 +459,16 @@ def refuse_damaged(split, preprocessing):
         )
 
 
-def _views(split, preprocessing, margin=0):
-    """Returns a function from indices to a batch of views."""
+def _views(split, decode, view, spec):
+    """Returns a function from indices to a batch of what is cut from the images."""
     with tf.device("CPU:0"):  # Whole sets do not belong in a GPU's memory.
         images = tf.constant(split.images)
-    read = split.reader(preprocessing)
-    if (
-        images.dtype == tf.uint8
-        and split.images.shape[1:] == preprocessing.shape
-        and not margin
-    ):
+    as_they_are = isinstance(spec, tf.TensorSpec) and spec.shape == images.shape[1:]
+    if images.dtype == tf.uint8 and as_they_are:
         return lambda order: tf.gather(images, order)
-    shape = (
-        preprocessing.height + 2 * margin,
-        preprocessing.width + 2 * margin,
-        preprocessing.channels,
-    )
+    read = split.reader(decode, view)
     return lambda order: tf.map_fn(
-        lambda i: preprocessing.view(read(images[i]), margin),
-        order,
-        fn_output_signature=tf.TensorSpec(shape, tf.uint8),
+        lambda i: read(images[i]), order, fn_output_signature=spec
     )
 
 

@@ -17,14 +17,14 @@ class Pixels(NamedTuple):
 
     Attributes:
         mean: of red, green and blue, subtracted from pixels of 0 to 255.
-        std: of the same; what is left is divided by it.
+        variance: of the same; what is left is divided by its root.
         crop: share of the resized image, along each side, that the central crop
             keeps, as in `keras_resnet.preprocessing.Preprocessing`.
         interpolation: `"bilinear"` or `"bicubic"`, of the resizing.
     """
 
     mean: tuple[float, ...]
-    std: tuple[float, ...]
+    variance: tuple[float, ...]
     crop: float = 0.875
     interpolation: str = "bilinear"
 
@@ -34,10 +34,10 @@ class Pixels(NamedTuple):
 PIXELS = {
     "torch": Pixels(
         tuple(255 * m for m in (0.485, 0.456, 0.406)),
-        tuple(255 * s for s in (0.229, 0.224, 0.225)),
+        tuple((255 * s) ** 2 for s in (0.229, 0.224, 0.225)),
     ),
     "caffe": Pixels((123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
-    "tf": Pixels((127.5,) * 3, (127.5,) * 3),
+    "tf": Pixels((127.5,) * 3, (127.5**2,) * 3),
 }
 
 # Ours to torchvision's: layers outside of blocks, and after `conv2_block1_`.

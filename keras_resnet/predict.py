@@ -1,74 +1,141 @@
 """Names what is on images: the five likeliest classes of each.
 
-python -m keras_resnet.predict --model=runs/resnet20-digits IMAGE...
+python -m keras_resnet.predict --model=resnet50 photo.jpg holiday/
 """
 
+import json
+import os
 import sys
 
 from absl import flags
 
+_BATCH = 16
 
-def predict(paths, model="runs/resnet20-digits", top=5):
+
+def predict(
+    paths,
+    model="runs/resnet20-digits",
+    weights=None,
+    image_size=None,
+    top=5,
+    on_image=lambda: None,
+):
     """Classifies image files.
 
     Args:
-        paths: of JPEG, PNG, GIF or BMP files.
-        model: a run folder, or a `.keras` file in one.
+        paths: of image files (JPEG, PNG, WebP, BMP or GIF), and of folders, in
+            which every file with such a name is taken.
+        model: a run folder, a `.keras` file, or the name of a network.
+        weights: with the name of a network; see `keras_resnet.ResNet50`.
+        image_size: with the name of a network; height and width of its input in
+            pixels.
         top: number of classes for each image.
+        on_image: called after each image.
 
     Returns:
-        A dict from each path to a list of (class name, probability), likeliest
+        A dict from each file's path to a list of (class name, probability), likeliest
         first; or to the reason, a string, why it could not be read.
 
     Raises:
         InputError: no image was named, or the model cannot be used.
     """
     import numpy as np
-    import tensorflow as tf
 
-    from keras_resnet.errors import InputError
-    from keras_resnet.runs import load_run
+    from keras_resnet.classifiers import load_classifier
+    from keras_resnet.preprocessing import FORMATS
 
-    if not paths:
-        raise InputError("Name at least one image: JPEG, PNG, GIF or BMP files")
-    run = load_run(model)
-    answers = {}
-    for path in paths:
-        try:
-            with open(path, "rb") as file:
-                image = run.preprocessing.view(run.preprocessing.decode(file.read()))
-        except OSError as error:
-            answers[path] = error.strerror
-            continue
-        except (tf.errors.OpError, ValueError):
-            answers[path] = "damaged, or no JPEG, PNG, GIF or BMP image"
-            continue
-        probabilities = np.asarray(run.model(image[None], training=False))[0]
-        best = np.argsort(-probabilities, kind="stable")[:top]
-        answers[path] = [(run.classes[i], float(probabilities[i])) for i in best]
+    files = find_images(paths)
+    classifier = load_classifier(model, weights, image_size)
+    answers = dict.fromkeys(files)
+    for start in range(0, len(files), _BATCH):
+        images = {}
+        for path in files[start : start + _BATCH]:
+            try:
+                images[path] = classifier.preprocessing.load(path)
+            except OSError as error:
+                answers[path] = error.strerror
+            except ValueError:
+                answers[path] = f"damaged, or no {FORMATS} image"
+            on_image()
+        if images:
+            batch = np.stack(list(images.values()))
+            found = np.asarray(classifier.model(batch, training=False))
+            for path, probabilities in zip(images, found, strict=True):
+                best = np.argsort(-probabilities, kind="stable")[:top]
+                answers[path] = [
+                    (classifier.classes[i], float(probabilities[i])) for i in best
+                ]
     return answers
+
+
+def find_images(paths):
+    """Returns the image files among paths and in the folders among them.
+
+    Raises:
+        InputError: there are none.
+    """
+    from keras_resnet.errors import InputError
+
+    endings = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+    if not paths:
+        raise InputError(
+            "Name at least one image or folder of images: JPEG, PNG, WebP, BMP or GIF"
+        )
+    found = []
+    for path in paths:
+        if not os.path.isdir(path):
+            found.append(path)
+            continue
+        inside = [
+            os.path.join(folder, name)
+            for folder, _, names in os.walk(path)
+            for name in names
+            if name.lower().endswith(endings)
+        ]
+        if not inside:
+            raise InputError(
+                f"There are no images in the folder. Accepted: files {' '.join(endings)}. "
+                f"Received: {path}"
+            )
+        found += sorted(inside)
+    return found
 
 
 def main(argv):
     """Reads the flags and prints the classes; status 1 if a file was unreadable."""
-    answers = predict(argv, flags.FLAGS.model, flags.FLAGS.top)
+    from keras_resnet.programs import progress
+
+    given = {
+        name: flags.FLAGS[name].value
+        for name in ("model", "weights", "image_size", "top")
+    }
+    with progress("reading", len(find_images(argv)), shown_from=20) as advance:
+        answers = predict(argv, on_image=advance, **given)
+    if flags.FLAGS.json:
+        print(json.dumps([_as_record(*item) for item in answers.items()], indent=2))
     status = 0
     for path, answer in answers.items():
         if isinstance(answer, str):
             print(f"error: {path}: {answer}", file=sys.stderr)
             status = 1
-        else:
+        elif not flags.FLAGS.json:
             print(path)
             for name, probability in answer:
                 print(f"  {probability:7.2%}  {name}")
     return status
 
 
+def _as_record(path, answer):
+    if isinstance(answer, str):
+        return {"image": path, "error": answer}
+    classes = [{"class": name, "probability": share} for name, share in answer]
+    return {"image": path, "classes": classes}
+
+
 if __name__ == "__main__":
     from keras_resnet import programs
 
-    flags.DEFINE_string(
-        "model", "runs/resnet20-digits", "Run folder, or a .keras file in one."
-    )
+    programs.define_model_flags()
     flags.DEFINE_integer("top", 5, "Number of classes to name for each image.", 1)
+    flags.DEFINE_bool("json", False, "Print JSON.")
     programs.run(main, positional=True)

@@ -1,15 +1,27 @@
 """From an image to a network's input: one definition for every use.
 
 Training, evaluation, prediction and the exported artifacts all read images
-through this module. Its results are raw pixels, uint8 from 0 to 255; a net
-trained here normalises them itself, in its first layer, so that no client can
-get that wrong.
+through this module. Its results are raw pixels, uint8 from 0 to 255; a network
+normalises them itself, in its first layer, so that no client can get that wrong.
 """
 
 import dataclasses
 
 import numpy as np
 import tensorflow as tf
+
+FORMATS = "JPEG, PNG, WebP, BMP or GIF"
+# The shorter sides that the paper averages over (section 3.4).
+SCALES = (224, 256, 384, 480, 640)
+# TensorFlow's kernels that resample as Pillow's filters of these names do, and how
+# far they reach.
+_KERNELS = {"bilinear": ("triangle", 1.0), "bicubic": ("keyscubic", 2.0)}
+# An EXIF block's orientation in either order of bytes. \C is any byte.
+_ORIENTATION = (
+    r"\C*?Exif\x00\x00(?:"
+    r"II\*\x00\C*?\x12\x01\x03\x00\x01\x00\x00\x00(\C)|"
+    r"MM\x00\*\C*?\x01\x12\x00\x03\x00\x00\x00\x01\x00(\C))\C*"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,38 +34,69 @@ class Preprocessing:
         channels: 1 (grey) or 3 (RGB).
         crop: share of the resized image, along each side, that the central crop
             keeps: 1 for small images, 0.875 (224 of 256 pixels) for photographs.
+        interpolation: `"bilinear"` or `"bicubic"`, both with antialiasing.
     """
 
     height: int
     width: int
     channels: int
     crop: float = 1.0
+    interpolation: str = "bilinear"
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(height, width, channels) of the network's input."""
         return (self.height, self.width, self.channels)
 
+    def load(self, path):
+        """Reads an image file as the network sees it.
+
+        Args:
+            path: of a JPEG, PNG, WebP, BMP or GIF file.
+
+        Returns:
+            uint8 array (height, width, channels).
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it is damaged, or no such image.
+        """
+        with open(path, "rb") as file:
+            encoded = file.read()
+        try:
+            return self.read(tf.constant(encoded)).numpy()
+        except tf.errors.OpError:
+            raise ValueError(f"{path}: damaged, or no {FORMATS} image") from None
+
     def decode(self, encoded):
-        """Decodes a JPEG, PNG, GIF (first frame) or BMP file.
+        """Decodes a JPEG, PNG, WebP, BMP or GIF (first frame) file, upright.
 
         Args:
             encoded: scalar string tensor, the file's bytes.
 
         Returns:
-            uint8 tensor (any height, any width, channels).
+            uint8 tensor (any height, any width, channels), turned as the file's
+            EXIF orientation says.
         """
-        image = tf.io.decode_image(encoded, 3, expand_animations=False)
+
+        def jpeg():
+            image = tf.io.decode_jpeg(encoded, 3, dct_method="INTEGER_ACCURATE")
+            return _turn(image, _orientation(encoded))
+
+        def other():
+            return tf.io.decode_image(encoded, 3, expand_animations=False)
+
+        image = tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
         image = tf.ensure_shape(image, (None, None, 3))
-        # Not by decode_image, which makes grey of JPEG and PNG files only.
-        return image if self.channels == 3 else tf.image.rgb_to_grayscale(image)
+        return self._grey(image)
 
     def view(self, image, margin=0):
         """The central crop of an image: what the network sees of it.
 
-        The image is resized, bilinear with antialiasing, its aspect kept, until
-        it just covers the input divided by `crop`; the centre is cut out and
-        rounded to whole pixel values. An image of the right size stays as it is.
+        The image is resized, its aspect kept, until it just covers the input
+        divided by `crop`; the centre is cut out and rounded to whole pixel values.
+        Sides and offsets are rounded as torchvision does. An image of the right
+        size stays as it is.
 
         Args:
             image: uint8 tensor (any height, any width, channels).
@@ -63,19 +106,130 @@ class Preprocessing:
         Returns:
             uint8 tensor (height + 2 margin, width + 2 margin, channels).
         """
-        height, width = self.height + 2 * margin, self.width + 2 * margin
-        if self.crop == 1 and image.shape[:2] == (height, width):
+        size = (self.height + 2 * margin, self.width + 2 * margin)
+        if self.crop == 1 and image.shape[:2] == size:
             return image
-        sides = tf.cast(tf.shape(image)[:2], tf.float64)
-        target = tf.constant([self.height, self.width], tf.float64) / self.crop
-        scale = tf.reduce_max(target / sides)
-        sides = tf.cast(tf.round(sides * scale), tf.int32)
-        image = tf.image.resize(image, sides, antialias=True)
-        top_left = (sides - [height, width]) // 2
-        image = tf.slice(
-            image, [top_left[0], top_left[1], 0], [height, width, self.channels]
+        sides = tf.shape(image)[:2]
+        resized, corner = self._place(sides, size)
+        return self._resample(image, (0, 0), resized / sides, corner, size)
+
+    def read(self, encoded, margin=0):
+        """Decodes a file and takes its view, decoding no more than is needed.
+
+        Of a JPEG only the part under the crop is decoded and resampled.
+
+        Args:
+            encoded: scalar string tensor, the file's bytes.
+            margin: as in `view`.
+
+        Returns:
+            What `view(decode(encoded), margin)` gives, but for rounding: a few
+            pixels differ by 1.
+        """
+        size = (self.height + 2 * margin, self.width + 2 * margin)
+
+        def part():
+            sides = tf.io.extract_jpeg_shape(encoded)[:2]
+            resized, corner = self._place(sides, size)
+            scale = resized / sides
+            # What the kernel reaches, and a pixel more.
+            reach = _KERNELS[self.interpolation][1] * tf.maximum(1 / scale, 1.0) + 1
+            corner64 = tf.cast(corner, tf.float64)
+            first = tf.maximum(tf.floor(corner64 / scale - reach), 0.0)
+            last = tf.cast(tf.math.ceil((corner64 + size) / scale + reach), tf.int32)
+            first = tf.cast(first, tf.int32)
+            image = tf.image.decode_and_crop_jpeg(
+                encoded,
+                tf.concat([first, tf.minimum(sides, last) - first], 0),
+                3,
+                dct_method="INTEGER_ACCURATE",
+            )
+            return self._resample(self._grey(image), first, scale, corner, size)
+
+        def whole():
+            return self.view(self.decode(encoded), margin)
+
+        upright = tf.io.is_jpeg(encoded) & (_orientation(encoded) == 1)
+        image = tf.cond(upright, part, whole)
+        return tf.ensure_shape(image, (*size, self.channels))
+
+    def ten_crops(self, image):
+        """The centre and the corners of the central square, and their mirror images.
+
+        As in Krizhevsky et al. 2012, whom the paper cites for its 10-crop test: the
+        shorter side becomes 256/224 of the input, and the corners are those of the
+        central square. (The paper does not say so; fb.resnet.torch takes those of
+        the whole image.)
+
+        Args:
+            image: uint8 tensor (any height, any width, channels).
+
+        Returns:
+            uint8 tensor (10, height, width, channels).
+        """
+        square = dataclasses.replace(self, crop=0.875)
+        edge = square.margin
+        image = square.view(image, edge)
+        corners = [(edge, edge)] + [
+            (y, x) for y in (0, 2 * edge) for x in (0, 2 * edge)
+        ]
+        crops = tf.stack(
+            [image[y : y + self.height, x : x + self.width] for y, x in corners]
         )
-        return tf.cast(tf.clip_by_value(tf.round(image), 0, 255), tf.uint8)
+        return tf.concat([crops, crops[:, :, ::-1]], 0)
+
+    def whole_at(self, image, shorter):
+        """The whole image, resized.
+
+        Args:
+            image: uint8 tensor (any height, any width, channels).
+            shorter: its new shorter side, in pixels.
+
+        Returns:
+            uint8 tensor (height, width, channels), the aspect kept.
+        """
+        sides = tf.shape(image)[:2]
+        size = _cover(sides, (shorter, shorter))
+        corner = tf.zeros(2, tf.int32)
+        return self._resample(image, (0, 0), size / sides, corner, size)
+
+    def _grey(self, image):
+        # Not by decode_image, which makes grey of JPEG and PNG files only.
+        return image if self.channels == 3 else tf.image.rgb_to_grayscale(image)
+
+    def _place(self, sides, size):
+        """Sides of the resized image, and the crop's corner in it."""
+        target = [round(self.height / self.crop), round(self.width / self.crop)]
+        resized = _cover(sides, target)
+        # Half to even, as Python rounds in torchvision.
+        corner = tf.round((tf.cast(resized, tf.float64) - size) / 2)
+        return resized, tf.cast(corner, tf.int32)
+
+    def _resample(self, image, first, scale, corner, size):
+        """A part of a resized image, of which only a part may be given.
+
+        Args:
+            image: uint8 tensor, the part from `first` on.
+            first: its place (row, column) in the whole.
+            scale: (vertical, horizontal) of the resizing.
+            corner: of the wanted part in the resized image (row, column).
+            size: of the wanted part (height, width).
+
+        Returns:
+            uint8 tensor (*size, channels).
+        """
+        shift = tf.cast(first, scale.dtype) * scale - tf.cast(corner, scale.dtype)
+        image = tf.raw_ops.ScaleAndTranslate(
+            images=image[None],
+            size=size,
+            scale=tf.cast(scale, tf.float32),
+            translation=tf.cast(shift, tf.float32),
+            kernel_type=_KERNELS[self.interpolation][0],
+            antialias=True,
+        )[0]
+        if self.interpolation == "bicubic":  # It overshoots; bilinear does not.
+            image = tf.clip_by_value(image, 0.0, 255.0)
+        return tf.cast(image + 0.5, tf.uint8)
 
     @property
     def margin(self) -> int:
@@ -84,6 +238,35 @@ class Preprocessing:
             int(round(min(self.height, self.width) / self.crop) - min(self.shape[:2]))
             // 2
         )
+
+
+def _cover(sides, target):
+    """Sides of an image resized until it just covers `target`, as torchvision's."""
+    sides, target = tf.cast(sides, tf.float64), tf.cast(target, tf.float64)
+    return tf.cast(tf.floor(sides * tf.reduce_max(target / sides) + 1e-6), tf.int32)
+
+
+def _orientation(encoded):
+    """EXIF's orientation of a JPEG file, from 1 (upright) to 8."""
+    head = tf.strings.substr(encoded, 0, 8192)
+    found = tf.strings.regex_replace(
+        head, f"^{_ORIENTATION}$", r"\1\2", replace_global=False
+    )
+    value = tf.io.decode_raw(tf.strings.substr(found, 0, 1), tf.uint8)
+    value = tf.cast(tf.concat([value, [1]], 0)[0], tf.int32)
+    known = (tf.strings.length(found) == 1) & (value >= 1) & (value <= 8)
+    return tf.where(known, value, 1)
+
+
+def _turn(image, orientation):
+    """Turns an image upright; see EXIF 2.3, tag 0x0112."""
+    image = tf.cond(
+        orientation > 4, lambda: tf.transpose(image, (1, 0, 2)), lambda: image
+    )
+    mirrored = tf.reduce_any(orientation == [2, 3, 6, 7])
+    image = tf.cond(mirrored, lambda: image[:, ::-1], lambda: image)
+    upended = tf.reduce_any(orientation == [3, 4, 7, 8])
+    return tf.cond(upended, lambda: image[::-1], lambda: image)
 
 
 def crop_and_flip(images, size, draws, flip):

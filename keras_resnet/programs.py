@@ -1,9 +1,11 @@
 """How every program of this package starts and how it reports errors."""
 
+import contextlib
 import logging
 import os
 import runpy
 import sys
+import tempfile
 
 import absl.logging
 from absl import app, flags
@@ -38,6 +40,7 @@ def run(main, positional=False):
                     "Only flags are accepted, such as --model=resnet20. "
                     f"Received: {' '.join(argv[1:])}"
                 )
+            _import_tensorflow()
             return main(argv[1:])
         except (InputError, OSError) as error:
             message = " ".join(str(error).split())
@@ -55,6 +58,78 @@ def run(main, positional=False):
     app.run(guarded)
 
 
+def _import_tensorflow():
+    """Imports TensorFlow without the notes of its C++ part.
+
+    On newer CPUs TensorFlow 2.21 prints them on standard error whatever
+    TF_CPP_MIN_LOG_LEVEL says. Anything else that it prints is passed on.
+    """
+    own, noted = os.dup(2), tempfile.TemporaryFile()
+    os.dup2(noted.fileno(), 2)
+    try:
+        import tensorflow  # noqa: F401
+    except ModuleNotFoundError as error:
+        if not lacks_tensorflow(error):
+            raise
+    finally:
+        os.dup2(own, 2)
+        os.close(own)
+        noted.seek(0)
+        for line in noted.read().decode(errors="replace").splitlines():
+            if not line.startswith(_NOTES):
+                print(line, file=sys.stderr)
+        noted.close()
+
+
+_NOTES = ("I0000", "WARNING: All log messages before", "To enable the following instr")
+
+
+def define_model_flags():
+    """Defines the flags by which a program is told which network to use."""
+    flags.DEFINE_string(
+        "model",
+        "runs/resnet20-digits",
+        "Run folder, .keras file, or a network, such as resnet50.",
+    )
+    flags.DEFINE_string(
+        "weights", None, "A network's: imagenet, torchvision_v2 or a file."
+    )
+    flags.DEFINE_integer("image_size", None, "A network's input, pixels; its own.", 1)
+
+
+@contextlib.contextmanager
+def progress(what, steps, shown_from=2):
+    """Shows a bar on standard error, where that is a terminal.
+
+    Args:
+        what: is done.
+        steps: their number.
+        shown_from: fewest steps for which there is a bar.
+
+    Yields:
+        A function to call after each step.
+    """
+    done, shown = 0, sys.stderr.isatty() and steps >= shown_from
+
+    def advance():
+        nonlocal done
+        done += 1
+        if shown:
+            bar = "#" * (30 * done // steps)
+            print(
+                f"\r{what} {bar:<30} {done}/{steps}",
+                end="",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    try:
+        yield advance
+    finally:
+        if shown:
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
+
+
 def console_script(module):
     """Returns an entry point that runs `module` as `python -m` does."""
 
@@ -67,3 +142,4 @@ def console_script(module):
 train = console_script("keras_resnet.train")
 evaluate = console_script("keras_resnet.evaluate")
 predict = console_script("keras_resnet.predict")
+convert = console_script("keras_resnet.convert")

@@ -47,6 +47,8 @@ RECIPES = {
     "paper_cifar":  Recipe(  164,  128,  0.1,  "steps",   0.0,    0.9,   1e-4,  1 / 8, True),
     # A plain recipe for photographs in folders.
     "photographs":  Recipe(   90,  256,  0.1,  "cosine",  0.05,   0.9,   1e-4,  0.0,   True),
+    # From weights that are trained already.
+    "finetune":     Recipe(   15,   64,  0.01, "cosine",  0.1,    0.9,   1e-4,  1 / 8, True),
 }
 # fmt: on
 

@@ -239,7 +239,18 @@ def class_names(data):
     """
     if data == "cifar10":
         return tuple(
-            "airplane automobile bird cat deer dog frog horse ship truck".split()
+            [
+                "airplane",
+                "automobile",
+                "bird",
+                "cat",
+                "deer",
+                "dog",
+                "frog",
+                "horse",
+                "ship",
+                "truck",
+            ]
         )
     lines = _class_lines() if data == "imagenet" else []
     return tuple(line.split(" ", 1)[1] for line in lines) or None

@@ -45,7 +45,7 @@ def ResNet(
         variant: a name that `keras_resnet.list_models()` gives, in any case, or
             `cifar_resnet{6n+2}` or `cifar_plainnet{6n+2}`.
         include_top: see `keras_resnet.ResNet50`, as for all that follow. `None`
-            for `classes` and `name` means the architecture's.
+            for `classes` means the weights' or else the architecture's.
         **variation: `shortcut`, `stride_on` and other fields of
             `keras_resnet.variants.Variant`; `None` means the architecture's.
 
@@ -64,7 +64,9 @@ def ResNet(
         checkpoint = open_checkpoint(weights, str(variant).lower())
         _follow(checkpoint.origin, variation)
     row = row.changed(**variation)
-    classes = row.classes if classes is None else classes
+    if classes is None:
+        head = checkpoint and (checkpoint.tensors or {}).get("predictions/bias")
+        classes = head.shape[0] if head else row.classes
     if pooling not in (None, "avg", "max"):
         raise InputError(
             f"pooling must be None, 'avg' or 'max'. Received: pooling={pooling!r}"
@@ -167,7 +169,7 @@ def _follow(origin, variation):
 
 def _normalise(x, origin):
     """Raw pixels to what the weights were trained on."""
-    mean, std = origin.pixels.mean, origin.pixels.std
+    mean = origin.pixels.mean
     channels = x.shape[channel_axis()]
     if channels != len(mean):
         raise InputError(
@@ -177,7 +179,7 @@ def _normalise(x, origin):
     return layers.Normalization(
         axis=channel_axis(),
         mean=mean,
-        variance=[deviation**2 for deviation in std],
+        variance=origin.pixels.variance,
         name="normalization",
     )(x)
 

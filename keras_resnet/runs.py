@@ -21,88 +21,9 @@ from importlib import metadata
 
 import keras
 
-from keras_resnet.data import load_dataset
 from keras_resnet.errors import InputError
 from keras_resnet.preprocessing import Preprocessing
-from keras_resnet.weights import load_model, save_model
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A finished run.
-
-    Attributes:
-        path: of its folder.
-        model: a `keras.Model` that takes raw pixels.
-        settings: what it was trained with, as in `run.json`.
-        classes: name of each class, in order.
-        preprocessing: from an image to the model's input.
-    """
-
-    path: str
-    model: keras.Model
-    settings: dict
-    classes: tuple[str, ...]
-    preprocessing: Preprocessing
-
-
-def load_run(path):
-    """Loads a run's final model with all that is known about it.
-
-    Args:
-        path: the run folder, or a `.keras` file in it.
-
-    Raises:
-        InputError: it is no run folder, or the run has not ended.
-    """
-    path = os.path.normpath(path)
-    folder = os.path.dirname(path) if path.endswith(".keras") else path
-    record = read_record(folder)
-    if record is None:
-        raise InputError(
-            "model must be a run folder, as keras_resnet.train writes it, or a .keras "
-            f"file in one. Received: {path!r}, where there is no {folder}/run.json"
-        )
-    if path == folder:
-        path = os.path.join(folder, "final.keras")
-        if not os.path.exists(path):
-            raise InputError(
-                f"The run in {folder} has not ended: run its command again to resume, or "
-                f"name {folder}/best.keras, if it is there"
-            )
-    return Run(
-        folder,
-        load_model(path),
-        record["settings"],
-        tuple(record["classes"]),
-        Preprocessing(**record["preprocessing"]),
-    )
-
-
-def load_dataset_for(run, dataset=None, data_dir=None):
-    """Loads the data set that a run's model is to be tried on.
-
-    Args:
-        run: a `Run`.
-        dataset: see `keras_resnet.data.load_dataset`; `None` is the one that the
-            model was trained on.
-        data_dir: where TFDS keeps its sets.
-
-    Raises:
-        InputError: it has other classes, or images of another number of channels.
-    """
-    images = load_dataset(dataset or run.settings["dataset"], data_dir)
-    if images.classes != run.classes:
-        raise InputError(
-            f"The model knows the classes {', '.join(run.classes)}. "
-            f"Received: {images.name} with the classes {', '.join(images.classes)}"
-        )
-    if images.shape and images.shape[2] != run.preprocessing.channels:
-        raise InputError(
-            f"The model takes images of {run.preprocessing.channels} channel(s). "
-            f"Received: {images.name} with {images.shape[2]}"
-        )
-    return images
+from keras_resnet.weights import save_model
 
 
 def read_record(folder):

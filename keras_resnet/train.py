@@ -28,6 +28,9 @@ _FLAGS = (
     "image_size",
     "shortcut",
     "stride_on",
+    "weights",
+    "freeze",
+    "stage_rate",
     "seed",
     "checkpoint_every",
 )
@@ -52,7 +55,7 @@ if __name__ == "__main__":
         "virtual_devices", 0, "Split the CPU in that many, for trying out.", 0
     )
     flags.DEFINE_string(
-        "recipe", None, "digits, paper_cifar, photographs; by data set if not given."
+        "recipe", None, "digits, paper_cifar, photographs, finetune; by data set."
     )
     flags.DEFINE_integer(
         "epochs", None, "Passes over the training images; the recipe's.", 1
@@ -68,7 +71,14 @@ if __name__ == "__main__":
         "shortcut", None, "A, B, C or none; the paper's for the network."
     )
     flags.DEFINE_string(
-        "stride_on", "1x1", "1x1 (the paper) or 3x3 (torchvision's v1.5)."
+        "stride_on", None, "1x1 (the paper) or 3x3 (v1.5); the weights'."
+    )
+    flags.DEFINE_string(
+        "weights", None, "To start from: imagenet, torchvision_v2 or a file."
+    )
+    flags.DEFINE_string("freeze", None, "Stages to keep, such as conv1..conv4.")
+    flags.DEFINE_float(
+        "stage_rate", None, "Rate of a stage, as a share of what follows it.", 0.0, 1.0
     )
     flags.DEFINE_integer("seed", 0, "Of weights, order and augmentation.", 0)
     flags.DEFINE_integer(

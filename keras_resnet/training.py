@@ -19,10 +19,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet import data
+from keras_resnet.batch_norm import synchronized
 from keras_resnet.blocks import channel_axis, flat_layers
 from keras_resnet.checkpoints import Checkpoints, Progress
 from keras_resnet.complexity import profile
-from keras_resnet.errors import InputError
+from keras_resnet.errors import InputError, choose
 from keras_resnet.evaluation import Evaluator
 from keras_resnet.preprocessing import Preprocessing, statistics
 from keras_resnet.recipes import default_recipe, find_recipe
@@ -30,7 +31,7 @@ from keras_resnet.resnet import ResNet
 from keras_resnet.runs import RunFolder, read_record, write_record
 from keras_resnet.strategies import make_strategy, next_batch
 from keras_resnet.variants import find_variant
-from keras_resnet.weights import save_model
+from keras_resnet.weights import ENDINGS, open_checkpoint, save_model
 
 # Measured (benchmarks/checkpoint.py): a checkpoint takes as long as a twelfth of a
 # step of ResNet-20 with 128 images of CIFAR's size and a quarter of a step of
@@ -46,7 +47,10 @@ def train(
     data_dir=None,
     image_size=None,
     shortcut=None,
-    stride_on="1x1",
+    stride_on=None,
+    weights=None,
+    freeze=None,
+    stage_rate=None,
     recipe=None,
     epochs=None,
     batch_size=None,
@@ -74,7 +78,15 @@ def train(
             the data set's own size, or the network's where images differ.
         shortcut: `"A"`, `"B"`, `"C"` or `"none"`; `None` is the paper's.
         stride_on: see `keras_resnet.ResNet50`.
-        recipe: key of `keras_resnet.recipes.RECIPES`; `None` chooses by data set.
+        weights: to start from; see `keras_resnet.ResNet50`. Their preprocessing is
+            used, and a new head where the number of classes differs.
+        freeze: stages that stay as they are, such as `"conv1..conv4"` or
+            `"conv1,conv2"`; their batch normalisation stays in inference mode.
+        stage_rate: learning rate of a stage as a share of that of what follows it:
+            with 0.5 the head learns at the full rate, conv5 at a half, conv4 at a
+            quarter. `None` is 1.
+        recipe: key of `keras_resnet.recipes.RECIPES`; `None` chooses by data set,
+            and `"finetune"` with weights.
         epochs: passes over the training images; `None` is the recipe's, as for
             the next two.
         batch_size: images in a step, over all replicas together.
@@ -118,8 +130,19 @@ def train(
 
     variant = find_variant(model)
     images = data.load_dataset(dataset, data_dir)
-    preprocessing = _choose_preprocessing(variant, images, image_size)
-    recipe_name = recipe or default_recipe(dataset, photographs=preprocessing.crop < 1)
+    origin = open_checkpoint(weights, model.lower()).origin if weights else None
+    frozen = parse_stages(freeze, len(variant.blocks)) if freeze else ()
+    if stage_rate is not None and not 0 < stage_rate <= 1:
+        raise InputError(
+            "stage_rate must be above 0 and no more than 1. "
+            f"Received: stage_rate={stage_rate}"
+        )
+    preprocessing = _choose_preprocessing(variant, images, image_size, origin)
+    recipe_name = recipe or (
+        "finetune"
+        if weights
+        else default_recipe(dataset, photographs=preprocessing.crop < 1)
+    )
     recipe = find_recipe(
         recipe_name, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
     )
@@ -132,7 +155,12 @@ def train(
     settings = {
         "model": model.lower(),
         "shortcut": variant.shortcut if shortcut is None else shortcut,
-        "stride_on": stride_on,
+        "stride_on": stride_on or (origin and origin.stride_on) or variant.stride_on,
+        "weights": os.path.abspath(weights)
+        if weights and weights.endswith(ENDINGS)
+        else weights,
+        "freeze": list(frozen) or None,
+        "stage_rate": stage_rate,
         "dataset": data.resolve_name(dataset),
         "images": [len(images.train), len(images.test)],
         "input_shape": list(preprocessing.shape),
@@ -152,8 +180,10 @@ def train(
     with strategy.scope():
         network = _build(settings, images, preprocessing)
         _compile(network, recipe, steps)
+    started = f", from {weights}" if weights else ""
+    started += f", {' '.join(frozen)} frozen" if frozen else ""
     print(
-        f"{settings['model']} (shortcut {settings['shortcut']}, "
+        f"{settings['model']} (shortcut {settings['shortcut']}{started}, "
         f"{profile(network).parameters:,} parameters) on {dataset}: {len(images.train):,} "
         f"training and {len(images.test):,} held-out images, "
         f"{preprocessing.height}x{preprocessing.width}x{preprocessing.channels}, "
@@ -164,7 +194,14 @@ def train(
 
     folder = RunFolder(model_dir)
     loop = _Loop(
-        network, strategy, images, preprocessing, recipe, seed, [*callbacks, folder]
+        network,
+        strategy,
+        images,
+        preprocessing,
+        recipe,
+        stage_rate,
+        seed,
+        [*callbacks, folder],
     )
     loop.run(os.path.join(model_dir, "checkpoints"), steps, checkpoint_every, verbose)
     save_model(network, os.path.join(model_dir, "final.keras"))
@@ -172,7 +209,36 @@ def train(
     return folder.rows
 
 
-def _choose_preprocessing(variant, images, image_size):
+def parse_stages(text, count):
+    """Reads the names of stages.
+
+    Args:
+        text: such as `"conv1..conv3"` or `"conv1,conv2"`.
+        count: number of the network's stages after the stem.
+
+    Returns:
+        Their names, in order.
+
+    Raises:
+        InputError: the network has no such stage.
+    """
+    stages = [f"conv{i}" for i in range(1, count + 2)]
+    found = set()
+    for part in text.replace(" ", "").split(","):
+        ends = part.split("..")
+        for end in ends:
+            choose("stage", end, stages)
+        first, last = stages.index(ends[0]), stages.index(ends[-1])
+        if len(ends) > 2 or first > last:
+            raise InputError(
+                "Stages are named as conv1, conv1,conv2 or conv1..conv3. "
+                f"Received: freeze={text!r}"
+            )
+        found.update(stages[first : last + 1])
+    return tuple(stage for stage in stages if stage in found)
+
+
+def _choose_preprocessing(variant, images, image_size, origin):
     """The input of the network for a data set."""
     if image_size:
         height = width = image_size
@@ -181,7 +247,10 @@ def _choose_preprocessing(variant, images, image_size):
     else:
         height = width = variant.size
     channels = images.shape[2] if images.shape else 3
-    photographs = variant.stem == "imagenet" and not images.shape
+    if origin and origin.pixels:
+        crop = 1.0 if images.shape else origin.pixels.crop
+        return Preprocessing(height, width, channels, crop, origin.pixels.interpolation)
+    photographs = variant.stem != "cifar" and not images.shape
     return Preprocessing(height, width, channels, 0.875 if photographs else 1.0)
 
 
@@ -223,16 +292,33 @@ def _open_folder(model_dir, settings, classes, preprocessing):
 def _build(settings, images, preprocessing):
     """The network behind a layer that normalises raw pixels.
 
+    With weights that layer is theirs.
+
     The paper subtracts each pixel's mean; this subtracts each channel's and
     divides by its standard deviation, both over (up to 1,000 of) the training
     images, so that one network takes any size.
     """
-    sample = np.linspace(0, len(images.train) - 1, min(1000, len(images.train))).astype(
-        int
-    )
-    sample = data.Split(
-        images.train.images[sample], images.train.labels[sample], images.train.are_paths
-    )
+    options = {
+        "classes": len(images.classes),
+        "shortcut": settings["shortcut"],
+        "stride_on": settings["stride_on"],
+    }
+    if settings["weights"]:
+        network = ResNet(
+            settings["model"],
+            weights=settings["weights"],
+            input_shape=preprocessing.shape,
+            **options,
+        )
+        if network.origin.pixels:
+            _freeze(network, settings["freeze"] or ())
+            return network
+        raise InputError(
+            "The file does not say how its network's pixels are normalised; take a "
+            f".keras file. Received: weights={settings['weights']!r}"
+        )
+    count = min(1000, len(images.train))
+    sample = images.train.take(np.linspace(0, len(images.train) - 1, count).astype(int))
     try:
         mean, variance = statistics(data.load_views(sample, preprocessing))
     except tf.errors.OpError:
@@ -242,13 +328,38 @@ def _build(settings, images, preprocessing):
     normalised = keras.layers.Normalization(
         axis=channel_axis(), mean=mean, variance=variance, name="normalization"
     )(image)
-    return ResNet(
-        settings["model"],
-        input_tensor=normalised,
-        classes=len(images.classes),
-        shortcut=settings["shortcut"],
-        stride_on=settings["stride_on"],
-    )
+    network = ResNet(settings["model"], input_tensor=normalised, **options)
+    _freeze(network, settings["freeze"] or ())
+    return network
+
+
+def _stage(layer):
+    """The stage that a layer is part of; that of the head is `""`."""
+    name = layer.name.split("_")[0]
+    return name if name.removeprefix("conv").isdigit() else ""
+
+
+def _freeze(network, stages):
+    """Keeps stages as they are.
+
+    A frozen `BatchNormalization` of Keras uses and keeps its moving statistics in
+    training too.
+    """
+    for layer in flat_layers(network):
+        if _stage(layer) in stages:
+            layer.trainable = False
+
+
+def _rates(network, stage_rate):
+    """Learning rate of each trainable variable, as a share of the head's."""
+    layers = flat_layers(network)
+    last = max(int(s.removeprefix("conv")) for s in map(_stage, layers) if s)
+    shares = {}
+    for layer in layers:
+        if stage := _stage(layer):
+            share = stage_rate ** (last + 1 - int(stage.removeprefix("conv")))
+            shares |= {id(v): share for v in layer.trainable_variables}
+    return [shares.get(id(v), 1.0) for v in network.trainable_variables]
 
 
 def _compile(network, recipe, steps):
@@ -280,34 +391,15 @@ def _compile(network, recipe, steps):
     network.reset_metrics()
 
 
-@contextlib.contextmanager
-def _synchronized(network):
-    """Batch normalisation over all replicas while a step is traced.
-
-    Only there: the saved model stays an ordinary one, which also loads where
-    there is nothing to synchronise with.
-    """
-    norms = [
-        la
-        for la in flat_layers(network)
-        if isinstance(la, keras.layers.BatchNormalization)
-    ]
-    for layer in norms:
-        layer.synchronized = True
-    try:
-        yield
-    finally:
-        for layer in norms:
-            layer.synchronized = False
-
-
-def make_train_step(network, strategy, weight_decay):
+def make_train_step(network, strategy, weight_decay, stage_rate=None):
     """Makes the training step.
 
     Args:
         network: a compiled `keras.Model`.
         strategy: in whose scope it was made.
         weight_decay: of every kernel, coupled (see `keras_resnet.recipes`).
+        stage_rate: see `train`. The gradients are scaled by it, which is the same
+            as scaling the rate for SGD, with momentum and coupled decay too.
 
     Returns:
         A function of an iterator over training batches (see
@@ -317,6 +409,7 @@ def make_train_step(network, strategy, weight_decay):
     replicas = strategy.num_replicas_in_sync
     variables = network.trainable_variables
     decay = [weight_decay / replicas if v.name == "kernel" else 0.0 for v in variables]
+    rates = _rates(network, stage_rate or 1.0)
     sums = tf.Variable(tf.zeros(3, tf.float64))
 
     def replica_step(images, labels, weights):
@@ -331,6 +424,10 @@ def make_train_step(network, strategy, weight_decay):
             g + d * v.value if d else g
             for g, d, v in zip(gradients, decay, variables, strict=True)
         ]
+        gradients = [
+            g * rate if rate != 1 else g
+            for g, rate in zip(gradients, rates, strict=True)
+        ]
         network.optimizer.apply(gradients, variables)
         right = keras.metrics.sparse_categorical_accuracy(labels, probabilities)
         return tf.stack(
@@ -341,7 +438,7 @@ def make_train_step(network, strategy, weight_decay):
     @tf.function
     def step(batches):
         synchronize = (
-            _synchronized(network) if replicas > 1 else contextlib.nullcontext()
+            synchronized(network) if replicas > 1 else contextlib.nullcontext()
         )
         with synchronize:
             result = strategy.run(replica_step, args=next_batch(strategy, batches))
@@ -354,7 +451,15 @@ class _Loop:
     """Takes the steps, drives the callbacks, keeps the checkpoints."""
 
     def __init__(
-        self, network, strategy, images, preprocessing, recipe, seed, callbacks
+        self,
+        network,
+        strategy,
+        images,
+        preprocessing,
+        recipe,
+        stage_rate,
+        seed,
+        callbacks,
     ):
         self.network = network
         self.strategy = strategy
@@ -363,7 +468,9 @@ class _Loop:
         self.recipe = recipe
         self.seed = seed
         self.callbacks = callbacks
-        self.step, self.sums = make_train_step(network, strategy, recipe.weight_decay)
+        self.step, self.sums = make_train_step(
+            network, strategy, recipe.weight_decay, stage_rate
+        )
         self.evaluate = Evaluator(
             network, images.test, preprocessing, recipe.batch_size, strategy
         )

@@ -34,6 +34,7 @@ class Origin:
         certain: whether the file says so itself, not only its dialect.
         classes: name of each class, in order; `None` if they are unknown.
         model: name of the architecture; `None` if that is unknown.
+        shortcut: the paper's option, as far as it is noted in the file.
     """
 
     source: str
@@ -42,6 +43,7 @@ class Origin:
     certain: bool = False
     classes: tuple[str, ...] | None = None
     model: str | None = None
+    shortcut: str | None = None
 
 
 class Tensor(NamedTuple):
@@ -78,7 +80,8 @@ def open_checkpoint(weights, model=None):
     Arrays are read only when they are asked for, where the format allows it.
 
     Args:
-        weights: such as `"imagenet"`, `"torchvision_v2"` or `"net.safetensors"`.
+        weights: such as `"imagenet"`, `"torchvision_v2"` or `"net.safetensors"`; a
+            `Checkpoint` is returned as it is.
         model: name of the architecture, for which the registry is searched.
 
     Returns:
@@ -88,6 +91,8 @@ def open_checkpoint(weights, model=None):
         InputError: there are no such weights, or the file is damaged, foreign or
             not to be trusted.
     """
+    if isinstance(weights, Checkpoint):
+        return weights
     if isinstance(weights, os.PathLike):
         weights = os.fspath(weights)
     if not isinstance(weights, str):
@@ -156,7 +161,11 @@ def _of_model(model, path):
     stride_on = "1x1" if on_1x1 else "3x3"
     if "conv2_block1_3_conv" not in layers:  # Basic blocks have nothing to tell.
         stride_on = None
-    return Checkpoint(Origin(path, pixels_of(model), stride_on, True), tensors)
+    adds = any(isinstance(layer, keras.layers.Add) for layer in layers.values())
+    origin = Origin(path, pixels_of(model), stride_on, True)
+    if not adds:
+        origin = dataclasses.replace(origin, shortcut="none")
+    return Checkpoint(origin, tensors)
 
 
 def pixels_of(model):
@@ -174,10 +183,11 @@ def pixels_of(model):
     if "normalization" not in layers:
         return None
     layer = layers["normalization"]
-    mean = np.ravel(layer.input_mean).astype(float)
-    std = np.sqrt(np.ravel(layer.input_variance).astype(float))
-    crop = 0.875 if "pool1_pool" in layers else 1.0
-    return layouts.Pixels(tuple(mean.tolist()), tuple(std.tolist()), crop)
+    mean, variance = (
+        tuple(np.ravel(values).astype(float).tolist())
+        for values in (layer.input_mean, layer.input_variance)
+    )
+    return layouts.Pixels(mean, variance, 0.875 if "pool1_pool" in layers else 1.0)
 
 
 def _of_state_dict(arrays, path, metadata=None):
@@ -189,8 +199,8 @@ def _of_state_dict(arrays, path, metadata=None):
         metadata: what our own `keras_resnet.convert` noted in the file.
     """
     entries = {}
-    for key, value in arrays.items():
-        key = key.removeprefix("module.")
+    for full, value in arrays.items():
+        key = full.removeprefix("module.")
         if key.endswith("num_batches_tracked"):
             continue
         entries[key] = (
@@ -237,6 +247,7 @@ def _of_state_dict(arrays, path, metadata=None):
         bool(told),
         tuple(told["classes"]) if told.get("classes") else None,
         told.get("model"),
+        told.get("shortcut"),
     )
     return Checkpoint(origin, tensors)
 
@@ -251,7 +262,7 @@ def _of_safetensors(path):
             tuple(file.get_slice(key).get_shape()),
             lambda key=key: file.get_tensor(key),
         )
-        for key in file.keys()
+        for key in list(file.keys())
     }
     return _of_state_dict(arrays, path, json.loads(told) if told else None)
 
@@ -280,6 +291,10 @@ def _read_torch(path):
     return {k: v.numpy() for k, v in found.items() if isinstance(v, torch.Tensor)}
 
 
+def _text(name):
+    return name.decode() if isinstance(name, bytes) else name
+
+
 def _of_keras_applications(path):
     """The weights of a `.h5` file of keras.applications, with or without a head."""
     import h5py
@@ -287,12 +302,10 @@ def _of_keras_applications(path):
     with h5py.File(path, "r") as file:
         group = file.get("model_weights", file)
         arrays = {}
-        for layer in group.attrs.get("layer_names", ()):
-            for full in group[layer].attrs["weight_names"]:
-                full = full.decode() if isinstance(full, bytes) else full
-                layer = layer.decode() if isinstance(layer, bytes) else layer
-                variable = full.split("/")[-1].removesuffix(":0")
-                arrays[f"{layer}/{variable}"] = np.asarray(group[layer][full])
+        for layer in map(_text, group.attrs.get("layer_names", ())):
+            for name in map(_text, group[layer].attrs["weight_names"]):
+                variable = name.split("/")[-1].removesuffix(":0")
+                arrays[f"{layer}/{variable}"] = np.asarray(group[layer][name])
     # The head has had three names.
     for other in ("probs", "fc1000"):
         for variable in ("kernel", "bias"):
@@ -442,11 +455,11 @@ def save_model(model, path):
         OSError: it could not be written, as on a full disk; what stood there
             before still does.
     """
-    with _replacing(path, f"{path.removesuffix('.keras')}.part.keras") as beside:
+    with replacing(path, f"{path.removesuffix('.keras')}.part.keras") as beside:
         model.save(beside)
 
 
-def save_state_dict(model, path, **told):
+def save_state_dict(model, path, told=None):
     """Saves a model's weights as safetensors with the names that torch's nets use.
 
     A ResNet of ImageNet's gets torchvision's names, with ResNet-D and squeeze and
@@ -456,7 +469,7 @@ def save_state_dict(model, path, **told):
         model: a network of this package, other than a pre-activation net, of which
             torchvision and timm have none alike.
         path: of the file; it appears whole or not at all.
-        **told: noted in the file for when it is read here again.
+        told: a dict to note in the file for when it is read here again.
 
     Raises:
         InputError: the model has weights that have no such name.
@@ -485,13 +498,13 @@ def save_state_dict(model, path, **told):
             f"{model.name} has weights that torch's ResNets have no names for: "
             f"{_some(strangers)}"
         )
-    metadata = {"format": "pt", "keras_resnet": json.dumps(told)}
-    with _replacing(path, f"{path}.part") as beside:
+    metadata = {"format": "pt", "keras_resnet": json.dumps(told or {})}
+    with replacing(path, f"{path}.part") as beside:
         save_file(arrays, beside, metadata=metadata)
 
 
 @contextlib.contextmanager
-def _replacing(path, beside):
+def replacing(path, beside):
     """Puts the file `beside` in the place of another when it is whole."""
     try:
         yield beside

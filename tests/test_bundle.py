@@ -15,7 +15,7 @@ from conftest import assert_one_line, run_program, run_python
 from export import bundle, saved_model, tflite, verify
 from keras_resnet import data
 from keras_resnet.errors import InputError
-from keras_resnet.runs import load_run
+from keras_resnet.classifiers import load_classifier
 
 FILES = {
     "saved_model", "float32.tflite", "float16.tflite", "dynamic.tflite", "int8.tflite",
@@ -36,7 +36,7 @@ def exported(trained, tmp_path_factory):
 def held_out(trained):
     """Held-out images, their labels, and the probabilities that Keras gives."""
     digits = data.load_dataset("digits")
-    model = load_run(str(trained)).model
+    model = load_classifier(str(trained)).model
     return digits.test.images, digits.test.labels, np.asarray(model(digits.test.images))
 
 
@@ -150,7 +150,7 @@ def test_saved_model_stores_each_variable_once(exported, trained):
     stored = sum(
         np.prod(shape, dtype=int) for name, shape in variables if "GRAPH" not in name
     )
-    assert stored == load_run(str(trained)).model.count_params()
+    assert stored == load_classifier(str(trained)).model.count_params()
 
 
 def test_saved_model_needs_tensorflow_alone(exported, held_out, tmp_path):
@@ -350,7 +350,7 @@ def test_a_read_only_target(trained):
 
 
 def test_a_model_that_is_no_classifier(trained, tmp_path):
-    run = load_run(str(trained))
+    run = load_classifier(str(trained))
     features = keras.Model(run.model.input, run.model.get_layer("avg_pool").output)
     (tmp_path / "run.json").write_bytes((trained / "run.json").read_bytes())
     features.save(tmp_path / "final.keras")

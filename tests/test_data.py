@@ -125,7 +125,7 @@ def test_augmentation_moves_by_a_pixel_and_pads_with_zeros(digits):
 )
 def test_evaluation_counts_every_image_once(digits, batch_size, replicas):
     batches = data.evaluation_batches(
-        digits.test, Preprocessing(8, 8, 1), batch_size, replicas
+        digits.test, data.central(Preprocessing(8, 8, 1)), batch_size, replicas
     )
     batches = list(batches.as_numpy_iterator())
     assert len(batches) % replicas == 0

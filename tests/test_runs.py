@@ -3,29 +3,29 @@ import json
 import numpy as np
 import pytest
 
-from keras_resnet import runs
+from keras_resnet import classifiers, runs
 from keras_resnet.errors import InputError
 from keras_resnet.weights import load_model
 
 
 def test_load_run(trained):
-    run = runs.load_run(str(trained))
+    run = classifiers.load_classifier(str(trained))
     assert run.classes == tuple("0123456789")
     assert run.preprocessing.shape == (8, 8, 1)
     assert run.model.output_shape == (None, 10)
-    best = runs.load_run(str(trained / "best.keras"))
+    best = classifiers.load_classifier(str(trained / "best.keras"))
     assert best.path == run.path == str(trained)
 
 
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(InputError, match=r"there is no .*run\.json"):
-        runs.load_run(str(tmp_path))
+        classifiers.load_classifier(str(tmp_path))
 
 
 def test_a_run_that_has_not_ended(trained, tmp_path):
     (tmp_path / "run.json").write_bytes((trained / "run.json").read_bytes())
     with pytest.raises(InputError, match="has not ended"):
-        runs.load_run(str(tmp_path))
+        classifiers.load_classifier(str(tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + b"\0" * 18, b"{}", "half"])

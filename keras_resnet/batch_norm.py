@@ -1,0 +1,92 @@
+"""Batch normalisation over several replicas, and recalibrated after training."""
+
+import contextlib
+
+import keras
+import tensorflow as tf
+
+from keras_resnet.blocks import flat_layers
+from keras_resnet.data import central, evaluation_batches
+from keras_resnet.strategies import next_batch
+
+# Batches over which statistics are recomputed, at most.
+RECALIBRATION_BATCHES = 100
+
+
+def batch_norms(model):
+    """Returns the batch normalisations of a model."""
+    return [
+        layer
+        for layer in flat_layers(model)
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+
+
+@contextlib.contextmanager
+def synchronized(model):
+    """Batch normalisation over all replicas while a step is traced.
+
+    Only there: the saved model stays an ordinary one, which also loads where
+    there is nothing to synchronise with.
+    """
+    norms = batch_norms(model)
+    for layer in norms:
+        layer.synchronized = True
+    try:
+        yield
+    finally:
+        for layer in norms:
+            layer.synchronized = False
+
+
+def recalibrate(model, split, preprocessing, batch_size, strategy, seed=0):
+    """Recomputes the moving statistics of batch normalisation, weights as they are.
+
+    The authors of the paper did so for their release (README of
+    KaimingHe/deep-residual-networks). Each becomes the mean over batches of central
+    crops of training images in random order, RECALIBRATION_BATCHES of them at most.
+    Layers that are frozen keep theirs.
+
+    Args:
+        model: a `keras.Model`, changed in place.
+        split: the training images, a `keras_resnet.data.Split`.
+        preprocessing: from its images to the model's input.
+        batch_size: images in a batch, over all replicas; the more, the better.
+        strategy: in whose scope the model was made.
+        seed: of the order.
+
+    Returns:
+        The number of images that were used.
+    """
+    batch_size = min(batch_size, len(split))
+    replicas = strategy.num_replicas_in_sync
+    batch_size -= batch_size % replicas
+    batches = min(RECALIBRATION_BATCHES, len(split) // batch_size)
+    order = tf.random.experimental.stateless_shuffle(tf.range(len(split)), (seed, 0))
+    images = split.take(order.numpy()[: batches * batch_size])
+
+    def replica_step(images, labels, weights, momentum):
+        del labels, weights
+        kept = [layer.momentum for layer in norms]
+        for layer in norms:
+            layer.momentum = momentum
+        model(images, training=True)
+        for layer, value in zip(norms, kept, strict=True):
+            layer.momentum = value
+
+    norms = batch_norms(model)
+
+    @tf.function
+    def step(batches, momentum):
+        shared = synchronized(model) if replicas > 1 else contextlib.nullcontext()
+        with shared:
+            part = next_batch(strategy, batches)
+            strategy.run(replica_step, args=(*part, momentum))
+
+    source = iter(
+        evaluation_batches(images, central(preprocessing), batch_size, replicas)
+    )
+    for number in range(batches):
+        # The mean of all batches so far.
+        step(source, tf.constant(number / (number + 1), keras.config.floatx()))
+    return batches * batch_size
