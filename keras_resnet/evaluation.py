@@ -87,8 +87,8 @@ class Evaluator:
         model: classifier that gives probabilities (batch, classes).
         split: a `keras_resnet.data.Split`.
         preprocessing: from its images to the model's input.
-        batch_size: images in a step, over all replicas; with `"multiscale"` there
-            is one for each replica.
+        batch_size: images in a step, over all replicas; with `"10crop"` as many
+            crops, and with `"multiscale"` one image for each replica.
         strategy: in whose scope the model was made.
         views: one of `VIEWS`.
 
@@ -115,6 +115,7 @@ class Evaluator:
         cut, classify = central(preprocessing), model
         if views == "10crop":
             cut, classify = _ten_crops(model, preprocessing)
+            batch_size = max(1, batch_size // 10 // replicas) * replicas
         elif views == "multiscale":
             with strategy.scope():
                 cut, classify = _multiscale(model, preprocessing)

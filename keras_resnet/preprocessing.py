@@ -260,9 +260,12 @@ def _orientation(encoded):
 
 def _turn(image, orientation):
     """Turns an image upright; see EXIF 2.3, tag 0x0112."""
-    image = tf.cond(
-        orientation > 4, lambda: tf.transpose(image, (1, 0, 2)), lambda: image
-    )
+
+    def transposed():
+        # As int32: oneDNN complains, in every graph, that it cannot do uint8.
+        return tf.cast(tf.transpose(tf.cast(image, tf.int32), (1, 0, 2)), tf.uint8)
+
+    image = tf.cond(orientation > 4, transposed, lambda: image)
     mirrored = tf.reduce_any(orientation == [2, 3, 6, 7])
     image = tf.cond(mirrored, lambda: image[:, ::-1], lambda: image)
     upended = tf.reduce_any(orientation == [3, 4, 7, 8])

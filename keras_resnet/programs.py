@@ -40,7 +40,7 @@ def run(main, positional=False):
                     "Only flags are accepted, such as --model=resnet20. "
                     f"Received: {' '.join(argv[1:])}"
                 )
-            _import_tensorflow()
+            _import_keras()
             return main(argv[1:])
         except (InputError, OSError) as error:
             message = " ".join(str(error).split())
@@ -58,8 +58,8 @@ def run(main, positional=False):
     app.run(guarded)
 
 
-def _import_tensorflow():
-    """Imports TensorFlow without the notes of its C++ part.
+def _import_keras():
+    """Imports Keras, and TensorFlow with it, without the notes of its C++ part.
 
     On newer CPUs TensorFlow 2.21 prints them on standard error whatever
     TF_CPP_MIN_LOG_LEVEL says. Anything else that it prints is passed on.
@@ -67,10 +67,7 @@ def _import_tensorflow():
     own, noted = os.dup(2), tempfile.TemporaryFile()
     os.dup2(noted.fileno(), 2)
     try:
-        import tensorflow  # noqa: F401
-    except ModuleNotFoundError as error:
-        if not lacks_tensorflow(error):
-            raise
+        import keras  # noqa: F401
     finally:
         os.dup2(own, 2)
         os.close(own)

@@ -16,7 +16,8 @@ from keras_resnet.errors import InputError
 from keras_resnet.variants import VARIANTS
 
 DEEPEST = ("resnet1202", "plainnet1202")
-SHALLOW = [name for name in VARIANTS if name not in DEEPEST]
+VARIATIONS = list(VARIANTS)[list(VARIANTS).index("resnet50v2") :]
+SHALLOW = [name for name in VARIANTS if name not in (*DEEPEST, *VARIATIONS)]
 SLOW = ("resnet101", "resnet152")
 
 
@@ -109,6 +110,41 @@ def test_published_parameter_counts(name, parameters):
     assert parameters == hand_parameters(
         row.block, row.blocks, row.width, row.stem, row.shortcut, row.classes
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        # Keras's summary; timm's and torchvision's models, counted.
+        ("resnet50v2", 25_568_360),
+        ("resnet101v2", 44_577_896),
+        ("resnet152v2", 60_236_904),
+        ("resnet18d", 11_708_744),
+        ("resnet34d", 21_816_904),
+        ("resnet50d", 25_576_264),
+        ("resnet101d", 44_568_392),
+        ("resnet152d", 60_212_040),
+        ("seresnet18", 11_779_624),
+        ("seresnet34", 21_960_416),
+        ("seresnet50", 28_088_024),
+        ("seresnet101", 49_326_872),
+        ("seresnet152", 66_821_848),
+        ("resnext50_32x4d", 25_028_904),
+        ("resnext101_32x8d", 88_791_336),
+        ("resnext101_64x4d", 83_455_272),
+        ("wide_resnet50_2", 68_883_240),
+        ("wide_resnet101_2", 126_886_696),
+    ],
+)
+def test_parameter_counts_of_the_variations(name, parameters):
+    assert VARIANTS[name].parameters == parameters
+    if "50" in name or "18" in name:  # The others: tests/test_layouts.py.
+        assert count(keras_resnet.ResNet(name).trainable_weights) == parameters
+
+
+def test_every_variation_is_counted():
+    marks = test_parameter_counts_of_the_variations.pytestmark
+    assert [name for name, _ in marks[0].args[1]] == VARIATIONS
 
 
 def test_counts_with_the_other_shortcuts():
@@ -229,7 +265,8 @@ def test_shortcut_a(inputs, stride, size):
         np.random.default_rng(0).normal(size=(2, size, size, inputs)).astype("float32")
     )
     entry = keras.Input(images.shape[1:])
-    model = keras.Model(entry, shortcut(entry, 16, stride, "A", "block"))
+    net = VARIANTS["resnet20"]
+    model = keras.Model(entry, shortcut(entry, entry, net, 16, stride, "block"))
     expected = np.zeros((2, -(-size // stride), -(-size // stride), 16), "float32")
     front = (16 - inputs) // 2
     expected[..., front : front + inputs] = images[:, ::stride, ::stride]
@@ -510,6 +547,13 @@ def test_signature_is_that_of_keras_applications():
     assert [p.name for p in ours.values() if p.kind is p.KEYWORD_ONLY] == [
         "shortcut",
         "stride_on",
+        "output_stride",
+        "stem",
+        "preact",
+        "avg_down",
+        "se",
+        "groups",
+        "group_width",
     ]
     for name in keras_resnet.__all__:
         assert inspect.getdoc(getattr(keras_resnet, name)), name
@@ -537,8 +581,15 @@ def test_weights_of_a_file(tmp_path):
         ({"input_shape": (31, 64, 3)}, "at least 32 pixels"),
         ({"input_shape": (64, 64, None)}, "Received: input_shape=(64, 64, None)"),
         ({"input_tensor": np.zeros((1, 32, 32, 3))}, "Received: ndarray"),
-        ({"weights": "imagenet"}, "Received: 'imagenet'"),
+        ({"weights": "imagenett"}, "Did you mean 'imagenet'?"),
+        ({"weights": 7}, "Received: 7"),
         ({"weights": "missing.keras"}, "There is no such file"),
+        ({"weights": "https://example.org/net.pth"}, "keras_resnet.convert"),
+        ({"output_stride": 4}, "Received: output_stride=4"),
+        ({"output_stride": 64}, "Received: output_stride=64"),
+        ({"preact": "yes"}, "Received: preact='yes'"),
+        ({"groups": 0}, "Received: groups=0"),
+        ({"stem": "seven"}, "Accepted: imagenet, deep, cifar"),
     ],
 )
 def test_bad_arguments(arguments, words):
