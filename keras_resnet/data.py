@@ -387,7 +387,7 @@ def central(preprocessing, margin=0):
     height, width, channels = preprocessing.shape
     shape = (height + 2 * margin, width + 2 * margin, channels)
     return (
-        lambda encoded: preprocessing.read(encoded, margin),
+        lambda encoded: preprocessing.read(encoded, margin, upright=False),
         lambda image: preprocessing.view(image, margin),
         tf.TensorSpec(shape, tf.uint8),
     )

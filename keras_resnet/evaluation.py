@@ -182,7 +182,7 @@ def _ten_crops(model, preprocessing):
         )
 
     return (
-        lambda encoded: preprocessing.ten_crops(preprocessing.decode(encoded)),
+        lambda encoded: preprocessing.ten_crops(preprocessing.decode(encoded, False)),
         preprocessing.ten_crops,
         tf.TensorSpec((10, *preprocessing.shape), tf.uint8),
     ), classify
@@ -207,7 +207,7 @@ def _multiscale(model, preprocessing):
 
     spec = tf.TensorSpec((None, None, preprocessing.channels), tf.uint8)
     return (
-        lambda encoded: scales(preprocessing.decode(encoded)),
+        lambda encoded: scales(preprocessing.decode(encoded, False)),
         scales,
         (spec,) * len(SCALES),
     ), classify

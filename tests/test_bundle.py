@@ -14,8 +14,8 @@ from conftest import assert_one_line, run_program, run_python
 
 from export import bundle, saved_model, tflite, verify
 from keras_resnet import data
-from keras_resnet.errors import InputError
 from keras_resnet.classifiers import load_classifier
+from keras_resnet.errors import InputError
 
 FILES = {
     "saved_model", "float32.tflite", "float16.tflite", "dynamic.tflite", "int8.tflite",
