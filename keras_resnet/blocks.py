@@ -5,8 +5,29 @@ function serves both data formats of `keras.config.image_data_format()`. `net` i
 always the row of `keras_resnet.variants` that is being built.
 """
 
+import contextlib
+import contextvars
+
 import keras
 from keras import layers
+
+# Section 3.4 of the paper: "as in [13]", He et al. 2015.
+_KERNELS = "he_normal"
+_initializer = contextvars.ContextVar("kernel_initializer", default=_KERNELS)
+
+
+@contextlib.contextmanager
+def without_random_kernels():
+    """Kernels begin as zeros within: for a net that is given its weights.
+
+    Random numbers take longer than all else in building one. The layers still say
+    `he_normal` of themselves, as in any other net.
+    """
+    token = _initializer.set("zeros")
+    try:
+        yield
+    finally:
+        _initializer.reset(token)
 
 
 def channel_axis() -> int:
@@ -50,7 +71,7 @@ def conv(x, filters, size, stride, name, *, dilation=1, groups=1, bias=False):
     if stride > 1 and size > 1:
         x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
         padding = "valid"
-    return layers.Conv2D(
+    layer = layers.Conv2D(
         filters,
         size,
         strides=stride,
@@ -58,10 +79,12 @@ def conv(x, filters, size, stride, name, *, dilation=1, groups=1, bias=False):
         dilation_rate=dilation if size > 1 else 1,
         groups=groups,
         use_bias=bias,
-        # Section 3.4 of the paper: "as in [13]", He et al. 2015.
-        kernel_initializer="he_normal",
+        kernel_initializer=_initializer.get(),
         name=f"{name}_conv",
-    )(x)
+    )
+    x = layer(x)
+    layer.kernel_initializer = keras.initializers.get(_KERNELS)
+    return x
 
 
 def conv_bn(x, filters, size, stride, name, **options):

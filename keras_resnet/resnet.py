@@ -6,13 +6,22 @@ A puts half of the new channels in front and half behind. What the later
 variations change stands with the fields of `keras_resnet.variants.Variant`.
 """
 
+import contextlib
 import numbers
 import re
 
 import keras
 from keras import layers
 
-from keras_resnet.blocks import BLOCKS, bn, channel_axis, conv, conv_bn, relu
+from keras_resnet.blocks import (
+    BLOCKS,
+    bn,
+    channel_axis,
+    conv,
+    conv_bn,
+    relu,
+    without_random_kernels,
+)
 from keras_resnet.errors import InputError
 from keras_resnet.variants import find_variant
 
@@ -86,21 +95,8 @@ def ResNet(
     image, x = _input(row, input_tensor, input_shape)
     if checkpoint and checkpoint.origin.pixels:
         x = _normalise(x, checkpoint.origin)
-    x = _stem(x, row)
-    stride = row.stride // 2 ** (len(row.blocks) - 1)
-    dilation = 1
-    for stage, blocks in enumerate(row.blocks):
-        # A pre-activation net's stage subsamples for the next one.
-        down = stage + 1 < len(row.blocks) if row.preact else stage > 0
-        step = 2 if down else 1
-        stride *= step
-        after = dilation
-        if stride > output_stride:
-            step, after, stride = 1, dilation * 2, stride // 2
-        x = _stage(x, row, stage, blocks, step, (dilation, after))
-        dilation = after
-    if row.preact:
-        x = relu(bn(x, "post"), "post_relu")
+    with without_random_kernels() if checkpoint else contextlib.nullcontext():
+        x = _features(x, row, output_stride)
     if include_top:
         x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
         x = layers.Dense(
@@ -221,6 +217,26 @@ def _check_shape(row, shape):
             f"The input must be {order} with sides of at least {row.stride} pixels, "
             f"or None for any size. Received: input_shape={shape}"
         )
+
+
+def _features(x, row, output_stride):
+    """Everything before the head."""
+    x = _stem(x, row)
+    stride = row.stride // 2 ** (len(row.blocks) - 1)
+    dilation = 1
+    for stage, blocks in enumerate(row.blocks):
+        # A pre-activation net's stage subsamples for the next one.
+        down = stage + 1 < len(row.blocks) if row.preact else stage > 0
+        step = 2 if down else 1
+        stride *= step
+        after = dilation
+        if stride > output_stride:
+            step, after, stride = 1, dilation * 2, stride // 2
+        x = _stage(x, row, stage, blocks, step, (dilation, after))
+        dilation = after
+    if row.preact:
+        x = relu(bn(x, "post"), "post_relu")
+    return x
 
 
 def _stem(x, row):

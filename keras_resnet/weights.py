@@ -252,17 +252,39 @@ def _of_state_dict(arrays, path, metadata=None):
     return Checkpoint(origin, tensors)
 
 
-def _of_safetensors(path):
-    from safetensors import safe_open
+class _Safetensors:
+    """Reads arrays of a safetensors file.
 
-    file = safe_open(path, framework="numpy")
-    told = (file.metadata() or {}).get("keras_resnet")
+    The library maps the file into memory, where it counts as long as it is open:
+    it is opened anew after every 32 MiB.
+    """
+
+    def __init__(self, path):
+        self._path = path
+        self._open()
+
+    def _open(self):
+        from safetensors import safe_open
+
+        self.file, self._read = safe_open(self._path, framework="numpy"), 0
+
+    def __call__(self, key):
+        if self._read > 2**25:
+            self._open()
+        array = self.file.get_tensor(key)
+        self._read += array.nbytes
+        return array
+
+
+def _of_safetensors(path):
+    read = _Safetensors(path)
+    told = (read.file.metadata() or {}).get("keras_resnet")
     arrays = {
         key: (
-            tuple(file.get_slice(key).get_shape()),
-            lambda key=key: file.get_tensor(key),
+            tuple(read.file.get_slice(key).get_shape()),
+            lambda key=key: read(key),
         )
-        for key in list(file.keys())
+        for key in list(read.file.keys())
     }
     return _of_state_dict(arrays, path, json.loads(told) if told else None)
 

@@ -33,9 +33,12 @@ LABELS = {
         "@pypi//importlib_resources",
         "@pypi//tensorflow_datasets",
     },
-    # Exceptions: a peer of the benchmarks, which do without where it is missing, and
-    # what comes with the interpreter.
+    # Exceptions: peers of the benchmarks and of the fixture's script, and an extra,
+    # all done without where they are missing; and what comes with the interpreter.
     "keras_hub": set(),
+    "timm": set(),
+    "torch": set(),
+    "torchvision": set(),
     "pip": set(),
 }
 # Exception: what a test starts in a way that find_imports does not see.
