@@ -12,6 +12,9 @@ from absl import app, flags
 
 from keras_resnet.errors import NO_TENSORFLOW, InputError, lacks_tensorflow
 
+# What define_model_flags defines belongs to the program that calls it, for --helpshort.
+flags.disclaim_key_flags()
+
 
 def run(main, positional=False):
     """Parses the flags, calls `main` and exits with its status.
@@ -64,18 +67,18 @@ def _import_keras():
     On newer CPUs TensorFlow 2.21 prints them on standard error whatever
     TF_CPP_MIN_LOG_LEVEL says. Anything else that it prints is passed on.
     """
-    own, noted = os.dup(2), tempfile.TemporaryFile()
-    os.dup2(noted.fileno(), 2)
-    try:
-        import keras  # noqa: F401
-    finally:
-        os.dup2(own, 2)
-        os.close(own)
-        noted.seek(0)
-        for line in noted.read().decode(errors="replace").splitlines():
-            if not line.startswith(_NOTES):
-                print(line, file=sys.stderr)
-        noted.close()
+    with tempfile.TemporaryFile() as noted:
+        own = os.dup(2)
+        os.dup2(noted.fileno(), 2)
+        try:
+            import keras  # noqa: F401
+        finally:
+            os.dup2(own, 2)
+            os.close(own)
+            noted.seek(0)
+            for line in noted.read().decode(errors="replace").splitlines():
+                if not line.startswith(_NOTES):
+                    print(line, file=sys.stderr)
 
 
 _NOTES = ("I0000", "WARNING: All log messages before", "To enable the following instr")

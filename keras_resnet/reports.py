@@ -125,7 +125,9 @@ def draw_confusion(confusion, classes):
         interpolation="nearest",
     )
     axes.set(xlabel="named", ylabel="right class")
-    if legible:
+    if not legible:
+        axes.set(xticks=[], yticks=[], xlabel=f"named ({count} classes, in order)")
+    else:
         names = [classes[i] for i in seen]
         axes.set_xticks(range(count), names, rotation=90 if count > 10 else 45)
         axes.set_yticks(range(count), names)
@@ -143,7 +145,10 @@ def draw_confusion(confusion, classes):
                 )
     images, right = confusion.sum(), np.trace(confusion)
     axes.set_title(f"{right:,} of {images:,} right, {right / images:.2%}", fontsize=10)
-    figure.colorbar(image, label="images", shrink=0.8)
+    ticks = [n * 10**power for power in range(6) for n in (1, 2, 5)]
+    ticks = [tick for tick in ticks if tick <= counts.max()]
+    bar = figure.colorbar(image, label="images", shrink=0.8, ticks=ticks, format="%d")
+    bar.minorticks_off()
     png = io.BytesIO()
     figure.savefig(png, dpi=120)
     return png.getvalue()
