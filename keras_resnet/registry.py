@@ -13,6 +13,7 @@ import re
 import sys
 import tempfile
 import urllib.request
+from http.client import HTTPException
 
 from keras_resnet.errors import InputError, choose
 from keras_resnet.layouts import PIXELS, Pixels
@@ -323,15 +324,16 @@ def download(address, path, algorithm, digest):
     except OSError as error:
         raise OSError(f"Could not write to {folder}: {error.strerror}") from error
     try:
-        with os.fdopen(handle, "wb") as file:
+        # Without a buffer, which would be written at the end, on a disk that is full.
+        with os.fdopen(handle, "wb", buffering=0) as file:
             try:
                 answer = urllib.request.urlopen(address, timeout=30)
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, HTTPException) as error:
                 raise InputError(
                     f"Could not download {address} ({_reason(error)}). {by_hand}"
                 ) from None
             with answer:
-                size = int(answer.headers.get("Content-Length") or 0)
+                size = answer.length or 0
                 received = _copy(answer, file, address, size, by_hand)
         if size and received != size:
             raise InputError(
@@ -361,15 +363,16 @@ def _copy(answer, file, address, size, by_hand):
     while True:
         try:
             block = answer.read(2**18)
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             raise InputError(
                 f"The download of {address} broke off ({_reason(error)}). {by_hand}"
             ) from None
         if not block:
             break
         try:
-            file.write(block)
-            file.flush()
+            rest = memoryview(block)
+            while rest:
+                rest = rest[file.write(rest) :]
         except OSError as error:
             raise OSError(
                 f"Could not write {name} after {received / 2**20:.1f} MiB: "
@@ -385,4 +388,5 @@ def _copy(answer, file, address, size, by_hand):
 
 
 def _reason(error):
-    return str(getattr(error, "reason", "") or error or type(error).__name__)
+    text = str(getattr(error, "reason", "") or error) or type(error).__name__
+    return " ".join(text.split())

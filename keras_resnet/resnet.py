@@ -71,11 +71,12 @@ def ResNet(
         from keras_resnet.weights import assign, open_checkpoint
 
         checkpoint = open_checkpoint(weights, str(variant).lower())
-        _follow(checkpoint.origin, variation)
     row = row.changed(**variation)
+    if checkpoint:
+        stride_on = _follow(checkpoint.origin, row, variation.get("stride_on"))
+        row = row.changed(stride_on=stride_on)
     if classes is None:
-        head = checkpoint and (checkpoint.tensors or {}).get("predictions/bias")
-        classes = head.shape[0] if head else row.classes
+        classes = (checkpoint and checkpoint.classes) or row.classes
     if pooling not in (None, "avg", "max"):
         raise InputError(
             f"pooling must be None, 'avg' or 'max'. Received: pooling={pooling!r}"
@@ -150,17 +151,23 @@ def endpoints(model):
     return found
 
 
-def _follow(origin, variation):
-    """Takes `stride_on` from the weights; refuses another one."""
-    wanted = variation.get("stride_on")
-    if origin.stride_on and wanted is None:
-        variation["stride_on"] = origin.stride_on
-    elif origin.certain and origin.stride_on and wanted != origin.stride_on:
-        raise InputError(
-            f"The weights are of a net with stride_on={origin.stride_on!r}, which is taken "
-            f"from them if it is not given. Received: stride_on={wanted!r} with "
-            f"{origin.source}"
-        )
+def _follow(origin, row, stride_on):
+    """Returns `stride_on`, of the weights if it is not given.
+
+    Refuses weights that fit the row's shapes and are of another function.
+    """
+    if not origin.certain:
+        return stride_on or origin.stride_on
+    differ = {"stride_on": (stride_on, origin.stride_on)}
+    if (row.shortcut == "none") != (origin.shortcut == "none"):
+        differ["shortcut"] = (row.shortcut, origin.shortcut)
+    for field, (given, found) in differ.items():
+        if found and given not in (None, found):
+            raise InputError(
+                f"The weights are of a net with {field}={found!r}. "
+                f"Received: {field}={given!r} with {origin.source}"
+            )
+    return stride_on or origin.stride_on
 
 
 def _normalise(x, origin):

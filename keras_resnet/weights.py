@@ -52,11 +52,13 @@ class Tensor(NamedTuple):
     Attributes:
         key: its name in the file.
         shape: in our order of axes.
+        dtype: name of its type, as the file's library calls it.
         read: function without arguments that returns it, in that order.
     """
 
     key: str
     shape: tuple[int, ...]
+    dtype: str
     read: Callable[[], np.ndarray]
 
 
@@ -67,11 +69,19 @@ class Checkpoint:
     Attributes:
         origin: an `Origin`.
         tensors: a dict from our names of weights (see `keras_resnet.layouts`);
-            `None` for a `.weights.h5` file, whose names only Keras can read.
+            `None` for a `.weights.h5` file, which only Keras can read, into a
+            model of the same layers.
+        classes: number of classes of its head; `None` if it has none.
     """
 
     origin: Origin
     tensors: dict[str, Tensor] | None
+    classes: int | None
+
+
+def _checkpoint(origin, tensors):
+    head = tensors.get("predictions/bias")
+    return Checkpoint(origin, tensors, head.shape[0] if head else None)
 
 
 def open_checkpoint(weights, model=None):
@@ -128,9 +138,10 @@ def read_file(path):
         InputError: as in `open_checkpoint`.
     """
     _check(path, ENDINGS)
+    path = os.fspath(path)
     try:
         if path.endswith(".weights.h5"):
-            return Checkpoint(Origin(path), None)
+            return Checkpoint(Origin(path), None, _head_in_keras_file(path))
         if path.endswith(".keras"):
             return _of_model(load_model(path), path)
         if path.endswith(".h5"):
@@ -150,22 +161,31 @@ def read_file(path):
 def _of_model(model, path):
     """The weights of a model of this package."""
     layers = {layer.name: layer for layer in flat_layers(model)}
-    tensors = {
-        name: Tensor(name, tuple(v.shape), lambda v=v: keras.ops.convert_to_numpy(v))
+    tensors = _tensors_of(model)
+    fields = layouts.describe({n: t.shape for n, t in tensors.items()})
+    if fields is None:
+        raise InputError(f"{path} does not hold a network of keras_resnet")
+    stride_on = None
+    if fields["block"] == "bottleneck":  # Basic blocks have nothing to tell.
+        on_1x1 = max(layers["conv3_block1_1_conv"].strides) > 1
+        stride_on = "1x1" if on_1x1 else "3x3"
+    shortcut = fields.get("shortcut", "A")
+    if not any(isinstance(layer, keras.layers.Add) for layer in layers.values()):
+        shortcut = "none"
+    origin = Origin(path, pixels_of(model), stride_on, True, shortcut=shortcut)
+    return _checkpoint(origin, tensors)
+
+
+def _tensors_of(model):
+    return {
+        name: Tensor(
+            name,
+            tuple(v.shape),
+            str(v.dtype),
+            lambda v=v: keras.ops.convert_to_numpy(v),
+        )
         for name, v in _variables(model).items()
     }
-    block = layers.get("conv3_block1_1_conv")
-    if layouts.describe({n: t.shape for n, t in tensors.items()}) is None:
-        raise InputError(f"{path} does not hold a network of keras_resnet")
-    on_1x1 = block is not None and max(block.strides) > 1
-    stride_on = "1x1" if on_1x1 else "3x3"
-    if "conv2_block1_3_conv" not in layers:  # Basic blocks have nothing to tell.
-        stride_on = None
-    adds = any(isinstance(layer, keras.layers.Add) for layer in layers.values())
-    origin = Origin(path, pixels_of(model), stride_on, True)
-    if not adds:
-        origin = dataclasses.replace(origin, shortcut="none")
-    return Checkpoint(origin, tensors)
 
 
 def pixels_of(model):
@@ -194,7 +214,7 @@ def _of_state_dict(arrays, path, metadata=None):
     """The weights of a torch state dict.
 
     Args:
-        arrays: dict from keys to arrays, or to (shape, function that reads one).
+        arrays: dict from keys to arrays, or to (shape, type, function that reads).
         path: of its file.
         metadata: what our own `keras_resnet.convert` noted in the file.
     """
@@ -206,9 +226,9 @@ def _of_state_dict(arrays, path, metadata=None):
         entries[key] = (
             value
             if isinstance(value, tuple)
-            else (value.shape, lambda value=value: value)
+            else (value.shape, str(value.dtype), lambda value=value: value)
         )
-    dialect = layouts.Dialect.of_keys({k: shape for k, (shape, _) in entries.items()})
+    dialect = layouts.Dialect.of_keys({k: entry[0] for k, entry in entries.items()})
     if dialect is None:
         raise InputError(
             "The weights' names are none of a ResNet of torchvision, timm or a CIFAR "
@@ -216,7 +236,7 @@ def _of_state_dict(arrays, path, metadata=None):
             f"{_some(entries) or 'nothing'}"
         )
     tensors, strangers = {}, []
-    for key, (shape, read) in entries.items():
+    for key, (shape, dtype, read) in entries.items():
         name = dialect.ours(key)
         if name is None:
             strangers.append(key)
@@ -224,6 +244,7 @@ def _of_state_dict(arrays, path, metadata=None):
         tensors[name] = Tensor(
             key,
             layouts.turned_shape(shape),
+            dtype,
             lambda read=read: layouts.turn(np.asarray(read()), to_torch=False),
         )
     if strangers:
@@ -249,7 +270,7 @@ def _of_state_dict(arrays, path, metadata=None):
         told.get("model"),
         told.get("shortcut"),
     )
-    return Checkpoint(origin, tensors)
+    return _checkpoint(origin, tensors)
 
 
 class _Safetensors:
@@ -279,13 +300,11 @@ class _Safetensors:
 def _of_safetensors(path):
     read = _Safetensors(path)
     told = (read.file.metadata() or {}).get("keras_resnet")
-    arrays = {
-        key: (
-            tuple(read.file.get_slice(key).get_shape()),
-            lambda key=key: read(key),
-        )
-        for key in list(read.file.keys())
-    }
+    arrays = {}
+    for key in list(read.file.keys()):
+        part = read.file.get_slice(key)
+        shape = tuple(part.get_shape())
+        arrays[key] = (shape, part.get_dtype(), lambda key=key: read(key))
     return _of_state_dict(arrays, path, json.loads(told) if told else None)
 
 
@@ -302,15 +321,19 @@ def _read_torch(path):
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} is refused, and nothing of it was run: it holds more than weights "
-            f"({_reason(error)})"
+            f"{path} is refused, and nothing of it was run: it is no torch file of weights "
+            f"alone ({_reason(error)})"
         ) from error
     for wrapper in ("state_dict", "model", "model_state_dict", "net"):
         if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
             found = found[wrapper]
     if not isinstance(found, dict):
         raise InputError(f"{path} does not hold a state dict")
-    return {k: v.numpy() for k, v in found.items() if isinstance(v, torch.Tensor)}
+    tensors = {k: v.detach() for k, v in found.items() if isinstance(v, torch.Tensor)}
+    return {
+        key: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        for key, tensor in tensors.items()
+    }
 
 
 def _text(name):
@@ -323,6 +346,7 @@ def _of_keras_applications(path):
 
     with h5py.File(path, "r") as file:
         group = file.get("model_weights", file)
+        whole = json.loads(file.attrs.get("model_config", "{}")).get("config", {})
         arrays = {}
         for layer in map(_text, group.attrs.get("layer_names", ())):
             for name in map(_text, group[layer].attrs["weight_names"]):
@@ -338,11 +362,20 @@ def _of_keras_applications(path):
             "The weights' names are none of a ResNet of keras.applications, such as "
             f"conv2_block1_1_conv. Received: {path} with {_some(arrays) or 'nothing'}"
         )
-    layouts.fold_keras_applications(arrays)
-    tensors = {n: Tensor(n, a.shape, lambda a=a: a) for n, a in arrays.items()}
     preact = layouts.is_preactivated(arrays)
+    layers = [layer["config"] for layer in whole.get("layers", ())]
+    epsilons = {layer["epsilon"] for layer in layers if "epsilon" in layer}
+    if epsilons - {1.001e-5} or not (preact or "conv1_conv/bias" in arrays):
+        raise InputError(
+            "A .h5 file is read as keras.applications', whose nets are not quite ours. "
+            f"This is of another net; save ours as .keras. Received: {path}"
+        )
+    layouts.fold_keras_applications(arrays)
+    tensors = {
+        n: Tensor(n, a.shape, str(a.dtype), lambda a=a: a) for n, a in arrays.items()
+    }
     pixels = layouts.PIXELS["tf" if preact else "caffe"]
-    return Checkpoint(Origin(path, pixels, "3x3" if preact else "1x1", True), tensors)
+    return _checkpoint(Origin(path, pixels, "3x3" if preact else "1x1", True), tensors)
 
 
 def assign(model, checkpoint):
@@ -359,10 +392,11 @@ def assign(model, checkpoint):
         InputError: weights are left over, missing or of another shape.
     """
     source = checkpoint.origin.source
+    variables = _variables(model)
     if checkpoint.tensors is None:
-        _load_with_keras(model, source)
-        return
-    variables, tensors = _variables(model), dict(checkpoint.tensors)
+        tensors = _of_keras_file(model, checkpoint)
+    else:
+        tensors = dict(checkpoint.tensors)
     head = ("predictions/kernel", "predictions/bias")
     if head[0] in tensors:
         classes = tensors[head[0]].shape[-1]
@@ -384,6 +418,9 @@ def assign(model, checkpoint):
             raise _unreadable(source, f"weights of {model.name}", error) from error
 
 
+_FLOATS = {"f16", "f32", "f64", "bf16", "float16", "float32", "float64", "bfloat16"}
+
+
 def _refuse_misfits(model, variables, tensors, source):
     differ = [
         f"{name} {tensors[name].shape} in the file, {tuple(variable.shape)} in the model"
@@ -392,12 +429,18 @@ def _refuse_misfits(model, variables, tensors, source):
     ]
     left = [tensors[name].key for name in tensors.keys() - variables.keys()]
     missing = variables.keys() - tensors.keys()
+    strange = [
+        f"{tensor.key} {tensor.dtype}"
+        for tensor in tensors.values()
+        if tensor.dtype.lower() not in _FLOATS
+    ]
     faults = [
         f"{what}: {_some(found)}"
         for what, found in (
             ("left over", sorted(left)),
             ("missing", sorted(missing)),
             ("of another shape", differ),
+            ("of another type than float", strange),
         )
         if found
     ]
@@ -419,28 +462,50 @@ def _variables(model):
     }
 
 
-def _load_with_keras(model, path):
-    """Reads a `.weights.h5` file, less a head of another number of classes."""
+def _head_in_keras_file(path):
+    """The number of classes of a `.weights.h5` file; `None` if it has no head."""
     import h5py
 
+    with h5py.File(path, "r") as file:
+        if "layers" not in file:
+            raise InputError(f"{path} does not hold weights that Keras wrote")
+        bias = file.get("layers/dense/vars/1")
+        return bias.shape[0] if bias is not None else None
+
+
+def _of_keras_file(model, checkpoint):
+    """The weights of a `.weights.h5` file, read by Keras into a copy of the model."""
+    import h5py
+
+    path, classes = checkpoint.origin.source, checkpoint.classes
+
+    def copy(layer):
+        config = layer.get_config()
+        if layer.name == "predictions" and classes:
+            config["units"] = classes
+        return type(layer).from_config(config)
+
     try:
+        twin = keras.models.clone_model(model, clone_function=copy)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # What counts is raised, or seen below.
+            twin.load_weights(path)
+        counts = []
         with h5py.File(path, "r") as file:
-            heads = [g for g in file.get("layers", {}) if g.startswith("dense")]
-            shape = file[f"layers/{heads[0]}/vars/0"].shape if heads else (None,)
-        mine = _variables(model).get("predictions/kernel")
-        other = heads and mine is not None and tuple(mine.shape) != shape
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            model.load_weights(path, skip_mismatch=bool(other))
+            file["layers"].visititems(
+                lambda name, item: counts.append(isinstance(item, h5py.Dataset))
+            )
     except Exception as error:  # Keras and h5py raise many kinds.
         raise _unreadable(path, f"weights of {model.name}", error) from error
-    skipped = [str(w.message) for w in caught if "predictions" not in str(w.message)]
-    if other and skipped:
+    tensors = _tensors_of(twin)
+    headless = classes and "predictions/kernel" not in tensors
+    if left := sum(counts) - len(tensors) - (2 if headless else 0):
         raise InputError(
-            f"{path} does not hold weights of {model.name}: {skipped[0].splitlines()[0]}"
+            f"{path} does not hold weights of {model.name}. left over: {left} arrays"
         )
-    if heads and (mine is None or other):
-        _say(f"{path}: its head of {shape[-1]} classes is left out")
+    if headless:
+        _say(f"{path}: its head of {classes} classes is left out")
+    return tensors
 
 
 def load_weights(model, path):

@@ -4,10 +4,12 @@ import contextlib
 import functools
 import hashlib
 import http.server
+import importlib.util
 import json
 import os
 import pathlib
 import shutil
+import sys
 import threading
 import types
 
@@ -15,7 +17,7 @@ import keras
 import numpy as np
 import pytest
 import safetensors.numpy
-from conftest import assert_one_line, run_program
+from conftest import assert_one_line, run_program, run_python
 from safetensors.numpy import load_file, save_file
 from state_dicts import digest, fill
 
@@ -147,28 +149,35 @@ def test_from_torch_and_back(source, name, options, tmp_path):
     assert counters == {key.replace("running_", "num_batches_tracked") for key in norms}
 
 
-@pytest.mark.parametrize(
-    ("source", "name", "ours", "options"),
-    [
-        ("torchvision", "resnet18", "resnet18", {}),
-        ("torchvision", "resnet50", "resnet50", {"stride_on": "3x3"}),
-        ("torchvision", "resnext50_32x4d", "resnext50_32x4d", {}),
-        ("timm", "resnet50d", "resnet50d", {}),
-        ("timm", "seresnet50", "seresnet50", {}),
-        ("cifar", "resnet20 A", "resnet20", {"shortcut": "A"}),
-        ("cifar", "resnet20 B", "resnet20", {"shortcut": "B"}),
-    ],
-)
-def test_torch_loads_it_strictly(source, name, ours, options, tmp_path):
-    """Where torch, torchvision and timm are installed."""
-    peer = pytest.importorskip("make_torch_logits")
-    torch = pytest.importorskip("torch")
-    path = str(tmp_path / "b.safetensors")
-    convert(saved(tmp_path / "a.keras", ours, **options), path)
-    depth = {"depth": 20} if source == "cifar" else {}
-    net = peer.build(source, name, {**depth, **options} if depth else {})
-    arrays = {key: torch.from_numpy(array) for key, array in load_file(path).items()}
-    net.load_state_dict(arrays, strict=True)
+STRICTLY = """
+import json, sys, torch
+from make_torch_logits import build
+from safetensors.torch import load_file
+for path, *net in json.loads(sys.argv[1]):
+    print(build(*net).load_state_dict(load_file(path), strict=True))
+"""
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("timm"), reason="needs PyTorch's nets")
+def test_torch_loads_it_strictly(tmp_path):
+    """In a process of its own: after TensorFlow, importing torchvision crashes."""
+    nets = []
+    for source, name, options in [
+        ("torchvision", "resnet18", {}),
+        ("torchvision", "resnet50", {"stride_on": "3x3"}),
+        ("torchvision", "resnext50_32x4d", {}),
+        ("timm", "resnet50d", {}),
+        ("timm", "seresnet50", {}),
+        ("cifar", "resnet20", {"shortcut": "A"}),
+        ("cifar", "resnet20", {"shortcut": "B"}),
+    ]:
+        path = str(tmp_path / f"{len(nets)}.safetensors")
+        convert(saved(tmp_path / "a.keras", name, **options), path)
+        theirs = {"depth": 20, **options} if source == "cifar" else {}
+        nets.append([path, source, name, theirs])
+    places = os.pathsep.join([str(pathlib.Path(__file__).parent), *sys.path])
+    result = run_python("-c", STRICTLY, json.dumps(nets), env={"PYTHONPATH": places})
+    assert result.stdout == "<All keys matched successfully>\n" * 7, result.stderr
 
 
 def test_grey_images(tmp_path):

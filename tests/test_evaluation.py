@@ -120,11 +120,16 @@ def test_batches_and_replicas_change_nothing(digits):
         strategy = strategies.make_strategy(name)
         with strategy.scope():
             model = randomised("cifar_resnet8", (8, 8, 1))
+        # Without a bias towards any class.
+        features = keras.Model(model.input, model.get_layer("avg_pool").output)
+        kernel = model.get_layer("predictions").get_weights()[0]
+        common = np.asarray(features(split.images)).mean(axis=0)
+        model.get_layer("predictions").set_weights([4 * kernel, -4 * common @ kernel])
         evaluator = Evaluator(model, split, preprocessing, batch_size, strategy)
         steps = []
         found.append(evaluator.predict(lambda steps=steps: steps.append(1)))
         assert len(steps) == evaluator.steps == -(-999 // batch_size)
-    assert len(np.unique(found[0].classes[:, 0])) > 2
+    assert np.bincount(found[0].classes[:, 0], minlength=10).max() < 500
     assert found[0].summary()["images"] == 999
     np.testing.assert_array_equal(found[0].labels, split.labels)
     assert_same_predictions(*found)
@@ -243,9 +248,9 @@ def test_ten_crops_equal_slow_ones(side):
     assert_predicts(found, split, expected, level)
 
 
-@pytest.mark.parametrize("sides", [(45, 60), (56, 56), (64, 64)])
+@pytest.mark.parametrize("sides", [(45, 60), (64, 64)])
 def test_ten_crops_of_pixels(sides):
-    """A data set of images of one size; also the input's own, and the square's."""
+    """A data set of images of one size; also that of the square."""
     strategy = strategies.make_strategy("one_device")
     model = photographic(strategy, 56)
     images = pictures(*[sides] * 4)
@@ -362,7 +367,7 @@ def test_damaged_images_are_named(small_scales, tmp_path, views):
         split = data.Split(np.array(list(map(str, paths)), object), split.labels, True)
         names = f"{paths[1]}, {paths[4]}"
     preprocessing = Preprocessing(32, 32, 3, 0.875)
-    with pytest.raises(InputError, match="^2 of 5 images") as error:
+    with pytest.raises(InputError, match="2 of 5 images") as error:
         Evaluator(model, split, preprocessing, 20, strategy, views)()
     assert str(error.value).endswith(f": {names}")
 

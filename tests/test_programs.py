@@ -1,17 +1,29 @@
 """The programs as a user starts them, with right and with wrong input."""
 
 import ast
+import csv
+import json
+import os
 import re
+import shutil
 
 import keras
 import numpy as np
 import pytest
 from conftest import ROOT, assert_one_line, run_program
+from PIL import Image, ImageOps
+from sklearn import metrics
+
+from keras_resnet import data
+from keras_resnet.errors import InputError
+from keras_resnet.evaluate import evaluate
+from keras_resnet.predict import predict
 
 PROGRAMS = (
     "keras_resnet.train",
     "keras_resnet.evaluate",
     "keras_resnet.predict",
+    "keras_resnet.convert",
     "export",
 )
 
@@ -24,7 +36,8 @@ def test_help_fits_a_screen(program):
     assert max(map(len, lines)) <= 80
     flags = re.findall(r"^  --(?:\[no\])?(\w+):", result.stdout, re.MULTILINE)
     assert 2 <= len(flags) <= 20
-    assert "(default:" in result.stdout
+    if program != "keras_resnet.convert":  # All that it takes is told from the files.
+        assert "(default:" in result.stdout
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -48,6 +61,7 @@ def test_help_and_flags_do_not_wait_for_tensorflow():
         "train",
         "evaluate",
         "predict",
+        "convert",
         "programs",
         "errors",
         "variants",
@@ -77,14 +91,18 @@ def test_train_with_no_other_flag(tmp_path):
     assert "has ended; nothing to do" in again.stdout
 
 
-def test_evaluate(trained):
-    alone = run_program("keras_resnet.evaluate", f"--model={trained}")
+def test_evaluate(trained, tmp_path):
+    to = "--output=report"  # Other tests look into the run folder.
+    alone = run_program("keras_resnet.evaluate", f"--model={trained}", to, cwd=tmp_path)
     assert re.match(r"\d+ of 360 held-out images right: top-1 9\d\.\d\d%", alone.stdout)
+    assert alone.stderr == "per class, and a confusion picture: report\n"
     shared = run_program(
         "keras_resnet.evaluate",
         f"--model={trained}",
         "--virtual_devices=2",
         "--batch_size=14",
+        to,
+        cwd=tmp_path,
     )
     assert shared.stdout == alone.stdout
 
@@ -120,19 +138,287 @@ def test_predict_names_what_it_cannot_read_and_goes_on(trained, pictures):
 
 
 def test_predict_whole_files(trained, pictures):
-    from keras_resnet.predict import predict
-
     path = str(pictures / "three.png")
     ((name, share),) = predict([path], str(trained), top=1)[path]
     assert name == "3"
     assert 0 < share <= 1
 
 
+def test_predict_gives_json(trained, pictures):
+    """And nothing else on standard output, of damaged files too."""
+    files = ("three.png", "half.jpg", "missing.png", "three.jpg")
+    result = run_program(
+        "keras_resnet.predict", f"--model={trained}", "--json", "--top=3", *files,
+        cwd=pictures,
+    )  # fmt: skip
+    assert result.returncode == 1
+    found = json.loads(result.stdout)
+    assert [record["image"] for record in found] == list(files)
+    assert [len(record.get("classes", ())) for record in found] == [3, 0, 0, 3]
+    assert found[0]["classes"][0]["class"] == "3"
+    assert 0 < found[0]["classes"][0]["probability"] <= 1
+    assert "damaged" in found[1]["error"]
+    assert "No such file" in found[2]["error"]
+    assert "error: half.jpg: damaged" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def held_out(trained):
+    """The held-out digits, and what Keras's own `predict` makes of them."""
+    split = data.load_dataset("digits").test
+    model = keras.models.load_model(trained / "final.keras")
+    return split, model.predict(split.images, verbose=0)
+
+
+def test_predict_folders(trained, held_out, tmp_path):
+    """Below them too, by name; more files than in a batch keep their order."""
+    split, probabilities = held_out
+    for i in range(40):
+        folder = tmp_path / "all" / ("below/further" if i % 3 else "")
+        folder.mkdir(parents=True, exist_ok=True)
+        ending = ("png", "PNG", "bmp")[i % 3]
+        Image.fromarray(split.images[i, ..., 0]).save(folder / f"{40 - i:02}.{ending}")
+    (tmp_path / "all" / "notes.txt").write_text("none")
+    shutil.copy(tmp_path / "all" / "40.png", tmp_path / "40.png")
+    seen = []
+    paths = [str(tmp_path / name) for name in ("40.png", "all")]
+    found = predict(paths, str(trained), top=10, on_image=lambda: seen.append(1))
+    names = list(found)
+    assert len(names) == len(seen) == 41
+    assert names[0] == paths[0]
+    assert names[1:] == sorted(names[1:])
+    for name, answer in found.items():
+        place = 40 - int(os.path.basename(name)[:2])
+        expected = {str(k): p for k, p in enumerate(probabilities[place])}
+        assert dict(answer) == pytest.approx(expected, abs=1e-5)
+
+
+def test_predict_any_kind_of_file(trained, pictures):
+    image = Image.open(pictures / "three.png")
+    assert image.mode == "L"
+    kinds = {
+        "rgb.png": ("RGB", {}),
+        "transparent.png": ("RGBA", {}),
+        "palette.png": ("P", {}),
+        "grey.bmp": ("L", {}),
+        "rgb.bmp": ("RGB", {}),
+        "rgb.webp": ("RGB", {"lossless": True}),
+        "palette.gif": ("P", {}),
+        "grey.jpg": ("L", {"quality": 95}),
+        "cmyk.jpg": ("CMYK", {"quality": 95}),
+        "progressive.jpeg": ("RGB", {"quality": 95, "progressive": True}),
+    }
+    paths = [str(pictures / name) for name in ("three.png", *kinds)]
+    for path, (mode, options) in zip(paths[1:], kinds.values(), strict=True):
+        colour = image if mode == "L" else image.convert("RGB")
+        colour.convert(mode).save(path, **options)
+    found = predict(paths, str(trained), top=10)
+    expected = dict(found[paths[0]])
+    assert max(expected, key=expected.get) == "3"
+    for path in paths:
+        assert dict(found[path]) == pytest.approx(expected, abs=0.02), path
+
+
+def test_predict_turns_photographs_upright(trained, pictures):
+    image = Image.open(pictures / "three.png")
+    turn = Image.Transpose
+    stored = {
+        2: turn.FLIP_LEFT_RIGHT,
+        3: turn.ROTATE_180,
+        4: turn.FLIP_TOP_BOTTOM,
+        5: turn.TRANSPOSE,
+        6: turn.ROTATE_90,
+        7: turn.TRANSVERSE,
+        8: turn.ROTATE_270,
+    }
+    paths = {k: str(pictures / f"turned{k}.jpg") for k in stored}
+    for orientation, how in stored.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        turned = image.transpose(how)
+        turned.save(paths[orientation], quality=95, exif=exif)
+        upright = ImageOps.exif_transpose(Image.open(paths[orientation]))
+        assert np.abs(np.asarray(upright, int) - np.asarray(image)).max() < 40
+    upright = str(pictures / "three.png")
+    found = predict([upright, *paths.values()], str(trained), top=10)
+    for path in paths.values():
+        assert dict(found[path]) == pytest.approx(dict(found[upright]), abs=0.02), path
+
+
+@pytest.mark.parametrize("inside", [(), ("notes.txt",)])
+def test_predict_refuses_a_folder_without_images(inside, trained, tmp_path):
+    for name in inside:
+        (tmp_path / name).write_text("none")
+    with pytest.raises(InputError, match="There are no images in the folder") as error:
+        predict([str(tmp_path)], str(trained))
+    assert "\n" not in str(error.value)
+
+
+def test_what_an_evaluation_leaves(trained, held_out, tmp_path):
+    split, probabilities = held_out
+    named, output = probabilities.argmax(axis=1), tmp_path / "report"
+    table = tmp_path / "images.csv"
+    found = evaluate(str(trained), output=str(output), predictions=str(table))
+    assert found["output"] == str(output)
+    assert {p.name for p in output.iterdir()} == {
+        "evaluation.json",
+        "per_class.csv",
+        "confusion.png",
+    }
+    record = json.loads((output / "evaluation.json").read_text("utf-8"))
+    assert (record["images"], record["dataset"], record["split"]) == (
+        360,
+        "digits",
+        "test",
+    )
+    assert (record["views"], record["recalibrated"]) == ("single", False)
+    expected = {
+        "accuracy": metrics.accuracy_score(split.labels, named),
+        "top5_accuracy": metrics.top_k_accuracy_score(split.labels, probabilities, k=5),
+        "loss": metrics.log_loss(split.labels, probabilities.astype(np.float64)),
+    }
+    for name, value in expected.items():
+        assert record[name] == pytest.approx(value, rel=1e-4)
+        assert found[name] == record[name]
+    assert (output / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+    confusion = metrics.confusion_matrix(split.labels, named)
+    rows = list(csv.DictReader((output / "per_class.csv").open()))
+    assert len(rows) == 10
+    for row in rows:
+        counts = confusion[int(row["class"])]
+        right = counts[int(row["class"])]
+        assert (int(row["images"]), int(row["right"])) == (counts.sum(), right)
+        assert float(row["accuracy"]) == pytest.approx(right / counts.sum(), abs=1e-6)
+        wrong = counts[int(row["taken_for"])] if row["taken_for"] else 0
+        assert wrong == int(row["times"]) == np.delete(counts, int(row["class"])).max()
+    shares = [float(row["accuracy"]) for row in rows]
+    assert shares == sorted(shares)
+
+    rows = list(csv.DictReader(table.open()))
+    assert [int(row["image"]) for row in rows] == list(range(360))
+    assert [int(row["label"]) for row in rows] == split.labels.tolist()
+    assert [int(row["class_1"]) for row in rows] == named.tolist()
+    assert sum(int(row["right"]) for row in rows) == confusion.trace()
+    likeliest = probabilities.max(axis=1)
+    np.testing.assert_allclose([float(r["score_1"]) for r in rows], likeliest, 1e-4)
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of the run folder, to write into."""
+    return str(shutil.copytree(trained, tmp_path / "run"))
+
+
+def read_evaluation(folder):
+    with open(os.path.join(folder, "evaluation.json"), encoding="utf-8") as file:
+        return json.load(file)
+
+
+# By hand: of 1,797 digits a fifth, rounded up, is held out.
+@pytest.mark.parametrize(("split", "images"), [("train", 1437), ("all", 1797)])
+def test_evaluate_other_images_than_those_held_out(split, images, run):
+    evaluate(run, split=split, strategy="one_device")
+    record = read_evaluation(os.path.join(run, "evaluation"))
+    assert (record["images"], record["split"]) == (images, split)
+
+
+def test_recalibrated_statistics(run, pictures):
+    """Over one batch of all training images they are its mean and variance."""
+    before = keras.models.load_model(f"{run}/final.keras")
+    evaluate(run, recalibrate_bn=True, batch_size=1437, strategy="one_device")
+    after = keras.models.load_model(f"{run}/recalibrated.keras")
+    images = data.load_dataset("digits").train.images
+    stem = keras.Model(before.input, before.get_layer("conv1_conv").output)
+    seen = stem.predict(images, verbose=0).astype(np.float64)
+    norm = after.get_layer("conv1_bn")
+    np.testing.assert_allclose(norm.moving_mean, seen.mean((0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(norm.moving_variance, seen.var((0, 1, 2)), rtol=1e-3)
+    for variable, same in zip(
+        after.trainable_variables, before.trainable_variables, strict=True
+    ):
+        np.testing.assert_array_equal(variable, same)
+    assert read_evaluation(os.path.join(run, "evaluation"))["recalibrated"] is True
+    path = str(pictures / "three.png")
+    ((name, _),) = predict([path], f"{run}/recalibrated.keras", top=1)[path]
+    assert name == "3"
+
+
+def test_evaluate_in_the_run_folder(run, monkeypatch):
+    """After `cd runs/NAME`, as from outside."""
+    monkeypatch.chdir(run)
+    evaluate("final.keras", recalibrate_bn=True, strategy="one_device")
+    assert os.path.exists("recalibrated.keras")
+    assert os.path.exists("evaluation/evaluation.json")
+
+
+def test_evaluate_a_folder_with_some_of_the_classes(run, held_out, tmp_path):
+    """All of it, since the model was not trained on it."""
+    split, probabilities = held_out
+    chosen = np.flatnonzero(np.isin(split.labels, (3, 7)))
+    for i in chosen:
+        folder = tmp_path / "digits" / str(split.labels[i])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(split.images[i, ..., 0]).save(folder / f"{i:03}.png")
+    dataset, table = f"folder:{tmp_path}/digits", tmp_path / "images.csv"
+    found = evaluate(run, dataset=dataset, predictions=table, strategy="one_device")
+    assert found["images"] == len(chosen)
+    right = probabilities[chosen].argmax(axis=1) == split.labels[chosen]
+    assert found["accuracy"] == pytest.approx(right.mean())
+    assert read_evaluation(f"{run}/evaluation")["split"] == "whole"
+    rows = list(csv.DictReader(table.open()))
+    assert sorted(int(os.path.basename(row["image"])[:3]) for row in rows) == [*chosen]
+
+
+def test_evaluate_says_which_part_of_the_digits_it_took(run):
+    """Of a run that was trained on something else."""
+    path = os.path.join(run, "run.json")
+    with open(path, encoding="utf-8") as file:
+        record = json.load(file)
+    record["settings"]["dataset"] = "folder:/elsewhere"
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(record, file)
+    found = evaluate(run, dataset="digits", strategy="one_device")
+    split = read_evaluation(os.path.join(run, "evaluation"))["split"]
+    assert (found["images"], split) in ((360, "test"), (1797, "whole"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"views": "12crop"}, "Did you mean '10crop'?"),
+        ({"views": "10crop"}, "a CIFAR net sees the whole image. Received: views='10"),
+        ({"views": "multiscale"}, "are for ImageNet nets"),
+        ({"split": "val"}, "Accepted: test, train, all. Received: split='val'"),
+        ({"batch_size": 0}, "Received: batch_size=0"),
+        ({"strategy": "tpu"}, "Accepted: one_device, mirrored"),
+        ({"dataset": "folder:/nowhere"}, "There is no such folder"),
+        ({"weights": "imagenet"}, "go with the name of a network"),
+    ],
+)
+def test_evaluate_with_wrong_arguments(arguments, words, run):
+    with pytest.raises(InputError) as error:
+        evaluate(run, **{"strategy": "one_device", **arguments})
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not os.path.exists(f"{run}/evaluation")
+
+
+def test_a_report_that_cannot_be_written(trained, tmp_path):
+    (tmp_path / "report").write_text("a file")
+    result = run_program(
+        "keras_resnet.evaluate", f"--model={trained}", "--output=report", cwd=tmp_path
+    )
+    assert_one_line(result, "report")
+    assert result.stdout == ""
+    assert (tmp_path / "report").read_text() == "a file"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["keras_resnet.predict"], "Name at least one image"),
-        (["keras_resnet.evaluate", "--model=nowhere"], "there is no nowhere/run.json"),
+        (["keras_resnet.evaluate", "--model=runs/a"], "there is no runs/a/run.json"),
         (["keras_resnet.train", "--model=resnet20x"], "Did you mean 'resnet20'?"),
         (["keras_resnet.train", "--model_dir=/proc/run"], "can be written"),
         (["export", "--formats=onnxx"], "Unknown format"),
