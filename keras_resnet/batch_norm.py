@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_resnet.blocks import flat_layers
 from keras_resnet.data import central, evaluation_batches
+from keras_resnet.errors import InputError
 from keras_resnet.strategies import next_batch
 
 # Batches over which statistics are recomputed, at most.
@@ -39,6 +40,22 @@ def synchronized(model):
             layer.synchronized = False
 
 
+@contextlib.contextmanager
+def _momentum(model, value):
+    """Another momentum while a step is traced.
+
+    Around all replicas, whose tracing takes turns: not in each of them.
+    """
+    kept = [(layer, layer.momentum) for layer in batch_norms(model)]
+    for layer, _ in kept:
+        layer.momentum = value
+    try:
+        yield
+    finally:
+        for layer, momentum in kept:
+            layer.momentum = momentum
+
+
 def recalibrate(model, split, preprocessing, batch_size, strategy, seed=0):
     """Recomputes the moving statistics of batch normalisation, weights as they are.
 
@@ -58,30 +75,26 @@ def recalibrate(model, split, preprocessing, batch_size, strategy, seed=0):
     Returns:
         The number of images that were used.
     """
-    batch_size = min(batch_size, len(split))
     replicas = strategy.num_replicas_in_sync
+    if len(split) < replicas:
+        raise InputError(
+            f"{replicas} replicas cannot share {len(split)} training image(s)"
+        )
+    batch_size = min(batch_size, len(split))
     batch_size -= batch_size % replicas
     batches = min(RECALIBRATION_BATCHES, len(split) // batch_size)
     order = tf.random.experimental.stateless_shuffle(tf.range(len(split)), (seed, 0))
     images = split.take(order.numpy()[: batches * batch_size])
 
-    def replica_step(images, labels, weights, momentum):
+    def replica_step(images, labels, weights):
         del labels, weights
-        kept = [layer.momentum for layer in norms]
-        for layer in norms:
-            layer.momentum = momentum
         model(images, training=True)
-        for layer, value in zip(norms, kept, strict=True):
-            layer.momentum = value
-
-    norms = batch_norms(model)
 
     @tf.function
     def step(batches, momentum):
         shared = synchronized(model) if replicas > 1 else contextlib.nullcontext()
-        with shared:
-            part = next_batch(strategy, batches)
-            strategy.run(replica_step, args=(*part, momentum))
+        with shared, _momentum(model, momentum):
+            strategy.run(replica_step, args=next_batch(strategy, batches))
 
     source = iter(
         evaluation_batches(images, central(preprocessing), batch_size, replicas)

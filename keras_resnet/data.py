@@ -463,9 +463,10 @@ def _views(split, decode, view, spec):
     """Returns a function from indices to a batch of what is cut from the images."""
     with tf.device("CPU:0"):  # Whole sets do not belong in a GPU's memory.
         images = tf.constant(split.images)
-    as_they_are = isinstance(spec, tf.TensorSpec) and spec.shape == images.shape[1:]
-    if images.dtype == tf.uint8 and as_they_are:
-        return lambda order: tf.gather(images, order)
+    if images.dtype == tf.uint8:
+        sample = tf.zeros(images.shape[1:], tf.uint8)
+        if view(sample) is sample:  # It leaves images of this size as they are.
+            return lambda order: tf.gather(images, order)
     read = split.reader(decode, view)
     return lambda order: tf.map_fn(
         lambda i: read(images[i]), order, fn_output_signature=spec

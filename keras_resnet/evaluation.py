@@ -112,13 +112,15 @@ class Evaluator:
             )
         self._split, self._preprocessing = split, preprocessing
         self._strategy = strategy
+        self._refresh = lambda: None
         cut, classify = central(preprocessing), model
         if views == "10crop":
             cut, classify = _ten_crops(model, preprocessing)
             batch_size = max(1, batch_size // 10 // replicas) * replicas
         elif views == "multiscale":
             with strategy.scope():
-                cut, classify = _multiscale(model, preprocessing)
+                cut, classify, refresh = _multiscale(model, preprocessing)
+            self._refresh = refresh
             batch_size = replicas
         self._batches = evaluation_batches(split, cut, batch_size, replicas)
         self.steps = -(-len(split) // batch_size)
@@ -150,6 +152,7 @@ class Evaluator:
         Raises:
             InputError: images cannot be decoded; it names them.
         """
+        self._refresh()
         parts = []
         try:
             batches = iter(self._batches)
@@ -193,7 +196,6 @@ def _multiscale(model, preprocessing):
         raise InputError("multiscale needs Keras's image_data_format 'channels_last'")
     any_size = keras.Input((None, None, preprocessing.channels), name="image")
     whole = keras.models.clone_model(model, input_tensors=any_size)
-    whole.set_weights(model.get_weights())
 
     def scales(image):
         return tuple(preprocessing.whole_at(image, side) for side in SCALES)
@@ -207,7 +209,11 @@ def _multiscale(model, preprocessing):
 
     spec = tf.TensorSpec((None, None, preprocessing.channels), tf.uint8)
     return (
-        lambda encoded: scales(preprocessing.decode(encoded, False)),
-        scales,
-        (spec,) * len(SCALES),
-    ), classify
+        (
+            lambda encoded: scales(preprocessing.decode(encoded, False)),
+            scales,
+            (spec,) * len(SCALES),
+        ),
+        classify,
+        lambda: whole.set_weights(model.get_weights()),
+    )

@@ -19,8 +19,10 @@ _KERNELS = {"bilinear": ("triangle", 1.0), "bicubic": ("keyscubic", 2.0)}
 # An EXIF block's orientation in either order of bytes. \C is any byte.
 _ORIENTATION = (
     r"\C*?Exif\x00\x00(?:"
-    r"II\*\x00\C*?\x12\x01\x03\x00\x01\x00\x00\x00(\C)|"
-    r"MM\x00\*\C*?\x01\x12\x00\x03\x00\x00\x00\x01\x00(\C))\C*"
+    r"II\*\x00\x08\x00\x00\x00\C\C(?:(?:\C\x00|[\x00-\x11]\x01)\C{10})*?"
+    r"\x12\x01\x03\x00\x01\x00\x00\x00(\C)\x00|"
+    r"MM\x00\*\x00\x00\x00\x08\C\C(?:(?:\x00\C|\x01[\x00-\x11])\C{10})*?"
+    r"\x01\x12\x00\x03\x00\x00\x00\x01\x00(\C))\C*"
 )
 
 
@@ -89,7 +91,42 @@ class Preprocessing:
         def other():
             return tf.io.decode_image(encoded, 3, expand_animations=False)
 
-        image = tf.cond(tf.io.is_jpeg(encoded), jpeg, other)
+        def webp():
+            # decode_image insists on the file's own number of channels. Of an
+            # animation only 3 may be asked for, which it refuses: for 0 it writes
+            # beyond its memory (TensorFlow 2.21).
+            head = tf.io.decode_raw(tf.strings.substr(encoded, 12, 9), tf.uint8)
+            extended = tf.strings.substr(encoded, 12, 4) == "VP8X"
+            animated = extended & (tf.bitwise.bitwise_and(head[8], 2) > 0)
+            image = tf.cond(
+                animated,
+                other,
+                lambda: tf.io.decode_image(encoded, 0, expand_animations=False),
+            )
+            return image[..., :3]
+
+        def indexed():
+            # decode_image takes the numbers of the colours for grey.
+            start = 14 + _little(encoded, 14)
+            colours = tf.strings.substr(encoded, start, _little(encoded, 10) - start)
+            colours = tf.reshape(tf.io.decode_raw(colours, tf.uint8), (-1, 4))
+            places = other()[..., 0]
+            return tf.gather(colours, tf.cast(places, tf.int32))[..., 2::-1]
+
+        def bmp():
+            eight = _little(encoded, 28) % 65536 == 8
+            return tf.cond(eight, indexed, other)
+
+        def by_head():
+            is_webp = (tf.strings.length(encoded) > 20) & (
+                tf.strings.substr(encoded, 0, 4) + _part(encoded, 8, 4) == "RIFFWEBP"
+            )
+            is_bmp = (tf.strings.length(encoded) > 54) & (
+                tf.strings.substr(encoded, 0, 2) == "BM"
+            )
+            return tf.cond(is_webp, webp, lambda: tf.cond(is_bmp, bmp, other))
+
+        image = tf.cond(tf.io.is_jpeg(encoded), jpeg, by_head)
         image = tf.ensure_shape(image, (None, None, 3))
         return self._grey(image)
 
@@ -98,8 +135,8 @@ class Preprocessing:
 
         The image is resized, its aspect kept, until it just covers the input
         divided by `crop`; the centre is cut out and rounded to whole pixel values.
-        Sides and offsets are rounded as torchvision does. An image of the right
-        size stays as it is.
+        Sides and offsets are rounded as torchvision does. With a `crop` of 1 an
+        image of the right size stays as it is.
 
         Args:
             image: uint8 tensor (any height, any width, channels).
@@ -173,11 +210,15 @@ class Preprocessing:
         Returns:
             uint8 tensor (10, height, width, channels).
         """
-        square = dataclasses.replace(self, crop=0.875)
-        edge = square.margin
-        image = square.view(image, edge)
-        corners = [(edge, edge)] + [
-            (y, x) for y in (0, 2 * edge) for x in (0, 2 * edge)
+        size = [round(side / 0.875) for side in self.shape[:2]]
+        sides = tf.shape(image)[:2]
+        resized = _cover(sides, size)
+        corner = tf.round((tf.cast(resized, tf.float64) - size) / 2)
+        corner = tf.cast(corner, tf.int32)
+        image = self._resample(image, (0, 0), resized / sides, corner, size)
+        down, across = size[0] - self.height, size[1] - self.width
+        corners = [(round(down / 2), round(across / 2))] + [
+            (y, x) for y in (0, down) for x in (0, across)
         ]
         crops = tf.stack(
             [image[y : y + self.height, x : x + self.width] for y, x in corners]
@@ -262,6 +303,17 @@ def _orientation(encoded):
     value = tf.cast(tf.concat([value, [1]], 0)[0], tf.int32)
     known = (tf.strings.length(found) == 1) & (value >= 1) & (value <= 8)
     return tf.where(known, value, 1)
+
+
+def _part(encoded, start, length):
+    """Some of a file's bytes; none where it ends before them."""
+    start = tf.minimum(start, tf.strings.length(encoded))
+    return tf.strings.substr(encoded, start, length)
+
+
+def _little(encoded, place):
+    """A number of four bytes in a file, the lowest first."""
+    return tf.io.decode_raw(tf.strings.substr(encoded, place, 4), tf.int32)[0]
 
 
 def _turn(image, orientation):

@@ -116,7 +116,9 @@ def draw_confusion(confusion, classes):
     count = len(seen)
     legible = count <= 40
     side = min(12.0, 3.2 + 0.32 * count)
-    figure = Figure(figsize=(side + 0.8, side), layout="constrained")
+    margin = 0.08 * max(len(classes[i]) for i in seen) if legible else 0
+    size = (side + 0.8 + margin, side + margin)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(
         np.where(counts > 0, counts, np.nan),
@@ -129,7 +131,13 @@ def draw_confusion(confusion, classes):
         axes.set(xticks=[], yticks=[], xlabel=f"named ({count} classes, in order)")
     else:
         names = [classes[i] for i in seen]
-        axes.set_xticks(range(count), names, rotation=90 if count > 10 else 45)
+        axes.set_xticks(
+            range(count),
+            names,
+            rotation=90 if count > 10 else 45,
+            ha="center" if count > 10 else "right",
+            rotation_mode="default" if count > 10 else "anchor",
+        )
         axes.set_yticks(range(count), names)
         if count <= 20:
             for y, x in np.argwhere(counts):

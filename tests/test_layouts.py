@@ -51,9 +51,32 @@ def test_the_generator_is_the_one_of_the_fixture():
     assert made.startswith("564135d33f60")
 
 
-@pytest.mark.parametrize(
-    "net", FIXTURE["nets"], ids=lambda net: f"{net['source']} {net['model']}"
+# In the default tier: one of each kind. timm's plain ResNets are torchvision's.
+QUICK = (
+    "torchvision resnet18",
+    "torchvision resnet34",
+    "torchvision resnet50",
+    "torchvision resnet50 output_stride 8",
+    "torchvision resnext50_32x4d",
+    "torchvision wide_resnet50_2",
+    "timm resnet18d",
+    "timm resnet50d",
+    "timm seresnet18",
+    "timm seresnet50",
+    "cifar resnet20 A",
+    "cifar resnet20 B",
+    "cifar resnet56 A",
 )
+
+
+def nets():
+    for net in FIXTURE["nets"]:
+        name = f"{net['source']} {net['model']}"
+        marks = [] if name in QUICK else [pytest.mark.full]
+        yield pytest.param(net, id=name, marks=marks)
+
+
+@pytest.mark.parametrize("net", list(nets()))
 def test_pytorch_gives_the_same_logits(net, tmp_path):
     size = FIXTURE["input"]["sizes"][net["source"]]
     shape = {"input_shape": (size, size, 3)}

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 import keras_resnet
@@ -13,12 +15,13 @@ def test_every_network_of_the_paper_is_there():
     cifar = [
         f"{k}net{n}" for k in ("res", "plain") for n in (20, 32, 44, 56, 110, 1202)
     ]
-    assert sorted(keras_resnet.list_models()) == sorted(imagenet + cifar)
+    first = keras_resnet.list_models()[: len(imagenet + cifar)]
+    assert sorted(first) == sorted(imagenet + cifar)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_depth_is_the_name(name):
-    assert find_variant(name).depth == int(name.split("net")[1])
+    assert find_variant(name).depth == int(re.search(r"ne[tx]t?(\d+)", name)[1])
 
 
 @pytest.mark.parametrize("name", ["ResNet50", "RESNET50", "resnet50"])
