@@ -14,7 +14,7 @@ from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.resnet import ResNet
 from keras_resnet.runs import read_record
 from keras_resnet.variants import find_variant
-from keras_resnet.weights import load_model, pixels_of
+from keras_resnet.weight_files import load_model, pixels_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -103,7 +103,8 @@ def open_source(source, sha256=None):
     """
     from keras_resnet import registry
     from keras_resnet.errors import InputError
-    from keras_resnet.weights import ENDINGS, open_checkpoint, read_file
+    from keras_resnet.weight_files import ENDINGS, read_file
+    from keras_resnet.weights import open_checkpoint
 
     if "://" in source:
         if (
@@ -131,7 +132,7 @@ def recognise(checkpoint):
     """Tells the architecture of weights.
 
     Args:
-        checkpoint: a `keras_resnet.weights.Checkpoint` whose names are known.
+        checkpoint: a `keras_resnet.weight_files.Checkpoint` whose names are known.
 
     Returns:
         Its name, and the fields of `keras_resnet.variants.Variant` in which the

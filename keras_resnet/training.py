@@ -31,7 +31,8 @@ from keras_resnet.resnet import ResNet
 from keras_resnet.runs import RunFolder, read_record, write_record
 from keras_resnet.strategies import make_strategy, next_batch
 from keras_resnet.variants import find_variant
-from keras_resnet.weights import ENDINGS, open_checkpoint, save_model
+from keras_resnet.weight_files import ENDINGS
+from keras_resnet.weights import open_checkpoint, save_model
 
 # Measured (benchmarks/checkpoint.py): a checkpoint takes as long as a twelfth of a
 # step of ResNet-20 with 128 images of CIFAR's size and a quarter of a step of

@@ -244,6 +244,17 @@ def test_a_plain_nets_weights_are_no_residual_nets(tmp_path):
             keras_resnet.ResNet("cifar_resnet8", shortcut="A", weights=path)
 
 
+def test_a_deep_stem_alone_is_no_resnet_d(tmp_path):
+    """As timm's resnet50c: all shapes fit ResNet-D, whose shortcuts average."""
+    path = str(tmp_path / "a.safetensors")
+    weights.save_state_dict(keras_resnet.ResNet("resnet18", stem="deep"), path)
+    arrays = load_file(path)
+    assert arrays["layer2.0.downsample.0.weight"].ndim == 4
+    save_file(arrays, path)  # As another program would write it.
+    with pytest.raises(InputError, match="avg_down"):
+        keras_resnet.ResNet("resnet18d", weights=path)
+
+
 @pytest.mark.parametrize("ending", [".keras", ".safetensors"])
 def test_mean_and_std_are_taken_over_the_files(ending, small, tmp_path):
     path = str(tmp_path / f"b{ending}")

@@ -28,11 +28,11 @@ class Rule(typing.NamedTuple):
 
 # A name that begins with a dot is a module of keras_resnet, as in ".resnet".
 # fmt: off
-MODELS = ".variants .blocks .resnet .weights .layouts .registry .complexity .training .classifiers"
+MODELS = ".variants .blocks .resnet .weights .weight_files .layouts .registry .complexity .training .classifiers"
 PROGRAMS = ".train .evaluate .predict .convert"
 RULES = [
-    Rule(".variants .blocks .resnet .complexity .layouts .registry .weights", AT_ALL, "tensorflow", "a model builds on every Keras backend"),
-    Rule(".weights .layouts .registry", AT_ALL, ".resnet", "they act on a model that they are given"),
+    Rule(".variants .blocks .resnet .complexity .layouts .registry .weights .weight_files", AT_ALL, "tensorflow", "a model builds on every Keras backend"),
+    Rule(".weights .weight_files .layouts .registry", AT_ALL, ".resnet", "they act on a model that they are given"),
     Rule(".complexity", ON_IMPORT_ONLY, ".resnet absl", "only as a program it builds networks and has flags"),
     Rule(".resnet", ON_IMPORT_ONLY, ".weights", "weights are loaded only when they are asked for"),
     Rule(".data .preprocessing .recipes .strategies", AT_ALL, MODELS, "data and devices know nothing of models"),

@@ -5,7 +5,7 @@ import pytest
 
 from keras_resnet import classifiers, runs
 from keras_resnet.errors import InputError
-from keras_resnet.weights import load_model
+from keras_resnet.weight_files import load_model
 
 
 def test_load_run(trained):

@@ -19,7 +19,7 @@ from keras_resnet import checkpoints, data, recipes, strategies, training
 from keras_resnet.blocks import flat_layers
 from keras_resnet.errors import InputError
 from keras_resnet.preprocessing import Preprocessing
-from keras_resnet.weights import load_model
+from keras_resnet.weight_files import load_model
 
 SMALL = {"model": "cifar_resnet8", "strategy": "one_device", "verbose": 0}
 
