@@ -22,7 +22,7 @@ the {latency}, on {machine}.
 ## Limits
 
 It knows only the classes above and names one of them for any image. It has been
-checked on images of the same source as it was trained on, and on no others.
+checked on held-out images of {checked}, and on no others.
 
 ## Use
 

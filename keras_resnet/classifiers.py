@@ -2,19 +2,21 @@
 
 import dataclasses
 import os
+import sys
 
 import keras
 import numpy as np
 
-from keras_resnet import registry
+from keras_resnet import layouts, registry
 from keras_resnet.blocks import channel_axis
 from keras_resnet.data import load_dataset
 from keras_resnet.errors import InputError
 from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.resnet import ResNet
 from keras_resnet.runs import read_record
-from keras_resnet.variants import find_variant
-from keras_resnet.weight_files import load_model, pixels_of
+from keras_resnet.variants import VARIANTS, find_variant
+from keras_resnet.weight_files import ENDINGS, load_model, pixels_of, some
+from keras_resnet.weights import open_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +53,9 @@ def preprocessing_for(model):
 
     Args:
         model: one that `keras_resnet` built with weights, or trained. Of one that
-            was saved and loaded again, crop and interpolation are the usual ones
-            (224 of 256 pixels, bilinear; CIFAR nets see the whole image): its file
-            does not hold them.
+            Keras alone saved or loaded, crop and interpolation are the usual ones
+            (224 of 256 pixels, bilinear; CIFAR nets see the whole image): only
+            `weights=` reads what our programs note in a file.
 
     Returns:
         A `keras_resnet.preprocessing.Preprocessing`.
@@ -70,7 +72,8 @@ def preprocessing_for(model):
         )
     shape = tuple(model.input_shape[1:])
     height, width, channels = shape if channel_axis() == -1 else (*shape[1:], shape[0])
-    usual = 224 if any(la.name == "pool1_pool" for la in model.layers) else 32
+    stem = layouts.has_imagenet_stem({layer.name for layer in model.layers})
+    usual = pixels.size or (224 if stem else 32)
     return Preprocessing(
         height or usual, width or usual, channels, pixels.crop, pixels.interpolation
     )
@@ -80,12 +83,12 @@ def load_classifier(model, weights=None, image_size=None):
     """Loads a trained run, or builds a network with weights.
 
     Args:
-        model: a run folder or a `.keras` file; or the name of a network, such as
-            `"resnet50"`.
+        model: a run folder; a file of weights, of any kind that `weights=` takes;
+            or the name of a network, such as `"resnet50"`.
         weights: with the name of a network, a name of `list_weights()` or a file;
             `None` is its published default, `"imagenet"`.
-        image_size: with the name of a network, height and width of its input in
-            pixels; `None` is the architecture's.
+        image_size: height and width of the input in pixels, other than for a run;
+            `None` is that at which the weights were measured.
 
     Returns:
         A `Classifier`.
@@ -93,36 +96,37 @@ def load_classifier(model, weights=None, image_size=None):
     Raises:
         InputError: there is no such model, or its run has not ended.
     """
-    path = os.path.normpath(model)
-    if not path.endswith(".keras") and not os.path.exists(path):
-        if weights is None and os.sep in model:
+    path = os.path.normpath(os.path.expanduser(model))
+    is_file = path.lower().endswith(ENDINGS)
+    folder = (os.path.dirname(path) or ".") if is_file else path
+    record = read_record(folder) if path.endswith(".keras") or not is_file else None
+    if record is None and (is_file or not os.path.exists(path)):
+        if is_file and weights is None:
+            checkpoint, name = open_checkpoint(path), None
+        elif weights is None and os.sep in model:
             raise InputError(
                 f"There is no run folder {path}, so there is no {path}/run.json. "
-                f"Accepted: a run folder, a .keras file, or a network. Received: {model!r}"
+                f"Accepted: a run folder, a file of weights, or a network. "
+                f"Received: {model!r}"
             )
-        find_variant(model)
-        weights = registry.DEFAULT if weights is None else weights
-        shape = image_size and (image_size, image_size, 3)
-        if shape and channel_axis() == 1:
-            shape = shape[::-1]
-        network = ResNet(model, weights=weights, input_shape=shape)
-        return _with_facts(network, model, weights)
+        else:
+            find_variant(model)
+            checkpoint = open_checkpoint(weights or registry.DEFAULT, model.lower())
+            name = model.lower()
+        network = build(checkpoint, name, image_size)
+        return _with_facts(network, os.path.basename(path), weights)
     if weights is not None or image_size is not None:
         raise InputError(
             "weights and image_size go with the name of a network, such as resnet50; a "
-            "run folder or a .keras file has its own. Received: "
+            "run has its own. Received: "
             f"model={model!r}, weights={weights!r}, image_size={image_size!r}"
         )
-    folder = os.path.dirname(path) if path.endswith(".keras") else path
-    record = read_record(folder)
     if record is None:
-        if path == folder:
-            raise InputError(
-                "model must be a run folder, as keras_resnet.train writes it, a .keras "
-                "file, or the name of a network. "
-                f"Received: {path!r}, where there is no {folder}/run.json"
-            )
-        return _with_facts(load_model(path), path, None)
+        raise InputError(
+            "model must be a run folder, as keras_resnet.train writes it, a file of "
+            "weights, or the name of a network. "
+            f"Received: {path!r}, where there is no {folder}/run.json"
+        )
     if path == folder:
         path = os.path.join(folder, "final.keras")
         if not os.path.exists(path):
@@ -140,29 +144,120 @@ def load_classifier(model, weights=None, image_size=None):
     )
 
 
+def build(checkpoint, name=None, image_size=None):
+    """Builds the network that weights are of.
+
+    Args:
+        checkpoint: a `keras_resnet.weight_files.Checkpoint`.
+        name: of the architecture; `None` tells it from the weights.
+        image_size: height and width of the input in pixels; `None` is that of the
+            weights, or else the architecture's.
+
+    Returns:
+        A `keras.Model`.
+
+    Raises:
+        InputError: the weights are of no architecture of ours.
+    """
+    if checkpoint.tensors is None:
+        name = name or checkpoint.origin.model
+        if name is None:
+            raise InputError(
+                "A .weights.h5 file that keras_resnet did not write does not tell its "
+                f"architecture; name it by --model. Received: {checkpoint.origin.source}"
+            )
+        variation, channels = {}, 3
+    else:
+        found, variation = recognise(checkpoint)
+        name = name or found
+        stem = ("conv1_1_conv/kernel", "conv1_conv/kernel")
+        kernel = next(filter(None, map(checkpoint.tensors.get, stem)))
+        channels = kernel.shape[2]
+    pixels = checkpoint.origin.pixels
+    size = image_size or (pixels and pixels.size) or find_variant(name).size
+    shape = (size, size, channels)
+    network = ResNet(
+        name,
+        weights=checkpoint,
+        input_shape=shape if channel_axis() == -1 else shape[::-1],
+        **variation,
+    )
+    network.origin = dataclasses.replace(network.origin, model=name)
+    return network
+
+
+def recognise(checkpoint):
+    """Tells the architecture of weights.
+
+    Args:
+        checkpoint: a `keras_resnet.weight_files.Checkpoint` with `tensors`.
+
+    Returns:
+        Its name, and the fields of `keras_resnet.variants.Variant` in which the
+        weights may differ from it.
+
+    Raises:
+        InputError: it is none of ours.
+    """
+    origin = checkpoint.origin
+    fields = layouts.describe({n: t.shape for n, t in checkpoint.tensors.items()})
+    if fields is None:
+        raise InputError(f"{origin.source} does not hold a ResNet")
+    variation = {"shortcut": origin.shortcut or fields.pop("shortcut")}
+    fields.pop("shortcut", None)
+    variation["stem"] = fields.pop("stem")
+    if origin.avg_down is not None:
+        variation["avg_down"] = origin.avg_down
+    if origin.model:
+        return origin.model, variation
+    like = [
+        (name, row)
+        for name, row in VARIANTS.items()
+        if all(getattr(row, field) == value for field, value in fields.items())
+        and (row.stem == "cifar") == (variation["stem"] == "cifar")
+    ]
+    for name, row in like:
+        if all(getattr(row, field) == value for field, value in variation.items()):
+            return name, variation
+    if like:
+        return like[0][0], variation
+    blocks, cifar = fields["blocks"], variation["stem"] == "cifar"
+    if cifar and len(set(blocks)) == 1 and fields["width"] == 16:
+        return f"cifar_resnet{6 * blocks[0] + 2}", variation
+    raise InputError(
+        f"{origin.source} holds a ResNet that keras_resnet has no name for: "
+        + ", ".join(f"{key}={value}" for key, value in fields.items())
+    )
+
+
 def _with_facts(model, name, weights):
     """A classifier of a model that no run of ours tells about."""
-    origin = getattr(model, "origin", None)
+    if getattr(model.layers[-1], "activation", None) is not keras.activations.softmax:
+        raise InputError(
+            "A classifier ends in a softmax over its classes. "
+            f"Received: {name}, whose last layer is {model.layers[-1].name}"
+        )
+    origin = model.origin
     classes = model.output_shape[-1]
-    names = origin.classes if origin else None
+    names = origin.classes
     if names is None and classes == 1000:
         names = registry.class_names("imagenet")
-    if names is None and classes == 10 and weights and model.input_shape[1] == 32:
+    if names is None and classes == 10 and model.input_shape[1:] == (32, 32, 3):
         names = registry.class_names("cifar10")
-    names = names or tuple(f"class {i}" for i in range(classes))
-    if len(names) != classes:
-        raise InputError(
-            f"{name} has {classes} classes, and {len(names)} names are known for them"
+        print(
+            f"{name} does not name its 10 classes; taken for CIFAR-10's",
+            file=sys.stderr,
         )
-    settings = {"model": name, "weights": origin.source if origin else name}
-    for entry in registry.list_weights(name.lower()):
-        if origin and origin.source == f"{entry.model}/{entry.name}":
+    names = names or tuple(f"class {i}" for i in range(classes))
+    settings = {"model": name, "weights": origin.source}
+    for entry in registry.REGISTRY:
+        if origin.source == f"{entry.model}/{entry.name}":
             settings |= {
                 "publisher": entry.source,
                 "licence": entry.licence,
                 "published_top1": entry.top1,
             }
-    short = os.path.basename(name).removesuffix(".keras")
+    short = name.split(".")[0]
     if weights is not None:
         short += f"-{os.path.basename(weights).split('.')[0]}"
     return Classifier(short, model, tuple(names), preprocessing_for(model), settings)
@@ -196,8 +291,8 @@ def load_images(classifier, dataset=None, data_dir=None, only_test=False):
         places = _places(images.classes, classifier.classes)
         if places is None:
             raise InputError(
-                f"The model knows the classes {_few(classifier.classes)}. "
-                f"Received: {images.name} with the classes {_few(images.classes)}"
+                f"The model knows the classes {some(classifier.classes, 20)}. "
+                f"Received: {images.name} with the classes {some(images.classes, 20)}"
             )
         images = dataclasses.replace(
             images,
@@ -224,9 +319,3 @@ def _places(some, known):
         if all(name in places for name in some):
             return np.array([places[name] for name in some], np.int32)
     return None
-
-
-def _few(names):
-    return ", ".join(names[:20]) + (
-        f" and {len(names) - 20} more" if len(names) > 20 else ""
-    )

@@ -4,12 +4,14 @@ python -m keras_resnet.convert runs/photos/final.keras photos.safetensors
 
 python -m keras_resnet.convert resnet50/torchvision_v2 resnet50.keras
 
-A .safetensors file has torchvision's names (timm's for ResNet-D and squeeze and
-excitation), so that torchvision and timm open it; a .keras file is a network that
-takes raw pixels. Arrays keep every bit.
+A .safetensors file has torchvision's names (timm's for ResNet-D and squeeze
+and excitation), so that torchvision and timm open it; a .keras file is a
+network that takes raw pixels. Arrays keep every bit.
 """
 
 import os
+import sys
+import urllib.parse
 
 from absl import flags
 
@@ -39,59 +41,38 @@ def convert(source, target, model=None, sha256=None, mean=None, std=None):
     """
     import dataclasses
 
-    import keras
-
     from keras_resnet import layouts, weights
+    from keras_resnet.classifiers import build
     from keras_resnet.errors import InputError
-    from keras_resnet.resnet import ResNet
 
-    if not target.endswith(TARGETS):
+    savers = {
+        ".safetensors": weights.save_state_dict,
+        ".keras": weights.save_model,
+        ".weights.h5": weights.save_weights,
+    }
+    save = next((savers[end] for end in TARGETS if target.endswith(end)), None)
+    if save is None or not os.path.isdir(os.path.dirname(target) or "."):
         raise InputError(
-            f"The target must be a file {', '.join(TARGETS)}. Received: {target!r}"
+            f"The target must be a file {', '.join(TARGETS)} in a folder that is there. "
+            f"Received: {target!r}"
         )
     if (mean is None) != (std is None) or any(
-        values is not None and (len(values) != 3 or min(values) < 0)
-        for values in (mean, std)
+        values is not None
+        and not (len(values) == 3 and all(low <= v <= 255 for v in values))
+        for values, low in ((mean, 0), (std, 1e-3))
     ):
         raise InputError(
             "mean and std go together, three numbers each, from 0 to 255. "
             f"Received: mean={mean}, std={std}"
         )
     checkpoint = open_source(source, sha256)
-    if checkpoint.tensors is None and model is None:
-        raise InputError(
-            "A .weights.h5 file does not tell its architecture; name it by --model. "
-            f"Received: {source}"
-        )
-    variation = {}
-    if checkpoint.tensors is not None:
-        found, variation = recognise(checkpoint)
-        model = model or found
     if mean:
         pixels = checkpoint.origin.pixels or layouts.PIXELS["torch"]
         pixels = pixels._replace(mean=tuple(mean), variance=tuple(s * s for s in std))
         origin = dataclasses.replace(checkpoint.origin, pixels=pixels)
         checkpoint = dataclasses.replace(checkpoint, origin=origin)
-    network = ResNet(model, weights=checkpoint, **variation)
-    if target.endswith(".safetensors"):
-        origin = checkpoint.origin
-        weights.save_state_dict(
-            network,
-            target,
-            {
-                "model": model,
-                "shortcut": variation.get("shortcut"),
-                "stride_on": origin.stride_on,
-                "pixels": origin.pixels,
-                "classes": origin.classes,
-            },
-        )
-    elif target.endswith(".keras"):
-        weights.save_model(network, target)
-    else:
-        with weights.replacing(target, f"{target[:-11]}.part.weights.h5") as beside:
-            network.save_weights(beside)
-    keras.backend.clear_session()
+    network = build(checkpoint, model)
+    save(network, target)
     return network
 
 
@@ -116,62 +97,20 @@ def open_source(source, sha256=None):
                 "A file at an address needs --sha256, as its publisher states it: 64 "
                 f"hex digits, or at least the first 8. Received: sha256={sha256!r}"
             )
-        path = os.path.join(registry.cache_folder(), os.path.basename(source))
+        path = os.path.join(
+            registry.cache_folder(),
+            os.path.basename(urllib.parse.urlsplit(source).path),
+        )
         digest = sha256.lower()
         if not os.path.exists(path) or not registry.matches(path, "sha256", digest):
             registry.download(source, path, "sha256", digest)
         return read_file(path)
-    if not source.endswith(ENDINGS) and source.count("/") == 1:
-        model, _, name = source.partition("/")
-        if registry.list_weights(model):
-            return open_checkpoint(name, model)
-    return read_file(source)
-
-
-def recognise(checkpoint):
-    """Tells the architecture of weights.
-
-    Args:
-        checkpoint: a `keras_resnet.weight_files.Checkpoint` whose names are known.
-
-    Returns:
-        Its name, and the fields of `keras_resnet.variants.Variant` in which the
-        weights differ from it.
-
-    Raises:
-        InputError: it is none of ours.
-    """
-    import dataclasses
-
-    from keras_resnet import layouts
-    from keras_resnet.errors import InputError
-    from keras_resnet.variants import VARIANTS
-
-    origin = checkpoint.origin
-    fields = layouts.describe({n: t.shape for n, t in checkpoint.tensors.items()})
-    if fields is None:
-        raise InputError(f"{origin.source} does not hold a ResNet")
-    shortcut = origin.shortcut or fields.pop("shortcut", None)
-    fields.pop("shortcut", None)
-    variation = {"shortcut": shortcut} if shortcut else {}
-    if origin.model:
-        return origin.model, variation
-    for name, row in VARIANTS.items():
-        known = dataclasses.asdict(row)
-        if all(tuple_of(known[key]) == value for key, value in fields.items()):
-            return name, variation
-    blocks = fields["blocks"]
-    if fields["stem"] == "cifar" and len(set(blocks)) == 1 and fields["width"] == 16:
-        return f"cifar_resnet{6 * blocks[0] + 2}", variation
+    if "/" in source or source.lower().endswith(ENDINGS):
+        return open_checkpoint(source)
     raise InputError(
-        f"{origin.source} holds a ResNet that keras_resnet has no name for: "
-        + ", ".join(f"{key}={value}" for key, value in fields.items())
+        "The source must be a file, published weights such as resnet50/torchvision_v2, "
+        f"or an address. Received: {source!r}"
     )
-
-
-def tuple_of(value):
-    """Lists, as `dataclasses.asdict` may give, as tuples."""
-    return tuple(value) if isinstance(value, list) else value
 
 
 def main(argv):
@@ -196,7 +135,29 @@ def main(argv):
         ) from None
     model = convert(argv[0], argv[1], values.model, values.sha256, mean, std)
     size = os.path.getsize(argv[1]) / 1e6
+    if argv[1].endswith(".safetensors"):
+        print(_for_torch(model), file=sys.stderr)
     print(f"{model.name}, {model.count_params():,} numbers, {size:.1f} MB: {argv[1]}")
+
+
+def _for_torch(model):
+    """What somebody must know who opens the weights in torch."""
+    from keras_resnet.weight_files import origin_of
+
+    origin = origin_of(model, "")
+    text = "In torch, take pixels from 0 to 1"
+    if origin.pixels:
+        mean = ", ".join(f"{value / 255:.4g}" for value in origin.pixels.mean)
+        std = ", ".join(f"{value**0.5 / 255:.4g}" for value in origin.pixels.variance)
+        text += f", less ({mean}), over ({std})"
+    differ = []
+    if origin.stride_on == "1x1":
+        differ.append("its stride on the 1x1 convolution")
+    if origin.shortcut != "B":
+        differ.append(f"shortcut {origin.shortcut}")
+    if differ:
+        text += f". This net has {' and '.join(differ)}; torchvision's has not"
+    return text
 
 
 if __name__ == "__main__":

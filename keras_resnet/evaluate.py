@@ -44,8 +44,8 @@ def evaluate(
         strategy: `"one_device"` or `"mirrored"`.
         virtual_devices: splits the CPU in that many devices, for trying out.
         recalibrate_bn: whether to recompute the statistics of batch normalisation
-            over training images first (see `keras_resnet.batch_norm`). Of a run,
-            the model is kept as `recalibrated.keras`.
+            over training images first (see `keras_resnet.batch_norm`). The model is
+            kept as `recalibrated.keras`, in the run folder or in `output`.
         output: folder for `evaluation.json`, `per_class.csv` and
             `confusion.png`; `None` is `evaluation` in the run folder, or
             `evaluation/NAME`.
@@ -76,6 +76,18 @@ def evaluate(
     check_batch_size(batch_size, strategy.num_replicas_in_sync)
     with strategy.scope():
         classifier = load_classifier(model, weights, image_size)
+    if output is None:
+        output = os.path.join("evaluation", classifier.name)
+        if classifier.folder:
+            output = os.path.join(classifier.folder, "evaluation")
+    for folder in (output, os.path.dirname(predictions or "") or "."):
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                "The report must go to a folder that can be written. "
+                f"Received: {folder!r} ({error.strerror})"
+            ) from None
     own = classifier.settings.get("dataset")
     foreign = own is None or (dataset and resolve_name(dataset) != own)
     only_test = bool(split in (None, "test") and foreign and not recalibrate_bn)
@@ -95,25 +107,19 @@ def evaluate(
             strategy,
         )
         print(f"Batch normalisation recalibrated on {used:,} training images")
-        if classifier.folder:
-            path = os.path.join(classifier.folder, "recalibrated.keras")
-            save_model(classifier.model, path)
+        path = os.path.join(classifier.folder or output, "recalibrated.keras")
+        save_model(classifier.model, path)
     evaluator = Evaluator(
         classifier.model, chosen, classifier.preprocessing, batch_size, strategy, views
     )
     with progress("evaluating", evaluator.steps) as advance:
         found = evaluator.predict(advance)
-    output = output or os.path.join(
-        classifier.folder or "",
-        "evaluation",
-        "" if classifier.folder else classifier.name,
-    )
     write_report(
         output,
         classifier,
         found,
         dataset=images.name,
-        split="whole" if only_test and not images.own_split else split or "test",
+        split=split or "test" if images.own_split or len(images.train) else "whole",
         views=views,
         recalibrated=recalibrate_bn,
     )

@@ -14,6 +14,7 @@ from keras_resnet.data import (
     refuse_damaged,
 )
 from keras_resnet.errors import InputError, choose
+from keras_resnet.layouts import has_imagenet_stem
 from keras_resnet.preprocessing import SCALES
 from keras_resnet.strategies import next_batch
 
@@ -103,9 +104,8 @@ class Evaluator:
         replicas = strategy.num_replicas_in_sync
         choose("views", views, VIEWS)
         check_batch_size(batch_size, replicas)
-        if views != "single" and not any(
-            layer.name == "pool1_pool" for layer in model.layers
-        ):
+        stem = has_imagenet_stem({layer.name for layer in model.layers})
+        if views != "single" and not stem:
             raise InputError(
                 "10crop and multiscale are for ImageNet nets; a CIFAR net sees the whole "
                 f"image. Received: views={views!r} with {model.name}"

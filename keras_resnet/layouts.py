@@ -21,12 +21,15 @@ class Pixels(NamedTuple):
         crop: share of the resized image, along each side, that the central crop
             keeps, as in `keras_resnet.preprocessing.Preprocessing`.
         interpolation: `"bilinear"` or `"bicubic"`, of the resizing.
+        size: height and width of the input, in pixels, at which the weights were
+            measured; `None` if that is unknown.
     """
 
     mean: tuple[float, ...]
     variance: tuple[float, ...]
     crop: float = 0.875
     interpolation: str = "bilinear"
+    size: int | None = None
 
 
 # The three habits that users of peers mix up, all for RGB here (the network's
@@ -128,7 +131,7 @@ class Dialect(NamedTuple):
             names: of its layers.
             avg_down: see `keras_resnet.variants.Variant`.
         """
-        cifar = "pool1_pool" not in names
+        cifar = not has_imagenet_stem(names)
         return cls.choose("conv1_1_conv" in names, avg_down, cifar, cifar)
 
     def ours(self, key):
@@ -203,6 +206,11 @@ def fold_keras_applications(arrays):
         arrays["conv1_conv/kernel"] = arrays["conv1_conv/kernel"][:, :, ::-1]
 
 
+def has_imagenet_stem(names):
+    """Whether a network of layers of these names begins with ImageNet's max pool."""
+    return "pool1_pool" in names
+
+
 def is_preactivated(names):
     """Whether weights of these names are of a pre-activation net."""
     return "conv2_block1_preact_bn/gamma" in names
@@ -215,9 +223,9 @@ def describe(shapes):
         shapes: dict from our names to shapes in our order of axes.
 
     Returns:
-        A dict of fields of `keras_resnet.variants.Variant` without `avg_down`,
-        `stride_on` and, where no shortcut is convolved, `shortcut`; they cannot
-        be told. `None` if it is no ResNet.
+        A dict of fields of `keras_resnet.variants.Variant` without `avg_down` and
+        `stride_on`, which cannot be told; a plain net is taken for one with
+        shortcut A, whose weights are the same. `None` if it is no ResNet.
     """
     found = [_BLOCK_NAME.fullmatch(name.split("/")[0]) for name in shapes]
     places = {(int(m[1]), int(m[2])) for m in found if m}
@@ -235,11 +243,14 @@ def describe(shapes):
         "width": width,
         "preact": is_preactivated(shapes),
         "se": "conv2_block1_se_1_conv/kernel" in shapes,
+        "shortcut": "A",
     }
     if bottleneck:
         _, _, each, inner = shapes["conv2_block1_2_conv/kernel"]
         fields |= {"groups": inner // each, "group_width": each * 64 // width}
     if "conv3_block1_0_conv/kernel" in shapes:
-        every = "conv2_block2_0_conv/kernel" in shapes
+        # The first block of the first stage changes shapes where it is a bottleneck.
+        same = "conv2_block2" if bottleneck else "conv2_block1"
+        every = f"{same}_0_conv/kernel" in shapes
         fields["shortcut"] = "C" if every else "B"
     return fields

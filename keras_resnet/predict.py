@@ -42,6 +42,7 @@ def predict(
     import numpy as np
 
     from keras_resnet.classifiers import load_classifier
+    from keras_resnet.data import IMAGE_FILES
     from keras_resnet.preprocessing import FORMATS
 
     files = find_images(paths)
@@ -52,6 +53,8 @@ def predict(
         for path in files[start : start + _BATCH]:
             try:
                 images[path] = classifier.preprocessing.load(path)
+            except IsADirectoryError:
+                answers[path] = f"a folder without images ({' '.join(IMAGE_FILES)})"
             except OSError as error:
                 answers[path] = error.strerror
             except ValueError:
@@ -72,11 +75,11 @@ def find_images(paths):
     """Returns the image files among paths and in the folders among them.
 
     Raises:
-        InputError: there are none.
+        InputError: no path was named.
     """
+    from keras_resnet.data import IMAGE_FILES
     from keras_resnet.errors import InputError
 
-    endings = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
     if not paths:
         raise InputError(
             "Name at least one image or folder of images: JPEG, PNG, WebP, BMP or GIF"
@@ -90,14 +93,9 @@ def find_images(paths):
             os.path.join(folder, name)
             for folder, _, names in os.walk(path)
             for name in names
-            if name.lower().endswith(endings)
+            if name.lower().endswith(IMAGE_FILES)
         ]
-        if not inside:
-            raise InputError(
-                f"There are no images in the folder. Accepted: files {' '.join(endings)}. "
-                f"Received: {path}"
-            )
-        found += sorted(inside)
+        found += sorted(inside) or [path]
     return found
 
 

@@ -17,6 +17,7 @@ from http.client import HTTPException
 
 from keras_resnet.errors import InputError, choose
 from keras_resnet.layouts import PIXELS, Pixels
+from keras_resnet.variants import find_variant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +32,9 @@ class PublishedWeights:
         digest: the hash in hex digits, or the beginning of it, as published.
         pixels: what the network was trained to see.
         stride_on: see `keras_resnet.ResNet50`; `None` for basic blocks.
-        top1: accuracy in percent, as published.
+        top1: accuracy in percent, as published, on images of `pixels.size`.
         top5: the same for the five likeliest classes.
-        size: height and width of the images that these were measured on.
-        mebibytes: size of the file as published; `None` if it is not.
+        mebibytes: size of the file as published; `None` for timm's, which is not.
         licence: of the weights, as published; not legal advice.
         source: who published it.
         data: what it was trained on; see `class_names`.
@@ -49,7 +49,6 @@ class PublishedWeights:
     stride_on: str | None
     top1: float
     top5: float
-    size: int
     mebibytes: float | None
     licence: str
     source: str
@@ -77,11 +76,10 @@ def _keras(model, digest, top1, top5, size, mebibytes):
         f"{model}_weights_tf_dim_ordering_tf_kernels.h5",
         "md5",
         digest,
-        PIXELS["tf" if v2 else "caffe"]._replace(interpolation="bicubic"),
+        PIXELS["tf" if v2 else "caffe"]._replace(interpolation="bicubic", size=size),
         "3x3" if v2 else "1x1",
         top1,
         top5,
-        size,
         mebibytes,
         "BSD" if v2 else "MIT",
         "keras.applications",
@@ -95,11 +93,10 @@ def _torchvision(model, version, digest, resize, top1, top5, mebibytes):
         f"https://download.pytorch.org/models/{model}-{digest}.pth",
         "sha256",
         digest,
-        PIXELS["torch"]._replace(crop=224 / resize),
+        PIXELS["torch"]._replace(crop=224 / resize, size=224),
         _stride_on(model),
         top1,
         top5,
-        224,
         mebibytes,
         "BSD-3-Clause (torchvision; the weights may have terms of their own)",
         "torchvision",
@@ -113,11 +110,12 @@ def _timm(model, recipe, owner, file, size, resize, top1, top5):
         f"https://github.com/{owner}/pytorch-image-models/releases/download/{file}",
         "sha256",
         re.search(r"-([0-9a-f]{8})\.pth$", file)[1],
-        PIXELS["torch"]._replace(crop=size / resize, interpolation="bicubic"),
+        PIXELS["torch"]._replace(
+            crop=size / resize, interpolation="bicubic", size=size
+        ),
         _stride_on(model),
         top1,
         top5,
-        size,
         None,
         "Apache-2.0",
         "timm",
@@ -197,8 +195,13 @@ def list_weights(model=None):
     Returns:
         A list of `PublishedWeights`; the first one of an architecture is what
         `weights="imagenet"` means.
+
+    Raises:
+        InputError: there is no such architecture.
     """
-    return [row for row in REGISTRY if model in (None, row.model)]
+    if model is not None:
+        find_variant(model)  # Refuses a name with a typo.
+    return [row for row in REGISTRY if model is None or row.model == model.lower()]
 
 
 def find_weights(model, name):
@@ -221,6 +224,19 @@ def find_weights(model, name):
     names = [row.name for row in rows]
     choose("weights", name, [DEFAULT, *names])
     return rows[0 if name == DEFAULT else names.index(name)]
+
+
+def find_file(path):
+    """Returns the published weights that a file is; `None` if it is none of them."""
+    for row in REGISTRY:
+        named_so = os.path.basename(row.address) == os.path.basename(path)
+        if (
+            named_so
+            and os.path.isfile(path)
+            and matches(path, row.algorithm, row.digest)
+        ):
+            return row
+    return None
 
 
 @functools.cache

@@ -156,13 +156,15 @@ def _follow(origin, row, stride_on):
 
     Refuses weights that fit the row's shapes and are of another function.
     """
-    if not origin.certain:
-        return stride_on or origin.stride_on
-    differ = {"stride_on": (stride_on, origin.stride_on)}
-    if (row.shortcut == "none") != (origin.shortcut == "none"):
+    differ = {}
+    if origin.certain:
+        differ["stride_on"] = (stride_on, origin.stride_on)
+    if origin.shortcut:
         differ["shortcut"] = (row.shortcut, origin.shortcut)
+    if row.shortcut in ("B", "C"):
+        differ["avg_down"] = (row.avg_down, origin.avg_down)
     for field, (given, found) in differ.items():
-        if found and given not in (None, found):
+        if found is not None and given not in (None, found):
             raise InputError(
                 f"The weights are of a net with {field}={found!r}. "
                 f"Received: {field}={given!r} with {origin.source}"
@@ -323,7 +325,7 @@ def _constructor(title):
         input_tensor=None,
         input_shape=None,
         pooling=None,
-        classes=row.classes,
+        classes=None,
         classifier_activation="softmax",
         name=key,
         *,
@@ -424,7 +426,7 @@ _DOC = """Instantiates the {title} architecture.
             output of the last stage. `"avg"` or `"max"`: its global average or
             maximum, a 2D tensor. Defaults to `None`.
         classes: number of classes to classify images into, where `include_top`
-            is `True`. Defaults to {classes}.
+            is `True`. Defaults to that of the weights, or else to {classes}.
         classifier_activation: `str` or callable. The activation of the top
             layer; `None` returns logits. Defaults to `"softmax"`.
         name: the name of the model.

@@ -10,6 +10,7 @@ middle of an epoch with nothing lost or repeated.
 import contextlib
 import dataclasses
 import os
+import re
 import shutil
 import sys
 import time
@@ -31,7 +32,7 @@ from keras_resnet.resnet import ResNet
 from keras_resnet.runs import RunFolder, read_record, write_record
 from keras_resnet.strategies import make_strategy, next_batch
 from keras_resnet.variants import find_variant
-from keras_resnet.weight_files import ENDINGS
+from keras_resnet.weight_files import ENDINGS, Origin, pixels_of
 from keras_resnet.weights import open_checkpoint, save_model
 
 # Measured (benchmarks/checkpoint.py): a checkpoint takes as long as a twelfth of a
@@ -131,14 +132,15 @@ def train(
 
     variant = find_variant(model)
     images = data.load_dataset(dataset, data_dir)
-    origin = open_checkpoint(weights, model.lower()).origin if weights else None
+    if weights is not None:
+        weights = os.path.expanduser(os.fspath(weights))
     frozen = parse_stages(freeze, len(variant.blocks)) if freeze else ()
     if stage_rate is not None and not 0 < stage_rate <= 1:
         raise InputError(
             "stage_rate must be above 0 and no more than 1. "
             f"Received: stage_rate={stage_rate}"
         )
-    preprocessing = _choose_preprocessing(variant, images, image_size, origin)
+    preprocessing = _choose_preprocessing(variant, images, image_size)
     recipe_name = recipe or (
         "finetune"
         if weights
@@ -156,7 +158,7 @@ def train(
     settings = {
         "model": model.lower(),
         "shortcut": variant.shortcut if shortcut is None else shortcut,
-        "stride_on": stride_on or (origin and origin.stride_on) or variant.stride_on,
+        "stride_on": stride_on or ("of the weights" if weights else variant.stride_on),
         "weights": os.path.abspath(weights)
         if weights and weights.endswith(ENDINGS)
         else weights,
@@ -178,8 +180,15 @@ def train(
         print(f"The run in {model_dir} has ended; nothing to do.")
         return []
 
+    checkpoint = open_checkpoint(weights, model.lower()) if weights else None
+    if checkpoint and (pixels := checkpoint.origin.pixels):
+        preprocessing = dataclasses.replace(
+            preprocessing,
+            crop=1.0 if images.shape else pixels.crop,
+            interpolation=pixels.interpolation,
+        )
     with strategy.scope():
-        network = _build(settings, images, preprocessing)
+        network = _build(settings, images, preprocessing, checkpoint, stride_on)
         _compile(network, recipe, steps)
     started = f", from {weights}" if weights else ""
     started += f", {' '.join(frozen)} frozen" if frozen else ""
@@ -239,7 +248,7 @@ def parse_stages(text, count):
     return tuple(stage for stage in stages if stage in found)
 
 
-def _choose_preprocessing(variant, images, image_size, origin):
+def _choose_preprocessing(variant, images, image_size):
     """The input of the network for a data set."""
     if image_size:
         height = width = image_size
@@ -248,9 +257,6 @@ def _choose_preprocessing(variant, images, image_size, origin):
     else:
         height = width = variant.size
     channels = images.shape[2] if images.shape else 3
-    if origin and origin.pixels:
-        crop = 1.0 if images.shape else origin.pixels.crop
-        return Preprocessing(height, width, channels, crop, origin.pixels.interpolation)
     photographs = variant.stem != "cifar" and not images.shape
     return Preprocessing(height, width, channels, 0.875 if photographs else 1.0)
 
@@ -290,7 +296,7 @@ def _open_folder(model_dir, settings, classes, preprocessing):
         ) from None
 
 
-def _build(settings, images, preprocessing):
+def _build(settings, images, preprocessing, checkpoint=None, stride_on=None):
     """The network behind a layer that normalises raw pixels.
 
     With weights that layer is theirs.
@@ -302,22 +308,23 @@ def _build(settings, images, preprocessing):
     options = {
         "classes": len(images.classes),
         "shortcut": settings["shortcut"],
-        "stride_on": settings["stride_on"],
+        "stride_on": stride_on,
     }
-    if settings["weights"]:
+    if checkpoint:
+        if checkpoint.origin.pixels is None:
+            raise InputError(
+                "The file does not say how its network's pixels are normalised; take a "
+                f".keras file. Received: weights={settings['weights']!r}"
+            )
         network = ResNet(
             settings["model"],
-            weights=settings["weights"],
+            weights=checkpoint,
             input_shape=preprocessing.shape,
             **options,
         )
-        if network.origin.pixels:
-            _freeze(network, settings["freeze"] or ())
-            return network
-        raise InputError(
-            "The file does not say how its network's pixels are normalised; take a "
-            f".keras file. Received: weights={settings['weights']!r}"
-        )
+        _renew_head(network, checkpoint, images.classes)
+        _describe(network, settings, images, preprocessing)
+        return network
     count = min(1000, len(images.train))
     sample = images.train.take(np.linspace(0, len(images.train) - 1, count).astype(int))
     try:
@@ -330,14 +337,46 @@ def _build(settings, images, preprocessing):
         axis=channel_axis(), mean=mean, variance=variance, name="normalization"
     )(image)
     network = ResNet(settings["model"], input_tensor=normalised, **options)
-    _freeze(network, settings["freeze"] or ())
+    _describe(network, settings, images, preprocessing)
     return network
 
 
-def _stage(layer):
-    """The stage that a layer is part of; that of the head is `""`."""
-    name = layer.name.split("_")[0]
-    return name if name.removeprefix("conv").isdigit() else ""
+def _describe(network, settings, images, preprocessing):
+    """Freezes what is to be, and notes what travels with the weights."""
+    _freeze(network, settings["freeze"] or ())
+    pixels = pixels_of(network)._replace(
+        crop=preprocessing.crop, interpolation=preprocessing.interpolation
+    )
+    network.origin = Origin("", pixels, images.classes, settings["model"])
+
+
+def _renew_head(network, checkpoint, classes):
+    """Other classes get a new head, as many as they are."""
+    known = checkpoint.origin.classes
+    if checkpoint.classes != len(classes) or known == classes:
+        return
+    if known is None:
+        print(
+            f"{checkpoint.origin.source} does not name its {len(classes)} classes; its "
+            "head is kept",
+            file=sys.stderr,
+        )
+        return
+    head = network.get_layer("predictions")
+    head.kernel.assign(head.kernel_initializer(head.kernel.shape))
+    head.bias.assign(keras.ops.zeros_like(head.bias))
+
+
+def _stages(network):
+    """Yields each layer with the number of its stage: conv1 is 1, the head the last."""
+    layers = flat_layers(network)
+    numbers = [re.match(r"conv(\d+)_", layer.name) for layer in layers]
+    last = max(int(number[1]) for number in numbers if number)
+    for layer, number in zip(layers, numbers, strict=True):
+        if number:
+            yield layer, int(number[1])
+        else:  # What follows a pre-activation net's last stage belongs to it.
+            yield layer, last if layer.name.startswith("post_") else last + 1
 
 
 def _freeze(network, stages):
@@ -346,21 +385,21 @@ def _freeze(network, stages):
     A frozen `BatchNormalization` of Keras uses and keeps its moving statistics in
     training too.
     """
-    for layer in flat_layers(network):
-        if _stage(layer) in stages:
+    for layer, number in _stages(network):
+        if f"conv{number}" in stages:
             layer.trainable = False
 
 
 def _rates(network, stage_rate):
     """Learning rate of each trainable variable, as a share of the head's."""
-    layers = flat_layers(network)
-    last = max(int(s.removeprefix("conv")) for s in map(_stage, layers) if s)
-    shares = {}
-    for layer in layers:
-        if stage := _stage(layer):
-            share = stage_rate ** (last + 1 - int(stage.removeprefix("conv")))
-            shares |= {id(v): share for v in layer.trainable_variables}
-    return [shares.get(id(v), 1.0) for v in network.trainable_variables]
+    stages = list(_stages(network))
+    head = max(number for _, number in stages)
+    shares = {
+        id(variable): stage_rate ** (head - number)
+        for layer, number in stages
+        for variable in layer.trainable_variables
+    }
+    return [shares[id(variable)] for variable in network.trainable_variables]
 
 
 def _compile(network, recipe, steps):

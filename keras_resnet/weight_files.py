@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,23 +23,48 @@ ENDINGS = (".weights.h5", ".keras", ".safetensors", ".npz", ".h5", ".pth", ".th"
 class Origin:
     """Where a network's weights came from, and what belongs to them.
 
+    It travels in the files that this package writes.
+
     Attributes:
         source: a name of the registry, such as `"resnet50/keras"`, or a path.
         pixels: what the network was trained to see; `None` if that is unknown.
-        stride_on: see `keras_resnet.ResNet50`; `None` if that is unknown.
-        certain: whether the file says so itself, not only its dialect.
         classes: name of each class, in order; `None` if they are unknown.
         model: name of the architecture; `None` if that is unknown.
-        shortcut: the paper's option, as far as it is noted in the file.
+        stride_on: see `keras_resnet.variants.Variant`, as for the next two; `None`
+            where it is unknown or makes no difference.
+        shortcut: the paper's option.
+        avg_down: whether shortcuts average.
+        certain: whether `stride_on` is known, not only the dialect's habit.
     """
 
     source: str
     pixels: layouts.Pixels | None = None
-    stride_on: str | None = None
-    certain: bool = False
     classes: tuple[str, ...] | None = None
     model: str | None = None
+    stride_on: str | None = None
     shortcut: str | None = None
+    avg_down: bool | None = None
+    certain: bool = True
+
+    def note(self) -> str:
+        """Returns what is written into a file."""
+        return json.dumps(dataclasses.asdict(self) | {"source": None})
+
+    @classmethod
+    def of_note(cls, note, source):
+        """Reads a note again."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        found = {k: v for k, v in json.loads(note).items() if k in known}
+        if found.get("pixels"):
+            mean, variance, *rest = found["pixels"]
+            found["pixels"] = layouts.Pixels(tuple(mean), tuple(variance), *rest)
+        if found.get("classes"):
+            found["classes"] = tuple(found["classes"])
+        return cls(**found | {"source": source})
+
+
+# The note in a .keras file, which is a zip archive, and in other formats' metadata.
+NOTE_FILE, NOTE = "keras_resnet.json", "keras_resnet"
 
 
 class Tensor(NamedTuple):
@@ -89,7 +115,7 @@ def read_file(path):
     path = os.fspath(path)
     try:
         if path.endswith(".weights.h5"):
-            return Checkpoint(Origin(path), None, _head_in_keras_file(path))
+            return _of_weights_h5(path)
         if path.endswith(".keras"):
             return _of_model(load_model(path), path)
         if path.endswith(".h5"):
@@ -108,24 +134,59 @@ def read_file(path):
 
 def _of_model(model, path):
     """The weights of a model of this package."""
-    layers = {layer.name: layer for layer in flat_layers(model)}
-    tensors = tensors_of(model)
-    fields = layouts.describe({n: t.shape for n, t in tensors.items()})
-    if fields is None:
+    origin = origin_of(model, path)
+    if origin is None:
         raise InputError(f"{path} does not hold a network of keras_resnet")
+    norms = [la for la in flat_layers(model) if hasattr(la, "moving_variance")]
+    if any(abs(layer.epsilon - 1e-5) > 1e-9 for layer in norms):
+        raise InputError(
+            f"{path} holds a net whose batch normalisation is not ours, as those of "
+            "keras.applications; its weights are read from a .h5 file"
+        )
+    return _checkpoint(origin, tensors_of(model))
+
+
+def origin_of(model, source):
+    """What belongs to a model's weights, from its layers and its `origin`.
+
+    Args:
+        model: a `keras.Model`.
+        source: see `Origin`.
+
+    Returns:
+        An `Origin`; `None` if it is no network of this package.
+    """
+    layers = {layer.name: layer for layer in flat_layers(model)}
+    fields = layouts.describe(
+        {name: tuple(v.shape) for name, v in variables_of(model).items()}
+    )
+    if fields is None:
+        return None
     stride_on = None
     if fields["block"] == "bottleneck":  # Basic blocks have nothing to tell.
-        first = [la for name, la in layers.items() if name.endswith("_1_conv")]
-        on_1x1 = any(max(layer.strides) > 1 for layer in first if "block" in layer.name)
-        stride_on = "1x1" if on_1x1 else "3x3"
-    shortcut = fields.get("shortcut", "A")
-    if not any(isinstance(layer, keras.layers.Add) for layer in layers.values()):
-        shortcut = "none"
-    origin = Origin(path, pixels_of(model), stride_on, True, shortcut=shortcut)
-    return _checkpoint(origin, tensors)
+        first = [la for n, la in layers.items() if re.search(r"_block\d+_1_conv$", n)]
+        stride_on = "1x1" if any(max(la.strides) > 1 for la in first) else "3x3"
+    adds = any(isinstance(layer, keras.layers.Add) for layer in layers.values())
+    known = getattr(model, "origin", None)
+    return Origin(
+        source,
+        pixels_of(model),
+        known.classes if known else None,
+        known.model if known else None,
+        stride_on,
+        fields["shortcut"] if adds else "none",
+        averages(model),
+    )
+
+
+def averages(model):
+    """Whether shortcuts of a model average before they subsample (ResNet-D)."""
+    pools = [la for la in flat_layers(model) if la.name.endswith("_0_pool")]
+    return any(tuple(pool.pool_size) == (2, 2) for pool in pools)
 
 
 def tensors_of(model):
+    """The weights of a model as a file's are given."""
     return {
         name: Tensor(
             name,
@@ -138,14 +199,18 @@ def tensors_of(model):
 
 
 def load_model(path):
-    """Loads a `.keras` file.
+    """Loads a `.keras` file, with its `origin` where the file tells it.
 
     Raises:
         InputError: there is no such file, or it is damaged or foreign.
     """
     _check(path, (".keras",))
     try:
-        return keras.models.load_model(path)
+        model = keras.models.load_model(path)
+        with zipfile.ZipFile(path) as archive:
+            if NOTE_FILE in archive.namelist():
+                model.origin = Origin.of_note(archive.read(NOTE_FILE), str(path))
+        return model
     except Exception as error:  # Keras and h5py raise many kinds.
         raise unreadable(path, "a Keras model", error) from error
 
@@ -158,27 +223,31 @@ def pixels_of(model):
         of the model's origin, or else the usual ones; `None` if the model does
         not normalise its input itself.
     """
-    origin = getattr(model, "origin", None)
-    if origin is not None and origin.pixels is not None:
-        return origin.pixels
+    known = getattr(model, "origin", None)
     layers = {layer.name: layer for layer in flat_layers(model)}
-    if "normalization" not in layers:
+    if known and known.pixels:
+        pixels = known.pixels
+    elif "normalization" in layers:
+        layer = layers["normalization"]
+        mean, variance = (
+            tuple(np.ravel(values).astype(float).tolist())
+            for values in (layer.input_mean, layer.input_variance)
+        )
+        crop = 0.875 if layouts.has_imagenet_stem(layers) else 1.0
+        pixels = layouts.Pixels(mean, variance, crop)
+    else:
         return None
-    layer = layers["normalization"]
-    mean, variance = (
-        tuple(np.ravel(values).astype(float).tolist())
-        for values in (layer.input_mean, layer.input_variance)
-    )
-    return layouts.Pixels(mean, variance, 0.875 if "pool1_pool" in layers else 1.0)
+    size = model.input_shape[2]  # A width in either data format, or None.
+    return pixels._replace(size=size or pixels.size)
 
 
-def _of_state_dict(arrays, path, metadata=None):
+def _of_state_dict(arrays, path, note=None):
     """The weights of a torch state dict.
 
     Args:
         arrays: dict from keys to arrays, or to (shape, type, function that reads).
         path: of its file.
-        metadata: what our own `keras_resnet.convert` noted in the file.
+        note: see `Origin.note`; `None` in a file that others wrote.
     """
     entries = {}
     for full, value in arrays.items():
@@ -213,24 +282,16 @@ def _of_state_dict(arrays, path, metadata=None):
         raise InputError(
             f"{path} holds weights that no ResNet of ours has: {some(strangers)}"
         )
-    told = metadata or {}
-    pixels = layouts.PIXELS["torch"]
-    fields = layouts.describe({n: t.shape for n, t in tensors.items()})
-    if fields and fields["stem"] == "cifar":
-        pixels = pixels._replace(crop=1.0)
-    if "pixels" in told:
-        pixels = told["pixels"] and layouts.Pixels(
-            *(tuple(v) if isinstance(v, list) else v for v in told["pixels"])
-        )
-    bottleneck = fields and fields["block"] == "bottleneck"
+    if note:
+        return _checkpoint(Origin.of_note(note, path), tensors)
+    fields = layouts.describe({n: t.shape for n, t in tensors.items()}) or {}
+    cifar = fields.get("stem") == "cifar"
     origin = Origin(
         path,
-        pixels,
-        told.get("stride_on", "3x3" if bottleneck else None),
-        bool(told),
-        tuple(told["classes"]) if told.get("classes") else None,
-        told.get("model"),
-        told.get("shortcut"),
+        layouts.PIXELS["torch"]._replace(crop=1.0 if cifar else 0.875),
+        stride_on="3x3" if fields.get("block") == "bottleneck" else None,
+        avg_down=dialect.inside["0_conv"] == "downsample.1",
+        certain=False,
     )
     return _checkpoint(origin, tensors)
 
@@ -261,17 +322,17 @@ class _Safetensors:
 
 def _of_safetensors(path):
     read = _Safetensors(path)
-    told = (read.file.metadata() or {}).get("keras_resnet")
+    note = (read.file.metadata() or {}).get(NOTE)
     arrays = {}
     for key in list(read.file.keys()):
         part = read.file.get_slice(key)
         shape = tuple(part.get_shape())
         arrays[key] = (shape, part.get_dtype(), lambda key=key: read(key))
-    return _of_state_dict(arrays, path, json.loads(told) if told else None)
+    return _of_state_dict(arrays, path, note)
 
 
-def _read_torch(path):
-    """The arrays of a file that torch wrote, and no code of it."""
+def import_torch(path):
+    """Returns torch, which a `.pth` or `.th` file needs."""
     try:
         import torch
     except ModuleNotFoundError:
@@ -279,6 +340,12 @@ def _read_torch(path):
             "Files .pth and .th need PyTorch to be read: pip install "
             f"'keras-resnet-zoo[torch]'. Received: {path!r}"
         ) from None
+    return torch
+
+
+def _read_torch(path):
+    """The arrays of a file that torch wrote, and no code of it."""
+    torch = import_torch(path)
     try:
         found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -336,19 +403,28 @@ def _of_keras_applications(path):
     tensors = {
         n: Tensor(n, a.shape, str(a.dtype), lambda a=a: a) for n, a in arrays.items()
     }
-    pixels = layouts.PIXELS["tf" if preact else "caffe"]
-    return _checkpoint(Origin(path, pixels, "3x3" if preact else "1x1", True), tensors)
+    origin = Origin(
+        path,
+        layouts.PIXELS["tf" if preact else "caffe"],
+        stride_on="3x3" if preact else "1x1",
+        shortcut="B",
+        avg_down=False,
+    )
+    return _checkpoint(origin, tensors)
 
 
-def _head_in_keras_file(path):
-    """The number of classes of a `.weights.h5` file; `None` if it has no head."""
+def _of_weights_h5(path):
+    """A `.weights.h5` file: what can be told before there is a model to fill."""
     import h5py
 
     with h5py.File(path, "r") as file:
         if "layers" not in file:
             raise InputError(f"{path} does not hold weights that Keras wrote")
         bias = file.get("layers/dense/vars/1")
-        return bias.shape[0] if bias is not None else None
+        classes = None if bias is None else bias.shape[0]
+        note = file.attrs.get(NOTE)
+    origin = Origin.of_note(note, path) if note else Origin(path, certain=False)
+    return Checkpoint(origin, None, classes)
 
 
 def variables_of(model):
@@ -362,26 +438,32 @@ def variables_of(model):
 
 
 def _check(path, endings):
-    if not isinstance(path, str | os.PathLike) or not str(path).endswith(endings):
+    known = isinstance(path, str | os.PathLike)
+    if not known or not str(path).lower().endswith(endings):
         raise InputError(f"Accepted: a file {', '.join(endings)}. Received: {path!r}")
     if not os.path.isfile(path):
         raise InputError(
             f"There is no such file. Accepted: a file {', '.join(endings)}. Received: {path!r}"
         )
-    if str(path).endswith(".keras") and not zipfile.is_zipfile(path):
-        raise InputError(f"The file is damaged, or no .keras file. Received: {path!r}")
+    if str(path).endswith((".keras", ".npz")) and not zipfile.is_zipfile(path):
+        ending = os.path.splitext(path)[1]
+        raise InputError(
+            f"The file is damaged, or no {ending} file. Received: {path!r}"
+        )
 
 
 def unreadable(path, what, error):
+    """Returns the error of a file that a library could not read."""
     return InputError(f"{path} is damaged, or does not hold {what}: {reason_of(error)}")
 
 
 def reason_of(error):
+    """The first line of an error."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def some(names: Any):
-    """The first few of some names."""
+def some(names: Any, most=4):
+    """The first few of some names, as text."""
     names = list(names)
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return f"{', '.join(map(str, names[:4]))}{more}"
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(map(str, names[:most]))}{more}"

@@ -2,10 +2,10 @@
 
 import contextlib
 import dataclasses
-import json
 import os
 import sys
 import warnings
+import zipfile
 
 import keras
 import numpy as np
@@ -15,17 +15,19 @@ from keras_resnet.blocks import flat_layers
 from keras_resnet.errors import InputError
 from keras_resnet.weight_files import (
     ENDINGS,
+    NOTE,
+    NOTE_FILE,
     Checkpoint,
     Origin,
+    averages,
+    import_torch,
+    origin_of,
     read_file,
     reason_of,
     some,
     tensors_of,
     unreadable,
     variables_of,
-)
-from keras_resnet.weight_files import (
-    load_model as load_model,
 )
 
 _ACCEPTED = (
@@ -39,9 +41,9 @@ def open_checkpoint(weights, model=None):
     Arrays are read only when they are asked for, where the format allows it.
 
     Args:
-        weights: such as `"imagenet"`, `"torchvision_v2"` or `"net.safetensors"`; a
-            `Checkpoint` is returned as it is.
-        model: name of the architecture, for which the registry is searched.
+        weights: such as `"imagenet"`, `"resnet50/torchvision_v2"` or
+            `"net.safetensors"`; a `Checkpoint` is returned as it is.
+        model: name of the architecture that a name without one is of.
 
     Returns:
         A `Checkpoint`.
@@ -62,22 +64,31 @@ def open_checkpoint(weights, model=None):
             "python -m keras_resnet.convert ADDRESS TARGET --sha256=...  "
             f"Received: {weights!r}"
         )
-    if not weights.endswith(ENDINGS):
-        if os.sep in weights or "." in os.path.basename(weights):
+    path = os.path.expanduser(weights)
+    if path.lower().endswith(ENDINGS):
+        entry = registry.find_file(path)
+    else:
+        first, _, rest = weights.partition("/")
+        if rest and first and "." not in weights and os.sep not in rest:
+            model, weights = first, rest
+        elif os.sep in weights or "." in weights:
             raise InputError(f"weights must be {_ACCEPTED}. Received: {weights!r}")
         entry = registry.find_weights(model, weights)
-        found = read_file(registry.fetch(entry))
-        pixels = entry.pixels if found.origin.pixels else None
-        origin = Origin(
-            f"{entry.model}/{entry.name}",
-            pixels,
-            entry.stride_on,
-            True,
-            registry.class_names(entry.data),
-            entry.model,
-        )
-        return dataclasses.replace(found, origin=origin)
-    return read_file(weights)
+        if entry.path.endswith(".pth"):
+            import_torch(weights)
+        path = registry.fetch(entry)
+    found = read_file(path)
+    if entry is None:
+        return found
+    origin = Origin(
+        f"{entry.model}/{entry.name}",
+        entry.pixels,
+        registry.class_names(entry.data),
+        entry.model,
+        entry.stride_on,
+        avg_down=found.origin.avg_down,
+    )
+    return dataclasses.replace(found, origin=origin)
 
 
 def assign(model, checkpoint):
@@ -95,6 +106,11 @@ def assign(model, checkpoint):
     """
     source = checkpoint.origin.source
     variables = variables_of(model)
+    if checkpoint.tensors is None and not checkpoint.origin.certain:
+        _say(
+            f"{source} does not say how pixels are normalised, nor which convolution has "
+            "the stride; a .keras file that keras_resnet wrote does"
+        )
     if checkpoint.tensors is None:
         tensors = _of_keras_file(model, checkpoint)
     else:
@@ -206,15 +222,32 @@ def load_weights(model, path):
 def save_model(model, path):
     """Saves a model as a `.keras` file that appears whole or not at all.
 
+    What belongs to the weights (`Origin`) is added to the file; Keras does not mind.
+
     Raises:
         OSError: it could not be written, as on a full disk; what stood there
             before still does.
     """
+    origin = origin_of(model, path)
     with replacing(path, f"{path.removesuffix('.keras')}.part.keras") as beside:
         model.save(beside)
+        if origin:
+            with zipfile.ZipFile(beside, "a") as archive:
+                archive.writestr(NOTE_FILE, origin.note())
 
 
-def save_state_dict(model, path, told=None):
+def save_weights(model, path):
+    """Saves a model's weights as a `.weights.h5` file, as `save_model` does."""
+    import h5py
+
+    name = path.removesuffix(".weights.h5")
+    with replacing(path, f"{name}.part.weights.h5") as beside:
+        model.save_weights(beside)
+        with h5py.File(beside, "r+") as file:
+            file.attrs[NOTE] = origin_of(model, path).note()
+
+
+def save_state_dict(model, path):
     """Saves a model's weights as safetensors with the names that torch's nets use.
 
     A ResNet of ImageNet's gets torchvision's names, with ResNet-D and squeeze and
@@ -224,7 +257,6 @@ def save_state_dict(model, path, told=None):
         model: a network of this package, other than a pre-activation net, of which
             torchvision and timm have none alike.
         path: of the file; it appears whole or not at all.
-        told: a dict to note in the file for when it is read here again.
 
     Raises:
         InputError: the model has weights that have no such name.
@@ -232,11 +264,8 @@ def save_state_dict(model, path, told=None):
     """
     from safetensors.numpy import save_file
 
-    layers = {layer.name: layer for layer in flat_layers(model)}
-    pools = [la for name, la in layers.items() if name.endswith("_0_pool")]
-    dialect = layouts.Dialect.of_names(
-        layers, any(tuple(pool.pool_size) == (2, 2) for pool in pools)
-    )
+    names = {layer.name for layer in flat_layers(model)}
+    dialect = layouts.Dialect.of_names(names, averages(model))
     arrays, strangers = {}, []
     for name, variable in variables_of(model).items():
         key = dialect.theirs(name)
@@ -253,7 +282,7 @@ def save_state_dict(model, path, told=None):
             f"{model.name} has weights that torch's ResNets have no names for: "
             f"{some(strangers)}"
         )
-    metadata = {"format": "pt", "keras_resnet": json.dumps(told or {})}
+    metadata = {"format": "pt", NOTE: origin_of(model, path).note()}
     with replacing(path, f"{path}.part") as beside:
         save_file(arrays, beside, metadata=metadata)
 

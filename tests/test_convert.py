@@ -23,7 +23,7 @@ from state_dicts import digest, fill
 
 import keras_resnet
 from keras_resnet import convert as program
-from keras_resnet import weights
+from keras_resnet import weight_files, weights
 from keras_resnet.convert import convert
 from keras_resnet.errors import InputError
 
@@ -110,7 +110,7 @@ def test_to_torchs_names_and_back(name, options, tmp_path):
     weights.save_model(model, str(tmp_path / "a.keras"))
     convert(str(tmp_path / "a.keras"), there)
     convert(there, back)
-    assert_same(weights.load_model(back), model)
+    assert_same(weight_files.load_model(back), model)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_grey_images(tmp_path):
     convert(str(tmp_path / "a.keras"), there)
     assert load_file(there)["conv1.weight"].shape == (16, 1, 3, 3)
     convert(there, back)
-    assert_same(weights.load_model(back), model)
+    assert_same(weight_files.load_model(back), model)
 
 
 def test_torch_has_no_names_for_pre_activation_nets(tmp_path):
@@ -204,22 +204,23 @@ def test_torch_has_no_names_for_pre_activation_nets(tmp_path):
 def test_keras_has(stride_on, tmp_path):
     source = saved(tmp_path / "a.keras", "resnet50v2", stride_on=stride_on)
     convert(source, str(tmp_path / "b.keras"))
-    found, expected = (weights.load_model(str(tmp_path / f"{n}.keras")) for n in "ba")
+    found, expected = (
+        weight_files.load_model(str(tmp_path / f"{n}.keras")) for n in "ba"
+    )
     assert_same(found, expected)
 
 
 @pytest.mark.parametrize("classes", [10, 8])
 def test_weights_h5(classes, tmp_path):
-    """As Keras writes them, without a word on mean and variance."""
+    """As Keras alone writes them, without a word on mean and variance."""
     model = network("cifar_resnet8", classes=classes)
-    weights.save_model(model, str(tmp_path / "a.keras"))
-    convert(str(tmp_path / "a.keras"), str(tmp_path / "b.weights.h5"))
+    model.save_weights(str(tmp_path / "b.weights.h5"))
     options = {"mean": [120.0, 110.0, 100.0], "std": [60.0, 50.0, 40.0]}
     source, target = str(tmp_path / "b.weights.h5"), str(tmp_path / "c.keras")
     with pytest.raises(InputError, match="name it by --model"):
         convert(source, target, **options)
     convert(source, target, "cifar_resnet8", **options)
-    found = weights.load_model(target)
+    found = weight_files.load_model(target)
     for array, expected in zip(found.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(array, expected)
 
@@ -261,7 +262,7 @@ def test_mean_and_std_are_taken_over_the_files(ending, small, tmp_path):
     mean, std = [10.0, 20.0, 30.0], [2.0, 4.0, 5.0]
     convert(small, path, mean=mean, std=std)
     convert(path, str(tmp_path / "c.keras"))
-    model = weights.load_model(str(tmp_path / "c.keras"))
+    model = weight_files.load_model(str(tmp_path / "c.keras"))
     pixels = np.full((1, 32, 32, 3), 50.0)
     normalised = np.asarray(model.get_layer("normalization")(pixels))
     np.testing.assert_allclose(normalised[0, 0, 0], [20.0, 7.5, 4.0], rtol=1e-6)
@@ -337,8 +338,8 @@ def test_an_address_with_its_hash(published, tmp_path):
     target = str(tmp_path / "b.keras")
     with served(published) as address:
         convert(f"{address}/net.keras", target, sha256=right)
-    expected = weights.load_model(str(published / "net.keras"))
-    assert_same(weights.load_model(target), expected)
+    expected = weight_files.load_model(str(published / "net.keras"))
+    assert_same(weight_files.load_model(target), expected)
     os.remove(target)
     convert(f"{address}/net.keras", target, sha256=right[:8].upper())
     assert os.path.exists(target)
@@ -405,9 +406,13 @@ def folder(small, tmp_path_factory):
         ("resnet51/torchvision_v1", "b.keras", "Accepted: "),
         ("a.keras", "b.pth", "must be a file .safetensors, .keras, .weights.h5"),
         ("a.keras", "b.h5", "must be a file .safetensors, .keras, .weights.h5"),
-        ("a.keras", "nowhere/b.keras", "Could not write nowhere/b.keras"),
-        ("a.keras", "nowhere/b.safetensors", "Could not write nowhere/b.safeten"),
-        ("a.keras", "nowhere/b.weights.h5", "Could not write nowhere/b.weights"),
+        (
+            "a.keras",
+            "nowhere/b.keras",
+            "folder that is there. Received: 'nowhere/b.keras'",
+        ),
+        ("a.keras", "nowhere/b.safetensors", "Received: 'nowhere/b.safetensors'"),
+        ("a.keras", "nowhere/b.weights.h5", "Received: 'nowhere/b.weights.h5'"),
         ("half.safetensors", "b.keras", "half.safetensors is damaged"),
         ("half.keras", "b.keras", "half.keras"),
         ("other.safetensors", "b.keras", "names are none of a ResNet"),
@@ -453,4 +458,6 @@ def test_the_program(small, tmp_path):
     size = (tmp_path / "b.safetensors").stat().st_size / 1e6
     assert f"{size:.1f} MB: b.safetensors" in result.stdout
     assert len(result.stdout.splitlines()) == 1
-    assert result.stderr == ""
+    (hint,) = result.stderr.splitlines()
+    assert hint.startswith("In torch, take pixels from 0 to 1, less (0.003922, ")
+    assert hint.endswith("This net has shortcut A; torchvision's has not")

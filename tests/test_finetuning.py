@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from state_dicts import fill
 
 import keras_resnet
-from keras_resnet import data, recipes, strategies, training, weights
+from keras_resnet import data, recipes, strategies, training, weight_files, weights
 from keras_resnet.classifiers import load_classifier
 from keras_resnet.errors import InputError
 from keras_resnet.layouts import Pixels
@@ -79,7 +79,7 @@ def arrays_of(model):
 
 def test_frozen_stages_keep_every_bit(run, published):
     """Weights and moving statistics; all that follows learns."""
-    found = arrays_of(weights.load_model(f"{run}/final.keras"))
+    found = arrays_of(weight_files.load_model(f"{run}/final.keras"))
     given = arrays_of(keras_resnet.ResNet("cifar_resnet8", weights=published))
     assert found.keys() == given.keys()
     learnt = {path for path in found if path.startswith(("conv4", "predictions"))}
@@ -92,7 +92,7 @@ def test_frozen_stages_keep_every_bit(run, published):
 
 
 def test_other_classes_get_a_new_head(run):
-    model = weights.load_model(f"{run}/final.keras")
+    model = weight_files.load_model(f"{run}/final.keras")
     assert model.output_shape == (None, 3)
     assert model.get_layer("predictions").kernel.shape == (64, 3)
 
@@ -132,7 +132,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one(run, options, tmp_path, c
     training.train(**cut, callbacks=[Stop()])
     assert "Resuming after step 4 of 6" in capsys.readouterr().out
     whole, resumed = (
-        arrays_of(weights.load_model(f"{folder}/final.keras"))
+        arrays_of(weight_files.load_model(f"{folder}/final.keras"))
         for folder in (run, cut["model_dir"])
     )
     for path, array in whole.items():

@@ -87,7 +87,9 @@ def test_unknown_names():
     with pytest.raises(InputError, match="Did you mean 'torchvision_v2'") as error:
         registry.find_weights("resnet50", "torchvison_v2")
     assert "imagenet, keras, torchvision_v1, " in str(error.value)
-    for model in ("plainnet34", "resnet20", "resnext101_4x4d"):
+    with pytest.raises(InputError, match="Did you mean 'resnext101_64x4d'"):
+        registry.find_weights("resnext101_4x4d", "imagenet")
+    for model in ("plainnet34", "resnet20"):
         with pytest.raises(InputError) as error:
             registry.find_weights(model, "imagenet")
         assert f"no published weights of {model}, only of resnet50" in str(error.value)

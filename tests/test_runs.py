@@ -14,7 +14,7 @@ def test_load_run(trained):
     assert run.preprocessing.shape == (8, 8, 1)
     assert run.model.output_shape == (None, 10)
     best = classifiers.load_classifier(str(trained / "best.keras"))
-    assert best.path == run.path == str(trained)
+    assert best.folder == run.folder == str(trained)
 
 
 def test_a_folder_that_is_no_run(tmp_path):

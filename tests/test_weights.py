@@ -30,6 +30,12 @@ NAME = "cifar_resnet8"
 HEAD = {"predictions/kernel", "predictions/bias"}
 
 
+def said(capsys):
+    """What was said on standard error, less what Keras's own files do not say."""
+    lines = capsys.readouterr().err.splitlines()
+    return "".join(line for line in lines if "does not say how pixels" not in line)
+
+
 def bn(layer, channels):
     leaves = ("weight", "bias", "running_mean", "running_var")
     return {f"{layer}.{leaf}": (channels,) for leaf in leaves}
@@ -218,7 +224,7 @@ class Source:
         expected = np.asarray(theirs(self.prepared(images), training=False))
         found = np.asarray(ours(images.astype("float32"), training=False))
         assert found.shape == expected.shape
-        assert np.ptp(expected, axis=0).max() > 0.01 * np.abs(expected).max()
+        assert np.ptp(expected, axis=0).max() > 0.005 * np.abs(expected).max()
         assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
@@ -302,7 +308,7 @@ def test_every_kind_of_file_gives_the_same_weights(ending, as_path, tmp_path, ca
     model = small()
     weights.load_weights(model, path)
     assert_same(arrays_of(model), in_keras(state))
-    assert capsys.readouterr().err == ""
+    assert said(capsys) == ""
 
 
 def test_save_state_dict_writes_the_names_of_cifar_repositories(tmp_path):
@@ -393,7 +399,7 @@ def test_number_of_classes_is_the_files(ending, tmp_path, capsys):
     path = write(state, tmp_path / f"net.{ending}")
     model = small(weights=path)
     assert_same(arrays_of(model), in_keras(state))
-    assert capsys.readouterr().err == ""
+    assert said(capsys) == ""
 
 
 # Refused, and the model as it was.
@@ -693,7 +699,7 @@ def test_stride_of_our_own_file(ending, stride_on, other, expected, tmp_path):
     if ending == "keras":
         source.save(path)
     else:
-        weights.save_state_dict(source, path, {"stride_on": stride_on})
+        weights.save_state_dict(source, path)
     model = bottleneck(weights=path)
     assert strides(model) == expected
     assert_same(arrays_of(model), arrays_of(source))
