@@ -76,6 +76,7 @@ def model_card(manifest, classes):
         name=manifest["name"],
         kind="Plain net" if plain else "Residual net",
         made=made,
+        checked=evaluation["dataset"],
         history=history,
         classes=len(classes),
         cover_height=round(preprocessing["height"] / preprocessing["crop"]),

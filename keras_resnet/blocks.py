@@ -83,7 +83,8 @@ def conv(x, filters, size, stride, name, *, dilation=1, groups=1, bias=False):
         name=f"{name}_conv",
     )
     x = layer(x)
-    layer.kernel_initializer = keras.initializers.get(_KERNELS)
+    if _initializer.get() != _KERNELS:
+        layer.kernel_initializer = keras.initializers.get(_KERNELS)
     return x
 
 

@@ -80,14 +80,6 @@ def evaluate(
         output = os.path.join("evaluation", classifier.name)
         if classifier.folder:
             output = os.path.join(classifier.folder, "evaluation")
-    for folder in (output, os.path.dirname(predictions or "") or "."):
-        try:
-            os.makedirs(folder, exist_ok=True)
-        except OSError as error:
-            raise InputError(
-                "The report must go to a folder that can be written. "
-                f"Received: {folder!r} ({error.strerror})"
-            ) from None
     own = classifier.settings.get("dataset")
     foreign = own is None or (dataset and resolve_name(dataset) != own)
     only_test = bool(split in (None, "test") and foreign and not recalibrate_bn)
@@ -96,6 +88,17 @@ def evaluate(
         "train": images.train,
         "all": images.train + images.test,
     }.get(split or "test", images.test)
+    evaluator = Evaluator(
+        classifier.model, chosen, classifier.preprocessing, batch_size, strategy, views
+    )
+    for folder in (output, os.path.dirname(predictions or "") or "."):
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                "The report must go to a folder that can be written. "
+                f"Received: {folder!r} ({error.strerror})"
+            ) from None
     if recalibrate_bn:
         if not len(images.train):
             raise InputError(f"{images.name} has no training images to recalibrate on")
@@ -109,9 +112,6 @@ def evaluate(
         print(f"Batch normalisation recalibrated on {used:,} training images")
         path = os.path.join(classifier.folder or output, "recalibrated.keras")
         save_model(classifier.model, path)
-    evaluator = Evaluator(
-        classifier.model, chosen, classifier.preprocessing, batch_size, strategy, views
-    )
     with progress("evaluating", evaluator.steps) as advance:
         found = evaluator.predict(advance)
     write_report(

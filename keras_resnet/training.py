@@ -343,7 +343,7 @@ def _build(settings, images, preprocessing, checkpoint=None, stride_on=None):
 
 def _describe(network, settings, images, preprocessing):
     """Freezes what is to be, and notes what travels with the weights."""
-    _freeze(network, settings["freeze"] or ())
+    _freeze(network, settings.get("freeze") or ())
     pixels = pixels_of(network)._replace(
         crop=preprocessing.crop, interpolation=preprocessing.interpolation
     )

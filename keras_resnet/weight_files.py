@@ -47,8 +47,10 @@ class Origin:
     certain: bool = True
 
     def note(self) -> str:
-        """Returns what is written into a file."""
-        return json.dumps(dataclasses.asdict(self) | {"source": None})
+        """Returns what is written into a file: JSON of less than 64 KiB."""
+        note = dataclasses.asdict(self) | {"source": None}
+        text = json.dumps(note)
+        return text if len(text) < 2**16 else json.dumps(note | {"classes": None})
 
     @classmethod
     def of_note(cls, note, source):
@@ -63,8 +65,8 @@ class Origin:
         return cls(**found | {"source": source})
 
 
-# The note in a .keras file, which is a zip archive, and in other formats' metadata.
-NOTE_FILE, NOTE = "keras_resnet.json", "keras_resnet"
+# The note's name in the metadata of files; in a .keras file it is the comment.
+NOTE = "keras_resnet"
 
 
 class Tensor(NamedTuple):
@@ -208,8 +210,8 @@ def load_model(path):
     try:
         model = keras.models.load_model(path)
         with zipfile.ZipFile(path) as archive:
-            if NOTE_FILE in archive.namelist():
-                model.origin = Origin.of_note(archive.read(NOTE_FILE), str(path))
+            if archive.comment:
+                model.origin = Origin.of_note(archive.comment, str(path))
         return model
     except Exception as error:  # Keras and h5py raise many kinds.
         raise unreadable(path, "a Keras model", error) from error

@@ -16,7 +16,6 @@ from keras_resnet.errors import InputError
 from keras_resnet.weight_files import (
     ENDINGS,
     NOTE,
-    NOTE_FILE,
     Checkpoint,
     Origin,
     averages,
@@ -222,7 +221,8 @@ def load_weights(model, path):
 def save_model(model, path):
     """Saves a model as a `.keras` file that appears whole or not at all.
 
-    What belongs to the weights (`Origin`) is added to the file; Keras does not mind.
+    What belongs to the weights (`Origin`) is in the archive's comment, which Keras
+    does not read; a file more in it would make Keras unpack all on disk.
 
     Raises:
         OSError: it could not be written, as on a full disk; what stood there
@@ -233,7 +233,7 @@ def save_model(model, path):
         model.save(beside)
         if origin:
             with zipfile.ZipFile(beside, "a") as archive:
-                archive.writestr(NOTE_FILE, origin.note())
+                archive.comment = origin.note().encode()
 
 
 def save_weights(model, path):

@@ -246,12 +246,16 @@ def test_predict_turns_photographs_upright(trained, pictures):
 
 
 @pytest.mark.parametrize("inside", [(), ("notes.txt",)])
-def test_predict_refuses_a_folder_without_images(inside, trained, tmp_path):
+def test_predict_names_a_folder_without_images_and_goes_on(inside, trained, tmp_path):
+    empty, picture = tmp_path / "empty", str(tmp_path / "picture.png")
+    empty.mkdir()
     for name in inside:
-        (tmp_path / name).write_text("none")
-    with pytest.raises(InputError, match="There are no images in the folder") as error:
-        predict([str(tmp_path)], str(trained))
-    assert "\n" not in str(error.value)
+        (empty / name).write_text("none")
+    keras.utils.save_img(picture, np.full((8, 8, 1), 90))
+    found = predict([str(empty), picture], str(trained))
+    assert list(found) == [str(empty), picture]
+    assert found[str(empty)].startswith("a folder without images (.jpg .jpeg")
+    assert len(found[picture]) == 5
 
 
 def test_what_an_evaluation_leaves(trained, held_out, tmp_path):
