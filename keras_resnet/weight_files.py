@@ -115,16 +115,17 @@ def read_file(path):
     """
     _check(path, ENDINGS)
     path = os.fspath(path)
+    name = path.lower()
     try:
-        if path.endswith(".weights.h5"):
+        if name.endswith(".weights.h5"):
             return _of_weights_h5(path)
-        if path.endswith(".keras"):
+        if name.endswith(".keras"):
             return _of_model(load_model(path), path)
-        if path.endswith(".h5"):
+        if name.endswith(".h5"):
             return _of_keras_applications(path)
-        if path.endswith(".safetensors"):
+        if name.endswith(".safetensors"):
             return _of_safetensors(path)
-        if path.endswith(".npz"):
+        if name.endswith(".npz"):
             with np.load(path, allow_pickle=False) as archive:
                 return _of_state_dict({k: archive[k] for k in archive.files}, path)
         return _of_state_dict(_read_torch(path), path)
