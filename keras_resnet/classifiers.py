@@ -159,21 +159,26 @@ def build(checkpoint, name=None, image_size=None):
     Raises:
         InputError: the weights are of no architecture of ours.
     """
+    origin = checkpoint.origin
+    pixels = origin.pixels
     if checkpoint.tensors is None:
-        name = name or checkpoint.origin.model
+        name = name or origin.model
         if name is None:
             raise InputError(
                 "A .weights.h5 file that keras_resnet did not write does not tell its "
-                f"architecture; name it by --model. Received: {checkpoint.origin.source}"
+                f"architecture; name it by --model. Received: {origin.source}"
             )
-        variation, channels = {}, 3
+        variation = {"shortcut": origin.shortcut, "avg_down": origin.avg_down}
+        channels = len(pixels.mean) if pixels else 3
     else:
         found, variation = recognise(checkpoint)
         name = name or found
+        # A plain net's weights look like those of shortcut A, unless the file tells.
+        if find_variant(name).shortcut == "none" and not origin.shortcut:
+            del variation["shortcut"]
         stem = ("conv1_1_conv/kernel", "conv1_conv/kernel")
         kernel = next(filter(None, map(checkpoint.tensors.get, stem)))
         channels = kernel.shape[2]
-    pixels = checkpoint.origin.pixels
     size = image_size or (pixels and pixels.size) or find_variant(name).size
     shape = (size, size, channels)
     network = ResNet(
@@ -203,9 +208,9 @@ def recognise(checkpoint):
     fields = layouts.describe({n: t.shape for n, t in checkpoint.tensors.items()})
     if fields is None:
         raise InputError(f"{origin.source} does not hold a ResNet")
-    variation = {"shortcut": origin.shortcut or fields.pop("shortcut")}
-    fields.pop("shortcut", None)
-    variation["stem"] = fields.pop("stem")
+    variation = {field: fields.pop(field) for field in ("shortcut", "stem")}
+    if origin.shortcut:
+        variation["shortcut"] = origin.shortcut
     if origin.avg_down is not None:
         variation["avg_down"] = origin.avg_down
     if origin.model:

@@ -245,6 +245,32 @@ def test_a_plain_nets_weights_are_no_residual_nets(tmp_path):
             keras_resnet.ResNet("cifar_resnet8", shortcut="A", weights=path)
 
 
+@pytest.mark.parametrize("ending", ["weights.h5", "safetensors"])
+def test_a_run_comes_back_whole(ending, trained, tmp_path):
+    """Grey pictures of 8x8 pixels, and the names of their classes."""
+    between, target = str(tmp_path / f"a.{ending}"), str(tmp_path / "b.keras")
+    convert(str(trained / "final.keras"), between)
+    convert(between, target)
+    expected = weight_files.load_model(str(trained / "final.keras"))
+    found = weight_files.load_model(target)
+    assert found.input_shape == expected.input_shape == (None, 8, 8, 1)
+    assert found.origin.classes == expected.origin.classes == tuple("0123456789")
+    images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1)).astype("float32")
+    np.testing.assert_array_equal(found(images), expected(images))
+
+
+def test_a_plain_net_of_another_program_is_named(tmp_path):
+    """Its keys and shapes are those of the residual net with shortcut A."""
+    net = keras_resnet.ResNet("cifar_plainnet8")
+    path, target = (str(tmp_path / name) for name in ("a.safetensors", "b.keras"))
+    weights.save_state_dict(net, path)
+    save_file(load_file(path), path)  # As another program would write it.
+    found = convert(path, target, model="cifar_plainnet8")
+    assert not any(isinstance(layer, keras.layers.Add) for layer in found.layers)
+    for array, expected in zip(found.get_weights(), net.get_weights(), strict=True):
+        np.testing.assert_array_equal(array, expected)
+
+
 def test_a_deep_stem_alone_is_no_resnet_d(tmp_path):
     """As timm's resnet50c: all shapes fit ResNet-D, whose shortcuts average."""
     path = str(tmp_path / "a.safetensors")
