@@ -40,10 +40,14 @@ def relu(x, name):
     return layers.Activation("relu", name=name)(x)
 
 
-def bn(x, name):
+def bn(x, name, gamma="ones"):
     """Batch normalisation; the one place that sets its momentum and epsilon."""
     return layers.BatchNormalization(
-        axis=channel_axis(), momentum=0.9, epsilon=1e-5, name=f"{name}_bn"
+        axis=channel_axis(),
+        momentum=0.9,
+        epsilon=1e-5,
+        gamma_initializer=gamma,
+        name=f"{name}_bn",
     )(x)
 
 
@@ -88,9 +92,9 @@ def conv(x, filters, size, stride, name, *, dilation=1, groups=1, bias=False):
     return x
 
 
-def conv_bn(x, filters, size, stride, name, **options):
+def conv_bn(x, filters, size, stride, name, *, gamma="ones", **options):
     """Convolution without bias, then batch normalisation; see `conv`."""
-    return bn(conv(x, filters, size, stride, name, **options), name)
+    return bn(conv(x, filters, size, stride, name, **options), name, gamma)
 
 
 def shortcut(x, activated, net, filters, stride, name):
@@ -215,7 +219,8 @@ def _last(y, net, filters, size, name, **options):
     """The last convolution of a branch; nothing normalises a pre-activated one."""
     if net.preact:
         return conv(y, filters, size, 1, name, bias=True, **options)
-    return conv_bn(y, filters, size, 1, name, **options)
+    gamma = "zeros" if net.zero_gamma else "ones"
+    return conv_bn(y, filters, size, 1, name, gamma=gamma, **options)
 
 
 def _add(x, start, branch, net, stride, name):
@@ -224,6 +229,10 @@ def _add(x, start, branch, net, stride, name):
         branch = squeeze_excite(branch, name)
     if net.shortcut == "none":
         return branch
+    if net.stochastic_depth:
+        branch = layers.Dropout(
+            net.stochastic_depth, noise_shape=(None, 1, 1, 1), name=f"{name}_drop"
+        )(branch)
     filters = branch.shape[channel_axis()]
     return layers.Add(name=f"{name}_add")(
         [shortcut(x, start, net, filters, stride, name), branch]

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import sys
 
 import numpy as np
 import tensorflow as tf
@@ -87,25 +88,27 @@ class Checkpoints:
 
     Args:
         directory: the folder that they are in.
-        network: a compiled `keras.Model`.
-        sums: variable of the sums over the epoch so far.
+        network: a `keras.Model`, with the run's optimizer.
+        step: the `keras_resnet.steps.Step` whose sums and averages belong to it.
         progress: a `Progress`.
+        keep: how many of the last are kept.
     """
 
-    def __init__(self, directory, network, sums, progress):
+    def __init__(self, directory, network, step, progress, keep=2):
         self._directory, self._progress = directory, progress
         variables = [*network.variables, *network.optimizer.variables]
         checkpoint = tf.train.Checkpoint(
             variables={f"{i:05d} {v.path}": v.value for i, v in enumerate(variables)},
-            sums=sums,
+            averages=step.averages,
+            sums=step.sums,
             progress=progress,
         )
         self._manager = tf.train.CheckpointManager(
-            checkpoint, directory, max_to_keep=2, checkpoint_name="step"
+            checkpoint, directory, max_to_keep=keep, checkpoint_name="step"
         )
 
     def save(self, step):
-        """Writes a checkpoint; the one before stays until the next."""
+        """Writes a checkpoint; those before stay until it is whole."""
         try:
             self._manager.save(step)
         except tf.errors.OpError as error:
@@ -114,44 +117,63 @@ class Checkpoints:
                 f"whole: {error.message.splitlines()[0]}"
             ) from error
 
-    def restore(self):
-        """Reads the newest checkpoint; returns whether there is one.
+    def newest(self):
+        """Returns the path of the newest checkpoint, `None` if there is none."""
+        return next(iter(self._noted()), None)
 
-        Of those that TensorFlow noted as written to the end; one that was damaged
-        later can be removed by hand.
+    def restore(self):
+        """Reads the newest checkpoint that is whole; returns whether there is one.
+
+        Of those that TensorFlow noted as written to the end. One that was damaged
+        later is passed over for the one before.
+
+        Raises:
+            InputError: none of them can be read, or one is of something else.
         """
-        noted = self._manager.checkpoints
-        there = [path for path in noted if os.path.exists(f"{path}.index")]
-        if not there:
-            return False
-        path = there[-1]
+        paths = self._noted()
+        for number, path in enumerate(paths):
+            try:
+                self._read(path)
+            except (
+                tf.errors.OpError,
+                AssertionError,
+                RuntimeError,
+                ValueError,
+                LookupError,
+            ) as error:
+                if isinstance(error, InputError):
+                    raise
+                reason = str(error).strip().splitlines()[0]
+                if number + 1 == len(paths):
+                    raise InputError(
+                        f"The checkpoint {path} is damaged or of another network, and "
+                        f"none before it is whole; remove {self._directory} to begin "
+                        f"anew ({reason})"
+                    ) from error
+                print(
+                    f"The checkpoint {path} is damaged; taking the one before ({reason})",
+                    file=sys.stderr,
+                )
+            else:
+                return True
+        return False
+
+    def _noted(self):
+        """The paths of those that were written to the end, the newest first."""
+        noted = reversed(self._manager.checkpoints)
+        return [path for path in noted if os.path.exists(f"{path}.index")]
+
+    def _read(self, path):
         key = "progress/.ATTRIBUTES/py_state"
-        try:
-            reader = tf.train.load_checkpoint(path)
-            if not reader.has_tensor(key):
-                raise InputError(
-                    f"The checkpoint {path} was not written by keras_resnet"
-                )
-            found = json.loads(reader.get_tensor(key))["format"]
-            if found > FORMAT:
-                raise InputError(
-                    f"The checkpoint {path} has format {found}, from a newer keras_resnet; "
-                    f"this one reads up to {FORMAT}"
-                )
-            status = self._manager.checkpoint.restore(path).expect_partial()
-            status.assert_consumed()
-            self._progress.check_callbacks()
-        except (
-            tf.errors.OpError,
-            AssertionError,
-            RuntimeError,
-            ValueError,
-            LookupError,
-        ) as error:
-            if isinstance(error, InputError):
-                raise
+        reader = tf.train.load_checkpoint(path)
+        if not reader.has_tensor(key):
+            raise InputError(f"The checkpoint {path} was not written by keras_resnet")
+        found = json.loads(reader.get_tensor(key))["format"]
+        if found > FORMAT:
             raise InputError(
-                f"The checkpoint {path} is damaged or of another network; remove {path}.* "
-                f"to go on from the one before ({str(error).strip().splitlines()[0]})"
-            ) from error
-        return True
+                f"The checkpoint {path} has format {found}, from a newer keras_resnet; "
+                f"this one reads up to {FORMAT}"
+            )
+        status = self._manager.checkpoint.restore(path).expect_partial()
+        status.assert_consumed()
+        self._progress.check_callbacks()

@@ -10,12 +10,12 @@ import numpy as np
 from keras_resnet import layouts, registry
 from keras_resnet.blocks import channel_axis
 from keras_resnet.data import load_dataset
-from keras_resnet.errors import InputError
+from keras_resnet.errors import InputError, some
 from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.resnet import ResNet
 from keras_resnet.runs import read_record
 from keras_resnet.variants import VARIANTS, find_variant
-from keras_resnet.weight_files import ENDINGS, load_model, pixels_of, some
+from keras_resnet.weight_files import ENDINGS, load_model, pixels_of
 from keras_resnet.weights import open_checkpoint
 
 

@@ -1,19 +1,25 @@
 """Data sets and their input pipelines.
 
-A data set is held in memory, as pixels or, where images differ in size, as
-encoded files or the paths of files: every batch is then a function of the seed
-and the step alone, and a run resumes anywhere without reading what came before.
+Small images are held in memory, as pixels; larger ones lie in files, one each or
+many as the records of one, and are read where they are: every batch is then a
+function of the seed and the step alone, and a run resumes anywhere without reading
+what came before.
 """
 
 import dataclasses
+import functools
 import os
+import sys
 from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.errors import InputError
+from keras_resnet import augmentation, records
+from keras_resnet.errors import InputError, some
 from keras_resnet.preprocessing import crop_and_flip
+from keras_resnet.progress import progress
+from keras_resnet.records import Records
 
 IMAGE_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
@@ -24,14 +30,19 @@ class Split:
 
     Attributes:
         images: uint8 (number, height, width, channels); or encoded files, or
-            with `are_paths` the paths of files, as an array of bytes or strings.
+            with `are_paths` the paths of files, as an array of bytes or strings;
+            or with `records` their places there.
         labels: int32 (number,).
         are_paths: whether `images` are paths.
+        records: TFRecord files that hold the images.
+        replaced: how many images stand in for a damaged one.
     """
 
     images: np.ndarray
     labels: np.ndarray
     are_paths: bool = False
+    records: Records | None = None
+    replaced: int = 0
 
     def __len__(self):
         return len(self.labels)
@@ -44,6 +55,11 @@ class Split:
 
     def __add__(self, other) -> "Split":
         """Returns the images of both."""
+        if self.records:
+            raise InputError(
+                "Images in TFRecord files are taken one split at a time. "
+                "Received: split='all'"
+            )
         return dataclasses.replace(
             self,
             images=np.concatenate([self.images, other.images]),
@@ -51,10 +67,25 @@ class Split:
         )
 
     def names(self) -> list[str]:
-        """Returns what to call each image: its path, or its number."""
+        """Returns what to call each image: its path, its record, or its number."""
         if self.are_paths:
             return list(map(str, self.images))
-        return list(map(str, range(len(self))))
+        if self.records:
+            return [self.records.name(place) for place in self.images]
+        return [f"number {place}" for place in range(len(self))]
+
+    def without(self, places) -> "Split":
+        """Returns this with the next good image in the place of each damaged one.
+
+        Args:
+            places: of the damaged images.
+        """
+        good = np.setdiff1d(np.arange(len(self)), places)
+        stand_in = np.arange(len(self))
+        stand_in[places] = good[np.searchsorted(good, places) % len(good)]
+        return dataclasses.replace(
+            self.take(stand_in), replaced=self.replaced + len(places)
+        )
 
     def reader(self, decode: Callable, view: Callable) -> Callable:
         """Returns a function from one entry of `images` to pixels.
@@ -67,6 +98,9 @@ class Split:
             return view
         if self.are_paths:
             return lambda path: decode(tf.io.read_file(path))
+        if self.records:
+            read = records.reader(self.records)
+            return lambda place: decode(read(place))
         return decode
 
 
@@ -93,10 +127,10 @@ class Dataset:
 
 def resolve_name(name):
     """Returns the name of a data set with the whole path of a folder in it."""
-    if not name.startswith("folder:"):
+    kind, _, path = name.partition(":")
+    if kind not in ("folder", "tfrecord") or "://" in path:
         return name
-    path = os.path.expanduser(name.removeprefix("folder:"))
-    return f"folder:{os.path.abspath(path)}"
+    return f"{kind}:{os.path.abspath(os.path.expanduser(path))}"
 
 
 def load_dataset(name, data_dir=None, only_test=False):
@@ -106,8 +140,10 @@ def load_dataset(name, data_dir=None, only_test=False):
         name: `"digits"`, scikit-learn's 1,797 handwritten digits of 8x8 pixels,
             of which a fifth is held out; `"folder:PATH"`, image files in one
             folder for each class, below PATH/train and PATH/test (or PATH/val)
-            or right below PATH, where a fifth of each class is held out; or any
-            image classification set of TFDS, such as `"cifar10"`.
+            or right below PATH, where a fifth of each class is held out;
+            `"tfrecord:PATH"`, a folder of TFRecord files (see
+            `keras_resnet.records.find`); or any image classification set of TFDS,
+            such as `"cifar10"` or `"imagenet2012"`.
         data_dir: where TFDS keeps its sets; `None` is its own default.
         only_test: whether no training images are wanted: those of a TFDS set are
             not read, and a folder without a part held out is one, whole.
@@ -120,10 +156,27 @@ def load_dataset(name, data_dir=None, only_test=False):
     """
     name = resolve_name(name)
     if name == "digits":
-        return _digits()
-    if name.startswith("folder:"):
-        return _folder(name, only_test)
-    return _tfds(name, data_dir, only_test)
+        found = _digits()
+    elif name.startswith("folder:"):
+        found = _folder(name, only_test)
+    elif name.startswith("tfrecord:"):
+        found = _tfrecord(name, only_test)
+    else:
+        found = _tfds(name, data_dir, only_test)
+    for split in (found.train, found.test):
+        _check_labels(name, split, found.classes)
+    return found
+
+
+def _check_labels(name, split, classes):
+    wrong = np.flatnonzero((split.labels < 0) | (split.labels >= len(classes)))
+    if len(wrong):
+        first = wrong[0]
+        raise InputError(
+            f"{len(wrong)} of {len(split)} images have a label that is none of the "
+            f"{len(classes)} classes {some(classes, 5)}. Received: {name}, with the label "
+            f"{split.labels[first]} of image {split.names()[first]}"
+        )
 
 
 def _digits():
@@ -224,7 +277,7 @@ def _tfds(name, data_dir, only_test):
     except ModuleNotFoundError as error:
         raise InputError(
             "TFDS sets need its package: pip install 'keras-resnet-zoo[datasets]'. "
-            "Accepted without it: digits, folder:PATH. "
+            "Accepted without it: digits, folder:PATH, tfrecord:PATH. "
             f"Received: dataset={name!r} ({error})"
         ) from None
     try:
@@ -232,7 +285,7 @@ def _tfds(name, data_dir, only_test):
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            "There is no such data set. Accepted: digits, folder:PATH, the name of a "
+            "There is no such data set. Accepted: digits, folder:PATH, tfrecord:PATH, the name of a "
             f"TFDS image set such as cifar10. Received: dataset={name!r} ({reason})"
         ) from None
     _prepare(builder)
@@ -253,21 +306,56 @@ def _tfds(name, data_dir, only_test):
             f"and test (or validation). Received: dataset={name!r} with splits "
             f"{', '.join(splits)}"
         )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    needed = splits[held_out].num_bytes if only_test else info.dataset_size
-    if needed > memory / 2:
-        raise InputError(
-            f"{name} takes {needed / 2**30:.0f} GiB, and data sets are held in "
-            f"memory, of which there are {memory / 2**30:.0f} GiB"
-        )
     shape = features["image"].shape
     shape = None if None in shape else tuple(shape)
-    test = _tfds_split(builder, held_out, shape)
-    train = test.take([]) if only_test else _tfds_split(builder, "train", shape)
-    classes = features["label"].names
-    if min(0, *train.labels, *test.labels) < 0:
-        raise InputError(f"{name} has images without a label in its {held_out} split")
-    return Dataset(name, tuple(classes), train, test, shape)
+    classes = tuple(features["label"].names)
+    size = splits[held_out].num_bytes if only_test else info.dataset_size
+    if shape and size < MAX_SHARE * _memory():
+        test = _tfds_split(builder, held_out)
+        train = test.take([]) if only_test else _tfds_split(builder, "train")
+        return Dataset(name, classes, train, test, shape)
+    if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
+        raise InputError(
+            "A TFDS set of images that differ in size, or too large for memory, must be "
+            f"prepared as tfrecord files. Received: dataset={name!r} in the format "
+            f"{builder.info.file_format.value}"
+        )
+    test = _records(splits[held_out].filepaths)
+    train = test.take([]) if only_test else _records(splits["train"].filepaths)
+    return Dataset(name, classes, train, test, None)
+
+
+# Of the memory, for a set of small images that is held there.
+MAX_SHARE = 0.25
+
+
+def _memory():
+    """Of this machine, in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _records(paths):
+    """The images and labels in TFRecord files."""
+    paths = list(map(os.fspath, paths))
+    with progress("indexing", len(paths)) as advance:
+        found = records.index(paths, on_file=advance)
+    if found.damaged:
+        print(
+            f"{len(found.damaged)} records are damaged and left out: "
+            f"{', '.join(found.damaged[:5])}",
+            file=sys.stderr,
+        )
+    return Split(np.arange(len(found)), found.labels, records=found)
+
+
+def _tfrecord(name, only_test):
+    parts = records.find(name, only_test)
+    test = _records(parts["test"])
+    train = test.take([]) if only_test else _records(parts["train"])
+    count = 1 + max(map(int, (*train.labels, *test.labels)))
+    classes = records.read_class_names(name)
+    classes = classes or tuple(f"class {i}" for i in range(count))
+    return Dataset(name, classes, train, test, None)
 
 
 def _prepare(builder):
@@ -283,40 +371,72 @@ def _prepare(builder):
         ) from None
 
 
-def _tfds_split(builder, split, shape):
-    import tensorflow_datasets as tfds
-
-    decoders = None if shape else {"image": tfds.decode.SkipDecoding()}
-    examples = builder.as_dataset(split=split, decoders=decoders, shuffle_files=False)
+def _tfds_split(builder, split):
+    examples = builder.as_dataset(split=split, shuffle_files=False)
     examples = list(
         examples.map(lambda e: (e["image"], e["label"])).as_numpy_iterator()
     )
-    images = [image for image, _ in examples]
-    images = np.stack(images) if shape else np.array(images, object)
+    images = np.stack([image for image, _ in examples])
     return Split(images, np.array([label for _, label in examples], np.int32))
 
 
-def steps_per_epoch(split, batch_size, replicas):
+def hold_out(images, share):
+    """Holds out a share of the training images in the place of the test images.
+
+    Always the same ones, whatever the seed of a run.
+
+    Args:
+        images: a `Dataset`.
+        share: from 0 to 1.
+    """
+    order = np.random.default_rng(0).permutation(len(images.train))
+    count = max(1, round(share * len(order)))
+    held, left = np.sort(order[:count]), np.sort(order[count:])
+    return dataclasses.replace(
+        images, train=images.train.take(left), test=images.train.take(held)
+    )
+
+
+def steps_per_epoch(split, batch_size, shares):
     """Number of training steps in a pass over the images.
 
-    The last batch may be smaller than the others. One that would leave a replica
-    without an image is dropped: at most `replicas - 1` images of each pass,
-    other ones each time.
+    The last batch may be smaller than the others. One that would leave a share
+    without an image is dropped: at most `shares - 1` images of each pass, other
+    ones each time.
+
+    Args:
+        split: the images.
+        batch_size: of a step, over all replicas.
+        shares: parts in which each batch is computed: replicas, times the
+            recipe's `accumulate`.
     """
     full, rest = divmod(len(split), batch_size)
-    return full + (rest >= replicas)
+    return full + (rest >= shares)
 
 
-def check_batch_size(batch_size, replicas):
+def check_batch_size(batch_size, shares):
     """Refuses a global batch that the replicas don't share equally."""
-    if batch_size < 1 or batch_size % replicas:
+    if batch_size < 1 or batch_size % shares:
         raise InputError(
-            f"The batch is shared by {replicas} replica(s) and must be a multiple of "
+            f"The batch is shared by {shares} replica(s) and must be a multiple of "
             f"that. Received: batch_size={batch_size}"
         )
 
 
-def training_batches(split, preprocessing, recipe, replicas, seed, start, stop):
+def training_batches(
+    split,
+    preprocessing,
+    recipe,
+    replicas,
+    seed,
+    start,
+    stop,
+    *,
+    here=None,
+    classes=None,
+    mean=(0.0,),
+    service="",
+):
     """Augmented batches for the steps `start` to `stop` of a run.
 
     Each is a function of the seed and its step, so that a resumed run sees what
@@ -325,56 +445,174 @@ def training_batches(split, preprocessing, recipe, replicas, seed, start, stop):
 
     Args:
         split: the images.
-        preprocessing: to the network's input.
-        recipe: `batch_size`, `pad` and `flip` are read.
-        replicas: that share each batch; their parts differ by one image at most.
+        preprocessing: to the training images' size.
+        recipe: a `keras_resnet.recipes.Recipe`, of which the batch and all about
+            augmentation is read.
+        replicas: that share each batch; their parts differ by one image at most, or
+            by two where images are mixed in pairs.
         seed: whole number.
         start: first step, counted from the beginning of the run.
         stop: the step after the last.
+        here: range of the replicas whose parts are wanted; `None` is all.
+        classes: their number, which mixing needs.
+        mean: of each channel, which erased rectangles get.
+        service: address of a `tf.data` service that is to prepare the batches.
 
     Returns:
-        A `tf.data.Dataset` of (images, labels, weights), `replicas` elements for
-        each step: uint8 (part, height, width, channels), int32 (part,) and
-        float32 (part,), the weights of a step adding up to 1.
+        A `tf.data.Dataset` of (images, labels, weights), an element for each
+        replica and step: uint8 (part, height, width, channels); int32 (part,), or
+        float32 (part, classes) where images are mixed; and float32 (part,), the
+        weights of a step adding up to 1.
     """
-    steps = steps_per_epoch(split, recipe.batch_size, replicas)
+    here = range(replicas) if here is None else here
+    steps = steps_per_epoch(split, recipe.batch_size, recipe.shares(replicas))
     used = min(steps * recipe.batch_size, len(split))
 
-    def epoch(number):
-        order = tf.random.experimental.stateless_shuffle(
-            tf.range(len(split)), (seed, number)
-        )
-        step = number * steps + tf.range(steps, dtype=tf.int64)
-        order = tf.data.Dataset.from_tensor_slices(order[:used]).batch(
-            recipe.batch_size
-        )
-        return tf.data.Dataset.zip(tf.data.Dataset.from_tensor_slices(step), order)
+    orders = _orders(split, recipe, replicas, seed)
+    crops = _crops(split, preprocessing, recipe)
+    polish = _polish(recipe, mean)
 
-    def parts(step, order):
+    def load(step, order):
         count = tf.size(order)
         # Not the seed of the shuffling: both would draw the same numbers.
         draws = tf.random.stateless_uniform((count, 3), (seed + 1, step))
-        bounds = tf.range(replicas + 1) * count // replicas
-        return tf.data.Dataset.range(replicas).map(
-            lambda r: (
-                order[bounds[r] : bounds[r + 1]],
-                draws[bounds[r] : bounds[r + 1]],
-                tf.fill([bounds[r + 1] - bounds[r]], 1 / tf.cast(count, tf.float32)),
+        seeds = tf.random.stateless_uniform(
+            (count, 2), (seed + 2, step), None, None, tf.int32
+        )
+        # Of pairs, which are mixed, neither goes alone.
+        unit = 2 if recipe.mixes else 1
+        bounds = tf.range(here.start, here.stop + 1) * -(-count // unit) // replicas
+        bounds = tf.minimum(bounds * unit, count)
+        part = slice(bounds[0], bounds[-1])
+        images = polish(crops(order[part], draws[part], seeds[part]), seeds[part])
+        labels = tf.gather(split.labels, order[part])
+        if recipe.mixes:
+            labels = tf.one_hot(labels, classes)
+            images, labels = augmentation.mix(
+                images, labels, (seed + 3, step), recipe.mixup, recipe.cutmix
             )
+        weights = tf.fill([bounds[-1] - bounds[0]], 1 / tf.cast(count, tf.float32))
+        return images, labels, weights, bounds - bounds[0]
+
+    def part(*batch):
+        *batch, bounds = batch
+        return tf.data.Dataset.range(len(here)).map(
+            lambda r: tuple(each[bounds[r] : bounds[r + 1]] for each in batch)
         )
 
-    pad = round(recipe.pad * preprocessing.height) if preprocessing.crop == 1 else 0
-    view = _views(split, *central(preprocessing, preprocessing.margin))
-
-    def load(order, draws, weights):
-        images = tf.pad(view(order), [[0, 0], [pad, pad], [pad, pad], [0, 0]])
-        images = crop_and_flip(images, preprocessing.shape[:2], draws, recipe.flip)
-        return images, tf.gather(split.labels, order), weights
-
     first = start // steps
-    batches = tf.data.Dataset.range(first, -(-stop // steps)).flat_map(epoch)
+    batches = tf.data.Dataset.range(first, -(-stop // steps)).flat_map(orders)
     batches = batches.skip(start - first * steps).take(stop - start)
-    return _finish(batches.flat_map(parts), load)
+    batches = batches.map(
+        load, num_parallel_calls=os.cpu_count(), deterministic=True
+    ).with_options(_options())
+    if service:
+        batches = batches.apply(
+            tf.data.experimental.service.distribute("parallel_epochs", service)
+        )
+    if len(here) == 1:
+        batches = batches.map(lambda *batch: batch[:-1])
+    else:
+        batches = batches.flat_map(part)
+    return batches.prefetch(2 * len(here)).with_options(_options())
+
+
+def _orders(split, recipe, replicas, seed):
+    """Returns a function from an epoch to the number and the images of its steps."""
+    steps = steps_per_epoch(split, recipe.batch_size, recipe.shares(replicas))
+    used = min(steps * recipe.batch_size, len(split))
+
+    def orders(epoch):
+        shuffled = tf.random.experimental.stateless_shuffle(
+            tf.range(len(split)), (seed, epoch)
+        )
+        # Of repeated images the second round follows the first.
+        place, distinct = tf.range(used), -(-recipe.batch_size // recipe.repeats)
+        place = place // recipe.batch_size * distinct + (
+            place % recipe.batch_size % distinct
+        )
+        step = epoch * steps + tf.range(steps, dtype=tf.int64)
+        order = tf.data.Dataset.from_tensor_slices(tf.gather(shuffled, place))
+        return tf.data.Dataset.zip(
+            tf.data.Dataset.from_tensor_slices(step), order.batch(recipe.batch_size)
+        )
+
+    return orders
+
+
+def places_of_step(split, recipe, replicas, seed, step):
+    """Returns the places of the images of a step, in order; see `training_batches`."""
+    steps = steps_per_epoch(split, recipe.batch_size, recipe.shares(replicas))
+    epoch = tf.constant(step // steps, tf.int64)
+    orders = _orders(split, recipe, replicas, seed)(epoch).skip(step % steps)
+    return next(orders.as_numpy_iterator())[1]
+
+
+def _crops(split, preprocessing, recipe):
+    """Returns a function from indices, draws and seeds to cropped, mirrored images."""
+    size = preprocessing.shape[:2]
+    if recipe.crop == "pad":
+        margin = preprocessing.margin
+        pad = 0 if preprocessing.crop < 1 else round(recipe.pad * preprocessing.height)
+        view = _views(split, *central(preprocessing, margin))
+
+        def padded(order, draws, seeds):
+            del seeds
+            images = tf.pad(view(order), [[0, 0], [pad, pad], [pad, pad], [0, 0]])
+            return crop_and_flip(images, size, draws, recipe.flip)
+
+        return padded
+
+    def box(sides, seed):
+        if recipe.crop == "inception":
+            return augmentation.inception_box(sides, seed, (recipe.area, 1.0))
+        return augmentation.shorter_side_box(sides, seed, size)
+
+    entries = _entries(split)
+
+    def cut(place_and_seed):
+        place, seed = place_and_seed
+        seed = tf.random.experimental.stateless_fold_in(seed, 0)
+        read = functools.partial(
+            preprocessing.cut, box_of=lambda sides: box(sides, seed)
+        )
+        return split.reader(read, read)(entries[place])
+
+    def boxed(order, draws, seeds):
+        spec = tf.TensorSpec(preprocessing.shape, tf.uint8)
+        images = tf.map_fn(cut, (order, seeds), fn_output_signature=spec)
+        return crop_and_flip(images, size, draws, recipe.flip)
+
+    return boxed
+
+
+def _polish(recipe, mean):
+    """Returns a function from images and seeds to images of other colours and shapes."""
+
+    def one(image_and_seed):
+        image, seed = image_and_seed
+        seeds = tf.random.experimental.stateless_split(seed, 3)
+        if recipe.policy == "trivial_augment":
+            image = augmentation.trivial_augment(image, seeds[0])
+        elif recipe.policy == "rand_augment":
+            image = augmentation.rand_augment(image, seeds[0], 2, recipe.magnitude)
+        elif recipe.policy == "rand_augment_increasing":
+            image = augmentation.rand_augment(
+                image, seeds[0], 2, recipe.magnitude, 0.5, increasing=True, fill=mean
+            )
+        if recipe.colour:
+            image = augmentation.pca_colour(image, seeds[1], recipe.colour)
+        if recipe.erase:
+            image = augmentation.erase(image, seeds[2], recipe.erase, mean)
+        return image
+
+    if recipe.policy == "none" and not recipe.colour and not recipe.erase:
+        return lambda images, seeds: images
+    return lambda images, seeds: tf.map_fn(
+        one,
+        (images, seeds),
+        fn_output_signature=tf.TensorSpec(images.shape[1:], tf.uint8),
+    )
 
 
 def central(preprocessing, margin=0):
@@ -421,7 +659,10 @@ def evaluation_batches(split, cut, batch_size, replicas):
         )
 
     batches = tf.data.Dataset.from_tensor_slices((order, weights)).batch(batch_size)
-    return _finish(batches.flat_map(parts), load)
+    batches = batches.flat_map(parts).map(
+        load, num_parallel_calls=os.cpu_count(), deterministic=True
+    )
+    return batches.prefetch(2).with_options(_options())
 
 
 def load_views(split, preprocessing):
@@ -434,35 +675,68 @@ def load_views(split, preprocessing):
     return np.concatenate([images for images, _, _ in batches.as_numpy_iterator()])
 
 
-def damaged_images(split, preprocessing):
-    """Returns the places of the images that cannot be decoded, in order."""
+def damaged_images(split, preprocessing, places=None):
+    """Returns the places of the images that cannot be decoded, in order.
+
+    Args:
+        split: the images.
+        preprocessing: that decodes them.
+        places: of those that are tried; `None` is all.
+    """
     read = split.reader(preprocessing.decode, lambda image: image)
     damaged = []
-    for place, entry in enumerate(split.images):
+    for place in range(len(split)) if places is None else sorted(places):
         try:
-            read(entry)
+            read(split.images[place])
         except tf.errors.OpError:
-            damaged.append(place)
+            damaged.append(int(place))
     return damaged
 
 
 def refuse_damaged(split, preprocessing):
     """Raises an `InputError` that names the damaged images, if there are any."""
-    damaged = damaged_images(split, preprocessing)
+    if damaged := damaged_images(split, preprocessing):
+        raise InputError(_tell(split, damaged))
+
+
+def replace_damaged(split, preprocessing, places):
+    """Lets the next good image stand in for each damaged one.
+
+    Args:
+        split: the images.
+        preprocessing: that decodes them.
+        places: of those that are tried, among which there is a damaged one.
+
+    Returns:
+        A `Split` of as many images. A share of MAX_DAMAGED may be replaced in all.
+
+    Raises:
+        InputError: there are more, or another fault made reading fail.
+    """
+    damaged = damaged_images(split, preprocessing, places)
+    count = split.replaced + len(damaged)
+    if count > records.MAX_DAMAGED * len(split):
+        if len(split) < 10_000:
+            refuse_damaged(split, preprocessing)
+        raise InputError(_tell(split, damaged, count))
     if damaged:
-        every = split.names()
-        names = [every[i] if split.are_paths else f"number {i}" for i in damaged]
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        raise InputError(
-            f"{len(names)} of {len(split)} images cannot be decoded; repair or remove "
-            f"them: {', '.join(names[:5])}{more}"
-        )
+        print(f"{_tell(split, damaged, count)}; others stand in", file=sys.stderr)
+    return split.without(damaged)
+
+
+def _tell(split, damaged, count=None):
+    names = split.names()
+    names = [names[place] for place in damaged]
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (
+        f"{count or len(names)} of {len(split)} images cannot be decoded; repair or "
+        f"remove them: {', '.join(names[:5])}{more}"
+    )
 
 
 def _views(split, decode, view, spec):
     """Returns a function from indices to a batch of what is cut from the images."""
-    with tf.device("CPU:0"):  # Whole sets do not belong in a GPU's memory.
-        images = tf.constant(split.images)
+    images = _entries(split)
     if images.dtype == tf.uint8:
         sample = tf.zeros(images.shape[1:], tf.uint8)
         if view(sample) is sample:  # It leaves images of this size as they are.
@@ -473,9 +747,13 @@ def _views(split, decode, view, spec):
     )
 
 
-def _finish(batches, load):
+def _entries(split):
+    with tf.device("CPU:0"):  # Whole sets do not belong in a GPU's memory.
+        return tf.constant(split.images)
+
+
+def _options():
     # tf.data's autotuning was seen to stall steps for up to seconds.
     options = tf.data.Options()
     options.autotune.enabled = False
-    batches = batches.map(load, num_parallel_calls=os.cpu_count(), deterministic=True)
-    return batches.prefetch(2).with_options(options)
+    return options

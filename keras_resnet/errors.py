@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class InputError(ValueError):
@@ -11,6 +12,15 @@ class InputError(ValueError):
     programs print it as it is and exit with status 1; in a notebook it is a
     `ValueError`.
     """
+
+
+class Preempted(RuntimeError):
+    """A run was told to stop, by SIGTERM; its checkpoint is written.
+
+    The programs print the message and exit with `status`.
+    """
+
+    status = 143  # 128 + SIGTERM, as a shell has it.
 
 
 def choose(what: str, name: str, accepted: Iterable[str]) -> str:
@@ -32,6 +42,13 @@ def choose(what: str, name: str, accepted: Iterable[str]) -> str:
     raise InputError(
         f"Unknown {what}. {hint}Accepted: {', '.join(accepted)}. Received: {what}={name!r}"
     )
+
+
+def some(names: Any, most=4):
+    """The first few of some names, as text."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(map(str, names[:most]))}{more}"
 
 
 NO_TENSORFLOW = (

@@ -63,7 +63,7 @@ def evaluate(
     from keras_resnet.data import check_batch_size, resolve_name
     from keras_resnet.errors import InputError, choose
     from keras_resnet.evaluation import VIEWS, Evaluator
-    from keras_resnet.programs import progress
+    from keras_resnet.progress import progress
     from keras_resnet.reports import predictions_csv, write_report
     from keras_resnet.runs import write_file
     from keras_resnet.strategies import make_strategy

@@ -16,7 +16,7 @@ from keras_resnet.data import (
 from keras_resnet.errors import InputError, choose
 from keras_resnet.layouts import has_imagenet_stem
 from keras_resnet.preprocessing import SCALES
-from keras_resnet.strategies import next_batch
+from keras_resnet.strategies import local_replicas, next_batch
 
 VIEWS = ("single", "10crop", "multiscale")
 
@@ -88,7 +88,7 @@ class Evaluator:
         model: classifier that gives probabilities (batch, classes).
         split: a `keras_resnet.data.Split`.
         preprocessing: from its images to the model's input.
-        batch_size: images in a step, over all replicas; with `"10crop"` as many
+        batch_size: images in a step, over all replicas of this process; with `"10crop"` as many
             crops, and with `"multiscale"` one image for each replica.
         strategy: in whose scope the model was made.
         views: one of `VIEWS`.
@@ -101,7 +101,7 @@ class Evaluator:
     def __init__(
         self, model, split, preprocessing, batch_size, strategy, views="single"
     ):
-        replicas = strategy.num_replicas_in_sync
+        replicas = len(local_replicas(strategy))
         choose("views", views, VIEWS)
         check_batch_size(batch_size, replicas)
         stem = has_imagenet_stem({layer.name for layer in model.layers})

@@ -101,7 +101,7 @@ def find_images(paths):
 
 def main(argv):
     """Reads the flags and prints the classes; status 1 if a file was unreadable."""
-    from keras_resnet.programs import progress
+    from keras_resnet.progress import progress
 
     given = {
         name: flags.FLAGS[name].value

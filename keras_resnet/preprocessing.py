@@ -196,6 +196,43 @@ class Preprocessing:
         image = tf.cond(stands, part, whole)
         return tf.ensure_shape(image, (*size, self.channels))
 
+    def cut(self, image, box_of):
+        """A part of an image, stretched to the network's input.
+
+        Args:
+            image: an encoded file, of which a JPEG is decoded within the part only;
+                or a uint8 tensor (any height, any width, channels).
+            box_of: function of (height, width) that gives the part: whole numbers
+                (row, column, height, width).
+
+        Returns:
+            uint8 tensor (height, width, channels).
+        """
+
+        def jpeg():
+            part = box_of(tf.io.extract_jpeg_shape(image)[:2])
+            # The quick transform: training sees other pixels each time anyway.
+            return self._grey(
+                tf.image.decode_and_crop_jpeg(image, part, 3, dct_method="INTEGER_FAST")
+            )
+
+        def of_pixels(pixels):
+            row, column, height, width = tf.unstack(box_of(tf.shape(pixels)[:2]))
+            return pixels[row : row + height, column : column + width]
+
+        if image.dtype == tf.string:
+            part = tf.cond(
+                tf.io.is_jpeg(image),
+                jpeg,
+                lambda: of_pixels(self.decode(image, upright=False)),
+            )
+        else:
+            part = of_pixels(image)
+        size = self.shape[:2]
+        scale = size / tf.shape(part)[:2]
+        part = self._resample(part, (0, 0), scale, (0, 0), size)
+        return tf.ensure_shape(part, self.shape)
+
     def ten_crops(self, image):
         """The centre and the corners of the central square, and their mirror images.
 

@@ -1,6 +1,5 @@
 """How every program of this package starts and how it reports errors."""
 
-import contextlib
 import logging
 import os
 import runpy
@@ -10,7 +9,12 @@ import tempfile
 import absl.logging
 from absl import app, flags
 
-from keras_resnet.errors import NO_TENSORFLOW, InputError, lacks_tensorflow
+from keras_resnet.errors import (
+    NO_TENSORFLOW,
+    InputError,
+    Preempted,
+    lacks_tensorflow,
+)
 
 # What define_model_flags defines belongs to the program that calls it, for --helpshort.
 flags.disclaim_key_flags()
@@ -19,9 +23,10 @@ flags.disclaim_key_flags()
 def run(main, positional=False):
     """Parses the flags, calls `main` and exits with its status.
 
-    An `InputError` and an error of the operating system, such as a full disk,
-    are one line on standard error and status 1; anything else is a fault of
-    ours and keeps its traceback.
+    An `InputError`, an error of the operating system, such as a full disk, and a
+    loss that is no longer a number are one line on standard error and status 1; a
+    run that SIGTERM ended has status 143; anything else is a fault of ours and
+    keeps its traceback.
 
     Args:
         main: a function of the list of positional arguments, which returns an
@@ -45,10 +50,15 @@ def run(main, positional=False):
                 )
             _import_keras()
             return main(argv[1:])
-        except (InputError, OSError) as error:
+        except (InputError, OSError, FloatingPointError) as error:
             message = " ".join(str(error).split())
-            print(f"error: {message}", file=sys.stderr)
+            print(f"error: {message}", file=sys.stderr, flush=True)
+            if isinstance(error, ConnectionError):
+                os._exit(1)  # TensorFlow would wait for the worker that is gone.
             return 1
+        except Preempted as error:
+            print(error, file=sys.stderr)
+            return error.status
         except ModuleNotFoundError as error:
             if not lacks_tensorflow(error):
                 raise
@@ -95,39 +105,6 @@ def define_model_flags():
         "weights", None, "A network's: imagenet, torchvision_v2 or a file."
     )
     flags.DEFINE_integer("image_size", None, "A network's input, pixels; its own.", 1)
-
-
-@contextlib.contextmanager
-def progress(what, steps, shown_from=2):
-    """Shows a bar on standard error, where that is a terminal.
-
-    Args:
-        what: is done.
-        steps: their number.
-        shown_from: fewest steps for which there is a bar.
-
-    Yields:
-        A function to call after each step.
-    """
-    done, shown = 0, sys.stderr.isatty() and steps >= shown_from
-
-    def advance():
-        nonlocal done
-        done += 1
-        if shown:
-            bar = "#" * (30 * done // steps)
-            print(
-                f"\r{what} {bar:<30} {done}/{steps}",
-                end="",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    try:
-        yield advance
-    finally:
-        if shown:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def console_script(module):

@@ -7,6 +7,7 @@ variations change stands with the fields of `keras_resnet.variants.Variant`.
 """
 
 import contextlib
+import dataclasses
 import numbers
 import re
 
@@ -281,13 +282,15 @@ def _stage(x, row, stage, blocks, stride, dilations):
     before, after = dilations
     turning = blocks if row.preact else 1
     nonlinearity = "linear" if row.preact else "relu"
+    earlier, last_of_all = sum(row.blocks[:stage]), max(1, sum(row.blocks) - 1)
 
     def body(x, first, last):
         """Blocks `first` to `last`, less the last one's nonlinearity."""
         for block in range(first, last + 1):
+            share = (earlier + block - 1) / last_of_all
             x = BLOCKS[row.block](
                 x,
-                row,
+                dataclasses.replace(row, stochastic_depth=row.stochastic_depth * share),
                 row.width * 2**stage,
                 stride if block == turning else 1,
                 dilations
@@ -338,6 +341,8 @@ def _constructor(title):
         se=row.se,
         groups=row.groups,
         group_width=row.group_width,
+        zero_gamma=False,
+        stochastic_depth=0.0,
     ):
         return ResNet(
             key,
@@ -358,6 +363,8 @@ def _constructor(title):
             se=se,
             groups=groups,
             group_width=group_width,
+            zero_gamma=zero_gamma,
+            stochastic_depth=stochastic_depth,
         )
 
     build.__name__ = build.__qualname__ = title
@@ -452,6 +459,10 @@ _DOC = """Instantiates the {title} architecture.
         se: whether branches end in squeeze and excitation.
         groups: of a bottleneck block's 3x3 convolution (ResNeXt).
         group_width: channels of a group in the first stage, 64 in the paper's nets.
+        zero_gamma: whether blocks begin as their shortcuts: the last scale of each
+            branch is 0.
+        stochastic_depth: probability that training leaves out the last block's
+            branch; earlier ones' in proportion.
 
     Returns:
         A `keras.Model` from `image` to class probabilities of shape

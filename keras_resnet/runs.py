@@ -1,12 +1,16 @@
 """The run folder: what a training run leaves behind.
 
 run.json        settings, classes, preprocessing, versions, commit, machine
+augmented.png   some images of the first training batch, as the network gets them
 metrics.csv     one row for each epoch
 curves.png      the same as a picture
 best.keras      highest accuracy on the held-out images, which chooses it:
                 its accuracy there is a little flattering
 final.keras     the end of training; its presence says that the run is done
 checkpoints/    while it runs: what it resumes from
+tensorboard/    where the run was asked for it
+
+`python -m keras_resnet.runs` lists run folders with their results.
 """
 
 import csv
@@ -20,6 +24,7 @@ import sys
 from importlib import metadata
 
 import keras
+import numpy as np
 
 from keras_resnet.errors import InputError
 from keras_resnet.preprocessing import Preprocessing
@@ -108,16 +113,19 @@ class RunFolder(keras.callbacks.Callback):
 
     Args:
         path: of the run folder.
+        writes: whether this process does; of several workers one.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, writes=True):
         super().__init__()
-        self.path = path
+        self.path, self.writes = path, writes
         self.rows = []
         self.best = -1.0
 
     def on_epoch_end(self, epoch, logs=None):
         self.rows.append({"epoch": epoch + 1, **logs})
+        if not self.writes:
+            return
         text = io.StringIO()
         writer = csv.DictWriter(
             text, COLUMNS, lineterminator="\n", extrasaction="ignore"
@@ -130,6 +138,8 @@ class RunFolder(keras.callbacks.Callback):
             save_model(self.model, os.path.join(self.path, "best.keras"))
 
     def on_train_end(self, logs=None):
+        if not self.writes or not self.rows:
+            return
         write_file(os.path.join(self.path, "curves.png"), draw_curves(self.rows))
 
 
@@ -160,6 +170,70 @@ def draw_curves(rows):
     png = io.BytesIO()
     figure.savefig(png, dpi=120)
     return png.getvalue()
+
+
+def write_batch(folder, images, labels, classes):
+    """Draws the first images of a training batch, up to 32 of them.
+
+    Args:
+        folder: that gets `augmented.png`.
+        images: uint8 array (batch, height, width, channels).
+        labels: int array (batch,), or float array (batch, classes).
+        classes: name of each class.
+    """
+    from matplotlib.figure import Figure
+
+    count = min(len(images), 32)
+    rows = -(-count // 8)
+    figure = Figure(figsize=(12, 1.75 * rows + 0.1), layout="constrained")
+    for place, axes in enumerate(figure.subplots(rows, 8, squeeze=False).flat):
+        axes.axis("off")
+        if place >= count:
+            continue
+        axes.imshow(images[place].squeeze(), cmap="gray", vmin=0, vmax=255)
+        if labels.ndim == 1:
+            title = classes[labels[place]]
+        else:
+            first, second = np.argsort(-labels[place], kind="stable")[:2]
+            title = f"{labels[place, first]:.0%} {classes[first]}"
+            if labels[place, second] > 0:
+                title += f"\n{labels[place, second]:.0%} {classes[second]}"
+        axes.set_title(title, fontsize=8)
+    _write_figure(os.path.join(folder, "augmented.png"), figure)
+
+
+def write_range(folder, rates, losses, best):
+    """Writes what a learning-rate range test found.
+
+    Args:
+        folder: that gets `find_lr.csv` and `find_lr.png`.
+        rates: learning rates that were tried, ascending.
+        losses: the smoothed loss at each.
+        best: the rate at which the loss fell fastest.
+    """
+    from matplotlib.figure import Figure
+
+    os.makedirs(folder, exist_ok=True)
+    lines = [f"{rate:.6g},{loss:.6g}" for rate, loss in zip(rates, losses, strict=True)]
+    write_file(
+        os.path.join(folder, "find_lr.csv"),
+        "\n".join(["learning_rate,loss", *lines]) + "\n",
+    )
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses)
+    axes.axvline(best, linestyle="--", color="tab:red", label=f"steepest at {best:.2g}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="smoothed training loss")
+    axes.set_ylim(0.9 * min(losses), 1.5 * losses[0])
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    _write_figure(os.path.join(folder, "find_lr.png"), figure)
+
+
+def _write_figure(path, figure):
+    png = io.BytesIO()
+    figure.savefig(png, dpi=120)
+    write_file(path, png.getvalue())
 
 
 def _commit():

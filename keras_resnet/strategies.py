@@ -78,3 +78,59 @@ def _split_cpu(parts):
                 "The CPU can be split only before TensorFlow has run anything; it has "
                 f"{now} device(s) now. Received: virtual_devices={parts}"
             ) from None
+
+
+def iterate(strategy, batches):
+    """Returns an iterator for `next_batch`.
+
+    On GPUs each replica's next batch is copied there ahead of time.
+
+    Args:
+        strategy: a `tf.distribute.Strategy`.
+        batches: `tf.data.Dataset` with an element for each replica of this process.
+    """
+    if tf.config.list_physical_devices("GPU"):
+        return iter(strategy.distribute_datasets_from_function(lambda _: batches))
+    return iter(batches)
+
+
+def total(strategy, values):
+    """Adds up a tensor over all workers, each of which gives its own."""
+
+    @tf.function
+    def reduced():
+        shares = strategy.run(lambda: values / len(local_replicas(strategy)))
+        return strategy.reduce("SUM", shares, axis=None)
+
+    return reduced()
+
+
+def local_replicas(strategy):
+    """Returns the range of the global numbers of this process's replicas."""
+    count = strategy.extended._num_replicas_in_sync // worker_count(strategy)
+    first = worker_index(strategy) * count
+    return range(first, first + count)
+
+
+def worker_count(strategy):
+    """Returns the number of processes that train together."""
+    resolver = strategy.cluster_resolver
+    spec = resolver.cluster_spec().as_dict() if resolver else {}
+    return max(1, sum(len(spec.get(job, ())) for job in ("chief", "worker")))
+
+
+def worker_index(strategy):
+    """Returns the number of this process among them."""
+    return strategy.extended._id_in_cluster if worker_count(strategy) > 1 else 0
+
+
+def is_chief(strategy):
+    """Whether this process writes the files."""
+    return worker_index(strategy) == 0
+
+
+def lost_worker(error):
+    """Whether an error says that another worker is gone."""
+    return isinstance(
+        error, tf.errors.UnavailableError | tf.errors.AbortedError | tf.errors.CancelledError
+    )

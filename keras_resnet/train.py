@@ -1,7 +1,11 @@
 """Trains a ResNet into a run folder; the same command again resumes.
 
 python -m keras_resnet.train --strategy=mirrored
+python -m keras_resnet.train --dataset=cifar10 --recipe=modern_cifar --set ema=0.99
 """
+
+import os
+import sys
 
 from absl import flags
 
@@ -9,9 +13,50 @@ from absl import flags
 def main(argv):
     """Reads the flags and trains."""
     del argv
+    from keras_resnet.errors import InputError
+    from keras_resnet.recipes import parse_changes
+
+    arguments = {name: flags.FLAGS[name].value for name in _FLAGS}
+    changes = parse_changes(flags.FLAGS["set"].value)
+    for name in ("epochs", "batch_size", "learning_rate", "precision"):
+        value = flags.FLAGS[name].value
+        if value is not None and name in changes:
+            raise InputError(f"Both --{name} and --set {name} are given; give one")
+        changes.setdefault(name, value)
+    workers = flags.FLAGS["local_workers"].value
+    if workers and "KERAS_RESNET_LOCAL_WORKER" not in os.environ:
+        return _start_workers(workers, arguments)
+    if flags.FLAGS["verbosity"].present:
+        arguments["verbose"] = 0 if flags.FLAGS["verbosity"].value < 0 else 2
+    if flags.FLAGS["find_lr"].value:
+        from keras_resnet.training import find_learning_rate
+
+        arguments.pop("verbose", None)
+        find_learning_rate(**arguments, **changes)
+        return 0
     from keras_resnet.training import train
 
-    train(**{name: flags.FLAGS[name].value for name in _FLAGS})
+    train(**arguments, **changes)
+    return 0
+
+
+def _start_workers(count, arguments):
+    """Starts this very command as several processes, for trying out."""
+    from keras_resnet.errors import InputError
+    from keras_resnet.workers import run_local
+
+    if arguments["strategy"] != "multi_worker":
+        raise InputError(
+            "local_workers goes with --strategy=multi_worker. "
+            f"Received: --strategy={arguments['strategy']}"
+        )
+    if not arguments["model_dir"]:
+        raise InputError("local_workers needs --model_dir, which they share")
+    return run_local(
+        count,
+        [sys.executable, "-m", "keras_resnet.train", *sys.argv[1:]],
+        f"{os.path.normpath(arguments['model_dir'])}-workers",
+    )
 
 
 _FLAGS = (
@@ -22,17 +67,12 @@ _FLAGS = (
     "strategy",
     "virtual_devices",
     "recipe",
-    "epochs",
-    "batch_size",
-    "learning_rate",
     "image_size",
     "shortcut",
     "stride_on",
     "weights",
     "freeze",
-    "stage_rate",
     "seed",
-    "checkpoint_every",
 )
 
 if __name__ == "__main__":
@@ -41,7 +81,9 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "model", "resnet20", "Network, such as resnet56, resnet50, plainnet34."
     )
-    flags.DEFINE_string("dataset", "digits", "digits, folder:PATH or a TFDS name.")
+    flags.DEFINE_string(
+        "dataset", "digits", "digits, folder:PATH, tfrecord:PATH or a TFDS name."
+    )
     flags.DEFINE_string(
         "data_dir", None, "Folder of prepared TFDS sets; TFDS's own if not given."
     )
@@ -49,13 +91,18 @@ if __name__ == "__main__":
         "model_dir", None, "Run folder; runs/MODEL-DATASET if not given."
     )
     flags.DEFINE_string(
-        "strategy", "mirrored", "one_device or mirrored (all GPUs, or the CPU)."
+        "strategy",
+        "mirrored",
+        "one_device, mirrored (all GPUs, or the CPU), multi_worker or tpu.",
     )
     flags.DEFINE_integer(
         "virtual_devices", 0, "Split the CPU in that many, for trying out.", 0
     )
+    flags.DEFINE_integer(
+        "local_workers", 0, "Start that many workers here, for trying out.", 0
+    )
     flags.DEFINE_string(
-        "recipe", None, "digits, paper_cifar, photographs, finetune; by data set."
+        "recipe", None, "A name in keras_resnet/recipes.py; chosen by data set."
     )
     flags.DEFINE_integer(
         "epochs", None, "Passes over the training images; the recipe's.", 1
@@ -64,6 +111,11 @@ if __name__ == "__main__":
         "batch_size", None, "Images a step, all replicas together; the recipe's.", 1
     )
     flags.DEFINE_float("learning_rate", None, "The highest; the recipe's.", 0.0)
+    flags.DEFINE_multi_string(
+        "set", [], "Any other field of the recipe, or of how it is executed."
+    )
+    flags.DEFINE_boolean("find_lr", False, "Try ever higher learning rates instead.")
+    flags.DEFINE_string("precision", None, "float32, mixed_float16 or mixed_bfloat16.")
     flags.DEFINE_integer(
         "image_size", None, "Input height and width, pixels; the data set's.", 1
     )
@@ -77,11 +129,5 @@ if __name__ == "__main__":
         "weights", None, "To start from: imagenet, torchvision_v2 or a file."
     )
     flags.DEFINE_string("freeze", None, "Stages to keep, such as conv1..conv4.")
-    flags.DEFINE_float(
-        "stage_rate", None, "Rate of a stage, as a share of what follows it.", 0.0, 1.0
-    )
     flags.DEFINE_integer("seed", 0, "Of weights, order and augmentation.", 0)
-    flags.DEFINE_integer(
-        "checkpoint_every", 100, "Steps from one checkpoint to the next.", 1
-    )
     programs.run(main)

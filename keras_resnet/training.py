@@ -9,10 +9,12 @@ middle of an epoch with nothing lost or repeated.
 
 import contextlib
 import dataclasses
+import math
 import os
-import re
 import shutil
+import signal
 import sys
+import threading
 import time
 
 import keras
@@ -20,26 +22,78 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet import data
-from keras_resnet.batch_norm import synchronized
-from keras_resnet.blocks import channel_axis, flat_layers
+from keras_resnet.blocks import channel_axis
 from keras_resnet.checkpoints import Checkpoints, Progress
 from keras_resnet.complexity import profile
-from keras_resnet.errors import InputError, choose
+from keras_resnet.errors import InputError, Preempted, choose
 from keras_resnet.evaluation import Evaluator
 from keras_resnet.preprocessing import Preprocessing, statistics
-from keras_resnet.recipes import default_recipe, find_recipe
+from keras_resnet.recipes import (
+    FREE,
+    Execution,
+    Recipe,
+    changed_fields,
+    default_recipe,
+    find_recipe,
+)
 from keras_resnet.resnet import ResNet
-from keras_resnet.runs import RunFolder, read_record, write_record
-from keras_resnet.strategies import make_strategy, next_batch
+from keras_resnet.runs import (
+    RunFolder,
+    read_record,
+    write_batch,
+    write_range,
+    write_record,
+)
+from keras_resnet.steps import Step, stages
+from keras_resnet.strategies import (
+    is_chief,
+    iterate,
+    local_replicas,
+    lost_worker,
+    make_strategy,
+    total,
+    worker_count,
+    worker_index,
+)
 from keras_resnet.variants import find_variant
 from keras_resnet.weight_files import ENDINGS, Origin, pixels_of
 from keras_resnet.weights import open_checkpoint, save_model
 
-# Measured (benchmarks/checkpoint.py): a checkpoint takes as long as a twelfth of a
-# step of ResNet-20 with 128 images of CIFAR's size and a quarter of a step of
-# ResNet-50 with 8 photographs. At this interval that is 0.1 % and 0.25 %; with the
-# digits, whose steps take 0.06 s, it is under 2 %.
-CHECKPOINT_EVERY = 100
+
+@dataclasses.dataclass
+class _Run:
+    """What a run is made of.
+
+    Attributes:
+        network: the `keras.Model`.
+        strategy: in whose scope it was made.
+        images: a `keras_resnet.data.Dataset`; its `test` is what it is judged by.
+        preprocessing: from its images to the network's input.
+        recipe: a `keras_resnet.recipes.Recipe`.
+        execution: a `keras_resnet.recipes.Execution`.
+        seed: of the order and the augmentation.
+        steps: in an epoch.
+        total: steps in all.
+        settings: what `run.json` records and a resumed run repeats.
+        model_dir: the run folder.
+    """
+
+    network: keras.Model
+    strategy: tf.distribute.Strategy
+    images: data.Dataset
+    preprocessing: Preprocessing
+    recipe: Recipe
+    execution: Execution
+    seed: int
+    steps: int
+    total: int
+    settings: dict
+    model_dir: str
+
+    @property
+    def epochs(self) -> int:
+        """Number of passes over the images, the last of which may be a part."""
+        return math.ceil(self.total / self.steps)
 
 
 def train(
@@ -52,25 +106,22 @@ def train(
     stride_on=None,
     weights=None,
     freeze=None,
-    stage_rate=None,
     recipe=None,
-    epochs=None,
-    batch_size=None,
-    learning_rate=None,
     seed=0,
     strategy="mirrored",
     virtual_devices=0,
     model_dir=None,
-    checkpoint_every=CHECKPOINT_EVERY,
     callbacks=(),
     verbose=None,
+    **changes,
 ):
     """Trains a network into a run folder, or resumes a run that was cut short.
 
     The same call again resumes where the last checkpoint was written, in the
     middle of an epoch too, and ends with the same weights, bit for bit, as a run
     never cut short; after the end it does nothing. For this it sets the global
-    seed and switches TensorFlow's op determinism on.
+    seed and, unless `deterministic` is false, switches TensorFlow's op determinism
+    on.
 
     Args:
         model: name of a network; see `keras_resnet.list_models()`.
@@ -84,25 +135,21 @@ def train(
             used, and a new head where the number of classes differs.
         freeze: stages that stay as they are, such as `"conv1..conv4"` or
             `"conv1,conv2"`; their batch normalisation stays in inference mode.
-        stage_rate: learning rate of a stage as a share of that of what follows it:
-            with 0.5 the head learns at the full rate, conv5 at a half, conv4 at a
-            quarter. `None` is 1.
         recipe: key of `keras_resnet.recipes.RECIPES`; `None` chooses by data set,
             and `"finetune"` with weights.
-        epochs: passes over the training images; `None` is the recipe's, as for
-            the next two.
-        batch_size: images in a step, over all replicas together.
-        learning_rate: the highest.
         seed: of the initial weights, the order and the augmentation.
-        strategy: `"one_device"` or `"mirrored"`.
+        strategy: `"one_device"`, `"mirrored"`, `"multi_worker"` or `"tpu"`; see
+            `keras_resnet.strategies.make_strategy`.
         virtual_devices: splits the CPU in that many devices, for trying out.
-        model_dir: the run folder; `None` is `runs/MODEL-DATASET`.
-        checkpoint_every: steps from one checkpoint to the next. A killed run
-            redoes at most that many.
+        model_dir: the run folder; `None` is `runs/MODEL-DATASET`. Several workers
+            share it.
         callbacks: Keras callbacks. Their attributes travel in the checkpoint where
             they are numbers, strings, arrays, or lists and dicts of them.
         verbose: 0 silent, 1 progress bar, 2 one line for each epoch; `None` is 1
             on a terminal, else 2.
+        **changes: fields of `keras_resnet.recipes.Recipe` and `Execution`, such as
+            `epochs`, `batch_size`, `label_smoothing` or `precision`; `None` is the
+            recipe's.
 
     Returns:
         The rows of `metrics.csv`, one dict for each epoch; empty if the run had
@@ -111,50 +158,153 @@ def train(
     Raises:
         InputError: an argument cannot be used, or the run folder holds something
             else.
+        FloatingPointError: the loss is no longer a number.
+        Preempted: SIGTERM came; a checkpoint was written.
+        ConnectionError: another worker is gone.
         OSError: the run folder cannot be written.
     """
-    if checkpoint_every < 1:
-        raise InputError(
-            f"checkpoint_every must be at least 1. Received: {checkpoint_every}"
-        )
+    if verbose is None:
+        verbose = 1 if sys.stdout.isatty() else 2
+    run = _prepare(
+        model, dataset, data_dir, image_size, shortcut, stride_on, weights, freeze,
+        recipe, seed, strategy, virtual_devices, model_dir, changes,
+    )  # fmt: skip
+    if run is None:
+        return []
+    chief = is_chief(run.strategy)
+    if chief:
+        _open_folder(run)
+    folder = RunFolder(run.model_dir, writes=chief)
+    callbacks = [*callbacks, *_callbacks_of(run.recipe), folder]
+    loop = _Loop(run, callbacks)
+    loop.train(verbose if chief else 0)
+    if chief:
+        with loop.step.evaluated():
+            _save(run.network, os.path.join(run.model_dir, "final.keras"))
+        shutil.rmtree(os.path.join(run.model_dir, "checkpoints"), ignore_errors=True)
+    return folder.rows
+
+
+# Steps of a learning-rate range test, and the rates that it begins and ends with.
+RANGE_STEPS, RANGE = 100, (1e-5, 10.0)
+
+
+def find_learning_rate(model="resnet20", dataset="digits", **arguments):
+    """Tries ever higher learning rates (Smith, arXiv:1506.01186, section 3.3).
+
+    The rate grows from step to step by the same factor; the loss falls, and at some
+    rate it blows up. Nothing of this is kept as a run.
+
+    Args:
+        model: see `train`.
+        dataset: see `train`.
+        **arguments: `train`'s; `model_dir` gets `find_lr.csv` and `find_lr.png`,
+            `None` is `runs/MODEL-DATASET-find_lr`.
+
+    Returns:
+        The rates and the smoothed losses, two lists, and the rate at which the loss
+        fell fastest.
+    """
+    names = (
+        "data_dir", "image_size", "shortcut", "stride_on", "weights", "freeze",
+        "recipe",
+    )  # fmt: skip
+    known = [arguments.pop(name, None) for name in names]
+    seed = arguments.pop("seed", 0)
+    strategy = arguments.pop("strategy", "mirrored")
+    virtual_devices = arguments.pop("virtual_devices", 0)
+    model_dir = arguments.pop("model_dir", None)
+    run = _prepare(
+        model, dataset, *known, seed, strategy, virtual_devices, model_dir,
+        {**arguments, "schedule": "cosine"}, suffix="-find_lr",
+    )  # fmt: skip
+    if run is None:
+        raise InputError(f"find_lr needs a folder of its own. Received: {model_dir}")
+    low, high = RANGE
+    rate = keras.optimizers.schedules.ExponentialDecay(low, RANGE_STEPS - 1, high / low)
+    step = Step(run.network, run.strategy, run.recipe, RANGE_STEPS, run.execution, rate)
+    rates = (
+        low * (high / low) ** (np.arange(RANGE_STEPS) / (RANGE_STEPS - 1))
+    ).tolist()
+    batches, losses, mean = None, [], None
+    for number in range(RANGE_STEPS):
+        if batches is None or number % run.steps == 0:
+            batches = _batches(run, run.preprocessing, number, RANGE_STEPS)
+        step.sums.assign(tf.zeros_like(step.sums))
+        step(batches)
+        loss, _, count, *_ = step.sums.numpy()
+        now = loss / count
+        mean = now if mean is None else 0.8 * mean + 0.2 * now
+        losses.append(mean)
+        if not np.isfinite(mean) or mean > 4 * min(losses):
+            break
+    losses = [loss for loss in losses if np.isfinite(loss)]
+    rates = rates[: len(losses)]
+    falls = np.gradient(losses, np.log(rates))
+    best = rates[int(np.argmin(falls))]
+    write_range(run.model_dir, rates, losses, best)
+    print(
+        f"The loss falls fastest at a rate of {best:.2g} and is lowest at "
+        f"{rates[int(np.argmin(losses))]:.2g}; see {run.model_dir}/find_lr.png"
+    )
+    return rates, losses, best
+
+
+def _prepare(
+    model, dataset, data_dir, image_size, shortcut, stride_on, weights, freeze,
+    recipe, seed, strategy, virtual_devices, model_dir, changes, suffix="",
+):  # fmt: skip
+    """Makes a run of `train`'s arguments; `None` if it has ended before."""
     if not 0 <= seed < 2**31:
         raise InputError(f"seed must be from 0 to 2**31 - 1. Received: seed={seed}")
     if keras.config.image_data_format() != "channels_last":
         raise InputError(
             "Training needs Keras's image_data_format to be 'channels_last'"
         )
-    if verbose is None:
-        verbose = 1 if sys.stdout.isatty() else 2
+    known = {field.name for field in dataclasses.fields(Execution)}
+    execution = changed_fields(
+        Execution(),
+        {k: v for k, v in changes.items() if k in known and v is not None},
+    )
+    changes = {k: v for k, v in changes.items() if k not in known}
     keras.utils.set_random_seed(seed)
-    tf.config.experimental.enable_op_determinism()
+    if execution.deterministic:
+        tf.config.experimental.enable_op_determinism()
     strategy_name, strategy = strategy, make_strategy(strategy, virtual_devices)
     replicas = strategy.num_replicas_in_sync
+    if execution.jit_compile and replicas > 1:
+        raise InputError(
+            "jit_compile is for one replica (between virtual CPUs it fails, and on "
+            f"several GPUs nobody has tried it). Received: jit_compile with {replicas} "
+            "replicas"
+        )
 
     variant = find_variant(model)
     images = data.load_dataset(dataset, data_dir)
     if weights is not None:
         weights = os.path.expanduser(os.fspath(weights))
     frozen = parse_stages(freeze, len(variant.blocks)) if freeze else ()
-    if stage_rate is not None and not 0 < stage_rate <= 1:
-        raise InputError(
-            "stage_rate must be above 0 and no more than 1. "
-            f"Received: stage_rate={stage_rate}"
-        )
     preprocessing = _choose_preprocessing(variant, images, image_size)
     recipe_name = recipe or (
         "finetune"
         if weights
         else default_recipe(dataset, photographs=preprocessing.crop < 1)
     )
-    recipe = find_recipe(
-        recipe_name, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate
-    )
-    data.check_batch_size(recipe.batch_size, replicas)
-    steps = data.steps_per_epoch(images.train, recipe.batch_size, replicas)
+    recipe = find_recipe(recipe_name, **changes)
+    if recipe.careful_start and variant.depth < 110:  # The paper's, for deep nets.
+        recipe = dataclasses.replace(recipe, careful_start=False)
+    if recipe.validation:
+        images = data.hold_out(images, recipe.validation)
+    if recipe.test_crop and not images.shape:
+        preprocessing = dataclasses.replace(preprocessing, crop=recipe.test_crop)
+    shares = recipe.shares(replicas)
+    data.check_batch_size(recipe.batch_size, shares)
+    steps = data.steps_per_epoch(images.train, recipe.batch_size, shares)
     if not steps:
         raise InputError(
             f"{replicas} replicas cannot share {len(images.train)} training image(s)"
         )
+    total = recipe.iterations or recipe.epochs * steps
     settings = {
         "model": model.lower(),
         "shortcut": variant.shortcut if shortcut is None else shortcut,
@@ -163,22 +313,28 @@ def train(
         if weights and weights.endswith(ENDINGS)
         else weights,
         "freeze": list(frozen) or None,
-        "stage_rate": stage_rate,
         "dataset": data.resolve_name(dataset),
         "images": [len(images.train), len(images.test)],
         "input_shape": list(preprocessing.shape),
         "recipe": recipe_name,
         **dataclasses.asdict(recipe),
+        **dataclasses.asdict(execution),
         "seed": seed,
         "strategy": strategy_name,
         "replicas": replicas,
     }
-    source = settings["dataset"].removeprefix("folder:").replace(":", "-")
-    where = os.path.basename(source) or "root"
-    model_dir = model_dir or os.path.join("runs", f"{settings['model']}-{where}")
-    if _has_ended(model_dir, settings):
+    settings = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in settings.items()
+    }
+    source = settings["dataset"].partition(":")[2] or settings["dataset"]
+    where = os.path.basename(source).replace(":", "-") or "root"
+    model_dir = model_dir or os.path.join(
+        "runs", f"{settings['model']}-{where}{suffix}"
+    )
+    if not suffix and _has_ended(model_dir, settings):
         print(f"The run in {model_dir} has ended; nothing to do.")
-        return []
+        return None
 
     checkpoint = open_checkpoint(weights, model.lower()) if weights else None
     if checkpoint and (pixels := checkpoint.origin.pixels):
@@ -188,35 +344,25 @@ def train(
             interpolation=pixels.interpolation,
         )
     with strategy.scope():
-        network = _build(settings, images, preprocessing, checkpoint, stride_on)
-        _compile(network, recipe, steps)
+        network, images = _build(settings, images, preprocessing, checkpoint, stride_on)
+    run = _Run(
+        network, strategy, images, preprocessing, recipe, execution, seed, steps,
+        total, settings, model_dir,
+    )  # fmt: skip
     started = f", from {weights}" if weights else ""
     started += f", {' '.join(frozen)} frozen" if frozen else ""
-    print(
-        f"{settings['model']} (shortcut {settings['shortcut']}{started}, "
-        f"{profile(network).parameters:,} parameters) on {dataset}: {len(images.train):,} "
-        f"training and {len(images.test):,} held-out images, "
-        f"{preprocessing.height}x{preprocessing.width}x{preprocessing.channels}, "
-        f"{len(images.classes)} classes; {recipe.epochs} epochs of {steps} steps of "
-        f"{recipe.batch_size}; {strategy_name} on {replicas} replica(s); into {model_dir}"
-    )
-    _open_folder(model_dir, settings, images.classes, preprocessing)
-
-    folder = RunFolder(model_dir)
-    loop = _Loop(
-        network,
-        strategy,
-        images,
-        preprocessing,
-        recipe,
-        stage_rate,
-        seed,
-        [*callbacks, folder],
-    )
-    loop.run(os.path.join(model_dir, "checkpoints"), steps, checkpoint_every, verbose)
-    save_model(network, os.path.join(model_dir, "final.keras"))
-    shutil.rmtree(os.path.join(model_dir, "checkpoints"), ignore_errors=True)
-    return folder.rows
+    if is_chief(strategy):
+        print(
+            f"{settings['model']} (shortcut {settings['shortcut']}{started}, "
+            f"{profile(network).parameters:,} parameters) on {dataset}: "
+            f"{len(images.train):,} training and {len(images.test):,} held-out images, "
+            f"{preprocessing.height}x{preprocessing.width}x{preprocessing.channels}, "
+            f"{len(images.classes)} classes; {recipe_name}, {run.epochs} epochs of "
+            f"{steps} steps of {recipe.batch_size}, rate {recipe.learning_rate:g}; "
+            f"{strategy_name} on {replicas} replica(s); into {model_dir}",
+            flush=True,
+        )
+    return run
 
 
 def parse_stages(text, count):
@@ -232,20 +378,20 @@ def parse_stages(text, count):
     Raises:
         InputError: the network has no such stage.
     """
-    stages = [f"conv{i}" for i in range(1, count + 2)]
+    known = [f"conv{i}" for i in range(1, count + 2)]
     found = set()
     for part in text.replace(" ", "").split(","):
         ends = part.split("..")
         for end in ends:
-            choose("stage", end, stages)
-        first, last = stages.index(ends[0]), stages.index(ends[-1])
+            choose("stage", end, known)
+        first, last = known.index(ends[0]), known.index(ends[-1])
         if len(ends) > 2 or first > last:
             raise InputError(
                 "Stages are named as conv1, conv1,conv2 or conv1..conv3. "
                 f"Received: freeze={text!r}"
             )
-        found.update(stages[first : last + 1])
-    return tuple(stage for stage in stages if stage in found)
+        found.update(known[first : last + 1])
+    return tuple(stage for stage in known if stage in found)
 
 
 def _choose_preprocessing(variant, images, image_size):
@@ -275,7 +421,7 @@ def _has_ended(model_dir, settings):
     differ = [
         f"{key} (began with {began.get(key)!r}, now {settings.get(key)!r})"
         for key in {**began, **settings}
-        if began.get(key) != settings.get(key)
+        if began.get(key) != settings.get(key) and key not in FREE
     ]
     if differ:
         raise InputError(
@@ -285,21 +431,22 @@ def _has_ended(model_dir, settings):
     return os.path.exists(os.path.join(model_dir, "final.keras"))
 
 
-def _open_folder(model_dir, settings, classes, preprocessing):
+def _open_folder(run):
     try:
-        os.makedirs(model_dir, exist_ok=True)
-        write_record(model_dir, settings, classes, preprocessing)
+        os.makedirs(run.model_dir, exist_ok=True)
+        write_record(run.model_dir, run.settings, run.images.classes, run.preprocessing)
     except OSError as error:
         raise InputError(
             "model_dir must be a folder that can be written. "
-            f"Received: {model_dir!r} ({error.strerror})"
+            f"Received: {run.model_dir!r} ({error.strerror})"
         ) from None
 
 
 def _build(settings, images, preprocessing, checkpoint=None, stride_on=None):
-    """The network behind a layer that normalises raw pixels.
+    """The network behind a layer that normalises raw pixels, and the images.
 
-    With weights that layer is theirs.
+    With weights that layer is theirs. Damaged images among those that the mean is
+    taken of are replaced, as in training.
 
     The paper subtracts each pixel's mean; this subtracts each channel's and
     divides by its standard deviation, both over (up to 1,000 of) the training
@@ -309,6 +456,8 @@ def _build(settings, images, preprocessing, checkpoint=None, stride_on=None):
         "classes": len(images.classes),
         "shortcut": settings["shortcut"],
         "stride_on": stride_on,
+        "stochastic_depth": settings.get("stochastic_depth"),
+        "zero_gamma": settings.get("zero_gamma"),
     }
     if checkpoint:
         if checkpoint.origin.pixels is None:
@@ -323,31 +472,39 @@ def _build(settings, images, preprocessing, checkpoint=None, stride_on=None):
             **options,
         )
         _renew_head(network, checkpoint, images.classes)
-        _describe(network, settings, images, preprocessing)
-        return network
-    count = min(1000, len(images.train))
-    sample = images.train.take(np.linspace(0, len(images.train) - 1, count).astype(int))
-    try:
-        mean, variance = statistics(data.load_views(sample, preprocessing))
-    except tf.errors.OpError:
-        data.refuse_damaged(images.train, preprocessing)
-        raise
-    image = keras.Input(preprocessing.shape, name="image")
-    normalised = keras.layers.Normalization(
-        axis=channel_axis(), mean=mean, variance=variance, name="normalization"
-    )(image)
-    network = ResNet(settings["model"], input_tensor=normalised, **options)
-    _describe(network, settings, images, preprocessing)
-    return network
-
-
-def _describe(network, settings, images, preprocessing):
-    """Freezes what is to be, and notes what travels with the weights."""
-    _freeze(network, settings.get("freeze") or ())
+    else:
+        count = min(1000, len(images.train))
+        places = np.linspace(0, len(images.train) - 1, count).astype(int)
+        try:
+            views = data.load_views(images.train.take(places), preprocessing)
+        except tf.errors.OpError:
+            train = data.replace_damaged(images.train, preprocessing, places)
+            images = dataclasses.replace(images, train=train)
+            views = data.load_views(train.take(places), preprocessing)
+        mean, variance = statistics(views)
+        image = keras.Input(preprocessing.shape, name="image")
+        normalised = keras.layers.Normalization(
+            axis=channel_axis(), mean=mean, variance=variance, name="normalization"
+        )(image)
+        network = ResNet(settings["model"], input_tensor=normalised, **options)
+    # A frozen BatchNormalization of Keras uses and keeps its moving statistics in
+    # training too.
+    for layer, number in stages(network):
+        if f"conv{number}" in (settings.get("freeze") or ()):
+            layer.trainable = False
     pixels = pixels_of(network)._replace(
         crop=preprocessing.crop, interpolation=preprocessing.interpolation
     )
     network.origin = Origin("", pixels, images.classes, settings["model"])
+    # For `evaluate` of the saved network, and so that `fit` goes on with it.
+    network.compile(
+        "sgd", "sparse_categorical_crossentropy", metrics=["accuracy"]
+    )
+    # `fit` would make the metrics, of which EarlyStopping and ReduceLROnPlateau
+    # ask whether more is better.
+    network.compute_metrics(None, np.zeros(1), np.zeros((1, network.output_shape[-1])))
+    network.reset_metrics()
+    return network, images
 
 
 def _renew_head(network, checkpoint, classes):
@@ -367,236 +524,326 @@ def _renew_head(network, checkpoint, classes):
     head.bias.assign(keras.ops.zeros_like(head.bias))
 
 
-def _stages(network):
-    """Yields each layer with the number of its stage: conv1 is 1, the head the last."""
-    layers = flat_layers(network)
-    numbers = [re.match(r"conv(\d+)_", layer.name) for layer in layers]
-    last = max(int(number[1]) for number in numbers if number)
-    for layer, number in zip(layers, numbers, strict=True):
-        if number:
-            yield layer, int(number[1])
-        else:  # What follows a pre-activation net's last stage belongs to it.
-            yield layer, last if layer.name.startswith("post_") else last + 1
-
-
-def _freeze(network, stages):
-    """Keeps stages as they are.
-
-    A frozen `BatchNormalization` of Keras uses and keeps its moving statistics in
-    training too.
-    """
-    for layer, number in _stages(network):
-        if f"conv{number}" in stages:
-            layer.trainable = False
-
-
-def _rates(network, stage_rate):
-    """Learning rate of each trainable variable, as a share of the head's."""
-    stages = list(_stages(network))
-    head = max(number for _, number in stages)
-    shares = {
-        id(variable): stage_rate ** (head - number)
-        for layer, number in stages
-        for variable in layer.trainable_variables
-    }
-    return [shares[id(variable)] for variable in network.trainable_variables]
-
-
-def _compile(network, recipe, steps):
-    """Gives the network its optimizer; `fit` and `evaluate` work with it too."""
-    total = recipe.epochs * steps
-    warmup = round(recipe.warmup * total)
-    if recipe.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(
-            0.0 if warmup else recipe.learning_rate,
-            total - warmup,
-            warmup_target=recipe.learning_rate if warmup else None,
-            warmup_steps=warmup,
+def _callbacks_of(recipe):
+    """The callbacks by which a recipe reacts to how the training goes."""
+    found = []
+    if recipe.schedule == "plateau":
+        found.append(
+            keras.callbacks.ReduceLROnPlateau(
+                "val_accuracy", factor=0.1, patience=recipe.patience, min_delta=0.0
+            )
         )
-    else:
-        rate = keras.optimizers.schedules.PiecewiseConstantDecay(
-            [total // 2, total * 3 // 4],
-            [recipe.learning_rate / divisor for divisor in (1, 10, 100)],
+    if recipe.early_stopping:
+        found.append(
+            keras.callbacks.EarlyStopping(
+                "val_accuracy", patience=recipe.early_stopping
+            )
         )
-    network.compile(
-        # With a name, since a checkpoint holds the names of its slots.
-        optimizer=keras.optimizers.SGD(rate, momentum=recipe.momentum, name="sgd"),
-        loss="sparse_categorical_crossentropy",
-        metrics=["accuracy"],
+    return found
+
+
+def _tensorboard(run):
+    try:
+        import tensorboard  # noqa: F401
+    except ModuleNotFoundError:
+        raise InputError(
+            "tensorboard needs its package: pip install 'keras-resnet-zoo[tensorboard]'. "
+            "Received: tensorboard=True"
+        ) from None
+    return keras.callbacks.TensorBoard(
+        os.path.join(run.model_dir, "tensorboard"), update_freq="epoch"
     )
-    network.optimizer.build(network.trainable_variables)
-    # `fit` would make the metrics, of which EarlyStopping and ReduceLROnPlateau
-    # ask whether more is better.
-    network.compute_metrics(None, np.zeros(1), np.zeros((1, network.output_shape[-1])))
-    network.reset_metrics()
 
 
-def make_train_step(network, strategy, weight_decay, stage_rate=None):
-    """Makes the training step.
+def _save(network, path):
+    """Saves the network without the optimizer, which is the run's."""
+    kept, network.optimizer = network.optimizer, keras.optimizers.SGD()
+    try:
+        save_model(network, path)
+    finally:
+        network.optimizer = kept
 
-    Args:
-        network: a compiled `keras.Model`.
-        strategy: in whose scope it was made.
-        weight_decay: of every kernel, coupled (see `keras_resnet.recipes`).
-        stage_rate: see `train`. The gradients are scaled by it, which is the same
-            as scaling the rate for SGD, with momentum and coupled decay too.
 
-    Returns:
-        A function of an iterator over training batches (see
-        `keras_resnet.data.training_batches`) that takes one step, and the
-        variable [summed loss, right answers, images] that it adds to.
-    """
-    replicas = strategy.num_replicas_in_sync
-    variables = network.trainable_variables
-    decay = [weight_decay / replicas if v.name == "kernel" else 0.0 for v in variables]
-    rates = _rates(network, stage_rate or 1.0)
-    sums = tf.Variable(tf.zeros(3, tf.float64))
+def _batches(run, preprocessing, start, stop):
+    return iterate(run.strategy, _dataset(run, preprocessing, start, stop))
 
-    def replica_step(images, labels, weights):
-        with tf.GradientTape() as tape:
-            probabilities = network(images, training=True)
-            losses = keras.losses.sparse_categorical_crossentropy(labels, probabilities)
-            loss = tf.reduce_sum(losses * tf.cast(weights, losses.dtype))
-        gradients = tape.gradient(loss, [v.value for v in variables])
-        # The optimizer sums the gradients over the replicas, each of which has
-        # its share of the decay.
-        gradients = [
-            g + d * v.value if d else g
-            for g, d, v in zip(gradients, decay, variables, strict=True)
-        ]
-        gradients = [
-            g * rate if rate != 1 else g
-            for g, rate in zip(gradients, rates, strict=True)
-        ]
-        network.optimizer.apply(gradients, variables)
-        right = keras.metrics.sparse_categorical_accuracy(labels, probabilities)
-        return tf.stack(
-            [tf.reduce_sum(tf.cast(each, tf.float64)) for each in (losses, right)]
-            + [tf.cast(tf.size(labels), tf.float64)]
-        )
 
-    @tf.function
-    def step(batches):
-        synchronize = (
-            synchronized(network) if replicas > 1 else contextlib.nullcontext()
-        )
-        with synchronize:
-            result = strategy.run(replica_step, args=next_batch(strategy, batches))
-        sums.assign_add(strategy.reduce("SUM", result, axis=None))
+def _dataset(run, preprocessing, start, stop):
+    strategy = run.strategy
+    return data.training_batches(
+        run.images.train,
+        preprocessing,
+        run.recipe,
+        strategy.num_replicas_in_sync,
+        run.seed,
+        start,
+        stop,
+        here=local_replicas(strategy),
+        classes=len(run.images.classes),
+        mean=pixels_of(run.network).mean,
+        service=run.execution.data_service,
+    )
 
-    return step, sums
+
+class _Stop(Exception):
+    """SIGTERM came."""
 
 
 class _Loop:
     """Takes the steps, drives the callbacks, keeps the checkpoints."""
 
-    def __init__(
-        self,
-        network,
-        strategy,
-        images,
-        preprocessing,
-        recipe,
-        stage_rate,
-        seed,
-        callbacks,
-    ):
-        self.network = network
-        self.strategy = strategy
-        self.images = images
-        self.preprocessing = preprocessing
-        self.recipe = recipe
-        self.seed = seed
-        self.callbacks = callbacks
-        self.step, self.sums = make_train_step(
-            network, strategy, recipe.weight_decay, stage_rate
+    def __init__(self, run, callbacks):
+        self.run, self.callbacks = run, callbacks
+        self.step = Step(
+            run.network, run.strategy, run.recipe, run.total, run.execution
         )
-        self.evaluate = Evaluator(
-            network, images.test, preprocessing, recipe.batch_size, strategy
+        run.network.optimizer = self.step.optimizer
+        self.workers = worker_count(run.strategy)
+        places = np.arange(
+            worker_index(run.strategy), len(run.images.test), self.workers
         )
+        local = len(local_replicas(run.strategy))
+        self.evaluator = Evaluator(
+            run.network,
+            run.images.test.take(places),
+            run.preprocessing,
+            -(-run.recipe.batch_size // self.workers // local) * local,
+            run.strategy,
+        )
+        self.progress = Progress(callbacks)
+        self.checkpoints = Checkpoints(
+            os.path.join(run.model_dir, "checkpoints"),
+            run.network,
+            self.step,
+            self.progress,
+            run.execution.keep_checkpoints,
+        )
+        self.batches, self.batches_end = None, 0
+        self.stopping = False
 
-    def run(self, directory, steps, checkpoint_every, verbose):
+    def train(self, verbose):
         """Trains to the end, from the last checkpoint if there is one."""
-        progress = Progress(self.callbacks)
-        checkpoints = Checkpoints(directory, self.network, self.sums, progress)
+        run, progress = self.run, self.progress
+        chief = is_chief(run.strategy)
+        # Not among those whose state a checkpoint holds: it may come and go.
+        watching = [_tensorboard(run)] if run.execution.tensorboard and chief else []
         callbacks = keras.callbacks.CallbackList(
-            self.callbacks,
+            [*self.callbacks, *watching],
             add_progbar=verbose == 1,
-            model=self.network,
+            model=run.network,
             verbose=verbose,
-            epochs=self.recipe.epochs,
-            steps=steps,
+            epochs=run.epochs,
+            steps=run.steps,
         )
         callbacks.on_train_begin()
-        self.network.stop_training = False
-        if checkpoints.restore():
-            print(
-                f"Resuming after step {progress.step} of {self.recipe.epochs * steps}."
-            )
-        batches = self._batches(progress.step, steps)
+        run.network.stop_training = False
+        if self.checkpoints.restore():
+            if chief:
+                print(
+                    f"Resuming after step {progress.step} of {run.total}.", flush=True
+                )
+        else:
+            self.step.average()
+            if chief:
+                _draw_batch(run)
+        with self._told_to_stop():
+            try:
+                self._take_epochs(callbacks, verbose)
+            except _Stop:
+                self._save()
+                callbacks.on_train_end()
+                raise Preempted(
+                    f"Stopped by SIGTERM after step {progress.step} of {run.total}; the "
+                    "same command resumes"
+                ) from None
+            except tf.errors.OpError as error:
+                if self.workers > 1 and lost_worker(error):
+                    raise ConnectionError(
+                        f"A worker is gone, after step {progress.step} of {run.total} or "
+                        "a little later. Start all of them again with the same command; "
+                        "they resume from the last checkpoint"
+                    ) from error
+                raise
+        callbacks.on_train_end()
+
+    @contextlib.contextmanager
+    def _told_to_stop(self):
+        """SIGTERM, by which machines are taken away, ends the run between two steps."""
+
+        def stop(*_):
+            self.stopping = True
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _take_epochs(self, callbacks, verbose):
+        run, progress, network = self.run, self.progress, self.run.network
         resuming = progress.step > 0
-        for epoch in range(
-            (progress.step - 1) // steps if resuming else 0, self.recipe.epochs
-        ):
+        for epoch in range(max(0, progress.step - 1) // run.steps, run.epochs):
             callbacks.on_epoch_begin(epoch)
             if resuming:
                 progress.restore_callbacks()
             else:
-                self.sums.assign(tf.zeros_like(self.sums))
+                self.step.sums.assign(tf.zeros_like(self.step.sums))
             resuming = False
-            shown = 0.0
-            while progress.step < (epoch + 1) * steps:
-                batch = progress.step - epoch * steps
+            begun, began_at, shown = time.monotonic(), progress.step, 0.0
+            end = min((epoch + 1) * run.steps, run.total)
+            while progress.step < end and not network.stop_training:
+                batch = progress.step - epoch * run.steps
                 callbacks.on_train_batch_begin(batch)
-                self._take_step(batches)
-                progress.step += 1
+                count = self._take_steps(epoch, end)
                 # Reading the sums waits for the device: ten times a second.
                 if time.monotonic() - shown > 0.1:
-                    logs, shown = self._logs(), time.monotonic()
-                callbacks.on_train_batch_end(batch, logs)
-                if self.network.stop_training:  # At once, as in `fit`.
+                    logs, shown = self._logs(epoch), time.monotonic()
+                callbacks.on_train_batch_end(batch + count - 1, logs)
+                if network.stop_training:  # At once, as in `fit`.
                     break
-                if progress.step % checkpoint_every == 0:
-                    checkpoints.save(progress.step)
-            held_out = {f"val_{key}": value for key, value in self.evaluate().items()}
-            rate = float(
-                keras.ops.convert_to_numpy(self.network.optimizer.learning_rate)
-            )
-            logs = {
-                **self._logs(),
-                "val_loss": held_out["val_loss"],
-                "val_accuracy": held_out["val_accuracy"],
-                "learning_rate": rate,
-            }
-            callbacks.on_epoch_end(epoch, logs)
+                self._stop_if_told()
+                if progress.step % run.execution.checkpoint_every == 0:
+                    self._logs(epoch)
+                    self._save()
+            logs = self._logs(epoch)
+            took = time.monotonic() - begun
+            with self.step.evaluated():
+                rate = keras.ops.convert_to_numpy(network.optimizer.learning_rate)
+                logs = {**logs, **self._held_out(), "learning_rate": float(rate)}
+                callbacks.on_epoch_end(epoch, logs)
             if verbose == 2:
                 values = " - ".join(
                     f"{key}: {value:.4f}" for key, value in logs.items()
                 )
-                print(f"epoch {epoch + 1}/{self.recipe.epochs} - {values}", flush=True)
-            if self.network.stop_training:
+                done = progress.step - began_at
+                print(
+                    f"epoch {epoch + 1}/{run.epochs} - {values} - "
+                    f"{done * run.recipe.batch_size / took:.0f} images/s - "
+                    f"{_duration((run.total - progress.step) * took / max(1, done))} left",
+                    flush=True,
+                )
+            if network.stop_training:
                 break
-        callbacks.on_train_end()
 
-    def _batches(self, start, steps):
-        batches = data.training_batches(
-            self.images.train,
-            self.preprocessing,
-            self.recipe,
-            self.strategy.num_replicas_in_sync,
-            self.seed,
-            start,
-            self.recipe.epochs * steps,
+    def _take_steps(self, epoch, end):
+        """Takes as many steps as the device may without Python; returns the number."""
+        run, progress = self.run, self.progress
+        if self.batches is None or progress.step == self.batches_end:
+            self._open_batches()
+        every = run.execution.checkpoint_every
+        count = min(
+            run.execution.steps_per_execution,
+            min(end, self.batches_end) - progress.step,
+            every - progress.step % every,
         )
-        return iter(batches)
-
-    def _take_step(self, batches):
+        if self.workers > 1:
+            self.step.asks_to_stop.assign(float(self.stopping))
         try:
-            self.step(batches)
-        except tf.errors.OpError:
-            data.refuse_damaged(self.images.train, self.preprocessing)
-            raise
+            self.step(self.batches, count)
+        except tf.errors.OpError as error:
+            if self.workers > 1:
+                if not lost_worker(error):
+                    data.refuse_damaged(run.images.train, run.preprocessing)
+                raise
+            done = int(self.step.sums.numpy()[3])
+            count = epoch * run.steps + done - progress.step
+            self._replace_damaged(progress.step + count)
+        progress.step += count
+        return count
 
-    def _logs(self):
-        loss, right, count = self.sums.numpy().tolist()
+    def _open_batches(self):
+        """From the next step on, up to where images of another size begin."""
+        run, step = self.run, self.progress.step
+        preprocessing, self.batches_end = run.preprocessing, run.total
+        if sizes := run.recipe.sizes:
+            part = step * len(sizes) // run.total
+            self.batches_end = -(-(part + 1) * run.total // len(sizes))
+            preprocessing = dataclasses.replace(
+                preprocessing, height=sizes[part], width=sizes[part]
+            )
+        self.batches = _batches(run, preprocessing, step, self.batches_end)
+
+    def _replace_damaged(self, step):
+        """Goes on without the images of a step that cannot be decoded."""
+        run = self.run
+        places = data.places_of_step(
+            run.images.train,
+            run.recipe,
+            run.strategy.num_replicas_in_sync,
+            run.seed,
+            step,
+        )
+        train = data.replace_damaged(run.images.train, run.preprocessing, places)
+        run.images = dataclasses.replace(run.images, train=train)
+        self.batches = None
+
+    def _stop_if_told(self):
+        told = self.stopping
+        if self.workers > 1:  # All of them, after the same step.
+            told = self.step.sums.numpy()[4] > 0
+        if told:
+            raise _Stop
+
+    def _save(self):
+        if not self.step.is_finite():
+            raise FloatingPointError(
+                f"The weights are no longer numbers after step {self.progress.step}; "
+                f"{self._last_good()}"
+            )
+        if is_chief(self.run.strategy):
+            self.checkpoints.save(self.progress.step)
+
+    def _logs(self, epoch):
+        loss, right, count, good, _ = self.step.sums.numpy().tolist()
+        if not math.isfinite(loss):
+            step = epoch * self.run.steps + int(good) + 1
+            rate = self.run.network.optimizer.learning_rate
+            rate = float(keras.ops.convert_to_numpy(rate))
+            raise FloatingPointError(
+                f"The loss of step {step} is no longer a number, at a learning rate of "
+                f"{rate:.3g}; {self._last_good()}"
+            )
         return {"loss": loss / count, "accuracy": right / count}
+
+    def _last_good(self):
+        path = self.checkpoints.newest()
+        if path is None:
+            return "there is no checkpoint before it. A lower learning_rate may help"
+        return f"the last good checkpoint is {path}. A lower learning_rate may help"
+
+    def _held_out(self):
+        """Loss and accuracy on the held-out images, of all workers together."""
+
+        def between_steps():
+            if self.stopping and self.workers == 1:
+                raise _Stop
+
+        found = self.evaluator.predict(between_steps).summary()
+        loss, accuracy, count = found["loss"], found["accuracy"], found["images"]
+        if self.workers > 1:
+            sums = tf.constant([loss * count, accuracy * count, count], tf.float64)
+            loss, right, count = total(self.run.strategy, sums).numpy()
+            loss, accuracy = float(loss / count), float(right / count)
+        return {"val_loss": loss, "val_accuracy": accuracy}
+
+
+def _draw_batch(run):
+    """Leaves a picture of the first training batch, as the network gets it."""
+    sizes = run.recipe.sizes
+    size = {"height": sizes[0], "width": sizes[0]} if sizes else {}
+    preprocessing = dataclasses.replace(run.preprocessing, **size)
+    try:
+        images, labels, _ = next(iter(_dataset(run, preprocessing, 0, 1)))
+    except tf.errors.OpError:
+        return  # The first step will say which image is damaged.
+    write_batch(run.model_dir, images.numpy(), labels.numpy(), run.images.classes)
+
+
+def _duration(seconds):
+    """Such as 3:05 or 2:03:05."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

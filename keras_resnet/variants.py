@@ -47,6 +47,11 @@ class Variant:
             arXiv:1611.05431).
         group_width: channels of each group in the first stage, where the stem
             has 64 (ResNeXt; Wide ResNet, arXiv:1605.07146, has one wide group).
+        zero_gamma: whether a block begins as its shortcut: the last scale of its
+            branch is 0 (arXiv:1706.02677). For nets without pre-activation.
+        stochastic_depth: probability that training leaves the last block's branch
+            out for an image; of earlier ones in proportion (arXiv:1603.09382). What
+            is left is scaled up, as by dropout, so that nothing changes afterwards.
     """
 
     block: str
@@ -61,6 +66,8 @@ class Variant:
     se: bool = False
     groups: int = 1
     group_width: int = 64
+    zero_gamma: bool = False
+    stochastic_depth: float = 0.0
 
     @property
     def depth(self) -> int:
@@ -94,7 +101,7 @@ class Variant:
         changes = {k: v for k, v in changes.items() if v is not None}
         for field, accepted in _ACCEPTED.items():
             choose(field, changes.get(field, getattr(self, field)), accepted)
-        for field in ("preact", "avg_down", "se"):
+        for field in ("preact", "avg_down", "se", "zero_gamma"):
             if (value := changes.get(field, False)) not in (False, True):
                 raise InputError(
                     f"{field} must be True or False. Received: {field}={value!r}"
@@ -106,11 +113,26 @@ class Variant:
                     f"{field} must be a whole number of at least 1. "
                     f"Received: {field}={value!r}"
                 )
+        if not 0 <= (rate := changes.get("stochastic_depth", 0)) < 1:
+            raise InputError(
+                "stochastic_depth must be from 0 to below 1. "
+                f"Received: stochastic_depth={rate!r}"
+            )
         row = dataclasses.replace(self, **changes)
         if self.shortcut == "none" != row.shortcut:
             raise InputError(
                 "A plain net has no shortcuts; take the ResNet of the same depth. "
                 f"Received: shortcut={row.shortcut!r}"
+            )
+        if row.preact and row.zero_gamma:
+            raise InputError(
+                "A pre-activation net's branches do not end in a normalisation, whose "
+                "scale could be 0. Received: zero_gamma=True"
+            )
+        if row.stochastic_depth and row.shortcut == "none":
+            raise InputError(
+                "Without shortcuts no branch can be left out. Received: "
+                f"stochastic_depth={row.stochastic_depth}, shortcut='none'"
             )
         if row.block == "basic" and (row.groups, row.group_width) != (1, 64):
             raise InputError(

@@ -7,14 +7,14 @@ import pickle
 import re
 import zipfile
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
 
 from keras_resnet import layouts
 from keras_resnet.blocks import flat_layers
-from keras_resnet.errors import InputError
+from keras_resnet.errors import InputError, some
 
 ENDINGS = (".weights.h5", ".keras", ".safetensors", ".npz", ".h5", ".pth", ".th")
 
@@ -463,10 +463,3 @@ def unreadable(path, what, error):
 def reason_of(error):
     """The first line of an error."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-def some(names: Any, most=4):
-    """The first few of some names, as text."""
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(map(str, names[:most]))}{more}"
