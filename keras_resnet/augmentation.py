@@ -21,8 +21,8 @@ import tensorflow as tf
 from keras_resnet.errors import InputError
 from keras_resnet.preprocessing import _cover
 
-# Standard deviations of ImageNet's colours along their principal axes (the columns,
-# RGB) for pixels from 0 to 1, as fb.resnet.torch has them (datasets/imagenet.lua).
+# Eigenvalues and eigenvectors (columns; rows are R, G, B) of ImageNet's colours, for
+# pixels from 0 to 1, as fb.resnet.torch has them (datasets/imagenet.lua).
 _PCA_VALUES = (0.2175, 0.0188, 0.0045)
 _PCA_VECTORS = (
     (-0.5675, 0.7192, 0.4009),
@@ -182,7 +182,7 @@ def pca_colour(image, seed, std=0.1):
     Args:
         image: uint8 tensor (height, width, channels); a grey one is not changed.
         seed: integer tensor (2,).
-        std: standard deviation of the shift along an axis, in those of the colours.
+        std: standard deviation of the random factor of each eigenvalue.
 
     Returns:
         uint8 tensor (height, width, channels), rounded and clipped.
@@ -219,8 +219,9 @@ def _starts(image):
     return 256 * tf.range(image.shape[-1])
 
 
-# Operations: from an image, how much of it, and how to move pixels (`_warp`). All give
-# what Pillow gives, to the level, but for bilinear interpolation.
+# Operations: functions of an image, an amount and how to move pixels (`_warp`). All give
+# what Pillow gives, to the level, but for bilinear interpolation. Tables of 256 entries
+# only where arithmetic would round otherwise: looking pixels up takes longer.
 
 
 def _identity(image, *_):
@@ -331,11 +332,11 @@ def _warp(image, matrix, bilinear, fill):
     """Moves the pixels of an image, as Pillow's affine transform does.
 
     Args:
-        image: uint8 tensor (height, width, channels), sides below 32768 pixels.
+        image: uint8 tensor (height, width, channels), sides below 10000 pixels.
         matrix: (a, b, c, d, e, f): what comes to (x, y) was at (ax + by + c,
             dx + ey + f), in pixels; the centre of the first pixel is (0.5, 0.5).
-        bilinear: whether to interpolate, which is true to Pillow's to a level, or to
-            take the nearest pixel, which is exact.
+        bilinear: whether to interpolate, which gives Pillow's pixels to a level but
+            for a few at the border, or to take the nearest pixel, which is exact.
         fill: the colour of what comes from outside.
 
     Returns:

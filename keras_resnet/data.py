@@ -320,8 +320,8 @@ def _tfds(name, data_dir, only_test):
             f"prepared as tfrecord files. Received: dataset={name!r} in the format "
             f"{builder.info.file_format.value}"
         )
-    test = _records(splits[held_out].filepaths)
-    train = test.take([]) if only_test else _records(splits["train"].filepaths)
+    test = _records(splits[held_out].filepaths, 0)
+    train = test.take([]) if only_test else _records(splits["train"].filepaths, 0)
     return Dataset(name, classes, train, test, None)
 
 
@@ -334,24 +334,20 @@ def _memory():
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _records(paths):
-    """The images and labels in TFRecord files."""
+def _records(paths, first_label=None):
+    """The images and labels in TFRecord files; `first_label` stands for class 0."""
     paths = list(map(os.fspath, paths))
     with progress("indexing", len(paths)) as advance:
-        found = records.index(paths, on_file=advance)
-    if found.damaged:
-        print(
-            f"{len(found.damaged)} records are damaged and left out: "
-            f"{', '.join(found.damaged[:5])}",
-            file=sys.stderr,
-        )
+        found = records.index(paths, first_label, on_file=advance)
     return Split(np.arange(len(found)), found.labels, records=found)
 
 
 def _tfrecord(name, only_test):
     parts = records.find(name, only_test)
-    test = _records(parts["test"])
-    train = test.take([]) if only_test else _records(parts["train"])
+    # A part that is held out may lack the first class.
+    train = _records(parts["train"]) if parts["train"] else None
+    test = _records(parts["test"], train.records.first_label if train else None)
+    train = train or test.take([])
     count = 1 + max(map(int, (*train.labels, *test.labels)))
     classes = records.read_class_names(name)
     classes = classes or tuple(f"class {i}" for i in range(count))

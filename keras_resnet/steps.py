@@ -11,7 +11,7 @@ import re
 import keras
 import tensorflow as tf
 
-from keras_resnet.batch_norm import synchronized
+from keras_resnet.batch_norm import fused, synchronized
 from keras_resnet.blocks import flat_layers
 from keras_resnet.optimizers import all_finite, make_optimizer
 from keras_resnet.recipes import Execution
@@ -123,9 +123,7 @@ class Step:
         averages: of the network's variables, with `recipe.ema`, else none.
     """
 
-    def __init__(
-        self, network, strategy, recipe, steps, execution=None, rate=None
-    ):
+    def __init__(self, network, strategy, recipe, steps, execution=None, rate=None):
         self._network, self._strategy = network, strategy
         self._recipe = recipe
         self._execution = execution = execution or Execution()
@@ -211,8 +209,7 @@ class Step:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_logits(network))
             stack.enter_context(_mixed(network, self._execution.precision))
-            if shared:
-                stack.enter_context(synchronized(network))
+            stack.enter_context(synchronized(network) if shared else fused(network))
             replica_step = lambda *batch: self._replica_step(network, *batch)  # noqa: E731
             if self._execution.jit_compile:
                 replica_step = tf.function(replica_step, jit_compile=True)

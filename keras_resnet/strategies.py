@@ -1,12 +1,28 @@
-"""Names for tf.distribute strategies."""
+"""Names for tf.distribute strategies, and what a training loop asks of them."""
 
+import contextlib
 import functools
+import glob
+import json
+import os
+import socket
+import time
 
 import tensorflow as tf
+from tensorflow.python.distribute.cluster_resolver.slurm_cluster_resolver import (
+    expand_hostlist,
+    expand_tasks_per_node,
+)
 
 from keras_resnet.errors import InputError, choose
 
-STRATEGIES = ("one_device", "mirrored")
+STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
+
+# Seconds that a worker waits for the others to be started.
+START_TIMEOUT = 300
+
+# Of the workers that Slurm or Kubernetes start, and the ports from there on.
+PORT = 12000
 
 
 def make_strategy(name, virtual_devices=0):
@@ -15,6 +31,9 @@ def make_strategy(name, virtual_devices=0):
     Args:
         name: `"one_device"`: the first GPU, or else the CPU. `"mirrored"`: one
             replica on each GPU, or else on each (virtual) CPU device.
+            `"multi_worker"`: as many processes as TF_CONFIG, Slurm or Kubernetes
+            say, with one replica on each GPU that a process sees, or else one on
+            its CPU. `"tpu"`: one replica on each core of the TPU.
         virtual_devices: splits the CPU in that many devices and uses them, for
             trying out; 0 leaves it whole. Only before TensorFlow has run
             anything.
@@ -23,9 +42,19 @@ def make_strategy(name, virtual_devices=0):
         A `tf.distribute.Strategy`.
 
     Raises:
-        InputError: this machine cannot give that strategy.
+        InputError: this machine cannot give that strategy, or its workers did not
+            all start within START_TIMEOUT.
     """
     choose("strategy", name, STRATEGIES)
+    if virtual_devices and name not in ("one_device", "mirrored"):
+        raise InputError(
+            "virtual_devices are for one_device and mirrored. "
+            f"Received: strategy={name!r}, virtual_devices={virtual_devices}"
+        )
+    if name == "multi_worker":
+        return _multi_worker(*_cluster())
+    if name == "tpu":
+        return _tpu()
     if virtual_devices:
         _split_cpu(virtual_devices)
     kind = (
@@ -47,43 +76,45 @@ def _strategy(name, devices):
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduce)
 
 
+@functools.cache  # As above; and a process joins its cluster once.
+def _multi_worker(addresses, index):
+    _await_workers(addresses, index)
+    gpus = len(tf.config.list_physical_devices("GPU"))
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(addresses)}),
+        task_type="worker",
+        task_id=index,
+        num_accelerators={"GPU": gpus},
+        rpc_layer="grpc",
+    )
+    return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+
+
 def next_batch(strategy, batches):
     """Takes one element for each replica, within a `tf.function`.
 
-    Distributed data sets of tf.distribute are not used: making one sets malloc to
-    return memory to the system at once (TensorFlow 2.21, GeneratorDatasetOp), which
-    made the steps of ResNet-50 on a CPU twice as long.
-
     Args:
         strategy: a `tf.distribute.Strategy`.
-        batches: iterator over a `tf.data.Dataset` with an element for each replica.
+        batches: what `iterate` returned; or any iterator over a `tf.data.Dataset`
+            with an element for each replica of this process.
 
     Returns:
         What `strategy.run` takes as its arguments.
     """
+    if isinstance(batches, tf.distribute.DistributedIterator):
+        return next(batches)
     return strategy.experimental_distribute_values_from_function(
         lambda context: next(batches)
     )
 
 
-def _split_cpu(parts):
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    split = [tf.config.LogicalDeviceConfiguration()] * parts
-    try:
-        tf.config.set_logical_device_configuration(cpu, split)
-    except RuntimeError:
-        now = len(tf.config.list_logical_devices("CPU"))
-        if now != parts:
-            raise InputError(
-                "The CPU can be split only before TensorFlow has run anything; it has "
-                f"{now} device(s) now. Received: virtual_devices={parts}"
-            ) from None
-
-
 def iterate(strategy, batches):
     """Returns an iterator for `next_batch`.
 
-    On GPUs each replica's next batch is copied there ahead of time.
+    On GPUs each replica's next batch is copied there ahead of time, by a distributed
+    data set. On CPUs there is none: making one sets malloc to return memory to the
+    system at once (TensorFlow 2.21, GeneratorDatasetOp), which made the steps of
+    ResNet-50 twice as long.
 
     Args:
         strategy: a `tf.distribute.Strategy`.
@@ -105,32 +136,199 @@ def total(strategy, values):
     return reduced()
 
 
-def local_replicas(strategy):
-    """Returns the range of the global numbers of this process's replicas."""
-    count = strategy.extended._num_replicas_in_sync // worker_count(strategy)
-    first = worker_index(strategy) * count
-    return range(first, first + count)
+def is_chief(strategy):
+    """Whether this process writes what a run leaves behind: the first worker does."""
+    return worker_index(strategy) == 0
 
 
 def worker_count(strategy):
-    """Returns the number of processes that train together."""
-    resolver = strategy.cluster_resolver
-    spec = resolver.cluster_spec().as_dict() if resolver else {}
-    return max(1, sum(len(spec.get(job, ())) for job in ("chief", "worker")))
+    """Returns the number of processes that share the replicas."""
+    return strategy.num_replicas_in_sync // len(strategy.extended.worker_devices)
+
+
+def local_replicas(strategy):
+    """Returns which of the replicas, counted over all workers, are in this process.
+
+    Returns:
+        A `range`; `next_batch` takes one element for each, in this order.
+    """
+    here = len(strategy.extended.worker_devices)
+    first = worker_index(strategy) * here
+    return range(first, first + here)
 
 
 def worker_index(strategy):
     """Returns the number of this process among them."""
-    return strategy.extended._id_in_cluster if worker_count(strategy) > 1 else 0
-
-
-def is_chief(strategy):
-    """Whether this process writes the files."""
-    return worker_index(strategy) == 0
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return strategy.cluster_resolver.task_id
+    return 0
 
 
 def lost_worker(error):
-    """Whether an error says that another worker is gone."""
-    return isinstance(
-        error, tf.errors.UnavailableError | tf.errors.AbortedError | tf.errors.CancelledError
+    """Whether an error of TensorFlow means that another worker is gone.
+
+    It is raised where this worker waits for the other one: at once if that was
+    the first, else when its heartbeat has been missing for 10 seconds.
+    """
+    return isinstance(error, tf.errors.UnavailableError) or (
+        isinstance(error, tf.errors.OpError)
+        and not isinstance(error, tf.errors.InvalidArgumentError)
+        and any(mark in str(error) for mark in _LOST)
     )
+
+
+_LOST = ("Collective ops is aborted", "coordination service", "/job:worker/")
+
+
+def _cluster():
+    """Returns the addresses of all workers, and the index of this one among them."""
+    for variable, read in (
+        ("TF_CONFIG", _from_tf_config),
+        ("SLURM_PROCID", _from_slurm),
+        ("KUBERNETES_SERVICE_HOST", _from_kubernetes),
+    ):
+        if os.environ.get(variable):
+            addresses, index = read()
+            return tuple(addresses), index
+    raise InputError(
+        "multi_worker is for a process that TF_CONFIG, Slurm (srun) or Kubernetes tells "
+        "of the others. Received: none of TF_CONFIG, SLURM_PROCID and "
+        "KUBERNETES_SERVICE_HOST"
+    )
+
+
+def _from_tf_config():
+    text = os.environ["TF_CONFIG"]
+    try:
+        config = json.loads(text)
+        cluster, task = config["cluster"], config["task"]
+        # The chief is a worker too, the first.
+        addresses = [*cluster.get("chief", ()), *cluster["worker"]]
+        index = {"chief": 0, "worker": len(cluster.get("chief", ()))}[task["type"]]
+        index += int(task["index"])
+        own = cluster[task["type"]][int(task["index"])]
+        if own != addresses[index]:
+            raise ValueError("an index counts from 0")
+        for address in addresses:
+            int(address.rpartition(":")[2])
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise InputError(
+            'TF_CONFIG must be like {"cluster": {"worker": ["host:port", ...]}, "task": '
+            '{"type": "worker", "index": 0}}, with the index of an address. Received: '
+            f"{text!r} ({type(error).__name__}: {error})"
+        ) from None
+    return addresses, index
+
+
+def _from_slurm():
+    # Not SlurmClusterResolver: it fails where there is no GPU, and sorts the hosts as
+    # text (n10 before n2), while ranks follow the list of nodes.
+    try:
+        hosts = expand_hostlist(os.environ["SLURM_STEP_NODELIST"])
+        tasks = expand_tasks_per_node(os.environ["SLURM_STEP_TASKS_PER_NODE"])
+        rank, job = (int(os.environ[f"SLURM_{key}"]) for key in ("PROCID", "JOB_ID"))
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            "multi_worker under Slurm needs the variables of a step, such as `srun "
+            "--distribution=block --ntasks-per-node=1 ...` sets. Received: "
+            f"{type(error).__name__}: {error}"
+        ) from None
+    # Two jobs on one node must not meet.
+    port = PORT + job % 1000 * 16
+    addresses = [
+        f"{host}:{port + number}"
+        for host, count in zip(hosts, tasks, strict=False)
+        for number in range(count)
+    ]
+    if rank >= len(addresses):
+        raise InputError(
+            f"Slurm's step has {len(addresses)} tasks. Received: SLURM_PROCID={rank}"
+        )
+    return addresses, rank
+
+
+def _from_kubernetes():
+    """The pods of an Indexed Job with a headless service, by their DNS names."""
+    try:
+        index = int(os.environ["JOB_COMPLETION_INDEX"])
+        count = int(os.environ["KERAS_RESNET_WORKERS"])
+        domain = os.environ["KERAS_RESNET_SERVICE"]
+        job = socket.gethostname().removesuffix(f"-{index}")
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            "multi_worker on Kubernetes needs TF_CONFIG, which a training operator sets, or "
+            "in an Indexed Job KERAS_RESNET_WORKERS (its completions) and "
+            "KERAS_RESNET_SERVICE (its headless service, the pods' subdomain). Received: "
+            f"{type(error).__name__}: {error}"
+        ) from None
+    return [f"{job}-{pod}.{domain}:{PORT}" for pod in range(count)], index
+
+
+def _await_workers(addresses, index):
+    """Waits until every worker listens; TensorFlow would wait without a limit.
+
+    A worker listens from here on, with this socket and then with TensorFlow's.
+    """
+    port = int(addresses[index].rpartition(":")[2])
+    missing = set(addresses) - {addresses[index]}
+    deadline = time.monotonic() + START_TIMEOUT
+    try:
+        listener = socket.create_server(("", port), backlog=len(addresses))
+    except OSError as error:
+        raise InputError(
+            f"Worker {index} must listen on port {port} of this machine, as its cluster "
+            f"says ({error.strerror}). Received: {', '.join(addresses)}"
+        ) from None
+    with listener:
+        while missing:
+            missing = {address for address in missing if not _listens(address)}
+            if missing and time.monotonic() > deadline:
+                raise InputError(
+                    f"{len(missing)} of {len(addresses)} workers did not start within "
+                    f"{START_TIMEOUT} s: {', '.join(sorted(missing))}"
+                )
+            time.sleep(0.1 if missing else 0)
+
+
+def _listens(address):
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError):
+        socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+        return True
+    return False
+
+
+def _tpu():
+    """The strategy of the TPU, if this machine knows of one."""
+    known = [name for name in ("TPU_NAME", "COLAB_TPU_ADDR") if os.environ.get(name)]
+    local = glob.glob("/dev/accel[0-9]*") or "TPU_WORKER_ID" in os.environ
+    # Asked first, since the resolver would wait long for Google's metadata server.
+    if not known and not local:
+        raise InputError(
+            "tpu is for a machine with a TPU: TPU_NAME or COLAB_TPU_ADDR is set, or there "
+            "is a /dev/accel0. Received: a machine with none of them"
+        )
+    address = os.environ[known[0]] if known else "local"
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(address)
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+        return tf.distribute.TPUStrategy(resolver)
+    except (tf.errors.OpError, OSError, ImportError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"The TPU {address!r} cannot be used: {str(error).strip().splitlines()[0]}"
+        ) from error
+
+
+def _split_cpu(parts):
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    split = [tf.config.LogicalDeviceConfiguration()] * parts
+    try:
+        tf.config.set_logical_device_configuration(cpu, split)
+    except RuntimeError:
+        now = len(tf.config.list_logical_devices("CPU"))
+        if now != parts:
+            raise InputError(
+                "The CPU can be split only before TensorFlow has run anything; it has "
+                f"{now} device(s) now. Received: virtual_devices={parts}"
+            ) from None

@@ -497,9 +497,7 @@ def _build(settings, images, preprocessing, checkpoint=None, stride_on=None):
     )
     network.origin = Origin("", pixels, images.classes, settings["model"])
     # For `evaluate` of the saved network, and so that `fit` goes on with it.
-    network.compile(
-        "sgd", "sparse_categorical_crossentropy", metrics=["accuracy"]
-    )
+    network.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
     # `fit` would make the metrics, of which EarlyStopping and ReduceLROnPlateau
     # ask whether more is better.
     network.compute_metrics(None, np.zeros(1), np.zeros((1, network.output_shape[-1])))
