@@ -40,7 +40,7 @@ class Case:
         return tf.cast(images, tf.uint8), tf.range(self.batch_size) % self.classes
 
     def network(self):
-        """Returns a compiled network, as a training run has it."""
+        """Returns a network, as a training run has it."""
         from keras_resnet import data, training
         from keras_resnet.preprocessing import Preprocessing
 
@@ -48,26 +48,26 @@ class Case:
         classes = tuple(map(str, range(self.classes)))
         shape = (self.size, self.size, 3)
         images = data.Dataset("noise", classes, noise, noise, shape)
-        settings = {"model": self.model, "shortcut": None, "stride_on": "1x1"}
-        network = training._build(settings, images, Preprocessing(*shape))
-        training._compile(network, self.find_recipe(), steps=1000)
+        settings = {"model": self.model, "shortcut": None}
+        network, _ = training._build(settings, images, Preprocessing(*shape))
         return network
 
     def training(self):
-        """Returns a function that takes one of our steps, the network, its sums."""
+        """Returns a function that takes one of our steps, the network, the `Step`."""
         import tensorflow as tf
 
+        from keras_resnet.steps import Step
         from keras_resnet.strategies import make_strategy
-        from keras_resnet.training import make_train_step
 
         strategy = make_strategy("mirrored")
         with strategy.scope():
             network = self.network()
+        step = Step(network, strategy, self.find_recipe(), 1000)
+        network.optimizer = step.optimizer
         weights = tf.fill([self.batch_size], 1 / self.batch_size)
         batches = tf.data.Dataset.from_tensors((*self.batch(), weights)).repeat()
-        step, sums = make_train_step(network, strategy, self.find_recipe().weight_decay)
         batches = iter(batches)
-        return lambda: step(batches), network, sums
+        return lambda: step(batches), network, step
 
 
 CASES = (

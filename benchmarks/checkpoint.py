@@ -22,12 +22,12 @@ def measure(case, directory, rounds):
     from keras_resnet.checkpoints import Checkpoints, Progress
     from keras_resnet.runs import RunFolder
 
-    step, network, sums = case.training()
+    step, network, taken = case.training()
     progress = Progress([RunFolder(directory)])
-    checkpoints = Checkpoints(directory, network, sums, progress)
+    checkpoints = Checkpoints(directory, network, taken, progress)
     numbers = itertools.count(1)
     sides = {
-        "step": lambda: (step(), sums.numpy()),  # which waits for the device
+        "step": lambda: (step(), taken.sums.numpy()),  # which waits for the device
         "checkpoint": lambda: checkpoints.save(next(numbers)),
     }
     times = take_turns(sides, rounds)

@@ -92,6 +92,9 @@ class Checkpoints:
         step: the `keras_resnet.steps.Step` whose sums and averages belong to it.
         progress: a `Progress`.
         keep: how many of the last are kept.
+
+    Raises:
+        InputError: TensorFlow's note of which there are is damaged.
     """
 
     def __init__(self, directory, network, step, progress, keep=2):
@@ -103,9 +106,19 @@ class Checkpoints:
             sums=step.sums,
             progress=progress,
         )
-        self._manager = tf.train.CheckpointManager(
-            checkpoint, directory, max_to_keep=keep, checkpoint_name="step"
-        )
+        note = os.path.join(directory, "checkpoint")
+        try:
+            self._manager = tf.train.CheckpointManager(
+                checkpoint, directory, max_to_keep=keep, checkpoint_name="step"
+            )
+            names_some = bool(self._manager.checkpoints)
+        except ValueError:  # The note is empty.
+            names_some = False
+        if os.path.exists(note) and not names_some:
+            raise InputError(
+                f"{note}, which names the checkpoints, is damaged; remove {directory} "
+                "to begin anew"
+            )
 
     def save(self, step):
         """Writes a checkpoint; those before stay until it is whole."""
@@ -130,7 +143,7 @@ class Checkpoints:
         Raises:
             InputError: none of them can be read, or one is of something else.
         """
-        paths = self._noted()
+        paths = list(reversed(self._manager.checkpoints))
         for number, path in enumerate(paths):
             try:
                 self._read(path)

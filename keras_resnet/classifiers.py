@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_resnet import layouts, registry
 from keras_resnet.blocks import channel_axis
-from keras_resnet.data import load_dataset
+from keras_resnet.data import load_dataset, unnamed
 from keras_resnet.errors import InputError, some
 from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.resnet import ResNet
@@ -253,7 +253,7 @@ def _with_facts(model, name, weights):
             f"{name} does not name its 10 classes; taken for CIFAR-10's",
             file=sys.stderr,
         )
-    names = names or tuple(f"class {i}" for i in range(classes))
+    names = names or unnamed(classes)
     settings = {"model": name, "weights": origin.source}
     for entry in registry.REGISTRY:
         if origin.source == f"{entry.model}/{entry.name}":
@@ -275,7 +275,8 @@ def load_images(classifier, dataset=None, data_dir=None, only_test=False):
         classifier: a `Classifier`.
         dataset: see `keras_resnet.data.load_dataset`; `None` is the one that the
             model was trained on. Its classes may be some of the model's, by name
-            or, for ImageNet, by WordNet id, as its folders are called.
+            or, for ImageNet, by WordNet id, as its folders are called; as many
+            classes that have no names, in TFRecord files, are taken in order.
         data_dir: where TFDS keeps its sets.
         only_test: see `keras_resnet.data.load_dataset`.
 
@@ -323,4 +324,6 @@ def _places(some, known):
     for places in named:
         if all(name in places for name in some):
             return np.array([places[name] for name in some], np.int32)
+    if tuple(some) == unnamed(len(known)):
+        return np.arange(len(known), dtype=np.int32)
     return None

@@ -9,7 +9,10 @@ what came before.
 import dataclasses
 import functools
 import os
+import socket
 import sys
+import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -55,15 +58,15 @@ class Split:
 
     def __add__(self, other) -> "Split":
         """Returns the images of both."""
-        if self.records:
-            raise InputError(
-                "Images in TFRecord files are taken one split at a time. "
-                "Received: split='all'"
-            )
+        found, more = self.records, other.images
+        if found and other.records is not found:
+            more = more + len(found)
+            found = _joined(found, other.records)
         return dataclasses.replace(
             self,
-            images=np.concatenate([self.images, other.images]),
+            images=np.concatenate([self.images, more]),
             labels=np.concatenate([self.labels, other.labels]),
+            records=found,
         )
 
     def names(self) -> list[str]:
@@ -102,6 +105,26 @@ class Split:
             read = records.reader(self.records)
             return lambda place: decode(read(place))
         return decode
+
+
+def _joined(records, more):
+    """The records of two lots of files."""
+    if records.image != more.image:
+        raise InputError(
+            "Files that are read together must call their images alike. Received: "
+            f"{records.image} in {records.paths[0]}, {more.image} in {more.paths[0]}"
+        )
+    columns = {
+        name: np.concatenate([getattr(records, name), getattr(more, name)])
+        for name in ("number", "offset", "length", "labels")
+    }
+    return dataclasses.replace(
+        records,
+        paths=records.paths + more.paths,
+        shard=np.concatenate([records.shard, more.shard + len(records.paths)]),
+        damaged=records.damaged + more.damaged,
+        **columns,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,8 +308,9 @@ def _tfds(name, data_dir, only_test):
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise InputError(
-            "There is no such data set. Accepted: digits, folder:PATH, tfrecord:PATH, the name of a "
-            f"TFDS image set such as cifar10. Received: dataset={name!r} ({reason})"
+            "There is no such data set. Accepted: digits, folder:PATH, tfrecord:PATH, "
+            "the name of a TFDS image set such as cifar10. "
+            f"Received: dataset={name!r} ({reason})"
         ) from None
     _prepare(builder)
     info, splits = builder.info, builder.info.splits
@@ -350,8 +374,12 @@ def _tfrecord(name, only_test):
     train = train or test.take([])
     count = 1 + max(map(int, (*train.labels, *test.labels)))
     classes = records.read_class_names(name)
-    classes = classes or tuple(f"class {i}" for i in range(count))
-    return Dataset(name, classes, train, test, None)
+    return Dataset(name, classes or unnamed(count), train, test, None)
+
+
+def unnamed(count):
+    """Returns what classes are called that have no names."""
+    return tuple(f"class {i}" for i in range(count))
 
 
 def _prepare(builder):
@@ -452,7 +480,8 @@ def training_batches(
         here: range of the replicas whose parts are wanted; `None` is all.
         classes: their number, which mixing needs.
         mean: of each channel, which erased rectangles get.
-        service: address of a `tf.data` service that is to prepare the batches.
+        service: address of a `tf.data` service that is to prepare the batches; or
+            several, with commas between, which take turns. Each has one worker.
 
     Returns:
         A `tf.data.Dataset` of (images, labels, weights), an element for each
@@ -462,55 +491,175 @@ def training_batches(
     """
     here = range(replicas) if here is None else here
     steps = steps_per_epoch(split, recipe.batch_size, recipe.shares(replicas))
-    used = min(steps * recipe.batch_size, len(split))
-
     orders = _orders(split, recipe, replicas, seed)
-    crops = _crops(split, preprocessing, recipe)
-    polish = _polish(recipe, mean)
+    whole, one = _pixels(split, preprocessing, recipe, mean)
+    # Of pairs, which are mixed, neither goes alone.
+    unit = 2 if recipe.mixes else 1
 
-    def load(step, order):
+    def bounds_of(count):
+        """Where the replicas' parts of a batch begin and end."""
+        bounds = tf.range(here.start, here.stop + 1) * -(-count // unit) // replicas
+        return tf.minimum(bounds * unit, count)
+
+    def plan(step, order):
+        """A row for each image of this process's part of a step."""
         count = tf.size(order)
         # Not the seed of the shuffling: both would draw the same numbers.
         draws = tf.random.stateless_uniform((count, 3), (seed + 1, step))
         seeds = tf.random.stateless_uniform(
             (count, 2), (seed + 2, step), None, None, tf.int32
         )
-        # Of pairs, which are mixed, neither goes alone.
-        unit = 2 if recipe.mixes else 1
-        bounds = tf.range(here.start, here.stop + 1) * -(-count // unit) // replicas
-        bounds = tf.minimum(bounds * unit, count)
+        bounds = bounds_of(count)
         part = slice(bounds[0], bounds[-1])
-        images = polish(crops(order[part], draws[part], seeds[part]), seeds[part])
-        labels = tf.gather(split.labels, order[part])
+        step, counts = tf.repeat(step, count), tf.repeat(count, count)
+        return tuple(row[part] for row in (order, draws, seeds, step, counts))
+
+    def fill(*rows):
+        """All steps get as many rows: an image of the number -1 is none."""
+        order, *rows = rows
+        lacking = len(here) * recipe.batch_size // replicas - tf.size(order)
+        rows = [tf.concat([r, tf.repeat(r[:1], lacking, 0)], 0) for r in rows]
+        return tf.concat([order, tf.fill([lacking], -1)], 0), *rows
+
+    def read(place, draws, seed, step, count):
+        image = tf.cond(
+            place >= 0,
+            lambda: one(place, draws, seed),
+            lambda: tf.zeros(preprocessing.shape, tf.uint8),
+        )
+        return image, place, step, count
+
+    def finish(images, order, steps, counts):
+        step, count = steps[0], counts[0]
+        bounds = bounds_of(count) - bounds_of(count)[0]
+        images, order = images[: bounds[-1]], order[: bounds[-1]]
+        labels = tf.gather(split.labels, order)
         if recipe.mixes:
             labels = tf.one_hot(labels, classes)
             images, labels = augmentation.mix(
                 images, labels, (seed + 3, step), recipe.mixup, recipe.cutmix
             )
-        weights = tf.fill([bounds[-1] - bounds[0]], 1 / tf.cast(count, tf.float32))
-        return images, labels, weights, bounds - bounds[0]
+        weights = tf.fill(tf.shape(order), 1 / tf.cast(count, tf.float32))
+        return step, bounds, images, labels, weights
 
-    def part(*batch):
-        *batch, bounds = batch
+    def lane(number, count):
+        """Every so many steps."""
+        first = start // steps
+        batches = tf.data.Dataset.range(first, -(-stop // steps)).flat_map(orders)
+        batches = batches.skip(start - first * steps).take(stop - start)
+        batches = batches.shard(count, number).map(plan)
+        if whole is None:
+            rows = batches.map(fill).unbatch()
+            rows = rows.map(read, 4 * os.cpu_count(), deterministic=True)
+            batches = rows.batch(len(here) * recipe.batch_size // replicas)
+        else:
+            batches = batches.map(
+                lambda *r: (whole(*r[:3]), r[0], *r[3:]),
+                os.cpu_count(),
+                deterministic=True,
+            )
+        batches = batches.map(finish, os.cpu_count(), deterministic=True)
+        return batches.with_options(_options())
+
+    def part(_, bounds, *batch):
         return tf.data.Dataset.range(len(here)).map(
             lambda r: tuple(each[bounds[r] : bounds[r + 1]] for each in batch)
         )
 
-    first = start // steps
-    batches = tf.data.Dataset.range(first, -(-stop // steps)).flat_map(orders)
-    batches = batches.skip(start - first * steps).take(stop - start)
-    batches = batches.map(
-        load, num_parallel_calls=os.cpu_count(), deterministic=True
-    ).with_options(_options())
-    if service:
-        batches = batches.apply(
-            tf.data.experimental.service.distribute("parallel_epochs", service)
-        )
+    batches = _served(lane, service, start, stop) if service else lane(0, 1)
     if len(here) == 1:
-        batches = batches.map(lambda *batch: batch[:-1])
+        batches = batches.map(lambda step, bounds, *batch: batch)
     else:
         batches = batches.flat_map(part)
     return batches.prefetch(2 * len(here)).with_options(_options())
+
+
+# Seconds for a tf.data service to answer; TensorFlow would wait for an hour.
+SERVICE_TIMEOUT = 60
+
+
+def _served(lane, service, start, stop):
+    """Steps prepared by tf.data services, which take turns.
+
+    A service of several workers would repeat every step: there each worker prepares
+    all of a data set, or an unforeseeable part of it.
+
+    Args:
+        lane: function of a number and a count that gives every so many steps.
+        service: addresses, such as `"grpc://one:5000,grpc://two:5000"`.
+        start: first step.
+        stop: the step after the last.
+    """
+    addresses = [address.strip() for address in service.split(",")]
+    for address in addresses:
+        _check_service(address)
+    lanes = [
+        lane(number, len(addresses)).apply(
+            tf.data.experimental.service.distribute("parallel_epochs", address)
+        )
+        for number, address in enumerate(addresses)
+    ]
+    turns = tf.data.Dataset.range(stop - start).map(lambda step: step % len(lanes))
+    batches = tf.data.Dataset.choose_from_datasets(lanes, turns, False)
+
+    def check(expected, batch):
+        step, *rest = batch
+        message = f"{_ONE_WORKER} Received: {service}"
+        equal = tf.debugging.assert_equal(step, expected, message)
+        with tf.control_dependencies([equal]):
+            return tf.identity(step), *rest
+
+    return tf.data.Dataset.zip(tf.data.Dataset.range(start, stop), batches).map(check)
+
+
+_ONE_WORKER = (
+    "Each tf.data service may have one worker; name several services, with commas "
+    "between, for more."
+)
+
+
+def _check_service(address):
+    """Refuses a service that does not answer, or that has several workers."""
+    scheme, _, place = address.rpartition("://")
+    host, _, port = place.rpartition(":")
+    if scheme != "grpc" or not host or not port.isdigit():
+        raise InputError(
+            "data_service is an address such as grpc://host:5000, or several with "
+            f"commas between. Received: {address!r}"
+        )
+    deadline = time.monotonic() + SERVICE_TIMEOUT
+    problem = None
+    while problem is None or time.monotonic() < deadline:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), 5).close()
+            break
+        except OSError as error:
+            problem = error
+            time.sleep(0.2)
+    else:
+        raise InputError(
+            f"No tf.data service answered within {SERVICE_TIMEOUT} s ({problem}). "
+            f"Received: data_service={address}"
+        )
+    # Of this each worker prepares its own.
+    probe = tf.data.Dataset.range(1).apply(
+        tf.data.experimental.service.distribute("parallel_epochs", address)
+    )
+    found = []
+    thread = threading.Thread(
+        target=lambda: found.append(len(list(probe.as_numpy_iterator()))), daemon=True
+    )
+    thread.start()
+    thread.join(SERVICE_TIMEOUT)
+    if not found:
+        raise InputError(
+            f"The tf.data service had no worker within {SERVICE_TIMEOUT} s. "
+            f"Received: data_service={address}"
+        )
+    if found[0] > 1:
+        raise InputError(
+            f"{_ONE_WORKER} Received: data_service={address} with {found[0]}"
+        )
 
 
 def _orders(split, recipe, replicas, seed):
@@ -544,49 +693,75 @@ def places_of_step(split, recipe, replicas, seed, step):
     return next(orders.as_numpy_iterator())[1]
 
 
-def _crops(split, preprocessing, recipe):
-    """Returns a function from indices, draws and seeds to cropped, mirrored images."""
+def _pixels(split, preprocessing, recipe, mean):
+    """How the images of a step come about.
+
+    Returns:
+        Two functions of a place in the split, three draws and a seed: one of a whole
+        batch of them, `None` where images are better taken one by one; and of one.
+    """
     size = preprocessing.shape[:2]
-    if recipe.crop == "pad":
-        margin = preprocessing.margin
-        pad = 0 if preprocessing.crop < 1 else round(recipe.pad * preprocessing.height)
-        view = _views(split, *central(preprocessing, margin))
-
-        def padded(order, draws, seeds):
-            del seeds
-            images = tf.pad(view(order), [[0, 0], [pad, pad], [pad, pad], [0, 0]])
-            return crop_and_flip(images, size, draws, recipe.flip)
-
-        return padded
-
-    def box(sides, seed):
-        if recipe.crop == "inception":
-            return augmentation.inception_box(sides, seed, (recipe.area, 1.0))
-        return augmentation.shorter_side_box(sides, seed, size)
-
+    polish = _polish(recipe, mean)
     entries = _entries(split)
 
-    def cut(place_and_seed):
-        place, seed = place_and_seed
-        seed = tf.random.experimental.stateless_fold_in(seed, 0)
-        read = functools.partial(
-            preprocessing.cut, box_of=lambda sides: box(sides, seed)
-        )
-        return split.reader(read, read)(entries[place])
+    def turn(image, draws):
+        if not recipe.flip:
+            return image
+        return tf.cond(draws[2] < 0.5, lambda: image, lambda: tf.reverse(image, [1]))
 
-    def boxed(order, draws, seeds):
-        spec = tf.TensorSpec(preprocessing.shape, tf.uint8)
-        images = tf.map_fn(cut, (order, seeds), fn_output_signature=spec)
+    if recipe.crop != "pad":
+        draw = {"inception": _inception, "shorter_side": _shorter_side}[recipe.crop]
+
+        def boxed(place, draws, seed):
+            seeds = tf.random.experimental.stateless_split(seed, 2)
+            read = functools.partial(
+                preprocessing.cut,
+                box_of=lambda sides: draw(sides, seeds[0], size, recipe),
+            )
+            image = split.reader(read, read)(entries[place])
+            return polish(turn(image, draws), seeds[1])
+
+        return None, boxed
+
+    pad = 0 if preprocessing.crop < 1 else round(recipe.pad * preprocessing.height)
+    border = [[pad, pad], [pad, pad], [0, 0]]
+    decode, view, _ = central(preprocessing, preprocessing.margin)
+
+    def padded(place, draws, seed):
+        image = tf.pad(split.reader(decode, view)(entries[place]), border)
+        room = tf.shape(image)[:2] - size + 1
+        corner = tf.cast(draws[:2] * tf.cast(room, tf.float32), tf.int32)
+        image = tf.slice(image, [*tf.unstack(corner), 0], preprocessing.shape)
+        return polish(turn(image, draws), seed)
+
+    def all_padded(order, draws, seeds):
+        del seeds
+        images = tf.pad(tf.gather(entries, order), [[0, 0], *border])
         return crop_and_flip(images, size, draws, recipe.flip)
 
-    return boxed
+    changes = recipe.policy != "none" or recipe.colour or recipe.erase
+    return None if changes or not _as_they_are(entries, view) else all_padded, padded
+
+
+def _inception(sides, seed, size, recipe):
+    del size
+    return augmentation.inception_box(sides, seed, (recipe.area, 1.0))
+
+
+def _shorter_side(sides, seed, size, recipe):
+    """The paper's box, moved to whole pixels of the image."""
+    del recipe
+    box = augmentation.shorter_side_box(sides, seed, size)
+    first, last = tf.round(box[:2]), tf.round(box[:2] + box[2:])
+    first = tf.minimum(tf.cast(first, tf.int32), sides - 1)
+    last = tf.clip_by_value(tf.cast(last, tf.int32), first + 1, sides)
+    return tf.concat([first, last - first], 0)
 
 
 def _polish(recipe, mean):
-    """Returns a function from images and seeds to images of other colours and shapes."""
+    """Returns a function from an image and a seed to one of other colours and shapes."""
 
-    def one(image_and_seed):
-        image, seed = image_and_seed
+    def polish(image, seed):
         seeds = tf.random.experimental.stateless_split(seed, 3)
         if recipe.policy == "trivial_augment":
             image = augmentation.trivial_augment(image, seeds[0])
@@ -602,13 +777,7 @@ def _polish(recipe, mean):
             image = augmentation.erase(image, seeds[2], recipe.erase, mean)
         return image
 
-    if recipe.policy == "none" and not recipe.colour and not recipe.erase:
-        return lambda images, seeds: images
-    return lambda images, seeds: tf.map_fn(
-        one,
-        (images, seeds),
-        fn_output_signature=tf.TensorSpec(images.shape[1:], tf.uint8),
-    )
+    return polish
 
 
 def central(preprocessing, margin=0):
@@ -680,13 +849,28 @@ def damaged_images(split, preprocessing, places=None):
         places: of those that are tried; `None` is all.
     """
     read = split.reader(preprocessing.decode, lambda image: image)
+    encoded = split.reader(lambda encoded: encoded, lambda image: image)
     damaged = []
-    for place in range(len(split)) if places is None else sorted(places):
+    for place in range(len(split)) if places is None else sorted(set(places)):
         try:
             read(split.images[place])
         except tf.errors.OpError:
+            if split.records:
+                _check_record(encoded, split, place)
             damaged.append(int(place))
     return damaged
+
+
+def _check_record(read, split, place):
+    """Refuses a file that is not what it was when its records were found."""
+    try:
+        read(split.images[place])
+    except tf.errors.OpError as error:
+        raise InputError(
+            "A file of records has changed, or cannot be read any more; start again to "
+            f"have it read anew. Received: {split.names()[place]} "
+            f"({type(error).__name__})"
+        ) from None
 
 
 def refuse_damaged(split, preprocessing):
@@ -695,13 +879,14 @@ def refuse_damaged(split, preprocessing):
         raise InputError(_tell(split, damaged))
 
 
-def replace_damaged(split, preprocessing, places):
+def replace_damaged(split, preprocessing, places, error=None):
     """Lets the next good image stand in for each damaged one.
 
     Args:
         split: the images.
         preprocessing: that decodes them.
-        places: of those that are tried, among which there is a damaged one.
+        places: of those that are tried.
+        error: with which reading failed; raised if none of them is damaged.
 
     Returns:
         A `Split` of as many images. A share of MAX_DAMAGED may be replaced in all.
@@ -710,13 +895,14 @@ def replace_damaged(split, preprocessing, places):
         InputError: there are more, or another fault made reading fail.
     """
     damaged = damaged_images(split, preprocessing, places)
+    if not damaged:
+        raise error or InputError("Reading failed, though no image is damaged")
     count = split.replaced + len(damaged)
     if count > records.MAX_DAMAGED * len(split):
         if len(split) < 10_000:
             refuse_damaged(split, preprocessing)
         raise InputError(_tell(split, damaged, count))
-    if damaged:
-        print(f"{_tell(split, damaged, count)}; others stand in", file=sys.stderr)
+    print(f"{_tell(split, damaged, count)}; others stand in", file=sys.stderr)
     return split.without(damaged)
 
 
@@ -733,14 +919,20 @@ def _tell(split, damaged, count=None):
 def _views(split, decode, view, spec):
     """Returns a function from indices to a batch of what is cut from the images."""
     images = _entries(split)
-    if images.dtype == tf.uint8:
-        sample = tf.zeros(images.shape[1:], tf.uint8)
-        if view(sample) is sample:  # It leaves images of this size as they are.
-            return lambda order: tf.gather(images, order)
+    if _as_they_are(images, view):
+        return lambda order: tf.gather(images, order)
     read = split.reader(decode, view)
     return lambda order: tf.map_fn(
         lambda i: read(images[i]), order, fn_output_signature=spec
     )
+
+
+def _as_they_are(images, view):
+    """Whether these are pixels, of a size that a view leaves as it is."""
+    if images.dtype != tf.uint8:
+        return False
+    sample = tf.zeros(images.shape[1:], tf.uint8)
+    return view(sample) is sample
 
 
 def _entries(split):

@@ -134,7 +134,6 @@ def learning_rate(recipe, steps):
             )
         return highest
     careful = [CAREFUL_STEPS] * recipe.careful_start
-    # A step later: Keras still takes the rate before at a boundary itself.
     boundaries = careful + [int(steps * share) for share in recipe.drops]
     rates = [highest / 10] * recipe.careful_start
     rates += [highest / 10**drop for drop in range(len(recipe.drops) + 1)]
@@ -143,22 +142,27 @@ def learning_rate(recipe, steps):
             f"The rate of {steps} steps changes after {boundaries}, which must ascend; "
             "train for longer, or choose other drops or careful_start"
         )
-    constant = schedules.PiecewiseConstantDecay(boundaries, rates)
-    return _Warmup(constant, warmup, recipe.warmup_from * highest, highest)
+    return _Steps(boundaries, rates, warmup, recipe.warmup_from * highest, highest)
 
 
-class _Warmup(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate that grows linearly before it follows a schedule."""
+class _Steps(keras.optimizers.schedules.LearningRateSchedule):
+    """A learning rate that grows linearly, then changes after some steps.
 
-    def __init__(self, schedule, steps, low, high):
-        self._schedule, self._steps = schedule, steps
-        self._low, self._high = low, high
+    Keras's PiecewiseConstantDecay changes a step later, and must change once.
+    """
+
+    def __init__(self, boundaries, rates, warmup, low, high):
+        self._boundaries, self._rates = boundaries, rates
+        self._warmup, self._low, self._high = warmup, low, high
 
     def __call__(self, step):
-        rate = self._schedule(step)
-        if not self._steps:
+        step = ops.cast(step, "float32")
+        rate = ops.convert_to_tensor(self._rates[0], "float32")
+        for boundary, later in zip(self._boundaries, self._rates[1:], strict=True):
+            rate = ops.where(step >= boundary, later, rate)
+        if not self._warmup:
             return rate
-        share = ops.cast(step, rate.dtype) / self._steps
+        share = step / self._warmup
         growing = self._low + (self._high - self._low) * share
         return ops.where(share < 1, growing, rate)
 

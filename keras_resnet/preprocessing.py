@@ -199,6 +199,10 @@ class Preprocessing:
     def cut(self, image, box_of):
         """A part of an image, stretched to the network's input.
 
+        For training: quicker than `read`, with pixels that differ from those of
+        Pillow's bilinear filter by about one level in the mean, which is less than
+        from its bilinear to its bicubic one.
+
         Args:
             image: an encoded file, of which a JPEG is decoded within the part only;
                 or a uint8 tensor (any height, any width, channels).
@@ -228,10 +232,18 @@ class Preprocessing:
             )
         else:
             part = of_pixels(image)
-        size = self.shape[:2]
-        scale = size / tf.shape(part)[:2]
-        part = self._resample(part, (0, 0), scale, (0, 0), size)
-        return tf.ensure_shape(part, self.shape)
+        part, size = part[None], self.shape[:2]
+        shrinks = tf.reduce_prod(tf.shape(part)[1:3]) > self.height * self.width
+        # Half as much work as the antialiased kernels of `read`, whatever the
+        # interpolation: averages where there are more pixels than wanted.
+        resized = tf.cond(
+            shrinks,
+            lambda: tf.raw_ops.ResizeArea(images=part, size=size),
+            lambda: tf.raw_ops.ResizeBilinear(
+                images=part, size=size, half_pixel_centers=True
+            ),
+        )
+        return tf.ensure_shape(tf.cast(resized[0] + 0.5, tf.uint8), self.shape)
 
     def ten_crops(self, image):
         """The centre and the corners of the central square, and their mirror images.

@@ -15,6 +15,7 @@ from keras_resnet.errors import (
     Preempted,
     lacks_tensorflow,
 )
+from keras_resnet.workers import leave
 
 # What define_model_flags defines belongs to the program that calls it, for --helpshort.
 flags.disclaim_key_flags()
@@ -54,7 +55,7 @@ def run(main, positional=False):
             message = " ".join(str(error).split())
             print(f"error: {message}", file=sys.stderr, flush=True)
             if isinstance(error, ConnectionError):
-                os._exit(1)  # TensorFlow would wait for the worker that is gone.
+                leave(1)
             return 1
         except Preempted as error:
             print(error, file=sys.stderr)

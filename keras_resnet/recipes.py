@@ -293,7 +293,7 @@ def find_recipe(name, **changes):
 # Fields that may not be 0, and shares, of which 1 is the most.
 _ABOVE_ZERO = {
     "epochs", "batch_size", "learning_rate", "stage_rate", "accumulate", "repeats",
-    "steps_per_execution", "checkpoint_every", "keep_checkpoints", "patience",
+    "steps_per_execution", "checkpoint_every", "keep_checkpoints", "patience", "sizes",
 }  # fmt: skip
 _SHARES = {
     "warmup", "warmup_from", "momentum", "stage_rate", "label_smoothing", "ema",
@@ -325,7 +325,7 @@ def changed_fields(settings, changes):
             raise InputError(
                 f"{field} must be {_WORDS[known[field]]}. Received: {field}={value!r}"
             )
-        elif field in _ABOVE_ZERO and not read > 0:
+        elif field in _ABOVE_ZERO and not all(v > 0 for v in values):
             raise InputError(f"{field} must be above 0. Received: {field}={value}")
         elif not isinstance(read, str) and not all(v >= 0 for v in values):
             raise InputError(f"{field} must not be below 0. Received: {field}={value}")
@@ -385,14 +385,14 @@ def parse_changes(pairs):
     ]
     found = {}
     for pair in pairs:
-        field, equals, value = pair.partition("=")
+        field, equals, value = (part.strip() for part in pair.partition("="))
         if not equals:
             raise InputError(f"--set takes field=value. Received: --set {pair}")
-        if choose("field", field.strip(), known) in found:
+        if choose("field", field, known) in found:
             raise InputError(
                 f"{field} is set twice. Received: {found[field]} and {value}"
             )
-        found[field.strip()] = value.strip()
+        found[field] = value
     return found
 
 

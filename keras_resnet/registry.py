@@ -27,10 +27,10 @@ class PublishedWeights:
     Attributes:
         model: the architecture, a name that `keras_resnet.list_models()` gives.
         name: what `weights=` takes for it, such as `"torchvision_v2"`.
-        address: of the file.
+        address: of the file; without `://` its place in this package.
         algorithm: of the hash, `"md5"` or `"sha256"`.
         digest: the hash in hex digits, or the beginning of it, as published.
-        pixels: what the network was trained to see.
+        pixels: what the network was trained to see; `None` where the file says it.
         stride_on: see `keras_resnet.ResNet50`; `None` for basic blocks.
         top1: accuracy in percent, as published, on images of `pixels.size`.
         top5: the same for the five likeliest classes.
@@ -45,7 +45,7 @@ class PublishedWeights:
     address: str
     algorithm: str
     digest: str
-    pixels: Pixels
+    pixels: Pixels | None
     stride_on: str | None
     top1: float
     top5: float
@@ -56,7 +56,9 @@ class PublishedWeights:
 
     @property
     def path(self) -> str:
-        """Where the file is kept, in Keras's own cache of models."""
+        """Where the file is kept: in Keras's own cache of models, or in this package."""
+        if "://" not in self.address:
+            return os.path.join(os.path.dirname(__file__), self.address)
         return os.path.join(cache_folder(), os.path.basename(self.address))
 
 
@@ -222,7 +224,8 @@ def find_weights(model, name):
             f"name a file. Received: weights={name!r}"
         )
     names = [row.name for row in rows]
-    choose("weights", name, [DEFAULT, *names])
+    has_default = rows[0].data == "imagenet"
+    choose("weights", name, [DEFAULT, *names] if has_default else names)
     return rows[0 if name == DEFAULT else names.index(name)]
 
 

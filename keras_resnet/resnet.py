@@ -94,6 +94,8 @@ def ResNet(
             f"{row.stride}. Received: output_stride={output_stride!r}"
         )
 
+    if input_shape is None and checkpoint and row.stem == "cifar":
+        input_shape = _shape_of(checkpoint.origin.pixels)
     image, x = _input(row, input_tensor, input_shape)
     if checkpoint and checkpoint.origin.pixels:
         x = _normalise(x, checkpoint.origin)
@@ -188,6 +190,14 @@ def _normalise(x, origin):
         variance=origin.pixels.variance,
         name="normalization",
     )(x)
+
+
+def _shape_of(pixels):
+    """The input that small weights were trained on, such as grey 28x28; or `None`."""
+    if pixels is None or pixels.size is None:
+        return None
+    sides, channels = (pixels.size, pixels.size), len(pixels.mean)
+    return (*sides, channels) if channel_axis() == -1 else (channels, *sides)
 
 
 def _input(row, input_tensor, input_shape):

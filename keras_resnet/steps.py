@@ -11,7 +11,7 @@ import re
 import keras
 import tensorflow as tf
 
-from keras_resnet.batch_norm import fused, synchronized
+from keras_resnet.batch_norm import batch_norms, fused, synchronized
 from keras_resnet.blocks import flat_layers
 from keras_resnet.optimizers import all_finite, make_optimizer
 from keras_resnet.recipes import Execution
@@ -238,6 +238,15 @@ class Step:
         if self._strategy.num_replicas_in_sync > 1:
             context = tf.distribute.get_replica_context()
             gradients = context.all_reduce("SUM", gradients)
+            if not self._execution.sync_bn:  # Keras leaves each replica its own.
+                moving = [
+                    v
+                    for norm in batch_norms(network)
+                    for v in (norm.moving_mean, norm.moving_variance)
+                ]
+                means = context.all_reduce("MEAN", [v.value for v in moving])
+                for variable, mean in zip(moving, means, strict=True):
+                    variable.assign(mean)
         if limit := self._recipe.clip_norm:
             if self._execution.precision == "mixed_float16":
                 limit = limit * self.optimizer.dynamic_scale.value

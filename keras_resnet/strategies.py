@@ -87,7 +87,12 @@ def _multi_worker(addresses, index):
         num_accelerators={"GPU": gpus},
         rpc_layer="grpc",
     )
-    return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    try:
+        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+    except RuntimeError as error:  # TensorFlow has run something.
+        raise InputError(
+            f"multi_worker must be made before anything else: {error}"
+        ) from error
 
 
 def next_batch(strategy, batches):
@@ -203,12 +208,11 @@ def _from_tf_config():
         config = json.loads(text)
         cluster, task = config["cluster"], config["task"]
         # The chief is a worker too, the first.
-        addresses = [*cluster.get("chief", ()), *cluster["worker"]]
-        index = {"chief": 0, "worker": len(cluster.get("chief", ()))}[task["type"]]
-        index += int(task["index"])
-        own = cluster[task["type"]][int(task["index"])]
-        if own != addresses[index]:
-            raise ValueError("an index counts from 0")
+        chiefs, index = cluster.get("chief", []), int(task["index"])
+        addresses = chiefs + cluster["worker"]
+        if index not in range(len(cluster[task["type"]])):
+            raise IndexError("no such task")
+        index += {"chief": 0, "worker": len(chiefs)}[task["type"]]
         for address in addresses:
             int(address.rpartition(":")[2])
     except (ValueError, TypeError, LookupError, AttributeError) as error:

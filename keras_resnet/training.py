@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import math
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -40,6 +39,7 @@ from keras_resnet.resnet import ResNet
 from keras_resnet.runs import (
     RunFolder,
     read_record,
+    remove_leftovers,
     write_batch,
     write_range,
     write_record,
@@ -125,7 +125,8 @@ def train(
 
     Args:
         model: name of a network; see `keras_resnet.list_models()`.
-        dataset: see `keras_resnet.data.load_dataset`.
+        dataset: see `keras_resnet.data.load_dataset`; or a `Dataset` of your own
+            images.
         data_dir: where TFDS keeps its sets.
         image_size: height and width of the network's input, in pixels; `None` is
             the data set's own size, or the network's where images differ.
@@ -168,10 +169,13 @@ def train(
     run = _prepare(
         model, dataset, data_dir, image_size, shortcut, stride_on, weights, freeze,
         recipe, seed, strategy, virtual_devices, model_dir, changes,
+        quiet=verbose == 0,
     )  # fmt: skip
     if run is None:
         return []
     chief = is_chief(run.strategy)
+    if worker_count(run.strategy) > 1:  # Until all of them have looked into the folder.
+        total(run.strategy, tf.ones([]))
     if chief:
         _open_folder(run)
     folder = RunFolder(run.model_dir, writes=chief)
@@ -181,7 +185,7 @@ def train(
     if chief:
         with loop.step.evaluated():
             _save(run.network, os.path.join(run.model_dir, "final.keras"))
-        shutil.rmtree(os.path.join(run.model_dir, "checkpoints"), ignore_errors=True)
+        remove_leftovers(run.model_dir, ended=True)
     return folder.rows
 
 
@@ -253,6 +257,7 @@ def find_learning_rate(model="resnet20", dataset="digits", **arguments):
 def _prepare(
     model, dataset, data_dir, image_size, shortcut, stride_on, weights, freeze,
     recipe, seed, strategy, virtual_devices, model_dir, changes, suffix="",
+    quiet=False,
 ):  # fmt: skip
     """Makes a run of `train`'s arguments; `None` if it has ended before."""
     if not 0 <= seed < 2**31:
@@ -270,6 +275,8 @@ def _prepare(
     keras.utils.set_random_seed(seed)
     if execution.deterministic:
         tf.config.experimental.enable_op_determinism()
+    if execution.tensorboard:
+        _find_tensorboard()
     strategy_name, strategy = strategy, make_strategy(strategy, virtual_devices)
     replicas = strategy.num_replicas_in_sync
     if execution.jit_compile and replicas > 1:
@@ -280,7 +287,10 @@ def _prepare(
         )
 
     variant = find_variant(model)
-    images = data.load_dataset(dataset, data_dir)
+    images = dataset
+    if not isinstance(dataset, data.Dataset):
+        images = data.load_dataset(dataset, data_dir)
+    dataset = images.name
     if weights is not None:
         weights = os.path.expanduser(os.fspath(weights))
     frozen = parse_stages(freeze, len(variant.blocks)) if freeze else ()
@@ -299,6 +309,11 @@ def _prepare(
         preprocessing = dataclasses.replace(preprocessing, crop=recipe.test_crop)
     shares = recipe.shares(replicas)
     data.check_batch_size(recipe.batch_size, shares)
+    if min(recipe.sizes, default=variant.stride) < variant.stride:
+        raise InputError(
+            f"sizes must be at least {variant.stride} pixels, from which {model} makes "
+            f"one. Received: sizes={recipe.sizes}"
+        )
     steps = data.steps_per_epoch(images.train, recipe.batch_size, shares)
     if not steps:
         raise InputError(
@@ -333,7 +348,10 @@ def _prepare(
         "runs", f"{settings['model']}-{where}{suffix}"
     )
     if not suffix and _has_ended(model_dir, settings):
-        print(f"The run in {model_dir} has ended; nothing to do.")
+        if is_chief(strategy):
+            remove_leftovers(model_dir, ended=True)
+        if not quiet:
+            print(f"The run in {model_dir} has ended; nothing to do.")
         return None
 
     checkpoint = open_checkpoint(weights, model.lower()) if weights else None
@@ -351,7 +369,7 @@ def _prepare(
     )  # fmt: skip
     started = f", from {weights}" if weights else ""
     started += f", {' '.join(frozen)} frozen" if frozen else ""
-    if is_chief(strategy):
+    if is_chief(strategy) and not quiet:
         print(
             f"{settings['model']} (shortcut {settings['shortcut']}{started}, "
             f"{profile(network).parameters:,} parameters) on {dataset}: "
@@ -434,6 +452,7 @@ def _has_ended(model_dir, settings):
 def _open_folder(run):
     try:
         os.makedirs(run.model_dir, exist_ok=True)
+        remove_leftovers(run.model_dir)
         write_record(run.model_dir, run.settings, run.images.classes, run.preprocessing)
     except OSError as error:
         raise InputError(
@@ -492,8 +511,11 @@ def _build(settings, images, preprocessing, checkpoint=None, stride_on=None):
     for layer, number in stages(network):
         if f"conv{number}" in (settings.get("freeze") or ()):
             layer.trainable = False
+    square = preprocessing.height == preprocessing.width
     pixels = pixels_of(network)._replace(
-        crop=preprocessing.crop, interpolation=preprocessing.interpolation
+        crop=preprocessing.crop,
+        interpolation=preprocessing.interpolation,
+        size=preprocessing.height if square else None,
     )
     network.origin = Origin("", pixels, images.classes, settings["model"])
     # For `evaluate` of the saved network, and so that `fit` goes on with it.
@@ -540,7 +562,7 @@ def _callbacks_of(recipe):
     return found
 
 
-def _tensorboard(run):
+def _find_tensorboard():
     try:
         import tensorboard  # noqa: F401
     except ModuleNotFoundError:
@@ -548,9 +570,11 @@ def _tensorboard(run):
             "tensorboard needs its package: pip install 'keras-resnet-zoo[tensorboard]'. "
             "Received: tensorboard=True"
         ) from None
-    return keras.callbacks.TensorBoard(
-        os.path.join(run.model_dir, "tensorboard"), update_freq="epoch"
-    )
+
+
+def _tensorboard(run):
+    """The folder of what TensorBoard shows; its `train` and `validation` are Keras's."""
+    return os.path.join(run.model_dir, "tensorboard")
 
 
 def _save(network, path):
@@ -624,7 +648,9 @@ class _Loop:
         run, progress = self.run, self.progress
         chief = is_chief(run.strategy)
         # Not among those whose state a checkpoint holds: it may come and go.
-        watching = [_tensorboard(run)] if run.execution.tensorboard and chief else []
+        watching = []
+        if run.execution.tensorboard and chief:
+            watching = [keras.callbacks.TensorBoard(_tensorboard(run))]
         callbacks = keras.callbacks.CallbackList(
             [*self.callbacks, *watching],
             add_progbar=verbose == 1,
@@ -636,7 +662,7 @@ class _Loop:
         callbacks.on_train_begin()
         run.network.stop_training = False
         if self.checkpoints.restore():
-            if chief:
+            if verbose:
                 print(
                     f"Resuming after step {progress.step} of {run.total}.", flush=True
                 )
@@ -838,6 +864,9 @@ def _draw_batch(run):
     except tf.errors.OpError:
         return  # The first step will say which image is damaged.
     write_batch(run.model_dir, images.numpy(), labels.numpy(), run.images.classes)
+    if run.execution.tensorboard:
+        with tf.summary.create_file_writer(_tensorboard(run)).as_default():
+            tf.summary.image("augmented", images, step=0, max_outputs=32)
 
 
 def _duration(seconds):

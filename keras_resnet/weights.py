@@ -79,6 +79,10 @@ def open_checkpoint(weights, model=None):
     found = read_file(path)
     if entry is None:
         return found
+    if entry.pixels is None:
+        source = f"{entry.model}/{entry.name}"
+        origin = dataclasses.replace(found.origin, source=source)
+        return dataclasses.replace(found, origin=origin)
     origin = Origin(
         f"{entry.model}/{entry.name}",
         entry.pixels,

@@ -4,12 +4,16 @@ import ast
 import csv
 import json
 import os
+import pty
 import re
 import shutil
+import threading
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from children import Child, run_child
 from conftest import ROOT, assert_one_line, run_program
 from PIL import Image, ImageOps
 from sklearn import metrics
@@ -24,6 +28,7 @@ PROGRAMS = (
     "keras_resnet.evaluate",
     "keras_resnet.predict",
     "keras_resnet.convert",
+    "keras_resnet.runs",
     "export",
 )
 
@@ -35,7 +40,7 @@ def test_help_fits_a_screen(program):
     assert len(lines) <= 45
     assert max(map(len, lines)) <= 80
     flags = re.findall(r"^  --(?:\[no\])?(\w+):", result.stdout, re.MULTILINE)
-    assert 2 <= len(flags) <= 20
+    assert 1 <= len(flags) <= 20
     if program != "keras_resnet.convert":  # All that it takes is told from the files.
         assert "(default:" in result.stdout
 
@@ -44,7 +49,9 @@ def test_help_fits_a_screen(program):
 def test_unknown_flag(program):
     result = run_program(program, "--modle=resnet20")
     assert result.returncode == 1
-    assert "Unknown command line flag 'modle'. Did you mean: model" in result.stderr
+    assert "Unknown command line flag 'modle'" in result.stderr
+    if program != "keras_resnet.runs":
+        assert "Did you mean: model" in result.stderr
     assert "Traceback" not in result.stderr
 
 
@@ -443,3 +450,156 @@ def test_evaluate_on_other_classes(trained, tmp_path):
         "keras_resnet.evaluate", f"--model={trained}", f"--dataset=folder:{tmp_path}"
     )
     assert_one_line(result, "The model knows the classes 0, 1", "cat, dog")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (
+            ["--set", "label_smoothing"],
+            "--set takes field=value. Received: --set label",
+        ),
+        (["--set", "label_smothing=0.1"], "Did you mean 'label_smoothing'?"),
+        (["--set", "ema=high"], "ema must be a number. Received: ema='high'"),
+        (["--set", "ema=1"], "ema must be below 1. Received: ema=1"),
+        (["--set", "keep_checkpoints=0"], "keep_checkpoints must be above 0"),
+        (["--set", "sync_bn=2"], "sync_bn must be True or False"),
+        (["--set", "ema=0.5", "--set", "ema=0.9"], "ema is set twice"),
+        (["--epochs=2", "--set", "epochs=3"], "Both --epochs and --set epochs"),
+        (["--epochs=2", "--set", "iterations=100"], "epochs=2, iterations=100"),
+        (["--local_workers=2"], "local_workers goes with --strategy=multi_worker"),
+        (
+            ["--local_workers=2", "--strategy=multi_worker"],
+            "local_workers needs --model_dir",
+        ),
+        (
+            ["--set", "jit_compile=True", "--virtual_devices=2"],
+            "jit_compile is for one replica",
+        ),
+        (
+            ["--virtual_devices=2", "--batch_size=63"],
+            "shared by 2 replica(s) and must be a multiple of that",
+        ),
+        (["--model=resnet50", "--image_size=4"], "sides of at least 32 pixels"),
+        (["--image_size=3"], "sides of at least 4 pixels"),  # 8, by two strides.
+        (["--set", "sizes=8,3"], "sizes must be at least 4 pixels"),
+        (["--strategy=miror"], "Did you mean 'mirrored'?"),
+        (["--strategy=tpu"], "TPU"),
+        (["--strategy=multi_worker"], "Received: none of TF_CONFIG"),
+        (["--strategy=multi_worker", "--virtual_devices=2"], "virtual_devices are for"),
+        (["--model_dir=file"], "model_dir must be"),
+        (["--model_dir=file/below"], "model_dir must be"),
+        (["--model_dir=/proc/run"], "model_dir must be a folder that can be written"),
+        (["--freeze=conv7"], "Unknown stage"),
+        (["--weights=imagenet"], "weights"),
+    ],
+)
+def test_train_with_wrong_input(flags, words, tmp_path):
+    """One line, before anything is written."""
+    (tmp_path / "file").write_text("not a folder")
+    result = run_child("keras_resnet.train", *flags, cwd=tmp_path)
+    assert_one_line(result, words)
+    assert [line for line in result.stderr.splitlines() if line] == [
+        line for line in result.stderr.splitlines() if line.startswith("error: ")
+    ]
+    assert result.stderr.count("Received: ") >= words.count("Received: ")
+    assert os.listdir(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
+def test_train_where_others_may_not_write(tmp_path):
+    """As another user where this one may write anywhere."""
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    faults = [("become_nobody",)] if os.getuid() == 0 else []
+    if not faults:
+        tmp_path.chmod(0o555)
+    result = run_child("keras_resnet.train", cwd=tmp_path, faults=faults)
+    assert_one_line(result, "can be written", "Permission denied")
+    assert os.listdir(tmp_path) == []
+
+
+SMALL = (
+    "--model=cifar_resnet8", "--strategy=one_device", "--epochs=2",
+    "--batch_size=240",
+)  # fmt: skip
+
+
+def test_silence(tmp_path):
+    """Of a run, of one that is resumed, and of one that has ended; not of errors."""
+    silent = (*SMALL, "--verbosity=-1", "--set", "checkpoint_every=2")
+    for faults, status in (([("after_step", 5, "_die")], -9), ([], 0), ([], 0)):
+        result = run_child("keras_resnet.train", *silent, cwd=tmp_path, faults=faults)
+        assert (result.returncode, result.stdout, result.stderr) == (status, "", "")
+    result = run_child("keras_resnet.train", *silent, "--seed=1", cwd=tmp_path)
+    assert_one_line(result, "seed (began with 0, now 1)")
+    assert result.stdout == ""
+
+
+def test_progress_on_a_terminal(tmp_path):
+    """Steps done, time left and time of a step, redrawn in place."""
+    ours, theirs = pty.openpty()
+    seen = []
+
+    def read():
+        try:
+            while content := os.read(ours, 4096):
+                seen.append(content)
+        except OSError:  # The other end is closed.
+            pass
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    child = Child(
+        "keras_resnet.train", *SMALL, cwd=tmp_path, terminal=os.ttyname(theirs),
+        faults=[("after_step", "each", "_sleep", 0.2)],
+    )  # fmt: skip
+    assert child.wait().returncode == 0
+    os.close(theirs)
+    reader.join()
+    os.close(ours)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", b"".join(seen).decode())
+    assert "Epoch 1/2" in shown and "Epoch 2/2" in shown
+    # Such as "2/6 ... 1s 300ms/step - accuracy: 0.1 - loss: 2.3".
+    left = r"[1-5]/6 \S+ \d+[ms:\d]* \d+m?s/step - accuracy: [\d.]+ - loss: [\d.]+"
+    assert re.search(left, shown), shown
+    assert re.search(r"6/6 \S+ .*val_accuracy: [\d.]+ - val_loss: ", shown), shown
+    assert "\b" in shown or "\r" in shown
+
+
+def test_tensorboard_that_is_not_installed(tmp_path):
+    flags = ("--set", "tensorboard=True")
+    hidden = [("hide", "tensorboard")]
+    result = run_child("keras_resnet.train", *flags, cwd=tmp_path, faults=hidden)
+    assert_one_line(result, "pip install 'keras-resnet-zoo[tensorboard]'")
+    assert result.stdout == ""
+    assert os.listdir(tmp_path) == []
+
+
+def test_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    flags = ("--set", "tensorboard=True", "--model_dir=run")
+    result = run_child("keras_resnet.train", *SMALL, *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = {}
+    for path in (tmp_path / "run" / "tensorboard").rglob("events.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            if event.graph_def:
+                found["graph"] = event.graph_def
+            for value in event.summary.value:
+                found.setdefault(f"{path.parent.name}/{value.tag}", []).append(value)
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    for tag, column in (
+        ("train/epoch_loss", "loss"),
+        ("train/epoch_accuracy", "accuracy"),
+        ("train/epoch_learning_rate", "learning_rate"),
+        ("validation/epoch_loss", "val_loss"),
+        ("validation/epoch_accuracy", "val_accuracy"),
+    ):
+        values = [float(tf.make_ndarray(value.tensor)) for value in found[tag]]
+        assert values == pytest.approx([float(row[column]) for row in rows], rel=1e-5)
+    assert any("graph" in tag or "keras" in tag for tag in found)
+    ((pictures,),) = (v for tag, v in found.items() if tag.endswith("/augmented"))
+    width, height, first, *_ = tf.make_ndarray(pictures.tensor)
+    assert (int(width), int(height)) == (8, 8)
+    assert tf.io.decode_png(first).shape == (8, 8, 1)

@@ -15,140 +15,15 @@ import pytest
 import tensorflow as tf
 from conftest import ROOT, assert_one_line, run_program, run_python
 
-from keras_resnet import checkpoints, data, recipes, strategies, training
-from keras_resnet.blocks import flat_layers
+from keras_resnet import checkpoints, data, training
 from keras_resnet.errors import InputError
-from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.weight_files import load_model
 
 SMALL = {"model": "cifar_resnet8", "strategy": "one_device", "verbose": 0}
 
 
-@pytest.fixture
-def float64():
-    keras.config.set_dtype_policy("float64")
-    yield
-    keras.config.set_dtype_policy("float32")
-
-
-def some_digits(count):
-    digits = data.load_dataset("digits")
-    train = data.Split(digits.train.images[:count], digits.train.labels[:count])
-    return data.Dataset("digits", digits.classes, train, digits.test, digits.shape)
-
-
-def take_steps(strategy, images, recipe, steps, model="cifar_resnet8"):
-    """Trains for some steps; returns the weights before and after."""
-    strategy = strategies.make_strategy(strategy)
-    replicas = strategy.num_replicas_in_sync
-    preprocessing = Preprocessing(8, 8, 1)
-    settings = {"model": model, "shortcut": "A", "stride_on": "1x1"}
-    keras.utils.set_random_seed(0)
-    with strategy.scope():
-        network = training._build(settings, images, preprocessing)
-        per_epoch = data.steps_per_epoch(images.train, recipe.batch_size, replicas)
-        training._compile(network, recipe, per_epoch)
-    before = network.get_weights()
-    step, sums = training.make_train_step(network, strategy, recipe.weight_decay)
-    batches = data.training_batches(
-        images.train, preprocessing, recipe, replicas, 0, 0, steps
-    )
-    batches = iter(batches)
-    for _ in range(steps):
-        step(batches)
-    assert not any(
-        layer.synchronized
-        for layer in flat_layers(network)
-        if isinstance(layer, keras.layers.BatchNormalization)
-    )
-    return network, before, network.get_weights(), sums.numpy()
-
-
 def flat(arrays):
     return np.concatenate([np.ravel(a) for a in arrays])
-
-
-def constant(batch_size, **changes):
-    """A recipe with a constant learning rate of 0.1, for at least a few steps."""
-    changes = {"epochs": 1000, "schedule": "steps", "warmup": 0.0, **changes}
-    return recipes.dataclasses.replace(
-        recipes.RECIPES["digits"], batch_size=batch_size, learning_rate=0.1, **changes
-    )
-
-
-@pytest.mark.parametrize(
-    "model", ["cifar_resnet8", pytest.param("resnet20", marks=pytest.mark.full)]
-)
-def test_two_replicas_equal_one_device(float64, model):
-    """Ten steps of batches of 16, 16, 16 and 3, batch normalisation synchronised."""
-    images, recipe = some_digits(51), constant(16)
-    _, before, alone, counted = take_steps("one_device", images, recipe, 10, model)
-    _, same, shared, counted_too = take_steps("mirrored", images, recipe, 10, model)
-    np.testing.assert_array_equal(flat(before), flat(same))
-    assert np.abs(flat(alone) - flat(before)).max() > 0.1
-    assert np.abs(flat(alone) - flat(shared)).max() <= 1e-9
-    np.testing.assert_allclose(counted, counted_too, rtol=1e-9)
-    assert counted[2] == 2 * 51 + 2 * 16
-
-
-def test_two_replicas_have_one_devices_first_gradients():
-    images, recipe = some_digits(64), constant(32, momentum=0.0)
-    _, before, alone, _ = take_steps("one_device", images, recipe, 1)
-    _, _, shared, _ = take_steps("mirrored", images, recipe, 1)
-    expected, found = flat(alone) - flat(before), flat(shared) - flat(before)
-    assert np.linalg.norm(found - expected) <= 1e-3 * np.linalg.norm(expected)
-
-
-def test_a_last_image_for_two_replicas_is_left_out():
-    images = some_digits(33)
-    _, _, after, counted = take_steps("mirrored", images, constant(16), 5)
-    assert np.isfinite(flat(after)).all()
-    assert counted[2] == 5 * 16
-
-
-def test_step_is_the_papers_sgd(float64):
-    """Momentum and a decay that is part of the gradient, of kernels alone."""
-    images, recipe = some_digits(32), constant(16, weight_decay=0.01)
-    network, before, after, _ = take_steps("one_device", images, recipe, 2)
-    batches = data.training_batches(
-        images.train, Preprocessing(8, 8, 1), recipe, 1, 0, 0, 2
-    )
-    network.set_weights(before)
-    variables = network.trainable_variables
-    velocity = [0.0] * len(variables)
-    for pixels, labels, _ in batches:
-        with tf.GradientTape() as tape:
-            logits = tf.math.log(network(pixels, training=True))
-            loss = -tf.reduce_mean(tf.gather(logits, labels, batch_dims=1))
-        gradients = tape.gradient(loss, [v.value for v in variables])
-        for i, (variable, gradient) in enumerate(
-            zip(variables, gradients, strict=True)
-        ):
-            weight = np.asarray(variable)
-            is_kernel = weight.ndim > 1
-            velocity[i] = (
-                0.9 * velocity[i] + gradient.numpy() + 0.01 * is_kernel * weight
-            )
-            variable.assign(weight - 0.1 * velocity[i])
-    np.testing.assert_allclose(flat(after), flat(network.get_weights()), atol=1e-7)
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "steps"])
-def test_schedules(schedule):
-    recipe = constant(
-        16, epochs=8, schedule=schedule, warmup=0.25 if schedule == "cosine" else 0
-    )
-    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    training._compile(network, recipe, 10)
-    rates = [float(network.optimizer._learning_rate(step)) for step in range(80)]
-    if schedule == "steps":  # Divided by 10 at 1/2 and 3/4, after a last full step.
-        np.testing.assert_allclose(rates[:40], 0.1)
-        np.testing.assert_allclose(rates[41:60], 0.01)
-        np.testing.assert_allclose(rates[61:], 0.001)
-    else:
-        np.testing.assert_allclose(rates[:20], 0.1 * np.arange(20) / 20, atol=1e-8)
-        falling = 0.1 * (1 + np.cos(np.pi * np.arange(60) / 60)) / 2
-        np.testing.assert_allclose(rates[20:], falling, atol=1e-7)
 
 
 def test_it_learns_and_leaves_a_folder_that_explains_itself(trained):
@@ -165,6 +40,7 @@ def test_it_learns_and_leaves_a_folder_that_explains_itself(trained):
     names = {path.name for path in trained.iterdir()}
     assert names == {
         "run.json",
+        "augmented.png",
         "metrics.csv",
         "curves.png",
         "best.keras",
@@ -181,7 +57,7 @@ def test_it_learns_and_leaves_a_folder_that_explains_itself(trained):
 
 def test_after_the_end_it_does_nothing(trained, capsys):
     before = {path.name: path.stat().st_mtime_ns for path in trained.iterdir()}
-    again = {**SMALL, "strategy": "mirrored", "epochs": 8}
+    again = {**SMALL, "strategy": "mirrored", "epochs": 8, "verbose": 2}
     assert training.train(**again, model_dir=str(trained)) == []
     assert "has ended; nothing to do" in capsys.readouterr().out
     assert before == {path.name: path.stat().st_mtime_ns for path in trained.iterdir()}
@@ -270,12 +146,12 @@ def test_early_stopping_ends_the_run(tmp_path):
 
 def weights_of(path):
     model = load_model(str(path))
-    return [np.asarray(v) for v in [*model.variables, *model.optimizer.variables]]
+    return [np.asarray(v) for v in model.weights]
 
 
 def train_in_process(folder, *flags):
     return [
-        sys.executable, "-m", "keras_resnet.train", "--epochs=6", "--checkpoint_every=7",
+        sys.executable, "-m", "keras_resnet.train", "--epochs=6", "--set=checkpoint_every=7",
         "--model=cifar_resnet14", f"--model_dir={folder}", *flags,
     ]  # fmt: skip
 
@@ -344,7 +220,7 @@ def interrupted(tmp_path):
 
 def resume(folder):
     return training.train(
-        **SMALL,
+        **{**SMALL, "verbose": 2},
         epochs=3,
         model_dir=str(folder),
         checkpoint_every=10,
@@ -352,18 +228,39 @@ def resume(folder):
     )
 
 
-def test_a_truncated_checkpoint_is_refused(interrupted, capsys):
-    newest = interrupted / "checkpoints" / "step-30.data-00000-of-00001"
-    newest.write_bytes(newest.read_bytes()[:-100_000])
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-100_000])
+
+
+def test_a_truncated_checkpoint_is_passed_over(interrupted, tmp_path, capsys):
+    """The one before it leads to the same end."""
+    cut_short(interrupted / "checkpoints" / "step-30.data-00000-of-00001")
+    resume(interrupted)
+    output, errors = capsys.readouterr()
+    assert "step-30 is damaged; taking the one before" in errors
+    assert "Resuming after step 20 of 69" in output
+    resume(tmp_path / "whole")
+    whole, resumed = (
+        load_model(str(path / "final.keras")).get_weights()
+        for path in (tmp_path / "whole", interrupted)
+    )
+    np.testing.assert_array_equal(flat(resumed), flat(whole))
+
+
+def test_truncated_checkpoints_are_refused(interrupted, capsys):
     folder = interrupted / "checkpoints"
+    for path in folder.glob("*.data-*"):
+        cut_short(path)
     before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
-    with pytest.raises(InputError, match=r"remove .*/step-30\.\* to go on"):
+    with pytest.raises(InputError, match=r"remove .*/checkpoints to begin anew"):
         resume(interrupted)
     assert before == {p: p.stat().st_mtime_ns for p in folder.iterdir()}
-    for path in folder.glob("step-30.*"):  # As the message says.
+    for path in folder.iterdir():  # As the message says.
         path.unlink()
-    resume(interrupted)
-    assert "Resuming after step 20 of 69" in capsys.readouterr().out
+    folder.rmdir()
+    capsys.readouterr()
+    assert len(resume(interrupted)) == 3
+    assert "Resuming" not in capsys.readouterr().out
 
 
 def test_other_callbacks_are_refused(interrupted):
@@ -413,6 +310,8 @@ def test_a_newer_checkpoint_is_refused(interrupted, monkeypatch):
 
 
 def test_a_checkpoint_of_another_network_is_refused(interrupted):
+    for path in (interrupted / "checkpoints").iterdir():
+        path.unlink()
     write_checkpoint(
         interrupted, progress=checkpoints.Progress([]), sums=tf.Variable([0.0] * 3)
     )
@@ -431,12 +330,12 @@ def test_a_damaged_record_is_refused(interrupted):
     [
         ({"model": "resnet21"}, "Unknown model"),
         ({"dataset": "digit"}, "There is no such data set"),
-        ({"strategy": "tpu"}, "Accepted: one_device, mirrored"),
+        ({"strategy": "horovod"}, "Accepted: one_device, mirrored"),
         ({"shortcut": "D"}, "Received: shortcut='D'"),
         ({"recipe": "sgd"}, "Unknown recipe"),
         ({"strategy": "mirrored", "batch_size": 63}, "must be a multiple"),
         ({"model": "resnet50"}, "at least 32 pixels"),
-        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be above 0"),
         ({"seed": -1}, "Received: seed=-1"),
         ({"model_dir": "/proc/runs"}, "can be written"),
     ],
@@ -487,3 +386,59 @@ except OSError as error:
     rest = run_python("-c", code.replace("== 12", "== -1"), cwd=tmp_path)
     assert "Resuming after step 10 of 23" in rest.stdout, rest.stderr
     assert (tmp_path / "run/final.keras").exists()
+
+
+def test_a_range_of_learning_rates(tmp_path, capsys):
+    """The loss falls, then blows up; in between lies the steepest fall."""
+    folder = tmp_path / "range"
+    rates, losses, best = training.find_learning_rate(
+        "cifar_resnet8", strategy="one_device", model_dir=str(folder)
+    )
+    low, high = 1e-5, 10.0  # By the same factor over 100 steps, up to the end.
+    expected = low * (high / low) ** (np.arange(100) / 99)
+    np.testing.assert_allclose(rates, expected[: len(rates)], rtol=1e-6)
+    assert len(rates) == len(losses) > 50
+    lowest = int(np.argmin(losses))
+    assert 0 < lowest < len(losses) - 1
+    assert losses[lowest] < 0.6 * losses[0]
+    assert losses[-1] > 2 * losses[lowest]
+    assert 0.005 <= best <= 1
+    assert best < rates[lowest]
+    assert {path.name for path in folder.iterdir()} == {"find_lr.csv", "find_lr.png"}
+    assert (folder / "find_lr.png").read_bytes().startswith(b"\x89PNG")
+    lines = (folder / "find_lr.csv").read_text().splitlines()
+    assert lines[0] == "learning_rate,loss"
+    written = np.array([list(map(float, line.split(","))) for line in lines[1:]])
+    np.testing.assert_allclose(written, np.stack([rates, losses], 1), rtol=1e-5)
+    assert f"at a rate of {best:.2g} " in capsys.readouterr().out
+
+
+def test_two_processes_end_with_the_same_bits(tmp_path):
+    """With all that draws at random."""
+    options = [
+        "--model=cifar_resnet8", "--epochs=1", "--strategy=one_device",
+        "--set=policy=trivial_augment", "--set=mixup=0.2", "--set=cutmix=1.0",
+        "--set=erase=0.5", "--set=stochastic_depth=0.3",
+    ]  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                *("-m", "keras_resnet.train", f"--model_dir={name}"),
+                *options,
+            ],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+        )
+        for name in ("one", "other")
+    ]
+    for process in processes:
+        process.communicate(timeout=300)
+        assert process.returncode == 0
+    one, other = (tmp_path / name for name in ("one", "other"))
+    np.testing.assert_array_equal(
+        *(flat(weights_of(folder / "final.keras")) for folder in (one, other))
+    )
+    for name in ("metrics.csv", "augmented.png"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()

@@ -15,7 +15,7 @@ from conftest import ROOT
 from keras_resnet import workers
 from keras_resnet.workers import LOCAL_WORKER, run_local
 
-LIMIT = 80
+LIMIT = 150
 
 # Batches of 4, 4 and 3 images, then for ever of 4; float64, so that an order of adding
 # does not matter.

@@ -1,0 +1,173 @@
+"""Time to accuracy: `modern_cifar` beside the paper's recipe and a PyTorch loop.
+
+python -m benchmarks.accuracy --data_dir=TFDS
+
+ResNet-20 on a fixed subset of 10,000 training images of the JPEG `cifar10` (see
+`../shared/tools/prepare_tfds.py`; no figure on it is the paper's), judged on its
+10,000 test images. All schedules are scaled to ten epochs. PyTorch has the paper's
+recipe, channels last, and augments whole batches, without worker processes. Seconds
+are those of training, without evaluation. A run that is cut short goes on where it
+was; one that is done is not repeated: remove its folder under `--output` for that.
+"""
+
+import csv
+import io
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+from absl import flags
+
+EPOCHS, IMAGES = 10, 10_000
+SIDES = ("modern_cifar", "paper_cifar", "pytorch")
+
+
+def subset(data_dir):
+    """Returns the data set with the first 10,000 of its images to train on."""
+    import dataclasses
+
+    from keras_resnet.data import load_dataset
+
+    found = load_dataset("cifar10", data_dir)
+    return dataclasses.replace(
+        found, name=f"cifar10-{IMAGES}", train=found.train.take(np.arange(IMAGES))
+    )
+
+
+def train_ours(recipe, images, folder, seed, precision):
+    """Trains by a recipe; returns a row for each epoch."""
+    import keras
+
+    from keras_resnet.training import train
+
+    class Clock(keras.callbacks.Callback):
+        """Seconds of training up to the end of each epoch; kept in checkpoints."""
+
+        def __init__(self):
+            super().__init__()
+            self.total, self.ends = 0.0, []
+
+        def on_train_batch_begin(self, batch, logs=None):
+            self.begin = time.monotonic()
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.total += time.monotonic() - self.begin
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.ends.append([epoch + 1, self.total, logs["val_accuracy"]])
+
+    clock = Clock()
+    changes = {"validation": 0.0, "epochs": EPOCHS, "precision": precision}
+    train(
+        "resnet20",
+        images,
+        recipe=recipe,
+        seed=seed,
+        strategy="one_device",
+        model_dir=folder,
+        callbacks=[clock],
+        verbose=2,
+        **changes,
+    )
+    keys = ("epoch", "seconds", "val_accuracy")
+    return [dict(zip(keys, row, strict=True)) for row in clock.ends]
+
+
+def run(side, images, folder, seed, precision):
+    """Trains one side unless it is done; returns its rows."""
+    from keras_resnet.runs import write_file
+
+    path = os.path.join(folder, f"{side}-{seed}.csv")
+    if not os.path.exists(path) and side == "pytorch":
+        data = os.path.join(folder, "subset.npz")
+        np.savez(
+            data,
+            x=images.train.images,
+            y=images.train.labels,
+            test_x=images.test.images,
+            test_y=images.test.labels,
+        )
+        command = ["benchmarks.torch_loop", data, path, str(EPOCHS), str(seed)]
+        subprocess.run([sys.executable, "-m", *command], check=True)
+    elif not os.path.exists(path):
+        where = os.path.join(folder, f"{side}-{seed}")
+        rows = train_ours(side, images, where, seed, precision)
+        write_file(path, to_csv(rows))
+    with open(path, encoding="utf-8") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def to_csv(rows):
+    """Returns rows as the text of a CSV file."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def reached(rows, accuracy):
+    """Epoch and seconds at which an accuracy was first reached; `None` if never."""
+    for row in rows:
+        if row["val_accuracy"] >= accuracy:
+            return int(row["epoch"]), round(row["seconds"])
+    return None, None
+
+
+def draw(found):
+    """Returns a PNG of accuracy against epochs and against seconds."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    for side, rows in found.items():
+        accuracy = [100 * row["val_accuracy"] for row in rows]
+        for axes, key in ((left, "epoch"), (right, "seconds")):
+            axes.plot([row[key] for row in rows], accuracy, marker=".", label=side)
+    left.set(xlabel="epoch", ylabel="test accuracy (%)")
+    right.set(xlabel="seconds of training")
+    figure.suptitle("ResNet-20, 10,000 images of the JPEG cifar10, ten epochs")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    left.legend(frameon=False)
+    png = io.BytesIO()
+    figure.savefig(png, dpi=120)
+    return png.getvalue()
+
+
+def main(argv):
+    """Trains each side and writes `results/accuracy.csv` and `.png`."""
+    del argv
+    from benchmarks.side_by_side import RESULTS, write_results
+    from keras_resnet.runs import write_file
+
+    seed, folder = flags.FLAGS.seed, flags.FLAGS.output
+    os.makedirs(folder, exist_ok=True)
+    images = subset(flags.FLAGS.data_dir)
+    found = {
+        side: run(side, images, folder, seed, flags.FLAGS.precision) for side in SIDES
+    }
+    rows = []
+    for side, each in found.items():
+        row = {"side": side, "seed": seed, "epochs": EPOCHS, "images": IMAGES}
+        row["final_accuracy"] = each[-1]["val_accuracy"]
+        row["seconds"] = round(each[-1]["seconds"])
+        for percent in (50, 60, 65, 70):
+            epoch, seconds = reached(each, percent / 100)
+            row |= {f"epochs_to_{percent}": epoch, f"seconds_to_{percent}": seconds}
+        rows.append(row)
+        write_file(os.path.join(RESULTS, f"accuracy-{side}.csv"), to_csv(each))
+    write_results("accuracy", rows)
+    write_file(os.path.join(RESULTS, "accuracy.png"), draw(found))
+
+
+if __name__ == "__main__":
+    from keras_resnet import programs
+
+    flags.DEFINE_string("data_dir", None, "Where TFDS keeps cifar10.")
+    flags.DEFINE_string("output", "runs/accuracy", "Folder of the runs.")
+    flags.DEFINE_integer("seed", 0, "Of both.", 0)
+    flags.DEFINE_string("precision", "float32", "Of ours.")
+    programs.run(main)

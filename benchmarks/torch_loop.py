@@ -1,0 +1,82 @@
+"""A plain PyTorch training loop of ResNet-20, the paper's recipe; for `accuracy`.
+
+python -m benchmarks.torch_loop DATA.npz OUTPUT.csv EPOCHS SEED
+"""
+
+import csv
+import os
+import sys
+import time
+
+import numpy as np
+import torch
+
+from benchmarks.torch_nets import build, make_step
+
+BATCH = 128
+
+
+def augmented(images, generator):
+    """Pads by 4, crops at random and mirrors half: whole batches at a time."""
+    count, _, height, width = images.shape
+    padded = torch.nn.functional.pad(images, (4, 4, 4, 4))
+    top, left = torch.randint(0, 9, (2, count), generator=generator)
+    rows = top[:, None] + torch.arange(height)
+    columns = left[:, None] + torch.arange(width)
+    mirrored = torch.rand(count, generator=generator) < 0.5
+    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    each = torch.arange(count)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None]].permute(
+        0, 3, 1, 2
+    )
+
+
+def main(data, output, epochs, seed):
+    """Trains, and writes a row for each epoch."""
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    arrays = np.load(data)
+    images, labels, test_images, test_labels = (
+        torch.from_numpy(arrays[key]) for key in ("x", "y", "test_x", "test_y")
+    )
+    images, test_images = images.permute(0, 3, 1, 2), test_images.permute(0, 3, 1, 2)
+    network = build("resnet20", 10).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, 0.9, weight_decay=1e-4)
+    steps = -(-len(images) // BATCH)
+    total = epochs * steps
+    schedule = torch.optim.lr_scheduler.MultiStepLR(
+        optimizer, [total // 2, total * 3 // 4]
+    )
+    step = make_step(network, optimizer)
+    rows, seconds = [], 0.0
+    for epoch in range(epochs):
+        network.train()
+        begin = time.monotonic()
+        for part in torch.randperm(len(images), generator=generator).split(BATCH):
+            batch = augmented(images[part], generator)
+            batch = batch.contiguous(memory_format=torch.channels_last)
+            step(batch, labels[part].long())
+            schedule.step()
+        seconds += time.monotonic() - begin
+        network.eval()
+        with torch.no_grad():
+            right = sum(
+                (network((x.float() - 127.5) / 64).argmax(1) == y).sum().item()
+                for x, y in zip(
+                    test_images.split(500), test_labels.split(500), strict=True
+                )
+            )
+        accuracy = right / len(test_labels)
+        rows.append({"epoch": epoch + 1, "seconds": seconds, "val_accuracy": accuracy})
+        print(
+            f"epoch {epoch + 1}/{epochs} - {accuracy:.4f} - {seconds:.0f} s", flush=True
+        )
+    with open(f"{output}.part", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(f"{output}.part", output)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))

@@ -1,0 +1,109 @@
+"""The networks in plain PyTorch, as a user of it writes them; needs torch alone."""
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+
+class Basic(nn.Module):
+    """Two 3x3 convolutions beside shortcut A."""
+
+    def __init__(self, inputs, width, stride):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.stride, self.new = stride, width - inputs
+
+    def forward(self, x):
+        y = functional.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        if self.new:
+            x = x[:, :, :: self.stride, :: self.stride]
+            front = self.new // 2
+            x = functional.pad(x, (0, 0, 0, 0, front, self.new - front))
+        return functional.relu(x + y)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions beside shortcut B, the stride on the first."""
+
+    def __init__(self, inputs, width, stride):
+        super().__init__()
+        sizes = (
+            (inputs, width, 1, stride),
+            (width, width, 3, 1),
+            (width, 4 * width, 1, 1),
+        )
+        self.convs = nn.ModuleList(
+            nn.Conv2d(i, o, size, step, size // 2, bias=False)
+            for i, o, size, step in sizes
+        )
+        self.bns = nn.ModuleList(nn.BatchNorm2d(o) for _, o, _, _ in sizes)
+        self.shortcut = nn.Identity()
+        if inputs != 4 * width:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, 4 * width, 1, stride, bias=False),
+                nn.BatchNorm2d(4 * width),
+            )
+
+    def forward(self, x):
+        y = x
+        for i, (conv, bn) in enumerate(zip(self.convs, self.bns, strict=True)):
+            y = bn(conv(y))
+            if i < 2:
+                y = functional.relu(y)
+        return functional.relu(self.shortcut(x) + y)
+
+
+def build(name, classes, channels=3):
+    """Returns `resnet20` or `resnet50`, initialised as the paper's."""
+    if name == "resnet20":
+        stem = [nn.Conv2d(channels, 16, 3, 1, 1, bias=False)]
+        block, blocks, width, inputs = Basic, (3, 3, 3), 16, 16
+    else:
+        stem = [nn.Conv2d(channels, 64, 7, 2, 3, bias=False)]
+        block, blocks, width, inputs = Bottleneck, (3, 4, 6, 3), 64, 64
+    stem += [nn.BatchNorm2d(inputs), nn.ReLU()]
+    layers = [*stem, nn.MaxPool2d(3, 2, 1)] if name == "resnet50" else stem
+    for stage, count in enumerate(blocks):
+        for number in range(count):
+            stride = 2 if stage and not number else 1
+            layers.append(block(inputs, width * 2**stage, stride))
+            inputs = width * 2**stage * (4 if block is Bottleneck else 1)
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes)]
+    network = nn.Sequential(*layers)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    return network
+
+
+def make_step(network, optimizer, compiled=False, precision=None):
+    """Returns a function of uint8 images and labels that takes a step.
+
+    Args:
+        network: takes (batch, channels, height, width).
+        optimizer: of its parameters.
+        compiled: whether `torch.compile` takes forward and loss.
+        precision: dtype for autocast, such as `torch.bfloat16`.
+    """
+    kind = next(network.parameters()).device.type
+
+    def loss_of(images, labels):
+        with torch.autocast(kind, precision, enabled=precision is not None):
+            logits = network((images.float() - 127.5) / 64)
+        return functional.cross_entropy(logits.float(), labels)
+
+    if compiled:
+        loss_of = torch.compile(loss_of)
+
+    def step(images, labels):
+        optimizer.zero_grad()
+        loss = loss_of(images, labels)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return step
