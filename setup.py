@@ -30,7 +30,7 @@ setup(
     packages=["keras_resnet", "keras_resnet_export"],
     # A wheel must not take the global name "export".
     package_dir={"keras_resnet_export": "export"},
-    package_data={"keras_resnet": ["imagenet_classes.txt", "py.typed"]},
+    package_data={"keras_resnet": ["imagenet_classes.txt", "py.typed", "trained/*/*"]},
     install_requires=[
         "absl-py",
         "ai-edge-litert>=2.1",

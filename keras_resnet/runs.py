@@ -140,13 +140,16 @@ class RunFolder(keras.callbacks.Callback):
 
     def __init__(self, path, writes=True):
         super().__init__()
-        self.path, self.writes = path, writes
+        self.path = path
+        # Not a plain value, which a worker would be given back from the checkpoint
+        # of the one that writes.
+        self.writes = lambda: writes
         self.rows = []
         self.best = -1.0
 
     def on_epoch_end(self, epoch, logs=None):
         self.rows.append({"epoch": epoch + 1, **logs})
-        if not self.writes:
+        if not self.writes():
             return
         text = io.StringIO()
         writer = csv.DictWriter(
@@ -157,12 +160,21 @@ class RunFolder(keras.callbacks.Callback):
         write_file(os.path.join(self.path, "metrics.csv"), text.getvalue())
         if logs["val_accuracy"] > self.best:
             self.best = logs["val_accuracy"]
-            save_model(self.model, os.path.join(self.path, "best.keras"))
+            save_network(self.model, os.path.join(self.path, "best.keras"))
 
     def on_train_end(self, logs=None):
-        if not self.writes or not self.rows:
+        if not self.writes() or not self.rows:
             return
         write_file(os.path.join(self.path, "curves.png"), draw_curves(self.rows))
+
+
+def save_network(network, path):
+    """Saves a network without its optimizer, which is the run's and no standard one."""
+    kept, network.optimizer = network.optimizer, keras.optimizers.SGD()
+    try:
+        save_model(network, path)
+    finally:
+        network.optimizer = kept
 
 
 def draw_curves(rows):

@@ -244,7 +244,9 @@ class Step:
                     for norm in batch_norms(network)
                     for v in (norm.moving_mean, norm.moving_variance)
                 ]
-                means = context.all_reduce("MEAN", [v.value for v in moving])
+                means = context.all_reduce(
+                    "MEAN", [tf.identity(v.value) for v in moving]
+                )
                 for variable, mean in zip(moving, means, strict=True):
                     variable.assign(mean)
         if limit := self._recipe.clip_norm:

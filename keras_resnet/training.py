@@ -40,6 +40,7 @@ from keras_resnet.runs import (
     RunFolder,
     read_record,
     remove_leftovers,
+    save_network,
     write_batch,
     write_range,
     write_record,
@@ -57,7 +58,7 @@ from keras_resnet.strategies import (
 )
 from keras_resnet.variants import find_variant
 from keras_resnet.weight_files import ENDINGS, Origin, pixels_of
-from keras_resnet.weights import open_checkpoint, save_model
+from keras_resnet.weights import open_checkpoint
 
 
 @dataclasses.dataclass
@@ -184,7 +185,7 @@ def train(
     loop.train(verbose if chief else 0)
     if chief:
         with loop.step.evaluated():
-            _save(run.network, os.path.join(run.model_dir, "final.keras"))
+            save_network(run.network, os.path.join(run.model_dir, "final.keras"))
         remove_leftovers(run.model_dir, ended=True)
     return folder.rows
 
@@ -575,15 +576,6 @@ def _find_tensorboard():
 def _tensorboard(run):
     """The folder of what TensorBoard shows; its `train` and `validation` are Keras's."""
     return os.path.join(run.model_dir, "tensorboard")
-
-
-def _save(network, path):
-    """Saves the network without the optimizer, which is the run's."""
-    kept, network.optimizer = network.optimizer, keras.optimizers.SGD()
-    try:
-        save_model(network, path)
-    finally:
-        network.optimizer = kept
 
 
 def _batches(run, preprocessing, start, stop):

@@ -1,5 +1,6 @@
 """Checkpoints: which are kept, damaged ones, and resuming with other settings."""
 
+import importlib.util
 import shutil
 import signal
 
@@ -167,9 +168,13 @@ def test_what_may_differ(run, whole, service):
     assert died.returncode == -signal.SIGKILL, died.stderr
     assert "Resuming after step 16 of 18." in died.stdout
     assert checkpoints_of(run)["index"] == [8, 12, 16, 17]
-    result = train(run.parent, "--epochs=3", "--set", f"data_service={service}")
+    flags = ["--epochs=3", "--set", f"data_service={service}"]
+    if importlib.util.find_spec("tensorboard"):
+        flags += ["--set", "tensorboard=True"]
+    result = train(run.parent, *flags)
     assert result.returncode == 0, result.stderr
     assert "Resuming after step 17 of 18." in result.stdout
+    shutil.rmtree(run / "tensorboard", ignore_errors=True)
     assert_same_end(run, whole)
 
 

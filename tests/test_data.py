@@ -788,11 +788,10 @@ class Cut(keras.callbacks.Callback):
 
     def __init__(self, steps):
         super().__init__()
-        self.left = steps
+        self.left = iter(range(steps - 1))  # Nothing that a checkpoint keeps.
 
     def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if not self.left:
+        if next(self.left, None) is None:
             raise KeyboardInterrupt
 
 
@@ -804,7 +803,7 @@ def test_a_run_goes_on_without_a_damaged_image(tmp_path, capsys):
     many(folder / "train", 1004, (77,))
     many(folder / "test", 10)
 
-    def run(name, *callbacks):
+    def run(name, steps=1000):
         training.train(
             "cifar_resnet8",
             f"folder:{folder}",
@@ -815,7 +814,7 @@ def test_a_run_goes_on_without_a_damaged_image(tmp_path, capsys):
             checkpoint_every=3,
             strategy="one_device",
             model_dir=str(tmp_path / name),
-            callbacks=callbacks,
+            callbacks=[Cut(steps)],
             verbose=0,
         )
         model = keras.models.load_model(tmp_path / name / "final.keras")
@@ -825,7 +824,7 @@ def test_a_run_goes_on_without_a_damaged_image(tmp_path, capsys):
     assert np.isfinite(whole).all()
     assert "1 of 1004 images cannot be decoded" in capsys.readouterr().err
     with pytest.raises(KeyboardInterrupt):
-        run("cut", Cut(10))
+        run("cut", 10)
     np.testing.assert_array_equal(run("cut"), whole)
 
 
@@ -846,40 +845,48 @@ sys.stdin.read()
 
 
 @contextlib.contextmanager
-def service(workers=1):
-    """A dispatcher and its workers in a process of their own; gives the address."""
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVICE, str(workers)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        yield process.stdout.readline().strip()
-        process.stdin.close()
-        process.kill()
+def services(*workers):
+    """Dispatchers with so many workers, each in a process of its own; the addresses."""
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SERVICE, str(count)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        for count in workers
+    ]
+    try:
+        yield [process.stdout.readline().strip() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
-def test_batches_of_data_services(sources):
-    """The same as without, each step once and in order; two of them take turns."""
-    changes = {"mixup": 0.2, "policy": "trivial_augment"}
-    expected = batches_of(sources["folder"], 1, 12, **changes)
-    shared = batches_of(sources["records"], 1, 6, 2)
-    with service() as one, service() as other:
-        found = batches_of(sources["folder"], 1, 12, service=one, **changes)
+def test_data_services(sources, monkeypatch):
+    """The batches are the same as without, each once and in order.
+
+    Two services take turns. One with two workers, of which each would prepare every
+    step, is refused, and one without any.
+    """
+    changes = {"mixup": 0.2, "batch_size": 4}
+    expected = batches_of(sources["folder"], 1, 8, **changes)
+    shared = batches_of(sources["records"], 1, 4, 2)
+    with services(1, 1, 2, 0) as (one, other, crowd, nobody):
+        found = batches_of(sources["folder"], 1, 8, service=one, **changes)
         assert_equal(found, expected)
         both = f"{one}, {other}"
-        found = batches_of(sources["folder"], 1, 12, service=both, **changes)
+        found = batches_of(sources["folder"], 1, 8, service=both, **changes)
         assert_equal(found, expected)
-        found = batches_of(sources["records"], 1, 6, 2, service=both)
+        found = batches_of(sources["records"], 1, 4, 2, service=both)
         assert_equal(found, shared)
-
-
-def test_a_data_service_of_two_workers_is_refused(sources):
-    """Each would prepare every step."""
-    with service(2) as address:
-        with pytest.raises(InputError, match=f"one worker.* {address} with 2"):
-            batches_of(sources["arrays"], 0, 3, service=address)
+        with pytest.raises(InputError, match=f"have one worker.*={crowd} with 2$"):
+            batches_of(sources["arrays"], 0, 3, service=crowd)
+        monkeypatch.setattr(data, "SERVICE_TIMEOUT", 3)
+        with pytest.raises(InputError, match=f"had no worker within.*={nobody}$"):
+            batches_of(sources["arrays"], 0, 3, service=nobody)
 
 
 @pytest.mark.parametrize(
@@ -895,12 +902,6 @@ def test_a_data_service_that_is_not_there(sources, monkeypatch, address, words):
     with pytest.raises(InputError, match=words) as error:
         batches_of(sources["arrays"], 0, 3, service=address)
     assert "\n" not in str(error.value)
-
-
-def test_a_service_without_workers_is_given_up(sources, monkeypatch):
-    monkeypatch.setattr(data, "SERVICE_TIMEOUT", 3)
-    with service(0) as address, pytest.raises(InputError, match="had no worker within"):
-        batches_of(sources["arrays"], 0, 3, service=address)
 
 
 # A set for a classifier

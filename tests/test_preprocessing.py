@@ -1,5 +1,6 @@
 """Reading, resizing and cropping, against Pillow and NumPy written slowly."""
 
+import functools
 import io
 import itertools
 import struct
@@ -7,6 +8,7 @@ import struct
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import SHARED
 from PIL import Image, ImageOps
 
 from keras_resnet import data
@@ -236,6 +238,78 @@ def test_load_equals_pillow(tmp_path, name, encoded):
     found = Preprocessing(45, 64, 1).load(str(path))
     assert difference(found, np.asarray(grey)[..., None]) <= levels + 1
     assert difference(Preprocessing(45, 64, 3).read(encoded), colour) <= levels
+
+
+def averaging(old, new):
+    """Weights (new, old): the share of each pixel in the mean that is a new one."""
+    weights = np.zeros((new, old))
+    for i, j in itertools.product(range(new), range(old)):
+        first, last = i * old / new, (i + 1) * old / new
+        weights[i, j] = max(0, min(j + 1, last) - max(j, first))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def stretched(part, height, width):
+    """Means where there are more pixels than wanted, else bilinear; by hand."""
+    shrinks = part.shape[0] * part.shape[1] > height * width
+    weights = averaging if shrinks else functools.partial(resampling, triangle)
+    down, across = weights(part.shape[0], height), weights(part.shape[1], width)
+    found = np.einsum("ij,jkc,lk->ilc", down, part.astype(np.float64), across)
+    return np.floor(found + 0.5).astype(np.uint8)
+
+
+@pytest.mark.parametrize(("name", "encoded"), list(picture_files()))
+def test_cut_equals_decoding_slicing_and_resizing(name, encoded):
+    """Of any file; shrinking, in one direction only, enlarging, and as it is."""
+    colour = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
+    # The quick cosine transform may differ by some levels.
+    levels = 6 if name.endswith("jpg") else 1
+    for size, box in (
+        ((16, 16), (3, 7, 33, 41)),
+        ((24, 40), (5, 0, 40, 30)),
+        ((48, 48), (10, 20, 17, 31)),
+        ((45, 64), (0, 0, 45, 64)),
+    ):
+        preprocessing = Preprocessing(*size, 3, 0.875)
+        expected = stretched(cut(colour, box[:2], *box[2:]), *size)
+        sides = []
+
+        def box_of(found, box=box, sides=sides):
+            sides.append(found)
+            return tf.constant(box)
+
+        found = preprocessing.cut(tf.constant(encoded), box_of)
+        assert difference(found, expected) <= levels
+        assert all(np.array_equal(each, (45, 64)) for each in sides)
+        found = preprocessing.cut(tf.constant(colour), box_of)
+        assert difference(found, expected) <= 1
+        grey = Preprocessing(*size, 1).cut(tf.constant(encoded), box_of)
+        luma = expected @ [0.299, 0.587, 0.114]
+        assert np.abs(np.asarray(grey)[..., 0] - luma).max() <= levels + 1
+
+
+@pytest.mark.shared_data
+def test_cut_is_near_pillows_bilinear():
+    """Nearer than Pillow's own filters are to each other, over usual scales."""
+    folder = SHARED / "imagenet" / "jpeg100"
+    ours, bicubic = [], []
+    for path in sorted(folder.glob("*.JPEG"))[:12]:
+        image = Image.open(path).convert("RGB")
+        side = min(image.size)
+        for shorter in (side // 3, side // 2, side * 3 // 4):
+            box = (10, 10, shorter, shorter)
+            size = shorter * 3 // 4
+            preprocessing = Preprocessing(size, size, 3, 0.875)
+            found = preprocessing.cut(
+                tf.constant(np.asarray(image)), lambda _, box=box: tf.constant(box)
+            )
+            part = image.crop((10, 10, 10 + shorter, 10 + shorter))
+            theirs = np.asarray(part.resize((size, size), FILTERS["bilinear"]), int)
+            other = np.asarray(part.resize((size, size), FILTERS["bicubic"]), int)
+            ours.append(np.abs(np.asarray(found, int) - theirs).mean())
+            bicubic.append(np.abs(other - theirs).mean())
+    assert np.mean(ours) < 0.75 * np.mean(bicubic)
+    assert np.mean(ours) < 2
 
 
 def test_load_of_16_bit_grey_takes_the_higher_bits(tmp_path):
