@@ -77,7 +77,7 @@ def train_ours(recipe, images, folder, seed, precision):
 
 def run(side, images, folder, seed, precision):
     """Trains one side unless it is done; returns its rows."""
-    from keras_resnet.runs import write_file
+    from keras_resnet.run_folders import write_file
 
     path = os.path.join(folder, f"{side}-{seed}.csv")
     if not os.path.exists(path) and side == "pytorch":
@@ -141,7 +141,7 @@ def main(argv):
     """Trains each side and writes `results/accuracy.csv` and `.png`."""
     del argv
     from benchmarks.side_by_side import RESULTS, write_results
-    from keras_resnet.runs import write_file
+    from keras_resnet.run_folders import write_file
 
     seed, folder = flags.FLAGS.seed, flags.FLAGS.output
     os.makedirs(folder, exist_ok=True)

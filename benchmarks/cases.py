@@ -52,17 +52,19 @@ class Case:
         network, _ = training._build(settings, images, Preprocessing(*shape))
         return network
 
-    def training(self):
+    def training(self, precision="float32"):
         """Returns a function that takes one of our steps, the network, the `Step`."""
         import tensorflow as tf
 
+        from keras_resnet.recipes import Execution
         from keras_resnet.steps import Step
         from keras_resnet.strategies import make_strategy
 
         strategy = make_strategy("mirrored")
         with strategy.scope():
             network = self.network()
-        step = Step(network, strategy, self.find_recipe(), 1000)
+        execution = Execution(precision=precision)
+        step = Step(network, strategy, self.find_recipe(), 1000, execution)
         network.optimizer = step.optimizer
         weights = tf.fill([self.batch_size], 1 / self.batch_size)
         batches = tf.data.Dataset.from_tensors((*self.batch(), weights)).repeat()

@@ -20,7 +20,7 @@ from benchmarks.side_by_side import milliseconds, ratios, take_turns, write_resu
 def measure(case, directory, rounds):
     """Returns the row of a case."""
     from keras_resnet.checkpoints import Checkpoints, Progress
-    from keras_resnet.runs import RunFolder
+    from keras_resnet.run_folders import RunFolder
 
     step, network, taken = case.training()
     progress = Progress([RunFolder(directory)])

@@ -21,7 +21,7 @@ import tensorflow as tf
 from keras_resnet import data
 from keras_resnet.classifiers import load_classifier, load_images
 from keras_resnet.errors import InputError, choose
-from keras_resnet.runs import machine, versions, write_file
+from keras_resnet.run_folders import machine, versions, write_file
 
 from . import card, latency, saved_model, tflite, verify
 

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 
-from keras_resnet.runs import write_file
+from keras_resnet.run_folders import write_file
 
 FORMATS = ("float32", "float16", "dynamic", "int8")
 

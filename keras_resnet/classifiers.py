@@ -13,7 +13,7 @@ from keras_resnet.data import load_dataset, unnamed
 from keras_resnet.errors import InputError, some
 from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.resnet import ResNet
-from keras_resnet.runs import read_record
+from keras_resnet.run_folders import read_record
 from keras_resnet.variants import VARIANTS, find_variant
 from keras_resnet.weight_files import ENDINGS, load_model, pixels_of
 from keras_resnet.weights import open_checkpoint

@@ -65,7 +65,7 @@ def evaluate(
     from keras_resnet.evaluation import VIEWS, Evaluator
     from keras_resnet.progress import progress
     from keras_resnet.reports import predictions_csv, write_report
-    from keras_resnet.runs import write_file
+    from keras_resnet.run_folders import write_file
     from keras_resnet.strategies import make_strategy
     from keras_resnet.weights import save_model
 

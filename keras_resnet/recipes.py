@@ -150,7 +150,8 @@ class Execution:
         sync_bn: whether batch normalisation is over all replicas, or each its own.
         deterministic: whether every run of one command ends with the same bits.
         data_service: address of a `tf.data` service that prepares the batches, such
-            as `"grpc://host:5000"`; empty for none.
+            as `"grpc://host:5000"`, or several with commas between, which take turns;
+            each has exactly one worker. Empty for none.
         checkpoint_every: steps from one checkpoint to the next.
         keep_checkpoints: how many of the last are kept.
         tensorboard: whether scalars, graph and images are written for TensorBoard.

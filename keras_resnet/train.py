@@ -53,7 +53,7 @@ def _start_workers(count, arguments):
         raise InputError("local_workers needs --model_dir, which they share")
     return run_local(
         count,
-        [sys.executable, "-m", "keras_resnet.train", *sys.argv[1:]],
+        [sys.executable, *sys.orig_argv[1:]],
         f"{os.path.normpath(arguments['model_dir'])}-workers",
     )
 

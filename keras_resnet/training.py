@@ -36,7 +36,7 @@ from keras_resnet.recipes import (
     find_recipe,
 )
 from keras_resnet.resnet import ResNet
-from keras_resnet.runs import (
+from keras_resnet.run_folders import (
     RunFolder,
     read_record,
     remove_leftovers,
@@ -766,7 +766,7 @@ class _Loop:
                 raise
             done = int(self.step.sums.numpy()[3])
             count = epoch * run.steps + done - progress.step
-            self._replace_damaged(progress.step + count)
+            self._replace_damaged(progress.step + count, error)
         progress.step += count
         return count
 
@@ -782,7 +782,7 @@ class _Loop:
             )
         self.batches = _batches(run, preprocessing, step, self.batches_end)
 
-    def _replace_damaged(self, step):
+    def _replace_damaged(self, step, error):
         """Goes on without the images of a step that cannot be decoded."""
         run = self.run
         places = data.places_of_step(
@@ -792,7 +792,9 @@ class _Loop:
             run.seed,
             step,
         )
-        train = data.replace_damaged(run.images.train, run.preprocessing, places)
+        train = data.replace_damaged(
+            run.images.train, run.preprocessing, places, error
+        )
         run.images = dataclasses.replace(run.images, train=train)
         self.batches = None
 

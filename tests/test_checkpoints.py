@@ -12,7 +12,7 @@ from children import assert_same_end, checkpoints_of, noted, run_child
 from conftest import assert_one_line
 
 from keras_resnet.checkpoints import Progress
-from keras_resnet.runs import RunFolder
+from keras_resnet.run_folders import RunFolder
 
 FLAGS = ("--model=cifar_resnet8", "--strategy=one_device", "--batch_size=240")
 USUAL = ("--epochs=3", "--set", "checkpoint_every=4", "--set", "keep_checkpoints=3")

@@ -29,7 +29,7 @@ class Rule(typing.NamedTuple):
 # A name that begins with a dot is a module of keras_resnet, as in ".resnet".
 # fmt: off
 MODELS = ".variants .blocks .resnet .weights .weight_files .layouts .registry .complexity .training .classifiers"
-PROGRAMS = ".train .evaluate .predict .convert"
+PROGRAMS = ".train .evaluate .predict .convert .runs"
 RULES = [
     Rule(".variants .blocks .resnet .complexity .layouts .registry .weights .weight_files", AT_ALL, "tensorflow", "a model builds on every Keras backend"),
     Rule(".weights .weight_files .layouts .registry", AT_ALL, ".resnet", "they act on a model that they are given"),
@@ -38,7 +38,7 @@ RULES = [
     Rule(".data .preprocessing .recipes .strategies", AT_ALL, MODELS, "data and devices know nothing of models"),
     Rule(f".__init__ {PROGRAMS} .complexity export.__main__", ON_IMPORT_ONLY, "keras tensorflow", "help and a mistyped flag are answered at once"),
     Rule("*", DIRECTLY, PROGRAMS, "programs are on top"),
-    Rule("*", DIRECTLY, "absl.flags", "flags are process-wide: only programs own them", unless=f"{PROGRAMS} .programs .complexity .runs export.__main__"),
+    Rule("*", DIRECTLY, "absl.flags", "flags are process-wide: only programs own them", unless=f"{PROGRAMS} .programs .complexity export.__main__"),
     Rule(".*", AT_ALL, "export keras_resnet_export", "export stands on keras_resnet"),
     Rule("export.*", BY_FULL_NAME, "export keras_resnet_export", "in a wheel the folder has another name"),
 ]
@@ -111,7 +111,7 @@ def test_the_rules_name_modules_that_exist():
         ("keras_resnet.resnet", "try: from keras_resnet import weights\nfinally: 0", "asked for"),
         ("keras_resnet.recipes", "from keras_resnet import variants", "nothing of models"),
         ("keras_resnet.train", "from keras_resnet.blocks import conv_bn", "at once"),
-        ("keras_resnet.runs", "import keras_resnet.train", "programs are on top"),
+        ("keras_resnet.run_folders", "import keras_resnet.train", "programs are on top"),
         ("keras_resnet.reports", "def f(): from absl import app, flags", "process-wide"),
         ("keras_resnet.studies.width", "from .. import predict", "programs are on top"),
         ("keras_resnet.runs", "if TYPE_CHECKING: from export import card", "stands on"),

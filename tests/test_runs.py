@@ -8,7 +8,7 @@ import pytest
 from children import run_child
 from conftest import assert_one_line
 
-from keras_resnet import classifiers, runs
+from keras_resnet import classifiers, run_folders, runs
 from keras_resnet.errors import InputError
 from keras_resnet.weight_files import load_model
 
@@ -44,9 +44,9 @@ def test_a_damaged_model(trained, tmp_path, content):
 
 def test_write_file_leaves_the_old_one_where_it_fails(tmp_path):
     path = tmp_path / "file"
-    runs.write_file(str(path), "old")
+    run_folders.write_file(str(path), "old")
     with pytest.raises(TypeError):
-        runs.write_file(str(path), None)
+        run_folders.write_file(str(path), None)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
@@ -69,13 +69,13 @@ def test_curves_are_a_picture():
         }
         for i in (1, 2, 3)
     ]
-    png = runs.draw_curves(rows)
+    png = run_folders.draw_curves(rows)
     assert png.startswith(b"\x89PNG")
     assert int.from_bytes(png[16:20], "big") > 800  # Pixels wide.
 
 
 def test_a_run_of_no_epoch_has_no_curves(tmp_path):
-    folder = runs.RunFolder(str(tmp_path))
+    folder = run_folders.RunFolder(str(tmp_path))
     folder.on_train_end()
     assert list(tmp_path.iterdir()) == []
 
@@ -84,10 +84,10 @@ def test_what_a_killed_process_left(tmp_path):
     for name in ("best.part.keras", "metrics.csv.part", "best.keras", "my.partition"):
         (tmp_path / name).write_text("")
     (tmp_path / "checkpoints").mkdir()
-    runs.remove_leftovers(tmp_path)
+    run_folders.remove_leftovers(tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"best.keras", "my.partition", "checkpoints"}
-    runs.remove_leftovers(tmp_path, ended=True)
+    run_folders.remove_leftovers(tmp_path, ended=True)
     assert not (tmp_path / "checkpoints").exists()
 
 
@@ -96,7 +96,7 @@ def several(trained, tmp_path):
     """Runs: done, better but cut short, hardly begun, damaged twice, and no run."""
     root = tmp_path / "runs"
     record = json.loads((trained / "run.json").read_text("utf-8"))
-    header = ",".join(runs.COLUMNS)
+    header = ",".join(run_folders.COLUMNS)
 
     def make(name, settings, rows=(), checkpoint=None):
         folder = root / name
