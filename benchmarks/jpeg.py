@@ -31,19 +31,19 @@ print(json.dumps(count / (time.perf_counter() - start)))
 """
 _OURS = """
 import numpy as np
-from keras_resnet import data
+from keras_resnet import data, pipelines
 from keras_resnet.preprocessing import Preprocessing
 
 labels = np.zeros(len(files), np.int32)
 split = data.Split(np.array(files, object), labels, True)
-cut = data.central(Preprocessing(224, 224, 3, 0.875))
+cut = pipelines.central(Preprocessing(224, 224, 3, 0.875))
 
 
 def batches():
-    return (images for images, _, _ in data.evaluation_batches(split, cut, 64, 1))
+    return (images for images, _, _ in pipelines.evaluation_batches(split, cut, 64, 1))
 
 
-next(iter(data.evaluation_batches(split.take(slice(64)), cut, 64, 1)))
+next(iter(pipelines.evaluation_batches(split.take(slice(64)), cut, 64, 1)))
 """
 _DECODING = """
 import tensorflow as tf

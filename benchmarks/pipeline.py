@@ -55,7 +55,7 @@ def measure():
 print(json.dumps(measure()))
 """
 _OURS = """
-from keras_resnet import data
+from keras_resnet import data, pipelines
 from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.recipes import find_recipe
 
@@ -65,7 +65,7 @@ preprocessing = Preprocessing({shape}, 3, {crop})
 
 
 def batches(steps=-(-count // size)):
-    found = data.training_batches(split, preprocessing, recipe, 1, 0, 0, steps)
+    found = pipelines.training_batches(split, preprocessing, recipe, 1, 0, 0, steps)
     return (images for images, _, _ in found)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet import data
+from keras_resnet import data, pipelines
 from keras_resnet.classifiers import load_classifier, load_images
 from keras_resnet.errors import InputError, choose
 from keras_resnet.run_folders import machine, versions, write_file
@@ -207,7 +207,7 @@ def _views(split, places, preprocessing):
     """The chosen images of a split, as the network sees them, and their labels."""
     chosen = split.take(places)
     try:
-        return data.load_views(chosen, preprocessing), chosen.labels
+        return pipelines.load_views(chosen, preprocessing), chosen.labels
     except tf.errors.OpError:
         data.refuse_damaged(chosen, preprocessing)
         raise

@@ -7,8 +7,8 @@ import keras
 import tensorflow as tf
 
 from keras_resnet.blocks import flat_layers
-from keras_resnet.data import central, evaluation_batches
 from keras_resnet.errors import InputError
+from keras_resnet.pipelines import central, evaluation_batches
 from keras_resnet.strategies import next_batch
 
 # Batches over which statistics are recomputed, at most.

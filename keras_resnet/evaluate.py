@@ -60,9 +60,10 @@ def evaluate(
     """
     from keras_resnet.batch_norm import recalibrate
     from keras_resnet.classifiers import load_classifier, load_images
-    from keras_resnet.data import check_batch_size, resolve_name
+    from keras_resnet.data import resolve_name
     from keras_resnet.errors import InputError, choose
     from keras_resnet.evaluation import VIEWS, Evaluator
+    from keras_resnet.pipelines import check_batch_size
     from keras_resnet.progress import progress
     from keras_resnet.reports import predictions_csv, write_report
     from keras_resnet.run_folders import write_file

@@ -7,14 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.blocks import channel_axis
-from keras_resnet.data import (
-    central,
-    check_batch_size,
-    evaluation_batches,
-    refuse_damaged,
-)
+from keras_resnet.data import refuse_damaged
 from keras_resnet.errors import InputError, choose
 from keras_resnet.layouts import has_imagenet_stem
+from keras_resnet.pipelines import central, check_batch_size, evaluation_batches
 from keras_resnet.preprocessing import SCALES
 from keras_resnet.strategies import local_replicas, next_batch
 

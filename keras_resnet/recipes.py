@@ -7,6 +7,7 @@ about it. Any field of either is set by `--set field=value`.
 import ast
 import dataclasses
 import math
+from typing import Any
 
 from keras_resnet.errors import InputError, choose
 
@@ -175,8 +176,8 @@ class Execution:
 # What may differ when a run is resumed.
 FREE = ("data_service", "checkpoint_every", "keep_checkpoints", "tensorboard")
 
-_PAPER = {"decay_all": True, "schedule": "steps"}
-_STRIKES_BACK = {
+_PAPER: dict[str, Any] = {"decay_all": True, "schedule": "steps"}
+_STRIKES_BACK: dict[str, Any] = {
     "batch_size": 2048,
     "optimizer": "lamb",
     "rate_rule": "sqrt",

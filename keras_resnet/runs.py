@@ -84,7 +84,7 @@ def _outcome(folder):
 
 
 def _steps(settings):
-    """Steps of an epoch, and in all; as `keras_resnet.data.steps_per_epoch` has it."""
+    """Steps of an epoch, and in all; as `keras_resnet.pipelines.steps_per_epoch` has it."""
     fields = {field.name for field in dataclasses.fields(Recipe)}
     recipe = Recipe(**{k: v for k, v in settings.items() if k in fields})
     full, rest = divmod(settings["images"][0], recipe.batch_size)

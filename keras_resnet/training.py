@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet import data
+from keras_resnet import data, pipelines
 from keras_resnet.blocks import channel_axis
 from keras_resnet.checkpoints import Checkpoints, Progress
 from keras_resnet.complexity import profile
@@ -309,13 +309,13 @@ def _prepare(
     if recipe.test_crop and not images.shape:
         preprocessing = dataclasses.replace(preprocessing, crop=recipe.test_crop)
     shares = recipe.shares(replicas)
-    data.check_batch_size(recipe.batch_size, shares)
+    pipelines.check_batch_size(recipe.batch_size, shares)
     if min(recipe.sizes, default=variant.stride) < variant.stride:
         raise InputError(
             f"sizes must be at least {variant.stride} pixels, from which {model} makes "
             f"one. Received: sizes={recipe.sizes}"
         )
-    steps = data.steps_per_epoch(images.train, recipe.batch_size, shares)
+    steps = pipelines.steps_per_epoch(images.train, recipe.batch_size, shares)
     if not steps:
         raise InputError(
             f"{replicas} replicas cannot share {len(images.train)} training image(s)"
@@ -496,11 +496,11 @@ def _build(settings, images, preprocessing, checkpoint=None, stride_on=None):
         count = min(1000, len(images.train))
         places = np.linspace(0, len(images.train) - 1, count).astype(int)
         try:
-            views = data.load_views(images.train.take(places), preprocessing)
+            views = pipelines.load_views(images.train.take(places), preprocessing)
         except tf.errors.OpError:
             train = data.replace_damaged(images.train, preprocessing, places)
             images = dataclasses.replace(images, train=train)
-            views = data.load_views(train.take(places), preprocessing)
+            views = pipelines.load_views(train.take(places), preprocessing)
         mean, variance = statistics(views)
         image = keras.Input(preprocessing.shape, name="image")
         normalised = keras.layers.Normalization(
@@ -584,7 +584,7 @@ def _batches(run, preprocessing, start, stop):
 
 def _dataset(run, preprocessing, start, stop):
     strategy = run.strategy
-    return data.training_batches(
+    return pipelines.training_batches(
         run.images.train,
         preprocessing,
         run.recipe,
@@ -785,16 +785,14 @@ class _Loop:
     def _replace_damaged(self, step, error):
         """Goes on without the images of a step that cannot be decoded."""
         run = self.run
-        places = data.places_of_step(
+        places = pipelines.places_of_step(
             run.images.train,
             run.recipe,
             run.strategy.num_replicas_in_sync,
             run.seed,
             step,
         )
-        train = data.replace_damaged(
-            run.images.train, run.preprocessing, places, error
-        )
+        train = data.replace_damaged(run.images.train, run.preprocessing, places, error)
         run.images = dataclasses.replace(run.images, train=train)
         self.batches = None
 

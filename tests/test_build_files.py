@@ -26,6 +26,7 @@ KERAS, TENSORFLOW = "@pypi//keras", "//:tensorflow"
 LABELS = {
     "PIL": {"@pypi//pillow"},
     "absl": {"@pypi//absl_py"},
+    "google": {"@pypi//protobuf"},
     "sklearn": {"@pypi//scikit_learn"},
     "tensorflow": {TENSORFLOW},
     # TFDS 4.9.10 imports importlib_resources without requiring it.
@@ -36,6 +37,7 @@ LABELS = {
     # Exceptions: peers of the benchmarks and of the fixture's script, and an extra,
     # all done without where they are missing; and what comes with the interpreter.
     "keras_hub": set(),
+    "tensorboard": set(),
     "timm": set(),
     "torch": set(),
     "torchvision": set(),

@@ -12,7 +12,7 @@ import tensorflow as tf
 from conftest import ROOT, SHARED, run_python
 from PIL import Image
 
-from keras_resnet import data
+from keras_resnet import data, pipelines
 from keras_resnet.errors import InputError
 from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.recipes import find_recipe
@@ -40,7 +40,7 @@ def folder(tmp_path):
 
 def take(dataset, shape, start, stop, replicas=1, seed=0, **changes):
     recipe = find_recipe("digits", **changes)
-    batches = data.training_batches(
+    batches = pipelines.training_batches(
         dataset.train, Preprocessing(*shape), recipe, replicas, seed, start, stop
     )
     return list(batches.as_numpy_iterator())
@@ -61,7 +61,7 @@ def test_digits_are_scikit_learns(digits):
 
 
 def test_an_epoch_has_every_image_once(digits):
-    steps = data.steps_per_epoch(digits.train, 64, 1)
+    steps = pipelines.steps_per_epoch(digits.train, 64, 1)
     assert steps == 23  # 1,437 images: 22 batches of 64 and one of 29.
     batches = take(digits, (8, 8, 1), 0, steps)
     assert [len(labels) for _, labels, _ in batches] == [64] * 22 + [29]
@@ -107,8 +107,8 @@ def test_replicas_share_the_batch_of_one_device(digits, replicas):
 
 def test_no_replica_gets_an_empty_part(digits):
     """Of 1,437 images, 479 steps of 3 leave none and 359 of 4 leave one."""
-    assert data.steps_per_epoch(digits.train, 4, 1) == 360
-    assert data.steps_per_epoch(digits.train, 4, 2) == 359
+    assert pipelines.steps_per_epoch(digits.train, 4, 1) == 360
+    assert pipelines.steps_per_epoch(digits.train, 4, 2) == 359
     parts = take(digits, (8, 8, 1), 357, 361, replicas=2, batch_size=4)
     assert [len(labels) for _, labels, _ in parts] == [2] * 8
 
@@ -130,8 +130,8 @@ def test_augmentation_moves_by_a_pixel_and_pads_with_zeros(digits):
     ("batch_size", "replicas"), [(360, 1), (100, 2), (14, 2), (128, 4)]
 )
 def test_evaluation_counts_every_image_once(digits, batch_size, replicas):
-    batches = data.evaluation_batches(
-        digits.test, data.central(Preprocessing(8, 8, 1)), batch_size, replicas
+    batches = pipelines.evaluation_batches(
+        digits.test, pipelines.central(Preprocessing(8, 8, 1)), batch_size, replicas
     )
     batches = list(batches.as_numpy_iterator())
     assert len(batches) % replicas == 0
@@ -148,7 +148,7 @@ def test_folder_holds_a_fifth_of_each_class_out(folder):
     assert np.bincount(images.train.labels).tolist() == [8, 16]
     assert np.bincount(images.test.labels).tolist() == [2, 4]
     assert not set(images.train.images) & set(images.test.images)
-    views = data.load_views(images.test, Preprocessing(16, 16, 3))
+    views = pipelines.load_views(images.test, Preprocessing(16, 16, 3))
     colours = views.astype(float).mean(axis=(1, 2))
     np.testing.assert_array_equal(
         colours[:, 0] > colours[:, 2], images.test.labels == 1
@@ -171,7 +171,7 @@ def test_folder_with_train_and_val(folder, tmp_path_factory):
 def test_training_batches_of_a_folder(folder):
     images = data.load_dataset(f"folder:{folder}")
     for crop in (1.0, 0.8):
-        batches = data.training_batches(
+        batches = pipelines.training_batches(
             images.train,
             Preprocessing(16, 20, 3, crop),
             find_recipe("photographs", batch_size=10),
@@ -226,10 +226,10 @@ def test_a_damaged_image_is_named(folder):
 
 
 def test_a_batch_that_the_replicas_do_not_divide():
-    data.check_batch_size(64, 2)
+    pipelines.check_batch_size(64, 2)
     for batch_size in (63, 0):
         with pytest.raises(InputError, match=f"Received: batch_size={batch_size}"):
-            data.check_batch_size(batch_size, 2)
+            pipelines.check_batch_size(batch_size, 2)
 
 
 def test_tfds(tmp_path):
@@ -268,7 +268,7 @@ def test_tfds(tmp_path):
         assert found.classes == ("x", "y", "z")
         assert (len(found.train), len(found.test)) == (12, 5)
         assert found.shape == (shape if shape[0] else None)
-        views = data.load_views(found.test, Preprocessing(6, 6, 3))
+        views = pipelines.load_views(found.test, Preprocessing(6, 6, 3))
         assert views.shape == (5, 6, 6, 3)
         for (_, example), view, label in zip(
             examples["test"], views, found.test.labels, strict=True
@@ -296,7 +296,7 @@ def test_data_needs_no_network_or_optional_package():
     code = """
 import sys
 sys.modules["tensorflow_datasets"] = None
-from keras_resnet import data
+from keras_resnet import data, pipelines
 data.load_dataset("digits")
 try:
     data.load_dataset("cifar10")
@@ -371,7 +371,7 @@ def sources(tmp_path_factory):
 def batches_of(split, start, stop, replicas=1, here=None, size=(8, 9), **changes):
     crop = changes.pop("central", 1.0)
     service = changes.pop("service", "")
-    batches = data.training_batches(
+    batches = pipelines.training_batches(
         split,
         Preprocessing(*size, 3, crop),
         find_recipe("photographs", **{"batch_size": 8, **changes}),
@@ -456,7 +456,7 @@ def test_places_of_step_are_what_its_batch_holds(replicas):
         for step in range(12):
             parts = found[step * replicas : (step + 1) * replicas]
             images, labels, _ = together(parts)
-            places = data.places_of_step(split, recipe, replicas, 3, step)
+            places = pipelines.places_of_step(split, recipe, replicas, 3, step)
             assert images[:, 0, 0, 0].tolist() == places.tolist()
             assert labels.tolist() == (places % 3).tolist()
 
@@ -598,10 +598,12 @@ def test_a_set_of_records(slim):
     names = found.train.names()
     assert names[5] == f"{folder}/train-00001-of-00002 record 0"
     preprocessing = Preprocessing(16, 16, 3, 0.875)
-    views = data.load_views(found.test, preprocessing)
+    views = pipelines.load_views(found.test, preprocessing)
     in_memory = data.Split(np.array(images[12:], object), found.test.labels)
-    np.testing.assert_array_equal(views, data.load_views(in_memory, preprocessing))
-    batches = data.evaluation_batches(found.test, data.central(preprocessing), 4, 2)
+    np.testing.assert_array_equal(views, pipelines.load_views(in_memory, preprocessing))
+    batches = pipelines.evaluation_batches(
+        found.test, pipelines.central(preprocessing), 4, 2
+    )
     batches = list(batches.as_numpy_iterator())
     assert [weights.tolist() for _, _, weights in batches] == [[1, 1], [1, 1], [1], [1]]
     np.testing.assert_array_equal(np.concatenate([b[0] for b in batches]), views)
@@ -620,7 +622,8 @@ def test_both_splits_of_records(slim):
     preprocessing = Preprocessing(16, 16, 3)
     in_memory = data.Split(np.array(images, object), both.labels)
     np.testing.assert_array_equal(
-        data.load_views(both, preprocessing), data.load_views(in_memory, preprocessing)
+        pipelines.load_views(both, preprocessing),
+        pipelines.load_views(in_memory, preprocessing),
     )
     test = data.load_dataset(f"tfrecord:{folder}").test
     assert len(test.take([]) + test) == 6
@@ -703,7 +706,7 @@ def test_tfds_sets_of_records(tmp_path, monkeypatch):
         assert found.train.labels.tolist() == in_memory.train.labels.tolist()
         for split in ("train", "test"):
             preprocessing = Preprocessing(6, 6, 3)
-            views = data.load_views(getattr(found, split), preprocessing)
+            views = pipelines.load_views(getattr(found, split), preprocessing)
             if shape[0]:
                 pixels = [e["image"] for _, e in examples][: len(views)]
                 np.testing.assert_array_equal(views, pixels)
@@ -884,7 +887,7 @@ def test_data_services(sources, monkeypatch):
         assert_equal(found, shared)
         with pytest.raises(InputError, match=f"have one worker.*={crowd} with 2$"):
             batches_of(sources["arrays"], 0, 3, service=crowd)
-        monkeypatch.setattr(data, "SERVICE_TIMEOUT", 3)
+        monkeypatch.setattr(pipelines, "SERVICE_TIMEOUT", 3)
         with pytest.raises(InputError, match=f"had no worker within.*={nobody}$"):
             batches_of(sources["arrays"], 0, 3, service=nobody)
 
@@ -898,7 +901,7 @@ def test_data_services(sources, monkeypatch):
     ],
 )
 def test_a_data_service_that_is_not_there(sources, monkeypatch, address, words):
-    monkeypatch.setattr(data, "SERVICE_TIMEOUT", 1)
+    monkeypatch.setattr(pipelines, "SERVICE_TIMEOUT", 1)
     with pytest.raises(InputError, match=words) as error:
         batches_of(sources["arrays"], 0, 3, service=address)
     assert "\n" not in str(error.value)

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import keras_resnet
-from keras_resnet import data, evaluation, strategies
+from keras_resnet import data, evaluation, pipelines, strategies
 from keras_resnet.errors import InputError
 from keras_resnet.evaluation import VIEWS, Evaluator, Predictions
 from keras_resnet.preprocessing import Preprocessing
@@ -330,7 +330,7 @@ def test_pixels_and_files_are_seen_alike():
         images = pictures(sides, sides)
         split = encoded(images)
         pixels = data.Split(np.stack(images), split.labels)
-        views = [data.load_views(each, preprocessing) for each in (pixels, split)]
+        views = [pipelines.load_views(each, preprocessing) for each in (pixels, split)]
         np.testing.assert_array_equal(*views)
 
 

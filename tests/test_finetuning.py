@@ -13,7 +13,15 @@ from safetensors.numpy import load_file, save_file
 from state_dicts import fill
 
 import keras_resnet
-from keras_resnet import data, recipes, strategies, training, weight_files, weights
+from keras_resnet import (
+    data,
+    pipelines,
+    recipes,
+    strategies,
+    training,
+    weight_files,
+    weights,
+)
 from keras_resnet.classifiers import load_classifier
 from keras_resnet.errors import InputError
 from keras_resnet.layouts import Pixels
@@ -161,7 +169,7 @@ def one_step(network, split, stage_rate=1.0):
     strategy = strategies.make_strategy("one_device")
     step = Step(network, strategy, recipe, 1000)
     preprocessing = Preprocessing(16, 16, 3)
-    batches = data.training_batches(split, preprocessing, recipe, 1, 0, 0, 1)
+    batches = pipelines.training_batches(split, preprocessing, recipe, 1, 0, 0, 1)
     step(iter(batches))
     return step.sums.numpy()[:3]
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from conftest import SHARED
 from PIL import Image, ImageOps
 
-from keras_resnet import data
+from keras_resnet import data, pipelines
 from keras_resnet.preprocessing import Preprocessing, crop_and_flip, statistics
 
 # Two decoders of JPEG may round differently; those of lossless formats may not.
@@ -410,7 +410,7 @@ def test_exif_orientation_equals_pillows(photograph, order, orientation):
         view = preprocessing.view(stored)
         assert difference(preprocessing.read(file, upright=False), view) <= 1
         split = data.Split(np.array([file], object), np.zeros(1, np.int32))
-        assert difference(data.load_views(split, preprocessing)[0], view) <= 1
+        assert difference(pipelines.load_views(split, preprocessing)[0], view) <= 1
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from conftest import run_python
 
-from keras_resnet import data, recipes, strategies, training
+from keras_resnet import data, pipelines, recipes, strategies, training
 from keras_resnet.blocks import flat_layers
 from keras_resnet.errors import InputError
 from keras_resnet.evaluation import Evaluator
@@ -60,12 +60,12 @@ def take_steps(strategy, images, recipe, steps, model="cifar_resnet8"):
     with strategy.scope():
         network, images = training._build(settings, images, preprocessing)
     before = network.get_weights()
-    per_epoch = data.steps_per_epoch(
+    per_epoch = pipelines.steps_per_epoch(
         images.train, recipe.batch_size, recipe.shares(replicas)
     )
     step = Step(network, strategy, recipe, recipe.epochs * per_epoch)
     step.average()
-    batches = data.training_batches(
+    batches = pipelines.training_batches(
         images.train, preprocessing, recipe, replicas, 0, 0, steps, classes=10
     )
     batches = iter(batches)
@@ -133,7 +133,7 @@ def test_step_is_the_papers_sgd(float64):
     """Momentum and a decay that is part of the gradient, of kernels alone."""
     images, recipe = some_digits(32), constant(16, weight_decay=0.01)
     network, before, after, _ = take_steps("one_device", images, recipe, 2)
-    batches = data.training_batches(
+    batches = pipelines.training_batches(
         images.train, Preprocessing(8, 8, 1), recipe, 1, 0, 0, 2
     )
     network.set_weights(before)
@@ -436,7 +436,7 @@ def test_several_steps_at_once_are_the_same_steps(tmp_path):
 def test_training_images_of_several_sizes(tmp_path, monkeypatch):
     """Three sizes for a third of the run each; evaluation is at the network's."""
     asked, seen = [], []
-    batches, replica_step = data.training_batches, Step._replica_step
+    batches, replica_step = pipelines.training_batches, Step._replica_step
 
     def spy(split, preprocessing, recipe, replicas, seed, start, stop, **options):
         asked.append((start, stop, preprocessing.height, preprocessing.width))
@@ -449,7 +449,7 @@ def test_training_images_of_several_sizes(tmp_path, monkeypatch):
         assert network.input_shape[1:] == images.shape[1:]
         return replica_step(self, network, images, *batch)
 
-    monkeypatch.setattr(data, "training_batches", spy)
+    monkeypatch.setattr(pipelines, "training_batches", spy)
     monkeypatch.setattr(Step, "_replica_step", traced)
     rows = training.train(
         **SMALL, epochs=1, sizes=(4, 6, 8), model_dir=str(tmp_path / "run")
