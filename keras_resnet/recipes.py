@@ -197,8 +197,10 @@ RECIPES = {
     # python -m keras_resnet.train --dataset=cifar10 --recipe=paper_cifar
     # One GPU, under an hour. The paper's test accuracy (Table 6): 91.25 % with
     # ResNet-20, 93.03 % with ResNet-56, 93.57 % with ResNet-110.
-    # Section 4.2: 64k iterations, rate divided at 32k and 48k, 45k/5k split. Its
-    # padding is the mean colour; here it is black.
+    # Section 4.2: 64k iterations, rate divided at 32k and 48k, 45k/5k split, so that
+    # the test images are only for `keras_resnet.evaluate`. (Read so, the paper's final
+    # nets are trained on 45k; `--set validation=0` trains on all 50k.) Its padding is
+    # the mean colour; here it is black.
     "paper_cifar": Recipe(
         182, 128, 0.1, iterations=64_000, validation=0.1, careful_start=True, **_PAPER
     ),

@@ -168,10 +168,22 @@ def train(
     if verbose is None:
         verbose = 1 if sys.stdout.isatty() else 2
     run = _prepare(
-        model, dataset, data_dir, image_size, shortcut, stride_on, weights, freeze,
-        recipe, seed, strategy, virtual_devices, model_dir, changes,
+        model,
+        dataset,
+        data_dir=data_dir,
+        image_size=image_size,
+        shortcut=shortcut,
+        stride_on=stride_on,
+        weights=weights,
+        freeze=freeze,
+        recipe=recipe,
+        seed=seed,
+        strategy=strategy,
+        virtual_devices=virtual_devices,
+        model_dir=model_dir,
         quiet=verbose == 0,
-    )  # fmt: skip
+        **changes,
+    )
     if run is None:
         return []
     chief = is_chief(run.strategy)
@@ -210,21 +222,7 @@ def find_learning_rate(model="resnet20", dataset="digits", **arguments):
         The rates and the smoothed losses, two lists, and the rate at which the loss
         fell fastest.
     """
-    names = (
-        "data_dir", "image_size", "shortcut", "stride_on", "weights", "freeze",
-        "recipe",
-    )  # fmt: skip
-    known = [arguments.pop(name, None) for name in names]
-    seed = arguments.pop("seed", 0)
-    strategy = arguments.pop("strategy", "mirrored")
-    virtual_devices = arguments.pop("virtual_devices", 0)
-    model_dir = arguments.pop("model_dir", None)
-    run = _prepare(
-        model, dataset, *known, seed, strategy, virtual_devices, model_dir,
-        {**arguments, "schedule": "cosine"}, suffix="-find_lr",
-    )  # fmt: skip
-    if run is None:
-        raise InputError(f"find_lr needs a folder of its own. Received: {model_dir}")
+    run = _prepare(model, dataset, suffix="-find_lr", **arguments)
     low, high = RANGE
     rate = keras.optimizers.schedules.ExponentialDecay(low, RANGE_STEPS - 1, high / low)
     step = Step(run.network, run.strategy, run.recipe, RANGE_STEPS, run.execution, rate)
@@ -256,11 +254,29 @@ def find_learning_rate(model="resnet20", dataset="digits", **arguments):
 
 
 def _prepare(
-    model, dataset, data_dir, image_size, shortcut, stride_on, weights, freeze,
-    recipe, seed, strategy, virtual_devices, model_dir, changes, suffix="",
+    model,
+    dataset,
+    *,
+    data_dir=None,
+    image_size=None,
+    shortcut=None,
+    stride_on=None,
+    weights=None,
+    freeze=None,
+    recipe=None,
+    seed=0,
+    strategy="mirrored",
+    virtual_devices=0,
+    model_dir=None,
+    suffix="",
     quiet=False,
-):  # fmt: skip
-    """Makes a run of `train`'s arguments; `None` if it has ended before."""
+    **changes,
+):
+    """Makes a run of `train`'s arguments; `None` if it has ended before.
+
+    With a suffix, of the folder's name, it is none that is kept: nothing is looked
+    for in the folder.
+    """
     if not 0 <= seed < 2**31:
         raise InputError(f"seed must be from 0 to 2**31 - 1. Received: seed={seed}")
     if keras.config.image_data_format() != "channels_last":

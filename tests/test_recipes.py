@@ -48,9 +48,12 @@ def test_the_papers_cifar_recipe():
 def test_only_deep_nets_start_carefully(model, careful, tmp_path):
     """Section 4.2: "we use 0.01 to warm up" the 110-layer net."""
     run = training._prepare(
-        model, "digits", None, None, None, None, None, None, "paper_cifar", 0,
-        "one_device", 0, str(tmp_path / "run"), {},
-    )  # fmt: skip
+        model,
+        "digits",
+        recipe="paper_cifar",
+        strategy="one_device",
+        model_dir=str(tmp_path / "run"),
+    )
     assert run.recipe.careful_start == careful
     assert run.settings["careful_start"] == careful
     assert (run.total, run.steps) == (64_000, -(-(1437 - 144) // 128))
