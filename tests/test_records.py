@@ -282,6 +282,7 @@ def test_few_damaged_records_of_many_are_left_out(tmp_path, capsys):
         (example(b"\0" * 3072, 1), "no encoded image"),  # CIFAR's pixels.
         (example(picture(0), 1, ("other", SLIM[1])), "no encoded image"),
     ],
+    ids=["no Example", "empty", "pixels", "another feature"],
 )
 def test_a_record_without_an_image(tmp_path, third, problem):
     ones = [example(picture(0), 1)] * 2
