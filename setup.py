@@ -71,6 +71,7 @@ setup(
             "keras-resnet-evaluate = keras_resnet.programs:evaluate",
             "keras-resnet-predict = keras_resnet.programs:predict",
             "keras-resnet-convert = keras_resnet.programs:convert",
+            "keras-resnet-runs = keras_resnet.programs:runs",
             "keras-resnet-export = keras_resnet_export.console:export",
         ]
     },

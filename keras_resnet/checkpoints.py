@@ -68,10 +68,15 @@ def _is_plain(value):
         return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
     if isinstance(value, list):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, str | bool | int | float | np.ndarray)
+    return value is None or isinstance(
+        value,
+        str | bool | int | float | np.ndarray | np.integer | np.floating | np.bool_,
+    )
 
 
 def _encode(array):
+    if isinstance(array, np.generic):
+        return array.item()
     content = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
     return {"array": content, "dtype": array.dtype.name, "shape": array.shape}
 

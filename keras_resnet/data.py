@@ -68,7 +68,7 @@ class Split:
             return list(map(str, self.images))
         if self.records:
             return [self.records.name(place) for place in self.images]
-        return [f"number {place}" for place in range(len(self))]
+        return list(map(str, range(len(self))))
 
     def without(self, places) -> "Split":
         """Returns this with the next good image in the place of each damaged one.
@@ -184,6 +184,42 @@ def load_dataset(name, data_dir=None, only_test=False):
     return found
 
 
+def checked(images):
+    """Returns a data set that somebody made, or says what is wrong with it.
+
+    Args:
+        images: a `Dataset`. Labels of any whole numbers become int32.
+
+    Raises:
+        InputError: images are no uint8 pixels, paths or encoded files, or the labels
+            don't belong to them.
+    """
+    for part in ("train", "test"):
+        split = getattr(images, part)
+        labels = np.asarray(split.labels)
+        pixels = split.images.dtype == np.uint8 and split.images.ndim == 4
+        kinds = "i" if split.records else "OSU"
+        if not pixels and split.images.dtype.kind not in kinds:
+            raise InputError(
+                "Images must be uint8 (number, height, width, channels), from 0 to 255, "
+                f"or paths or encoded files. Received: {images.name}'s {part} images of "
+                f"{split.images.dtype} and shape {split.images.shape}"
+            )
+        if labels.dtype.kind not in "iu" or labels.shape != (len(split.images),):
+            raise InputError(
+                "Labels must be whole numbers, one for each image. Received: "
+                f"{images.name}'s {part} labels of {labels.dtype} and shape "
+                f"{labels.shape} for {len(split.images)} images"
+            )
+        # Before they become 32 bits, in which another label may lie in range.
+        _check_labels(
+            images.name, dataclasses.replace(split, labels=labels), images.classes
+        )
+        split = dataclasses.replace(split, labels=labels.astype(np.int32))
+        images = dataclasses.replace(images, **{part: split})
+    return images
+
+
 def _check_labels(name, split, classes):
     wrong = np.flatnonzero((split.labels < 0) | (split.labels >= len(classes)))
     if len(wrong):
@@ -221,10 +257,7 @@ def _folder(name, only_test):
         raise InputError(
             f"There is no such folder. Accepted: folder:PATH. Received: {name}"
         )
-    parts = {
-        part: os.path.join(path, part)
-        for part in ("train", "test", "val", "validation")
-    }
+    parts = {part: os.path.join(path, part) for part in ("train", *records.HELD_OUT)}
     parts = {part: where for part, where in parts.items() if os.path.isdir(where)}
     held_out = [part for part in parts if part != "train"]
     own_split = "train" in parts and bool(held_out)
@@ -307,7 +340,7 @@ def _tfds(name, data_dir, only_test):
         ) from None
     _prepare(builder)
     info, splits = builder.info, builder.info.splits
-    held_out = next((s for s in ("test", "validation") if s in splits), None)
+    held_out = next((s for s in records.HELD_OUT if s in splits), None)
     features = info.features
     features = (
         dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
@@ -483,6 +516,7 @@ def replace_damaged(split, preprocessing, places, error=None):
 def _tell(split, damaged, count=None):
     names = split.names()
     names = [names[place] for place in damaged]
+    names = [f"number {name}" if name.isdigit() else name for name in names]
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return (
         f"{count or len(names)} of {len(split)} images cannot be decoded; repair or "

@@ -73,6 +73,7 @@ def evaluate(
     choose("views", views, VIEWS)
     if split is not None:
         choose("split", split, ("test", "train", "all"))
+    choose("strategy", strategy, ("one_device", "mirrored"))
     strategy = make_strategy(strategy, virtual_devices)
     check_batch_size(batch_size, strategy.num_replicas_in_sync)
     with strategy.scope():

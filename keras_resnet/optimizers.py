@@ -118,7 +118,12 @@ def learning_rate(recipe, steps):
         InputError: the recipe's fields don't go together.
     """
     schedules, highest = keras.optimizers.schedules, recipe.learning_rate
-    warmup = round(recipe.warmup * steps)
+    warmup = min(round(recipe.warmup * steps), steps - 1)
+    if recipe.careful_start and (warmup or recipe.schedule != "steps"):
+        raise InputError(
+            "careful_start goes with the schedule 'steps' and no warmup. Received: "
+            f"schedule={recipe.schedule!r}, warmup={recipe.warmup}"
+        )
     if recipe.schedule == "cosine":
         return schedules.CosineDecay(
             recipe.warmup_from * highest if warmup else highest,

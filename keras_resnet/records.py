@@ -27,6 +27,10 @@ from keras_resnet.errors import InputError
 IMAGE_FEATURES = ("image/encoded", "image", "image_raw")
 LABEL_FEATURES = ("image/class/label", "label")
 
+# Parts that are held out, the first of them counts: test images are for the end, and
+# ImageNet's have no labels.
+HELD_OUT = ("validation", "val", "test")
+
 # Share of the records that may be damaged; they are left out.
 MAX_DAMAGED = 0.001
 
@@ -96,9 +100,7 @@ def find(name, only_test=False):
         raise InputError(
             f"There is no such folder. Accepted: tfrecord:PATH. Received: {name}"
         )
-    train, *held_out = (
-        _part(folder, part) for part in ("train", "validation", "val", "test")
-    )
+    train, *held_out = (_part(folder, part) for part in ("train", *HELD_OUT))
     test = next(filter(None, held_out), ())
     if not test or not (train or only_test):
         raise InputError(

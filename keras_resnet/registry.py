@@ -226,7 +226,7 @@ def find_weights(model, name):
             f"name a file. Received: weights={name!r}"
         )
     names = [row.name for row in rows]
-    has_default = rows[0].data == "imagenet"
+    has_default = "://" in rows[0].address  # What this package trained has its name.
     choose("weights", name, [DEFAULT, *names] if has_default else names)
     return rows[0 if name == DEFAULT else names.index(name)]
 

@@ -14,6 +14,7 @@ python -m keras_resnet.runs              # lists all below runs/, the best first
 python -m keras_resnet.runs --csv DIR... # these, or those below them, as CSV
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -67,6 +68,32 @@ def write_record(folder, settings, classes, preprocessing):
         os.path.join(folder, "run.json"),
         json.dumps(record, indent=2, ensure_ascii=False) + "\n",
     )
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Keeps a second process out of a run folder, where the system has such locks.
+
+    Raises:
+        InputError: another process is in it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # Some network file systems have none.
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"Another process is training into {os.fspath(folder)!r}"
+                ) from None
+        yield
+    finally:
+        os.close(handle)  # The lock goes with it, and with the process.
 
 
 def versions():
@@ -137,7 +164,8 @@ class RunFolder(keras.callbacks.Callback):
 
     def __init__(self, path, writes=True):
         super().__init__()
-        self.path = path
+        # A Path: no plain value, so that a folder that was moved stays where it is.
+        self.path = pathlib.Path(path)
         # Not a plain value, which a worker would be given back from the checkpoint
         # of the one that writes.
         self.writes = lambda: writes
@@ -167,7 +195,9 @@ class RunFolder(keras.callbacks.Callback):
 
 def save_network(network, path):
     """Saves a network without its optimizer, which is the run's and no standard one."""
-    kept, network.optimizer = network.optimizer, keras.optimizers.SGD()
+    kept = getattr(network, "optimizer", None)
+    # With a name: Keras would number them, and the files of two runs would differ.
+    network.optimizer = keras.optimizers.SGD(name="sgd")
     try:
         save_model(network, path)
     finally:

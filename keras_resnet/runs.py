@@ -45,7 +45,9 @@ def _run_folders(root):
         yield root
         return
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
-        if entry.is_dir(follow_symlinks=False):
+        # Logs of local workers, and range tests.
+        ours = entry.name.endswith(("-workers", "-find_lr"))
+        if entry.is_dir(follow_symlinks=False) and not ours:
             yield from list(_run_folders(entry.path)) or [entry.path]
 
 

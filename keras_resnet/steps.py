@@ -116,9 +116,11 @@ class Step:
         rate: a learning rate in the place of the recipe's.
 
     Attributes:
-        sums: variable of five numbers: over the steps since it was last set to 0,
-            the summed loss, right answers, and images; the number of steps until a
-            loss was not finite; and whether a worker asks all to stop.
+        sums: variable of four numbers: over the steps since it was last set to 0,
+            the summed loss, right answers, and images; and the number of steps until
+            a loss was not finite.
+        asks_to_stop: variable by which this worker asks all of them to stop.
+        asked: variable above 0 once any worker has asked, on all of them.
         optimizer: what changes the weights.
         averages: of the network's variables, with `recipe.ema`, else none.
     """
@@ -149,15 +151,18 @@ class Step:
                 tf.Variable(v.value, trainable=False, name=f"average/{v.path}")
                 for v in self._averaged
             ]
-        self.sums = tf.Variable(tf.zeros(5, tf.float64))
+        self.sums = tf.Variable(tf.zeros(4, tf.float64))
         self.asks_to_stop = tf.Variable(0.0, dtype=tf.float64)
+        self.asked = tf.Variable(0.0, dtype=tf.float64)
         # A network for each size of training images, of the same layers.
         self._networks = {(size, size): _at(network, size) for size in recipe.sizes}
         self._networks[tuple(network.input_shape[1:3])] = network
         self._one = tf.function(self._step)
         self._many = tf.function(self._loop)
         self._finite = tf.function(
-            lambda: all_finite([v.value for v in network.trainable_variables])
+            lambda: all_finite(
+                [v.value for v in network.variables if v.dtype.startswith("float")]
+            )
         )
 
     def __call__(self, batches, count=1):
@@ -174,7 +179,7 @@ class Step:
             self._many(batches, tf.constant(count))
 
     def is_finite(self):
-        """Whether all weights are numbers."""
+        """Whether all weights, and the moving statistics, are numbers."""
         return bool(self._finite())
 
     def average(self):
@@ -216,8 +221,8 @@ class Step:
             found = self._strategy.run(replica_step, args=args)
         found = self._strategy.reduce("SUM", found, axis=None)
         good = tf.math.is_finite(found[0]) & tf.math.is_finite(self.sums[0])
-        found = tf.concat([found[:3], [tf.cast(good, tf.float64)], found[3:]], 0)
-        self.sums.assign_add(found)
+        self.asked.assign_add(found[3])
+        self.sums.assign_add(tf.concat([found[:3], [tf.cast(good, tf.float64)]], 0))
         self._update_averages()
 
     def _replica_step(self, network, images, labels, weights):

@@ -177,11 +177,18 @@ def lost_worker(error):
     """
     return isinstance(error, tf.errors.UnavailableError) or (
         isinstance(error, tf.errors.OpError)
-        and not isinstance(error, tf.errors.InvalidArgumentError)
+        and not isinstance(error, _OWN_FAULTS)
         and any(mark in str(error) for mark in _LOST)
     )
 
 
+# Of this worker, though the message names its device, "/job:worker/...".
+_OWN_FAULTS = (
+    tf.errors.InvalidArgumentError,
+    tf.errors.ResourceExhaustedError,
+    tf.errors.DataLossError,
+    tf.errors.NotFoundError,
+)
 _LOST = ("Collective ops is aborted", "coordination service", "/job:worker/")
 
 

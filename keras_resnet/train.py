@@ -101,7 +101,7 @@ if __name__ == "__main__":
         "local_workers", 0, "Start that many workers here, for trying out.", 0
     )
     flags.DEFINE_string(
-        "recipe", None, "A name in keras_resnet/recipes.py; chosen by data set."
+        "recipe", None, "paper_cifar, modern_cifar, rsb_a3, ...; chosen by data set."
     )
     flags.DEFINE_integer(
         "epochs", None, "Passes over the training images; the recipe's.", 1
@@ -111,7 +111,7 @@ if __name__ == "__main__":
     )
     flags.DEFINE_float("learning_rate", None, "The highest; the recipe's.", 0.0)
     flags.DEFINE_multi_string(
-        "set", [], "Any other field of the recipe, or of how it is executed."
+        "set", [], "FIELD=VALUE: any other field of keras_resnet/recipes.py."
     )
     flags.DEFINE_boolean("find_lr", False, "Try ever higher learning rates instead.")
     flags.DEFINE_string("precision", None, "float32, mixed_float16 or mixed_bfloat16.")

@@ -26,6 +26,7 @@ from keras_resnet.checkpoints import Checkpoints, Progress
 from keras_resnet.complexity import profile
 from keras_resnet.errors import InputError, Preempted, choose
 from keras_resnet.evaluation import Evaluator
+from keras_resnet.optimizers import learning_rate
 from keras_resnet.preprocessing import Preprocessing, statistics
 from keras_resnet.recipes import (
     FREE,
@@ -34,10 +35,12 @@ from keras_resnet.recipes import (
     changed_fields,
     default_recipe,
     find_recipe,
+    may_be_mirrored,
 )
 from keras_resnet.resnet import ResNet
 from keras_resnet.run_folders import (
     RunFolder,
+    locked,
     read_record,
     remove_leftovers,
     save_network,
@@ -189,16 +192,14 @@ def train(
     chief = is_chief(run.strategy)
     if worker_count(run.strategy) > 1:  # Until all of them have looked into the folder.
         total(run.strategy, tf.ones([]))
-    if chief:
-        _open_folder(run)
-    folder = RunFolder(run.model_dir, writes=chief)
-    callbacks = [*callbacks, *_callbacks_of(run.recipe), folder]
-    loop = _Loop(run, callbacks)
-    loop.train(verbose if chief else 0)
-    if chief:
-        with loop.step.evaluated():
-            save_network(run.network, os.path.join(run.model_dir, "final.keras"))
-        remove_leftovers(run.model_dir, ended=True)
+    with _open_folder(run) if chief else contextlib.nullcontext():
+        folder = RunFolder(run.model_dir, writes=chief)
+        loop = _Loop(run, [*callbacks, *_callbacks_of(run.recipe), folder])
+        loop.train(verbose if chief else 0)
+        if chief:
+            with loop.step.evaluated():
+                save_network(run.network, os.path.join(run.model_dir, "final.keras"))
+            remove_leftovers(run.model_dir, ended=True)
     return folder.rows
 
 
@@ -215,14 +216,15 @@ def find_learning_rate(model="resnet20", dataset="digits", **arguments):
     Args:
         model: see `train`.
         dataset: see `train`.
-        **arguments: `train`'s; `model_dir` gets `find_lr.csv` and `find_lr.png`,
-            `None` is `runs/MODEL-DATASET-find_lr`.
+        **arguments: `train`'s, callbacks and verbose excepted. The folder whose name
+            is `model_dir` and `-find_lr` gets `find_lr.csv` and `find_lr.png`.
 
     Returns:
         The rates and the smoothed losses, two lists, and the rate at which the loss
         fell fastest.
     """
-    run = _prepare(model, dataset, suffix="-find_lr", **arguments)
+    run = _prepare(model, dataset, suffix="-find_lr", quiet=True, **arguments)
+    chief = is_chief(run.strategy)
     low, high = RANGE
     rate = keras.optimizers.schedules.ExponentialDecay(low, RANGE_STEPS - 1, high / low)
     step = Step(run.network, run.strategy, run.recipe, RANGE_STEPS, run.execution, rate)
@@ -245,11 +247,12 @@ def find_learning_rate(model="resnet20", dataset="digits", **arguments):
     rates = rates[: len(losses)]
     falls = np.gradient(losses, np.log(rates))
     best = rates[int(np.argmin(falls))]
-    write_range(run.model_dir, rates, losses, best)
-    print(
-        f"The loss falls fastest at a rate of {best:.2g} and is lowest at "
-        f"{rates[int(np.argmin(losses))]:.2g}; see {run.model_dir}/find_lr.png"
-    )
+    if chief:
+        write_range(run.model_dir, rates, losses, best)
+        print(
+            f"The loss falls fastest at a rate of {best:.2g} and is lowest at "
+            f"{rates[int(np.argmin(losses))]:.2g}; see {run.model_dir}/find_lr.png"
+        )
     return rates, losses, best
 
 
@@ -305,7 +308,9 @@ def _prepare(
 
     variant = find_variant(model)
     images = dataset
-    if not isinstance(dataset, data.Dataset):
+    if isinstance(dataset, data.Dataset):
+        images = data.checked(dataset)
+    else:
         images = data.load_dataset(dataset, data_dir)
     dataset = images.name
     if weights is not None:
@@ -317,9 +322,18 @@ def _prepare(
         if weights
         else default_recipe(dataset, photographs=preprocessing.crop < 1)
     )
+    if changes.get("flip") is None and not may_be_mirrored(dataset):
+        changes["flip"] = False
+    if changes.get("careful_start") is None and variant.depth < 110:
+        changes["careful_start"] = False  # The paper's, for deep nets.
+    if images.shape or (weights and not changes.get("test_crop")):
+        if changes.get("test_crop"):
+            raise InputError(
+                "test_crop is for photographs; these images are all of one size. "
+                f"Received: test_crop={changes['test_crop']} with {dataset}"
+            )
+        changes["test_crop"] = 0.0
     recipe = find_recipe(recipe_name, **changes)
-    if recipe.careful_start and variant.depth < 110:  # The paper's, for deep nets.
-        recipe = dataclasses.replace(recipe, careful_start=False)
     if recipe.validation:
         images = data.hold_out(images, recipe.validation)
     if recipe.test_crop and not images.shape:
@@ -337,6 +351,12 @@ def _prepare(
             f"{replicas} replicas cannot share {len(images.train)} training image(s)"
         )
     total = recipe.iterations or recipe.epochs * steps
+    learning_rate(recipe, total)  # Refuses what does not go together.
+    if len(images.test) < worker_count(strategy):
+        raise InputError(
+            f"There are too few held-out images to judge by. Received: {dataset} with "
+            f"{len(images.test)}"
+        )
     settings = {
         "model": model.lower(),
         "shortcut": variant.shortcut if shortcut is None else shortcut,
@@ -361,10 +381,9 @@ def _prepare(
     }
     source = settings["dataset"].partition(":")[2] or settings["dataset"]
     where = os.path.basename(source).replace(":", "-") or "root"
-    model_dir = model_dir or os.path.join(
-        "runs", f"{settings['model']}-{where}{suffix}"
-    )
-    if not suffix and _has_ended(model_dir, settings):
+    model_dir = model_dir or os.path.join("runs", f"{settings['model']}-{where}")
+    model_dir = f"{os.path.normpath(model_dir)}{suffix}"
+    if not suffix and _has_ended(model_dir, settings, images.classes):
         if is_chief(strategy):
             remove_leftovers(model_dir, ended=True)
         if not quiet:
@@ -375,7 +394,7 @@ def _prepare(
     if checkpoint and (pixels := checkpoint.origin.pixels):
         preprocessing = dataclasses.replace(
             preprocessing,
-            crop=1.0 if images.shape else pixels.crop,
+            crop=1.0 if images.shape else recipe.test_crop or pixels.crop,
             interpolation=pixels.interpolation,
         )
     with strategy.scope():
@@ -442,7 +461,7 @@ def _choose_preprocessing(variant, images, image_size):
     return Preprocessing(height, width, channels, 0.875 if photographs else 1.0)
 
 
-def _has_ended(model_dir, settings):
+def _has_ended(model_dir, settings, classes):
     """Whether the folder holds this run's end; refuses another run's folder."""
     record = read_record(model_dir)
     if record is None:
@@ -452,7 +471,11 @@ def _has_ended(model_dir, settings):
                 f"Received: {model_dir!r}, which holds other files"
             )
         return False
-    began = record["settings"]
+    trained = (os.path.join(model_dir, name) for name in ("metrics.csv", "checkpoints"))
+    if not any(map(os.path.exists, trained)):
+        return False
+    began = {**record["settings"], "classes": record["classes"]}
+    settings = {**settings, "classes": list(classes)}
     differ = [
         f"{key} (began with {began.get(key)!r}, now {settings.get(key)!r})"
         for key in {**began, **settings}
@@ -466,16 +489,23 @@ def _has_ended(model_dir, settings):
     return os.path.exists(os.path.join(model_dir, "final.keras"))
 
 
+@contextlib.contextmanager
 def _open_folder(run):
-    try:
-        os.makedirs(run.model_dir, exist_ok=True)
-        remove_leftovers(run.model_dir)
-        write_record(run.model_dir, run.settings, run.images.classes, run.preprocessing)
-    except OSError as error:
-        raise InputError(
-            "model_dir must be a folder that can be written. "
-            f"Received: {run.model_dir!r} ({error.strerror})"
-        ) from None
+    """Makes the run folder, which is this process's alone within."""
+    with contextlib.ExitStack() as stack:
+        try:
+            os.makedirs(run.model_dir, exist_ok=True)
+            stack.enter_context(locked(run.model_dir))
+            remove_leftovers(run.model_dir)
+            write_record(
+                run.model_dir, run.settings, run.images.classes, run.preprocessing
+            )
+        except OSError as error:
+            raise InputError(
+                "model_dir must be a folder that can be written. "
+                f"Received: {run.model_dir!r} ({error.strerror})"
+            ) from None
+        yield
 
 
 def _build(settings, images, preprocessing, checkpoint=None, stride_on=None):
@@ -615,6 +645,11 @@ def _dataset(run, preprocessing, start, stop):
     )
 
 
+# Steps from one question whether a worker was told to stop to the next: the answer is
+# waited for.
+ASK_EVERY = 10
+
+
 class _Stop(Exception):
     """SIGTERM came."""
 
@@ -669,7 +704,9 @@ class _Loop:
         )
         callbacks.on_train_begin()
         run.network.stop_training = False
-        if self.checkpoints.restore():
+        restored = self.checkpoints.restore()
+        self._compare_steps()
+        if restored:
             if verbose:
                 print(
                     f"Resuming after step {progress.step} of {run.total}.", flush=True
@@ -697,6 +734,21 @@ class _Loop:
                     ) from error
                 raise
         callbacks.on_train_end()
+
+    def _compare_steps(self):
+        """Refuses workers that go on from different steps."""
+        if self.workers == 1:
+            return
+        step = float(self.progress.step)
+        count, summed, squares = total(
+            self.run.strategy, tf.constant([1.0, step, step**2], tf.float64)
+        ).numpy()
+        if round(count * squares) != round(summed**2):
+            raise InputError(
+                "The workers found different checkpoints; model_dir must be a folder "
+                f"that they share. Received: {self.run.model_dir!r}, where this one found "
+                f"step {self.progress.step}"
+            )
 
     @contextlib.contextmanager
     def _told_to_stop(self):
@@ -726,7 +778,7 @@ class _Loop:
             resuming = False
             begun, began_at, shown = time.monotonic(), progress.step, 0.0
             end = min((epoch + 1) * run.steps, run.total)
-            while progress.step < end and not network.stop_training:
+            while progress.step < end:
                 batch = progress.step - epoch * run.steps
                 callbacks.on_train_batch_begin(batch)
                 count = self._take_steps(epoch, end)
@@ -734,18 +786,28 @@ class _Loop:
                 if time.monotonic() - shown > 0.1:
                     logs, shown = self._logs(epoch), time.monotonic()
                 callbacks.on_train_batch_end(batch + count - 1, logs)
-                if network.stop_training:  # At once, as in `fit`.
+                # At once, as in `fit`; several workers together, after the epoch.
+                if network.stop_training and self.workers == 1:
                     break
                 self._stop_if_told()
                 if progress.step % run.execution.checkpoint_every == 0:
                     self._logs(epoch)
                     self._save()
             logs = self._logs(epoch)
+            self._check_weights()
             took = time.monotonic() - begun
             with self.step.evaluated():
                 rate = keras.ops.convert_to_numpy(network.optimizer.learning_rate)
                 logs = {**logs, **self._held_out(), "learning_rate": float(rate)}
+                if math.isnan(logs["val_loss"]):  # Of weights so large as to overflow.
+                    raise FloatingPointError(
+                        "The loss of the held-out images is no longer a number after "
+                        f"step {progress.step}; {self._last_good()}"
+                    )
                 callbacks.on_epoch_end(epoch, logs)
+            if self.workers > 1:
+                asks = tf.constant(float(network.stop_training), tf.float64)
+                network.stop_training = bool(total(run.strategy, asks) > 0)
             if verbose == 2:
                 values = " - ".join(
                     f"{key}: {value:.4f}" for key, value in logs.items()
@@ -777,8 +839,12 @@ class _Loop:
             self.step(self.batches, count)
         except tf.errors.OpError as error:
             if self.workers > 1:
+                # The others wait for this one: no image can stand in any more.
                 if not lost_worker(error):
-                    data.refuse_damaged(run.images.train, run.preprocessing)
+                    places = self._places_of(progress.step)
+                    data.refuse_damaged(
+                        run.images.train.take(places), run.preprocessing
+                    )
                 raise
             done = int(self.step.sums.numpy()[3])
             count = epoch * run.steps + done - progress.step
@@ -800,43 +866,50 @@ class _Loop:
 
     def _replace_damaged(self, step, error):
         """Goes on without the images of a step that cannot be decoded."""
+        run, places = self.run, self._places_of(step)
+        train = data.replace_damaged(run.images.train, run.preprocessing, places, error)
+        run.images = dataclasses.replace(run.images, train=train)
+        self.batches = None
+
+    def _places_of(self, step):
         run = self.run
-        places = pipelines.places_of_step(
+        return pipelines.places_of_step(
             run.images.train,
             run.recipe,
             run.strategy.num_replicas_in_sync,
             run.seed,
             step,
         )
-        train = data.replace_damaged(run.images.train, run.preprocessing, places, error)
-        run.images = dataclasses.replace(run.images, train=train)
-        self.batches = None
 
     def _stop_if_told(self):
         told = self.stopping
         if self.workers > 1:  # All of them, after the same step.
-            told = self.step.sums.numpy()[4] > 0
+            asking = self.progress.step % ASK_EVERY == 0
+            told = asking and bool(self.step.asked.numpy() > 0)
         if told:
             raise _Stop
 
-    def _save(self):
+    def _check_weights(self):
         if not self.step.is_finite():
             raise FloatingPointError(
                 f"The weights are no longer numbers after step {self.progress.step}; "
                 f"{self._last_good()}"
             )
+
+    def _save(self):
+        self._check_weights()
         if is_chief(self.run.strategy):
             self.checkpoints.save(self.progress.step)
 
     def _logs(self, epoch):
-        loss, right, count, good, _ = self.step.sums.numpy().tolist()
+        loss, right, count, good = self.step.sums.numpy().tolist()
         if not math.isfinite(loss):
             step = epoch * self.run.steps + int(good) + 1
             rate = self.run.network.optimizer.learning_rate
             rate = float(keras.ops.convert_to_numpy(rate))
             raise FloatingPointError(
                 f"The loss of step {step} is no longer a number, at a learning rate of "
-                f"{rate:.3g}; {self._last_good()}"
+                f"about {rate:.3g}; {self._last_good()}"
             )
         return {"loss": loss / count, "accuracy": right / count}
 

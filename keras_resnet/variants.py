@@ -52,6 +52,7 @@ class Variant:
         stochastic_depth: probability that training leaves the last block's branch
             out for an image; of earlier ones in proportion (arXiv:1603.09382). What
             is left is scaled up, as by dropout, so that nothing changes afterwards.
+            Replicas draw the same numbers, each for images of its own.
     """
 
     block: str
@@ -129,10 +130,11 @@ class Variant:
                 "A pre-activation net's branches do not end in a normalisation, whose "
                 "scale could be 0. Received: zero_gamma=True"
             )
-        if row.stochastic_depth and row.shortcut == "none":
+        if (row.stochastic_depth or row.zero_gamma) and row.shortcut == "none":
             raise InputError(
-                "Without shortcuts no branch can be left out. Received: "
-                f"stochastic_depth={row.stochastic_depth}, shortcut='none'"
+                "Without shortcuts no branch can be left out, or begin as zeros. "
+                f"Received: stochastic_depth={row.stochastic_depth}, "
+                f"zero_gamma={row.zero_gamma}, shortcut='none'"
             )
         if row.block == "basic" and (row.groups, row.group_width) != (1, 64):
             raise InputError(

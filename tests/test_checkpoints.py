@@ -191,6 +191,23 @@ def test_best_is_of_the_best_epoch(tmp_path):
     assert best.get_weights()[0][0, 0] == 1
 
 
+def test_numbers_of_numpy_survive():
+    """As `logs` hold them; text and complex numbers of NumPy stay where they are."""
+
+    class Plain(keras.callbacks.Callback):
+        best = count = wrong = phase = None
+
+    saved, other = Plain(), Plain()
+    saved.best, saved.count = np.float32(0.1), np.int64(2**40)
+    saved.wrong, saved.phase = np.bool_(True), np.complex64(1j)
+    progress, restored = Progress([saved]), Progress([other])
+    progress.step = 1
+    restored.deserialize(progress.serialize())
+    restored.restore_callbacks()
+    assert (other.best, other.count) == (np.float32(0.1), 2**40)
+    assert other.wrong and other.phase is None
+
+
 def test_state_of_callbacks_survives():
     """Numbers, text, lists, dicts and arrays bit for bit; what is not plain stays."""
 

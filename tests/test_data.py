@@ -1,6 +1,7 @@
 import contextlib
 import io
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from keras_resnet import data, pipelines
 from keras_resnet.errors import InputError
 from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.recipes import find_recipe
+from keras_resnet.training import train
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +168,19 @@ def test_folder_with_train_and_val(folder, tmp_path_factory):
         InputError, match="classes that the training images lack: green"
     ):
         data.load_dataset(f"folder:{parent}")
+
+
+def test_validation_images_come_before_test_images(folder):
+    """Test images are for the end."""
+    for part in ("train", "test", "val", "validation"):
+        for name in ("blue", "red"):
+            shutil.copytree(folder / name, folder / "parts" / part / name)
+        if part == "train":
+            continue
+        images = data.load_dataset(f"folder:{folder}/parts")
+        paths = [pathlib.Path(path) for path in images.test.images]
+        found = {path.relative_to(folder / "parts").parts[0] for path in paths}
+        assert found == {part}
 
 
 def test_training_batches_of_a_folder(folder):
@@ -908,6 +923,70 @@ def test_a_data_service_that_is_not_there(sources, monkeypatch, address, words):
 
 
 # A set for a classifier
+
+
+def own(labels=(0, 1, 1), classes=("a", "b"), **changes):
+    """Somebody's arrays: three images of two classes, to train on and held out."""
+    images = np.arange(3 * 8 * 8, dtype=np.uint8).reshape(3, 8, 8, 1)
+    good = data.Split(images, np.array([0, 1, 1], np.int32))
+    split = data.Split(changes.pop("images", images), np.array(labels))
+    parts = {"train": good, "test": good, changes.pop("part", "train"): split}
+    return data.Dataset("mine", classes, **parts, shape=(8, 8, 1))
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.int32])
+def test_own_labels_of_any_whole_numbers(dtype):
+    found = data.checked(own(np.array([1, 0, 1], dtype)))
+    assert found.train.labels.dtype == found.test.labels.dtype == np.int32
+    assert found.train.labels.tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"images": np.zeros((3, 8, 8, 1))}, "images of float64 and shape (3, 8, 8, 1)"),
+        ({"images": np.zeros((3, 8, 8, 1), int)}, "images of int64"),
+        ({"images": np.zeros((3, 8, 8), np.uint8)}, "images of uint8 and shape (3, 8, 8)"),
+        ({"labels": [[1, 0], [0, 1], [0, 1]]}, "labels of int64 and shape (3, 2)"),
+        ({"labels": [0.0, 1.0, 1.0]}, "labels of float64"),
+        ({"labels": [0, 1]}, "shape (2,) for 3 images"),
+        ({"labels": [0, 1, 2]}, "with the label 2 of image 2"),
+        ({"labels": [0, -1, 1]}, "with the label -1 of image 1"),
+        ({"labels": [2**32, 1, 1]}, "with the label 4294967296 of image 0"),
+    ],
+)  # fmt: skip
+def test_own_images_that_are_refused(part, changes, words, tmp_path):
+    with pytest.raises(InputError) as error:
+        train("cifar_resnet8", own(**changes, part=part), model_dir=tmp_path / "run")
+    assert words in str(error.value) and "mine" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_training_on_own_arrays(tmp_path, digits):
+    """As somebody has them, with labels of 64 bits: the run is that of int32."""
+    small = {"epochs": 1, "batch_size": 20, "verbose": 0, "strategy": "one_device"}
+    rows = []
+    for dtype in (np.int64, np.int32):
+        parts = [
+            data.Split(split.images[:60], split.labels[:60].astype(dtype))
+            for split in (digits.train, digits.test)
+        ]
+        mine = data.Dataset("mine", digits.classes, *parts, digits.shape)
+        folder = tmp_path / np.dtype(dtype).name
+        rows.append(train("cifar_resnet8", mine, model_dir=folder, **small))
+        assert (folder / "final.keras").exists()
+    assert len(rows[0]) == 1 and rows[0] == rows[1]
+
+
+def test_own_images_without_any_held_out(tmp_path, digits):
+    mine = data.Dataset(
+        "mine", digits.classes, digits.train, digits.test.take(slice(0)), digits.shape
+    )
+    with pytest.raises(InputError, match=r"too few held-out images.*mine with 0"):
+        train("cifar_resnet8", mine, model_dir=tmp_path / "run")
+    assert os.listdir(tmp_path) == []
 
 
 def test_unnamed_classes_are_a_models_in_order(tmp_path, monkeypatch):

@@ -223,6 +223,51 @@ def test_stage_rate(float64, published):
         np.testing.assert_allclose(slower, whole * 0.5**k, rtol=1e-4, atol=1e-14)
 
 
+def prepared(folder, **arguments):
+    arguments = {"strategy": "one_device", "quiet": True, **arguments}
+    return training._prepare("cifar_resnet8", model_dir=f"{folder}/run", **arguments)
+
+
+def test_digits_are_not_mirrored_unless_asked_for(tmp_path):
+    """A 2 in a mirror is none; photographs keep their meaning."""
+    tuned = {"dataset": "digits", "recipe": "finetune"}
+    assert prepared(tmp_path, **tuned).settings["flip"] is False
+    assert prepared(tmp_path, **tuned, flip=True).settings["flip"] is True
+    assert (
+        prepared(tmp_path, **{**tuned, "recipe": "modern_cifar"}).recipe.flip is False
+    )
+
+
+def test_photographs_are_mirrored(options, tmp_path):
+    assert prepared(tmp_path, dataset=options["dataset"]).settings["flip"] is True
+
+
+def test_the_test_crop_is_of_photographs(options, tmp_path):
+    """rsb_a3 judges by 0.95 of the shorter side."""
+    with pytest.raises(
+        InputError, match=r"are all of one size\. Received: test_crop=0.9"
+    ):
+        prepared(tmp_path, dataset="digits", test_crop=0.9)
+    small = {"recipe": "rsb_a3", "batch_size": 4}
+    run = prepared(tmp_path, dataset="digits", **small)
+    assert run.settings["test_crop"] == 0 and run.preprocessing.crop == 1
+    run = prepared(tmp_path, dataset=options["dataset"], **small)
+    assert run.settings["test_crop"] == 0.95 and run.preprocessing.crop == 0.95
+    run = prepared(tmp_path, dataset=options["dataset"], test_crop=0.9)
+    assert run.settings["test_crop"] == 0.9 and run.preprocessing.crop == 0.9
+    assert os.listdir(tmp_path) == []
+
+
+def test_with_weights_a_test_crop_counts_where_it_is_named(
+    options, published, tmp_path
+):
+    tuned = {"dataset": options["dataset"], "weights": published, "image_size": 16}
+    run = prepared(tmp_path, **tuned)
+    assert run.settings["test_crop"] == 0 and run.preprocessing.crop == PIXELS.crop
+    run = prepared(tmp_path, **tuned, test_crop=0.9)
+    assert run.settings["test_crop"] == 0.9 and run.preprocessing.crop == 0.9
+
+
 @pytest.mark.parametrize(
     ("text", "stages"),
     [

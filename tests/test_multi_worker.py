@@ -1,6 +1,7 @@
 """Training on two real worker processes on loopback."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,9 @@ from keras_resnet import data, programs, training
 def main(argv):
     folder, strategy, sync_bn, epochs = argv
     keras.config.set_dtype_policy("float64")
+    batch = int(os.environ.get("BATCH", 16))
     worker = os.environ.get("KERAS_RESNET_LOCAL_WORKER", "0")
+    folder = folder.replace("WORKER", worker)
     if worker != "0":  # Files are the chief's alone.
         def refuse(*args, **kwargs):
             raise AssertionError("not the chief, and it writes")
@@ -34,7 +37,7 @@ def main(argv):
             self.model.seen = logs
             time = __import__("time"); time.sleep(float(os.environ.get("SLOW", 0)))
     rows = training.train(
-        "cifar_resnet8", digits, strategy=strategy, epochs=int(epochs), batch_size=16,
+        "cifar_resnet8", digits, strategy=strategy, epochs=int(epochs), batch_size=batch,
         learning_rate=0.1, sync_bn=sync_bn == "True", model_dir=folder, verbose=2,
         checkpoint_every=2, callbacks=[Slow(), Keep(f"{folder}-{strategy}-{worker}.npz")],
     )
@@ -63,7 +66,9 @@ def script(tmp_path):
     return path
 
 
-def start(script, folder, strategy="multi_worker", sync_bn=True, epochs=3, slow=0.0):
+def start(
+    script, folder, strategy="multi_worker", sync_bn=True, epochs=3, slow=0.0, batch=16
+):
     """Starts one process, or two workers."""
     arguments = [str(script), str(folder), strategy, str(sync_bn), str(epochs)]
     command = [sys.executable, *arguments]
@@ -74,6 +79,7 @@ def start(script, folder, strategy="multi_worker", sync_bn=True, epochs=3, slow=
         )
         command = [sys.executable, "-c", code]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "SLOW": str(slow)}
+    environment["BATCH"] = str(batch)
     return subprocess.Popen(
         command,
         env=environment,
@@ -162,6 +168,36 @@ def test_a_lost_worker_loses_nothing(tmp_path, script, how):
     finish(undisturbed)
     output, _ = finish(start(script, tmp_path / "cut", epochs=4))
     assert "Resuming after step" in output
+    whole, cut = (
+        np.load(tmp_path / f"{name}-multi_worker-0.npz") for name in ("whole", "cut")
+    )
+    np.testing.assert_array_equal(weights(whole), weights(cut))
+    assert (tmp_path / "whole/metrics.csv").read_bytes() == (
+        tmp_path / "cut/metrics.csv"
+    ).read_bytes()
+
+
+def test_workers_stop_and_resume_in_the_middle_of_an_epoch(tmp_path, script):
+    """After step 10 of 26, of an epoch of 13; not from different checkpoints."""
+    small = {"epochs": 2, "batch": 4}
+    undisturbed = start(script, tmp_path / "whole", **small)
+    run = start(script, tmp_path / "cut", **small, slow=0.4)
+    until_checkpoint(tmp_path / "cut")
+    run.send_signal(signal.SIGTERM)
+    _, errors = finish(run, 143, 60)
+    assert "Stopped by SIGTERM after step 10 of 26" in errors
+    finish(undisturbed)
+
+    # As where model_dir is no folder that they share.
+    shutil.copytree(tmp_path / "cut", tmp_path / "own-1")
+    _, errors = finish(start(script, tmp_path / "own-WORKER", **small), 1, 60)
+    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in errors
+    assert "model_dir must be a folder that they share" in lines[0]
+    assert "own-0', where this one found step 0" in lines[0]
+
+    output, _ = finish(start(script, tmp_path / "cut", **small))
+    assert "Resuming after step 10 of 26" in output
     whole, cut = (
         np.load(tmp_path / f"{name}-multi_worker-0.npz") for name in ("whole", "cut")
     )

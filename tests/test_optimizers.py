@@ -141,6 +141,14 @@ def test_the_papers_careful_start():
     np.testing.assert_allclose(list(found.values()), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("schedule", ["cosine", "steps"])
+def test_one_step_has_a_rate(schedule):
+    """A warmup that rounds to all steps would leave a run without any."""
+    recipe = Recipe(1, 1, 0.4, warmup=0.9, schedule=schedule, drops=())
+    assert rates_of(recipe, 1) == pytest.approx([0.4])
+    assert rates_of(recipe, 2) == pytest.approx([0.0, 0.4])
+
+
 def test_a_plateau_begins_at_the_highest():
     assert learning_rate(Recipe(1, 1, 0.3, schedule="plateau"), 10) == 0.3
 
@@ -155,6 +163,17 @@ def test_a_plateau_begins_at_the_highest():
             {"schedule": "steps", "careful_start": True},
             600,
             "The rate of 600 steps changes after [400, 300, 450], which must ascend",
+        ),
+        (
+            {"schedule": "cosine", "careful_start": True},
+            64_000,
+            "careful_start goes with the schedule 'steps' and no warmup. Received: "
+            "schedule='cosine', warmup=0.0",
+        ),
+        (
+            {"schedule": "steps", "careful_start": True, "warmup": 0.1},
+            64_000,
+            "schedule='steps', warmup=0.1",
         ),
     ],
 )

@@ -4,6 +4,7 @@ They lie beside the checkout (see the README there) and are no part of the
 project: without them these tests are skipped.
 """
 
+import gzip
 import pathlib
 import subprocess
 import sys
@@ -160,3 +161,20 @@ def test_frozen_imagenet_features_tell_cifar_classes_apart(imagenet_weights, tmp
         verbose=0,
     )
     assert rows[-1]["val_accuracy"] > 0.7
+
+
+def test_our_own_weights_are_as_good_as_their_record_says():
+    """Fashion-MNIST's 10,000 test images; published ResNets reach 93 % and more."""
+    model = keras_resnet.ResNet20(weights="fashion_mnist")
+    found = []
+    for name, start in (("images-idx3", 16), ("labels-idx1", 8)):
+        with gzip.open(SHARED / f"fashion_mnist/t10k-{name}-ubyte.gz") as file:
+            found.append(np.frombuffer(file.read(), np.uint8, offset=start))
+    images, labels = found[0].reshape(-1, 28, 28, 1), found[1]
+    right = logits(model, images).argmax(1) == labels
+    folder = pathlib.Path(keras_resnet.__file__).parent / "trained"
+    record = (folder / "resnet20_fashion_mnist/metrics.csv").read_text().splitlines()
+    columns = record[0].split(",")
+    said = float(record[-1].split(",")[columns.index("val_accuracy")])
+    assert right.mean() == pytest.approx(said, abs=3e-4)
+    assert right.mean() > 0.93

@@ -345,7 +345,13 @@ def test_pairs_that_set_refuses(pairs, words):
         ({"loss": "mse"}, "Accepted: cross_entropy, bce. Received: loss='mse'"),
         ({"labelsmoothing": 0.1}, "Unknown field. Did you mean 'label_smoothing'?"),
         ({"epochs": 3, "iterations": 9}, "Received: epochs=3, iterations=9"),
-        ({"optimizer": "lamb", "stage_rate": 0.5}, "stage_rate=0.5"),
+        (
+            {"policy": "rand_augment_increasing", "magnitude": 15},
+            "magnitude of rand_augment_increasing is at most 10. Received: magnitude=15",
+        ),
+        ({"policy": "rand_augment", "magnitude": 31}, "is at most 30"),
+        ({"batch_size": 4, "repeats": 3}, "Received: batch_size=4, repeats=3"),
+        ({"warmup": 1}, "must be below 1. Received: warmup=1"),
     ],
 )
 def test_changes_that_are_refused(changes, words):
@@ -369,6 +375,12 @@ def test_executions_that_are_refused(changes, words):
     with pytest.raises(InputError) as error:
         changed_fields(Execution(), changes)
     assert words in str(error.value)
+
+
+def test_lamb_with_a_stage_rate():
+    """Its rates differ by stage, as SGD's do."""
+    recipe = find_recipe("digits", optimizer="lamb", stage_rate=0.5)
+    assert (recipe.optimizer, recipe.stage_rate) == ("lamb", 0.5)
 
 
 def test_errors():

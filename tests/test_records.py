@@ -401,6 +401,7 @@ def touch(folder, *names):
          1, "m-test.tfrecord-00000-of-00001"),
         (["train.tfrecords", "val.tfrecords", "notes-train.txt"], 1, "val.tfrecords"),
         (["train-0-of-1", "validation-0-of-1", "test-0-of-1"], 1, "validation-0-of-1"),
+        (["train-0-of-1", "val-0-of-1", "test-0-of-1"], 1, "val-0-of-1"),
         (["train/a.tfrecord", "train/b.tfrecord", "train/.c.tfrecord", "val/a.tfrecord"],
          2, "val/a.tfrecord"),
         (["train/x-0-of-1", "train/y-0-of-1", "test/x-0-of-1"], 2, "test/x-0-of-1"),

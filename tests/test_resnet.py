@@ -515,6 +515,8 @@ def test_signature_is_that_of_keras_applications():
         "se",
         "groups",
         "group_width",
+        "zero_gamma",
+        "stochastic_depth",
     ]
     for name in keras_resnet.__all__:
         assert inspect.getdoc(getattr(keras_resnet, name)), name

@@ -126,6 +126,8 @@ def several(trained, tmp_path):
     (make("note", {}) / "run.json").write_text("{")
     (make("rows", {}) / "metrics.csv").write_text("epoch,val_accuracy\n1,x\n")
     (root / "thesis").mkdir()
+    (root / "done-workers").mkdir()
+    (root / "deep" / "cut-find_lr").mkdir()
     return root
 
 

@@ -93,7 +93,8 @@ def test_two_replicas_equal_one_device(float64, model):
     counted, counted_too = step.sums.numpy(), step_too.sums.numpy()
     np.testing.assert_allclose(counted, counted_too, rtol=1e-9)
     assert counted[2] == 2 * 51 + 2 * 16
-    assert counted[3] == 10 and counted[4] == 0
+    assert counted.shape == (4,) and counted[3] == 10
+    assert float(step.asked) == float(step_too.asked) == 0
 
 
 def test_two_replicas_equal_one_device_with_all_that_mixes_a_batch(float64):

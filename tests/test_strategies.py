@@ -172,3 +172,22 @@ def test_errors_of_a_lost_worker():
     assert not lost_worker(tf.errors.InvalidArgumentError(None, None, "Invalid PNG"))
     assert not lost_worker(tf.errors.OutOfRangeError(None, None, "End of sequence"))
     assert not lost_worker(ValueError(lost))
+
+
+HERE = "{{node Adam}} device: /job:worker/replica:0/task:1/device:CPU:0"
+
+
+@pytest.mark.parametrize(
+    ("kind", "lost"),
+    [
+        (tf.errors.ResourceExhaustedError, False),
+        (tf.errors.NotFoundError, False),
+        (tf.errors.DataLossError, False),
+        (tf.errors.InvalidArgumentError, False),
+        (tf.errors.UnavailableError, True),
+        (tf.errors.InternalError, True),
+    ],
+)
+def test_a_worker_that_names_its_own_device_is_not_lost(kind, lost):
+    """Full memory, a file that is gone and a damaged one are this worker's own."""
+    assert lost_worker(kind(None, None, HERE)) == lost

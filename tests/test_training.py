@@ -1,6 +1,7 @@
 """The training loop: against one device, numpy's SGD, and itself undisturbed."""
 
 import csv
+import dataclasses
 import json
 import os
 import random
@@ -13,10 +14,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from children import Child
 from conftest import ROOT, assert_one_line, run_program, run_python
 
-from keras_resnet import checkpoints, data, training
+from keras_resnet import checkpoints, data, run_folders, training
 from keras_resnet.errors import InputError
+from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.weight_files import load_model
 
 SMALL = {"model": "cifar_resnet8", "strategy": "one_device", "verbose": 0}
@@ -101,7 +104,10 @@ class Counter(keras.callbacks.Callback):
         self.losses.append(logs["val_loss"])
 
 
-@pytest.mark.parametrize("stop_at", [25, 46, 61])
+@pytest.mark.parametrize(
+    "stop_at",
+    [25, *(pytest.param(step, marks=pytest.mark.full) for step in (46, 61))],
+)
 def test_callbacks_resume_in_the_middle_of_an_epoch(tmp_path, stop_at):
     """Cut after steps 25, 46 (the last of an epoch of 23) and 61."""
 
@@ -159,7 +165,7 @@ def train_in_process(folder, *flags):
 @pytest.mark.parametrize(
     ("flags", "kills"),
     [
-        (["--virtual_devices=2"], 1),
+        pytest.param(["--virtual_devices=2"], 1, marks=pytest.mark.full),
         pytest.param(["--strategy=one_device"], 1, marks=pytest.mark.full),
         pytest.param(["--virtual_devices=2"], 8, marks=pytest.mark.full),
     ],
@@ -273,6 +279,108 @@ def test_other_callbacks_are_refused(interrupted):
 def test_another_input_size_is_refused(interrupted):
     with pytest.raises(InputError, match=r"input_shape \(began with \[8, 8, 1\], now"):
         training.train(**SMALL, epochs=3, image_size=16, model_dir=str(interrupted))
+
+
+def test_a_folder_that_was_moved_resumes_where_it_is_now(interrupted, tmp_path):
+    os.rename(interrupted, tmp_path / "moved")
+    resume(tmp_path / "moved")
+    assert os.listdir(tmp_path) == ["moved"]
+    resume(tmp_path / "whole")
+    folders = [tmp_path / name for name in ("moved", "whole")]
+    for name in ("best.keras", "final.keras"):
+        np.testing.assert_array_equal(*(flat(weights_of(f / name)) for f in folders))
+    written = [(folder / "metrics.csv").read_bytes() for folder in folders]
+    assert written[0] == written[1]
+    names = [{path.name for path in folder.iterdir()} for folder in folders]
+    assert names[0] == names[1]
+
+
+def test_other_names_of_classes_are_refused(interrupted):
+    """The labels would mean something else."""
+    digits = data.load_dataset("digits")
+    renamed = dataclasses.replace(digits, classes=("none", *digits.classes[1:]))
+    before = (interrupted / "run.json").read_bytes()
+    with pytest.raises(InputError, match=r"Different: classes \(began with \['0', "):
+        training.train(**SMALL, dataset=renamed, epochs=3, model_dir=str(interrupted))
+    assert before == (interrupted / "run.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schedule": "steps", "drops": (0.75, 0.5)},
+        {"schedule": "plateau", "warmup": 0.1},
+        {"policy": "rand_augment_increasing", "magnitude": 15},
+    ],
+)
+def test_a_rejected_recipe_leaves_no_folder(changes, tmp_path):
+    """Else the corrected command would find other settings there."""
+    with pytest.raises(InputError):
+        training.train(**SMALL, **changes, model_dir=str(tmp_path / "run"))
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_run_that_has_not_begun_blocks_no_other_settings(tmp_path):
+    """Killed between its record and its first checkpoint, say."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    run_folders.write_record(
+        folder, {"epochs": 8}, ("cat", "dog"), Preprocessing(16, 16, 3)
+    )
+    small = {**SMALL, "batch_size": 512, "learning_rate": 0.01, "model_dir": folder}
+    assert len(training.train(**small, epochs=1)) == 1
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["settings"]["epochs"], record["classes"][0]) == (1, "0")
+    with pytest.raises(InputError, match="began with 1, now 2"):
+        training.train(**small, epochs=2)
+
+
+def test_one_step_that_breaks_the_weights_leaves_no_model(tmp_path):
+    """The loss of the only step is that of the weights before it, a number."""
+    with pytest.raises(FloatingPointError, match="no longer"):
+        training.train(
+            **SMALL, iterations=1, learning_rate=1e38, model_dir=tmp_path / "run"
+        )
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert "run.json" in left and not left & {"best.keras", "final.keras"}
+
+
+@pytest.mark.parametrize("end", ["killed", "ended"])
+def test_two_processes_do_not_train_into_one_folder(end, tmp_path):
+    small = {"epochs": 3, "batch_size": 480}
+    flags = [f"--{key}={value}" for key, value in small.items()]
+    fault = ("after_step", 5, "_sleep", 600 if end == "killed" else 6)
+    first = Child(
+        "keras_resnet.train", "--model=cifar_resnet8", "--strategy=one_device",
+        "--model_dir=run", "--set=checkpoint_every=2", *flags, cwd=tmp_path,
+        faults=[fault],
+    )  # fmt: skip
+    folder = tmp_path / "run"
+    deadline = time.monotonic() + 60
+    while not list((folder / "checkpoints").glob("step-4.index")):
+        assert first.runs and time.monotonic() < deadline
+        time.sleep(0.02)
+    again = {**SMALL, **small, "checkpoint_every": 2, "model_dir": str(folder)}
+    with pytest.raises(InputError) as error:
+        training.train(**again)
+    assert first.runs
+    assert str(error.value) == f"Another process is training into {str(folder)!r}"
+    if end == "killed":
+        os.kill(first.pid, signal.SIGKILL)
+        assert first.wait().returncode == -signal.SIGKILL
+        assert len(training.train(**again)) == 3
+        return
+    ended = first.wait()
+    assert ended.returncode == 0, ended.stderr  # The second one did it no harm.
+    assert training.train(**again) == []
+    with (
+        run_folders.locked(folder),
+        pytest.raises(InputError, match="Another process"),
+        run_folders.locked(folder),
+    ):
+        pass
+    with run_folders.locked(folder):
+        pass
 
 
 def test_stopping_within_an_epoch_stops_at_once(tmp_path):
@@ -390,9 +498,9 @@ except OSError as error:
 
 def test_a_range_of_learning_rates(tmp_path, capsys):
     """The loss falls, then blows up; in between lies the steepest fall."""
-    folder = tmp_path / "range"
+    folder = tmp_path / "net-find_lr"
     rates, losses, best = training.find_learning_rate(
-        "cifar_resnet8", strategy="one_device", model_dir=str(folder)
+        "cifar_resnet8", strategy="one_device", model_dir=f"{tmp_path}/net/"
     )
     low, high = 1e-5, 10.0  # By the same factor over 100 steps, up to the end.
     expected = low * (high / low) ** (np.arange(100) / 99)
@@ -411,6 +519,7 @@ def test_a_range_of_learning_rates(tmp_path, capsys):
     written = np.array([list(map(float, line.split(","))) for line in lines[1:]])
     np.testing.assert_allclose(written, np.stack([rates, losses], 1), rtol=1e-5)
     assert f"at a rate of {best:.2g} " in capsys.readouterr().out
+    assert os.listdir(tmp_path) == ["net-find_lr"]
 
 
 def test_two_processes_end_with_the_same_bits(tmp_path):

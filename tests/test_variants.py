@@ -37,6 +37,19 @@ def test_cifar_net_of_another_depth():
 
 
 @pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"zero_gamma": True}, "zero_gamma=True, shortcut='none'"),
+        ({"stochastic_depth": 0.2}, "stochastic_depth=0.2"),
+    ],
+)
+def test_a_plain_net_has_no_branches(changes, words):
+    with pytest.raises(InputError, match="Without shortcuts no branch") as error:
+        keras_resnet.ResNet("cifar_plainnet8", **changes)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
     ("name", "words"),
     [
         ("resnett50", "Did you mean 'resnet50'?"),

@@ -105,6 +105,7 @@ def training(tmp_path, monkeypatch):
     return lambda name, steps: [sys.executable, script, name, tmp_path, str(steps)]
 
 
+@pytest.mark.full  # test_multi_worker.py shows it through the program.
 def test_two_workers_train_as_one_device_does(training, tmp_path):
     assert run_local(2, training("multi_worker", 3), tmp_path) == 0
     assert run_local(1, training("one_device", 3), tmp_path) == 0
@@ -119,6 +120,7 @@ def test_two_workers_train_as_one_device_does(training, tmp_path):
     assert f"2 2 [1] {threads}" in (tmp_path / "worker-1.log").read_text()
 
 
+@pytest.mark.full  # test_multi_worker.py shows it through the program.
 def test_a_killed_worker_is_noticed_and_all_can_start_again(training, tmp_path):
     addresses = workers._free_addresses(2)
 
