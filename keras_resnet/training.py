@@ -471,8 +471,8 @@ def _has_ended(model_dir, settings, classes):
                 f"Received: {model_dir!r}, which holds other files"
             )
         return False
-    trained = (os.path.join(model_dir, name) for name in ("metrics.csv", "checkpoints"))
-    if not any(map(os.path.exists, trained)):
+    trained = ("metrics.csv", "checkpoints", "final.keras")
+    if not any(os.path.exists(os.path.join(model_dir, name)) for name in trained):
         return False
     began = {**record["settings"], "classes": record["classes"]}
     settings = {**settings, "classes": list(classes)}
@@ -496,6 +496,8 @@ def _open_folder(run):
         try:
             os.makedirs(run.model_dir, exist_ok=True)
             stack.enter_context(locked(run.model_dir))
+            if os.path.exists(os.path.join(run.model_dir, "final.keras")):
+                raise InputError(f"The run in {run.model_dir} has ended by now")
             remove_leftovers(run.model_dir)
             write_record(
                 run.model_dir, run.settings, run.images.classes, run.preprocessing
@@ -789,7 +791,7 @@ class _Loop:
                 # At once, as in `fit`; several workers together, after the epoch.
                 if network.stop_training and self.workers == 1:
                     break
-                self._stop_if_told()
+                self._stop_if_told(count)
                 if progress.step % run.execution.checkpoint_every == 0:
                     self._logs(epoch)
                     self._save()
@@ -881,10 +883,10 @@ class _Loop:
             step,
         )
 
-    def _stop_if_told(self):
+    def _stop_if_told(self, count):
         told = self.stopping
         if self.workers > 1:  # All of them, after the same step.
-            asking = self.progress.step % ASK_EVERY == 0
+            asking = self.progress.step % ASK_EVERY < count
             told = asking and bool(self.step.asked.numpy() > 0)
         if told:
             raise _Stop
