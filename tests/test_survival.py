@@ -349,7 +349,7 @@ def test_a_disk_that_is_full(moment, left, whole, tmp_path, small_disk):
         "checkpoint": (("tensorflow.python.checkpoint.checkpoint_management",
                         "CheckpointManager.save"), 2),
         "epoch": (PREDICT, 2),
-        "end": (("keras_resnet.training", "_save"), 1),
+        "end": (("keras_resnet.training", "save_network"), 1),
     }[moment]  # fmt: skip
     full = train(small_disk, ("before", *place, "_fill", call, filler, left))
     os.remove(filler)
