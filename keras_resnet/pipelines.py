@@ -39,8 +39,8 @@ def check_batch_size(batch_size, shares):
     """Refuses a global batch that the replicas don't share equally."""
     if batch_size < 1 or batch_size % shares:
         raise InputError(
-            f"The batch is shared by {shares} replica(s), counting accumulate's parts and "
-            "pairs that are mixed, and must be a multiple of that. "
+            f"The batch is shared by {shares} replica(s) and must be a multiple of that; "
+            "accumulate's parts and pairs that are mixed count as such. "
             f"Received: batch_size={batch_size}"
         )
 

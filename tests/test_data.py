@@ -883,6 +883,7 @@ def services(*workers):
             process.communicate()
 
 
+@pytest.mark.full
 def test_data_services(sources, monkeypatch):
     """The batches are the same as without, each once and in order.
 

@@ -148,7 +148,9 @@ def until_checkpoint(folder, seconds=120):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("how", ["killed", "told to stop"])
+@pytest.mark.parametrize(
+    "how", ["killed", pytest.param("told to stop", marks=pytest.mark.full)]
+)
 def test_a_lost_worker_loses_nothing(tmp_path, script, how):
     undisturbed = start(script, tmp_path / "whole", epochs=4)
     run = start(script, tmp_path / "cut", epochs=4, slow=0.7)

@@ -474,6 +474,7 @@ def test_a_damaged_image_stops_the_run_and_is_named(tmp_path):
     assert_one_line(result, "dogs/2.jpg", "cannot be decoded")
 
 
+@pytest.mark.full
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     """A limit on the size of files stands for the disk."""
     code = """
