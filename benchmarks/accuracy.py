@@ -120,6 +120,8 @@ def draw(found):
     """Returns a PNG of accuracy against epochs and against seconds."""
     from matplotlib.figure import Figure
 
+    from keras_resnet.run_folders import to_png
+
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for side, rows in found.items():
@@ -132,9 +134,7 @@ def draw(found):
     for axes in (left, right):
         axes.grid(alpha=0.3)
     left.legend(frameon=False)
-    png = io.BytesIO()
-    figure.savefig(png, dpi=120)
-    return png.getvalue()
+    return to_png(figure)
 
 
 def main(argv):

@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from keras_resnet.run_folders import machine, versions, write_file
+from keras_resnet.run_folders import machine, to_png, versions, write_file
 
 
 def write_report(folder, classifier, predictions, **about):
@@ -157,9 +157,7 @@ def draw_confusion(confusion, classes):
     ticks = [tick for tick in ticks if tick <= counts.max()]
     bar = figure.colorbar(image, label="images", shrink=0.8, ticks=ticks, format="%d")
     bar.minorticks_off()
-    png = io.BytesIO()
-    figure.savefig(png, dpi=120)
-    return png.getvalue()
+    return to_png(figure)
 
 
 def _table(rows):

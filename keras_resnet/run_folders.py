@@ -228,9 +228,7 @@ def draw_curves(rows):
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-    png = io.BytesIO()
-    figure.savefig(png, dpi=120)
-    return png.getvalue()
+    return to_png(figure)
 
 
 def write_batch(folder, images, labels, classes):
@@ -292,9 +290,14 @@ def write_range(folder, rates, losses, best):
 
 
 def _write_figure(path, figure):
+    write_file(path, to_png(figure))
+
+
+def to_png(figure):
+    """Returns the bytes of a matplotlib figure's PNG."""
     png = io.BytesIO()
     figure.savefig(png, dpi=120)
-    write_file(path, png.getvalue())
+    return png.getvalue()
 
 
 def _commit():

@@ -231,10 +231,8 @@ def find_learning_rate(model="resnet20", dataset="digits", **arguments):
     rates = (
         low * (high / low) ** (np.arange(RANGE_STEPS) / (RANGE_STEPS - 1))
     ).tolist()
-    batches, losses, mean = None, [], None
-    for number in range(RANGE_STEPS):
-        if batches is None or number % run.steps == 0:
-            batches = _batches(run, run.preprocessing, number, RANGE_STEPS)
+    batches, losses, mean = _batches(run, run.preprocessing, 0, RANGE_STEPS), [], None
+    for _ in range(RANGE_STEPS):
         step.sums.assign(tf.zeros_like(step.sums))
         step(batches)
         loss, _, count, *_ = step.sums.numpy()
