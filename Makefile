@@ -1,12 +1,13 @@
 # make train      trains, evaluates and exports a ResNet-20 on handwritten digits
 # make test       the test suite; make test-full adds the longer proofs
+# make test-arm   LiteRT on an emulated ARM CPU, which Debian 12 can prepare
 # make lint       format, lint and types
 # make lock       resolves the dependencies anew
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-full lint lock clean
+.PHONY: train test test-full test-arm lint lock clean
 
 train: $(VENV)/ready
 	@$(BIN)/python -m keras_resnet.train --strategy=mirrored --model_dir=runs/demo
@@ -18,6 +19,13 @@ test: $(VENV)/ready-dev
 
 test-full: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m ""
+
+test-arm: $(VENV)/ready-dev .arm/ready
+	$(BIN)/python -m pytest tests/test_arm.py -m arm
+
+.arm/ready: requirements.lock tests/arm/prepare.sh | $(VENV)/python
+	tests/arm/prepare.sh .arm $(BIN)/python
+	@touch $@
 
 lint: $(VENV)/ready-dev
 	$(BIN)/ruff format --check .
@@ -45,4 +53,4 @@ lock:
 	$(COMPILE) setup.py --extra cpu --extra dev -c requirements.lock -o requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) build_wheel dist *.egg-info
+	rm -rf $(VENV) .arm build_wheel dist *.egg-info

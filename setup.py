@@ -18,6 +18,11 @@ DATASETS = [
     "importlib_resources",
 ]
 
+ONNX = ["onnx", "onnxruntime"]
+# NNCF 3.1 is the first that takes a current NumPy.
+OPENVINO = ["openvino>=2026.1", "nncf>=3.1"]
+MEDIAPIPE = ["mediapipe>=1.2"]
+
 setup(
     name="keras-resnet-zoo",
     version=VERSION,
@@ -30,10 +35,14 @@ setup(
     packages=["keras_resnet", "keras_resnet_export"],
     # A wheel must not take the global name "export".
     package_dir={"keras_resnet_export": "export"},
-    package_data={"keras_resnet": ["imagenet_classes.txt", "py.typed", "trained/*/*"]},
+    package_data={
+        "keras_resnet": ["imagenet_classes.txt", "py.typed", "trained/*/*"],
+        "keras_resnet_export": ["web/*"],
+    },
     install_requires=[
         "absl-py",
         "ai-edge-litert>=2.1",
+        "flatbuffers",
         "h5py",
         "keras>=3.15",
         "matplotlib",
@@ -48,10 +57,17 @@ setup(
         "gpu": ["tensorflow[and-cuda]>=2.21"],
         "datasets": DATASETS,
         "tensorboard": ["tensorboard"],
+        # Clients of exported artifacts.
+        "mediapipe": MEDIAPIPE,
+        "onnx": ONNX,
+        "openvino": OPENVINO,
         # Reads .pth and .th files.
         "torch": ["torch"],
         "dev": [
             *DATASETS,
+            *MEDIAPIPE,
+            *ONNX,
+            *OPENVINO,
             "ipykernel",
             "jax",
             "mypy",
@@ -61,6 +77,7 @@ setup(
             "pytest",
             "pytest-xdist",
             "ruff",
+            "selenium",
             "setuptools>=77",
         ],
         "benchmarks": ["keras-hub"],

@@ -77,7 +77,7 @@ def train_ours(recipe, images, folder, seed, precision):
 
 def run(side, images, folder, seed, precision):
     """Trains one side unless it is done; returns its rows."""
-    from keras_resnet.run_folders import write_file
+    from keras_resnet.files import write_file
 
     path = os.path.join(folder, f"{side}-{seed}.csv")
     if not os.path.exists(path) and side == "pytorch":
@@ -120,7 +120,7 @@ def draw(found):
     """Returns a PNG of accuracy against epochs and against seconds."""
     from matplotlib.figure import Figure
 
-    from keras_resnet.run_folders import to_png
+    from keras_resnet.files import to_png
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -141,7 +141,7 @@ def main(argv):
     """Trains each side; writes `results/accuracy*.csv` and `docs/accuracy.png`."""
     del argv
     from benchmarks.side_by_side import RESULTS, write_results
-    from keras_resnet.run_folders import write_file
+    from keras_resnet.files import write_file
 
     seed, folder = flags.FLAGS.seed, flags.FLAGS.output
     os.makedirs(folder, exist_ok=True)

@@ -3,17 +3,20 @@
 saved_model/1/          in TensorFlow Serving's layout
 float32.tflite float16.tflite dynamic.tflite int8.tflite
 labels.txt              a class a line, in the order of the probabilities
+check.npz               images and Keras's answers, for `python -m export.verify`
 MODEL_CARD.md
 manifest.json           sha256, sizes, signatures, accuracy, agreement, latency
+
+and whatever else was asked for: see `ARTIFACTS`.
 """
 
+import contextlib
 import dataclasses
 import hashlib
-import json
+import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -21,83 +24,57 @@ import tensorflow as tf
 from keras_resnet import data, pipelines
 from keras_resnet.classifiers import load_classifier, load_images
 from keras_resnet.errors import InputError, choose
-from keras_resnet.run_folders import machine, versions, write_file
+from keras_resnet.files import machine, versions, write_file
 
-from . import card, latency, saved_model, tflite, verify
+from . import card, folding, latency, metadata, quantization, saved_model, verify
+from .artifacts import ARTIFACTS, Source
+from .runtimes import RUNTIMES
 
 CALIBRATION_IMAGES = 200
-
-
-@dataclasses.dataclass(frozen=True)
-class Artifact:
-    """One kind of artifact.
-
-    Attributes:
-        path: in the bundle.
-        write: function of (path, classifier, static SavedModel, calibration images).
-        open: from the path to a function from uint8 images to probabilities.
-        signatures: from the path to its signatures.
-        exact: whether it computes in float32, and must give the same logits.
-    """
-
-    path: str
-    write: Callable
-    open: Callable
-    signatures: Callable
-    exact: bool
-
-
-def _tflite(format):
-    return Artifact(
-        f"{format}.tflite",
-        lambda path, classifier, static, images: tflite.write_tflite(
-            static, path, format, images
-        ),
-        tflite.open_tflite,
-        tflite.signatures,
-        exact=format == "float32",
-    )
-
-
-ARTIFACTS = {
-    "saved_model": Artifact(
-        "saved_model/1",
-        lambda path, classifier, static, images: saved_model.write_saved_model(
-            classifier, path
-        ),
-        saved_model.open_saved_model,
-        saved_model.signatures,
-        exact=True,
-    ),
-    **{format: _tflite(format) for format in tflite.FORMATS},
-}
+# Of check.npz, uncompressed, and how many images at most.
+CHECK_BYTES = 16 << 20
+CHECK_IMAGES = 400
+# Data sets whose licence lets anybody give their images on: CC BY 4.0 and MIT.
+SHAREABLE = {"digits", "fashion_mnist"}
+# Recipes and weights that int8 is known to lose little of.
+AS_THE_PAPER = {"paper_cifar", "paper_imagenet", "keras", "torchvision_v1"}
 
 
 def export(
     model,
     output,
-    formats=tuple(ARTIFACTS),
+    formats=None,
     weights=None,
     image_size=None,
     dataset=None,
     data_dir=None,
     images=2000,
+    calibration=None,
     seed=0,
+    share_images=False,
+    debug_quantization=False,
 ):
     """Writes a bundle, whole and proven, or nothing.
 
     Args:
         model: a run folder, a `.keras` file, or the name of a network.
         output: the folder to write; an earlier bundle there is replaced.
-        formats: keys of `ARTIFACTS`.
+        formats: keys of `ARTIFACTS`; `None` is those that are marked as default.
         weights: with the name of a network; see `keras_resnet.ResNet50`.
         image_size: with the name of a network; height and width of its input in
             pixels.
-        dataset: with the held-out images to check on; `None` is the one that
-            the model was trained on.
+        dataset: with the held-out images to check on, a name or a
+            `keras_resnet.data.Dataset`; `None` is the one that the model was trained
+            on.
         data_dir: where TFDS keeps its sets.
         images: number of held-out images to check on, at most.
-        seed: of the choice of calibration images among the training images.
+        calibration: what int8 is calibrated on: `"folder:PATH"`, every image below
+            it, or the training images of a data set; `None` is those of `dataset`.
+        seed: of the choice of calibration images.
+        share_images: whether held-out images may be given on with the bundle, in
+            check.npz; of data sets whose licence allows it they are anyway.
+        debug_quantization: whether to show where, layer by layer, int8 departs from
+            float32, in print, `quantization.csv` and `quantization.png`.
 
     Returns:
         The manifest, a dict as in `manifest.json`.
@@ -108,11 +85,8 @@ def export(
             than its limit.
         OSError: the folder cannot be written.
     """
-    for name in formats:
-        choose("format", name, ARTIFACTS)
+    formats = _in_order(formats)
     output = os.path.normpath(output)
-    if not formats:
-        raise InputError(f"Name at least one format: {', '.join(ARTIFACTS)}")
     if seed < 0:
         raise InputError(f"seed must be 0 or more. Received: seed={seed}")
     if not _may_replace(output):
@@ -122,74 +96,43 @@ def export(
         )
     classifier = load_classifier(model, weights, image_size)
     saved_model.check_model(classifier.model)
-    source = load_images(classifier, dataset, data_dir)
-    chosen = np.linspace(0, len(source.test) - 1, min(images, len(source.test))).astype(
-        int
-    )
-    held_out, labels = _views(source.test, chosen, classifier.preprocessing)
-    calibrated = np.random.default_rng(seed).permutation(len(source.train))
-    calibrated = np.sort(calibrated[:CALIBRATION_IMAGES])
-    calibration, _ = _views(source.train, calibrated, classifier.preprocessing)
-    logits = saved_model.reference(classifier.model, held_out)
-
-    parent = os.path.dirname(output) or "."
-    try:
-        os.makedirs(parent, exist_ok=True)
-        beside = tempfile.mkdtemp(prefix=f".{os.path.basename(output)}.", dir=parent)
-    except OSError as error:
-        raise InputError(
-            f"output must be in a folder that can be written. Received: {output!r} "
-            f"({error.strerror})"
-        ) from None
-    try:
-        manifest = {
-            "format": 1,
-            "name": classifier.model.name,
-            "settings": classifier.settings,
-            "preprocessing": dataclasses.asdict(classifier.preprocessing),
-            "evaluation": {
-                "dataset": source.name,
-                "split": "held out",
-                "images": len(labels),
-                "keras_right": int((logits.argmax(axis=1) == labels).sum()),
-            },
-            "calibration": {
-                "dataset": source.name,
-                "split": "train",
-                "seed": seed,
-                "images": calibrated.tolist(),
-            },
-            "limits": {
-                "logits": verify.CLOSE,
-                "loss_points": verify.LOSS_POINTS,
-                "agreement": verify.AGREEMENT,
-            },
-            "latency": "median of 30 calls with one image, all CPUs, in milliseconds",
-            "versions": versions(),
-            "machine": machine(),
-        }
-        _write_artifacts(beside, classifier, formats, calibration)
-        manifest["artifacts"], classifiers = _judge_artifacts(
-            beside, formats, held_out, logits, labels
-        )
-        _measure(manifest, classifier, classifiers, held_out[:1])
-        write_file(
-            os.path.join(beside, "labels.txt"),
-            "".join(f"{c}\n" for c in classifier.classes),
-        )
-        write_file(
-            os.path.join(beside, "MODEL_CARD.md"),
-            card.model_card(manifest, classifier.classes),
-        )
-        write_file(
-            os.path.join(beside, "manifest.json"),
-            json.dumps(manifest, indent=2, ensure_ascii=False) + "\n",
-        )
-        os.chmod(beside, 0o755)
-        _replace(beside, output)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    dataset = load_images(classifier, dataset, data_dir)
+    proof = _prove_on(dataset, images, classifier, share_images)
+    calibrated = [name for name in formats if ARTIFACTS[name].calibrated]
+    images, chosen = np.empty((0, *classifier.preprocessing.shape), np.uint8), None
+    if calibrated or debug_quantization:
+        split = _calibration_split(calibration, dataset, data_dir)
+        images, chosen = _choose(split, classifier.preprocessing, seed, proof.images)
+    manifest = _describe(classifier, dataset, proof) | {
+        "calibration": chosen and {"dataset": calibration or dataset.name, **chosen},
+    }
+    with _beside(output) as folder, tempfile.TemporaryDirectory() as scratch:
+        folded = dataclasses.replace(classifier, model=folding.fold(classifier.model))
+        source = Source(folded, images, folder, scratch)
+        if debug_quantization:
+            quantization.debug(source, proof.images, folder)
+        rows, functions = {}, {}
+        for name in formats:
+            rows[name], functions[name] = _make(name, source, proof)
+        manifest["artifacts"] = rows
+        _time(manifest, classifier, functions, proof.images[:1])
+        names = metadata.labels(classifier.classes)
+        write_file(os.path.join(folder, "labels.txt"), "".join(f"{n}\n" for n in names))
+        _write_check(os.path.join(folder, "check.npz"), proof)
+        card.write_description(folder, manifest)
     return manifest
+
+
+def _in_order(formats):
+    """The artifacts to write: those asked for and what they are made of."""
+    if formats is None:
+        return [name for name, artifact in ARTIFACTS.items() if artifact.default]
+    for name in formats:
+        choose("format", name, ARTIFACTS)
+    if not formats:
+        raise InputError(f"Name at least one format: {', '.join(ARTIFACTS)}")
+    wanted = set(formats).union(*(ARTIFACTS[name].needs for name in formats))
+    return [name for name in ARTIFACTS if name in wanted]
 
 
 def _may_replace(output):
@@ -198,9 +141,115 @@ def _may_replace(output):
         return True
     if os.path.islink(output) or not os.path.isdir(output):
         return False
-    ours = {"manifest.json", "labels.txt", "MODEL_CARD.md"}
-    ours |= {artifact.path.split("/")[0] for artifact in ARTIFACTS.values()}
+    ours = {*card.DESCRIPTION, *(row.path.split("/")[0] for row in ARTIFACTS.values())}
     return set(os.listdir(output)) <= ours
+
+
+@dataclasses.dataclass(frozen=True)
+class Proof:
+    """What artifacts are judged on.
+
+    Attributes:
+        images: uint8 (n, height, width, channels), held out.
+        labels: whole numbers (n,).
+        logits: of the Keras model, (n, classes).
+        check: of check.npz: `image`, `probability`, `largest_logit` and, of real
+            images, `label`.
+        modern: whether the network was trained by more than the paper's recipe.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    logits: np.ndarray
+    check: dict
+    modern: bool
+
+    def limit(self, artifact):
+        """What an artifact may differ by: a `verify.Limit`."""
+        return verify.limit_of(artifact.precision, len(self.labels), self.modern)
+
+
+def _prove_on(dataset, count, classifier, share_images):
+    """Chooses what to judge on, evenly over the held-out images, and asks Keras."""
+    held_out = dataset.test
+    places = np.linspace(0, len(held_out) - 1, min(count, len(held_out))).astype(int)
+    images, labels = _views(held_out, places, classifier.preprocessing)
+    logits = saved_model.reference(classifier.model, images)
+    size = max(1, min(CHECK_IMAGES, len(images), CHECK_BYTES // images[0].nbytes))
+    if share_images or dataset.name in SHAREABLE:
+        some = np.linspace(0, len(images) - 1, size).astype(int)
+        check = {"image": images[some], "label": labels[some]}
+        asked = logits[some]
+    else:
+        patterns = _patterns(4 * size, classifier.preprocessing)
+        answers = saved_model.reference(classifier.model, patterns)
+        second, first = np.sort(answers, axis=1)[:, -2:].T
+        # The surest, so that rounding does not decide.
+        surest = np.sort(np.argsort(second - first, kind="stable")[:size])
+        check = {"image": patterns[surest]}
+        asked = answers[surest]
+    check["probability"] = np.float32(verify.softmax(asked))
+    check["largest_logit"] = np.abs(asked).max()
+    settings = classifier.settings
+    origin = settings.get("recipe", str(settings.get("weights")).split("/")[-1])
+    return Proof(images, labels, logits, check, origin not in AS_THE_PAPER)
+
+
+def _patterns(count, preprocessing, seed=0):
+    """Images that nobody owns: colours that run into each other, and noise.
+
+    Returns:
+        uint8 (count, height, width, channels).
+    """
+    draws = np.random.default_rng(seed)
+    coarse = draws.uniform(-64, 320, (count, 4, 4, preprocessing.channels))
+    smooth = tf.image.resize(coarse, preprocessing.shape[:2], "bicubic").numpy()
+    noisy = smooth + draws.normal(0, 8, smooth.shape)
+    return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+def _calibration_split(name, dataset, data_dir):
+    """The images that some are chosen from to calibrate with."""
+    if name is None:
+        split = dataset.train
+    elif name.startswith("folder:"):
+        found = data.find_images([os.path.expanduser(name.removeprefix("folder:"))])
+        files = [file for file in found if os.path.isfile(file)]
+        split = data.Split(
+            np.array(files, object), np.zeros(len(files), np.int32), True
+        )
+    else:
+        split = data.load_dataset(name, data_dir).train
+    if not len(split):
+        raise InputError(
+            "int8 needs images to calibrate with, other than the held-out ones: "
+            f"--calibration=folder:PATH. Received: {name or dataset.name}, which has none"
+        )
+    return split
+
+
+def _choose(split, preprocessing, seed, evaluated):
+    """Chooses calibration images, none of which is among the evaluated ones.
+
+    Returns:
+        uint8 (n, height, width, channels), and what the manifest says of them.
+    """
+    places = np.random.default_rng(seed).permutation(len(split))
+    places = np.sort(places[:CALIBRATION_IMAGES])
+    images, _ = _views(split, places, preprocessing)
+    seen = {hashlib.sha256(image).digest() for image in evaluated}
+    new = np.array([hashlib.sha256(image).digest() not in seen for image in images])
+    if not new.any():
+        raise InputError(
+            "Images to calibrate with must not be among the evaluated ones. "
+            "Received: the same images for both"
+        )
+    return images[new], {
+        "seed": seed,
+        "images": places[new].tolist(),
+        "of": len(split),
+        "left_out_as_evaluated": int((~new).sum()),
+    }
 
 
 def _views(split, places, preprocessing):
@@ -213,73 +262,117 @@ def _views(split, places, preprocessing):
         raise
 
 
-def _write_artifacts(folder, classifier, formats, calibration):
-    with tempfile.TemporaryDirectory() as static:
-        saved_model.write_static(classifier, static)
-        for name in formats:
-            artifact = ARTIFACTS[name]
-            print(f"converting to {artifact.path}", flush=True)
-            path = os.path.join(folder, artifact.path)
-            artifact.write(path, classifier, static, calibration)
+def _describe(classifier, dataset, proof):
+    """The manifest's part that is known before there is an artifact."""
+    right = proof.logits.argmax(axis=1) == proof.labels
+    count = len(classifier.classes)
+    return {
+        "format": verify.FORMAT,
+        "name": classifier.model.name,
+        "classes": list(classifier.classes),
+        "settings": classifier.settings,
+        "preprocessing": dataclasses.asdict(classifier.preprocessing),
+        "evaluation": {
+            "dataset": dataset.name,
+            "split": "held out",
+            "images": len(right),
+            "keras_right": int(right.sum()),
+            "right_by_class": np.bincount(
+                proof.labels[right], minlength=count
+            ).tolist(),
+            "images_by_class": np.bincount(proof.labels, minlength=count).tolist(),
+        },
+        "check": {
+            "images": len(proof.check["image"]),
+            "of": dataset.name if "label" in proof.check else "synthetic patterns",
+        },
+        "versions": versions(),
+        "machine": machine(),
+    }
 
 
-def _judge_artifacts(folder, formats, images, logits, labels):
-    """Opens each artifact and refuses it if it disagrees.
+def _make(name, source, proof):
+    """Writes an artifact, opens it and refuses it if it disagrees.
 
     Returns:
-        The rows of the manifest, by format, and what `Artifact.open` gave.
+        Its row of the manifest, and a function from uint8 images to probabilities,
+        `None` where no program here can run it.
     """
-    rows, classifiers = {}, {}
-    for name in formats:
-        artifact = ARTIFACTS[name]
-        path = os.path.join(folder, artifact.path)
-        print(f"checking {artifact.path} on {len(images)} held-out images", flush=True)
-        classifiers[name] = artifact.open(path)
-        comparison = verify.compare(classifiers[name](images), logits, labels)
-        verify.judge(name, comparison, artifact.exact)
-        files = _files(folder, path)
-        rows[name] = {
-            "path": artifact.path,
-            "bytes": sum(file["bytes"] for file in files.values()),
-            **dataclasses.asdict(comparison),
-            "logit_difference": comparison.logit_difference if artifact.exact else None,
-            "signatures": artifact.signatures(path),
-            "files": files,
-        }
-    return rows, classifiers
+    artifact = ARTIFACTS[name]
+    path = os.path.join(source.bundle, artifact.path)
+    print(f"writing {artifact.path}", flush=True)
+    artifact.write(path, source)
+    row = {"path": artifact.path, "runtime": artifact.runtime}
+    row |= {"precision": artifact.precision, "note": artifact.note}
+    if source.repair:
+        row["repair"] = source.repair
+    classify = None
+    if artifact.runtime:
+        count = len(proof.labels)
+        print(f"checking {artifact.path} on {count} held-out images", flush=True)
+        runtime = RUNTIMES[artifact.runtime]
+        classify = runtime.open(path)
+        answers = runtime.predict(classify, proof.images)
+        comparison = verify.compare(answers, proof.logits, proof.labels)
+        limit = proof.limit(artifact)
+        try:
+            verify.judge(name, comparison, limit)
+        except verify.Disagreement as error:
+            if not artifact.calibrated or source.repair:
+                raise
+            print(f"{error}; trying again, {quantization.REPAIR}", flush=True)
+            return _make(name, source.repaired(), proof)
+        row |= dataclasses.asdict(comparison)
+        if limit.logits is None:
+            del row["logit_difference"]
+        row["limit"] = dataclasses.asdict(limit)
+        again = runtime.predict(classify, proof.check["image"])
+        row["check"] = verify.check_answers(again, proof.check)
+        row["signatures"] = runtime.describe(path)
+    files = verify.describe_files(source.bundle, [artifact.path])
+    row["bytes"] = sum(file["bytes"] for file in files.values())
+    row["files"] = files
+    return row, classify
 
 
-def _measure(manifest, classifier, classifiers, image):
+def _time(manifest, classifier, functions, image):
     """Enters the latency of each artifact, and of the Keras model, compiled."""
     compiled = tf.function(classifier.model, reduce_retracing=True)
-    times = latency.measure(
-        {
-            "keras": lambda pixels: compiled(
-                tf.constant(pixels), training=False
-            ).numpy(),
-            **classifiers,
-        },
-        image,
-    )
-    manifest["evaluation"]["keras_latency_ms"] = round(times["keras"], 3)
-    for name, row in manifest["artifacts"].items():
-        row["latency_ms"] = round(times[name], 3)
+
+    def keras_model(pixels):
+        return compiled(tf.constant(pixels), training=False).numpy()
+
+    functions = {name: call for name, call in functions.items() if call}
+    times = latency.time_in_turn({"keras": keras_model, **functions}, image)
+    manifest["evaluation"]["keras_latency_ms"] = round(times.pop("keras"), 3)
+    for name, milliseconds in times.items():
+        manifest["artifacts"][name]["latency_ms"] = round(milliseconds, 3)
 
 
-def _files(folder, path):
-    """Size and sha256 of each file of an artifact, by its path in the bundle."""
-    paths = [path]
-    if os.path.isdir(path):
-        paths = sorted(
-            os.path.join(where, f) for where, _, fs in os.walk(path) for f in fs
-        )
-    found = {}
-    for each in paths:
-        with open(each, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        name = os.path.relpath(each, folder).replace(os.sep, "/")
-        found[name] = {"bytes": os.path.getsize(each), "sha256": digest}
-    return found
+def _write_check(path, proof):
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **proof.check)
+    write_file(path, buffer.getvalue())
+
+
+@contextlib.contextmanager
+def _beside(output):
+    """A folder beside a bundle that takes its place if all goes well."""
+    parent = os.path.dirname(output) or "."
+    try:
+        os.makedirs(parent, exist_ok=True)
+        beside = tempfile.mkdtemp(prefix=f".{os.path.basename(output)}.", dir=parent)
+    except OSError as error:
+        raise InputError(
+            f"output must be in a folder that can be written. Received: {output!r} "
+            f"({error.strerror})"
+        ) from None
+    try:
+        yield beside
+        os.chmod(beside, 0o755)
+        _replace(beside, output)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _replace(new, path):
@@ -295,40 +388,3 @@ def _replace(new, path):
         os.rename(old, path)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def table(manifest):
-    """The closing table: each artifact beside the Keras model, as text."""
-    count = manifest["evaluation"]["images"]
-
-    def row(name, size, right, agreement, difference, milliseconds):
-        return (
-            f"{name:<16}{size:>10}{right:>7} of {count:<6}{right / count:>8.2%}"
-            f"{agreement:>11}{difference:>13}{milliseconds:>11.2f}"
-        )
-
-    evaluation = manifest["evaluation"]
-    lines = [
-        f"{'artifact':<16}{'size':>10}{'right':>7}{'':<10}{'top-1':>8}"
-        f"{'agreement':>11}{'difference':>13}{'latency ms':>11}",
-        row(
-            "Keras",
-            "",
-            evaluation["keras_right"],
-            "",
-            "",
-            evaluation["keras_latency_ms"],
-        ),
-    ]
-    for entry in manifest["artifacts"].values():
-        lines.append(
-            row(
-                entry["path"],
-                f"{entry['bytes'] / 1e6:.2f} MB",
-                entry["right"],
-                f"{entry['agreement']:.2%}",
-                f"{entry['difference']:.1e}",
-                entry["latency_ms"],
-            )
-        )
-    return "\n".join(lines)

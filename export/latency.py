@@ -1,27 +1,340 @@
-"""How long one image takes."""
+"""How long each artifact of a bundle takes, with what memory, and to start.
 
+    python -m export.latency artifacts/demo
+
+Each runs in a process of its own, with one thread and with one for each CPU. All of them
+are loaded, then called in turn, so that all meet the same noise and the same clock of
+the CPU, and one after the other, so that none disturbs the next. The medians go into
+the bundle's manifest.json and MODEL_CARD.md, and with the accuracies into latency.png.
+
+Like `export.verify` it needs LiteRT and NumPy alone, so that a device can measure
+itself; artifacts whose runtime is missing are left out, and matplotlib draws the
+picture where it is installed.
+"""
+
+import argparse
+import math
+import multiprocessing
+import os
 import statistics
+import sys
 import time
 
+import numpy as np
 
-def measure(classifiers, image, rounds=30, warmup=5):
-    """Times classifiers on one image, in turn, so that all meet the same noise.
+from keras_resnet.errors import InputError
+from keras_resnet.files import machine, to_png, write_file
+from keras_resnet.progress import progress
+
+from .card import latency_table, write_description
+from .runtimes import RUNTIMES, MissingRuntime
+from .verify import check_files, read_manifest
+
+# Between two calls: thread pools spin a while after theirs.
+PAUSE = 0.02
+WARM_UP = 3
+FEWEST = 5
+
+
+def time_in_turn(functions, image, rounds=30, warm_up=5):
+    """Times functions of this process on one image, in turn.
 
     Args:
-        classifiers: a dict of functions of uint8 images (1, height, width,
-            channels).
+        functions: a dict of functions of uint8 images (1, height, width, channels).
         image: what to call them with.
         rounds: number of times that each is timed.
-        warmup: number of calls beforehand that are not.
+        warm_up: number of calls beforehand that are not.
 
     Returns:
         A dict of the medians, in milliseconds.
     """
-    times = {name: [] for name in classifiers}
-    for turn in range(warmup + rounds):
-        for name, classify in classifiers.items():
+    times = {name: [] for name in functions}
+    for turn in range(warm_up + rounds):
+        for name, classify in functions.items():
             start = time.perf_counter()
             classify(image)
-            if turn >= warmup:
+            if turn >= warm_up:
                 times[name].append(1e3 * (time.perf_counter() - start))
     return {name: statistics.median(found) for name, found in times.items()}
+
+
+def measure(folder, batches=(1, 16), threads=(1, None), rounds=30, seconds=30):
+    """Measures every artifact of a bundle.
+
+    Args:
+        folder: of the bundle.
+        batches: numbers of images in a call.
+        threads: numbers of threads; `None` is one for each CPU.
+        rounds: number of times that each is called, with each batch.
+        seconds: that an artifact may take for all calls with a batch; a slow one is
+            called less often, but five times at least.
+
+    Returns:
+        A list of dicts, one for each artifact, number of threads and batch: the median
+        and the 95th percentile of a call in milliseconds, images a second at that
+        median, the process's peak of memory so far in MiB, and the milliseconds
+        from before the runtime was imported to the first answer; and a dict from
+        artifacts that were not measured to the reason.
+
+    Raises:
+        InputError: it is no bundle, or not the one that was exported.
+    """
+    manifest = read_manifest(folder)
+    if problems := check_files(folder, manifest):
+        raise InputError(f"{folder} is not as it was exported: {problems[0]}")
+    with np.load(os.path.join(folder, "check.npz")) as check:
+        images = check["image"]
+    runners, missing = [], {}
+    count = len(manifest["artifacts"]) * len(threads)
+    try:
+        with progress("loading", count) as advance:
+            for name, row in manifest["artifacts"].items():
+                for number in threads:
+                    advance()
+                    if row["runtime"] is None:
+                        missing[name] = "a browser runs it"
+                        continue
+                    path = os.path.join(folder, row["path"])
+                    runner = _Runner(name, row["runtime"], path, number, images[:1])
+                    if runner.problem:
+                        missing[name] = runner.problem
+                    else:
+                        runners.append(runner)
+        with progress("measuring", len(batches) * (WARM_UP + rounds)) as advance:
+            rows = [
+                row
+                for batch in batches
+                for row in _in_turn(
+                    runners, np.resize(images, (batch, *images.shape[1:])),
+                    rounds, seconds, advance,
+                )
+            ]  # fmt: skip
+    finally:
+        for runner in runners:
+            runner.stop()
+    order = list(manifest["artifacts"])
+    return sorted(rows, key=lambda row: order.index(row["artifact"])), missing
+
+
+def _in_turn(runners, images, rounds, seconds, advance):
+    """Calls each artifact with the same images in turn; its rows."""
+    times = {runner: [] for runner in runners}
+    for turn in range(WARM_UP + rounds):
+        for runner, found in times.items():
+            if len(found) >= FEWEST and sum(found) > 1e3 * seconds:
+                continue
+            milliseconds = runner.call(images)
+            if turn >= WARM_UP:
+                found.append(milliseconds)
+            time.sleep(PAUSE)
+        advance()
+    for runner, found in times.items():
+        median = statistics.median(found)
+        yield {
+            "artifact": runner.artifact,
+            "threads": runner.threads,
+            "batch": len(images),
+            "median_ms": round(median, 3),
+            "p95_ms": round(float(np.percentile(found, 95)), 3),
+            "images_per_s": round(1e3 * len(images) / median, 2),
+            "peak_mib": round(runner.peak / 2**20, 1),
+            "start_ms": round(runner.start, 1),
+            "calls": len(found),
+        }
+
+
+class _Runner:
+    """A process that runs one artifact when it is told to.
+
+    Attributes:
+        start: milliseconds to its first answer.
+        peak: most memory so far, in bytes.
+        problem: why it could not start, or nothing.
+    """
+
+    def __init__(self, artifact, runtime, path, threads, image):
+        self.artifact, self.threads = artifact, threads or os.cpu_count()
+        # A new interpreter: none of this process's memory counts as its own.
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(
+            target=_serve,
+            args=(theirs, runtime, path, self.threads, image),
+            daemon=True,
+        )
+        self.process.start()
+        theirs.close()
+        try:
+            self.start, self.peak, self.problem = self.connection.recv()
+        except EOFError:
+            self.problem = f"its process ended with status {self._status()}"
+
+    def call(self, images):
+        """Milliseconds of one call."""
+        self.connection.send(images)
+        try:
+            milliseconds, self.peak = self.connection.recv()
+        except EOFError:
+            raise OSError(
+                f"{self.artifact} could not be measured with {len(images)} images at a "
+                f"time: its process ended with status {self._status()}"
+            ) from None
+        return milliseconds
+
+    def stop(self):
+        self.connection.close()
+        self.process.join(5)
+        self.process.kill()
+
+    def _status(self):
+        self.process.join()
+        return self.process.exitcode
+
+
+def _serve(connection, runtime, path, threads, image):
+    """Runs an artifact for the process at the other end, until that hangs up."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    start = time.perf_counter()
+    try:
+        classify = RUNTIMES[runtime].open(path, threads)
+        classify(image)
+    except (MissingRuntime, ValueError, RuntimeError) as error:
+        connection.send((None, None, " ".join(str(error).split())))
+        return
+    connection.send((1e3 * (time.perf_counter() - start), peak_memory(), None))
+    while True:
+        try:
+            images = connection.recv()
+        except EOFError:
+            return
+        start = time.perf_counter()
+        classify(images)
+        connection.send((1e3 * (time.perf_counter() - start), peak_memory()))
+
+
+def peak_memory():
+    """Returns the most memory that this process has had, in bytes."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            # getrusage would count what the parent had when it forked.
+            return next(
+                1024 * int(line.split()[1]) for line in file if line.startswith("VmHWM")
+            )
+    except (OSError, StopIteration):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def draw(rows, manifest):
+    """Draws accuracy against the latency of one image with all threads.
+
+    Args:
+        rows: of `measure`.
+        manifest: the bundle's.
+
+    Returns:
+        The bytes of a PNG.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    batch, threads = rows[0]["batch"], max(row["threads"] for row in rows)
+    total = manifest["evaluation"]["images"]
+    for row in rows:
+        if (row["batch"], row["threads"]) != (batch, threads):
+            continue
+        entry = manifest["artifacts"][row["artifact"]]
+        share = entry["right"] / total
+        low, high = (100 * end for end in wilson(entry["right"], total))
+        axes.errorbar(
+            row["median_ms"], 100 * share,
+            yerr=[[100 * share - low], [high - 100 * share]],
+            xerr=[[0], [row["p95_ms"] - row["median_ms"]]],
+            fmt="o", capsize=3, alpha=0.8,
+        )  # fmt: skip
+        axes.annotate(
+            f"{row['artifact']}\n{entry['bytes'] / 1e6:.1f} MB",
+            (row["median_ms"], 100 * share),
+            textcoords="offset points", xytext=(6, 6), fontsize=8,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.margins(x=0.2)
+    axes.set_xlabel(
+        f"milliseconds for {batch} image(s), {threads} threads: median, to the 95th percentile"
+    )
+    axes.set_ylabel(f"top-1 accuracy on {total} images, %, with 95 % interval")
+    axes.set_title(f"{manifest['name']} on {machine()}")
+    axes.grid(alpha=0.3, which="both")
+    return to_png(figure)
+
+
+def wilson(right, total):
+    """95 % interval of a share (Wilson 1927)."""
+    share, z = right / total, 1.96
+    middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    half /= 1 + z**2 / total
+    return middle - half, middle + half
+
+
+def main(argv=None):
+    """Measures a bundle, enters and prints the table; status 1 on an error."""
+    parser = argparse.ArgumentParser(prog="python -m export.latency")
+    parser.description = "Measures every artifact of a bundle, in turn."
+    parser.add_argument("bundle", help="folder that python -m export wrote")
+    parser.add_argument("--rounds", type=_positive, default=30, help="calls of each")
+    parser.add_argument(
+        "--batches", type=_batches, default=(1, 16), help="images in a call: 1,16"
+    )
+    parser.add_argument(
+        "--threads", type=_threads, default=(1, None), help="threads: 1,all"
+    )
+    given = parser.parse_args(argv)
+    try:
+        manifest = read_manifest(given.bundle)
+        rows, missing = measure(
+            given.bundle, given.batches, given.threads, given.rounds
+        )
+        for name, reason in missing.items():
+            print(f"not measured: {name} ({reason})")
+        if not rows:
+            raise InputError("No artifact of the bundle could be measured")
+        manifest["latency"] = {"machine": machine(), "rows": rows}
+        print(latency_table(manifest))
+        try:
+            picture = draw(rows, manifest)
+        except ModuleNotFoundError:
+            print("no picture: matplotlib is not installed")
+        else:
+            write_file(os.path.join(given.bundle, "latency.png"), picture)
+        write_description(given.bundle, manifest)
+    except (InputError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the bundle is as it was", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _positive(text):
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number of at least 1. Received: {text!r}"
+        )
+    return int(text)
+
+
+def _batches(text):
+    return tuple(map(_positive, text.split(",")))
+
+
+def _threads(text):
+    return tuple(None if n == "all" else _positive(n) for n in text.split(","))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

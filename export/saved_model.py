@@ -4,11 +4,36 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.errors import InputError
+from keras_resnet.blocks import flat_layers
+from keras_resnet.errors import InputError, some
 
 
 def check_model(model):
-    """Refuses a model whose logits and features cannot be told from its layers."""
+    """Refuses a model that artifacts cannot be made of, and says what can be done.
+
+    Raises:
+        InputError: it has several inputs, layers that are not Keras's own, or an
+            input of any size, or its logits and features cannot be told from its
+            layers.
+    """
+    if len(getattr(model, "inputs", None) or [0]) > 1:
+        raise InputError(
+            "Export needs a network with one input, the image; export the part of it "
+            "that reads the image. "
+            f"Received: {model.name} with inputs {some(i.name for i in model.inputs)}"
+        )
+    custom = [
+        f"{layer.name} ({type(layer).__name__})"
+        for layer in flat_layers(model)
+        if type(layer).__module__.split(".")[0] != "keras"
+        or isinstance(layer, keras.layers.Lambda)
+    ]
+    if custom:
+        raise InputError(
+            "Export needs Keras's own layers, which every converter knows; replace the "
+            "others, or write a SavedModel alone by Keras's model.export(PATH). "
+            f"Received: {model.name} with {some(custom)}"
+        )
     layers = {layer.name: layer for layer in model.layers}
     head = layers.get("predictions")
     if (
@@ -18,6 +43,12 @@ def check_model(model):
         raise InputError(
             "Export needs a classifier of keras_resnet that ends in the layers avg_pool "
             f"and predictions, with softmax. Received: {model.name}"
+        )
+    if None in model.input_shape[1:]:
+        raise InputError(
+            "Export needs an input of one size; build the network with one, as by "
+            "--image_size=224 with a file of its weights. "
+            f"Received: {model.name} with input {model.input_shape}"
         )
 
 
@@ -29,7 +60,7 @@ def write_saved_model(classifier, path):
     - `serving_default`: `image`, uint8 (n, height, width, channels), to
       `probabilities`, float32 (n, classes).
     - `image_bytes`: `image_bytes`, string (n,), JPEG, PNG, WebP, BMP or GIF files of
-      any size, to `classes`, string (n, k), and `scores`, float32 (n, k), the
+      any sizes, to `classes`, string (n, k), and `scores`, float32 (n, k), the
       likeliest first; k is 5, or the number of classes if that is less. A
       damaged file fails the whole request with InvalidArgument.
     - `features`: `image` as above to `features`, float32 (n, channels), the
@@ -39,8 +70,10 @@ def write_saved_model(classifier, path):
         classifier: a `keras_resnet.classifiers.Classifier`.
         path: of the folder to write.
     """
-    model, preprocessing = classifier.model, classifier.preprocessing
-    features = keras.Model(model.input, model.get_layer("avg_pool").output)
+    preprocessing = classifier.preprocessing
+    pixels = tf.TensorSpec((None, *preprocessing.shape), tf.uint8, "image")
+    encoded = tf.TensorSpec((None,), tf.string, "image_bytes")
+    network = tf.function(_frozen(classifier.model), input_signature=[pixels])
     names = tf.constant(classifier.classes)
     top = min(5, len(classifier.classes))
 
@@ -50,35 +83,66 @@ def write_saved_model(classifier, path):
             image_bytes,
             fn_output_signature=tf.TensorSpec(preprocessing.shape, tf.uint8),
         )
-        scores, best = tf.math.top_k(model(images, training=False), top)
+        scores, best = tf.math.top_k(network(images)["probabilities"], top)
         return {"classes": tf.gather(names, best), "scores": scores}
 
-    pixels = tf.TensorSpec((None, *preprocessing.shape), tf.uint8, "image")
-    encoded = tf.TensorSpec((None,), tf.string, "image_bytes")
+    def part(name):
+        return lambda image: {name: network(image)[name]}
+
     _write(
         path,
-        serving_default=(
-            lambda image: {"probabilities": model(image, training=False)},
-            pixels,
-        ),
+        serving_default=(part("probabilities"), pixels),
         image_bytes=(classify_bytes, encoded),
-        features=(lambda image: {"features": features(image, training=False)}, pixels),
+        features=(part("features"), pixels),
     )
 
 
-def write_static(classifier, path):
-    """Writes the SavedModel that converters read: one signature, one image.
+def _frozen(model):
+    """The network as a function whose weights are constants.
+
+    With constants TensorFlow's kernels lay the weights out once, not in every call
+    (docs/serving.md). Signatures that call one `tf.function` share its constants.
+
+    Returns:
+        A function from `image` to `probabilities` and `features`.
+    """
+    outputs = {
+        "probabilities": model.output,
+        "features": model.get_layer("avg_pool").output,
+    }
+    both = keras.Model(model.input, outputs)
+    trainable = [variable.numpy() for variable in both.trainable_variables]
+    others = [variable.numpy() for variable in both.non_trainable_variables]
+
+    def network(image):
+        answers, _ = both.stateless_call(
+            [tf.constant(values) for values in trainable],
+            [tf.constant(values) for values in others],
+            image,
+            training=False,
+        )
+        return answers
+
+    return network
+
+
+def write_static(classifier, path, pixels="uint8"):
+    """Writes the SavedModel that converters read: one signature, static but for the batch.
+
+    With a batch of 1 the converter would bake reshapes into nets that end in one
+    position, and the file could not be resized to more images.
 
     Args:
         classifier: a `keras_resnet.classifiers.Classifier`.
         path: of the folder to write.
+        pixels: type of `image`, whose values are from 0 to 255 in any.
     """
-    pixels = tf.TensorSpec((1, *classifier.preprocessing.shape), tf.uint8, "image")
+    spec = tf.TensorSpec((None, *classifier.preprocessing.shape), pixels, "image")
     _write(
         path,
         serving_default=(
             lambda image: {"probabilities": classifier.model(image, training=False)},
-            pixels,
+            spec,
         ),
     )
 

@@ -1,84 +1,128 @@
-"""TFLite files: float32, float16, dynamic-range and int8."""
+"""TFLite files: in float32 and half precision, and quantised in several ways."""
 
-import os
+import dataclasses
 import warnings
 
-import numpy as np
 import tensorflow as tf
-from ai_edge_litert.interpreter import Interpreter
 
-from keras_resnet.run_folders import write_file
+from keras_resnet.files import write_file
 
-FORMATS = ("float32", "float16", "dynamic", "int8")
+_OPS = tf.lite.OpsSet
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One way to write a `.tflite` file; it answers with float32 where not said.
+
+    Attributes:
+        pixels: type of the static SavedModel that it is converted from. From
+            float32 pixels the quantiser makes an input of scale 1 without a cast.
+        optimised: whether weights are stored in fewer bits.
+        weights: their type, where it is not int8.
+        calibrated: whether activations are quantised too, by ranges measured on
+            images.
+        ops: sets of operations that the file is restricted to.
+        io: types of `image` and `probabilities`, where they are not those of the
+            static SavedModel.
+        on_request: whether it is left out where no formats are named.
+        warning: what to know before using it.
+    """
+
+    pixels: str = "uint8"
+    optimised: bool = True
+    weights: tf.DType | None = None
+    calibrated: bool = False
+    ops: tuple[tf.lite.OpsSet, ...] = (_OPS.TFLITE_BUILTINS,)
+    io: tuple[tf.DType, tf.DType] | None = None
+    on_request: bool = False
+    warning: str | None = None
+
+
+FORMATS = {
+    "float32": Format(optimised=False),
+    "float16": Format(weights=tf.float16),
+    # int8 weights, activations quantised as they come.
+    "dynamic": Format(),
+    "int8": Format("float32", calibrated=True, io=(tf.uint8, tf.float32)),
+    # For clients that know integers only: microcontrollers, Edge TPU.
+    "int8_io": Format(
+        "float32",
+        calibrated=True,
+        ops=(_OPS.TFLITE_BUILTINS_INT8,),
+        io=(tf.int8, tf.int8),
+        on_request=True,
+    ),
+    # int8 within, for clients that give float32 pixels, from 0 to 255.
+    "float_io": Format("float32", calibrated=True, on_request=True),
+    "int16x8": Format(
+        calibrated=True,
+        # The first has no cast from uint8.
+        ops=(
+            _OPS.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+            _OPS.TFLITE_BUILTINS,
+        ),
+        on_request=True,
+        warning="int16x8 runs on LiteRT's reference kernels: on x86 about 30 times "
+        "slower than int8",
+    ),
+}
 
 
 def write_tflite(static, path, format, calibration):
     """Converts a network to a `.tflite` file.
 
-    Each takes `image`, uint8 (1, height, width, channels), normalises inside and
-    gives `probabilities`, float32 (1, classes), under the signature
-    `serving_default`.
+    It takes `image`, raw pixels (1, height, width, channels), normalises inside
+    and gives `probabilities`, (1, classes), under the signature
+    `serving_default`; both in the types of `FORMATS[format]`, of which int8 stands
+    for a scale and a zero point that the file tells: of `image`, 1 and -128.
 
     Args:
-        static: path of a SavedModel that `saved_model.write_static` wrote.
+        static: path of a SavedModel that `saved_model.write_static` wrote for
+            `FORMATS[format].pixels`.
         path: of the file to write.
-        format: `"float32"`; `"float16"`: weights in half precision; `"dynamic"`:
-            int8 weights, activations quantised as they come; `"int8"`: int8
-            weights, for each channel, and activations, by ranges calibrated
-            beforehand.
+        format: a key of `FORMATS`.
         calibration: uint8 (n, height, width, channels), images to calibrate
-            int8 with; the others don't read it.
+            activations with; formats that are not calibrated don't read it.
+    """
+    write_file(path, convert(static, FORMATS[format], calibration))
+
+
+def convert(static, row, calibration=()):
+    """Returns the content of a `.tflite` file; see `write_tflite`.
+
+    Args:
+        static: path of a SavedModel of float32 or uint8 pixels.
+        row: a `Format`.
+        calibration: images, where the format is calibrated.
     """
     converter = tf.lite.TFLiteConverter.from_saved_model(
         static, signature_keys=["serving_default"]
     )
-    if format != "float32":
+    converter.target_spec.supported_ops = row.ops
+    if row.optimised:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if format == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if format == "int8":
+    if row.weights:
+        converter.target_spec.supported_types = [row.weights]
+    if row.calibrated:
+        images = _with_both_ends(calibration).astype(row.pixels)
         converter.representative_dataset = lambda: (
-            {"image": image[None]} for image in calibration
+            {"image": image[None]} for image in images
         )
+    if row.io:
+        converter.inference_input_type, converter.inference_output_type = row.io
     with warnings.catch_warnings():
         # TensorFlow's own, that its interpreter, which calibrates, is deprecated.
         warnings.simplefilter("ignore")
-        content = converter.convert()
-    write_file(path, content)
+        return converter.convert()
 
 
-def open_tflite(path):
-    """Loads a `.tflite` file into LiteRT, on all CPUs.
+def _with_both_ends(images):
+    """Images whose first has one pixel black and one white.
 
-    Returns:
-        A function from uint8 images (n, height, width, channels) to their
-        probabilities, float32 (n, classes).
+    So that the calibrated range of the input is all of 0 to 255, and a level of
+    int8 is exactly one of the pixels'.
     """
-    interpreter = Interpreter(path, num_threads=os.cpu_count())
-    serve = interpreter.get_signature_runner("serving_default")
-    return lambda images: np.concatenate(
-        [serve(image=images[i : i + 1])["probabilities"] for i in range(len(images))]
-    )
-
-
-def signatures(path):
-    """Returns the inputs and outputs of each signature of a `.tflite` file."""
-    interpreter = Interpreter(path)
-
-    def describe(details):
-        return {
-            name: [np.dtype(tensor["dtype"]).name, tensor["shape"].tolist()]
-            for name, tensor in details.items()
-        }
-
-    return {
-        name: {
-            "inputs": describe(
-                interpreter.get_signature_runner(name).get_input_details()
-            ),
-            "outputs": describe(
-                interpreter.get_signature_runner(name).get_output_details()
-            ),
-        }
-        for name in interpreter.get_signature_list()
-    }
+    images = images.copy()
+    images[0, 0, 0] = 0
+    images[0, -1, -1] = 255
+    return images

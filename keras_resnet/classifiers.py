@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_resnet import layouts, registry
 from keras_resnet.blocks import channel_axis
-from keras_resnet.data import load_dataset, unnamed
+from keras_resnet.data import Dataset, checked, load_dataset, unnamed
 from keras_resnet.errors import InputError, some
 from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.resnet import ResNet
@@ -273,10 +273,11 @@ def load_images(classifier, dataset=None, data_dir=None, only_test=False):
 
     Args:
         classifier: a `Classifier`.
-        dataset: see `keras_resnet.data.load_dataset`; `None` is the one that the
-            model was trained on. Its classes may be some of the model's, by name
-            or, for ImageNet, by WordNet id, as its folders are called; as many
-            classes that have no names, in TFRecord files, are taken in order.
+        dataset: a `keras_resnet.data.Dataset`, or what `load_dataset` takes; `None`
+            is the one that the model was trained on. Its classes may be some of
+            the model's, by name or, for ImageNet, by WordNet id, as its folders
+            are called; as many classes that have no names, in TFRecord files, are
+            taken in order.
         data_dir: where TFDS keeps its sets.
         only_test: see `keras_resnet.data.load_dataset`.
 
@@ -292,7 +293,10 @@ def load_images(classifier, dataset=None, data_dir=None, only_test=False):
             f"{classifier.name} has no data set of its own; name one. Accepted: "
             "--dataset=folder:PATH or the name of a TFDS set"
         )
-    images = load_dataset(dataset, data_dir, only_test)
+    if isinstance(dataset, Dataset):
+        images = checked(dataset)
+    else:
+        images = load_dataset(dataset, data_dir, only_test)
     if images.classes != classifier.classes:
         places = _places(images.classes, classifier.classes)
         if places is None:

@@ -290,6 +290,12 @@ def _class_folders(path):
         for entry in os.scandir(path)
         if entry.is_dir() and not entry.name.startswith(".")
     )
+    for name in classes:
+        if any("\ud800" <= c <= "\udfff" for c in name):  # Bytes that are no text.
+            raise InputError(
+                "The name of a class, that of its folder, must be valid UTF-8. "
+                f"Received: {os.fsencode(name)!r} in {path}"
+            )
     if len(classes) < 2:
         raise InputError(
             "Images must lie in at least two folders, one for each class. "
@@ -318,6 +324,31 @@ def _files(path, classes):
             f"for each class. Received: {path}"
         )
     return Split(np.array(images, object), np.array(labels, np.int32), True)
+
+
+def find_images(paths):
+    """Returns the image files among paths and in the folders among them.
+
+    Raises:
+        InputError: no path was named.
+    """
+    if not paths:
+        raise InputError(
+            "Name at least one image or folder of images: JPEG, PNG, WebP, BMP or GIF"
+        )
+    found = []
+    for path in paths:
+        if not os.path.isdir(path):
+            found.append(path)
+            continue
+        inside = [
+            os.path.join(folder, name)
+            for folder, _, names in os.walk(path)
+            for name in names
+            if name.lower().endswith(IMAGE_FILES)
+        ]
+        found += sorted(inside) or [path]
+    return found
 
 
 def _tfds(name, data_dir, only_test):

@@ -63,10 +63,10 @@ def evaluate(
     from keras_resnet.data import resolve_name
     from keras_resnet.errors import InputError, choose
     from keras_resnet.evaluation import VIEWS, Evaluator
+    from keras_resnet.files import write_file
     from keras_resnet.pipelines import check_batch_size
     from keras_resnet.progress import progress
     from keras_resnet.reports import predictions_csv, write_report
-    from keras_resnet.run_folders import write_file
     from keras_resnet.strategies import make_strategy
     from keras_resnet.weights import save_model
 

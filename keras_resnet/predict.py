@@ -42,7 +42,7 @@ def predict(
     import numpy as np
 
     from keras_resnet.classifiers import load_classifier
-    from keras_resnet.data import IMAGE_FILES
+    from keras_resnet.data import IMAGE_FILES, find_images
     from keras_resnet.preprocessing import FORMATS
 
     files = find_images(paths)
@@ -71,36 +71,9 @@ def predict(
     return answers
 
 
-def find_images(paths):
-    """Returns the image files among paths and in the folders among them.
-
-    Raises:
-        InputError: no path was named.
-    """
-    from keras_resnet.data import IMAGE_FILES
-    from keras_resnet.errors import InputError
-
-    if not paths:
-        raise InputError(
-            "Name at least one image or folder of images: JPEG, PNG, WebP, BMP or GIF"
-        )
-    found = []
-    for path in paths:
-        if not os.path.isdir(path):
-            found.append(path)
-            continue
-        inside = [
-            os.path.join(folder, name)
-            for folder, _, names in os.walk(path)
-            for name in names
-            if name.lower().endswith(IMAGE_FILES)
-        ]
-        found += sorted(inside) or [path]
-    return found
-
-
 def main(argv):
     """Reads the flags and prints the classes; status 1 if a file was unreadable."""
+    from keras_resnet.data import find_images
     from keras_resnet.progress import progress
 
     given = {

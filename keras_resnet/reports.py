@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from keras_resnet.run_folders import machine, to_png, versions, write_file
+from keras_resnet.files import machine, to_png, versions, write_file
 
 
 def write_report(folder, classifier, predictions, **about):

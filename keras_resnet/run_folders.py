@@ -21,16 +21,14 @@ import io
 import json
 import os
 import pathlib
-import platform
 import shutil
-import subprocess
 import sys
-from importlib import metadata
 
 import keras
 import numpy as np
 
 from keras_resnet.errors import InputError
+from keras_resnet.files import commit, machine, to_png, versions, write_file
 from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.weights import save_model
 
@@ -60,7 +58,7 @@ def write_record(folder, settings, classes, preprocessing):
         "classes": classes,
         "preprocessing": dataclasses.asdict(preprocessing),
         "versions": versions(),
-        "commit": _commit(),
+        "commit": commit(),
         "machine": machine(),
         "command": sys.argv,
     }
@@ -94,42 +92,6 @@ def locked(folder):
         yield
     finally:
         os.close(handle)  # The lock goes with it, and with the process.
-
-
-def versions():
-    """Returns the version of Python and of each package that counts."""
-    names = ("keras", "tensorflow", "tensorflow-cpu", "numpy", "ai-edge-litert")
-    found = {"python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def machine():
-    """Returns what this machine is, in words."""
-    return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
-
-
-def write_file(path, content):
-    """Writes a file that appears whole or not at all.
-
-    Args:
-        path: of the file.
-        content: text or bytes.
-    """
-    beside = f"{path}.part"
-    try:
-        with open(beside, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-        os.replace(beside, path)
-    except OSError as error:  # Which does not always say of which file.
-        raise OSError(error.errno, error.strerror, path) from error
-    finally:
-        if os.path.exists(beside):
-            os.remove(beside)
 
 
 def remove_leftovers(folder, ended=False):
@@ -291,26 +253,3 @@ def write_range(folder, rates, losses, best):
 
 def _write_figure(path, figure):
     write_file(path, to_png(figure))
-
-
-def to_png(figure):
-    """Returns the bytes of a matplotlib figure's PNG."""
-    png = io.BytesIO()
-    figure.savefig(png, dpi=120)
-    return png.getvalue()
-
-
-def _commit():
-    """The checkout's commit, where this package lies in one."""
-    try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=os.path.dirname(__file__),
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return answer.stdout.strip() or None

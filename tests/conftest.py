@@ -62,3 +62,12 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
     train("cifar_resnet8", epochs=8, model_dir=str(folder), verbose=0)
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported(trained, tmp_path_factory):
+    """A bundle made by the program, and what the program printed."""
+    folder = tmp_path_factory.mktemp("artifacts") / "demo"
+    result = run_program("export", f"--model={trained}", f"--output={folder}")
+    assert result.returncode == 0, result.stderr
+    return folder, result.stdout

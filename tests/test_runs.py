@@ -8,7 +8,7 @@ import pytest
 from children import run_child
 from conftest import assert_one_line
 
-from keras_resnet import classifiers, run_folders, runs
+from keras_resnet import classifiers, files, run_folders, runs
 from keras_resnet.errors import InputError
 from keras_resnet.weight_files import load_model
 
@@ -44,9 +44,9 @@ def test_a_damaged_model(trained, tmp_path, content):
 
 def test_write_file_leaves_the_old_one_where_it_fails(tmp_path):
     path = tmp_path / "file"
-    run_folders.write_file(str(path), "old")
+    files.write_file(str(path), "old")
     with pytest.raises(TypeError):
-        run_folders.write_file(str(path), None)
+        files.write_file(str(path), None)
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 

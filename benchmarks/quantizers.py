@@ -1,0 +1,134 @@
+"""TFLite's own quantiser beside `litert-quantizer`, and with our repair.
+
+python -m benchmarks.quantizers --weights=FOLDER --crops=SHARED/data/imagenet
+
+Each makes an int8 `.tflite` file of the same folded networks from the same
+calibration images; all are judged on the same images, in pairs with the Keras
+model. `litert-quantizer` (the new name of `ai-edge-quantizer`) is shown as it comes,
+with moving averages of the ranges, and with their minimum and maximum, as TFLite's
+has; without it, its rows are left out. FOLDER is what
+`../shared/tools/expand_weights.py` wrote; without it ResNet-18 and ResNet-50 are
+left out. `difference` is the mean sum of the absolute differences of an image's
+probabilities, which tells more of 200 images than the counts do.
+"""
+
+import dataclasses
+import glob
+import os
+import tempfile
+
+import numpy as np
+from absl import flags
+
+from benchmarks.side_by_side import write_results
+
+CALIBRATION_IMAGES = 200
+
+
+def networks(weights, crops, data_dir):
+    """Yields (classifier, calibration images, images to judge on, labels)."""
+    from keras_resnet.classifiers import load_classifier, load_images
+
+    if weights:
+        held_out = np.load(os.path.join(crops, "imagenet_crops200.npz"))
+        files = sorted(glob.glob(os.path.join(crops, "jpeg100", "*.JPEG")))
+        for name in ("resnet18", "resnet50"):
+            classifier = load_classifier(os.path.join(weights, f"{name}.safetensors"))
+            seen = np.stack([classifier.preprocessing.load(file) for file in files])
+            yield classifier, seen, held_out["x"], held_out["y"]
+    classifier = load_classifier("resnet20", weights="fashion_mnist")
+    source = load_images(classifier, "fashion_mnist", data_dir)
+    chosen = np.random.default_rng(0).permutation(len(source.train))
+    seen = source.train.images[np.sort(chosen[:CALIBRATION_IMAGES])]
+    yield classifier, seen, source.test.images, source.test.labels
+
+
+def litert_quantizer(content, images, by_extremes):
+    """Quantises a float32 file whose input is float32 pixels; returns its content."""
+    from litert_quantizer import Quantizer, calibrator, recipe, recipe_manager
+    from litert_quantizer.utils import qsv_utils
+
+    data = {"serving_default": [{"image": np.float32(i[None])} for i in images]}
+    update = (
+        qsv_utils.min_max_update if by_extremes else qsv_utils.moving_average_update
+    )
+    manager = recipe_manager.RecipeManager()
+    manager.load_quantization_recipe(recipe.static_wi8_ai8())
+    measured = calibrator.Calibrator(content, qsv_update_func=update)
+    measured.calibrate(data, manager)
+    quantizer = Quantizer(content, recipe.static_wi8_ai8())
+    return bytes(quantizer.quantize(measured.get_model_qsvs()).quantized_model)
+
+
+def candidates(classifier, calibration, folder):
+    """Yields (name of the quantiser, content of the file that it makes)."""
+    from export import folding, quantization, saved_model, tflite
+
+    folded = dataclasses.replace(classifier, model=folding.fold(classifier.model))
+    static = os.path.join(folder, "static")
+    saved_model.write_static(folded, static, "float32")
+    yield "TFLite", tflite.convert(static, tflite.FORMATS["float_io"], calibration)
+    content = tflite.convert(static, tflite.FORMATS["float32"])
+    try:
+        for by_extremes in (False, True):
+            name = "litert-quantizer, " + ("extremes" if by_extremes else "averages")
+            yield name, litert_quantizer(content, calibration, by_extremes)
+    except ImportError as error:
+        print(f"No rows for litert-quantizer, which cannot be imported: {error}")
+    repaired = os.path.join(folder, "repaired")
+    saved_model.write_static(
+        quantization.repair(folded, calibration), repaired, "float32"
+    )
+    yield (
+        "TFLite, repaired",
+        tflite.convert(repaired, tflite.FORMATS["float_io"], calibration),
+    )
+
+
+def main(argv):
+    """Measures all and writes `results/quantizers.csv`."""
+    del argv
+    from export import runtimes, saved_model, verify
+
+    values = flags.FLAGS
+    rows = []
+    for classifier, calibration, images, labels in networks(
+        values.weights, values.crops, values.data_dir
+    ):
+        logits = saved_model.reference(classifier.model, images)
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        expected = exponentials / exponentials.sum(axis=1, keepdims=True)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in candidates(classifier, calibration, folder):
+                path = os.path.join(folder, "int8.tflite")
+                with open(path, "wb") as file:
+                    file.write(content)
+                classify = runtimes.open_tflite(path)
+                found = np.concatenate([classify(image[None]) for image in images])
+                judged = verify.compare(found, logits, labels)
+                row = {
+                    "network": classifier.name,
+                    "quantizer": name,
+                    "images": judged.images,
+                    "keras_right": judged.keras_right,
+                    "right": judged.right,
+                    "loss_low": round(judged.loss_interval[0], 2),
+                    "loss_high": round(judged.loss_interval[1], 2),
+                    "agreement": round(judged.agreement, 4),
+                    "difference": round(
+                        float(np.abs(found - expected).sum(axis=1).mean()), 4
+                    ),
+                    "bytes": len(content),
+                }
+                print(row, flush=True)
+                rows.append(row)
+    write_results("quantizers", rows)
+
+
+if __name__ == "__main__":
+    from keras_resnet import programs
+
+    flags.DEFINE_string("weights", None, "Folder of expanded ImageNet weights.")
+    flags.DEFINE_string("crops", None, "Folder of the crops and calibration images.")
+    flags.DEFINE_string("data_dir", None, "Where TFDS keeps its sets.")
+    programs.run(main)

@@ -1,0 +1,132 @@
+"""The table of artifacts: what each is made of, what runs it, how it is judged."""
+
+import dataclasses
+import functools
+import os
+import tempfile
+from collections.abc import Callable
+
+import numpy as np
+
+from keras_resnet.classifiers import Classifier
+from keras_resnet.files import write_file
+
+from . import metadata, onnx_model, openvino_ir, quantization, saved_model, tflite, web
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Source:
+    """What artifacts are made of.
+
+    Attributes:
+        classifier: whose model is folded (see `folding.fold`).
+        calibration: uint8 (n, height, width, channels).
+        bundle: folder that the artifacts are written to.
+        scratch: folder for what is needed on the way.
+        repair: what was done to the network so that int8 loses less.
+    """
+
+    classifier: Classifier
+    calibration: np.ndarray
+    bundle: str
+    scratch: str
+    repair: str = ""
+
+    @functools.cache  # noqa: B019 (it lives as long as the export)
+    def static(self, pixels):
+        """Path of a SavedModel for converters, which takes one image of that type."""
+        path = tempfile.mkdtemp(dir=self.scratch)
+        saved_model.write_static(self.classifier, path, pixels)
+        return path
+
+    def repaired(self):
+        """The same with a network that loses less in int8."""
+        return dataclasses.replace(
+            self,
+            classifier=quantization.repair(self.classifier, self.calibration),
+            repair=quantization.REPAIR,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """One kind of artifact.
+
+    Attributes:
+        path: in the bundle.
+        write: function of (path, source) that writes it.
+        runtime: a key of `RUNTIMES`; `None` if no program here can run it.
+        precision: in which it computes, a key of `verify.LIMITS`; `None` if it is
+            not judged.
+        calibrated: whether it needs calibration images.
+        default: whether it is written without being asked for.
+        needs: other artifacts that it is made of.
+        note: what its user must know beyond its signature.
+    """
+
+    path: str
+    write: Callable
+    runtime: str | None
+    precision: str | None = None
+    calibrated: bool = False
+    default: bool = False
+    needs: tuple[str, ...] = ()
+    note: str = ""
+
+
+def _saved_model(path, source):
+    saved_model.write_saved_model(source.classifier, path)
+
+
+def _openvino_int8(path, source):
+    openvino_ir.write_openvino(path, source.classifier, source.calibration)
+
+
+def _web(path, source):
+    files = {name: os.path.join(source.bundle, f"{name}.tflite") for name in web.MODELS}
+    present = {name: file for name, file in files.items() if os.path.exists(file)}
+    web.write_web(path, source.classifier, present)
+
+
+def _tflite(format, precision="int8", note=""):
+    row = tflite.FORMATS[format]
+
+    def write(path, source):
+        content = tflite.convert(source.static(row.pixels), row, source.calibration)
+        write_file(path, metadata.add_metadata(content, source.classifier))
+
+    return Artifact(
+        f"{format}.tflite", write, "LiteRT", precision, row.calibrated,
+        default=not row.on_request, note=note or row.warning or "",
+    )  # fmt: skip
+
+
+# In the order in which they are written.
+ARTIFACTS = {
+    "saved_model": Artifact(
+        "saved_model/1", _saved_model, "TensorFlow", "float32", default=True
+    ),
+    "float32": _tflite("float32", "float32"),
+    "float16": _tflite("float16", "float16"),
+    **{
+        name: _tflite(name)
+        for name in tflite.FORMATS
+        if name not in ("float32", "float16")
+    },
+    "onnx": Artifact(
+        "model.onnx",
+        lambda path, source: onnx_model.write_onnx(path, source.classifier),
+        "ONNX Runtime",
+        "float32",
+    ),
+    "openvino": Artifact(
+        "openvino",
+        lambda path, source: openvino_ir.write_openvino(path, source.classifier),
+        "OpenVINO",
+        "float32",
+    ),
+    "openvino_int8": Artifact(
+        "openvino_int8", _openvino_int8, "OpenVINO", "int8", calibrated=True
+    ),
+    "web": Artifact("web", _web, None, needs=("float32", "int8")),
+}

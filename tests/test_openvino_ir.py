@@ -1,0 +1,147 @@
+"""OpenVINO's files, run by OpenVINO."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from conftest import run_python
+
+from export import openvino_ir, runtimes, saved_model, verify
+from export.folding import fold
+from keras_resnet import data
+from keras_resnet.classifiers import load_classifier
+
+openvino = pytest.importorskip("openvino", reason="needs the extra openvino")
+pytest.importorskip("nncf", reason="needs the extra openvino")
+
+
+@pytest.fixture(scope="module")
+def classifier(trained):
+    """The digits net, folded, with class names that are hard to write down."""
+    found = load_classifier(str(trained))
+    names = ("a, b", "c\nd", "é 零", *found.classes[3:])
+    return dataclasses.replace(found, model=fold(found.model), classes=names)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load_dataset("digits")
+
+
+@pytest.fixture(scope="module")
+def written(classifier, digits, tmp_path_factory):
+    """The folders of both precisions."""
+    folder = tmp_path_factory.mktemp("openvino")
+    openvino_ir.write_openvino(str(folder / "float32"), classifier)
+    calibration = digits.train.images[:50]
+    openvino_ir.write_openvino(str(folder / "int8"), classifier, calibration)
+    return folder
+
+
+def test_contract(written):
+    for name in ("float32", "int8"):
+        assert runtimes.describe_openvino(str(written / name)) == {
+            "serving_default": {
+                "inputs": {"image": ["uint8", [-1, 8, 8, 1]]},
+                "outputs": {"probabilities": ["float32", [-1, 10]]},
+            }
+        }
+        assert {p.name for p in (written / name).iterdir()} == {
+            "model.xml",
+            "model.bin",
+        }
+
+
+def test_classes_survive(written, classifier):
+    for name in ("float32", "int8"):
+        model = openvino.Core().read_model(written / name / "model.xml")
+        found = json.loads(model.get_rt_info("classes").value)
+        assert tuple(found) == classifier.classes
+        preprocessing = json.loads(model.get_rt_info("preprocessing").value)
+        assert preprocessing == dataclasses.asdict(classifier.preprocessing)
+
+
+def test_float32_agrees_with_keras(written, classifier, digits):
+    classify = runtimes.open_openvino(str(written / "float32"))
+    logits = saved_model.reference(classifier.model, digits.test.images)
+    # Batches of two sizes through one function, whose answers stay.
+    answers = [classify(digits.test.images[:1]), classify(digits.test.images[1:])]
+    comparison = verify.compare(np.concatenate(answers), logits, digits.test.labels)
+    assert comparison.logit_difference < 1e-5
+    assert comparison.agreement == 1
+
+
+def test_int8(written, classifier, digits):
+    """Right answers as Keras's, and all convolutions but the first in int8."""
+    classify = runtimes.open_openvino(str(written / "int8"))
+    logits = saved_model.reference(classifier.model, digits.test.images)
+    comparison = verify.compare(
+        classify(digits.test.images), logits, digits.test.labels
+    )
+    assert comparison.agreement >= 0.95
+    assert comparison.loss_points < 1
+    size = {n: (written / n / "model.bin").stat().st_size for n in ("float32", "int8")}
+    assert size["int8"] < 0.4 * size["float32"]
+    model = openvino.Core().compile_model(
+        written / "int8/model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    ran = [
+        (info["layerType"].astype(str), info["runtimePrecision"].astype(str))
+        for info in (o.get_rt_info() for o in model.get_runtime_model().get_ops())
+    ]
+    convolutions = [precision for kind, precision in ran if kind == "Convolution"]
+    assert len(convolutions) == 7
+    assert sum(precision in ("u8", "i8") for precision in convolutions) == 6
+
+
+def test_int8_is_reproducible(written, classifier, digits, tmp_path):
+    calibration = digits.train.images[:50]
+    openvino_ir.write_openvino(str(tmp_path / "again"), classifier, calibration)
+    # Not model.xml: OpenVINO numbers the nodes of a process through.
+    again = (tmp_path / "again/model.bin").read_bytes()
+    assert again == (written / "int8/model.bin").read_bytes()
+
+
+def test_a_missing_distribution_is_named(trained):
+    """Also that nothing else asks for it, and that no use is reported."""
+    code = f"""
+import sys
+sys.modules["openvino"] = None
+from export import openvino_ir, runtimes
+from keras_resnet.classifiers import load_classifier
+for call in (
+    lambda: openvino_ir.write_openvino("x", load_classifier({str(trained)!r})),
+    lambda: runtimes.open_openvino("x"),
+):
+    try:
+        call()
+    except runtimes.MissingRuntime as error:
+        print(error)
+"""
+    result = run_python("-c", code)
+    assert (
+        result.stdout.splitlines()
+        == ["openvino is not installed: pip install 'keras-resnet-zoo[openvino]'"] * 2
+    ), result.stderr
+
+
+def test_no_use_is_reported(trained, tmp_path):
+    """In a process of its own, with a home that nobody has objected from."""
+    code = f"""
+from export import openvino_ir
+from keras_resnet.classifiers import load_classifier
+classifier = load_classifier({str(trained)!r})
+shape = (4, *classifier.preprocessing.shape)
+import numpy as np, sys
+images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+openvino_ir.write_openvino("int8", classifier, images)
+print("openvino_telemetry" in sys.modules)
+"""
+    home = tmp_path / "home"
+    home.mkdir()
+    result = run_python("-c", code, cwd=tmp_path, env={"HOME": str(home)})
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "False"
+    # Where the reporting module would note the consent that it takes for given.
+    assert not (home / "intel").exists()
