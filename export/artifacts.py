@@ -128,5 +128,5 @@ ARTIFACTS = {
     "openvino_int8": Artifact(
         "openvino_int8", _openvino_int8, "OpenVINO", "int8", calibrated=True
     ),
-    "web": Artifact("web", _web, None, needs=("float32", "int8")),
+    "web": Artifact("web", _web, None, needs=("float16", "int8")),
 }

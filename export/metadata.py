@@ -70,7 +70,10 @@ def _printable(character):
 
 
 def add_metadata(content, classifier):
-    """Adds metadata and labels to a `.tflite` file.
+    """Adds metadata and labels to a `.tflite` file, and states its batch of one.
+
+    A converter leaves the batch open beside the shape that it writes; LiteRT resizes
+    a file without that too, and LiteRT.js and some delegates refuse a file with it.
 
     Args:
         content: the file's bytes, as a converter gave them.
@@ -80,6 +83,9 @@ def add_metadata(content, classifier):
         The bytes of the file to write.
     """
     model = schema.ModelT.InitFromPackedBuf(content)
+    for subgraph in model.subgraphs:
+        for tensor in subgraph.tensors:
+            tensor.shapeSignature = None
     buffer, entry = schema.BufferT(), schema.MetadataT()
     buffer.data = np.frombuffer(_describe(classifier), np.uint8)
     entry.name, entry.buffer = "TFLITE_METADATA", len(model.buffers)

@@ -74,7 +74,7 @@ def write_web(path, classifier, files):
         _build(pathlib.Path(work), path)
     preprocessing = classifier.preprocessing
     for name in chosen:
-        write_file(path / f"{name}.tflite", _with_batch_of_one(files[name]))
+        shutil.copyfile(files[name], path / f"{name}.tflite")
     description = {
         "name": classifier.name,
         "classes": list(classifier.classes),
@@ -96,20 +96,6 @@ def write_web(path, classifier, files):
     write_file(
         path / "model.json", json.dumps(description, indent=1, ensure_ascii=False)
     )
-
-
-def _with_batch_of_one(path):
-    """The content of a `.tflite` file less what says that it may be resized.
-
-    LiteRT.js takes no tensor for an input whose batch is open.
-    """
-    from tensorflow.lite.tools import flatbuffer_utils
-
-    model = flatbuffer_utils.read_model(str(path))
-    for subgraph in model.subgraphs:
-        for tensor in subgraph.tensors:
-            tensor.shapeSignature = None
-    return flatbuffer_utils.convert_object_to_bytearray(model)
 
 
 def _build(work, path):

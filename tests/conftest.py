@@ -1,9 +1,11 @@
 """What the tests share: two CPU devices, a trained run, programs as processes."""
 
+import dataclasses
 import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
@@ -71,3 +73,17 @@ def exported(trained, tmp_path_factory):
     result = run_program("export", f"--model={trained}", f"--output={folder}")
     assert result.returncode == 0, result.stderr
     return folder, result.stdout
+
+
+def write_artifacts(classifier, folder, names, calibration=None):
+    """Writes artifacts of a classifier as an export does; a dict of their paths."""
+    from export.artifacts import ARTIFACTS, Source
+    from export.folding import fold
+
+    folded = dataclasses.replace(classifier, model=fold(classifier.model))
+    with tempfile.TemporaryDirectory() as scratch:
+        source = Source(folded, calibration, str(folder), scratch)
+        paths = {name: f"{folder}/{ARTIFACTS[name].path}" for name in names}
+        for name, path in paths.items():
+            ARTIFACTS[name].write(path, source)
+    return paths

@@ -287,7 +287,7 @@ def test_a_bundle_for_the_browser(trained, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     found = manifest(folder)["artifacts"]
-    assert list(found) == ["float32", "int8", "web"]
+    assert list(found) == ["float16", "int8", "web"]
     assert "web/index.html" in found["web"]["files"]
     copy = (folder / "web" / "int8.tflite").read_bytes()
     assert copy == (folder / "int8.tflite").read_bytes()

@@ -6,26 +6,15 @@ import keras
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from conftest import run_python
+from conftest import run_python, write_artifacts
 
 import keras_resnet
-from export import card, metadata, saved_model, tflite
+from export import card
 from keras_resnet import data
 from keras_resnet.classifiers import Classifier, load_classifier
 from keras_resnet.preprocessing import Preprocessing
 
 FORMATS = ("float32", "float16", "dynamic", "int8")
-
-
-def convert(classifier, folder, calibration, formats=FORMATS):
-    """Writes a classifier's files."""
-    for format in formats:
-        row = tflite.FORMATS[format]
-        static = str(folder / row.pixels)
-        saved_model.write_static(classifier, static, row.pixels)
-        content = tflite.convert(static, row, calibration)
-        content = metadata.add_metadata(content, classifier)
-        (folder / f"{format}.tflite").write_bytes(content)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +27,7 @@ def converted(trained, digits, tmp_path_factory):
     """The folder of a trained net's files, and its Keras model."""
     folder = tmp_path_factory.mktemp("converted")
     classifier = load_classifier(str(trained))
-    convert(classifier, folder, digits.train.images[:100])
+    write_artifacts(classifier, folder, FORMATS, digits.train.images[:100])
     (folder / "labels.txt").write_text("0\n1\n2\n3\n4\n5\n6\n7\n8\n9\n")
     np.save(folder / "pixels.npy", digits.test.images[:16])
     return folder, classifier.model
@@ -148,7 +137,7 @@ def test_every_kind_of_network_resizes(tmp_path, name, size, options):
     classes, preprocessing = tuple("0123456789"), Preprocessing(*shape)
     classifier = Classifier(name, model, classes, preprocessing, {})
     images = np.random.default_rng(0).integers(0, 256, (6, *shape), np.uint8)
-    convert(classifier, tmp_path, images, formats=("float32", "int8"))
+    write_artifacts(classifier, tmp_path, ("float32", "int8"), images)
     found = assert_resizes(tmp_path / "float32.tflite", images, (2, 6, 3))
     np.testing.assert_allclose(found, np.asarray(model(images)), rtol=0, atol=1e-3)
     assert_resizes(tmp_path / "int8.tflite", images, (2, 6, 3))

@@ -14,10 +14,10 @@ import time
 import keras
 import numpy as np
 import pytest
-from conftest import SHARED
+from conftest import SHARED, write_artifacts
 from PIL import Image
 
-from export import saved_model, tflite, web
+from export import web
 from keras_resnet import data
 from keras_resnet.classifiers import Classifier, load_classifier
 from keras_resnet.errors import InputError
@@ -162,23 +162,13 @@ def page():
         yield page
 
 
-def convert(classifier, folder, formats, calibration=None):
-    """Writes `.tflite` files; returns their paths."""
-    files = {name: str(folder / f"{name}.tflite") for name in formats}
-    for name, path in files.items():
-        static = str(folder / f"{name}_static")
-        saved_model.write_static(classifier, static, tflite.FORMATS[name].pixels)
-        tflite.write_tflite(static, path, name, calibration)
-    return files
-
-
 @pytest.fixture(scope="module")
 def digits(trained, tmp_path_factory):
     """(classifier, folder with the page) of the net that has learnt the digits."""
     folder = tmp_path_factory.mktemp("web")
     classifier = load_classifier(str(trained))
     calibration = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), np.uint8)
-    files = convert(classifier, folder, ("float32", "int8"), calibration)
+    files = write_artifacts(classifier, folder, ("float32", "int8"), calibration)
     web.write_web(folder / "web", classifier, files)
     return classifier, folder / "web"
 
@@ -209,7 +199,7 @@ def colours(digits, tmp_path_factory):
         {},
     )
     folder = tmp_path_factory.mktemp("colours")
-    files = convert(classifier, folder, ("float32",))
+    files = write_artifacts(classifier, folder, ("float32",))
     with pytest.MonkeyPatch.context() as patch:
         # The page is the same one: a second build takes seconds.
         patch.setattr(
@@ -564,7 +554,7 @@ def test_photographs(page, tmp_path):
     classifier = load_classifier(str(tmp_path / "resnet18.safetensors"))
     paths = sorted((SHARED / "imagenet/jpeg100").glob("*.JPEG"))
     calibration = np.stack([classifier.preprocessing.load(p) for p in paths[50:90]])
-    files = convert(classifier, tmp_path, ("float32", "int8"), calibration)
+    files = write_artifacts(classifier, tmp_path, ("float32", "int8"), calibration)
     web.write_web(tmp_path / "exact", classifier, {"float32": files["float32"]})
     web.write_web(tmp_path / "quick", classifier, files)
     images = np.stack([classifier.preprocessing.load(path) for path in paths[:20]])

@@ -1,0 +1,368 @@
+"""Inference of a ResNet-50: the bundle's artifacts beside its peers.
+
+python -m benchmarks.serving --rounds=30
+
+Every side has a process, in it the same weights, two threads and the same image of
+224x224. Ours is what `python -m export` writes: it takes raw pixels. The peers are
+what users of `keras.applications.ResNet50` make of those weights: a SavedModel by
+`model.export`, from it TFLite's files and OpenVINO's, in int8 by the recipes of
+TFLite's guide and of NNCF's; they get pixels that are normalised already, in float32.
+"settings" are those of docs/serving.md; OpenVINO computes in float32, or in what it
+chooses ("as it likes": bfloat16 where the CPU has it). ONNX Runtime has our graph,
+quantised by its own `quantize_static`, since tf2onnx does not run beside this
+TensorFlow. PyTorch (skipped where it is not installed) is `benchmarks.torch_nets`,
+frozen, channels last, by `torch.compile`, with random weights of its own.
+
+`peer/ours` is the median over the rounds; above 1 ours is faster. `start_ms` is
+from before the runtime's import to the first answer, `peak_mib` the most memory of
+the process. All weights are random: what int8 costs in accuracy, the bundle tells.
+"""
+
+import contextlib
+import dataclasses
+import importlib.util
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+from absl import flags
+
+from benchmarks.side_by_side import alone, compare, take_turns, write_results
+from keras_resnet.errors import InputError
+from keras_resnet.progress import progress
+
+THREADS = 2
+CALLS = 5  # In a turn; the first finds the caches full of another side's weights.
+OURS = ("saved_model", "float32", "int8", "onnx", "openvino", "openvino_int8")
+# What each is compared with; last come the fastest of ours and of the peers.
+PAIRS = {
+    "saved_model": ("keras",),
+    "saved_model, settings": ("keras", "keras, settings"),
+    "float32": ("keras, TFLite",),
+    "int8": ("keras, TFLite int8", "float32"),
+    "onnx": ("torch.compile",),
+    "openvino": ("keras, OpenVINO", "keras, OpenVINO as it likes"),
+    "openvino_int8": (
+        "keras, NNCF",
+        "keras, NNCF as it likes",
+        "ONNX Runtime int8",
+    ),
+}
+
+
+def prepare(folder):
+    """Makes what is not in the folder yet; a process of its own does it."""
+    import sys
+
+    sys.modules["openvino_telemetry"] = None  # It would report to its maker.
+    import keras
+
+    from export import folding
+    from export.artifacts import ARTIFACTS, Source
+    from keras_resnet.classifiers import load_classifier
+
+    weights, images = (os.path.join(folder, name) for name in ("net.h5", "images.npy"))
+    if not os.path.exists(weights):
+        keras.utils.set_random_seed(0)
+        network = keras.applications.ResNet50(weights=None)
+        _randomise(network)
+        network.save(weights)
+    if not os.path.exists(images):
+        coarse = np.random.default_rng(0).uniform(-64, 320, (16, 7, 7, 3))
+        smooth = keras.ops.image.resize(coarse, (224, 224), "bicubic")
+        np.save(images, np.clip(smooth, 0, 255).astype(np.uint8))
+    parts = os.path.join(folder, "parts")
+    os.makedirs(parts, exist_ok=True)
+    classifier = load_classifier(weights)
+    folded = dataclasses.replace(classifier, model=folding.fold(classifier.model))
+    source = Source(folded, np.load(images), folder, parts)
+    makers = {name: (ARTIFACTS[name].write, source) for name in OURS}
+    makers |= {name: (make, folder) for name, make in PEERS.items()}
+    with progress("preparing", len(makers)) as advance:
+        for name, (make, given) in makers.items():
+            path, part = os.path.join(folder, name), os.path.join(parts, name)
+            if not os.path.exists(path):
+                with _silence():
+                    make(part, given)
+                os.replace(part, path)
+            advance()
+
+
+def _randomise(network):
+    """Statistics as after training: such that folding them changes every weight."""
+    import keras
+
+    draws = np.random.default_rng(0)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            size = layer.gamma.shape[0]
+            # The last of a block is small, as in trained nets, which stay in range.
+            low, high = (0.1, 0.3) if layer.name.endswith("_3_bn") else (0.5, 1.5)
+            scale, variance = (draws.uniform(*e, size) for e in ((low, high), (0.5, 2)))
+            offset, mean = draws.normal(0, 0.3, (2, size))
+            layer.set_weights([scale, offset, mean, variance])
+
+
+@contextlib.contextmanager
+def _silence():
+    """Keeps the converters' notes off the terminal."""
+    from export.runtimes import quiet
+
+    with quiet(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
+def prepared(images):
+    """What `keras.applications.resnet.preprocess_input` gives."""
+    return np.float32(images[..., ::-1]) - np.float32((103.939, 116.779, 123.68))
+
+
+def _images(folder):
+    return np.load(os.path.join(folder, "images.npy"))
+
+
+def export_keras(path, folder):
+    """`model.export` of keras.applications."""
+    import keras
+
+    network = keras.models.load_model(os.path.join(folder, "net.h5"), compile=False)
+    network.export(path, verbose=False)
+
+
+def to_tflite(path, folder, int8=False):
+    """TFLite's guide: "full integer with float fallback" for int8."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(os.path.join(folder, "keras"))
+    if int8:
+        images = prepared(_images(folder))
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([image[None]] for image in images)
+    with open(path, "wb") as file:
+        file.write(converter.convert())
+
+
+def to_openvino(path, folder, int8=False):
+    """OpenVINO's converter and NNCF's defaults."""
+    import nncf
+    import openvino
+
+    model = openvino.convert_model(os.path.join(folder, "keras"))
+    if int8:
+        images = prepared(_images(folder))
+        model = nncf.quantize(model, nncf.Dataset([image[None] for image in images]))
+    file = os.path.join(path, "model.xml")
+    openvino.save_model(model, file, compress_to_fp16=False)
+
+
+def to_onnx_int8(path, folder):
+    """Our graph by ONNX Runtime's guide for x86: QDQ, activations uint8."""
+    from onnxruntime import quantization
+
+    class Reader(quantization.CalibrationDataReader):
+        images = iter(_images(folder))
+
+        def get_next(self):
+            image = next(self.images, None)
+            return None if image is None else {"image": image[None]}
+
+    quantization.quantize_static(
+        os.path.join(folder, "onnx"),
+        path,
+        Reader(),
+        quantization.QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+    )
+
+
+PEERS = {
+    "keras": export_keras,
+    "keras.tflite": to_tflite,
+    "keras_int8.tflite": lambda path, folder: to_tflite(path, folder, True),
+    "keras_openvino": to_openvino,
+    "keras_nncf": lambda path, folder: to_openvino(path, folder, True),
+    "onnx_int8": to_onnx_int8,
+}
+
+
+def _for(dtype, images):
+    """Raw pixels for what takes them, else what keras.applications takes."""
+    return images if np.dtype(dtype) == np.uint8 else prepared(images)
+
+
+def tensorflow(path, images, settings=False):
+    """Returns a function that runs a SavedModel, as those below run theirs."""
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+    if settings:
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    loaded = tf.saved_model.load(path)
+    serve = loaded.signatures["serving_default"]
+    ((name, spec),) = serve.structured_input_signature[1].items()
+    images = _for(spec.dtype.as_numpy_dtype, images)
+
+    def run(keep=loaded):
+        (answer,) = serve(**{name: tf.constant(images)}).values()
+        return answer.numpy()
+
+    return run
+
+
+def litert(path, images):
+    from ai_edge_litert.interpreter import Interpreter
+
+    runner = Interpreter(path, num_threads=THREADS).get_signature_runner()
+    ((name, details),) = runner.get_input_details().items()
+    given = {name: _for(details["dtype"], images)}
+    return lambda: next(iter(runner(**given).values()))
+
+
+def onnx_runtime(path, images):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
+    return lambda: session.run(None, {"image": images})[0]
+
+
+def openvino(path, images, hint="f32"):
+    import openvino
+
+    options = {"INFERENCE_NUM_THREADS": THREADS, "PERFORMANCE_HINT": "LATENCY"}
+    if hint:
+        options["INFERENCE_PRECISION_HINT"] = hint
+    file = os.path.join(path, "model.xml")
+    model = openvino.Core().compile_model(file, "CPU", options)
+    images = _for(model.input(0).element_type.to_dtype(), images)
+    return lambda: model(images)[0]
+
+
+def torch_compiled(path, images):
+    import torch
+
+    from benchmarks.torch_nets import build
+
+    torch.set_num_threads(THREADS)
+    torch._inductor.config.freezing = True
+    network = build("resnet50", 1000).eval().to(memory_format=torch.channels_last)
+    network = torch.compile(network)
+    pixels = torch.from_numpy(prepared(images)).permute(0, 3, 1, 2)
+
+    def run():
+        with torch.no_grad():
+            return network(pixels).numpy()
+
+    return run
+
+
+# What opens it, the file, and further arguments.
+SIDES = {
+    "saved_model": (tensorflow, "saved_model"),
+    "keras": (tensorflow, "keras"),
+    "saved_model, settings": (tensorflow, "saved_model", True),
+    "keras, settings": (tensorflow, "keras", True),
+    "float32": (litert, "float32"),
+    "keras, TFLite": (litert, "keras.tflite"),
+    "int8": (litert, "int8"),
+    "keras, TFLite int8": (litert, "keras_int8.tflite"),
+    "onnx": (onnx_runtime, "onnx"),
+    "ONNX Runtime int8": (onnx_runtime, "onnx_int8"),
+    "openvino": (openvino, "openvino"),
+    "keras, OpenVINO": (openvino, "keras_openvino"),
+    "keras, OpenVINO as it likes": (openvino, "keras_openvino", None),
+    "openvino_int8": (openvino, "openvino_int8"),
+    "keras, NNCF": (openvino, "keras_nncf"),
+    "keras, NNCF as it likes": (openvino, "keras_nncf", None),
+    "torch.compile": (torch_compiled, ""),
+}
+
+
+def serve(name, folder, batch, notes):
+    """Opens a side and notes what that took; returns a function of a turn."""
+    from export.latency import peak_memory
+
+    open_side, file, *args = SIDES[name]
+    images = np.resize(_images(folder), (batch, 224, 224, 3))
+    begin = time.perf_counter()
+    run = open_side(os.path.join(folder, file), images, *args)
+    run()
+    start = 1e3 * (time.perf_counter() - begin)
+    peak = peak_memory() / 2**20
+    with open(os.path.join(notes, name), "w") as file:
+        json.dump({"start_ms": round(start), "peak_mib": round(peak)}, file)
+
+    def turn():
+        for _ in range(CALLS):
+            run()
+
+    return turn
+
+
+def row_of(pair, times, notes, batch):
+    """Returns the row of the table for two sides."""
+    ours, peer = pair
+    facts = {}
+    for whose, name in (("ours", ours), ("peer", peer)):
+        with open(os.path.join(notes, name)) as file:
+            facts |= {f"{whose}_{key}": fact for key, fact in json.load(file).items()}
+    measured = compare({"ours": times[ours], peer: times[peer]}, peer, CALLS)
+    return {"ours": ours, "batch": batch, "threads": THREADS, **measured, **facts}
+
+
+def main(argv):
+    """Measures all sides in turn and writes `results/serving.csv`."""
+    del argv
+    for name in ("onnx", "onnxruntime", "openvino", "nncf"):
+        if not importlib.util.find_spec(name):
+            raise InputError(
+                "This benchmark runs every artifact: pip install "
+                f"'keras-resnet-zoo[onnx,openvino]'. Received: no {name}"
+            )
+    values = flags.FLAGS
+    names = [name for name in SIDES if name != "torch.compile"]
+    if importlib.util.find_spec("torch"):
+        names.append("torch.compile")
+    with tempfile.TemporaryDirectory() as notes:
+        folder = os.path.abspath(values.folder or os.path.join(notes, "files"))
+        os.makedirs(folder, exist_ok=True)
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, spawn) as pool:
+            pool.submit(prepare, folder).result()
+        sides = {}
+        with progress("starting", len(names)) as advance:
+            for name in names:  # One after the other, for the time that each takes.
+                sides[name] = alone(serve, name, folder, values.batch, notes)
+                sides[name]()
+                advance()
+        # Thread pools spin a while after their turn.
+        times = take_turns(sides, values.rounds, lambda: time.sleep(0.02))
+        pairs = [(a, b) for a, peers in PAIRS.items() for b in peers if b in times]
+        fastest = sorted(times, key=lambda name: statistics.median(times[name]))
+        pairs.append(
+            (
+                next(name for name in fastest if name in PAIRS),
+                next(name for name in fastest if name not in PAIRS),
+            )
+        )
+        write_results(
+            "serving", [row_of(pair, times, notes, values.batch) for pair in pairs]
+        )
+
+
+if __name__ == "__main__":
+    from keras_resnet import programs
+
+    flags.DEFINE_integer("rounds", 30, "Turns of each side.", 1)
+    flags.DEFINE_integer("batch", 1, "Images at a time.", 1)
+    flags.DEFINE_string("folder", None, "Keeps what is prepared, or has it already.")
+    programs.run(main)
