@@ -80,7 +80,7 @@ setup(
             "selenium",
             "setuptools>=77",
         ],
-        "benchmarks": ["keras-hub"],
+        "benchmarks": ["keras-hub", "litert-quantizer"],
     },
     entry_points={
         "console_scripts": [

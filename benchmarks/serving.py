@@ -7,19 +7,17 @@ Every side has a process, in it the same weights, two threads and the same image
 what users of `keras.applications.ResNet50` make of those weights: a SavedModel by
 `model.export`, from it TFLite's files and OpenVINO's, in int8 by the recipes of
 TFLite's guide and of NNCF's; they get pixels that are normalised already, in float32.
-"settings" are those of docs/serving.md; OpenVINO computes in float32, or in what it
-chooses ("as it likes": bfloat16 where the CPU has it). ONNX Runtime has our graph,
-quantised by its own `quantize_static`, since tf2onnx does not run beside this
-TensorFlow. PyTorch (skipped where it is not installed) is `benchmarks.torch_nets`,
-frozen, channels last, by `torch.compile`, with random weights of its own.
+"settings" are those of docs/serving.md. OpenVINO computes in float32, or what is not
+int8 in what it chooses ("any precision": bfloat16 where the CPU has it). ONNX Runtime
+has our graph, quantised by its own `quantize_static`, since tf2onnx does not run
+beside this TensorFlow. PyTorch (skipped where it is not installed) is
+`benchmarks.torch_nets`, frozen, by `torch.compile`, with random weights of its own.
 
 `peer/ours` is the median over the rounds; above 1 ours is faster. `start_ms` is
 from before the runtime's import to the first answer, `peak_mib` the most memory of
 the process. All weights are random: what int8 costs in accuracy, the bundle tells.
 """
 
-import contextlib
-import dataclasses
 import importlib.util
 import json
 import multiprocessing
@@ -32,13 +30,13 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 from absl import flags
 
+from benchmarks.serving_files import OURS, PEERS, load_images, prepare, prepared
 from benchmarks.side_by_side import alone, compare, take_turns, write_results
 from keras_resnet.errors import InputError
 from keras_resnet.progress import progress
 
 THREADS = 2
 CALLS = 5  # In a turn; the first finds the caches full of another side's weights.
-OURS = ("saved_model", "float32", "int8", "onnx", "openvino", "openvino_int8")
 # What each is compared with; last come the fastest of ours and of the peers.
 PAIRS = {
     "saved_model": ("keras",),
@@ -46,149 +44,10 @@ PAIRS = {
     "float32": ("keras, TFLite",),
     "int8": ("keras, TFLite int8", "float32"),
     "onnx": ("torch.compile",),
-    "openvino": ("keras, OpenVINO", "keras, OpenVINO as it likes"),
-    "openvino_int8": (
-        "keras, NNCF",
-        "keras, NNCF as it likes",
-        "ONNX Runtime int8",
-    ),
-}
-
-
-def prepare(folder):
-    """Makes what is not in the folder yet; a process of its own does it."""
-    import sys
-
-    sys.modules["openvino_telemetry"] = None  # It would report to its maker.
-    import keras
-
-    from export import folding
-    from export.artifacts import ARTIFACTS, Source
-    from keras_resnet.classifiers import load_classifier
-
-    weights, images = (os.path.join(folder, name) for name in ("net.h5", "images.npy"))
-    if not os.path.exists(weights):
-        keras.utils.set_random_seed(0)
-        network = keras.applications.ResNet50(weights=None)
-        _randomise(network)
-        network.save(weights)
-    if not os.path.exists(images):
-        coarse = np.random.default_rng(0).uniform(-64, 320, (16, 7, 7, 3))
-        smooth = keras.ops.image.resize(coarse, (224, 224), "bicubic")
-        np.save(images, np.clip(smooth, 0, 255).astype(np.uint8))
-    parts = os.path.join(folder, "parts")
-    os.makedirs(parts, exist_ok=True)
-    classifier = load_classifier(weights)
-    folded = dataclasses.replace(classifier, model=folding.fold(classifier.model))
-    source = Source(folded, np.load(images), folder, parts)
-    makers = {name: (ARTIFACTS[name].write, source) for name in OURS}
-    makers |= {name: (make, folder) for name, make in PEERS.items()}
-    with progress("preparing", len(makers)) as advance:
-        for name, (make, given) in makers.items():
-            path, part = os.path.join(folder, name), os.path.join(parts, name)
-            if not os.path.exists(path):
-                with _silence():
-                    make(part, given)
-                os.replace(part, path)
-            advance()
-
-
-def _randomise(network):
-    """Statistics as after training: such that folding them changes every weight."""
-    import keras
-
-    draws = np.random.default_rng(0)
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            size = layer.gamma.shape[0]
-            # The last of a block is small, as in trained nets, which stay in range.
-            low, high = (0.1, 0.3) if layer.name.endswith("_3_bn") else (0.5, 1.5)
-            scale, variance = (draws.uniform(*e, size) for e in ((low, high), (0.5, 2)))
-            offset, mean = draws.normal(0, 0.3, (2, size))
-            layer.set_weights([scale, offset, mean, variance])
-
-
-@contextlib.contextmanager
-def _silence():
-    """Keeps the converters' notes off the terminal."""
-    from export.runtimes import quiet
-
-    with quiet(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield
-
-
-def prepared(images):
-    """What `keras.applications.resnet.preprocess_input` gives."""
-    return np.float32(images[..., ::-1]) - np.float32((103.939, 116.779, 123.68))
-
-
-def _images(folder):
-    return np.load(os.path.join(folder, "images.npy"))
-
-
-def export_keras(path, folder):
-    """`model.export` of keras.applications."""
-    import keras
-
-    network = keras.models.load_model(os.path.join(folder, "net.h5"), compile=False)
-    network.export(path, verbose=False)
-
-
-def to_tflite(path, folder, int8=False):
-    """TFLite's guide: "full integer with float fallback" for int8."""
-    import tensorflow as tf
-
-    converter = tf.lite.TFLiteConverter.from_saved_model(os.path.join(folder, "keras"))
-    if int8:
-        images = prepared(_images(folder))
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: ([image[None]] for image in images)
-    with open(path, "wb") as file:
-        file.write(converter.convert())
-
-
-def to_openvino(path, folder, int8=False):
-    """OpenVINO's converter and NNCF's defaults."""
-    import nncf
-    import openvino
-
-    model = openvino.convert_model(os.path.join(folder, "keras"))
-    if int8:
-        images = prepared(_images(folder))
-        model = nncf.quantize(model, nncf.Dataset([image[None] for image in images]))
-    file = os.path.join(path, "model.xml")
-    openvino.save_model(model, file, compress_to_fp16=False)
-
-
-def to_onnx_int8(path, folder):
-    """Our graph by ONNX Runtime's guide for x86: QDQ, activations uint8."""
-    from onnxruntime import quantization
-
-    class Reader(quantization.CalibrationDataReader):
-        images = iter(_images(folder))
-
-        def get_next(self):
-            image = next(self.images, None)
-            return None if image is None else {"image": image[None]}
-
-    quantization.quantize_static(
-        os.path.join(folder, "onnx"),
-        path,
-        Reader(),
-        quantization.QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=quantization.QuantType.QUInt8,
-        weight_type=quantization.QuantType.QInt8,
-    )
-
-
-PEERS = {
-    "keras": export_keras,
-    "keras.tflite": to_tflite,
-    "keras_int8.tflite": lambda path, folder: to_tflite(path, folder, True),
-    "keras_openvino": to_openvino,
-    "keras_nncf": lambda path, folder: to_openvino(path, folder, True),
-    "onnx_int8": to_onnx_int8,
+    "openvino": ("keras, OpenVINO",),
+    "openvino, any precision": ("keras, OpenVINO, any precision",),
+    "openvino_int8": ("keras, NNCF", "ONNX Runtime int8"),
+    "openvino_int8, any precision": ("keras, NNCF, any precision",),
 }
 
 
@@ -279,10 +138,12 @@ SIDES = {
     "ONNX Runtime int8": (onnx_runtime, "onnx_int8"),
     "openvino": (openvino, "openvino"),
     "keras, OpenVINO": (openvino, "keras_openvino"),
-    "keras, OpenVINO as it likes": (openvino, "keras_openvino", None),
+    "openvino, any precision": (openvino, "openvino", None),
+    "keras, OpenVINO, any precision": (openvino, "keras_openvino", None),
     "openvino_int8": (openvino, "openvino_int8"),
     "keras, NNCF": (openvino, "keras_nncf"),
-    "keras, NNCF as it likes": (openvino, "keras_nncf", None),
+    "openvino_int8, any precision": (openvino, "openvino_int8", None),
+    "keras, NNCF, any precision": (openvino, "keras_nncf", None),
     "torch.compile": (torch_compiled, ""),
 }
 
@@ -290,12 +151,14 @@ SIDES = {
 def serve(name, folder, batch, notes):
     """Opens a side and notes what that took; returns a function of a turn."""
     from export.latency import peak_memory
+    from export.runtimes import quiet
 
     open_side, file, *args = SIDES[name]
-    images = np.resize(_images(folder), (batch, 224, 224, 3))
+    images = np.resize(load_images(folder), (batch, 224, 224, 3))
     begin = time.perf_counter()
-    run = open_side(os.path.join(folder, file), images, *args)
-    run()
+    with quiet():
+        run = open_side(os.path.join(folder, file), images, *args)
+        run()
     start = 1e3 * (time.perf_counter() - begin)
     peak = peak_memory() / 2**20
     with open(os.path.join(notes, name), "w") as file:
@@ -336,8 +199,14 @@ def main(argv):
         folder = os.path.abspath(values.folder or os.path.join(notes, "files"))
         os.makedirs(folder, exist_ok=True)
         spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, spawn) as pool:
-            pool.submit(prepare, folder).result()
+        files = (*OURS, *PEERS)
+        with (
+            ProcessPoolExecutor(1, spawn) as pool,
+            progress("preparing", len(files)) as advance,
+        ):
+            for file in files:
+                pool.submit(prepare, file, folder).result()
+                advance()
         sides = {}
         with progress("starting", len(names)) as advance:
             for name in names:  # One after the other, for the time that each takes.

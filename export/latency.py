@@ -13,6 +13,7 @@ picture where it is installed.
 """
 
 import argparse
+import itertools
 import math
 import multiprocessing
 import os
@@ -239,35 +240,36 @@ def draw(rows, manifest):
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.add_subplot()
     batch, threads = rows[0]["batch"], max(row["threads"] for row in rows)
     total = manifest["evaluation"]["images"]
-    for row in rows:
-        if (row["batch"], row["threads"]) != (batch, threads):
-            continue
+    shown = [r for r in rows if (r["batch"], r["threads"]) == (batch, threads)]
+    for row, marker in zip(shown, itertools.cycle("osD^vP*Xdh")):
         entry = manifest["artifacts"][row["artifact"]]
         share = entry["right"] / total
-        low, high = (100 * end for end in wilson(entry["right"], total))
+        low, high = (abs(end - share) for end in wilson(entry["right"], total))
         axes.errorbar(
-            row["median_ms"], 100 * share,
-            yerr=[[100 * share - low], [high - 100 * share]],
-            xerr=[[0], [row["p95_ms"] - row["median_ms"]]],
-            fmt="o", capsize=3, alpha=0.8,
-        )  # fmt: skip
-        axes.annotate(
-            f"{row['artifact']}\n{entry['bytes'] / 1e6:.1f} MB",
-            (row["median_ms"], 100 * share),
-            textcoords="offset points", xytext=(6, 6), fontsize=8,
-        )  # fmt: skip
+            row["median_ms"],
+            100 * share,
+            yerr=[[100 * low], [100 * high]],
+            fmt=marker,
+            markersize=8,
+            elinewidth=0.8,
+            capsize=3,
+            alpha=0.75,
+            label=f"{row['artifact']}: {row['median_ms']:.3g} ms, "
+            f"{entry['bytes'] / 1e6:.3g} MB",
+        )
     axes.set_xscale("log")
     axes.margins(x=0.2)
-    axes.set_xlabel(
-        f"milliseconds for {batch} image(s), {threads} threads: median, to the 95th percentile"
-    )
+    axes.set_xlabel(f"median milliseconds for {batch} image(s), {threads} thread(s)")
     axes.set_ylabel(f"top-1 accuracy on {total} images, %, with 95 % interval")
     axes.set_title(f"{manifest['name']} on {machine()}")
     axes.grid(alpha=0.3, which="both")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     return to_png(figure)
 
 

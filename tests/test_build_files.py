@@ -37,6 +37,7 @@ LABELS = {
     # Exceptions: peers of the benchmarks and of the fixture's script, and an extra,
     # all done without where they are missing; and what comes with the interpreter.
     "keras_hub": set(),
+    "litert_quantizer": set(),
     "tensorboard": set(),
     "timm": set(),
     "torch": set(),

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import zipfile
 
@@ -12,13 +13,17 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
-from conftest import assert_one_line, run_program, run_python
+from conftest import assert_one_line, run_program, run_python, write_artifacts
 from matplotlib.image import imread
 
-from export import artifacts, bundle, verify
+from export import artifacts, bundle, saved_model, verify
+from export.runtimes import RUNTIMES
 from keras_resnet import data
-from keras_resnet.classifiers import load_classifier
+from keras_resnet.classifiers import Classifier, load_classifier
 from keras_resnet.errors import InputError
+from keras_resnet.preprocessing import Preprocessing
+from keras_resnet.resnet import ResNet
+from keras_resnet.variants import VARIANTS
 
 FILES = {
     "saved_model",
@@ -543,3 +548,39 @@ def test_other_kinds_of_network(name, kind, tmp_path):
     for row in found["artifacts"].values():
         assert row["agreement"] == 1
     assert found["artifacts"]["float32"]["logit_difference"] <= 1e-4
+
+
+# Every network, the paper's with every shortcut.
+ZOO = [
+    (name, kind)
+    for name in VARIANTS
+    for kind in ("ABC" if re.fullmatch(r"resnet\d+", name) else [None])
+]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("name", "kind"), ZOO)
+def test_the_zoo(name, kind, tmp_path):
+    """Untrained, with statistics of batch normalisation from the images.
+
+    int8 of random weights says little, so that it is only run.
+    """
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    keras.utils.set_random_seed(0)
+    pixels = keras.Input((32, 32, 3), name="image")
+    normalised = keras.layers.Rescaling(1 / 64, -2.0)(pixels)
+    model = ResNet(name, input_tensor=normalised, classes=10, shortcut=kind)
+    model(images, training=True)
+    classes = tuple("0123456789")
+    network = Classifier(name, model, classes, Preprocessing(32, 32, 3), {})
+    paths = write_artifacts(
+        network, tmp_path, ["saved_model", "float32", "float16", "int8"], images
+    )
+    logits = saved_model.reference(model, images)
+    for artifact, path in paths.items():
+        runtime = RUNTIMES[artifacts.ARTIFACTS[artifact].runtime]
+        answers = runtime.predict(runtime.open(path), images)
+        np.testing.assert_allclose(answers.sum(axis=1), 1, atol=0.02)
+        if artifact in ("saved_model", "float32"):
+            found = verify.compare(answers, logits, logits.argmax(axis=1))
+            verify.judge(artifact, found, verify.LIMITS["float32"])

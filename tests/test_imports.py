@@ -40,6 +40,7 @@ RULES = [
     Rule("*", DIRECTLY, PROGRAMS, "programs are on top"),
     Rule("*", DIRECTLY, "absl.flags", "flags are process-wide: only programs own them", unless=f"{PROGRAMS} .programs .complexity export.__main__"),
     Rule(".*", AT_ALL, "export keras_resnet_export", "export stands on keras_resnet"),
+    Rule("export.verify export.latency export.runtimes", ON_IMPORT_ONLY, "keras tensorflow absl matplotlib", "a device checks and times a bundle with LiteRT and NumPy alone"),
     Rule("export.*", BY_FULL_NAME, "export keras_resnet_export", "in a wheel the folder has another name"),
 ]
 # fmt: on

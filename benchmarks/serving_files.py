@@ -1,0 +1,158 @@
+"""What `benchmarks.serving` serves: our artifacts and the peers' of the same weights.
+
+All come from a `keras.applications.ResNet50` with random weights, saved by Keras.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import os
+import sys
+
+import numpy as np
+
+OURS = ("saved_model", "float32", "int8", "onnx", "openvino", "openvino_int8")
+
+
+def prepare(name, folder):
+    """Makes one file, unless the folder has it.
+
+    To be called in a process of its own: what it imports takes gigabytes.
+
+    Args:
+        name: of `OURS` or `PEERS`, whose order is that in which they are made.
+        folder: where it will have that name.
+    """
+    path, parts = os.path.join(folder, name), os.path.join(folder, "parts")
+    if os.path.exists(path):
+        return
+    sys.modules["openvino_telemetry"] = None  # It would report to its maker.
+    from export.artifacts import ARTIFACTS
+    from export.runtimes import quiet
+
+    os.makedirs(parts, exist_ok=True)
+    part = os.path.join(parts, name)
+    with quiet(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        if name in OURS:
+            ARTIFACTS[name].write(part, _source(folder))
+        else:
+            PEERS[name](part, folder)
+    os.replace(part, path)
+
+
+@functools.cache
+def _source(folder):
+    """What the bundle's writers need; makes weights and images, too."""
+    import keras
+
+    from export import folding
+    from export.artifacts import Source
+    from keras_resnet.classifiers import load_classifier
+
+    weights = os.path.join(folder, "net.h5")
+    if not os.path.exists(weights):
+        keras.utils.set_random_seed(0)
+        network = keras.applications.ResNet50(weights=None)
+        _randomise(network)
+        coarse = np.random.default_rng(0).uniform(-64, 320, (16, 7, 7, 3))
+        smooth = keras.ops.image.resize(coarse, (224, 224), "bicubic")
+        images = np.clip(smooth, 0, 255).astype(np.uint8)
+        np.save(os.path.join(folder, "images.npy"), images)
+        part = os.path.join(folder, "parts", "net.h5")
+        network.save(part)
+        os.replace(part, weights)
+    classifier = load_classifier(weights)
+    folded = dataclasses.replace(classifier, model=folding.fold(classifier.model))
+    return Source(folded, load_images(folder), folder, os.path.join(folder, "parts"))
+
+
+def _randomise(network):
+    """Statistics as after training: such that folding them changes every weight."""
+    import keras
+
+    draws = np.random.default_rng(0)
+    for layer in network.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            size = layer.gamma.shape[0]
+            # The last of a block is small, as in trained nets, which stay in range.
+            low, high = (0.1, 0.3) if layer.name.endswith("_3_bn") else (0.5, 1.5)
+            scale, variance = (draws.uniform(*e, size) for e in ((low, high), (0.5, 2)))
+            offset, mean = draws.normal(0, 0.3, (2, size))
+            layer.set_weights([scale, offset, mean, variance])
+
+
+def prepared(images):
+    """What `keras.applications.resnet.preprocess_input` gives, without Keras."""
+    return np.float32(images[..., ::-1]) - np.float32((103.939, 116.779, 123.68))
+
+
+def load_images(folder):
+    """The images to calibrate with, uint8 (16, 224, 224, 3), once they are made."""
+    return np.load(os.path.join(folder, "images.npy"))
+
+
+def export_keras(path, folder):
+    """`model.export` of keras.applications."""
+    import keras
+
+    network = keras.models.load_model(os.path.join(folder, "net.h5"), compile=False)
+    network.export(path, verbose=False)
+
+
+def to_tflite(path, folder, int8=False):
+    """TFLite's guide: "full integer with float fallback" for int8."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(os.path.join(folder, "keras"))
+    if int8:
+        images = prepared(load_images(folder))
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = lambda: ([image[None]] for image in images)
+    with open(path, "wb") as file:
+        file.write(converter.convert())
+
+
+def to_openvino(path, folder, int8=False):
+    """OpenVINO's converter and NNCF's defaults."""
+    import nncf
+    import openvino
+
+    model = openvino.convert_model(os.path.join(folder, "keras"))
+    if int8:
+        images = prepared(load_images(folder))
+        model = nncf.quantize(model, nncf.Dataset([image[None] for image in images]))
+    os.makedirs(path, exist_ok=True)
+    file = os.path.join(path, "model.xml")
+    openvino.save_model(model, file, compress_to_fp16=False)
+
+
+def to_onnx_int8(path, folder):
+    """Our graph by ONNX Runtime's guide for x86: QDQ, activations uint8."""
+    from onnxruntime import quantization
+
+    class Reader(quantization.CalibrationDataReader):
+        images = iter(load_images(folder))
+
+        def get_next(self):
+            image = next(self.images, None)
+            return None if image is None else {"image": image[None]}
+
+    quantization.quantize_static(
+        os.path.join(folder, "onnx"),
+        path,
+        Reader(),
+        quantization.QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+    )
+
+
+PEERS = {
+    "keras": export_keras,
+    "keras.tflite": to_tflite,
+    "keras_int8.tflite": lambda path, folder: to_tflite(path, folder, True),
+    "keras_openvino": to_openvino,
+    "keras_nncf": lambda path, folder: to_openvino(path, folder, True),
+    "onnx_int8": to_onnx_int8,
+}
