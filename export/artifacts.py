@@ -62,6 +62,8 @@ class Artifact:
         default: whether it is written without being asked for.
         needs: other artifacts that it is made of.
         note: what its user must know beyond its signature.
+        check: function of (path, classifier, images) that refuses it for what
+            `probabilities` does not show.
     """
 
     path: str
@@ -72,6 +74,7 @@ class Artifact:
     default: bool = False
     needs: tuple[str, ...] = ()
     note: str = ""
+    check: Callable = lambda path, classifier, images: None
 
 
 def _saved_model(path, source):
@@ -104,7 +107,12 @@ def _tflite(format, precision="int8", note=""):
 # In the order in which they are written.
 ARTIFACTS = {
     "saved_model": Artifact(
-        "saved_model/1", _saved_model, "TensorFlow", "float32", default=True
+        "saved_model/1",
+        _saved_model,
+        "TensorFlow",
+        "float32",
+        default=True,
+        check=saved_model.check_signatures,
     ),
     "float32": _tflite("float32", "float32"),
     "float16": _tflite("float16", "float16"),

@@ -34,6 +34,8 @@ CALIBRATION_IMAGES = 200
 # Of check.npz, uncompressed, and how many images at most.
 CHECK_BYTES = 16 << 20
 CHECK_IMAGES = 400
+# Images for signatures beside that of `probabilities`.
+CHECKED_TWICE = 8
 # Data sets whose licence lets anybody give their images on: CC BY 4.0 and MIT.
 SHAREABLE = {"digits", "fashion_mnist"}
 # Recipes and weights that int8 is known to lose little of.
@@ -322,6 +324,7 @@ def _make(name, source, proof):
                 raise
             print(f"{error}; trying again, {quantization.REPAIR}", flush=True)
             return _make(name, source.repaired(), proof)
+        artifact.check(path, source.classifier, proof.images[:CHECKED_TWICE])
         row |= dataclasses.asdict(comparison)
         if limit.logits is None:
             del row["logit_difference"]

@@ -7,6 +7,8 @@ import tensorflow as tf
 from keras_resnet.blocks import flat_layers
 from keras_resnet.errors import InputError, some
 
+from .verify import LIMITS, Disagreement
+
 
 def check_model(model):
     """Refuses a model that artifacts cannot be made of, and says what can be done.
@@ -147,40 +149,43 @@ def write_static(classifier, path, pixels="uint8"):
     )
 
 
-def open_saved_model(path):
-    """Loads a SavedModel.
+def check_signatures(path, classifier, images):
+    """Refuses a SavedModel whose `image_bytes` or `features` are not the network's.
 
-    Returns:
-        A function from uint8 images (n, height, width, channels) to their
-        probabilities, float32 (n, classes).
+    Args:
+        path: of its folder.
+        classifier: whose network it was written of.
+        images: uint8 (n, height, width, channels).
+
+    Raises:
+        Disagreement: another class comes first, or features differ by more than
+            1e-4 of the largest.
     """
-    loaded = tf.saved_model.load(path)
-    serve = loaded.signatures["serving_default"]
+    files = [tf.io.encode_png(image) for image in images]
+    seen = np.stack([classifier.preprocessing.read(file) for file in files])
+    expected = [
+        classifier.classes[place].encode()
+        for place in reference(classifier.model, seen).argmax(axis=1)
+    ]
+    model = tf.saved_model.load(path)
+    named = model.signatures["image_bytes"](image_bytes=tf.stack(files))["classes"]
+    if named.numpy()[:, 0].tolist() != expected:
+        raise Disagreement(
+            "The signature image_bytes of the SavedModel names other classes than the "
+            "Keras model. Nothing was written"
+        )
+    found = model.signatures["features"](image=tf.constant(images))["features"].numpy()
+    features = _features(classifier.model)(images, training=False)
+    difference = np.abs(found - features).max() / np.abs(features).max()
+    if not difference <= LIMITS["float32"].logits:
+        raise Disagreement(
+            f"The signature features of the SavedModel differs by {difference:.1e} of the "
+            "largest from the Keras model. Nothing was written"
+        )
 
-    def classify(images):
-        return serve(image=tf.constant(images))["probabilities"].numpy()
 
-    classify.keep = loaded  # The signature does not hold the variables alive.
-    return classify
-
-
-def signatures(path):
-    """Returns the inputs and outputs of each signature of a SavedModel."""
-
-    def describe(specs):
-        return {
-            name: [spec.dtype.name, [-1 if n is None else n for n in spec.shape]]
-            for name, spec in specs.items()
-        }
-
-    loaded = tf.saved_model.load(path)
-    return {
-        name: {
-            "inputs": describe(function.structured_input_signature[1]),
-            "outputs": describe(function.structured_outputs),
-        }
-        for name, function in loaded.signatures.items()
-    }
+def _features(model):
+    return keras.Model(model.input, model.get_layer("avg_pool").output)
 
 
 def reference(model, images, batch_size=64):
@@ -194,7 +199,7 @@ def reference(model, images, batch_size=64):
     Returns:
         float64 (n, classes): before the softmax, from the model's own features.
     """
-    features = keras.Model(model.input, model.get_layer("avg_pool").output)
+    features = _features(model)
     kernel, bias = (np.float64(w) for w in model.get_layer("predictions").get_weights())
     parts = [
         np.float64(features(images[i : i + batch_size], training=False))

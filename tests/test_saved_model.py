@@ -13,6 +13,7 @@ from conftest import ROOT
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export import folding, saved_model
+from export.verify import Disagreement
 from keras_resnet import data
 from keras_resnet.classifiers import load_classifier
 from keras_resnet.errors import InputError
@@ -261,3 +262,22 @@ def test_what_cannot_be_exported(make, words):
 
 def test_what_can_be_exported():
     saved_model.check_model(chain(keras.layers.Conv2D(4, 3)))
+
+
+def test_signatures_beside_probabilities_are_judged(classifier, digits, tmp_path):
+    """Of a SavedModel with other names, and of one with a kernel off by a hundredth."""
+    images = digits[:8]
+    write = saved_model.write_saved_model
+    write(classifier, str(tmp_path / "right"))
+    saved_model.check_signatures(str(tmp_path / "right"), classifier, images)
+    names = (*classifier.classes[1:], classifier.classes[0])
+    write(dataclasses.replace(classifier, classes=names), str(tmp_path / "names"))
+    with pytest.raises(Disagreement, match=r"image_bytes .* names other classes"):
+        saved_model.check_signatures(str(tmp_path / "names"), classifier, images)
+    model = keras.models.clone_model(classifier.model)
+    model.set_weights(classifier.model.get_weights())
+    kernel = model.get_layer("conv1_conv").kernel
+    kernel.assign(kernel * 1.01)
+    write(dataclasses.replace(classifier, model=model), str(tmp_path / "off"))
+    with pytest.raises(Disagreement, match=r"features .* differs by"):
+        saved_model.check_signatures(str(tmp_path / "off"), classifier, images)
