@@ -90,6 +90,8 @@ setup(
             "keras-resnet-convert = keras_resnet.programs:convert",
             "keras-resnet-runs = keras_resnet.programs:runs",
             "keras-resnet-export = keras_resnet_export.console:export",
+            "keras-resnet-verify = keras_resnet_export.verify:main",
+            "keras-resnet-latency = keras_resnet_export.latency:main",
         ]
     },
     # setuptools' default, "build", is the file BUILD on macOS and Windows.

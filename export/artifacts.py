@@ -1,7 +1,6 @@
 """The table of artifacts: what each is made of, what runs it, how it is judged."""
 
 import dataclasses
-import functools
 import os
 import tempfile
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from keras_resnet.files import write_file
 from . import metadata, onnx_model, openvino_ir, quantization, saved_model, tflite, web
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True)
 class Source:
     """What artifacts are made of.
 
@@ -24,6 +23,7 @@ class Source:
         bundle: folder that the artifacts are written to.
         scratch: folder for what is needed on the way.
         repair: what was done to the network so that int8 loses less.
+        statics: where the SavedModels for converters are, by type of pixel.
     """
 
     classifier: Classifier
@@ -31,13 +31,15 @@ class Source:
     bundle: str
     scratch: str
     repair: str = ""
+    statics: dict = dataclasses.field(default_factory=dict)
 
-    @functools.cache  # noqa: B019 (it lives as long as the export)
     def static(self, pixels):
-        """Path of a SavedModel for converters, which takes one image of that type."""
-        path = tempfile.mkdtemp(dir=self.scratch)
-        saved_model.write_static(self.classifier, path, pixels)
-        return path
+        """Path of a SavedModel for converters, which takes images of that type."""
+        if pixels not in self.statics:
+            path = tempfile.mkdtemp(dir=self.scratch)
+            saved_model.write_static(self.classifier, path, pixels)
+            self.statics[pixels] = path
+        return self.statics[pixels]
 
     def repaired(self):
         """The same with a network that loses less in int8."""
@@ -45,6 +47,7 @@ class Source:
             self,
             classifier=quantization.repair(self.classifier, self.calibration),
             repair=quantization.REPAIR,
+            statics={},
         )
 
 
@@ -134,7 +137,12 @@ ARTIFACTS = {
         "float32",
     ),
     "openvino_int8": Artifact(
-        "openvino_int8", _openvino_int8, "OpenVINO", "int8", calibrated=True
+        "openvino_int8",
+        _openvino_int8,
+        "OpenVINO",
+        "int8",
+        calibrated=True,
+        note="for CPUs with VNNI or AMX; on older ones run python -m export.verify",
     ),
     "web": Artifact("web", _web, None, needs=("float16", "int8")),
 }

@@ -91,11 +91,7 @@ def export(
     output = os.path.normpath(output)
     if seed < 0:
         raise InputError(f"seed must be 0 or more. Received: seed={seed}")
-    if not _may_replace(output):
-        raise InputError(
-            "output must be a new or empty folder, or an earlier bundle, which is "
-            f"replaced. Received: {output!r}, which holds other files"
-        )
+    _refuse_to_replace(output)
     classifier = load_classifier(model, weights, image_size)
     saved_model.check_model(classifier.model)
     dataset = load_images(classifier, dataset, data_dir)
@@ -106,7 +102,8 @@ def export(
         split = _calibration_split(calibration, dataset, data_dir)
         images, chosen = _choose(split, classifier.preprocessing, seed, proof.images)
     manifest = _describe(classifier, dataset, proof) | {
-        "calibration": chosen and {"dataset": calibration or dataset.name, **chosen},
+        "calibration": chosen
+        and {"dataset": _public(calibration or dataset.name), **chosen},
     }
     with _beside(output) as folder, tempfile.TemporaryDirectory() as scratch:
         folded = dataclasses.replace(classifier, model=folding.fold(classifier.model))
@@ -137,14 +134,29 @@ def _in_order(formats):
     return [name for name in ARTIFACTS if name in wanted]
 
 
-def _may_replace(output):
-    """Whether there is nothing at a path but, at most, a bundle of ours."""
+def _refuse_to_replace(output):
+    """Refuses a path where there is anything but, at most, a bundle of ours.
+
+    Raises:
+        InputError: saying what is there.
+    """
     if not os.path.lexists(output):
-        return True
+        return
     if os.path.islink(output) or not os.path.isdir(output):
-        return False
-    ours = {*card.DESCRIPTION, *(row.path.split("/")[0] for row in ARTIFACTS.values())}
-    return set(os.listdir(output)) <= ours
+        problem = "which is no folder"
+    elif os.path.samefile(output, os.curdir):
+        problem = "the folder that the program runs in"
+    else:
+        there = os.listdir(output)
+        with contextlib.suppress(InputError):  # No bundle: all of it is other files.
+            there = there and verify.strangers(output, verify.read_manifest(output))
+        if not there:
+            return
+        problem = f"which holds other files, such as {min(there)}"
+    raise InputError(
+        "output must be a new or empty folder, or an earlier bundle, which is "
+        f"replaced. Received: {output!r}, {problem}"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,10 +284,10 @@ def _describe(classifier, dataset, proof):
         "format": verify.FORMAT,
         "name": classifier.model.name,
         "classes": list(classifier.classes),
-        "settings": classifier.settings,
+        "settings": {key: _public(value) for key, value in classifier.settings.items()},
         "preprocessing": dataclasses.asdict(classifier.preprocessing),
         "evaluation": {
-            "dataset": dataset.name,
+            "dataset": _public(dataset.name),
             "split": "held out",
             "images": len(right),
             "keras_right": int(right.sum()),
@@ -286,11 +298,19 @@ def _describe(classifier, dataset, proof):
         },
         "check": {
             "images": len(proof.check["image"]),
-            "of": dataset.name if "label" in proof.check else "synthetic patterns",
+            "of": _public(dataset.name) if "label" in proof.check else "patterns",
         },
         "versions": versions(),
         "machine": machine(),
     }
+
+
+def _public(value):
+    """A setting without the folders of this machine: of `folder:/a/b`, `folder:b`."""
+    if not isinstance(value, str):
+        return value
+    kind, colon, path = value.rpartition(":")
+    return kind + colon + os.path.basename(path) if os.path.isabs(path) else value
 
 
 def _make(name, source, proof):
@@ -302,7 +322,8 @@ def _make(name, source, proof):
     """
     artifact = ARTIFACTS[name]
     path = os.path.join(source.bundle, artifact.path)
-    print(f"writing {artifact.path}", flush=True)
+    note = f" ({artifact.note})" if artifact.note else ""
+    print(f"writing {artifact.path}{note}", flush=True)
     artifact.write(path, source)
     row = {"path": artifact.path, "runtime": artifact.runtime}
     row |= {"precision": artifact.precision, "note": artifact.note}
@@ -319,18 +340,24 @@ def _make(name, source, proof):
         limit = proof.limit(artifact)
         try:
             verify.judge(name, comparison, limit)
+            artifact.check(path, source.classifier, proof.images[:CHECKED_TWICE])
         except verify.Disagreement as error:
-            if not artifact.calibrated or source.repair:
-                raise
-            print(f"{error}; trying again, {quantization.REPAIR}", flush=True)
+            # The repair is for TFLite's way to round.
+            mendable = artifact.calibrated and artifact.runtime == "LiteRT"
+            if source.repair or not mendable:
+                raise verify.Disagreement(
+                    f"{error}. Nothing was written; --formats can leave {name} out"
+                ) from None
+            print(f"{error}. Trying again: {quantization.REPAIR}", flush=True)
             return _make(name, source.repaired(), proof)
-        artifact.check(path, source.classifier, proof.images[:CHECKED_TWICE])
         row |= dataclasses.asdict(comparison)
         if limit.logits is None:
             del row["logit_difference"]
         row["limit"] = dataclasses.asdict(limit)
         again = runtime.predict(classify, proof.check["image"])
         row["check"] = verify.check_answers(again, proof.check)
+        if limit.logits is None:
+            del row["check"]["logit_difference"]
         row["signatures"] = runtime.describe(path)
     files = verify.describe_files(source.bundle, [artifact.path])
     row["bytes"] = sum(file["bytes"] for file in files.values())

@@ -41,7 +41,8 @@ checked on held-out images of {checked}, and on no others.{calibration}
 ## Use
 
 In the folder of this file, with `pixels` a uint8 array (n, {height}, {width}, {channels}).
-`python -m export.verify .` checks every file and artifact again.
+`keras-resnet-verify .` (from a checkout `python -m export.verify`) checks every file and
+artifact again.
 
 {use}
 """
@@ -91,17 +92,15 @@ print([(names[p.argmax()], p.max()) for p in probabilities])
 """,
     ),
     "compiled_model": Client(
-        "LiteRT's CompiledModel",
+        "LiteRT's CompiledModel, one picture",
         _TFLITE,
         """\
 from ai_edge_litert.compiled_model import CompiledModel
-model, names = CompiledModel.from_file("FILE"), ("serving_default", "image")
-model.resize_input_tensor_by_name(*names, pixels.shape, strict=False)
-image = model.create_input_buffer_by_name(*names)
-answer = model.create_output_buffer_by_name("serving_default", "probabilities")
-image.write(pixels)
-model.run_by_name("serving_default", {"image": image}, {"probabilities": answer})
-probabilities = answer.read(len(pixels) * CLASSES, np.float32).reshape(-1, CLASSES)
+model = CompiledModel.from_file("FILE")
+(image,), (answer,) = model.create_input_buffers(0), model.create_output_buffers(0)
+image.write(pixels[:1])
+model.run_by_index(0, [image], [answer])
+probabilities = answer.read(CLASSES, "float32")[None]
 """,
     ),
     "mediapipe": Client(
@@ -134,7 +133,7 @@ print(answer["classes"].numpy(), answer["scores"].numpy())
         "`saved_model` as `/models/net`",
         ("saved_model",),
         """\
-echo '{"signature_name": "image_bytes", "instances": [{"b64": "'$(base64 -w0 image.jpg)'"}]}' |
+echo '{"signature_name": "image_bytes", "instances": [{"b64": "'$(base64 < image.jpg | tr -d '\\n')'"}]}' |
   curl --data @- http://localhost:8501/v1/models/net:predict
 """,
         language="sh",
@@ -153,11 +152,13 @@ probabilities = session.run(["probabilities"], {"image": pixels})[0]
         ("openvino_int8", "openvino"),
         """\
 import openvino
-options = {"INFERENCE_PRECISION_HINT": "f32"}  # else bfloat16, where the CPU has it
-model = openvino.Core().compile_model("FILE/model.xml", "CPU", options)
+network = openvino.Core().read_model("FILE/model.xml")
+network.reshape(pixels.shape)  # without it, one picture
+model = openvino.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 probabilities = model({"image": pixels})["probabilities"]
 """,
-        "In bfloat16 it is faster, and its logits differ by about 1 %.",
+        "Without the hint a CPU that has bfloat16 computes in that: faster, with logits that "
+        "differ by about 1 %.",
     ),
     "browser": Client(
         "A browser, with LiteRT.js, on a phone too; then open http://localhost:8000",
@@ -205,7 +206,7 @@ def write_description(folder, manifest):
     manifest["files"] = describe_files(folder, there)
     write_file(
         os.path.join(folder, "manifest.json"),
-        json.dumps(manifest, indent=2, ensure_ascii=False) + "\n",
+        json.dumps(manifest, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
     )
 
 
@@ -226,6 +227,7 @@ def model_card(manifest):
         made = f"trained on {settings['dataset']} by keras_resnet"
         history = _RECIPE.format(**settings)
         licence = "whoever trained it decides; keras_resnet itself is Apache-2.0"
+        licence = settings.get("licence", licence)
     else:
         made = f"with weights of {settings.get('publisher', settings['weights'])}"
         known = [key for key in ("weights", "published_top1") if key in settings]
@@ -355,9 +357,9 @@ def latency_table(manifest):
 def _latency(manifest):
     """The card's part on latency, where `python -m export.latency` has measured it."""
     if not manifest.get("latency"):
-        return "\n`python -m export.latency .` measures more, on your own machine.\n"
+        return "\n`keras-resnet-latency .` measures more, on your own machine.\n"
     return (
-        f"\nBy `python -m export.latency`, each in a process of its own, in turn, on "
+        f"\nBy `keras-resnet-latency`, each in a process of its own, in turn, on "
         f"{manifest['latency']['machine']}:\n\n```\n{latency_table(manifest)}\n```\n\n"
         "![Latency against accuracy](latency.png)\n"
     )

@@ -48,6 +48,23 @@ def quiet():
         os.close(nowhere)
 
 
+@contextlib.contextmanager
+def without_telemetry():
+    """Keeps OpenVINO and NNCF, imported within, from reporting their use.
+
+    Both report to their makers unless the user has objected; without this module
+    they do not.
+    """
+    name = "openvino_telemetry"
+    known = name in sys.modules
+    sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        if not known:
+            del sys.modules[name]
+
+
 def open_tflite(path, threads=None):
     """Loads a `.tflite` file into LiteRT.
 
@@ -112,14 +129,8 @@ def open_saved_model(path, threads=None):
         import tensorflow as tf
     if threads:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
-    loaded = tf.saved_model.load(path)
-    serve = loaded.signatures["serving_default"]
-
-    def classify(images):
-        return serve(image=tf.constant(images))["probabilities"].numpy()
-
-    classify.keep = loaded  # The signature does not hold the variables alive.
-    return classify
+    serve = tf.saved_model.load(path).signatures["serving_default"]
+    return lambda images: serve(image=tf.constant(images))["probabilities"].numpy()
 
 
 def describe_tflite(path):
@@ -227,7 +238,7 @@ def open_openvino(path, threads=None):
     Returns:
         A function as that of `open_tflite`.
     """
-    with needs("openvino"):
+    with needs("openvino"), without_telemetry():
         import openvino
     options = {
         "INFERENCE_NUM_THREADS": threads or os.cpu_count(),
@@ -235,16 +246,22 @@ def open_openvino(path, threads=None):
         # Else a CPU that has bfloat16 computes in it, and logits differ by 1 %.
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    model = openvino.Core().compile_model(
-        os.path.join(path, "model.xml"), "CPU", options
-    )
-    # A copy: the next call writes into the same memory.
-    return lambda images: model({"image": images})["probabilities"].copy()
+    core, compiled = openvino.Core(), {}
+    model = core.read_model(os.path.join(path, "model.xml"))
+
+    def classify(images):
+        if len(images) not in compiled:
+            model.reshape(list(images.shape))
+            compiled[len(images)] = core.compile_model(model, "CPU", options)
+        # A copy: the next call writes into the same memory.
+        return compiled[len(images)]({"image": images})["probabilities"].copy()
+
+    return classify
 
 
 def describe_openvino(path):
     """Returns the inputs and outputs of OpenVINO's, as `describe_saved_model`."""
-    with needs("openvino"):
+    with needs("openvino"), without_telemetry():
         import openvino
     model = openvino.Core().read_model(os.path.join(path, "model.xml"))
 

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from keras_resnet.files import write_file
 
+from .runtimes import quiet
+
 _OPS = tf.lite.OpsSet
 
 
@@ -110,7 +112,7 @@ def convert(static, row, calibration=()):
         )
     if row.io:
         converter.inference_input_type, converter.inference_output_type = row.io
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), quiet():
         # TensorFlow's own, that its interpreter, which calibrates, is deprecated.
         warnings.simplefilter("ignore")
         return converter.convert()

@@ -55,8 +55,8 @@ LIMITS = {
 MANY = 5000
 LOSS_POINTS = {"paper": 0.3, "modern": 0.6}
 # An artifact's answers to the images of check.npz on another machine, whose kernels
-# round otherwise: share of them that may differ from those at export.
-DRIFT = 0.05
+# round otherwise: share of them that may differ from those at export, by precision.
+DRIFT = {"float32": 0.01, "float16": 0.01, "int8": 0.05}
 
 
 def limit_of(precision, images, modern):
@@ -183,20 +183,18 @@ def judge(name, comparison, limit):
     if limit.logits is not None and not found <= limit.logits:  # NaN included.
         raise Disagreement(
             f"{name} differs from its Keras model by {found:.1e} of the largest logit; "
-            f"the limit is {limit.logits:.0e}. Nothing was written"
+            f"the limit is {limit.logits:.0e}"
         )
     if comparison.agreement < limit.agreement:
         raise Disagreement(
             f"{name} names the same class as its Keras model on {comparison.agreement:.2%} "
-            f"of {comparison.images} images; the limit is {limit.agreement:.1%}. "
-            "Nothing was written"
+            f"of {comparison.images} images; the limit is {limit.agreement:.1%}"
         )
     lost = comparison.loss_interval[0]
     if limit.loss_points is not None and lost > limit.loss_points:
         raise Disagreement(
             f"{name} loses {comparison.loss_points:.1f} points of accuracy, at least "
-            f"{lost:.1f} with 95 % confidence; the limit is {limit.loss_points}. "
-            "Nothing was written"
+            f"{lost:.1f} with 95 % confidence; the limit is {limit.loss_points}"
         )
 
 
@@ -224,14 +222,15 @@ def read_manifest(folder):
     try:
         with open(path, encoding="utf-8") as file:
             manifest = json.load(file)
-        if manifest["format"] == FORMAT:
+        if manifest["format"] != FORMAT:
+            problem = f"of format {manifest['format']}, where {FORMAT} is read"
+        elif _has_shape(manifest):
             return manifest
-        problem = (
-            f"of format {manifest['format']}, where {FORMAT} is read; export it again"
-        )
+        else:
+            problem = "damaged, or not a bundle's"
     except OSError as error:
         problem = str(error.strerror)
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         problem = "damaged, or not a bundle's"
     raise InputError(
         "BUNDLE must be a folder that python -m export wrote. "
@@ -239,25 +238,48 @@ def read_manifest(folder):
     )
 
 
+def _has_shape(manifest):
+    """Whether all is there that is read of a manifest here."""
+    rows = manifest["artifacts"].values()
+    return isinstance(manifest["files"], dict) and all(
+        isinstance(row["files"], dict)
+        and isinstance(row["path"], str)
+        and (row["runtime"] is None or ("logits" in row["limit"] and row["check"]))
+        for row in rows
+    )
+
+
+def _listed(manifest):
+    """Size and sha256 of each file of a bundle, as its manifest has them."""
+    found = dict(manifest["files"])
+    for row in manifest["artifacts"].values():
+        found |= row["files"]
+    return found
+
+
+def strangers(folder, manifest):
+    """Returns the files in a folder that are not of the bundle, by path in it."""
+    there = {
+        os.path.relpath(os.path.join(at, name), folder).replace(os.sep, "/")
+        for at, _, names in os.walk(folder)
+        for name in names
+    }
+    return sorted(there - _listed(manifest).keys() - {"manifest.json"})
+
+
 def check_files(folder, manifest):
-    """Names each file of a bundle that is not as the manifest has it.
+    """Finds each file of a bundle that is not as the manifest has it.
 
     Returns:
-        A list of strings, empty where all is well.
+        A dict from its path in the bundle to what is wrong; empty where all is well.
     """
-    listed = dict(manifest["files"])
-    for row in manifest["artifacts"].values():
-        listed |= row["files"]
-    problems = []
-    for name, expected in listed.items():
+    problems = dict.fromkeys(strangers(folder, manifest), "is not of this bundle")
+    for name, expected in _listed(manifest).items():
         if not os.path.isfile(os.path.join(folder, name)):
-            problems.append(f"{name} is missing")
+            problems[name] = "is missing"
         elif describe_files(folder, [name])[name] != expected:
-            problems.append(f"{name} is not the file that was exported (sha256)")
-    there = describe_files(folder, ["."]).keys() - {"manifest.json"}
-    return problems + [
-        f"{name} is not of this bundle" for name in there - listed.keys()
-    ]
+            problems[name] = "is not the file that was exported (sha256)"
+    return problems
 
 
 def verify(folder):
@@ -275,39 +297,48 @@ def verify(folder):
     """
     manifest = read_manifest(folder)
     problems = check_files(folder, manifest)
-    rows = [("files", "wrong", problem) for problem in problems]
+    rows = [("files", "wrong", f"{name} {what}") for name, what in problems.items()]
     if not problems:
         rows.append(("files", "ok", "every sha256 is the manifest's"))
-    damaged = {problem.split(" is ")[0] for problem in problems}
-    if "check.npz" in damaged:
+    if "check.npz" in problems or "check.npz" not in manifest["files"]:
         return rows, False
-    check = np.load(os.path.join(folder, "check.npz"))
+    with np.load(os.path.join(folder, "check.npz")) as file:
+        check = dict(file)
     for row in manifest["artifacts"].values():
-        if damaged & row["files"].keys():
-            rows.append((row["path"], "unchecked", "its files are not as exported"))
+        if problems.keys() & row["files"].keys():
+            found = "unchecked", "its files are not as exported"
         elif row["runtime"] is None:
-            rows.append((row["path"], "unchecked", "its files only; a browser runs it"))
+            found = "unchecked", "its files only; a browser runs it"
+        elif row["runtime"] not in RUNTIMES:
+            found = "unchecked", f"this version does not know {row['runtime']}"
         else:
-            rows.append((row["path"], *_check(folder, row, check)))
+            found = _check(folder, row, check)
+        rows.append((row["path"], *found))
     return rows, all(verdict != "wrong" for _, verdict, _ in rows)
 
 
 def _check(folder, row, check):
     """Verdict and findings of one artifact."""
-    path = os.path.join(folder, row["path"])
+    runtime = RUNTIMES[row["runtime"]]
     try:
-        runtime = RUNTIMES[row["runtime"]]
-        answers = runtime.predict(runtime.open(path), check["image"])
-    except MissingRuntime as error:
+        classify = runtime.open(os.path.join(folder, row["path"]))
+        answers = runtime.predict(classify, check["image"])
+    except (MissingRuntime, ImportError) as error:
         return "unchecked", str(error)
+    except (ValueError, RuntimeError, OSError) as error:
+        return (
+            "wrong",
+            f"{row['runtime']} cannot run it: {' '.join(str(error).split())}",
+        )
     expected = row["check"]
     found = check_answers(answers, check)
     said = f"same class as Keras on {found['agreement']:.1%} of {len(answers)}"
     if "right" in found:
         said += f", {found['right']} right (at export {expected['right']})"
+    drift = DRIFT[row["precision"]]
     wrong = [
         f"{what} {found[what]:.4g}, at export {expected[what]:.4g}"
-        for what, most in (("agreement", DRIFT), ("right", DRIFT * len(answers)))
+        for what, most in (("agreement", drift), ("right", drift * len(answers)))
         if what in found and found[what] < expected[what] - most
     ]
     limit = row["limit"]["logits"]

@@ -28,6 +28,7 @@ TEMPLATE = pathlib.Path(__file__).parent / "web"
 QUICK = ("int8", "dynamic")
 EXACT = ("float16", "float32")
 MODELS = QUICK + EXACT
+TIMEOUT = 600  # Seconds, of one call of npm.
 # LiteRT.js' builds: with relaxed SIMD, the same with threads, and for browsers that
 # have neither.
 BUILDS = (
@@ -108,7 +109,17 @@ def _build(work, path):
     for file in TEMPLATE.iterdir():
         if file.is_file():
             shutil.copyfile(file, work / file.name)
-    _npm(work, "ci", "--ignore-scripts", "--prefer-offline", "--fetch-retries=1")
+    _npm(
+        work,
+        "ci",
+        # Also where NODE_ENV=production or the user's settings leave esbuild out.
+        "--include=dev",
+        "--include=optional",
+        "--ignore-scripts",
+        "--prefer-offline",
+        "--fetch-retries=1",
+        "--fetch-timeout=60000",
+    )
     path.mkdir(parents=True)
     for name in ("index.html", "style.css"):
         shutil.copyfile(work / name, path / name)
@@ -133,13 +144,19 @@ def _npm(work, *arguments):
             [npm, *arguments],
             cwd=work,
             env=os.environ | dict.fromkeys(_QUIET, "false"),
+            stdin=subprocess.DEVNULL,
             capture_output=True,
+            timeout=TIMEOUT,
             text=True,
             errors="replace",
             check=False,
         )
     except OSError as error:
         raise InputError(f"{_NEEDS}. Received: {npm}: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise InputError(
+            f"{_NEEDS}. Received: no end of npm {arguments[0]} within {TIMEOUT} s"
+        ) from None
     if result.returncode:
         raise InputError(f"{_NEEDS}. Received: {_first_error(result.stderr)}")
 

@@ -262,6 +262,9 @@ def _with_facts(model, name, weights):
                 "licence": entry.licence,
                 "published_top1": entry.top1,
             }
+            if "://" not in entry.address:  # Trained by this package: its run says how.
+                record = read_record(os.path.dirname(entry.path))
+                settings = {**record["settings"], **settings}
     short = name.split(".")[0]
     if weights is not None:
         short += f"-{os.path.basename(weights).split('.')[0]}"

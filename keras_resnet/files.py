@@ -37,7 +37,7 @@ def versions():
     """Returns the version of Python and of each package that counts."""
     names = (
         "keras", "tensorflow", "tensorflow-cpu", "numpy", "ai-edge-litert",
-        "onnx", "onnxruntime", "openvino", "nncf",
+        "onnx", "onnxruntime", "openvino", "nncf", "litert-quantizer", "torch",
     )  # fmt: skip
     found = {"python": platform.python_version()}
     for name in names:

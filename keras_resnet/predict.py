@@ -4,7 +4,6 @@ python -m keras_resnet.predict --model=resnet50 photo.jpg holiday/
 """
 
 import json
-import os
 import sys
 
 from absl import flags

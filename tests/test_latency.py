@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import shutil
 import time
 
@@ -27,10 +28,10 @@ def test_every_artifact_is_measured(copied):
     assert result.returncode == 0, result.stderr
     manifest = read(copied)
     rows = manifest["latency"]["rows"]
-    assert {(row["artifact"], row["threads"] == 1, row["batch"]) for row in rows} == {
-        (name, one, batch)
+    assert {(row["artifact"], row["threads"], row["batch"]) for row in rows} == {
+        (name, threads, batch)
         for name in manifest["artifacts"]
-        for one in (True, False)
+        for threads in (1, os.cpu_count())
         for batch in (1, 3)
     }
     for row in rows:
@@ -87,7 +88,7 @@ def test_wilson():
     assert high == pytest.approx((middle + half) / (1 + z2 / 100))
 
 
-def test_an_artifact_that_dies_is_named(copied, monkeypatch):
+def test_an_artifact_that_cannot_be_loaded_is_named(copied):
     """Its sha256 made to fit: a file that LiteRT does not read."""
     path = copied / "int8.tflite"
     path.write_bytes(b"\0" * 100)
@@ -98,6 +99,25 @@ def test_an_artifact_that_dies_is_named(copied, monkeypatch):
     (copied / "manifest.json").write_text(json.dumps(manifest))
     _, missing = latency.measure(str(copied), batches=(1,), threads=(1,), rounds=1)
     assert list(missing) == ["int8"]
+
+
+class Deadly(list):
+    """Images at which the process that receives them ends, as by a runtime's fault."""
+
+    def __reduce__(self):
+        return os._exit, (7,)
+
+
+def test_a_process_that_dies_is_told_of(exported):
+    folder, _ = exported
+    path, image = str(folder / "float32.tflite"), np.zeros((1, 8, 8, 1), np.uint8)
+    runner = latency._Runner("float32", "LiteRT", path, 1, Deadly())
+    assert runner.problem == "its process ended with status 7"
+    runner = latency._Runner("float32", "LiteRT", path, 1, image)
+    assert runner.problem is None
+    with pytest.raises(OSError, match=r"float32 .* with 3 images .* with status 7"):
+        runner.call(Deadly([image] * 3))
+    runner.stop()
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ def test_the_card_s_lines_for_compiled_model(converted):
     found, _ = run_lines("compiled_model", folder)
     runner = Interpreter(str(folder / "int8.tflite")).get_signature_runner()
     expected = runner(image=np.load(folder / "pixels.npy"))["probabilities"]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(found, expected[:1], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -72,8 +72,15 @@ def colour(images):
 
 
 @pytest.fixture(scope="module")
-def mp():
-    return pytest.importorskip("mediapipe", reason="needs the extra mediapipe")
+def mp(in_colour):
+    """MediaPipe, which loads its shared libraries with the first model."""
+    mediapipe = pytest.importorskip("mediapipe", reason="needs the extra mediapipe")
+    path = in_colour[2] / "float32.tflite"
+    try:
+        mediapipe.tasks.vision.ImageClassifier.create_from_model_path(str(path)).close()
+    except OSError as error:
+        pytest.skip(f"MediaPipe's shared libraries cannot be loaded: {error}")
+    return mediapipe
 
 
 def test_labels():

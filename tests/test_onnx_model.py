@@ -12,6 +12,7 @@ from conftest import run_python
 from export import onnx_model, runtimes, saved_model, verify
 from export.folding import fold
 from keras_resnet import data
+from keras_resnet.blocks import flat_layers
 from keras_resnet.classifiers import Classifier, load_classifier
 from keras_resnet.errors import InputError
 from keras_resnet.preprocessing import Preprocessing
@@ -113,8 +114,11 @@ def test_other_kinds_of_network(name, variation, pads, folded, tmp_path):
     logits = saved_model.reference(found.model, pixels)
     comparison = verify.compare(runtimes.open_onnx(path)(pixels), logits, np.zeros(3))
     assert comparison.logit_difference < 1e-5
-    assert operations(path)["Pad"] == pads
-    assert operations(path)["Transpose"] == 1
+    made = operations(path)
+    assert (made["Pad"], made["Transpose"]) == (pads, 1)
+    layers = collections.Counter(type(layer) for layer in flat_layers(found.model))
+    assert made["Conv"] == layers[keras.layers.Conv2D]
+    assert made["BatchNormalization"] == layers[keras.layers.BatchNormalization]
 
 
 def random_classifier(name, size, variation):

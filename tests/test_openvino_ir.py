@@ -1,7 +1,9 @@
 """OpenVINO's files, run by OpenVINO."""
 
+import collections
 import dataclasses
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -43,8 +45,8 @@ def test_contract(written):
     for name in ("float32", "int8"):
         assert runtimes.describe_openvino(str(written / name)) == {
             "serving_default": {
-                "inputs": {"image": ["uint8", [-1, 8, 8, 1]]},
-                "outputs": {"probabilities": ["float32", [-1, 10]]},
+                "inputs": {"image": ["uint8", [1, 8, 8, 1]]},
+                "outputs": {"probabilities": ["float32", [1, 10]]},
             }
         }
         assert {p.name for p in (written / name).iterdir()} == {
@@ -93,6 +95,33 @@ def test_int8(written, classifier, digits):
     convolutions = [precision for kind, precision in ran if kind == "Convolution"]
     assert len(convolutions) == 7
     assert sum(precision in ("u8", "i8") for precision in convolutions) == 6
+
+
+def test_operations(written):
+    """Of the paper's network and no others: folding has left no normalisation."""
+    blocks = 3
+    convolutions = 1 + 2 * blocks
+    float32, int8 = (
+        collections.Counter(node.get("type") for node in nodes(written / name))
+        for name in ("float32", "int8")
+    )
+    for found in (float32, int8):
+        assert found["Convolution"] == found["ReLU"] == convolutions
+        assert found["MatMul"] == found["SoftMax"] == found["Transpose"] == 1
+        # Shortcut A's subsampling and its new channels.
+        assert found["MaxPool"] == found["Pad"] == 2
+        assert not {kind for kind in found if "BatchNorm" in kind}
+    assert not {"FakeQuantize", "Multiply"} & float32.keys()
+    # After each ReLU, of each branch where it is added, and of the features.
+    assert int8["FakeQuantize"] == convolutions + blocks + 1
+    # The weights of all but the first convolution, and of the classifier.
+    types = [node.find("data") for node in nodes(written / "int8")]
+    types = [each.get("element_type") for each in types if each is not None]
+    assert types.count("i8") == int8["Multiply"] == convolutions - 1 + 1
+
+
+def nodes(folder):
+    return ElementTree.parse(folder / "model.xml").getroot().iter("layer")
 
 
 def test_int8_is_reproducible(written, classifier, digits, tmp_path):

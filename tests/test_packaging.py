@@ -67,13 +67,21 @@ def test_wheel_holds_both_packages_and_takes_no_other_name(wheel):
             name.split("/")[1] for name in names if name.startswith(f"{package}/")
         }
     assert "keras_resnet/py.typed" in names
+    page = {
+        f"keras_resnet_export/web/{f.name}" for f in (ROOT / "export/web").iterdir()
+    }
+    assert "keras_resnet_export/web/index.html" in page
+    assert page <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
 def test_console_scripts_run_from_any_folder(environment, tmp_path):
     def run(script, *flags):
+        return execute(f"keras-resnet-{script}", *flags)
+
+    def execute(program, *flags):
         return subprocess.run(
-            [environment / f"keras-resnet-{script}", *flags],
+            [environment / program, *flags],
             capture_output=True,
             text=True,
             cwd=tmp_path,
@@ -90,6 +98,9 @@ def test_console_scripts_run_from_any_folder(environment, tmp_path):
     result = run("export", "--model=run", "--output=bundle", "--formats=float32")
     assert "float32.tflite" in result.stdout, result.stderr
     assert (tmp_path / "bundle/manifest.json").exists()
+    result = execute("python", "-m", "keras_resnet_export.verify", "bundle")
+    assert result.returncode == 0, result.stderr
+    assert "float32" in result.stdout
     result = run("predict", "--model=run", "--top=1", "run/curves.png")
     assert result.returncode == 0, result.stderr
     assert "run/curves.png" in result.stdout

@@ -1,6 +1,7 @@
 """The SavedModel, as TensorFlow alone and TensorFlow Serving run it."""
 
 import base64
+import collections
 import dataclasses
 import json
 import pathlib
@@ -61,20 +62,45 @@ def test_answers_are_those_of_keras(trained, signatures, digits):
 
 def test_each_weight_is_stored_once(served, classifier):
     """As a constant, in the one function that all signatures call."""
-    content = pathlib.Path(served, "saved_model.pb").read_bytes()
-    (graph,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
-    nodes = [*graph.graph_def.node]
-    for function in graph.graph_def.library.function:
-        nodes += function.node_def
+    functions = graph_functions(served)
     sizes = [
         np.prod([d.size for d in node.attr["value"].tensor.tensor_shape.dim], dtype=int)
+        for nodes in functions
         for node in nodes
         if node.op == "Const" and node.attr["dtype"].type == tf.float32.as_datatype_enum
     ]
     weights = classifier.model.count_params()
     # Beside them some scalars, and the mean of the pixels.
     assert weights <= sum(sizes) < weights + 50
-    assert not any(node.op == "VarHandleOp" for node in nodes)
+    assert not any(node.op == "VarHandleOp" for nodes in functions for node in nodes)
+
+
+def graph_functions(path):
+    """The nodes of a SavedModel's graph, and of each function in its library."""
+    content = pathlib.Path(path, "saved_model.pb").read_bytes()
+    (graph,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
+    library = graph.graph_def.library.function
+    return [graph.graph_def.node, *(function.node_def for function in library)]
+
+
+def test_operations(served):
+    """Of the paper's network and no others: folding has left no normalisation."""
+    functions = [
+        collections.Counter(node.op for node in nodes)
+        for nodes in graph_functions(served)
+    ]
+    (network,) = [found for found in functions if found["Conv2D"]]
+    blocks = 3
+    assert network["Conv2D"] == network["Relu"] == 1 + 2 * blocks
+    assert network["BiasAdd"] == network["Conv2D"] + network["MatMul"]
+    assert network["MatMul"] == network["Softmax"] == 1
+    assert network["AddV2"] == blocks
+    # Before the two convolutions with stride 2, and of shortcut A's new channels.
+    assert network["Pad"] == 2 + 2
+    everywhere = {operation for found in functions for operation in found}
+    assert not {each for each in everywhere if "BatchNorm" in each}
+    # What a normalisation would be in parts.
+    assert not {"Mul", "Rsqrt"} & network.keys()
 
 
 def encoded(image, format, grow=1):

@@ -115,6 +115,15 @@ def test_contract(files, name):
     assert answer["quantization"] == pytest.approx(shares or (0, 0))
 
 
+def test_conversion_is_quiet(trained, digits, tmp_path, capfd):
+    """TensorFlow's C++ parts would write to standard error, past Python."""
+    static, row = str(tmp_path / "static"), tflite.FORMATS["int8"]
+    saved_model.write_static(load_classifier(str(trained)), static, row.pixels)
+    capfd.readouterr()
+    tflite.convert(static, row, digits.train.images[:20])
+    assert capfd.readouterr().err == ""
+
+
 def test_integers_only(files):
     """Nothing that a microcontroller without floating point could not do."""
     assert File(files["int8_io"]).types() == {"INT8", "INT32"}

@@ -233,7 +233,31 @@ def test_another_network_under_the_right_name_is_wrong(
     assert verdict == "wrong" and re.search(words, said), said
 
 
-@pytest.mark.parametrize("content", [None, "{", "[]", '{"format": 1}'])
+def test_a_file_that_its_runtime_refuses_is_wrong_and_the_others_are_checked(copied):
+    """Its sha256 made to fit."""
+    (copied / "int8.tflite").write_bytes(b"no model" * 10)
+    manifest = json.loads((copied / "manifest.json").read_text(encoding="utf-8"))
+    rows = manifest["artifacts"]
+    rows["int8"]["files"] = verify.describe_files(str(copied), ["int8.tflite"])
+    rows["float16"]["runtime"] = "Abacus"
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    result = run_verify(copied)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "int8.tflite             wrong      LiteRT cannot run it: " in result.stdout
+    assert "float16.tflite          unchecked  this version does not know Abacus" in (
+        result.stdout
+    )
+    assert "dynamic.tflite          ok " in result.stdout
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None, "{", "[]", '{"format": 1}', '{"format": 2}',
+        '{"format": 2, "files": {}, "artifacts": []}',
+        '{"format": 2, "files": {}, "artifacts": {"int8": {"path": "int8.tflite"}}}',
+    ],
+)  # fmt: skip
 def test_what_is_no_bundle(tmp_path, content):
     if content:
         (tmp_path / "manifest.json").write_text(content)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import tempfile
 import threading
 import time
@@ -23,16 +24,8 @@ from keras_resnet.classifiers import Classifier, load_classifier
 from keras_resnet.errors import InputError
 from keras_resnet.preprocessing import Preprocessing
 
-webdriver = pytest.importorskip(
-    "selenium.webdriver", reason="needs selenium, which drives the browser"
-)
-for _program in ("chromium", "chromedriver", "npm"):
-    if not shutil.which(_program):
-        pytest.skip(
-            f"needs the program {_program} (Debian: chromium chromium-driver npm)",
-            allow_module_level=True,
-        )
-
+# Seconds, of one step of the browser. Nothing here waits for ever.
+PATIENCE = 60
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -67,6 +60,12 @@ MESSAGE = "document.getElementById('message').textContent"
 
 class Handler(http.server.SimpleHTTPRequestHandler):
     headers_too = ()
+    slow = None
+
+    def do_GET(self):
+        if self.slow and self.path.endswith(self.slow):
+            time.sleep(0.3)
+        super().do_GET()
 
     def log_message(self, *arguments):
         pass
@@ -78,9 +77,15 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serve(folder, *headers):
-    """As `python -m http.server`; gives the address."""
-    kind = type("Handler", (Handler,), {"headers_too": headers})
+def serve(folder, *headers, slow=None):
+    """As `python -m http.server`; gives the address.
+
+    Args:
+        folder: of the files.
+        *headers: (name, value) of each that every answer carries besides.
+        slow: files whose name ends so come 0.3 s late.
+    """
+    kind = type("Handler", (Handler,), {"headers_too": headers, "slow": slow})
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(kind, directory=str(folder))
     )
@@ -102,7 +107,7 @@ class Page:
         self.driver.get(address)
         self.wait("document.documentElement.dataset.ready")
 
-    def wait(self, condition, seconds=120):
+    def wait(self, condition, seconds=PATIENCE):
         """Waits until an expression is true, and returns it."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -129,6 +134,17 @@ class Page:
         pixels = np.array(found["pixels"], np.uint8).reshape(found["size"])
         return found | {"pixels": pixels[..., :3]}
 
+    def choose(self, *places):
+        """Switches to networks, to one at once after the other."""
+        self.driver.execute_script(
+            """const list = document.getElementById("model");
+            for (const place of arguments) {
+                list.selectedIndex = place;
+                list.dispatchEvent(new Event("change"));
+            }""",
+            *places,
+        )
+
     def allow_camera(self, setting):
         self.driver.execute_cdp_cmd(
             "Browser.setPermission",
@@ -136,24 +152,47 @@ class Page:
         )
 
 
+def need(*programs):
+    """Skips the test where a program is missing."""
+    for program in programs:
+        if not shutil.which(program):
+            pytest.skip(
+                f"needs the program {program} (Debian: chromium chromium-driver npm)"
+            )
+
+
 @contextlib.contextmanager
 def open_browser(*flags):
+    webdriver = pytest.importorskip(
+        "selenium.webdriver", reason="needs selenium, which drives the browser"
+    )
+    need("chromium", "chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+    with contextlib.ExitStack() as stack:
+        profile = stack.enter_context(
+            tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        )
         for flag in (*FLAGS, f"--user-data-dir={profile}", *flags):
             options.add_argument(flag)
         service = webdriver.ChromeService(shutil.which("chromedriver"))
-        driver = webdriver.Chrome(options, service)
+        stack.callback(service.stop)  # Also where the browser does not start.
+        # Selenium waits for ever for chromedriver's answers, but for this.
+        unset = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(1.5 * PATIENCE)
         try:
-            driver.execute_cdp_cmd(
-                "Emulation.setDeviceMetricsOverride",
-                {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True},
-            )
-            yield Page(driver)
+            driver = webdriver.Chrome(options, service)
         finally:
-            driver.quit()
+            socket.setdefaulttimeout(unset)
+        stack.callback(driver.quit)
+        driver.set_page_load_timeout(PATIENCE)
+        driver.set_script_timeout(PATIENCE)
+        driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True},
+        )
+        yield Page(driver)
 
 
 @pytest.fixture(scope="module")
@@ -162,15 +201,38 @@ def page():
         yield page
 
 
+def write_page(path, classifier, files):
+    """Writes it, or skips the test where npm or its registry is out of reach."""
+    try:
+        web.write_web(path, classifier, files)
+    except InputError as error:
+        if re.search(
+            r"no program npm|request to \S+ failed|timeout|no end of npm ci", str(error)
+        ):
+            pytest.skip(str(error))
+        raise
+
+
 @pytest.fixture(scope="module")
-def digits(trained, tmp_path_factory):
-    """(classifier, folder with the page) of the net that has learnt the digits."""
-    folder = tmp_path_factory.mktemp("web")
+def converted(trained, tmp_path_factory):
+    """(classifier, files) of the net that has learnt the digits, without a page."""
+    folder = tmp_path_factory.mktemp("converted")
     classifier = load_classifier(str(trained))
     calibration = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), np.uint8)
-    files = write_artifacts(classifier, folder, ("float32", "int8"), calibration)
-    web.write_web(folder / "web", classifier, files)
-    return classifier, folder / "web"
+    names = ("float32", "int8")
+    return classifier, write_artifacts(classifier, folder, names, calibration)
+
+
+@pytest.fixture(scope="module")
+def digits(converted, tmp_path_factory):
+    """(classifier, folder with the page) of the net that has learnt the digits."""
+    classifier, files = converted
+    folder = tmp_path_factory.mktemp("web") / "web"
+    with pytest.MonkeyPatch.context() as patch:
+        # As many servers set it: npm then leaves esbuild out, unless it is told.
+        patch.setenv("NODE_ENV", "production")
+        write_page(folder, classifier, files)
+    return classifier, folder
 
 
 @pytest.fixture(scope="module")
@@ -238,12 +300,7 @@ def test_digits(digits, page, tmp_path):
         )
         assert [option.split(",")[0] for option in options] == ["int8", "float32"]
         for place, atol in ((1, 1e-5), (0, 0.25)):
-            page.driver.execute_script(
-                """delete document.documentElement.dataset.ready;
-                document.getElementById("model").selectedIndex = arguments[0];
-                document.getElementById("model").dispatchEvent(new Event("change"));""",
-                place,
-            )
+            page.choose(place)
             page.wait("document.documentElement.dataset.ready")
             for image, probabilities in zip(images, expected, strict=True):
                 keras.utils.save_img(tmp_path / "digit.png", image, scale=False)
@@ -407,6 +464,31 @@ def test_camera(digits, page):
         assert page.driver.find_element("id", "camera").text == "Camera"
 
 
+def test_switched_twice_quickly(digits, page):
+    """The network chosen last answers, though the one before it comes later."""
+    classifier, folder = digits
+    # Out of the browser's cache, nothing is slow.
+    fresh = ("Cache-Control", "no-store")
+    with serve(folder, fresh, slow="int8.tflite") as address:
+        page.open(address)
+        page.allow_camera("granted")
+        page.driver.find_element("id", "camera").click()
+        page.answer()
+        page.choose(1, 0, 1)
+        page.wait("document.documentElement.dataset.ready")
+        time.sleep(0.6)  # By now int8 would be there, too.
+        page.forget()
+        found = page.answer()
+        assert page.driver.execute_script(
+            "return document.documentElement.dataset.ready"
+        ) == ("float32")
+        assert page.wait("document.getElementById('message').hidden")
+        page.driver.find_element("id", "camera").click()
+    pixels = found["pixels"][None, ..., :1]
+    expected = classifier.model.predict(pixels, verbose=0)[0]
+    assert_answers(found, expected, classifier.classes, 1e-5)
+
+
 def test_threads_where_the_server_allows_them(colours, page, tmp_path):
     classifier, folder = colours
     Image.fromarray(draw(90, 70)).save(tmp_path / "picture.png")
@@ -431,6 +513,9 @@ def test_missing_network(digits, page, tmp_path):
     with serve(site) as address:
         page.driver.get(address)
         page.wait(f"{MESSAGE}.includes('int8.tflite: 404')")
+        page.choose(1)
+        page.wait("document.documentElement.dataset.ready === 'float32'")
+        assert page.wait("document.getElementById('message').hidden")
         (site / "litert/litert_wasm_internal.wasm.gzip").write_bytes(b"no wasm")
         page.driver.get(address)
         page.wait(f"{MESSAGE}.startsWith('The network does not run here')")
@@ -512,32 +597,45 @@ def test_lock_file():
     assert "://" not in json.dumps(lock)
 
 
-def test_without_npm(digits, tmp_path, monkeypatch):
-    classifier, folder = digits
-    files = {"float32": folder / "float32.tflite"}
+def test_without_npm(converted, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
         InputError, match=r"web needs Node.js .* no program npm"
     ) as error:
-        web.write_web(tmp_path / "web", classifier, files)
+        web.write_web(tmp_path / "web", *converted)
     assert "\n" not in str(error.value)
     assert os.listdir(tmp_path) == []
 
 
-def test_without_a_network(digits, tmp_path, monkeypatch):
-    classifier, folder = digits
-    files = {"float32": folder / "float32.tflite"}
+def test_npm_that_never_ends(converted, tmp_path, monkeypatch):
+    (tmp_path / "npm").write_text("#!/bin/sh\nexec sleep 100\n")
+    (tmp_path / "npm").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(web, "TIMEOUT", 0.1)
+    start = time.monotonic()
+    with pytest.raises(
+        InputError, match=r"web needs .* no end of npm ci within 0\.1 s"
+    ) as error:
+        web.write_web(tmp_path / "web", *converted)
+    assert time.monotonic() - start < 50
+    assert "\n" not in str(error.value)
+    assert os.listdir(tmp_path) == ["npm"]
+
+
+def test_without_a_network(converted, tmp_path, monkeypatch):
+    need("npm")
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9/")
     monkeypatch.setenv("npm_config_cache", str(tmp_path / "cache"))
+    monkeypatch.setenv("npm_config_fetch_retry_mintimeout", "10")  # Not 10 s.
     with pytest.raises(InputError, match=r"web needs .* ECONNREFUSED") as error:
-        web.write_web(tmp_path / "web", classifier, files)
+        web.write_web(tmp_path / "web", *converted)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "web").exists()
 
 
-def test_without_a_file(digits, tmp_path):
+def test_without_a_file(converted, tmp_path):
     with pytest.raises(InputError, match=r"needs at least one of int8.*Received: none"):
-        web.write_web(tmp_path / "web", digits[0], {})
+        web.write_web(tmp_path / "web", converted[0], {})
 
 
 @pytest.mark.full
@@ -555,8 +653,8 @@ def test_photographs(page, tmp_path):
     paths = sorted((SHARED / "imagenet/jpeg100").glob("*.JPEG"))
     calibration = np.stack([classifier.preprocessing.load(p) for p in paths[50:90]])
     files = write_artifacts(classifier, tmp_path, ("float32", "int8"), calibration)
-    web.write_web(tmp_path / "exact", classifier, {"float32": files["float32"]})
-    web.write_web(tmp_path / "quick", classifier, files)
+    write_page(tmp_path / "exact", classifier, {"float32": files["float32"]})
+    write_page(tmp_path / "quick", classifier, files)
     images = np.stack([classifier.preprocessing.load(path) for path in paths[:20]])
     expected = classifier.model.predict(images, verbose=0)
     same = {}

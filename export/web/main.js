@@ -10,7 +10,8 @@ const video = $("video");
 const seen = $("seen");
 
 let net; // model.json
-let ready; // Promise that the network is loaded.
+let ready; // Promise that the network chosen last is loaded.
+let loads = 0; // How many networks were chosen.
 let turn = 0; // Of what is shown: an answer to something older is dropped.
 let stream; // The camera's, while it is on.
 
@@ -261,18 +262,24 @@ function fail(error) {
 
 async function loadNetwork(place) {
   const entry = net.models[place];
+  const mine = ++loads;
   $("progress").hidden = false;
   $("progress").value = 0;
   try {
     const { threads } = await ask({ load: entry, net });
+    if (mine !== loads) return ready; // The newer one's, whatever came of this.
     $("threads").textContent = `${threads} thread${threads > 1 ? "s" : ""}`;
     document.documentElement.dataset.ready = entry.name;
+  } catch (error) {
+    if (mine !== loads) return ready;
+    throw error;
   } finally {
-    $("progress").hidden = true;
+    if (mine === loads) $("progress").hidden = true;
   }
 }
 
 function chooseNetwork() {
+  complain("");
   delete document.documentElement.dataset.ready;
   ready = loadNetwork($("model").selectedIndex);
   ready.catch(fail);

@@ -52,6 +52,7 @@ async function load(entry) {
   const file = await download(entry.file, entry.bytes);
   const threads = await runtime;
   model?.delete();
+  model = undefined; // Should the next one fail.
   model = await loadAndCompile(new Uint8Array(await file.arrayBuffer()), {
     accelerator: "wasm",
     cpuOptions: { numThreads: threads },
@@ -78,11 +79,18 @@ async function classify(picture) {
   return { pixels, ...(await run(pixels)) };
 }
 
-self.onmessage = async ({ data: { id, load: entry, net: given, picture } }) => {
+async function answer({ id, load: entry, net: given, picture }) {
   try {
     net = given ?? net;
     postMessage({ id, ...(await (entry ? load(entry) : classify(picture))) });
   } catch (error) {
     postMessage({ id, error: String(error?.message ?? error) });
   }
+}
+
+// One after the other: a load takes the model away that a run is using, and of two
+// loads the later has to win.
+let queue = Promise.resolve();
+self.onmessage = ({ data }) => {
+  queue = queue.then(() => answer(data));
 };
