@@ -247,8 +247,8 @@ def test_model_card_runs(exported, held_out, tmp_path):
     text, printed = run_card(folder, tmp_path, images[:5])
     named = " ".join(map(str, labels[:5]))
     assert (expected[:5].argmax(axis=1) == labels[:5]).all()
-    # LiteRT twice; then TensorFlow, with the first image enlarged.
-    assert printed.count(named) == 2
+    # LiteRT; its CompiledModel, with one picture; TensorFlow, with that one enlarged.
+    assert f"\n{named}\n{labels[0]}\n[[b'" in printed
     assert f"[[b'{labels[0]}'" in printed
     assert "of 360 held-out images right" in text
     assert "MediaPipe Tasks takes networks for RGB only" in text
@@ -423,6 +423,20 @@ def test_a_bundle_is_replaced_and_other_things_are_not(trained, tmp_path):
     with pytest.raises(InputError, match="which holds other files"):
         bundle.export(**export)
     assert {p.name for p in output.iterdir()} == files | {"app.js"}
+
+
+@pytest.mark.parametrize("stranger", ["saved_model/2/saved_model.pb", "notes.txt"])
+def test_what_a_user_put_beside_is_not_replaced(exported, trained, tmp_path, stranger):
+    """Another version for TensorFlow Serving, say; and no bundle at all."""
+    folder = shutil.copytree(exported[0], tmp_path / "demo")
+    (folder / stranger).parent.mkdir(exist_ok=True)
+    (folder / stranger).write_text("mine")
+    with pytest.raises(InputError, match=f"other files, such as {stranger}"):
+        bundle.export(str(trained), str(folder), ["float32"])
+    (folder / "manifest.json").unlink()
+    with pytest.raises(InputError, match="other files, such as MODEL_CARD.md"):
+        bundle.export(str(trained), str(folder), ["float32"])
+    assert (folder / stranger).read_text() == "mine"
 
 
 def test_no_format(trained, tmp_path):

@@ -46,7 +46,11 @@ def environment(wheel, tmp_path_factory):
     venv.create(folder, with_pip=False)
     site = next((folder / "lib").glob("python*")) / "site-packages"
     (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"])
-    result = run_python("-m", "pip", "--python", folder, "install", "--no-deps", wheel)
+    # Away from the checkout, whose egg-info pip would take for an installed one.
+    result = run_python(
+        "-m", "pip", "--python", folder, "install", "--no-deps", wheel,
+        cwd=folder, env={"PYTHONPATH": ""},
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return folder / "bin"
 

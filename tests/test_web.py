@@ -60,11 +60,10 @@ MESSAGE = "document.getElementById('message').textContent"
 
 class Handler(http.server.SimpleHTTPRequestHandler):
     headers_too = ()
-    slow = None
+    delays: dict[str, float]
 
     def do_GET(self):
-        if self.slow and self.path.endswith(self.slow):
-            time.sleep(0.3)
+        time.sleep(self.delays.get(self.path, 0))
         super().do_GET()
 
     def log_message(self, *arguments):
@@ -77,15 +76,15 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serve(folder, *headers, slow=None):
+def serve(folder, *headers, delays=()):
     """As `python -m http.server`; gives the address.
 
     Args:
         folder: of the files.
         *headers: (name, value) of each that every answer carries besides.
-        slow: files whose name ends so come 0.3 s late.
+        delays: from a file's path, as "/model.json", to the seconds it comes late.
     """
-    kind = type("Handler", (Handler,), {"headers_too": headers, "slow": slow})
+    kind = type("Handler", (Handler,), {"headers_too": headers, "delays": dict(delays)})
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(kind, directory=str(folder))
     )
@@ -469,19 +468,19 @@ def test_switched_twice_quickly(digits, page):
     classifier, folder = digits
     # Out of the browser's cache, nothing is slow.
     fresh = ("Cache-Control", "no-store")
-    with serve(folder, fresh, slow="int8.tflite") as address:
+    delays = {"/int8.tflite": 0.6, "/float32.tflite": 0.3}
+    with serve(folder, fresh, delays=delays) as address:
         page.open(address)
         page.allow_camera("granted")
         page.driver.find_element("id", "camera").click()
         page.answer()
-        page.choose(1, 0, 1)
-        page.wait("document.documentElement.dataset.ready")
+        page.choose(0, 1)
+        ready = "document.documentElement.dataset.ready"
+        assert page.wait(ready) == "float32"
         time.sleep(0.6)  # By now int8 would be there, too.
         page.forget()
         found = page.answer()
-        assert page.driver.execute_script(
-            "return document.documentElement.dataset.ready"
-        ) == ("float32")
+        assert page.wait(ready) == "float32"
         assert page.wait("document.getElementById('message').hidden")
         page.driver.find_element("id", "camera").click()
     pixels = found["pixels"][None, ..., :1]
