@@ -434,7 +434,7 @@ def test_what_a_user_put_beside_is_not_replaced(exported, trained, tmp_path, str
     with pytest.raises(InputError, match=f"other files, such as {stranger}"):
         bundle.export(str(trained), str(folder), ["float32"])
     (folder / "manifest.json").unlink()
-    with pytest.raises(InputError, match="other files, such as MODEL_CARD.md"):
+    with pytest.raises(InputError, match=r"other files, such as MODEL_CARD\.md"):
         bundle.export(str(trained), str(folder), ["float32"])
     assert (folder / stranger).read_text() == "mine"
 
