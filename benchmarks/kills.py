@@ -78,8 +78,8 @@ def kill_once(folder, chance, took):
 def main(argv):
     """Kills as often as asked for, less those that were done before."""
     del argv
-    from keras_resnet.progress import progress
     from keras_resnet.files import write_file
+    from keras_resnet.progress import progress
 
     wanted, work = flags.FLAGS.kills, os.path.abspath(flags.FLAGS.work_dir)
     whole, cut, path = (os.path.join(work, n) for n in ("whole", "cut", "kills.json"))
