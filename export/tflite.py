@@ -5,8 +5,6 @@ import warnings
 
 import tensorflow as tf
 
-from keras_resnet.files import write_file
-
 from .runtimes import quiet
 
 _OPS = tf.lite.OpsSet
@@ -70,32 +68,23 @@ FORMATS = {
 }
 
 
-def write_tflite(static, path, format, calibration):
+def convert(static, row, calibration=()):
     """Converts a network to a `.tflite` file.
 
     It takes `image`, raw pixels (1, height, width, channels), normalises inside
     and gives `probabilities`, (1, classes), under the signature
-    `serving_default`; both in the types of `FORMATS[format]`, of which int8 stands
-    for a scale and a zero point that the file tells: of `image`, 1 and -128.
+    `serving_default`; both in the types of `row`, of which int8 stands for a scale
+    and a zero point that the file tells: of `image`, 1 and -128.
 
     Args:
         static: path of a SavedModel that `saved_model.write_static` wrote for
-            `FORMATS[format].pixels`.
-        path: of the file to write.
-        format: a key of `FORMATS`.
+            `row.pixels`.
+        row: a `Format`.
         calibration: uint8 (n, height, width, channels), images to calibrate
             activations with; formats that are not calibrated don't read it.
-    """
-    write_file(path, convert(static, FORMATS[format], calibration))
 
-
-def convert(static, row, calibration=()):
-    """Returns the content of a `.tflite` file; see `write_tflite`.
-
-    Args:
-        static: path of a SavedModel of float32 or uint8 pixels.
-        row: a `Format`.
-        calibration: images, where the format is calibrated.
+    Returns:
+        The file's bytes.
     """
     converter = tf.lite.TFLiteConverter.from_saved_model(
         static, signature_keys=["serving_default"]

@@ -59,11 +59,11 @@ def badly_scaled(classifier, factor=100.0):
 def quantised(classifier, digits, folder, format="int8"):
     """Comparison of a file with its Keras model on the held-out images."""
     saved_model.write_static(classifier, str(folder / "static"), "float32")
-    path = str(folder / "int8.tflite")
-    calibration = digits.train.images[:200]
-    tflite.write_tflite(str(folder / "static"), path, format, calibration)
+    path = folder / "int8.tflite"
+    row, calibration = tflite.FORMATS[format], digits.train.images[:200]
+    path.write_bytes(tflite.convert(str(folder / "static"), row, calibration))
     logits = saved_model.reference(classifier.model, digits.test.images)
-    found = runtimes.open_tflite(path)(digits.test.images)
+    found = runtimes.open_tflite(str(path))(digits.test.images)
     return verify.compare(found, logits, digits.test.labels)
 
 

@@ -55,12 +55,9 @@ def files(trained, digits, tmp_path_factory):
     for pixels in ("uint8", "float32"):
         saved_model.write_static(classifier, str(folder / pixels), pixels)
     for name, row in tflite.FORMATS.items():
-        tflite.write_tflite(
-            str(folder / row.pixels),
-            str(folder / f"{name}.tflite"),
-            name,
-            digits.train.images[:200],
-        )
+        static = str(folder / row.pixels)
+        content = tflite.convert(static, row, digits.train.images[:200])
+        (folder / f"{name}.tflite").write_bytes(content)
     return {name: folder / f"{name}.tflite" for name in tflite.FORMATS}
 
 
@@ -183,8 +180,7 @@ def test_pixels_are_levels(trained, digits, tmp_path):
     saved_model.write_static(classifier, str(tmp_path / "static"), "float32")
     dark = digits.train.images[:50] // 4
     before = dark.copy()
-    path = tmp_path / "int8_io.tflite"
-    tflite.write_tflite(str(tmp_path / "static"), str(path), "int8_io", dark)
-    (entry,) = Interpreter(str(path)).get_input_details()
+    content = tflite.convert(str(tmp_path / "static"), tflite.FORMATS["int8_io"], dark)
+    (entry,) = Interpreter(model_content=content).get_input_details()
     assert entry["quantization"] == (1, -128)
     np.testing.assert_array_equal(dark, before)
