@@ -1,7 +1,7 @@
 """Exports a trained network as a bundle that proves itself.
 
 python -m export --model=runs/demo --output=artifacts/demo
-python -m export --model=runs/demo --output=artifacts/demo --formats=web,onnx,openvino_int8
+python -m export --model=runs/demo --output=artifacts/demo --formats=web
 python -m export.verify artifacts/demo
 python -m export.latency artifacts/demo
 """

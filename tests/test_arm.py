@@ -90,3 +90,10 @@ def test_int8_is_bit_equal_on_reference_kernels(answers):
     x86, arm = (each["int8 reference"] for each in answers)
     assert len(np.unique(x86)) > 20
     np.testing.assert_array_equal(arm, x86)
+
+
+def test_a_bundle_is_verified_on_arm(exported):
+    result = run_arm("-m", "export.verify", exported)
+    assert result.returncode == 0, result.stderr + result.stdout
+    for name in ("float32", "float16", "dynamic", "int8"):
+        assert f"{name}.tflite".ljust(24) + "ok" in result.stdout

@@ -532,6 +532,7 @@ def test_a_model_that_is_no_classifier(trained, tmp_path):
         bundle.export(str(tmp_path), str(tmp_path / "demo"))
 
 
+@pytest.mark.full
 def test_calibration_is_seeded(trained, tmp_path):
     chosen = []
     for seed in (0, 0, 1):
