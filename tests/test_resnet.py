@@ -400,7 +400,12 @@ print(json.dumps(dict(seconds=seconds, kib=memory, layers=layers, missing=missin
 @pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("resnet1202", ""), ("resnet1202", "B"), ("resnet1202", "C"), ("plainnet1202", "")],
+    [
+        ("resnet1202", ""),
+        ("resnet1202", "B"),
+        ("resnet1202", "C"),
+        ("plainnet1202", ""),
+    ],
 )
 def test_1202_layers(name, kind, tmp_path):
     """Builds within a minute and 2 GiB, saves, reloads and takes a step."""
