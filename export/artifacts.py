@@ -94,7 +94,7 @@ def _web(path, source):
     web.write_web(path, source.classifier, present)
 
 
-def _tflite(format, precision="int8", note=""):
+def _tflite(format, precision="int8"):
     row = tflite.FORMATS[format]
 
     def write(path, source):
@@ -103,7 +103,7 @@ def _tflite(format, precision="int8", note=""):
 
     return Artifact(
         f"{format}.tflite", write, "LiteRT", precision, row.calibrated,
-        default=not row.on_request, note=note or row.warning or "",
+        default=not row.on_request, note=row.warning or "",
     )  # fmt: skip
 
 
