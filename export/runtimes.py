@@ -5,6 +5,7 @@ This module needs NumPy alone; a runtime is imported when it is asked for.
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -228,6 +229,19 @@ def describe_onnx(path):
     }
 
 
+@functools.cache
+def _openvino():
+    """OpenVINO's core, one for the life of the process.
+
+    Each brings a stack for the process's signal handlers, and of two that end in
+    the order of their making the second leaves one behind that is no longer there:
+    the next Ctrl-C would be a segmentation fault.
+    """
+    with needs("openvino"), without_telemetry():
+        import openvino
+    return openvino.Core()
+
+
 def open_openvino(path, threads=None):
     """Loads a folder with `model.xml` into OpenVINO, on the CPU.
 
@@ -238,16 +252,14 @@ def open_openvino(path, threads=None):
     Returns:
         A function as that of `open_tflite`.
     """
-    with needs("openvino"), without_telemetry():
-        import openvino
+    core = _openvino()
     options = {
         "INFERENCE_NUM_THREADS": threads or os.cpu_count(),
         "PERFORMANCE_HINT": "LATENCY",
         # Else a CPU that has bfloat16 computes in it, and logits differ by 1 %.
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    core, compiled = openvino.Core(), {}
-    model = core.read_model(os.path.join(path, "model.xml"))
+    model, compiled = core.read_model(os.path.join(path, "model.xml")), {}
 
     def classify(images):
         if len(images) not in compiled:
@@ -261,9 +273,7 @@ def open_openvino(path, threads=None):
 
 def describe_openvino(path):
     """Returns the inputs and outputs of OpenVINO's, as `describe_saved_model`."""
-    with needs("openvino"), without_telemetry():
-        import openvino
-    model = openvino.Core().read_model(os.path.join(path, "model.xml"))
+    model = _openvino().read_model(os.path.join(path, "model.xml"))
 
     def describe(ports):
         return {

@@ -132,6 +132,27 @@ def test_int8_is_reproducible(written, classifier, digits, tmp_path):
     assert again == (written / "int8/model.bin").read_bytes()
 
 
+def test_signals_arrive_after_two_were_open(written):
+    """As in an export of both, or in a notebook that is interrupted after one."""
+    code = f"""
+import os, signal, time
+import numpy as np
+from export import runtimes
+folders = [{str(written)!r} + name for name in ("/float32", "/int8")]
+opened = [runtimes.open_openvino(folder) for folder in folders]
+for classify in opened:
+    classify(np.zeros((1, 8, 8, 1), np.uint8))
+del classify, opened[0], opened[0]
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    result = run_python("-c", code)
+    assert (result.returncode, result.stdout) == (0, "interrupted\n"), result.stderr
+
+
 def test_a_missing_distribution_is_named(trained):
     """Also that nothing else asks for it, and that no use is reported."""
     code = f"""

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 
 import numpy as np
@@ -200,13 +199,25 @@ def test_a_failure_is_the_exit_status(fault, status, tmp_path, capsys, monkeypat
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_are_forwarded(number, tmp_path, monkeypatch):
-    monkeypatch.setattr(workers, "GRACE", 5)
+def test_signals_are_forwarded(number, tmp_path):
+    """In a process of its own: one who is not heard would end this one."""
     handle = "for n in 2, 15: signal.signal(n, lambda n, f: (print(n), sys.exit(0)))\n"
-    timer = threading.Timer(2, os.kill, (os.getpid(), number))
-    timer.start()
-    before = signal.getsignal(number)
-    command = python(INDEX + handle + "time.sleep(60)")
-    assert run_local(2, command, tmp_path) == 128 + number
-    assert signal.getsignal(number) is before
+    ready = "open(f'{sys.argv[1]}/{index}', 'w').close(); time.sleep(60)"
+    command = [*python(INDEX + handle + ready), str(tmp_path)]
+    code = f"""
+import signal, sys
+from keras_resnet import workers
+workers.GRACE = 5
+before = signal.getsignal({number:d})
+status = workers.run_local(2, {command}, {str(tmp_path)!r})
+assert signal.getsignal({number:d}) is before
+sys.exit(status)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) as process:
+        deadline = time.monotonic() + 60
+        while not all((tmp_path / str(index)).exists() for index in range(2)):
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
     assert (tmp_path / "worker-1.log").read_text() == f"{number}\n"
