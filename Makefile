@@ -15,10 +15,10 @@ train: $(VENV)/ready
 	@$(BIN)/python -m export --model=runs/demo --output=artifacts/demo
 
 test: $(VENV)/ready-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-full: $(VENV)/ready-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m ""
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m ""
 
 test-arm: $(VENV)/ready-dev .arm/ready
 	$(BIN)/python -m pytest tests/test_arm.py -m arm
