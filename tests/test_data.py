@@ -425,7 +425,13 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("changes", CHANGES)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        "mixed",
+        *(pytest.param(c, marks=pytest.mark.full) for c in CHANGES if c != "mixed"),
+    ],
+)
 def test_a_step_is_a_function_of_the_seed_and_its_number(sources, changes):
     """From wherever it is read, wherever the run begins, however it is shared."""
     changes = CHANGES[changes]

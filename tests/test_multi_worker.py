@@ -104,7 +104,7 @@ def weights(found):
     return np.concatenate([np.ravel(found[k]) for k in found if k.startswith("w")])
 
 
-@pytest.mark.parametrize("sync_bn", [True, False])
+@pytest.mark.parametrize("sync_bn", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_two_workers_train_as_one_device(tmp_path, script, sync_bn):
     """Batch normalisation over both: every loss and weight is one device's."""
     runs = [start(script, tmp_path / "shared", sync_bn=sync_bn)]
@@ -179,6 +179,7 @@ def test_a_lost_worker_loses_nothing(tmp_path, script, how):
     ).read_bytes()
 
 
+@pytest.mark.full
 def test_workers_stop_and_resume_in_the_middle_of_an_epoch(tmp_path, script):
     """After step 10 of 26, of an epoch of 13; not from different checkpoints."""
     small = {"epochs": 2, "batch": 4}

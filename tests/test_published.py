@@ -45,7 +45,9 @@ def logits(model, images):
     return model.predict(images, batch_size=50, verbose=0)
 
 
-@pytest.mark.parametrize(("depth", "right"), [(20, 3992), (56, 4000)])
+@pytest.mark.parametrize(
+    ("depth", "right"), [(20, 3992), pytest.param(56, 4000, marks=pytest.mark.full)]
+)
 def test_cifar_weights(depth, right):
     folder = SHARED / "cifar10_weights"
     model = getattr(keras_resnet, f"ResNet{depth}")(
@@ -84,7 +86,7 @@ def test_imagenet_weights(imagenet_weights, depth, oracle, right):
         # Pillow 13's images; TenCrop of the central 256 pixels.
         (18, "single", 79, 92, 0.9918),
         (50, "single", 74, 95, 0.8687),
-        (18, "10crop", 78, None, None),
+        pytest.param(18, "10crop", 78, None, None, marks=pytest.mark.full),
     ],
 )
 def test_from_jpeg_files(

@@ -451,6 +451,7 @@ assert "keras_resnet" not in sys.modules
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.full
 def test_jax_builds_and_gives_the_same(tmp_path):
     pytest.importorskip("jax")
     keras.utils.set_random_seed(0)
