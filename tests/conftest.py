@@ -11,7 +11,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pytest
 
-from keras_resnet import strategies
+from keras_resnet import data, strategies
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -64,6 +64,22 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
     train("cifar_resnet8", epochs=8, model_dir=str(folder), verbose=0)
     return folder
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return data.load_dataset("digits")
+
+
+@pytest.fixture(scope="session")
+def classifier(trained):
+    """That net, folded, with class names that are hard to write down."""
+    from export.folding import fold
+    from keras_resnet.classifiers import load_classifier
+
+    found = load_classifier(str(trained))
+    names = ("a, b", "c\nd", "é 零", *found.classes[3:])
+    return dataclasses.replace(found, model=fold(found.model), classes=names)
 
 
 @pytest.fixture(scope="session")

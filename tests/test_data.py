@@ -20,11 +20,6 @@ from keras_resnet.recipes import find_recipe
 from keras_resnet.training import train
 
 
-@pytest.fixture(scope="module")
-def digits():
-    return data.load_dataset("digits")
-
-
 @pytest.fixture
 def folder(tmp_path):
     """20 red and 10 blue pictures of different sizes, in folders."""

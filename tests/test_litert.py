@@ -10,16 +10,10 @@ from conftest import run_python, write_artifacts
 
 import keras_resnet
 from export import card
-from keras_resnet import data
 from keras_resnet.classifiers import Classifier, load_classifier
 from keras_resnet.preprocessing import Preprocessing
 
 FORMATS = ("float32", "float16", "dynamic", "int8")
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return data.load_dataset("digits")
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from ai_edge_litert.interpreter import Interpreter
 from conftest import SHARED, run_python
 
 from export import card, metadata, saved_model, tflite
-from keras_resnet import data, registry
+from keras_resnet import registry
 from keras_resnet.classifiers import load_classifier
 from keras_resnet.preprocessing import Preprocessing
 
@@ -41,11 +41,6 @@ def convert(classifier, folder, calibration):
         content = metadata.add_metadata(found[format], classifier)
         (folder / f"{format}.tflite").write_bytes(content)
     return found
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return data.load_dataset("digits")
 
 
 @pytest.fixture(scope="module")

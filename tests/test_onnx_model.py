@@ -13,21 +13,13 @@ from export import onnx_model, runtimes, saved_model, verify
 from export.folding import fold
 from keras_resnet import data
 from keras_resnet.blocks import flat_layers
-from keras_resnet.classifiers import Classifier, load_classifier
+from keras_resnet.classifiers import Classifier
 from keras_resnet.errors import InputError
 from keras_resnet.preprocessing import Preprocessing
 from keras_resnet.resnet import ResNet
 
 onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
 pytest.importorskip("onnxruntime", reason="needs the extra onnx")
-
-
-@pytest.fixture(scope="module")
-def classifier(trained):
-    """The digits net, folded, with class names that are hard to write down."""
-    found = load_classifier(str(trained))
-    names = ("a, b", "c\nd", "é 零", *found.classes[3:])
-    return dataclasses.replace(found, model=fold(found.model), classes=names)
 
 
 @pytest.fixture(scope="module")

@@ -10,25 +10,9 @@ import pytest
 from conftest import run_python
 
 from export import openvino_ir, runtimes, saved_model, verify
-from export.folding import fold
-from keras_resnet import data
-from keras_resnet.classifiers import load_classifier
 
 openvino = pytest.importorskip("openvino", reason="needs the extra openvino")
 pytest.importorskip("nncf", reason="needs the extra openvino")
-
-
-@pytest.fixture(scope="module")
-def classifier(trained):
-    """The digits net, folded, with class names that are hard to write down."""
-    found = load_classifier(str(trained))
-    names = ("a, b", "c\nd", "é 零", *found.classes[3:])
-    return dataclasses.replace(found, model=fold(found.model), classes=names)
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return data.load_dataset("digits")
 
 
 @pytest.fixture(scope="module")

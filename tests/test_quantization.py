@@ -19,22 +19,10 @@ from export import (
     tflite,
     verify,
 )
-from keras_resnet import data
-from keras_resnet.classifiers import Classifier, load_classifier
+from keras_resnet.classifiers import Classifier
 from keras_resnet.preprocessing import Preprocessing
 
 LIMIT = verify.LIMITS["int8"]
-
-
-@pytest.fixture(scope="session")
-def digits():
-    return data.load_dataset("digits")
-
-
-@pytest.fixture(scope="session")
-def folded(trained):
-    classifier = load_classifier(str(trained))
-    return dataclasses.replace(classifier, model=folding.fold(classifier.model))
 
 
 def badly_scaled(classifier, factor=100.0):
@@ -68,11 +56,11 @@ def quantised(classifier, digits, folder, format="int8"):
     return verify.compare(found, logits, digits.test.labels)
 
 
-def test_repair_of_a_badly_scaled_net(folded, digits, tmp_path):
+def test_repair_of_a_badly_scaled_net(classifier, digits, tmp_path):
     """Plain int8 is refused; repaired, it is as good as that of the good net."""
-    bad = badly_scaled(folded)
+    bad = badly_scaled(classifier)
     np.testing.assert_allclose(
-        bad.model(digits.test.images), folded.model(digits.test.images), atol=1e-4
+        bad.model(digits.test.images), classifier.model(digits.test.images), atol=1e-4
     )
     (tmp_path / "bad").mkdir()
     (tmp_path / "repaired").mkdir()
@@ -143,11 +131,11 @@ def test_equalised_by_hand():
     np.testing.assert_allclose(bias, [3.0])
 
 
-def test_layer_by_layer(folded, digits, tmp_path):
+def test_layer_by_layer(classifier, digits, tmp_path):
     """Where a layer is bad the report says so, by the paper's name."""
     rows = {}
     calibration, images = digits.train.images[:200], digits.test.images[:8]
-    for name, net in {"good": folded, "bad": badly_scaled(folded)}.items():
+    for name, net in {"good": classifier, "bad": badly_scaled(classifier)}.items():
         static = str(tmp_path / name)
         saved_model.write_static(net, static, "float32")
         rows[name] = quantization.debug_quantization(
@@ -165,9 +153,9 @@ def test_layer_by_layer(folded, digits, tmp_path):
     assert bad["conv2_block1_2_conv"]["sqnr_db"] < 15
 
 
-def test_debug_writes_what_it_prints(folded, digits, tmp_path, capsys):
+def test_debug_writes_what_it_prints(classifier, digits, tmp_path, capsys):
     source = artifacts.Source(
-        folded, digits.train.images[:50], str(tmp_path), str(tmp_path)
+        classifier, digits.train.images[:50], str(tmp_path), str(tmp_path)
     )
     quantization.debug(source, digits.test.images, str(tmp_path))
     printed = capsys.readouterr().out.splitlines()
@@ -219,9 +207,9 @@ def test_groups_are_rounded_apart():
         np.testing.assert_allclose(found, np.concatenate(parts, axis=-1), rtol=1e-5)
 
 
-def test_rounded_together(folded, digits, tmp_path):
+def test_rounded_together(classifier, digits, tmp_path):
     """Half the loss of rounding to the nearest, on images that it has not seen."""
-    images, expected = digits.test.images, folded.model(digits.test.images)
+    images, expected = digits.test.images, classifier.model(digits.test.images)
 
     def nearest(model):
         model = folding.fold(model)
@@ -232,17 +220,18 @@ def test_rounded_together(folded, digits, tmp_path):
                 layer.set_weights([np.round(kernel / level) * level, bias])
         return model
 
-    found = quantization.round_weights(folded.model, digits.train.images[:200])
+    found = quantization.round_weights(classifier.model, digits.train.images[:200])
     loss, loss_of_nearest = (
         np.square(model(images) - expected).mean()
-        for model in (found, nearest(folded.model))
+        for model in (found, nearest(classifier.model))
     )
     assert loss < loss_of_nearest / 2
     # The converter finds the same levels.
     np.testing.assert_allclose(found(images), nearest(found)(images), atol=1e-4)
     static = str(tmp_path / "static")
-    classifier = dataclasses.replace(folded, model=found)
-    saved_model.write_static(classifier, static, "float32")
+    saved_model.write_static(
+        dataclasses.replace(classifier, model=found), static, "float32"
+    )
     row = tflite.FORMATS["float_io"]
     interpreter = Interpreter(
         model_content=tflite.convert(static, row, digits.train.images[:50])

@@ -13,19 +13,13 @@ import tensorflow as tf
 from conftest import ROOT
 from tensorflow.core.protobuf import saved_model_pb2
 
-from export import folding, saved_model
+from export import saved_model
 from export.verify import Disagreement
 from keras_resnet import data
 from keras_resnet.classifiers import load_classifier
 from keras_resnet.errors import InputError
 
 DOCUMENT = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
-
-
-@pytest.fixture(scope="module")
-def classifier(trained):
-    found = load_classifier(str(trained))
-    return dataclasses.replace(found, model=folding.fold(found.model))
 
 
 @pytest.fixture(scope="module")
