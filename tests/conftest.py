@@ -10,6 +10,7 @@ import tempfile
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pytest
+from children import run_child
 
 from keras_resnet import data, strategies
 
@@ -41,9 +42,11 @@ def run_python(*arguments, timeout=300, env=None, **options):
     )
 
 
-def run_program(module, *arguments, **options):
-    """Runs a program of this project, as `python -m` does."""
-    return run_python("-m", module, *arguments, **options)
+def run_program(module, *arguments, timeout=300, cwd=ROOT):
+    """Runs a program of this project, as `python -m` does but for the seconds that
+    importing TensorFlow takes (see children.py).
+    """
+    return run_child(module, *arguments, timeout=timeout, cwd=cwd)
 
 
 def assert_one_line(result, *words):

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from conftest import assert_one_line, run_program
+from conftest import assert_one_line, run_python
 from matplotlib.image import imread
 
 from export import latency, verify
@@ -24,7 +24,7 @@ def read(folder):
 
 
 def test_every_artifact_is_measured(copied):
-    result = run_program("export.latency", copied, "--rounds=2", "--batches=1,3")
+    result = run_python("-m", "export.latency", copied, "--rounds=2", "--batches=1,3")
     assert result.returncode == 0, result.stderr
     manifest = read(copied)
     rows = manifest["latency"]["rows"]
@@ -125,7 +125,7 @@ def test_a_process_that_dies_is_told_of(exported):
     [("--rounds=0", 2), ("--batches=1,x", 2), ("--threads=-1", 2)],
 )
 def test_wrong_flags(exported, flag, status):
-    result = run_program("export.latency", exported[0], flag)
+    result = run_python("-m", "export.latency", exported[0], flag)
     assert result.returncode == status
     assert "must be a whole number of at least 1" in result.stderr
     assert "Traceback" not in result.stderr
@@ -133,5 +133,5 @@ def test_wrong_flags(exported, flag, status):
 
 def test_a_changed_bundle_is_not_measured(copied):
     (copied / "labels.txt").write_text("x")
-    result = run_program("export.latency", copied)
+    result = run_python("-m", "export.latency", copied)
     assert_one_line(result, "not as it was exported", "labels.txt")

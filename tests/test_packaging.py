@@ -8,7 +8,7 @@ import venv
 import zipfile
 
 import pytest
-from conftest import ROOT, assert_one_line, run_program, run_python
+from conftest import ROOT, assert_one_line, run_python
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +148,7 @@ except ImportError as error:
     assert "resnet18" in result.stdout, result.stderr
     for extra in ("cpu", "gpu"):
         assert f"keras-resnet-zoo[{extra}]" in result.stdout, result.stderr
-    result = run_program("keras_resnet.train", env=env)
+    result = run_python("-m", "keras_resnet.train", env=env)
     assert_one_line(result, "keras-resnet-zoo[cpu]")
 
 

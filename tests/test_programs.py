@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from children import Child, run_child
-from conftest import ROOT, assert_one_line, run_program
+from conftest import ROOT, assert_one_line, run_program, run_python
 from PIL import Image, ImageOps
 from sklearn import metrics
 
@@ -85,7 +85,8 @@ def test_help_and_flags_do_not_wait_for_tensorflow():
 def test_train_with_no_other_flag(tmp_path):
     """`--epochs` and `--virtual_devices` aside, for time and for two replicas."""
     flags = ("--strategy=mirrored", "--virtual_devices=2", "--epochs=1")
-    result = run_program("keras_resnet.train", *flags, cwd=tmp_path)
+    # In a process of its own: what importing TensorFlow prints is kept back.
+    result = run_python("-m", "keras_resnet.train", *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     first = result.stdout.splitlines()[0]
     for words in ("resnet20 (shortcut A", "1,437 training", "mirrored on 2 replica(s)"):
