@@ -26,6 +26,7 @@ from matplotlib.image import imread
 from export import artifacts, bundle, saved_model, verify
 from export.runtimes import RUNTIMES
 from keras_resnet import data, registry
+from keras_resnet.blocks import flat_layers
 from keras_resnet.classifiers import Classifier, load_classifier
 from keras_resnet.errors import InputError
 from keras_resnet.preprocessing import Preprocessing
@@ -619,6 +620,9 @@ def untrained(name, size, **variation):
     pixels = keras.Input((size, size, 3), name="image")
     normalised = keras.layers.Rescaling(1 / 64, -2.0)(pixels)
     model = ResNet(name, input_tensor=normalised, classes=10, **variation)
+    for layer in flat_layers(model):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.0  # The statistics are those of these images.
     model(images, training=True)
     preprocessing = Preprocessing(size, size, 3)
     network = Classifier(name, model, tuple("0123456789"), preprocessing, {})
