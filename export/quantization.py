@@ -76,14 +76,14 @@ def equalise(model, images, batch_size=16):
     model = folding.fold(model)
     groups = _groups(model)
     tensors = [tensor for group in groups for tensor in group.tensors]
-    seen = iter(_statistics(model, tensors, images, batch_size))
+    seen = iter(_peaks(model, tensors, images, batch_size))
     weights = {
         layer: layer.get_weights()
         for group in groups
         for layer in (*group.writers, *group.readers)
     }
     for group in groups:
-        peaks = [next(seen)[0] for _ in group.tensors]
+        peaks = [next(seen) for _ in group.tensors]
         active = np.max([peak / max(peak.max(), 1e-30) for peak in peaks], axis=0)
         read = np.max(
             [_read(weights[r][0], len(active)) for r in group.readers], axis=0
@@ -289,27 +289,19 @@ def _passes(layer):
     return isinstance(layer, (layers.ReLU, *_HOMOGENEOUS))
 
 
-def _statistics(model, tensors, images, batch_size):
-    """Largest absolute value and mean of each channel of tensors of a network.
+def _peaks(model, tensors, images, batch_size):
+    """Largest absolute value of each channel of tensors of a network.
 
     Returns:
-        For each tensor two arrays (channels,).
+        For each tensor an array (channels,).
     """
-    axes = [tuple(range(tensor.ndim - 1)) for tensor in tensors]
     peaks = [
-        keras.ops.max(keras.ops.abs(t), axis=a)
-        for t, a in zip(tensors, axes, strict=True)
+        keras.ops.max(keras.ops.abs(t), axis=tuple(range(t.ndim - 1))) for t in tensors
     ]
-    means = [keras.ops.mean(t, axis=a) for t, a in zip(tensors, axes, strict=True)]
-    probe = keras.Model(model.input, peaks + means)
+    probe = keras.Model(model.input, peaks)
     batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
-    parts = [probe(batch, training=False) for batch in batches]
-    counts = [len(batch) for batch in batches]
-    found = [np.array(each) for each in zip(*parts, strict=True)]
-    return [
-        (peak.max(axis=0), np.average(mean, axis=0, weights=counts))
-        for peak, mean in zip(found[: len(tensors)], found[len(tensors) :], strict=True)
-    ]
+    parts = [keras.tree.flatten(probe(batch, training=False)) for batch in batches]
+    return [np.max(each, axis=0) for each in zip(*parts, strict=True)]
 
 
 def _read(kernel, channels):
