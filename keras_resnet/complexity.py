@@ -130,42 +130,66 @@ _TABLE_6 = {
 }
 
 
-def compare_with_paper():
-    """Returns the paper's Tables 1 and 6 beside our networks', as text."""
+def beside_paper():
+    """The paper's Tables 1 and 6, beside our networks, which are built for it.
+
+    Yields:
+        Pairs of a row and its network, a `keras.Model`. The row is a dict of `table`
+        (1 or 6), `network`, `shortcut`, `layers`, `paper`, the value as printed, and
+        `ours`: multiply-adds in 1e9 in Table 1, parameters in 1e6 in Table 6.
+    """
     from keras_resnet.resnet import ResNet
     from keras_resnet.variants import find_variant
 
-    def part(title, column, scale, paper):
-        rows = [("network", "shortcut", "layers", "paper", "ours", "off by", "")]
+    for table, column, scale, paper in (
+        (1, "multiply_adds", 1e9, _TABLE_1),
+        (6, "parameters", 1e6, _TABLE_6),
+    ):
         for name, printed in paper.items():
-            row = find_variant(name)
+            variant = find_variant(name)
             # The paper trains its 18 and 34 layers with A and with B, its
             # bottleneck nets with B and its CIFAR nets with A.
-            shortcuts = "AB" if name in ("resnet18", "resnet34") else row.shortcut
+            shortcuts = "AB" if name in ("resnet18", "resnet34") else variant.shortcut
             for shortcut in shortcuts:
-                value = (
-                    getattr(profile(ResNet(name, shortcut=shortcut)), column) / scale
-                )
-                decimals = len(str(printed).split(".")[1])
-                rounds = round(value, decimals) == printed
-                rows.append(
-                    (
-                        name,
-                        shortcut,
-                        str(row.depth),
-                        str(printed),
-                        f"{value:.3f}",
-                        f"{value / printed - 1:+.1%}",
-                        "" if rounds else f"does not round to {printed}",
-                    )
-                )
-        return f"{title}\n{_table(rows, left=(0, 1, 6))}"
+                network = ResNet(name, shortcut=shortcut)
+                row = {
+                    "table": table,
+                    "network": name,
+                    "shortcut": shortcut,
+                    "layers": variant.depth,
+                    "paper": printed,
+                    "ours": getattr(profile(network), column) / scale,
+                }
+                yield row, network
+
+
+def compare_with_paper():
+    """Returns the paper's Tables 1 and 6 beside our networks', as text."""
+    rows = [row for row, _ in beside_paper()]
+
+    def part(table, title):
+        head = ("network", "shortcut", "layers", "paper", "ours", "off by", "")
+        lines = [_beside(row) for row in rows if row["table"] == table]
+        return f"Table {table}: {title}\n{_table([head, *lines], left=(0, 1, 6))}"
 
     return "\n\n".join(
-        [
-            part("Table 1: multiply-adds, in 1e9", "multiply_adds", 1e9, _TABLE_1),
-            part("Table 6: parameters, in 1e6", "parameters", 1e6, _TABLE_6),
-        ]
+        [part(1, "multiply-adds, in 1e9"), part(6, "parameters, in 1e6")]
+    )
+
+
+def _beside(row):
+    """A row of `beside_paper` in words."""
+    printed, value = row["paper"], row["ours"]
+    decimals = len(str(printed).split(".")[1])
+    rounds = round(value, decimals) == printed
+    return (
+        row["network"],
+        row["shortcut"],
+        str(row["layers"]),
+        str(printed),
+        f"{value:.3f}",
+        f"{value / printed - 1:+.1%}",
+        "" if rounds else f"does not round to {printed}",
     )
 
 

@@ -49,7 +49,7 @@ def run(main, positional=False):
                     "Only flags are accepted, such as --model=resnet20. "
                     f"Received: {' '.join(argv[1:])}"
                 )
-            _import_keras()
+            import_keras()
             return main(argv[1:])
         except (InputError, OSError, FloatingPointError) as error:
             message = " ".join(str(error).split())
@@ -72,7 +72,7 @@ def run(main, positional=False):
     app.run(guarded)
 
 
-def _import_keras():
+def import_keras():
     """Imports Keras, and TensorFlow with it, without the notes of its C++ part.
 
     On newer CPUs TensorFlow 2.21 prints them on standard error whatever

@@ -1,0 +1,17 @@
+"""What the paper claims, shown on your own machine: a module for each claim.
+
+python -m keras_resnet.studies.degradation
+python -m keras_resnet.studies.all
+"""
+
+STUDIES = (
+    "complexity",
+    "degradation",
+    "shortcuts",
+    "gradients",
+    "responses",
+    "identity",
+    "lesion",
+    "schedule",
+    "overfitting",
+)

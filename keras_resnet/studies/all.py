@@ -1,0 +1,41 @@
+"""Runs every study, and makes one page of them.
+
+python -m keras_resnet.studies.all
+"""
+
+import dataclasses
+import importlib
+import os
+
+from keras_resnet.files import write_file
+from keras_resnet.studies import STUDIES, report
+
+
+def run_all(changes=None, measured=False):
+    """Runs every study.
+
+    Args:
+        changes: fields of `keras_resnet.studies.study.Options` that are other than
+            each study's own.
+        measured: whether to make the reports of their tables alone.
+
+    Returns:
+        The path of the page.
+    """
+    sections = []
+    for name in STUDIES:
+        study = importlib.import_module(f"keras_resnet.studies.{name}").STUDY
+        options = dataclasses.replace(study.defaults, **(changes or {}))
+        sections.append(study.run(options, measured))
+        print(flush=True)
+    path = os.path.join(options.folder, "report.html")
+    title = f"What the paper claims, on {options.dataset}"
+    write_file(path, report.page(title, sections))
+    print(f"All of them: {path}")
+    return path
+
+
+if __name__ == "__main__":
+    from keras_resnet.studies.program import main
+
+    main(run_all)

@@ -1,0 +1,148 @@
+"""The paper's Tables 1 and 6, beside ours; and time per image against multiply-adds.
+
+`--seeds` is the number of rounds in which the networks are timed. They are the paper's
+own, on images of noise: data set, `--depths` and `--epochs` change nothing here.
+"""
+
+import time
+
+import numpy as np
+
+from keras_resnet.studies import style
+from keras_resnet.studies.study import Options, Study
+from keras_resnet.studies.tables import select, values_of
+
+FAMILY = {1: "ImageNet nets", 6: "CIFAR nets"}  # By table.
+IMAGES = 8  # At once, so that what a call itself takes is little of each image's time.
+
+
+def jobs(options):
+    return [{"rounds": options.seeds}]  # A single one: networks are timed in turn.
+
+
+def times(functions, rounds):
+    """Times functions in turn, so that a slow minute of the machine slows all of them.
+
+    Args:
+        functions: of no arguments; called once before, untimed.
+        rounds: times that each is timed.
+
+    Returns:
+        Seconds, (rounds, functions).
+    """
+    for function in functions:
+        function()
+    found = np.empty((rounds, len(functions)))
+    for row in found:
+        for place, function in enumerate(functions):
+            begun = time.perf_counter()
+            function()
+            row[place] = time.perf_counter() - begun
+    return found
+
+
+def measure(options, job):
+    """Counts of each network, and the ms that an image takes."""
+    import tensorflow as tf
+
+    from keras_resnet.complexity import beside_paper, profile
+
+    def classifies(network):
+        images = tf.random.uniform((IMAGES, *network.input_shape[1:]), seed=0)
+        compiled = tf.function(network)
+        return lambda: compiled(images).numpy()  # Waits for the result.
+
+    found, rows = list(beside_paper()), []
+    seconds = times([classifies(network) for _, network in found], job["rounds"])
+    for (row, network), each in zip(found, seconds.T, strict=True):
+        counts = profile(network)
+        ms = np.quantile(1000 * each / IMAGES, (0.5, 0, 1)).round(4).tolist()
+        row |= {"parameters": counts.parameters, "multiply_adds": counts.multiply_adds}
+        rows.append({**row, **dict(zip(("ms", "ms_low", "ms_high"), ms, strict=True))})
+    return rows
+
+
+def draw(rows):
+    figure, (left, right) = style.new(
+        "1e9 multiply-adds (table 1), 1e6 parameters (6)", "one thread", height=4.4
+    )
+    for table, colour, side in ((1, "#0072B2", "left"), (6, "#D55E00", "right")):
+        part = [row for row in rows if row["table"] == table]
+        names = [
+            f"{row['layers']} {row['shortcut']}: {row['ours']:.2f} for {row['paper']}"
+            for row in part
+        ]
+        off = [100 * (row["ours"] / row["paper"] - 1) for row in part]
+        left.barh(names, off, color=colour, label=FAMILY[table])
+        costs, ms = (select(rows, c, table=table) for c in ("multiply_adds", "ms"))
+        bars = [[r["ms"] - r["ms_low"], r["ms_high"] - r["ms"]] for r in part]
+        right.errorbar(costs, ms, np.transpose(bars), fmt="o", ms=4, color=colour)
+        for row in part:
+            # A and B of one depth are as good as one point.
+            if row["network"] not in ("resnet18", "resnet34") or row["shortcut"] == "B":
+                place, name = (row["multiply_adds"], row["ms"]), f"  {row['layers']}  "
+                right.text(*place, name, ha=side, va="center", fontsize=7)
+    left.invert_yaxis()
+    left.set(xlabel="ours off by (%)", xlim=(-4, 2.5))
+    right.margins(x=0.1)
+    right.loglog()
+    right.set(xlabel="multiply-adds per image", ylabel="time per image (ms)")
+    style.legend(left, loc="lower left")
+    return figure
+
+
+def rank_correlation(first, second):
+    """Spearman's: 1 where two columns have the same order, -1 where the opposite."""
+    ranks = [np.argsort(np.argsort(each)) for each in (first, second)]
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def judge(rows):
+    off = {f"{r['network']} {r['shortcut']}": r["ours"] / r["paper"] - 1 for r in rows}
+    worst = max(off, key=lambda name: abs(off[name]))
+    ranks, rates = {}, {}
+    for table in values_of(rows, "table"):
+        costs, ms = (select(rows, c, table=table) for c in ("multiply_adds", "ms"))
+        ranks[table] = rank_correlation(costs, ms)
+        rates[table] = 1e9 * np.divide(ms, costs)
+    seen = "; ".join(
+        f"{FAMILY[table]}: {min(each):.0f} to {max(each):.0f} ms"
+        for table, each in rates.items()
+    )
+    ranked = "; ".join(f"{FAMILY[t]}: {rank:.2f}" for t, rank in ranks.items())
+    return [
+        (
+            f"of {len(off)} counts the farthest off is {worst}'s, by {off[worst]:+.1%}",
+            abs(off[worst]) < 0.02,
+        ),
+        (ranked, min(ranks.values()) >= 0.9),
+        (f"for 1e9 multiply-adds, {seen}", min(rates[6]) > max(rates[1])),
+    ]
+
+
+STUDY = Study(
+    name="complexity",
+    title="What a network costs",
+    claim="Multiply-adds and parameters as tables 1 and 6 print them, and the time that "
+    "an image takes. A multiply-add does not always take the same time: the CIFAR nets' "
+    "layers of 16 to 64 channels do few of them for each value that they read and write, "
+    "those of 64 to 2048 channels many.",
+    expected=(
+        "each of our counts is within 2 % of the printed one",
+        "within each table the time grows with the multiply-adds: rank correlation of at "
+        "least 0.9 (A and B of one depth differ too little to be told apart)",
+        "multiply-adds alone do not tell the time: each of them takes longer in every "
+        "CIFAR net than in any ImageNet net",
+    ),
+    jobs=jobs,
+    measure=measure,
+    draw=draw,
+    judge=judge,
+    defaults=Options(seeds=10),
+    alone=True,
+)
+
+if __name__ == "__main__":
+    from keras_resnet.studies.program import run_study
+
+    run_study(STUDY)

@@ -1,0 +1,148 @@
+"""What a trained net loses with a block: little with shortcuts, all without.
+
+Nothing is trained after a lesion: Veit et al., arXiv:1605.06431, whose section 4 this
+repeats. A block that is left out passes on what it reads, in plain nets too. And how simple
+the layers are: in how few directions their energy lies, how many weights can go.
+"""
+
+import statistics
+
+from keras_resnet.studies import style
+from keras_resnet.studies.study import Options, Study, nets, spread
+from keras_resnet.studies.tables import select, values_of
+
+SHARES = (30, 50, 70, 80, 90)  # Of the smallest weights, in %.
+IMAGES = 2000  # Held-out ones that a lesion is judged by, at most.
+POINTS = 5  # Of error that a net may lose and still counts as working.
+
+
+def measure(options, job):
+    """What is seen after each lesion, see `surgery.lesions`; and chance's error."""
+    from keras_resnet.studies.surgery import lesions
+    from keras_resnet.weight_files import load_model
+
+    folder = options.train(f"cifar_{job['kind']}net{job['depth']}", job["seed"])
+    network = load_model(f"{folder}/final.keras")
+    test = options.load().test.take(slice(IMAGES))
+    chance = 100 - 100 / network.output_shape[-1]
+    found = lesions(network, test.images, test.labels, SHARES, job["seed"])
+    return [{**row, "chance": chance} for row in found]
+
+
+PANELS = {
+    "removed": ("one block left out", "number of the block"),
+    "first": ("blocks left out, least harm first", "number of blocks"),
+    "pruned": ("smallest weights set to zero", "share of weights (%)"),
+    "rank": ("directions with 90 % of the energy", "number of the layer"),
+}
+
+
+def draw(rows):
+    titles, names = zip(*PANELS.values(), strict=True)
+    figure, axes = style.new(*titles, width=3.6)
+    depth = max(values_of(rows, "depth"))
+    for each, what, name in zip(axes, PANELS, names, strict=True):
+        for kind, (title, colour) in style.KINDS.items():
+            _draw(each, rows, what, colour, title, kind=kind, depth=depth)
+        if what == "rank":
+            _draw(each, rows, "untrained", "grey", "untrained", kind="res", depth=depth)
+        each.set(xlabel=name, ylabel="share (%)" if what == "rank" else "error (%)")
+        each.set_ylim(0, 102)
+    axes[0].axhline(rows[0]["chance"], color="grey", ls=":", label="chance")
+    style.legend(axes[0], title=f"{depth} layers")
+    style.legend(axes[3])
+    return figure
+
+
+def _draw(axes, rows, what, colour, label, **where):
+    at = sorted(set(select(rows, "at", what=what, **where)))
+    runs = [select(rows, "percent", what=what, at=each, **where) for each in at]
+    style.curves(axes, at, list(zip(*runs, strict=True)), label, colour)
+
+
+def judge(rows):
+    by_net = {kind: {} for kind in style.KINDS}
+    for row in rows:
+        net = by_net[row["kind"]].setdefault((row["depth"], row["seed"]), {})
+        net.setdefault(row["what"], []).append(row["percent"])
+
+    def of(summary, unit=" points"):
+        """A summary of each plain net, of each residual one, and both in words."""
+        plain, residual = (
+            [summary({**net, "depth": depth}) for (depth, _), net in found.items()]
+            for found in by_net.values()
+        )
+        return (
+            plain,
+            residual,
+            f"{spread(plain, unit)} plain, {spread(residual, unit)} residual",
+        )
+
+    def lost(what, at=slice(None)):
+        return of(lambda net: statistics.mean(net[what][at]) - net["intact"][0])
+
+    def layers_left(net):
+        """Of the net with the most blocks left out that still works, in %."""
+        works = [percent <= net["intact"][0] + POINTS for percent in net["first"]]
+        count = max((n for n, each in enumerate(works, 1) if each), default=0)
+        return 100 * (net["depth"] - 2 * count) / net["depth"]
+
+    def below(residual, other):
+        return all(a < b for a, b in zip(residual, other, strict=True))
+
+    half = slice(SHARES.index(50), SHARES.index(50) + 1)
+    removed, swapped, pruned = lost("removed"), lost("swapped"), lost("pruned", half)
+    intact, *_ = of(lambda net: net["intact"][0])
+    broken, *_ = of(lambda net: statistics.median(net["removed"]))
+    left = of(layers_left, " % of the layers")
+    trained = of(lambda net: statistics.mean(net["rank"]), " %")
+    _, untrained, _ = of(lambda net: statistics.mean(net["untrained"]))
+    chance = rows[0]["chance"]
+    return [
+        (f"in the mean over blocks {removed[2]} more", max(removed[1]) <= POINTS),
+        (
+            f"median error of a plain net without a block: {spread(broken)}; intact "
+            f"{spread(intact)}, chance {chance:.0f} %",
+            all(chance - b < b - i for b, i in zip(broken, intact, strict=True)),
+        ),
+        (f"{swapped[2]} more", below(swapped[1], swapped[0])),
+        (f"effective depth {left[2]}", below(left[1], left[0])),
+        (f"{pruned[2]} more", max(pruned[1]) <= POINTS),
+        (
+            f"directions: {trained[2]}; {spread(untrained)} untrained",
+            below(trained[1], untrained),
+        ),
+    ]
+
+
+STUDY = Study(
+    name="lesion",
+    title="Lesions",
+    claim="In a residual net a block adds little to what it reads: the deeper the net, the "
+    "less each layer modifies it (section 4.2, figure 7). It should therefore bear to lose or "
+    "exchange some, and a plain net none (Veit et al., arXiv:1605.06431). Effective depth: "
+    "layers left with the most blocks left out for which the error stays within "
+    f"{POINTS} points of the intact net's.",
+    expected=(
+        f"a residual net that loses one block errs at most {POINTS} points more, in the mean "
+        "over blocks, at each depth",
+        "a plain net that loses one block errs nearer to chance than to the intact net, in the "
+        "median over blocks, at each depth",
+        "two neighbours exchanged, a residual net loses less than a plain net, at each depth",
+        "a residual net's effective depth is less than a plain net's, at each depth",
+        f"half of a residual net's weights set to zero, it errs at most {POINTS} points more, "
+        "at each depth",
+        "a residual net's kernels hold 90 % of their energy in fewer directions than untrained "
+        "ones, in the mean over layers, at each depth",
+    ),
+    jobs=nets,
+    measure=measure,
+    draw=draw,
+    judge=judge,
+    defaults=Options(depths=(20, 44)),
+)
+
+if __name__ == "__main__":
+    from keras_resnet.studies.program import run_study
+
+    run_study(STUDY)

@@ -1,0 +1,96 @@
+"""How strongly layers respond: deviations after batch norm, before the nonlinearity."""
+
+import statistics
+
+from keras_resnet.studies import style
+from keras_resnet.studies.study import Options, Study, nets, spread
+from keras_resnet.studies.tables import select, values_of
+
+
+def measure(options, job):
+    """Standard deviation of each 3x3 layer of a trained net, on training images."""
+    from keras_resnet.classifiers import load_classifier
+    from keras_resnet.studies.probes import responses
+
+    folder = options.train(f"cifar_{job['kind']}net{job['depth']}", job["seed"])
+    found = responses(load_classifier(folder).model, options.load().train.images[:1000])
+    return [{"layer": n, "deviation": each} for n, each in enumerate(found, 1)]
+
+
+def draw(rows):
+    figure, axes = style.new("in order", "sorted by magnitude", width=6, share_y=True)
+    seeds = values_of(rows, "seed")
+    for depth, colour in style.coloured(values_of(rows, "depth")):
+        for kind, (title, _) in style.KINDS.items():
+            where = {"depth": depth, "kind": kind}
+            runs = [select(rows, "deviation", seed=seed, **where) for seed in seeds]
+            for each, ordered in zip(
+                axes, (runs, [sorted(run, reverse=True) for run in runs]), strict=True
+            ):
+                style.curves(
+                    each, None, ordered, f"{title}, {depth}", colour, kind == "plain"
+                )
+    for each in axes:
+        each.set_xlabel("3x3 layer")
+    axes[0].set_ylabel("standard deviation of the response")
+    style.legend(axes[1])
+    return figure
+
+
+def judge(rows):
+    depths, seeds = values_of(rows, "depth"), values_of(rows, "seed")
+
+    def means(kind, depth):
+        where = {"kind": kind, "depth": depth}
+        return [
+            statistics.mean(select(rows, "deviation", seed=seed, **where))
+            for seed in seeds
+        ]
+
+    plain, residual = ({d: means(kind, d) for d in depths} for kind in style.KINDS)
+    smaller = [
+        a < b for d in depths for a, b in zip(residual[d], plain[d], strict=True)
+    ]
+    shallow, deep = residual[depths[0]], residual[depths[-1]]
+    return [
+        (
+            "mean over layers, residual against plain: "
+            + "; ".join(
+                f"{d} layers {spread(residual[d], '')} against {spread(plain[d], '')}"
+                for d in depths
+            ),
+            all(smaller),
+        ),
+        (
+            f"mean over layers, residual: {spread(shallow, '')} with {depths[0]}, "
+            f"{spread(deep, '')} with {depths[-1]}",
+            all(b < a for a, b in zip(shallow, deep, strict=True)),
+        ),
+    ]
+
+
+STUDY = Study(
+    name="responses",
+    title="Layer responses",
+    claim="Residual functions are closer to zero than others: the outputs of residual "
+    "nets' 3x3 layers, after batch norm and before what follows, deviate less than those of "
+    "plain nets, and the less the deeper the net: each layer changes the signal less "
+    "(section 4.2, figure 7).",
+    expected=(
+        "at each depth, layers of the residual net deviate less than those of the plain "
+        "one, on average over layers",
+        "layers of the deepest residual net deviate less than those of the shallowest, on "
+        "average over layers",
+    ),
+    jobs=nets,
+    measure=measure,
+    draw=draw,
+    judge=judge,
+    defaults=Options(depths=(8, 20, 44)),
+    least_depths=2,
+)
+
+if __name__ == "__main__":
+    from keras_resnet.studies.program import run_study
+
+    run_study(STUDY)
