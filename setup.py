@@ -32,7 +32,7 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
-    packages=["keras_resnet", "keras_resnet_export"],
+    packages=["keras_resnet", "keras_resnet.studies", "keras_resnet_export"],
     # A wheel must not take the global name "export".
     package_dir={"keras_resnet_export": "export"},
     package_data={

@@ -29,16 +29,19 @@ class Rule(typing.NamedTuple):
 # A name that begins with a dot is a module of keras_resnet, as in ".resnet".
 # fmt: off
 MODELS = ".variants .blocks .resnet .weights .weight_files .layouts .registry .complexity .training .classifiers"
-PROGRAMS = ".train .evaluate .predict .convert .runs"
+PROGRAMS = ".train .evaluate .predict .convert .runs .studies.all"
+STUDIES = ".studies.complexity .studies.degradation .studies.shortcuts .studies.gradients .studies.responses .studies.identity .studies.lesion .studies.schedule .studies.overfitting"
 RULES = [
     Rule(".variants .blocks .resnet .complexity .layouts .registry .weights .weight_files", AT_ALL, "tensorflow", "a model builds on every Keras backend"),
     Rule(".weights .weight_files .layouts .registry", AT_ALL, ".resnet", "they act on a model that they are given"),
     Rule(".complexity", ON_IMPORT_ONLY, ".resnet absl", "only as a program it builds networks and has flags"),
     Rule(".resnet", ON_IMPORT_ONLY, ".weights", "weights are loaded only when they are asked for"),
     Rule(".data .preprocessing .recipes .strategies", AT_ALL, MODELS, "data and devices know nothing of models"),
-    Rule(f".__init__ {PROGRAMS} .complexity export.__main__", ON_IMPORT_ONLY, "keras tensorflow", "help and a mistyped flag are answered at once"),
+    Rule(f".__init__ {PROGRAMS} {STUDIES} .complexity export.__main__", ON_IMPORT_ONLY, "keras tensorflow", "help and a mistyped flag are answered at once"),
     Rule("*", DIRECTLY, PROGRAMS, "programs are on top"),
-    Rule("*", DIRECTLY, "absl.flags", "flags are process-wide: only programs own them", unless=f"{PROGRAMS} .programs .complexity export.__main__"),
+    Rule("*", DIRECTLY, "absl.flags", "flags are process-wide: only programs own them", unless=f"{PROGRAMS} .programs .studies.program .complexity export.__main__"),
+    Rule("*", DIRECTLY, STUDIES, "a study stands alone; what several need is beside them", unless=".studies.all"),
+    Rule(".*", DIRECTLY, ".studies.*", "studies stand on the rest", unless=".studies.*"),
     Rule(".*", AT_ALL, "export keras_resnet_export", "export stands on keras_resnet"),
     Rule("export.verify export.latency export.runtimes", ON_IMPORT_ONLY, "keras tensorflow absl matplotlib", "a device checks and times a bundle with LiteRT and NumPy alone"),
     Rule("export.*", BY_FULL_NAME, "export keras_resnet_export", "in a wheel the folder has another name"),
@@ -96,7 +99,10 @@ def test_the_rules_name_modules_that_exist():
     modules = read_sources(ROOT, ["keras_resnet", "export"])
     named = {n for r in RULES for n in full(f"{r.who} {r.never} {r.unless}")}
     ours = {n for n in named if n.startswith(("keras_resnet.", "export."))}
-    assert ours - {"keras_resnet.*", "export.*"} <= modules.keys()
+    assert (
+        ours - {"keras_resnet.*", "keras_resnet.studies.*", "export.*"}
+        <= modules.keys()
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 import base64
 import dataclasses
+import pathlib
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +15,8 @@ import pytest
 from conftest import ROOT, assert_one_line, run_program
 
 from keras_resnet.errors import InputError
-from keras_resnet.studies import STUDIES, jobs, responses, style
-from keras_resnet.studies.all import run_all
+from keras_resnet.studies import jobs, responses, style
+from keras_resnet.studies.all import STUDIES, run_all
 from keras_resnet.studies.degradation import STUDY
 from keras_resnet.studies.study import Options, spread
 from keras_resnet.studies.tables import key, read_table, select, write_table
@@ -63,7 +65,7 @@ def test_a_study_leaves_table_picture_and_page(small):
     with open(f"{folder}/degradation.png", "rb") as file:
         picture = file.read()
     assert picture.startswith(b"\x89PNG")
-    page = open(f"{folder}/report.html", encoding="utf-8").read()
+    page = pathlib.Path(folder, "report.html").read_text("utf-8")
     assert base64.b64encode(picture).decode() in page
     assert all(expected in page.replace("&#x27;", "'") for expected in STUDY.expected)
     assert len(re.findall("orne out</span>", page)) == len(STUDY.expected)
@@ -84,11 +86,8 @@ def test_what_is_measured_is_not_measured_again(small, monkeypatch):
 
 
 def test_an_interrupted_study_resumes(small, monkeypatch, tmp_path):
-    options, done, measure = (
-        dataclasses.replace(small, output=str(tmp_path)),
-        [],
-        jobs.measure,
-    )
+    options, done = dataclasses.replace(small, output=str(tmp_path)), []
+    measure = jobs._measure
 
     def interrupted(study, options, job):
         if len(done) == 1:
@@ -96,13 +95,13 @@ def test_an_interrupted_study_resumes(small, monkeypatch, tmp_path):
         done.append(job)
         return measure(study, options, job)
 
-    monkeypatch.setattr(jobs, "measure", interrupted)
+    monkeypatch.setattr(jobs, "_measure", interrupted)
     with pytest.raises(KeyboardInterrupt):
         STUDY.run(options)
     assert not (tmp_path / "digits/degradation/degradation.csv").exists()
     resumed = []
     monkeypatch.setattr(
-        jobs, "measure", lambda *args: resumed.append(args[2]) or measure(*args)
+        jobs, "_measure", lambda *args: resumed.append(args[2]) or measure(*args)
     )
     STUDY.run(options)
     assert len(resumed) == 3 and done[0] not in resumed
@@ -134,9 +133,7 @@ def test_a_report_is_made_again_from_its_table(small, tmp_path):
         for epoch, error in enumerate(errors)
     ]  # fmt: skip
     write_table(folder / "degradation.csv", rows)
-    (folder / "study.json").write_bytes(
-        open(f"{small.folder}/degradation/study.json", "rb").read()
-    )
+    shutil.copy(f"{small.folder}/degradation/study.json", folder)
     result = run_program(
         "keras_resnet.studies.degradation", "--report", f"--output={options.output}"
     )
@@ -154,11 +151,9 @@ def test_a_report_is_made_again_from_its_table(small, tmp_path):
 
 def test_one_page_of_several_studies(small, monkeypatch):
     responses.STUDY.run(small)
-    monkeypatch.setattr(
-        "keras_resnet.studies.all.STUDIES", ("degradation", "responses")
-    )
+    monkeypatch.setattr("keras_resnet.studies.all.STUDIES", (STUDY, responses.STUDY))
     path = run_all({"output": small.output}, measured=True)
-    page = open(path, encoding="utf-8").read()
+    page = pathlib.Path(path).read_text("utf-8")
     assert page.count("<img") == 2
     assert '<a href="#1">Layer responses</a>' in page and '<h2 id="1">' in page
 
@@ -192,7 +187,7 @@ def test_too_little_memory_is_said_at_once(monkeypatch, tmp_path):
     needed = jobs.PROCESS + 64 * 4 * jobs.COPIES * 400 * 64 * (16 + 8 + 4)
     assert jobs.bytes_needed(1202, (8, 8, 1), 64) == needed
     monkeypatch.setattr(jobs, "bytes_available", lambda: needed - 1)
-    with pytest.raises(InputError, match="1202 layers takes about .* GiB"):
+    with pytest.raises(InputError, match=r"1202 layers takes about .* GiB"):
         STUDY.run(options)
     assert not (tmp_path / "out").exists()
 
@@ -210,14 +205,14 @@ def test_part_of_a_data_set(digits):
     assert all(image.tobytes() in whole for image in part.train.images)
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize("name", ["all", *(study.name for study in STUDIES)])
 def test_help_names_the_defaults(name):
     result = run_program(f"keras_resnet.studies.{name}", "--helpshort")
     assert "--depths" in result.stdout and "--[no]report" in result.stdout
 
 
 def test_figures_of_one_run_and_many_colours():
-    figure, (axes,) = style.new("title")
+    _, (axes,) = style.new("title")
     style.curves(axes, None, [[1, 2, 3]], "one", style.PLAIN)
     style.points(axes, [8, 20], [[1], [2, 4]], "points", style.RESIDUAL)
     assert list(axes.lines[1].get_ydata()) == [1, 3]

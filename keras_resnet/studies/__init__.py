@@ -3,15 +3,3 @@
 python -m keras_resnet.studies.degradation
 python -m keras_resnet.studies.all
 """
-
-STUDIES = (
-    "complexity",
-    "degradation",
-    "shortcuts",
-    "gradients",
-    "responses",
-    "identity",
-    "lesion",
-    "schedule",
-    "overfitting",
-)

@@ -4,11 +4,33 @@ python -m keras_resnet.studies.all
 """
 
 import dataclasses
-import importlib
 import os
 
 from keras_resnet.files import write_file
-from keras_resnet.studies import STUDIES, report
+from keras_resnet.studies import (
+    complexity,
+    degradation,
+    gradients,
+    identity,
+    lesion,
+    overfitting,
+    report,
+    responses,
+    schedule,
+    shortcuts,
+)
+
+STUDIES = (
+    complexity.STUDY,
+    degradation.STUDY,
+    shortcuts.STUDY,
+    gradients.STUDY,
+    responses.STUDY,
+    identity.STUDY,
+    lesion.STUDY,
+    schedule.STUDY,
+    overfitting.STUDY,
+)
 
 
 def run_all(changes=None, measured=False):
@@ -23,8 +45,7 @@ def run_all(changes=None, measured=False):
         The path of the page.
     """
     sections = []
-    for name in STUDIES:
-        study = importlib.import_module(f"keras_resnet.studies.{name}").STUDY
+    for study in STUDIES:
         options = dataclasses.replace(study.defaults, **(changes or {}))
         sections.append(study.run(options, measured))
         print(flush=True)

@@ -3,7 +3,6 @@
 import concurrent.futures
 import dataclasses
 import functools
-import importlib
 import multiprocessing
 import os
 import signal
@@ -122,11 +121,11 @@ def worker_count(options, alone=False):
     return min(wanted, int(available // needed))
 
 
-def each(study, options, found, workers):
+def each(measure, options, found, workers):
     """Measures jobs, and yields each when it is done.
 
     Args:
-        study: name of its module.
+        measure: a function of a module, see `keras_resnet.studies.study.Study`.
         options: `keras_resnet.studies.study.Options`.
         found: jobs by name.
         workers: processes; 0 is this very one.
@@ -139,14 +138,14 @@ def each(study, options, found, workers):
     """
     if not workers:
         for name, job in found.items():
-            yield name, measure(study, options, job)
+            yield name, _measure(measure, options, job)
         return
     executor = concurrent.futures.ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), _begin
     )
     try:
         futures = {
-            executor.submit(measure, study, options, job): name
+            executor.submit(_measure, measure, options, job): name
             for name, job in found.items()
         }
         for future in concurrent.futures.as_completed(futures):
@@ -181,10 +180,8 @@ def _end_with_parent():
     os._exit(1)
 
 
-def measure(study, options, job):
-    """Measures one job; returns its rows."""
+def _measure(measure, options, job):
     import keras
 
     keras.backend.clear_session()
-    module = importlib.import_module(f"keras_resnet.studies.{study}")
-    return module.STUDY.measure(options, job)
+    return measure(options, job)

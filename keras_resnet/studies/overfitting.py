@@ -56,6 +56,7 @@ def errors(named, truth, given, training):
 def measure(options, job):
     """Errors of the trained network on images as they are, not augmented."""
     from keras_resnet.classifiers import load_classifier
+    from keras_resnet.studies.surgery import probabilities
 
     model, share, seed = f"cifar_resnet{job['depth']}", job["wrong"], job["seed"]
     images = options.load()
@@ -64,12 +65,12 @@ def measure(options, job):
     test = with_wrong_labels(images.test.labels, classes, share, (seed, 1))
     changes = {"pad": 0.0, "flip": False} if job["augmented"] == "no" else {}
     if share:
-        wrong = dataclasses.replace(images.train, labels=train)
         name = key({"": model, **options.budget, "wrong": share, "seed": seed})
-        changes["dataset"] = dataclasses.replace(images, train=wrong)
         changes["folder"] = f"{options.folder}/runs/{name}"
-    net = load_classifier(options.train(model, seed, **changes))
-    named = net.model.predict(both.images, batch_size=64, verbose=0).argmax(axis=-1)
+        wrong = dataclasses.replace(images.train, labels=train)
+        changes["dataset"] = dataclasses.replace(images, train=wrong)
+    net = load_classifier(options.train(model, seed, **changes)).model
+    named = probabilities({"": net}, both.images).argmax(axis=-1)
     given, training = np.concatenate([train, test]), np.arange(len(both)) < len(train)
     return [errors(named, both.labels, given, training)]
 
@@ -97,8 +98,7 @@ def draw(rows):
         style.points(right, percent, runs, column, colour)
     right.plot(percent, percent, "k:", label="share of wrong labels")
     right.set(xlabel="wrong labels (%)", ylabel=f"error with {deepest} layers (%)")
-    style.legend(left)
-    style.legend(right)
+    style.legend(left, right)
     return figure
 
 
@@ -128,9 +128,9 @@ STUDY = Study(
     name="overfitting",
     title="Depth, augmentation and wrong labels",
     claim="The net of 1202 layers has the training error of that of 110 and a higher "
-    "test error: it overfits (section 4.2). Left: that gap, of images as they are. Right: "
-    "what wrong labels do (arXiv:1611.03530, 1705.10694), where the test error is by right "
-    "labels and the measured one by labels as wrong as in training.",
+    "test error: it overfits (section 4.2). Left: that gap, on images as they are. Right: "
+    "wrong labels (arXiv:1611.03530, 1705.10694). The test error is by right labels, the "
+    "measured one by labels as wrong as in training.",
     expected=(
         "the gap is greater in the deepest net than in the shallowest",
         "the deepest net's is greater without augmentation",

@@ -21,7 +21,9 @@ def responses(network, images):
     """
     layers = [each for each in batch_norms(network) if not _on_shortcut(each)]
     probe = keras.Model(network.input, [layer.output for layer in layers])
-    found = probe.predict(images, batch_size=100, verbose=0)
+    # Not `predict`, on whose pipeline TensorFlow logs an error.
+    batches = [probe(images[i : i + 100]) for i in range(0, len(images), 100)]
+    found = [np.concatenate(each) for each in zip(*batches, strict=True)]
     return [float(each.std(dtype=np.float64)) for each in found]
 
 
@@ -61,7 +63,9 @@ def gradient_meter(network, images, labels):
     def norms():
         found, branches, sources = {}, {}, []
         with tf.GradientTape() as tape:
-            found[id(network.input)] = tf.cast(images, network.compute_dtype)
+            pixels = tf.cast(images, network.compute_dtype)
+            tape.watch(pixels)
+            found[id(network.input)] = pixels
             for layer in body:
                 inputs = layer.input if isinstance(layer.input, list) else [layer.input]
                 read = [branches.get((layer.name, id(x)), found[id(x)]) for x in inputs]

@@ -105,7 +105,7 @@ STUDY = Study(
     expected=(
         "the longest patience ends with a lower held-out error than a patience of one "
         "epoch",
-        "and with a lower training error, in every seed: rates that drop at the first "
+        "and with a lower training error: rates that drop at the first "
         "setback are soon too small to learn with",
     ),
     jobs=jobs,

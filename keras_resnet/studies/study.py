@@ -240,7 +240,7 @@ class Study:
         begun, done = time.monotonic(), 0
         with progress(self.name, len(missing)) as advance:
             for path, rows in jobs.each(
-                self.name,
+                self.measure,
                 options,
                 {path: paths[path] for path in missing},
                 min(workers, len(missing)),

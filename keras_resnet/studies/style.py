@@ -83,6 +83,7 @@ def points(axes, x, runs, label, colour, line="-"):
         axes.plot([place] * len(each), each, ".", color=colour, alpha=0.4, ms=5)
 
 
-def legend(axes, **options):
-    """Adds a legend without a frame."""
-    axes.legend(frameon=False, fontsize=8, title_fontsize=8, **options)
+def legend(*axes, **options):
+    """Adds a legend without a frame to each of some axes."""
+    for each in axes:
+        each.legend(frameon=False, fontsize=8, title_fontsize=8, **options)

@@ -1,0 +1,36 @@
+import pytest
+
+from keras_resnet.studies.responses import STUDY
+
+
+def rows(plain, residual):
+    """Rows of nets of two layers each: mean deviation by depth."""
+    return [
+        {"kind": kind, "depth": depth, "seed": seed, "layer": layer,
+         "deviation": mean + (0.1 if layer == 1 else -0.1)}
+        for seed in range(2)
+        for kind, means in (("plain", plain), ("res", residual))
+        for depth, mean in means.items()
+        for layer in (1, 2)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("plain", "residual", "holds"),
+    [
+        ({8: 1.0, 20: 1.0}, {8: 0.9, 20: 0.8}, [True, True]),
+        ({8: 1.0, 20: 0.7}, {8: 0.9, 20: 0.8}, [False, True]),
+        ({8: 1.0, 20: 1.0}, {8: 0.8, 20: 0.9}, [True, False]),
+    ],
+)
+def test_responses_are_judged(plain, residual, holds):
+    assert [each for _, each in STUDY.judge(rows(plain, residual))] == holds
+
+
+def test_the_right_panel_is_sorted():
+    table = rows({8: 1.0}, {8: 0.9})
+    for row in table:
+        row["deviation"] = 2.0 - row["deviation"]  # Ascending by layer.
+    ordered, by_size = STUDY.draw(table).axes
+    assert list(ordered.lines[0].get_ydata()) == pytest.approx([0.9, 1.1])
+    assert list(by_size.lines[0].get_ydata()) == pytest.approx([1.1, 0.9])
