@@ -149,6 +149,23 @@ def test_a_report_is_made_again_from_its_table(small, tmp_path):
     assert STUDY.command(small) in page
 
 
+def test_a_damaged_table_is_one_line(small, tmp_path):
+    folder = tmp_path / "digits/degradation"
+    folder.mkdir(parents=True)
+    shutil.copy(f"{small.folder}/degradation/study.json", folder)
+    options = dataclasses.replace(small, output=str(tmp_path))
+    for content in ("", "kind,depth\n", "kind,depth,seed\nres,8,0\n", "\0\n"):
+        (folder / "degradation.csv").write_text(content)
+        with pytest.raises(InputError, match=r"degradation.csv") as caught:
+            STUDY.run(options, measured=True)
+        assert "\n" not in str(caught.value)
+    shutil.copy(f"{small.folder}/degradation/degradation.csv", folder)
+    (folder / "study.json").write_text("{}")
+    with pytest.raises(InputError, match=r"study.json"):
+        STUDY.run(options, measured=True)
+    assert not (folder / "report.html").exists()
+
+
 def test_one_page_of_several_studies(small, monkeypatch):
     responses.STUDY.run(small)
     monkeypatch.setattr("keras_resnet.studies.all.STUDIES", (STUDY, responses.STUDY))

@@ -61,7 +61,7 @@ def judge(rows):
 STUDY = Study(
     name="degradation",
     title="Degradation",
-    claim="Stacking more layers on a plain net makes its *training* error higher, so this "
+    claim="Stacking more layers on a plain net makes its training error higher, so this "
     "is no overfitting; with shortcuts it does not (figures 1, 4 and 6, tables 2 and 6).",
     expected=(
         "the deepest plain net has a higher training error than the shallowest",

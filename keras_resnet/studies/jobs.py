@@ -105,9 +105,10 @@ def worker_count(options, alone=False):
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count()
     )
-    wanted = 1 if alone else cores if options.workers is None else options.workers
+    wanted = cores if options.workers is None else options.workers
+    wanted = min(wanted, 1) if alone else wanted
     deepest = max(options.depths)
-    recipe = RECIPES[options.recipe or "digits"]
+    recipe = RECIPES[options.recipe_name]
     needed = bytes_needed(deepest, options.load().shape, recipe.batch_size)
     available = bytes_available()
     if available is None:

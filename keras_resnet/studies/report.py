@@ -22,6 +22,7 @@ class Section:
         picture: bytes of a PNG.
         about: what `write_about` noted.
         table: path of the CSV.
+        budget: images, seeds and epochs, in words.
     """
 
     title: str
@@ -30,6 +31,7 @@ class Section:
     picture: bytes
     about: dict[str, Any]
     table: str
+    budget: str
 
 
 def write_about(folder, command, options):
@@ -62,7 +64,6 @@ def read_about(folder):
         ) from None
 
 
-RECIPE = "the recipe's"
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto;
        padding: 0 1rem; color: #222; background: #fff }
@@ -101,7 +102,7 @@ def page(title, sections):
 
 
 def _section(section, number, heading):
-    options, about = section.about["options"], section.about
+    about = section.about
     picture = base64.b64encode(section.picture).decode()
     found = "".join(
         f'<li>{html.escape(each.expected)}<br><span class="{"yes" if each.holds else "no"}">'
@@ -109,11 +110,9 @@ def _section(section, number, heading):
         f"{html.escape(each.seen)}</li>\n"
         for each in section.found
     )
-    images = f"{options['images']} images of " if options["images"] else ""
     settings = (
-        f"{images}{options['dataset']}, {options['seeds']} seeds, "
-        f"{options['epochs'] or RECIPE} epochs; commit {about['commit']}, "
-        f"{about['machine']}, Keras {about['versions'].get('keras')}; the rows are in "
+        f"{section.budget}; commit {about['commit']}, {about['machine']}, Keras "
+        f"{about['versions'].get('keras')}; the rows are in "
         f"{os.path.basename(section.table)}"
     )
     title = f'<h2 id="{number}">{html.escape(section.title)}</h2>\n' if heading else ""

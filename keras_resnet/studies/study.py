@@ -65,6 +65,23 @@ class Options:
         """What tells one run or job from those of another budget."""
         return {"epochs": self.epochs or None, "recipe": self.recipe}
 
+    @property
+    def recipe_name(self):
+        """The recipe, where it is chosen by data set too."""
+        from keras_resnet.recipes import may_be_mirrored
+
+        by_data = "paper_cifar" if may_be_mirrored(self.dataset) else "digits"
+        return self.recipe or by_data
+
+    def budget_in_words(self):
+        """Data set, depths, seeds and epochs, for a page."""
+        images = f"{self.images} training images of " if self.images else ""
+        epochs = f"{self.epochs} epochs" if self.epochs else "the recipe's epochs"
+        return (
+            f"{images}{self.dataset}; {_text(self.depths)} layers, {self.seeds} seeds, "
+            f"{epochs}"
+        )
+
     def load(self):
         """Returns the data set, a `keras_resnet.data.Dataset`."""
         return jobs.load_images(self.dataset, self.data_dir, self.images)
@@ -82,7 +99,6 @@ class Options:
         Returns:
             The run folder.
         """
-        from keras_resnet.recipes import may_be_mirrored
         from keras_resnet.training import train
 
         about = key({"": model, **self.budget, **changes, "seed": seed})
@@ -92,8 +108,7 @@ class Options:
         train(
             model,
             dataset or self.load(),
-            recipe=self.recipe
-            or ("paper_cifar" if may_be_mirrored(self.dataset) else "digits"),
+            recipe=self.recipe_name,
             seed=seed,
             strategy="one_device",
             model_dir=folder,
@@ -211,13 +226,24 @@ class Study:
             rows = self._measure(options, folder, workers)
             write_table(table, rows)
             about = report.write_about(folder, self.command(options), options)
+        try:
+            seen, picture = self.judge(rows), to_png(self.draw(rows))
+            options = Options(**about["options"])
+        except (LookupError, TypeError, ValueError) as error:
+            if not measured:
+                raise
+            raise InputError(
+                f"{table} is damaged, or not a table of this study ({error!r})"
+            ) from None
         found = [
-            Finding(expected, *seen)
-            for expected, seen in zip(self.expected, self.judge(rows), strict=True)
+            Finding(expected, *each)
+            for expected, each in zip(self.expected, seen, strict=True)
         ]
-        picture = to_png(self.draw(rows))
         write_file(os.path.join(folder, f"{self.name}.png"), picture)
-        section = report.Section(self.title, self.claim, found, picture, about, table)
+        budget = f"{options.seeds} rounds" if self.alone else options.budget_in_words()
+        section = report.Section(
+            self.title, self.claim, found, picture, about, table, budget
+        )
         page = os.path.join(folder, "report.html")
         write_file(page, report.page(self.title, [section]))
         print()
@@ -279,7 +305,7 @@ def nets(options):
 
 
 def _text(value):
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def spread(values, unit=" %"):
