@@ -83,8 +83,6 @@ def check(folder):
     assert difference(rows, "test_error", *pair).mean() > 0.4
 
     rows = rows_of(folder, "overfitting")
-    for row in rows:
-        assert row["measured_error"] >= row["test_wrong"] - 0.3
     learnt = {"depth": 44, "wrong": 0.2}
     corrected, memorised = (
         select(rows, column, **learnt) for column in ("corrected", "memorised")

@@ -15,7 +15,14 @@ import pytest
 from conftest import ROOT, assert_one_line, run_program
 
 from keras_resnet.errors import InputError
-from keras_resnet.studies import jobs, responses, style
+from keras_resnet.studies import (
+    gradients,
+    identity,
+    jobs,
+    lesion,
+    responses,
+    style,
+)
 from keras_resnet.studies.all import STUDIES, run_all
 from keras_resnet.studies.degradation import STUDY
 from keras_resnet.studies.study import Options, spread
@@ -175,6 +182,50 @@ def test_one_page_of_several_studies(small, monkeypatch):
     assert '<a href="#1">Layer responses</a>' in page and '<h2 id="1">' in page
 
 
+def measure_or_fail(options, job):
+    """A job of a study; in a module of its own, so that a process finds it."""
+    if job["seed"] == 0:
+        raise FloatingPointError("The loss is no longer a number")
+    time.sleep(2)
+    return [{"error": job["seed"]}]
+
+
+def test_the_other_jobs_are_done_when_one_fails():
+    found = {str(seed): {"seed": seed} for seed in range(3)}
+    done = []
+    with pytest.raises(FloatingPointError, match=r"seed 0: The loss is no longer"):
+        for name, rows in jobs.each(measure_or_fail, SMALL, found, 2):
+            done.append((name, rows))
+    assert sorted(done) == [("1", [{"error": 1}]), ("2", [{"error": 2}])]
+
+
+def test_a_damaged_part_is_measured_again(small, tmp_path):
+    options = dataclasses.replace(small, output=str(tmp_path))
+    shutil.copytree(small.folder, options.folder)
+    jobs_done = sorted(tmp_path.glob("digits/degradation/jobs/*.csv"))
+    before = jobs_done[0].read_bytes()
+    jobs_done[0].write_text("")
+    STUDY.run(options)
+    assert jobs_done[0].read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("study", "depths", "words"),
+    [
+        (lesion, (8, 14), "from 14 to 362"),
+        (lesion, (14, 368), "from 14 to 362"),
+        (gradients, (368,), "from 8 to 362"),
+        (identity, (8, 368), "from 8 to 362"),
+        (responses, (8, 368), "from 8 to 362"),
+    ],
+)
+def test_a_depth_that_a_study_cannot_do(study, depths, words, tmp_path):
+    options = dataclasses.replace(SMALL, depths=depths, output=str(tmp_path / "out"))
+    with pytest.raises(InputError, match=words):
+        study.STUDY.run(options)
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -196,10 +247,13 @@ def test_what_cannot_be_used_is_said_at_once(flags, words, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_too_little_memory_is_said_at_once(monkeypatch, tmp_path):
+def test_too_little_memory_is_said_at_once(monkeypatch, tmp_path, digits):
     monkeypatch.setattr(jobs, "bytes_available", lambda: 2.0 * 2**30)
     options = Options(dataset="digits", depths=(8, 1202), output=str(tmp_path / "out"))
     assert jobs.worker_count(dataclasses.replace(options, depths=(8,))) == 1
+    # Of other data sets the recipe has batches of 128.
+    monkeypatch.setattr(Options, "load", lambda self: digits)
+    assert Options(dataset="cifar10").recipe_name == "paper_cifar"
     # By hand: 400 layers in each stage, of 16, 8 and 4 channels' worth of 64 pixels.
     needed = jobs.PROCESS + 64 * 4 * jobs.COPIES * 400 * 64 * (16 + 8 + 4)
     assert jobs.bytes_needed(1202, (8, 8, 1), 64) == needed
@@ -209,6 +263,7 @@ def test_too_little_memory_is_said_at_once(monkeypatch, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells it so")
 def test_memory_that_is_available_is_found():
     assert 2**28 < jobs.bytes_available() < 2**45
 

@@ -38,7 +38,8 @@ def test_each_claim_can_fail():
 
 def test_effective_depth_counts_two_layers_for_each_block():
     seen, _ = STUDY.judge(rows())[3]  # Two blocks of 14 layers: 10 are left.
-    assert "100 % of the layers" in seen and "71.4 % of the layers" in seen
+    assert "plain, 14 layers: 100 % of the layers" in seen
+    assert "residual, 14 layers: 71.4 % of the layers" in seen
 
 
 def test_one_seed_is_measured(tmp_path):

@@ -41,7 +41,7 @@ def test_errors_of_known_nets():
     assert errors(truth, truth, truth, training) == zeros
 
 
-def rows(gap=0.1, bare=1.0, rise=0.5):
+def rows(gap=0.1, bare=1.0, rise=0.5, apart=0.0):
     """Rows of nets whose errors follow known rules."""
     return [
         {
@@ -49,9 +49,13 @@ def rows(gap=0.1, bare=1.0, rise=0.5):
             "augmented": augmented,
             "wrong": share,
             "seed": seed,
-            "training_error": 100 * share,
+            "training_error": 100 * share
+            + 1
+            + rise * 100 * share
+            - gap * depth
+            - bare * (augmented == "no"),
             "test_error": 1 + rise * 100 * share,
-            "measured_error": 100 * share + gap * depth + bare * (augmented == "no"),
+            "measured_error": 100 * share + 1 + rise * 100 * share + apart,
             "test_wrong": 100 * share,
             "memorised": 0.0,
             "corrected": 99.0,
@@ -67,7 +71,7 @@ def test_findings_of_known_tables():
     assert [holds for _, holds in found] == [True] * 4
     assert "0.8 ± 0 points (n = 2) with 8" in found[0][0]
     assert "10 ± 0 points (n = 4) with 20%" in found[2][0]
-    flat = STUDY.judge(rows(gap=-0.1, bare=-1.0, rise=1.5))
+    flat = STUDY.judge(rows(gap=-0.1, bare=-1.0, rise=1.5, apart=1.5))
     assert [holds for _, holds in flat] == [False] * 4
     assert len(STUDY.draw(rows()).axes) == 2
     one = [row for row in rows() if row["depth"] == 8 and row["seed"] == 0]

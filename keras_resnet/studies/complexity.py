@@ -140,6 +140,7 @@ STUDY = Study(
     judge=judge,
     defaults=Options(seeds=10),
     alone=True,
+    budget="{seeds} rounds on one thread",
 )
 
 if __name__ == "__main__":

@@ -124,14 +124,14 @@ STUDY = Study(
     title="A solution by construction",
     claim="A deeper net can do what a shallower one does, if its added layers are the "
     "identity; that training does not find it is the degradation problem (section 1). With "
-    "shortcuts the identity is had by zeros. Nets from scratch are trained for as many epochs "
-    "as deepened ones are further; the shallow net's come on top for these.",
+    "shortcuts the identity is had by zeros. Nets from scratch have the recipe's rate and "
+    "epochs, deepened ones as many on top of the shallow net's, at a rate of 0.01.",
     expected=(
         "a trained residual net that is deepened by blocks of zeros gives the same "
         "probabilities exactly",
         "trained further, its training error is at most 0.5 points above the shallow net's",
         "and its held-out error at most 1 point above",
-        "a plain net that is deepened so is no better than one answer for all images",
+        "a plain net that is deepened so gives one answer for all images, and no better",
     ),
     jobs=jobs,
     measure=measure,
@@ -139,6 +139,7 @@ STUDY = Study(
     judge=judge,
     defaults=Options(depths=(8, 44)),
     least_depths=2,
+    deepest=362,
 )
 
 if __name__ == "__main__":

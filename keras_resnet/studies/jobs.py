@@ -20,7 +20,7 @@ def load_images(name, data_dir=None, count=0):
     Args:
         name: see `keras_resnet.data.load_dataset`.
         data_dir: where TFDS keeps its sets.
-        count: training images, and five times those held out; 0 is all.
+        count: training images, and a fifth as many held out; 0 is all.
 
     Returns:
         A `keras_resnet.data.Dataset`.
@@ -81,9 +81,11 @@ def bytes_available():
     try:  # In a container.
         with open("/sys/fs/cgroup/memory.max", encoding="utf-8") as file:
             limit = int(file.read())
-        with open("/sys/fs/cgroup/memory.current", encoding="utf-8") as file:
-            found = min(found, limit - int(file.read()))
-    except (OSError, ValueError):
+        with open("/sys/fs/cgroup/memory.stat", encoding="utf-8") as file:
+            used = dict(line.split() for line in file)
+        # Files that are cached give way.
+        found = min(found, limit - int(used["anon"]))
+    except (OSError, ValueError, KeyError):
         pass
     return found
 
@@ -111,7 +113,7 @@ def worker_count(options, alone=False):
     recipe = RECIPES[options.recipe_name]
     needed = bytes_needed(deepest, options.load().shape, recipe.batch_size)
     available = bytes_available()
-    if available is None:
+    if available is None or alone:
         return wanted
     if available < needed:
         raise InputError(
@@ -135,31 +137,45 @@ def each(measure, options, found, workers):
         Pairs of a job's name and its rows.
 
     Raises:
-        InputError: a job cannot be done, or a process died.
+        InputError: a job cannot be done, or a process died; the others are done first.
+        FloatingPointError: a job's loss is no longer a number; likewise.
     """
     if not workers:
         for name, job in found.items():
             yield name, _measure(measure, options, job)
         return
+    others = multiprocessing.active_children()
     executor = concurrent.futures.ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), _begin
     )
+    failed = None
     try:
         futures = {
             executor.submit(_measure, measure, options, job): name
             for name, job in found.items()
         }
         for future in concurrent.futures.as_completed(futures):
-            yield futures[future], future.result()
+            try:
+                rows = future.result()
+            except (InputError, FloatingPointError) as error:
+                job = found[futures[future]]
+                what = ", ".join(f"{name} {value}" for name, value in job.items())
+                failed = failed or type(error)(f"{what}: {error}")
+                continue
+            yield futures[future], rows
     except concurrent.futures.process.BrokenProcessPool:
         raise InputError(
             "A process died, perhaps for want of memory. The same command goes on, with "
             "--workers=1 in a single one"
         ) from None
     finally:
+        # Not `terminate`, which training takes for a wish to end between two steps.
         for child in multiprocessing.active_children():
-            child.terminate()
-        executor.shutdown(cancel_futures=True)
+            if child not in others:
+                child.kill()
+        executor.shutdown(wait=False, cancel_futures=True)
+    if failed:
+        raise failed
 
 
 def _begin():

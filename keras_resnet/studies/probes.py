@@ -21,10 +21,15 @@ def responses(network, images):
     """
     layers = [each for each in batch_norms(network) if not _on_shortcut(each)]
     probe = keras.Model(network.input, [layer.output for layer in layers])
-    # Not `predict`, on whose pipeline TensorFlow logs an error.
-    batches = [probe(images[i : i + 100]) for i in range(0, len(images), 100)]
-    found = [np.concatenate(each) for each in zip(*batches, strict=True)]
-    return [float(each.std(dtype=np.float64)) for each in found]
+    sums = 0.0
+    for begin in range(0, len(images), 100):
+        # Not `predict`, on whose pipeline TensorFlow logs an error.
+        found = [
+            np.array(each, np.float64) for each in probe(images[begin : begin + 100])
+        ]
+        sums += np.array([(each.size, each.sum(), (each**2).sum()) for each in found])
+    count, total, squares = np.transpose(sums)
+    return np.sqrt(squares / count - (total / count) ** 2).tolist()
 
 
 def _on_shortcut(layer):

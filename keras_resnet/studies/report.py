@@ -47,8 +47,12 @@ def write_about(folder, command, options):
     return about
 
 
-def read_about(folder):
-    """Returns what `write_about` wrote.
+def read_about(folder, kind):
+    """Returns what `write_about` wrote, and the options in it.
+
+    Args:
+        folder: of the study.
+        kind: class of the options.
 
     Raises:
         InputError: it is not there, or damaged.
@@ -57,7 +61,7 @@ def read_about(folder):
     try:
         with open(path, encoding="utf-8") as file:
             about = json.load(file)
-        return about | {"options": dict(about["options"])}
+        return about, kind(**about["options"])
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError(
             f"{path}, which says how the table beside it was made, is missing or damaged"

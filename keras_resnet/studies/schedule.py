@@ -99,9 +99,9 @@ STUDY = Study(
     name="schedule",
     title="When to drop the learning rate",
     claim="The rate is divided by 10 when the error levels off (section 3.4), and on "
-    "CIFAR-10 at 32k and 48k of 64k iterations, long after it first does (section 4.2). "
-    "Here it is divided when the held-out error has not fallen for some epochs, the "
-    "patience: on the left the errors, on the right what they end with.",
+    "CIFAR-10 at 32k and 48k of 64k iterations, long after it first does (section 4.2). Here "
+    "it is divided each time that the held-out error has not fallen for some epochs, the "
+    "patience: as the same images judge the end, its errors compare runs and are no scores.",
     expected=(
         "the longest patience ends with a lower held-out error than a patience of one "
         "epoch",

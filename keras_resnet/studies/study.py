@@ -19,7 +19,7 @@ from keras_resnet.files import to_png, write_file
 from keras_resnet.progress import progress
 from keras_resnet.studies import jobs, report
 from keras_resnet.studies.style import KINDS
-from keras_resnet.studies.tables import Rows, key, read_table, write_table
+from keras_resnet.studies.tables import Rows, is_table, key, read_table, write_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +73,15 @@ class Options:
         by_data = "paper_cifar" if may_be_mirrored(self.dataset) else "digits"
         return self.recipe or by_data
 
-    def budget_in_words(self):
-        """Data set, depths, seeds and epochs, for a page."""
-        images = f"{self.images} training images of " if self.images else ""
-        epochs = f"{self.epochs} epochs" if self.epochs else "the recipe's epochs"
-        return (
-            f"{images}{self.dataset}; {_text(self.depths)} layers, {self.seeds} seeds, "
-            f"{epochs}"
-        )
+    def words(self):
+        """What a study may say of its budget."""
+        return {
+            "images": f"{self.images} training images of " if self.images else "",
+            "dataset": self.dataset,
+            "depths": _text(self.depths),
+            "seeds": self.seeds,
+            "epochs": self.epochs or "the recipe's",
+        }
 
     def load(self):
         """Returns the data set, a `keras_resnet.data.Dataset`."""
@@ -175,6 +176,9 @@ class Study:
             out what is `expected`, in that order.
         defaults: of its flags; they end within ten minutes on two CPU cores.
         least_depths: number of depths that it compares.
+        shallowest: net that it can be done with.
+        deepest: likewise; above 362 layers, networks have sub-models.
+        budget: what its numbers depend on, of `Options.words`.
         alone: whether jobs are measured one after the other, for their times.
     """
 
@@ -188,6 +192,9 @@ class Study:
     judge: Callable[[Rows], list[tuple[str, bool]]]
     defaults: Options = Options()
     least_depths: int = 1
+    shallowest: int = 8
+    deepest: int | None = None
+    budget: str = "{images}{dataset}; {depths} layers, {seeds} seeds, {epochs} epochs"
     alone: bool = False
 
     def run(self, options=None, measured=False):
@@ -208,7 +215,8 @@ class Study:
         folder = os.path.join(options.folder, self.name)
         table = os.path.join(folder, f"{self.name}.csv")
         if measured:
-            rows, about = read_table(table), report.read_about(folder)
+            rows = read_table(table)
+            about, options = report.read_about(folder, Options)
         else:
             options = dataclasses.replace(
                 options, depths=tuple(sorted(set(options.depths)))
@@ -218,7 +226,19 @@ class Study:
                     f"{self.name} compares depths: give {self.least_depths} or more, such "
                     f"as --depths=8,20. Received: {_text(options.depths)}"
                 )
-            options.check()
+            if not self.alone:
+                options.check()
+            deepest = self.deepest or max(options.depths)
+            if (
+                not self.shallowest
+                <= min(options.depths)
+                <= max(options.depths)
+                <= deepest
+            ):
+                raise InputError(
+                    f"{self.name} needs depths from {self.shallowest} to "
+                    f"{self.deepest or 'any'}. Received: {_text(options.depths)}"
+                )
             workers = jobs.worker_count(options, self.alone)
             print(f"{self.title}\n{self.claim}\n")
             for expected in self.expected:
@@ -228,7 +248,6 @@ class Study:
             about = report.write_about(folder, self.command(options), options)
         try:
             seen, picture = self.judge(rows), to_png(self.draw(rows))
-            options = Options(**about["options"])
         except (LookupError, TypeError, ValueError) as error:
             if not measured:
                 raise
@@ -240,13 +259,13 @@ class Study:
             for expected, each in zip(self.expected, seen, strict=True)
         ]
         write_file(os.path.join(folder, f"{self.name}.png"), picture)
-        budget = f"{options.seeds} rounds" if self.alone else options.budget_in_words()
+        budget = self.budget.format(**options.words())
         section = report.Section(
             self.title, self.claim, found, picture, about, table, budget
         )
         page = os.path.join(folder, "report.html")
         write_file(page, report.page(self.title, [section]))
-        print()
+        print(f"\n{self.title}: {budget}")
         for each in found:
             print(each)
         print(f"see {page}", flush=True)
@@ -260,7 +279,7 @@ class Study:
             os.path.join(scratch, f"{key({**job, **options.budget})}.csv"): job
             for job in self.jobs(options)
         }
-        missing = [path for path in paths if not os.path.exists(path)]
+        missing = [path for path in paths if not is_table(path)]
         if len(missing) < len(paths):
             print(f"{len(paths) - len(missing)} of {len(paths)} measured before")
         begun, done = time.monotonic(), 0

@@ -57,7 +57,7 @@ def swapped(parts, first, second):
     return {name: places.get(name, part) for name, part in parts.items()}
 
 
-def probabilities(parts, images, batch_size=500):
+def probabilities(parts, images, batch_size=100):
     """What a network says, in inference mode.
 
     Args:

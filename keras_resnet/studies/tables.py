@@ -58,6 +58,14 @@ def read_table(path):
     return rows
 
 
+def is_table(path):
+    """Whether a file is there that `read_table` reads."""
+    try:
+        return bool(read_table(path))
+    except InputError:
+        return False
+
+
 def _value(text):
     for kind in (int, float):
         try:
