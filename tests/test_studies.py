@@ -277,6 +277,14 @@ def test_part_of_a_data_set(digits):
     assert all(image.tobytes() in whole for image in part.train.images)
 
 
+def test_all_refuses_what_one_of_them_cannot_do(tmp_path):
+    result = run_program(
+        "keras_resnet.studies.all", "--depths=8,20", f"--output={tmp_path / 'out'}"
+    )
+    assert_one_line(result, "lesion needs depths from 14")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("name", ["all", *(study.name for study in STUDIES)])
 def test_help_names_the_defaults(name):
     result = run_program(f"keras_resnet.studies.{name}", "--helpshort")

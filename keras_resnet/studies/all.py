@@ -43,10 +43,16 @@ def run_all(changes=None, measured=False):
 
     Returns:
         The path of the page.
+
+    Raises:
+        InputError: a study cannot be run with these; none is then.
     """
+    chosen = [(s, dataclasses.replace(s.defaults, **(changes or {}))) for s in STUDIES]
+    if not measured:
+        for study, options in chosen:  # Before any of them takes its minutes.
+            study.checked(options)
     sections = []
-    for study in STUDIES:
-        options = dataclasses.replace(study.defaults, **(changes or {}))
+    for study, options in chosen:
         sections.append(study.run(options, measured))
         print(flush=True)
     path = os.path.join(options.folder, "report.html")

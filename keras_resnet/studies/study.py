@@ -197,6 +197,28 @@ class Study:
     budget: str = "{images}{dataset}; {depths} layers, {seeds} seeds, {epochs} epochs"
     alone: bool = False
 
+    def checked(self, options):
+        """Returns the options with their depths in order.
+
+        Raises:
+            InputError: this study cannot be run with them.
+        """
+        depths = tuple(sorted(set(options.depths)))
+        if len(depths) < self.least_depths:
+            raise InputError(
+                f"{self.name} compares depths: give {self.least_depths} or more, such "
+                f"as --depths=14,20. Received: {_text(options.depths)}"
+            )
+        deepest = self.deepest or depths[-1]
+        if not self.shallowest <= depths[0] <= depths[-1] <= deepest:
+            raise InputError(
+                f"{self.name} needs depths from {self.shallowest} to "
+                f"{self.deepest or 'any'}. Received: {_text(options.depths)}"
+            )
+        if not self.alone:
+            options.check()
+        return dataclasses.replace(options, depths=depths)
+
     def run(self, options=None, measured=False):
         """Measures what is not there yet, and writes table, picture and page.
 
@@ -218,27 +240,7 @@ class Study:
             rows = read_table(table)
             about, options = report.read_about(folder, Options)
         else:
-            options = dataclasses.replace(
-                options, depths=tuple(sorted(set(options.depths)))
-            )
-            if len(options.depths) < self.least_depths:
-                raise InputError(
-                    f"{self.name} compares depths: give {self.least_depths} or more, such "
-                    f"as --depths=8,20. Received: {_text(options.depths)}"
-                )
-            if not self.alone:
-                options.check()
-            deepest = self.deepest or max(options.depths)
-            if (
-                not self.shallowest
-                <= min(options.depths)
-                <= max(options.depths)
-                <= deepest
-            ):
-                raise InputError(
-                    f"{self.name} needs depths from {self.shallowest} to "
-                    f"{self.deepest or 'any'}. Received: {_text(options.depths)}"
-                )
+            options = self.checked(options)
             workers = jobs.worker_count(options, self.alone)
             print(f"{self.title}\n{self.claim}\n")
             for expected in self.expected:
