@@ -188,6 +188,7 @@ def _begin():
     import_keras()
     import tensorflow as tf
 
+    tf.get_logger().setLevel("ERROR")  # It warns that each net is traced anew.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
