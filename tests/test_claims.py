@@ -23,7 +23,7 @@ def difference(rows, column, first, second):
 
 
 def check(folder):
-    """Asserts it of the tables in a folder, which took twenty minutes to make."""
+    """Asserts it of the tables in a folder, which take some seventeen minutes to make."""
     deep = {"depth": 44, "epoch": 24}
     rows = rows_of(folder, "degradation")
     plain, residual = {**deep, "kind": "plain"}, {**deep, "kind": "res"}
@@ -90,7 +90,7 @@ def check(folder):
     assert min(corrected) > 80 and max(memorised) < 15
 
 
-@pytest.mark.full  # Twenty minutes on two CPUs.
+@pytest.mark.full  # Some seventeen minutes on two CPUs.
 def test_the_claims_hold_with_a_margin(tmp_path):
     run_all({"output": str(tmp_path)})
     check(dataclasses.replace(Options(), output=str(tmp_path)).folder)
