@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and what they note of their origin."""
 
+import csv
 import io
 import os
 import platform
@@ -24,6 +25,16 @@ def write_file(path, content):
     finally:
         if os.path.exists(beside):
             os.remove(beside)
+
+
+def to_csv(rows):
+    """Returns rows, dicts, as CSV; columns that a row lacks are empty."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def to_png(figure):

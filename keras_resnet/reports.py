@@ -1,13 +1,11 @@
 """What an evaluation leaves to be read and looked at."""
 
-import csv
-import io
 import json
 import os
 
 import numpy as np
 
-from keras_resnet.files import machine, to_png, versions, write_file
+from keras_resnet.files import machine, to_csv, to_png, versions, write_file
 
 
 def write_report(folder, classifier, predictions, **about):
@@ -37,7 +35,7 @@ def write_report(folder, classifier, predictions, **about):
     confusion = predictions.confusion(len(classifier.classes))
     write_file(
         os.path.join(folder, "per_class.csv"),
-        _table(per_class(confusion, classifier.classes)),
+        to_csv(per_class(confusion, classifier.classes)),
     )
     write_file(
         os.path.join(folder, "confusion.png"),
@@ -95,7 +93,7 @@ def predictions_csv(predictions, names, classes):
             row[f"class_{rank}"] = classes[predictions.classes[i, rank - 1]]
             row[f"score_{rank}"] = f"{predictions.scores[i, rank - 1]:.6g}"
         rows.append(row)
-    return _table(rows)
+    return to_csv(rows)
 
 
 def draw_confusion(confusion, classes):
@@ -158,11 +156,3 @@ def draw_confusion(confusion, classes):
     bar = figure.colorbar(image, label="images", shrink=0.8, ticks=ticks, format="%d")
     bar.minorticks_off()
     return to_png(figure)
-
-
-def _table(rows):
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

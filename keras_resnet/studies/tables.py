@@ -1,13 +1,12 @@
 """Tables of studies: lists of dicts, kept as CSV."""
 
 import csv
-import io
 import os
 import re
 from typing import Any
 
 from keras_resnet.errors import InputError
-from keras_resnet.files import write_file
+from keras_resnet.files import to_csv, write_file
 
 Rows = list[dict[str, Any]]
 
@@ -28,12 +27,7 @@ def key(about):
 
 def write_table(path, rows):
     """Writes rows as CSV; columns that a row lacks are empty."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_file(path, text.getvalue())
+    write_file(path, to_csv(rows))
 
 
 def read_table(path):
