@@ -1,13 +1,14 @@
 # make train      trains, evaluates and exports a ResNet-20 on handwritten digits
 # make test       the test suite; make test-full adds the longer proofs
 # make test-arm   LiteRT on an emulated ARM CPU, which Debian 12 can prepare
+# make bazel      the BUILD files, by buildifier (npm) and Debian's Bazel
 # make lint       format, lint and types
 # make lock       resolves the dependencies anew
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-full test-arm lint lock clean
+.PHONY: train test test-full test-arm bazel buildifier lint lock clean
 
 train: $(VENV)/ready
 	@$(BIN)/python -m keras_resnet.train --strategy=mirrored --model_dir=runs/demo
@@ -25,6 +26,22 @@ test-arm: $(VENV)/ready-dev .arm/ready
 
 .arm/ready: requirements.lock tests/arm/prepare.sh | $(VENV)/python
 	tests/arm/prepare.sh .arm $(BIN)/python
+	@touch $@
+
+bazel: export VENV := $(abspath $(VENV))
+bazel: $(VENV)/ready-dev buildifier
+	tests/bazel/run.sh build //...
+	tests/bazel/run.sh test --test_size_filters=small //...
+	$(BIN)/python -m pytest tests/test_bazel.py -m bazel
+
+BUILDIFIER := .bazel/node_modules/.bin/buildifier
+buildifier: $(BUILDIFIER)
+	$(BUILDIFIER) -mode=check -lint=warn -r BUILD MODULE.bazel WORKSPACE benchmarks export keras_resnet tests
+
+$(BUILDIFIER): tests/bazel/package-lock.json
+	@mkdir -p .bazel
+	cp tests/bazel/package*.json .bazel
+	npm --prefix .bazel ci --no-audit --no-fund --silent
 	@touch $@
 
 lint: $(VENV)/ready-dev
@@ -53,4 +70,4 @@ lock:
 	$(COMPILE) setup.py --extra cpu --extra dev -c requirements.lock -o requirements-dev.lock
 
 clean:
-	rm -rf $(VENV) .arm build_wheel dist *.egg-info
+	rm -rf $(VENV) .arm .bazel build_wheel dist *.egg-info

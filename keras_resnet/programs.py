@@ -35,6 +35,9 @@ def run(main, positional=False):
             help and flag errors appear at once.
         positional: whether positional arguments are accepted.
     """
+    # `bazel run` starts programs in a folder of its own, and names the user's.
+    if folder := os.environ.get("BUILD_WORKING_DIRECTORY"):
+        os.chdir(folder)
     # Read when TensorFlow is imported: warnings and errors only.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     # A filter, since TensorFlow sets its logger's level when it is imported.

@@ -21,9 +21,9 @@ def find_imports(source, module):
     """Yields an `Import` for every name that the source of `module` imports.
 
     A package's own source is the module `package.__init__`. What a test starts by
-    `run_program("package.program")` or `[..., "-m", "package.program"]` and what it
-    skips for by `importorskip` is needed no less than what it imports; a program's
-    name ends in `.__main__`.
+    `run_program("package.program")`, `run_child`, `Child` or
+    `[..., "-m", "package.program"]` and what it skips for by `importorskip` is needed
+    no less than what it imports; a program's name ends in `.__main__`.
     """
     package = module.split(".")[:-1]
 
@@ -37,7 +37,10 @@ def find_imports(source, module):
                 start = [*parents, *filter(None, [node.module])]
                 for alias in node.names:
                     yield Import(".".join([*start, alias.name]), when, level > 0)
-            case ast.Call(ast.Name("run_program"), [ast.Constant(program), *_]):
+            case ast.Call(
+                ast.Name("run_program" | "run_child" | "Child"),
+                [ast.Constant(program), *_],
+            ):
                 yield Import(f"{program}.__main__", when)
             case ast.Call(ast.Attribute(attr="importorskip"), [ast.Constant(name), *_]):
                 yield Import(name, when)

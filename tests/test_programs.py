@@ -4,6 +4,7 @@ import ast
 import csv
 import json
 import os
+import pathlib
 import pty
 import re
 import shutil
@@ -37,7 +38,9 @@ PROGRAMS = (
 def test_help_fits_a_screen(program):
     result = run_program(program, "--helpshort")
     lines = result.stdout.splitlines()
-    assert len(lines) <= 45
+    # But for the line that says where the program lies.
+    lines = [line for line in lines if not line.endswith(".py:")]
+    assert len(lines) <= 44
     assert max(map(len, lines)) <= 80
     flags = re.findall(r"^  --(?:\[no\])?(\w+):", result.stdout, re.MULTILINE)
     assert 1 <= len(flags) <= 20
@@ -510,6 +513,9 @@ def test_train_with_wrong_input(flags, words, tmp_path):
 
 def test_train_where_others_may_not_write(tmp_path):
     """As another user where this one may write anywhere."""
+    users = pathlib.Path("/proc/self/uid_map")
+    if users.exists() and users.read_text().split()[2] == "1":
+        pytest.skip("this sandbox knows no other user")
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
     faults = [("become_nobody",)] if os.getuid() == 0 else []

@@ -1,0 +1,7 @@
+"""Runs the module that the first argument names, as `python -m` does."""
+
+import runpy
+import sys
+
+del sys.argv[0]
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
