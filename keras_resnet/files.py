@@ -69,7 +69,7 @@ def commit():
     try:
         answer = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=os.path.dirname(__file__),
+            cwd=os.path.dirname(os.path.realpath(__file__)),  # Bazel's is a link.
             capture_output=True,
             text=True,
             timeout=10,

@@ -2,12 +2,15 @@
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
+import venv
 
 import pytest
 from conftest import ROOT
+from PIL import Image
 
 pytestmark = [
     pytest.mark.bazel,
@@ -16,30 +19,33 @@ pytestmark = [
 
 
 class Checkout:
-    """A copy that Bazel has a server and an output folder of its own for."""
+    """A copy of the checkout, for which Bazel has a server and a folder of its own."""
 
     def __init__(self, folder):
         self.root, self._outputs = folder / "checkout", folder / "outputs"
-        ignored = shutil.ignore_patterns("__pycache__", ".*_cache")
+        ignored = shutil.ignore_patterns("__pycache__")
         for name in ("benchmarks", "export", "keras_resnet", "tests"):
             shutil.copytree(ROOT / name, self.root / name, ignore=ignored)
         for path in ROOT.iterdir():
             if path.is_file():
                 shutil.copy2(path, self.root)
+        # With buildifier.
         shutil.copytree(ROOT / ".bazel", self.root / ".bazel", symlinks=True)
 
-    def bazel(self, *arguments, cwd=None, venv=sys.prefix):
-        script = [self.root / "tests/bazel/run.sh", f"--output_user_root={self._outputs}"]
-        return self._run(*script, *arguments, cwd=cwd, env={"VENV": str(venv)})
+    def bazel(self, *arguments, cwd=None, environment=sys.prefix):
+        """Runs Debian's Bazel; its status and what it printed."""
+        run = self.root / "tests/bazel/run.sh"
+        command = [run, f"--output_user_root={self._outputs}", *map(str, arguments)]
+        return self._run(command, cwd, VENV=str(environment))
 
     def buildifier(self):
-        return self._run("make", "buildifier")
+        return self._run(["make", "buildifier"])
 
-    def _run(self, *command, cwd=None, env=None):
+    def _run(self, command, cwd=None, **env):
         result = subprocess.run(
             command,
             cwd=cwd or self.root,
-            env={**os.environ, **(env or {})},
+            env={**os.environ, **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -48,12 +54,13 @@ class Checkout:
         return result.returncode, result.stdout
 
     @contextlib.contextmanager
-    def change(self, path, old, new):
-        """Puts `new` in the place of `old`, once, for as long as the context lasts."""
+    def change(self, path, pattern, replacement):
+        """Changes a file for as long as the context lasts."""
         file = self.root / path
         before = file.read_text("utf-8")
-        assert before.count(old) == 1, f"{path} has changed: {old!r}"
-        file.write_text(before.replace(old, new), "utf-8")
+        after = re.sub(pattern, replacement, before, flags=re.DOTALL)
+        assert after != before, f"nothing in {path} is like {pattern}"
+        file.write_text(after, "utf-8")
         yield
         file.write_text(before, "utf-8")
 
@@ -63,3 +70,119 @@ def checkout(tmp_path_factory):
     found = Checkout(tmp_path_factory.mktemp("bazel"))
     yield found
     found.bazel("shutdown")
+
+
+# A target of a test, what is changed, and what the target then says.
+BREAKS = {
+    "an internal dep is removed": (
+        "//tests:test_study_lesion",
+        ("keras_resnet/studies/BUILD", r'("lesion.py".*?)":surgery",', r"\1"),
+        "No module named 'keras_resnet.studies.surgery'",
+    ),
+    # The interpreter has every package, so that only the imports tell.
+    "a @pypi dep is removed": (
+        "//tests:test_build_files",
+        ("keras_resnet/BUILD", r'("weights.py".*?)"@pypi//h5py",', r"\1"),
+        "deps of //keras_resnet:weights: add '@pypi//h5py'",
+    ),
+    "a test fails": (
+        "//tests:test_variants",
+        ("tests/test_variants.py", r"\Z", "\n\ndef test_sum():\n    assert 1 + 1 == 3\n"),
+        "FAILED tests/test_variants.py::test_sum",
+    ),
+    "a file has no tests": (
+        "//tests:test_strategies",
+        ("tests/test_strategies.py", r"\ndef test_", r"\ndef check_"),
+        "no tests ran",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def said(checkout):
+    """What each target printed that failed when everything was broken at once.
+
+    Unbroken they pass, as `make bazel` shows before it comes here.
+    """
+    with contextlib.ExitStack() as stack:
+        for _, change, _ in BREAKS.values():
+            stack.enter_context(checkout.change(*change))
+        targets = [target for target, _, _ in BREAKS.values()]
+        status, output = checkout.bazel("test", "--keep_going", *targets)
+    assert status == 3, output  # Built, and some tests failed.
+    failed = re.findall(r"^(//\S+) +FAILED in", output, re.MULTILINE)
+    parts = re.split(r"^=+ Test output for (//\S+):$", output, flags=re.MULTILINE)
+    texts = dict(zip(parts[1::2], parts[2::2], strict=True))
+    return {target: texts[target] for target in failed}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_what_is_broken_fails(said, name):
+    target, _, words = BREAKS[name]
+    assert words in said[target]
+
+
+def test_export_cannot_be_imported_by_keras_resnet(checkout):
+    change = "keras_resnet/BUILD", r'("train.py"\],\s+deps = \[)', r'\1"//export:card",'
+    with checkout.change(*change):
+        status, output = checkout.bazel("build", "//keras_resnet:train")
+    assert status == 1
+    words = "'//export:card' is not visible from target '//keras_resnet:train'"
+    assert words in " ".join(output.split())
+
+
+def test_a_misformatted_build_file_is_refused(checkout):
+    assert checkout.buildifier()[0] == 0
+    with checkout.change("export/BUILD", 'srcs = \\["card.py"', 'srcs=["card.py"'):
+        status, output = checkout.buildifier()
+    assert status != 0 and "export/BUILD # reformat" in output
+    with checkout.change("tests/BUILD", r'"py_library"\)', '"py_library", "py_test")'):
+        status, output = checkout.buildifier()
+    assert status != 0 and 'Loaded symbol "py_test" is unused' in output
+
+
+@pytest.mark.parametrize(
+    ("cpu", "name"), [("x86_64", "tensorflow_cpu"), ("aarch64", "tensorflow")]
+)
+def test_tensorflow_is_the_platform_s(checkout, cpu, name):
+    """As setup.py has it."""
+    constraints = f'["@platforms//os:linux", "@platforms//cpu:{cpu}"]'
+    platform = f'platform(name = "it", constraint_values = {constraints})\n'
+    with checkout.change("BUILD", r"\Z", platform):
+        query = "cquery", "--platforms=//:it", "deps(//:tensorflow, 1)"
+        status, output = checkout.bazel(*query)
+    assert status == 0, output
+    assert f"@pypi//{name}:{name} (" in output
+
+
+def test_programs_work_where_the_user_stands(checkout, tmp_path, digits):
+    def run(target, *flags):
+        status, output = checkout.bazel("run", target, "--", *flags, cwd=folder)
+        assert status == 0, output
+        return output
+
+    # Bazel finds the checkout from within it.
+    folder = checkout.root / "docs"
+    folder.mkdir()
+    Image.fromarray(digits.test.images[0].squeeze()).save(folder / "digit.png")
+    network = "--model=cifar_resnet8", "--epochs=2", "--strategy=mirrored"
+    run("//keras_resnet:train", *network, "--model_dir=runs/demo")
+    assert (folder / "runs/demo/final.keras").exists()
+    assert "of 360 held-out images" in run("//keras_resnet:evaluate", "--model=runs/demo")
+    assert "digit.png" in run(
+        "//keras_resnet:predict", "--model=runs/demo", "digit.png"
+    )
+    run("//export", "--model=runs/demo", "--output=demo", "--formats=float32")
+    assert (folder / "demo/float32.tflite").exists()
+
+
+def test_an_environment_that_holds_the_project_is_refused(checkout, tmp_path):
+    venv.create(tmp_path / "venv")
+    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (site / "project.pth").write_text(str(ROOT))
+    status, output = checkout.bazel("info", environment=tmp_path / "venv")
+    assert (status, output.count("\n")) == (1, 1)
+    assert output.startswith("error: VENV must not hold this project")
+    status, output = checkout.bazel("info", environment=tmp_path / "none")
+    assert (status, output.count("\n")) == (1, 1)
+    assert output.startswith("error: VENV must be an environment with the packages")

@@ -8,10 +8,9 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$(dirname "$here")")
-cd "$root"
-venv=$(realpath -ms "${VENV:-.venv}")
+venv=$(realpath -ms "${VENV:-$root/.venv}")
 made=$root/.bazel
-lock=requirements-dev.lock
+lock=$root/requirements-dev.lock
 
 fail() {
   echo "error: $*" >&2
@@ -44,14 +43,14 @@ if [ ! "$made/pypi" -nt "$lock" ]; then
 fi
 
 # explicit_init_py is MODULE.bazel's; PYTHONSAFEPATH is what current rules_python sets.
-cat >"$made/bazelrc" <<END
-build --override_repository=pypi=$made/pypi
-build --override_repository=remote_coverage_tools=$here/remote_coverage_tools
-build --override_repository=rules_cc=$here/rules_cc
-build --override_repository=rules_java=/usr/share/bazel/rules/java
-build --override_repository=rules_proto=/usr/share/bazel/rules/proto
-build --override_repository=rules_python=$here/rules_python
-build --experimental_repository_disable_download
+cat >"$made/bazelrc.$$" <<END
+common --override_repository=pypi=$made/pypi
+common --override_repository=remote_coverage_tools=$here/remote_coverage_tools
+common --override_repository=rules_cc=$here/rules_cc
+common --override_repository=rules_java=/usr/share/bazel/rules/java
+common --override_repository=rules_proto=/usr/share/bazel/rules/proto
+common --override_repository=rules_python=$here/rules_python
+common --experimental_repository_disable_download
 build --incompatible_default_to_explicit_init_py
 build --nosandbox_debug
 build --symlink_prefix=/
@@ -59,4 +58,5 @@ test --test_env=PATH
 test --test_env=PYTHONSAFEPATH=1
 test --test_output=errors
 END
+mv "$made/bazelrc.$$" "$made/bazelrc"
 PATH=$venv/bin:$PATH PYTHONSAFEPATH=1 exec bazel --bazelrc="$made/bazelrc" "$@"
