@@ -19,7 +19,7 @@ test: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-full: $(VENV)/ready-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m ""
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not bazel"
 
 test-arm: $(VENV)/ready-dev .arm/ready
 	$(BIN)/python -m pytest tests/test_arm.py -m arm
@@ -33,6 +33,7 @@ bazel: $(VENV)/ready-dev buildifier
 	tests/bazel/run.sh build //...
 	tests/bazel/run.sh test --test_size_filters=small //...
 	$(BIN)/python -m pytest tests/test_bazel.py -m bazel
+	tests/bazel/run.sh shutdown
 
 BUILDIFIER := .bazel/node_modules/.bin/buildifier
 buildifier: $(BUILDIFIER)

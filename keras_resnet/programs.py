@@ -36,7 +36,8 @@ def run(main, positional=False):
         positional: whether positional arguments are accepted.
     """
     # `bazel run` starts programs in a folder of its own, and names the user's.
-    if folder := os.environ.get("BUILD_WORKING_DIRECTORY"):
+    folder = os.environ.pop("BUILD_WORKING_DIRECTORY", None)
+    if folder and ".runfiles" in __file__ and os.path.isdir(folder):
         os.chdir(folder)
     # Read when TensorFlow is imported: warnings and errors only.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -2,7 +2,7 @@
 
 load("@rules_python//python:defs.bzl", "py_test")
 
-def pytest_test(name, srcs, deps = [], data = [], marker = None, **kwargs):
+def pytest_test(name, srcs, deps = [], data = [], marker = None, tags = [], **kwargs):
     """Declares a `py_test` that runs pytest on `srcs`.
 
     Args:
@@ -12,6 +12,7 @@ def pytest_test(name, srcs, deps = [], data = [], marker = None, **kwargs):
         data: files that they read, without pyproject.toml, which every test has.
         marker: of pytest, where it leaves out all tests of the file unless asked for
             them by their marker. Then Bazel runs it only if it is named, too.
+        tags: as of `py_test`.
         **kwargs: as of `py_test`.
     """
     args = ["$(location %s)" % src for src in srcs]
@@ -21,7 +22,7 @@ def pytest_test(name, srcs, deps = [], data = [], marker = None, **kwargs):
         args = args + (["-m", marker] if marker else []),
         data = data + ["//:pyproject.toml"],
         main = "run_pytest.py",
-        tags = ["manual"] if marker else [],
+        tags = tags + (["manual"] if marker else []),
         deps = deps + [
             ":conftest",
             "@pypi//pytest",

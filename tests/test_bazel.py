@@ -61,8 +61,10 @@ class Checkout:
         after = re.sub(pattern, replacement, before, flags=re.DOTALL)
         assert after != before, f"nothing in {path} is like {pattern}"
         file.write_text(after, "utf-8")
-        yield
-        file.write_text(before, "utf-8")
+        try:
+            yield
+        finally:
+            file.write_text(before, "utf-8")
 
 
 @pytest.fixture(scope="module")

@@ -54,8 +54,8 @@ common --experimental_repository_disable_download
 build --incompatible_default_to_explicit_init_py
 build --nosandbox_debug
 build --symlink_prefix=/
-test --test_env=PATH
-test --test_env=PYTHONSAFEPATH=1
+build --test_env=PATH
+build --test_env=PYTHONSAFEPATH=1
 test --test_output=errors
 END
 mv "$made/bazelrc.$$" "$made/bazelrc"
