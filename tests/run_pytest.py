@@ -15,6 +15,6 @@ if __name__ == "__main__":
         os.environ["HOME"] = os.environ["TEST_TMPDIR"]
     # Of `bazel run`; the programs that tests start are to stay in their own folders.
     os.environ.pop("BUILD_WORKING_DIRECTORY", None)
-    # Status 5, which fails as well, is pytest's when it has run no test. There is no
+    # Status 5, which fails as well, is pytest's when it has found no test. There is no
     # cache in Bazel's folders, which cannot be written.
     sys.exit(pytest.main([*sys.argv[1:], "-p", "no:cacheprovider"]))

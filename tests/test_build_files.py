@@ -110,10 +110,21 @@ def shortest(label, package):
     return folder if folder.split("/")[-1] == name else label
 
 
+def ignored_folders(root):
+    return (root / ".bazelignore").read_text("utf-8").split()
+
+
+def starlark_files(root, *patterns):
+    """Returns the files of FOLDERS that Bazel sees."""
+    ignored = [root / folder for folder in ignored_folders(root)]
+    found = (p for f in FOLDERS for g in patterns for p in (root / f).rglob(g))
+    return sorted(p for p in found if not any(map(p.is_relative_to, ignored)))
+
+
 def read_build_files(root):
     """Returns the targets of the BUILD files by label, and what is not loaded."""
     targets, faults = {}, []
-    for path in sorted(p for f in FOLDERS for p in (root / f).rglob("BUILD")):
+    for path in starlark_files(root, "BUILD"):
         package = path.parent.relative_to(root).as_posix()
         calls = [line.value for line in ast.parse(path.read_text("utf-8")).body]
         calls = [call for call in calls if isinstance(call, ast.Call)]
@@ -136,14 +147,11 @@ class Project:
     """The sources and targets of a checkout."""
 
     def __init__(self, root):
-        ignored = [
-            f"{folder.replace('/', '.')}."
-            for folder in (root / ".bazelignore").read_text("utf-8").split()
-        ]
+        ignored = tuple(f"{f.replace('/', '.')}." for f in ignored_folders(root))
         self.sources = {
             module: source
             for module, source in read_sources(root, FOLDERS).items()
-            if not module.startswith(tuple(ignored))
+            if not module.startswith(ignored)
         }
         self.targets, self.faults = read_build_files(root)
         # Which targets have a module: a library and a program may both have it.
@@ -245,10 +253,7 @@ def problems(root):
 
     lock = (root / "requirements-dev.lock").read_text("utf-8")
     locked = {re.sub(r"\W", "_", n) for n in re.findall(r"^([\w.-]+)==", lock, re.M)}
-    starlark = [
-        p for f in FOLDERS for g in ("BUILD", "*.bzl") for p in (root / f).rglob(g)
-    ]
-    for path in (root / "BUILD", *starlark):
+    for path in (root / "BUILD", *starlark_files(root, "BUILD", "*.bzl")):
         labels = re.findall(r'"@pypi//([^"]+)"', path.read_text("utf-8"))
         for package in sorted({*labels} - locked):
             yield f"{path.relative_to(root)}: requirements-dev.lock lacks {package}"
@@ -262,6 +267,7 @@ def test_build_files_match_the_imports():
 SMALL = {
     ".bazelignore": "tests/bazel",
     "tests/bazel/stand_in.py": "",
+    "tests/bazel/BUILD": 'py_library(name = "hidden", srcs = ["no.py"])',
     "BUILD": 'alias(name = "tensorflow", actual = "@pypi//tensorflow_cpu")',
     "requirements-dev.lock": "absl-py==2\nkeras==3\nscikit-learn==1\ntensorflow-cpu==2\n",
     "keras_resnet/__init__.py": "def __getattr__(name):\n    from . import net\n",

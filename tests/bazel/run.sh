@@ -29,22 +29,22 @@ if (cd / && PYTHONPATH='' "$venv/bin/python3" -c 'import keras_resnet' 2>/dev/nu
 fi
 
 # @pypi: a target for each distribution of the lock file, as pip.parse names them.
-if [ ! "$made/pypi" -nt "$lock" ]; then
-  rm -rf "$made"/pypi*
-  mkdir -p "$made/pypi.part"
-  echo 'workspace(name = "pypi")' >"$made/pypi.part/WORKSPACE"
+if [ ! "$made/hub" -nt "$lock" ]; then
+  rm -rf "$made"/hub*
+  mkdir -p "$made/hub.part"
+  echo 'workspace(name = "pypi")' >"$made/hub.part/WORKSPACE"
   sed -nE 's/^([A-Za-z0-9._-]+)==.*/\L\1/p' "$lock" | tr .- __ | sort -u |
     while read -r name; do
-      mkdir "$made/pypi.part/$name"
+      mkdir "$made/hub.part/$name"
       echo "py_library(name = '$name', visibility = ['//visibility:public'])" \
-        >"$made/pypi.part/$name/BUILD"
+        >"$made/hub.part/$name/BUILD"
     done
-  mv "$made/pypi.part" "$made/pypi"
+  mv "$made/hub.part" "$made/hub"
 fi
 
 # explicit_init_py is MODULE.bazel's; PYTHONSAFEPATH is what current rules_python sets.
 cat >"$made/bazelrc.$$" <<END
-common --override_repository=pypi=$made/pypi
+common --override_repository=pypi=$made/hub
 common --override_repository=remote_coverage_tools=$here/remote_coverage_tools
 common --override_repository=rules_cc=$here/rules_cc
 common --override_repository=rules_java=/usr/share/bazel/rules/java
