@@ -28,7 +28,7 @@ def subset(data_dir):
     """Returns the data set with the first 10,000 of its images to train on."""
     import dataclasses
 
-    from keras_resnet.data import load_dataset
+    from keras_resnet.data.sources import load_dataset
 
     found = load_dataset("cifar10", data_dir)
     return dataclasses.replace(
@@ -40,7 +40,7 @@ def train_ours(recipe, images, folder, seed, precision):
     """Trains by a recipe; returns a row for each epoch."""
     import keras
 
-    from keras_resnet.training import train
+    from keras_resnet.training.run import train
 
     class Clock(keras.callbacks.Callback):
         """Seconds of training up to the end of each epoch; kept in checkpoints."""
@@ -77,7 +77,7 @@ def train_ours(recipe, images, folder, seed, precision):
 
 def run(side, images, folder, seed, precision):
     """Trains one side unless it is done; returns its rows."""
-    from keras_resnet.files import write_file
+    from keras_resnet.support.files import write_file
 
     path = os.path.join(folder, f"{side}-{seed}.csv")
     if not os.path.exists(path) and side == "pytorch":
@@ -120,7 +120,7 @@ def draw(found):
     """Returns a PNG of accuracy against epochs and against seconds."""
     from matplotlib.figure import Figure
 
-    from keras_resnet.files import to_png
+    from keras_resnet.support.files import to_png
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -141,7 +141,7 @@ def main(argv):
     """Trains each side; writes `results/accuracy*.csv` and `docs/accuracy.png`."""
     del argv
     from benchmarks.side_by_side import RESULTS, write_results
-    from keras_resnet.files import write_file
+    from keras_resnet.support.files import write_file
 
     seed, folder = flags.FLAGS.seed, flags.FLAGS.output
     os.makedirs(folder, exist_ok=True)
@@ -164,10 +164,10 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    from keras_resnet import programs
+    from keras_resnet.support import program
 
     flags.DEFINE_string("data_dir", None, "Where TFDS keeps cifar10.")
     flags.DEFINE_string("output", "runs/accuracy", "Folder of the runs.")
     flags.DEFINE_integer("seed", 0, "Of both.", 0)
     flags.DEFINE_string("precision", "float32", "Of ours.")
-    programs.run(main)
+    program.run_command(main)

@@ -21,7 +21,7 @@ def backbone(depth):
     """Returns a function that builds KerasHub's backbone of that depth."""
     from keras_hub.models import ResNetBackbone
 
-    from keras_resnet.variants import find_variant
+    from keras_resnet.spec.variants import find_variant
 
     row = find_variant(f"resnet{depth}")
     return lambda: ResNetBackbone(
@@ -80,7 +80,7 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    from keras_resnet import programs
+    from keras_resnet.support import program
 
     flags.DEFINE_integer("rounds", 5, "Networks built by each side of a pair.", 1)
-    programs.run(main)
+    program.run_command(main)

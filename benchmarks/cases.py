@@ -27,7 +27,7 @@ class Case:
 
     def find_recipe(self):
         """Returns the recipe, at a rate that noise cannot blow up."""
-        from keras_resnet.recipes import find_recipe
+        from keras_resnet.spec.recipes import find_recipe
 
         return find_recipe(self.recipe, learning_rate=1e-3)
 
@@ -41,24 +41,25 @@ class Case:
 
     def network(self):
         """Returns a network, as a training run has it."""
-        from keras_resnet import data, training
-        from keras_resnet.preprocessing import Preprocessing
+        from keras_resnet.data import splits
+        from keras_resnet.data.preprocessing import Preprocessing
+        from keras_resnet.training import preparation
 
-        noise = data.Split(*(each.numpy() for each in self.batch()))
+        noise = splits.Split(*(each.numpy() for each in self.batch()))
         classes = tuple(map(str, range(self.classes)))
         shape = (self.size, self.size, 3)
-        images = data.Dataset("noise", classes, noise, noise, shape)
+        images = splits.Dataset("noise", classes, noise, noise, shape)
         settings = {"model": self.model, "shortcut": None}
-        network, _ = training._build(settings, images, Preprocessing(*shape))
+        network, _ = preparation._build(settings, images, Preprocessing(*shape))
         return network
 
     def training(self, precision="float32"):
         """Returns a function that takes one of our steps, the network, the `Step`."""
         import tensorflow as tf
 
-        from keras_resnet.recipes import Execution
-        from keras_resnet.steps import Step
-        from keras_resnet.strategies import make_strategy
+        from keras_resnet.distribution.strategies import make_strategy
+        from keras_resnet.spec.execution import Execution
+        from keras_resnet.training.step import Step
 
         strategy = make_strategy("mirrored")
         with strategy.scope():

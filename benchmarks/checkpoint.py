@@ -19,8 +19,8 @@ from benchmarks.side_by_side import milliseconds, ratios, take_turns, write_resu
 
 def measure(case, directory, rounds):
     """Returns the row of a case."""
-    from keras_resnet.checkpoints import Checkpoints, Progress
-    from keras_resnet.run_folders import RunFolder
+    from keras_resnet.training.checkpoints import Checkpoints, Progress
+    from keras_resnet.training.run_folder import RunFolder
 
     step, network, taken = case.training()
     progress = Progress([RunFolder(directory)])
@@ -55,7 +55,7 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    from keras_resnet import programs
+    from keras_resnet.support import program
 
     flags.DEFINE_integer("rounds", 10, "Steps and checkpoints of each network.", 1)
-    programs.run(main)
+    program.run_command(main)

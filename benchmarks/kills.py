@@ -78,8 +78,8 @@ def kill_once(folder, chance, took):
 def main(argv):
     """Kills as often as asked for, less those that were done before."""
     del argv
-    from keras_resnet.files import write_file
-    from keras_resnet.progress import progress
+    from keras_resnet.support.files import write_file
+    from keras_resnet.support.progress import progress_bar
 
     wanted, work = flags.FLAGS.kills, os.path.abspath(flags.FLAGS.work_dir)
     whole, cut, path = (os.path.join(work, n) for n in ("whole", "cut", "kills.json"))
@@ -92,7 +92,7 @@ def main(argv):
     finish(start(whole))
     took = time.perf_counter() - began
     expected = content(whole)
-    with progress("kills", wanted) as advance:
+    with progress_bar("kills", wanted) as advance:
         for number in range(1, wanted + 1):
             if number > len(rows):
                 moment, step = kill_once(cut, random.Random(), took)
@@ -111,8 +111,8 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    from keras_resnet import programs
+    from keras_resnet.support import program
 
     flags.DEFINE_integer("kills", 100, "How many.", 1)
     flags.DEFINE_string("work_dir", "runs/kills", "Where the runs are.")
-    programs.run(main)
+    program.run_command(main)

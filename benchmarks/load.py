@@ -64,7 +64,7 @@ def _write_files(folder):
     import keras
 
     import keras_resnet
-    from keras_resnet.weights import save_state_dict
+    from keras_resnet.weights.saving import save_state_dict
 
     model = keras_resnet.ResNet152(stride_on="3x3")
     save_state_dict(model, f"{folder}/net.safetensors")
@@ -117,9 +117,9 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    from keras_resnet import programs
+    from keras_resnet.support import program
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     flags.DEFINE_string("torch_python", sys.executable, "Python that has timm.")
     flags.DEFINE_integer("rounds", 5, "Loads of each side.", 1)
-    programs.run(main)
+    program.run_command(main)

@@ -233,10 +233,10 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    from keras_resnet import programs
+    from keras_resnet.support import program
 
     flags.DEFINE_string("folder", None, "Of JPEG files.", required=True)
     flags.DEFINE_string("torch_python", sys.executable, "Python with torchvision.")
     flags.DEFINE_integer("images", 2000, "To read; files are read again if fewer.", 1)
     flags.DEFINE_integer("rounds", 5, "Passes of each side.", 1)
-    programs.run(main)
+    program.run_command(main)

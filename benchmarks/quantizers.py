@@ -27,7 +27,7 @@ CALIBRATION_IMAGES = 200
 
 def networks(weights, crops, data_dir):
     """Yields (classifier, calibration images, images to judge on, labels)."""
-    from keras_resnet.classifiers import load_classifier, load_images
+    from keras_resnet.evaluation.classifier import load_classifier, load_images
 
     if weights:
         held_out = np.load(os.path.join(crops, "imagenet_crops200.npz"))
@@ -62,13 +62,20 @@ def litert_quantizer(content, images, by_extremes):
 
 def candidates(classifier, calibration, folder):
     """Yields (name of the quantiser, content of the file that it makes)."""
-    from export import folding, quantization, saved_model, tflite
+    from export.formats import saved_model, tflite
+    from export.quantization import repair
+    from keras_resnet.nets import folding
 
     folded = dataclasses.replace(classifier, model=folding.fold(classifier.model))
     static = os.path.join(folder, "static")
     saved_model.write_static(folded, static, "float32")
-    yield "TFLite", tflite.convert(static, tflite.FORMATS["float_io"], calibration)
-    content = tflite.convert(static, tflite.FORMATS["float32"])
+    yield (
+        "TFLite",
+        tflite.convert_to_tflite(
+            static, tflite.TFLITE_FORMATS["float_io"], calibration
+        ),
+    )
+    content = tflite.convert_to_tflite(static, tflite.TFLITE_FORMATS["float32"])
     try:
         for by_extremes in (False, True):
             name = "litert-quantizer, " + ("extremes" if by_extremes else "averages")
@@ -76,26 +83,27 @@ def candidates(classifier, calibration, folder):
     except ImportError as error:
         print(f"No rows for litert-quantizer, which cannot be imported: {error}")
     repaired = os.path.join(folder, "repaired")
-    saved_model.write_static(
-        quantization.repair(folded, calibration), repaired, "float32"
-    )
+    saved_model.write_static(repair.repair(folded, calibration), repaired, "float32")
     yield (
         "TFLite, repaired",
-        tflite.convert(repaired, tflite.FORMATS["float_io"], calibration),
+        tflite.convert_to_tflite(
+            repaired, tflite.TFLITE_FORMATS["float_io"], calibration
+        ),
     )
 
 
 def main(argv):
     """Measures all and writes `results/quantizers.csv`."""
     del argv
-    from export import runtimes, saved_model, verify
+    from export.device import comparison, runtimes
+    from export.formats import saved_model
 
     values = flags.FLAGS
     rows = []
     for classifier, calibration, images, labels in networks(
         values.weights, values.crops, values.data_dir
     ):
-        logits = saved_model.reference(classifier.model, images)
+        logits = saved_model.reference_logits(classifier.model, images)
         exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
         expected = exponentials / exponentials.sum(axis=1, keepdims=True)
         with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +113,7 @@ def main(argv):
                     file.write(content)
                 classify = runtimes.open_tflite(path)
                 found = np.concatenate([classify(image[None]) for image in images])
-                judged = verify.compare(found, logits, labels)
+                judged = comparison.compare(found, logits, labels)
                 row = {
                     "network": classifier.name,
                     "quantizer": name,
@@ -126,9 +134,9 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    from keras_resnet import programs
+    from keras_resnet.support import program
 
     flags.DEFINE_string("weights", None, "Folder of expanded ImageNet weights.")
     flags.DEFINE_string("crops", None, "Folder of the crops and calibration images.")
     flags.DEFINE_string("data_dir", None, "Where TFDS keeps its sets.")
-    programs.run(main)
+    program.run_command(main)

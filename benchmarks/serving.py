@@ -32,8 +32,8 @@ from absl import flags
 
 from benchmarks.serving_files import OURS, PEERS, load_images, prepare, prepared
 from benchmarks.side_by_side import alone, compare, take_turns, write_results
-from keras_resnet.errors import InputError
-from keras_resnet.progress import progress
+from keras_resnet.support.errors import InputError
+from keras_resnet.support.progress import progress_bar
 
 THREADS = 2
 CALLS = 5  # In a turn; the first finds the caches full of another side's weights.
@@ -150,8 +150,8 @@ SIDES = {
 
 def serve(name, folder, batch, notes):
     """Opens a side and notes what that took; returns a function of a turn."""
-    from export.latency import peak_memory
-    from export.runtimes import quiet
+    from export.device.runtimes import quiet
+    from export.device.timing import peak_memory
 
     open_side, file, *args = SIDES[name]
     images = np.resize(load_images(folder), (batch, 224, 224, 3))
@@ -202,13 +202,13 @@ def main(argv):
         files = (*OURS, *PEERS)
         with (
             ProcessPoolExecutor(1, spawn) as pool,
-            progress("preparing", len(files)) as advance,
+            progress_bar("preparing", len(files)) as advance,
         ):
             for file in files:
                 pool.submit(prepare, file, folder).result()
                 advance()
         sides = {}
-        with progress("starting", len(names)) as advance:
+        with progress_bar("starting", len(names)) as advance:
             for name in names:  # One after the other, for the time that each takes.
                 sides[name] = alone(serve, name, folder, values.batch, notes)
                 sides[name]()
@@ -229,9 +229,9 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    from keras_resnet import programs
+    from keras_resnet.support import program
 
     flags.DEFINE_integer("rounds", 30, "Turns of each side.", 1)
     flags.DEFINE_integer("batch", 1, "Images at a time.", 1)
     flags.DEFINE_string("folder", None, "Keeps what is prepared, or has it already.")
-    programs.run(main)
+    program.run_command(main)

@@ -28,7 +28,7 @@ def prepare(name, folder):
         return
     sys.modules["openvino_telemetry"] = None  # It would report to its maker.
     from export.artifacts import ARTIFACTS
-    from export.runtimes import quiet
+    from export.device.runtimes import quiet
 
     os.makedirs(parts, exist_ok=True)
     part = os.path.join(parts, name)
@@ -45,9 +45,9 @@ def _source(folder):
     """What the bundle's writers need; makes weights and images, too."""
     import keras
 
-    from export import folding
     from export.artifacts import Source
-    from keras_resnet.classifiers import load_classifier
+    from keras_resnet.evaluation.classifier import load_classifier
+    from keras_resnet.nets import folding
 
     weights = os.path.join(folder, "net.h5")
     if not os.path.exists(weights):

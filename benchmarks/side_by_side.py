@@ -114,7 +114,8 @@ def write_results(name, rows):
         name: of the benchmark.
         rows: dicts with the same columns.
     """
-    from keras_resnet.files import machine, versions, write_file
+    from keras_resnet.support.environment import machine, versions
+    from keras_resnet.support.files import write_file
 
     found = versions()
     with contextlib.suppress(metadata.PackageNotFoundError):

@@ -34,7 +34,7 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    from keras_resnet import programs
+    from keras_resnet.support import program
 
     flags.DEFINE_integer("rounds", 9, "Imports of each side.", 1)
-    programs.run(main)
+    program.run_command(main)

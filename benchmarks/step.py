@@ -104,8 +104,8 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    from keras_resnet import programs
+    from keras_resnet.support import program
 
     flags.DEFINE_integer("rounds", 7, "Turns of each side.", 1)
     flags.DEFINE_integer("steps", 5, "Steps in a turn.", 1)
-    programs.run(main)
+    program.run_command(main)

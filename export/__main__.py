@@ -13,10 +13,12 @@ def main(argv):
     """Reads the flags, exports and prints the closing table."""
     del argv
     from .bundle import export
-    from .card import table
+    from .device import closing_table
 
     manifest = export(**{name: flags.FLAGS[name].value for name in _FLAGS})
-    print(f"\n{table(manifest)}\n\nin {flags.FLAGS.output}, described by manifest.json")
+    print(
+        f"\n{closing_table(manifest)}\n\nin {flags.FLAGS.output}, described by manifest.json"
+    )
 
 
 _FLAGS = (
@@ -34,10 +36,11 @@ _FLAGS = (
     "debug_quantization",
 )
 
-if __name__ == "__main__":
-    from keras_resnet import programs
 
-    programs.define_model_flags()
+if __name__ == "__main__":
+    from keras_resnet.support import define_model_flags, run_command
+
+    define_model_flags()
     flags.DEFINE_string("output", "artifacts/resnet20-digits", "Folder to write.")
     flags.DEFINE_list(
         "formats",
@@ -69,4 +72,4 @@ if __name__ == "__main__":
         False,
         "Show layer by layer where int8 departs from float.",
     )
-    programs.run(main)
+    run_command(main)

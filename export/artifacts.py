@@ -7,10 +7,22 @@ from collections.abc import Callable
 
 import numpy as np
 
-from keras_resnet.classifiers import Classifier
-from keras_resnet.files import write_file
+from keras_resnet.evaluation import Classifier
+from keras_resnet.support import write_file
 
-from . import metadata, onnx_model, openvino_ir, quantization, saved_model, tflite, web
+from .formats import (
+    MODELS,
+    TFLITE_FORMATS,
+    add_metadata,
+    check_signatures,
+    convert_to_tflite,
+    write_onnx,
+    write_openvino,
+    write_saved_model,
+    write_static,
+    write_web,
+)
+from .quantization import REPAIR, repair
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +49,7 @@ class Source:
         """Path of a SavedModel for converters, which takes images of that type."""
         if pixels not in self.statics:
             path = tempfile.mkdtemp(dir=self.scratch)
-            saved_model.write_static(self.classifier, path, pixels)
+            write_static(self.classifier, path, pixels)
             self.statics[pixels] = path
         return self.statics[pixels]
 
@@ -45,8 +57,8 @@ class Source:
         """The same with a network that loses less in int8."""
         return dataclasses.replace(
             self,
-            classifier=quantization.repair(self.classifier, self.calibration),
-            repair=quantization.REPAIR,
+            classifier=repair(self.classifier, self.calibration),
+            repair=REPAIR,
             statics={},
         )
 
@@ -81,25 +93,25 @@ class Artifact:
 
 
 def _saved_model(path, source):
-    saved_model.write_saved_model(source.classifier, path)
+    write_saved_model(source.classifier, path)
 
 
 def _openvino_int8(path, source):
-    openvino_ir.write_openvino(path, source.classifier, source.calibration)
+    write_openvino(path, source.classifier, source.calibration)
 
 
 def _web(path, source):
-    files = {name: os.path.join(source.bundle, f"{name}.tflite") for name in web.MODELS}
+    files = {name: os.path.join(source.bundle, f"{name}.tflite") for name in MODELS}
     present = {name: file for name, file in files.items() if os.path.exists(file)}
-    web.write_web(path, source.classifier, present)
+    write_web(path, source.classifier, present)
 
 
 def _tflite(format, precision="int8"):
-    row = tflite.FORMATS[format]
+    row = TFLITE_FORMATS[format]
 
     def write(path, source):
-        content = tflite.convert(source.static(row.pixels), row, source.calibration)
-        write_file(path, metadata.add_metadata(content, source.classifier))
+        content = convert_to_tflite(source.static(row.pixels), row, source.calibration)
+        write_file(path, add_metadata(content, source.classifier))
 
     return Artifact(
         f"{format}.tflite", write, "LiteRT", precision, row.calibrated,
@@ -115,24 +127,24 @@ ARTIFACTS = {
         "TensorFlow",
         "float32",
         default=True,
-        check=saved_model.check_signatures,
+        check=check_signatures,
     ),
     "float32": _tflite("float32", "float32"),
     "float16": _tflite("float16", "float16"),
     **{
         name: _tflite(name)
-        for name in tflite.FORMATS
+        for name in TFLITE_FORMATS
         if name not in ("float32", "float16")
     },
     "onnx": Artifact(
         "model.onnx",
-        lambda path, source: onnx_model.write_onnx(path, source.classifier),
+        lambda path, source: write_onnx(path, source.classifier),
         "ONNX Runtime",
         "float32",
     ),
     "openvino": Artifact(
         "openvino",
-        lambda path, source: openvino_ir.write_openvino(path, source.classifier),
+        lambda path, source: write_openvino(path, source.classifier),
         "OpenVINO",
         "float32",
     ),

@@ -12,8 +12,6 @@ and whatever else was asked for: see `ARTIFACTS`.
 
 import contextlib
 import dataclasses
-import hashlib
-import io
 import os
 import shutil
 import tempfile
@@ -21,25 +19,32 @@ import tempfile
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet import data, pipelines
-from keras_resnet.classifiers import load_classifier, load_images
-from keras_resnet.errors import InputError, choose
-from keras_resnet.files import machine, versions, write_file
+from keras_resnet.evaluation import load_classifier, load_images
+from keras_resnet.nets import fold
+from keras_resnet.support import InputError, choose, machine, versions, write_file
 
-from . import card, folding, latency, metadata, quantization, saved_model, verify
 from .artifacts import ARTIFACTS, Source
-from .runtimes import RUNTIMES
+from .calibration import calibration_split, choose_calibration
+from .device import (
+    MANIFEST_FORMAT,
+    RUNTIMES,
+    Disagreement,
+    check_answers,
+    compare,
+    describe_files,
+    find_strangers,
+    judge,
+    label_lines,
+    read_manifest,
+    time_in_turn,
+    write_description,
+)
+from .formats import check_model
+from .proof import prove_on, write_check
+from .quantization import REPAIR, write_debug
 
-CALIBRATION_IMAGES = 200
-# Of check.npz, uncompressed, and how many images at most.
-CHECK_BYTES = 16 << 20
-CHECK_IMAGES = 400
 # Images for signatures beside that of `probabilities`.
 CHECKED_TWICE = 8
-# Data sets whose licence lets anybody give their images on: CC BY 4.0 and MIT.
-SHAREABLE = {"digits", "fashion_mnist"}
-# Recipes and weights that int8 is known to lose little of.
-AS_THE_PAPER = {"paper_cifar", "paper_imagenet", "keras", "torchvision_v1"}
 
 
 def export(
@@ -93,32 +98,34 @@ def export(
         raise InputError(f"seed must be 0 or more. Received: seed={seed}")
     _refuse_to_replace(output)
     classifier = load_classifier(model, weights, image_size)
-    saved_model.check_model(classifier.model)
+    check_model(classifier.model)
     dataset = load_images(classifier, dataset, data_dir)
-    proof = _prove_on(dataset, images, classifier, share_images)
+    proof = prove_on(dataset, images, classifier, share_images)
     calibrated = [name for name in formats if ARTIFACTS[name].calibrated]
     images, chosen = np.empty((0, *classifier.preprocessing.shape), np.uint8), None
     if calibrated or debug_quantization:
-        split = _calibration_split(calibration, dataset, data_dir)
-        images, chosen = _choose(split, classifier.preprocessing, seed, proof.images)
+        split = calibration_split(calibration, dataset, data_dir)
+        images, chosen = choose_calibration(
+            split, classifier.preprocessing, seed, proof.images
+        )
     manifest = _describe(classifier, dataset, proof) | {
         "calibration": chosen
         and {"dataset": _public(calibration or dataset.name), **chosen},
     }
     with _beside(output) as folder, tempfile.TemporaryDirectory() as scratch:
-        folded = dataclasses.replace(classifier, model=folding.fold(classifier.model))
+        folded = dataclasses.replace(classifier, model=fold(classifier.model))
         source = Source(folded, images, folder, scratch)
         if debug_quantization:
-            quantization.debug(source, proof.images, folder)
+            write_debug(source, proof.images, folder)
         rows, functions = {}, {}
         for name in formats:
             rows[name], functions[name] = _make(name, source, proof)
         manifest["artifacts"] = rows
         _time(manifest, classifier, functions, proof.images[:1])
-        names = metadata.labels(classifier.classes)
+        names = label_lines(classifier.classes)
         write_file(os.path.join(folder, "labels.txt"), "".join(f"{n}\n" for n in names))
-        _write_check(os.path.join(folder, "check.npz"), proof)
-        card.write_description(folder, manifest)
+        write_check(os.path.join(folder, "check.npz"), proof)
+        write_description(folder, manifest)
     return manifest
 
 
@@ -149,7 +156,7 @@ def _refuse_to_replace(output):
     else:
         there = os.listdir(output)
         with contextlib.suppress(InputError):  # No bundle: all of it is other files.
-            there = there and verify.strangers(output, verify.read_manifest(output))
+            there = there and find_strangers(output, read_manifest(output))
         if not there:
             return
         problem = f"which holds other files, such as {min(there)}"
@@ -159,129 +166,12 @@ def _refuse_to_replace(output):
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class Proof:
-    """What artifacts are judged on.
-
-    Attributes:
-        images: uint8 (n, height, width, channels), held out.
-        labels: whole numbers (n,).
-        logits: of the Keras model, (n, classes).
-        check: of check.npz: `image`, `probability`, `largest_logit` and, of real
-            images, `label`.
-        modern: whether the network was trained by more than the paper's recipe.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    logits: np.ndarray
-    check: dict
-    modern: bool
-
-    def limit(self, artifact):
-        """What an artifact may differ by: a `verify.Limit`."""
-        return verify.limit_of(artifact.precision, len(self.labels), self.modern)
-
-
-def _prove_on(dataset, count, classifier, share_images):
-    """Chooses what to judge on, evenly over the held-out images, and asks Keras."""
-    held_out = dataset.test
-    places = np.linspace(0, len(held_out) - 1, min(count, len(held_out))).astype(int)
-    images, labels = _views(held_out, places, classifier.preprocessing)
-    logits = saved_model.reference(classifier.model, images)
-    size = max(1, min(CHECK_IMAGES, len(images), CHECK_BYTES // images[0].nbytes))
-    if share_images or dataset.name in SHAREABLE:
-        some = np.linspace(0, len(images) - 1, size).astype(int)
-        check = {"image": images[some], "label": labels[some]}
-        asked = logits[some]
-    else:
-        patterns = _patterns(4 * size, classifier.preprocessing)
-        answers = saved_model.reference(classifier.model, patterns)
-        second, first = np.sort(answers, axis=1)[:, -2:].T
-        # The surest, so that rounding does not decide.
-        surest = np.sort(np.argsort(second - first, kind="stable")[:size])
-        check = {"image": patterns[surest]}
-        asked = answers[surest]
-    check["probability"] = np.float32(verify.softmax(asked))
-    check["largest_logit"] = np.abs(asked).max()
-    settings = classifier.settings
-    origin = settings.get("recipe", str(settings.get("weights")).split("/")[-1])
-    return Proof(images, labels, logits, check, origin not in AS_THE_PAPER)
-
-
-def _patterns(count, preprocessing, seed=0):
-    """Images that nobody owns: colours that run into each other, and noise.
-
-    Returns:
-        uint8 (count, height, width, channels).
-    """
-    draws = np.random.default_rng(seed)
-    coarse = draws.uniform(-64, 320, (count, 4, 4, preprocessing.channels))
-    smooth = tf.image.resize(coarse, preprocessing.shape[:2], "bicubic").numpy()
-    noisy = smooth + draws.normal(0, 8, smooth.shape)
-    return np.clip(noisy, 0, 255).astype(np.uint8)
-
-
-def _calibration_split(name, dataset, data_dir):
-    """The images that some are chosen from to calibrate with."""
-    if name is None:
-        split = dataset.train
-    elif name.startswith("folder:"):
-        found = data.find_images([os.path.expanduser(name.removeprefix("folder:"))])
-        files = [file for file in found if os.path.isfile(file)]
-        split = data.Split(
-            np.array(files, object), np.zeros(len(files), np.int32), True
-        )
-    else:
-        split = data.load_dataset(name, data_dir).train
-    if not len(split):
-        raise InputError(
-            "int8 needs images to calibrate with, other than the held-out ones: "
-            f"--calibration=folder:PATH. Received: {name or dataset.name}, which has none"
-        )
-    return split
-
-
-def _choose(split, preprocessing, seed, evaluated):
-    """Chooses calibration images, none of which is among the evaluated ones.
-
-    Returns:
-        uint8 (n, height, width, channels), and what the manifest says of them.
-    """
-    places = np.random.default_rng(seed).permutation(len(split))
-    places = np.sort(places[:CALIBRATION_IMAGES])
-    images, _ = _views(split, places, preprocessing)
-    seen = {hashlib.sha256(image).digest() for image in evaluated}
-    new = np.array([hashlib.sha256(image).digest() not in seen for image in images])
-    if not new.any():
-        raise InputError(
-            "Images to calibrate with must not be among the evaluated ones. "
-            "Received: the same images for both"
-        )
-    return images[new], {
-        "seed": seed,
-        "images": places[new].tolist(),
-        "of": len(split),
-        "left_out_as_evaluated": int((~new).sum()),
-    }
-
-
-def _views(split, places, preprocessing):
-    """The chosen images of a split, as the network sees them, and their labels."""
-    chosen = split.take(places)
-    try:
-        return pipelines.load_views(chosen, preprocessing), chosen.labels
-    except tf.errors.OpError:
-        data.refuse_damaged(chosen, preprocessing)
-        raise
-
-
 def _describe(classifier, dataset, proof):
     """The manifest's part that is known before there is an artifact."""
     right = proof.logits.argmax(axis=1) == proof.labels
     count = len(classifier.classes)
     return {
-        "format": verify.FORMAT,
+        "format": MANIFEST_FORMAT,
         "name": classifier.model.name,
         "classes": list(classifier.classes),
         "settings": {key: _public(value) for key, value in classifier.settings.items()},
@@ -336,30 +226,30 @@ def _make(name, source, proof):
         runtime = RUNTIMES[artifact.runtime]
         classify = runtime.open(path)
         answers = runtime.predict(classify, proof.images)
-        comparison = verify.compare(answers, proof.logits, proof.labels)
+        comparison = compare(answers, proof.logits, proof.labels)
         limit = proof.limit(artifact)
         try:
-            verify.judge(name, comparison, limit)
+            judge(name, comparison, limit)
             artifact.check(path, source.classifier, proof.images[:CHECKED_TWICE])
-        except verify.Disagreement as error:
+        except Disagreement as error:
             # The repair is for TFLite's way to round.
             mendable = artifact.calibrated and artifact.runtime == "LiteRT"
             if source.repair or not mendable:
-                raise verify.Disagreement(
+                raise Disagreement(
                     f"{error}. Nothing was written; --formats can leave {name} out"
                 ) from None
-            print(f"{error}. Trying again: {quantization.REPAIR}", flush=True)
+            print(f"{error}. Trying again: {REPAIR}", flush=True)
             return _make(name, source.repaired(), proof)
         row |= dataclasses.asdict(comparison)
         if limit.logits is None:
             del row["logit_difference"]
         row["limit"] = dataclasses.asdict(limit)
         again = runtime.predict(classify, proof.check["image"])
-        row["check"] = verify.check_answers(again, proof.check)
+        row["check"] = check_answers(again, proof.check)
         if limit.logits is None:
             del row["check"]["logit_difference"]
         row["signatures"] = runtime.describe(path)
-    files = verify.describe_files(source.bundle, [artifact.path])
+    files = describe_files(source.bundle, [artifact.path])
     row["bytes"] = sum(file["bytes"] for file in files.values())
     row["files"] = files
     return row, classify
@@ -373,16 +263,10 @@ def _time(manifest, classifier, functions, image):
         return compiled(tf.constant(pixels), training=False).numpy()
 
     functions = {name: call for name, call in functions.items() if call}
-    times = latency.time_in_turn({"keras": keras_model, **functions}, image)
+    times = time_in_turn({"keras": keras_model, **functions}, image)
     manifest["evaluation"]["keras_latency_ms"] = round(times.pop("keras"), 3)
     for name, milliseconds in times.items():
         manifest["artifacts"][name]["latency_ms"] = round(milliseconds, 3)
-
-
-def _write_check(path, proof):
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **proof.check)
-    write_file(path, buffer.getvalue())
 
 
 @contextlib.contextmanager

@@ -1,5 +1,5 @@
 """The console script of the export program."""
 
-from keras_resnet.programs import console_script
+from keras_resnet.support import console_script
 
 export = console_script(f"{__package__}.__main__")

@@ -3,136 +3,35 @@
     import keras_resnet
     model = keras_resnet.ResNet50()
 
-`help(keras_resnet.ResNet50)` documents what every constructor takes.
+`help(keras_resnet.ResNet50)` documents what every constructor takes. The public
+names stand in one list, `__init__.pyi`.
 """
 
-import importlib
-from typing import TYPE_CHECKING
+from typing import Any
 
-__version__ = "0.1.0"
+from keras_resnet.support.front_door import open_front_door, read_stub
 
-if TYPE_CHECKING:
-    from keras_resnet.classifiers import preprocessing_for
-    from keras_resnet.complexity import profile
-    from keras_resnet.errors import InputError
-    from keras_resnet.registry import list_weights
-    from keras_resnet.resnet import (
-        PlainNet18,
-        PlainNet20,
-        PlainNet32,
-        PlainNet34,
-        PlainNet44,
-        PlainNet56,
-        PlainNet110,
-        PlainNet1202,
-        ResNet,
-        ResNet18,
-        ResNet18D,
-        ResNet20,
-        ResNet32,
-        ResNet34,
-        ResNet34D,
-        ResNet44,
-        ResNet50,
-        ResNet50D,
-        ResNet50V2,
-        ResNet56,
-        ResNet101,
-        ResNet101D,
-        ResNet101V2,
-        ResNet110,
-        ResNet152,
-        ResNet152D,
-        ResNet152V2,
-        ResNet1202,
-        ResNeXt50_32x4d,
-        ResNeXt101_32x8d,
-        ResNeXt101_64x4d,
-        SEResNet18,
-        SEResNet34,
-        SEResNet50,
-        SEResNet101,
-        SEResNet152,
-        Wide_ResNet50_2,
-        Wide_ResNet101_2,
-        endpoints,
-    )
-    from keras_resnet.variants import list_models
+__version__ = "0.2.0.dev0"
 
-__all__ = [
-    "InputError",
-    "PlainNet18",
-    "PlainNet20",
-    "PlainNet32",
-    "PlainNet34",
-    "PlainNet44",
-    "PlainNet56",
-    "PlainNet110",
-    "PlainNet1202",
-    "ResNeXt50_32x4d",
-    "ResNeXt101_32x8d",
-    "ResNeXt101_64x4d",
-    "ResNet",
-    "ResNet18",
-    "ResNet18D",
-    "ResNet20",
-    "ResNet32",
-    "ResNet34",
-    "ResNet34D",
-    "ResNet44",
-    "ResNet50",
-    "ResNet50D",
-    "ResNet50V2",
-    "ResNet56",
-    "ResNet101",
-    "ResNet101D",
-    "ResNet101V2",
-    "ResNet110",
-    "ResNet152",
-    "ResNet152D",
-    "ResNet152V2",
-    "ResNet1202",
-    "SEResNet18",
-    "SEResNet34",
-    "SEResNet50",
-    "SEResNet101",
-    "SEResNet152",
-    "Wide_ResNet50_2",
-    "Wide_ResNet101_2",
-    "endpoints",
-    "list_models",
-    "list_weights",
-    "preprocessing_for",
-    "profile",
-]
-
-_HOME = {
-    "InputError": "errors",
-    "list_models": "variants",
-    "list_weights": "registry",
-    "preprocessing_for": "classifiers",
-    "profile": "complexity",
-}
+_import, _, _names = open_front_door(__name__, __file__)
+# The stub annotates the constructors, which `zoo` makes at first use.
+_constructors = [n for n in read_stub(__file__)[1] if not n.startswith("__")]
+__all__ = sorted([*_names, *_constructors])  # noqa: PLE0605
 
 
-def __getattr__(name):
-    """Imports a public name at its first use.
-
-    Keras, and TensorFlow with it, takes seconds to import: so that the programs
-    of this package answer `--helpshort` and a mistyped flag at once, it waits.
-    """
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __getattr__(name: str) -> Any:
     try:
-        module = importlib.import_module(f"{__name__}.{_HOME.get(name, 'resnet')}")
+        if name not in _constructors:
+            return _import(name)
+        from keras_resnet.zoo import constructor
     except ModuleNotFoundError as error:
-        from keras_resnet.errors import NO_TENSORFLOW, lacks_tensorflow
+        from keras_resnet.support.errors import NO_TENSORFLOW, lacks_tensorflow
 
         if not lacks_tensorflow(error):
             raise
         raise ImportError(NO_TENSORFLOW, name="tensorflow") from error
-    return getattr(module, name)
+    return constructor(name)
 
 
-def __dir__():
-    return sorted(__all__)
+def __dir__() -> list[str]:
+    return __all__

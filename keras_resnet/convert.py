@@ -41,14 +41,14 @@ def convert(source, target, model=None, sha256=None, mean=None, std=None):
     """
     import dataclasses
 
-    from keras_resnet import layouts, weights
-    from keras_resnet.classifiers import build
-    from keras_resnet.errors import InputError
+    from keras_resnet.support import InputError
+    from keras_resnet.weights import PIXELS, save_model, save_state_dict, save_weights
+    from keras_resnet.zoo import build_from_checkpoint
 
     savers = {
-        ".safetensors": weights.save_state_dict,
-        ".keras": weights.save_model,
-        ".weights.h5": weights.save_weights,
+        ".safetensors": save_state_dict,
+        ".keras": save_model,
+        ".weights.h5": save_weights,
     }
     save = next((savers[end] for end in TARGETS if target.endswith(end)), None)
     if save is None or not os.path.isdir(os.path.dirname(target) or "."):
@@ -67,11 +67,11 @@ def convert(source, target, model=None, sha256=None, mean=None, std=None):
         )
     checkpoint = open_source(source, sha256)
     if mean:
-        pixels = checkpoint.origin.pixels or layouts.PIXELS["torch"]
+        pixels = checkpoint.origin.pixels or PIXELS["torch"]
         pixels = pixels._replace(mean=tuple(mean), variance=tuple(s * s for s in std))
         origin = dataclasses.replace(checkpoint.origin, pixels=pixels)
         checkpoint = dataclasses.replace(checkpoint, origin=origin)
-    network = build(checkpoint, model)
+    network = build_from_checkpoint(checkpoint, model)
     save(network, target)
     return network
 
@@ -82,10 +82,15 @@ def open_source(source, sha256=None):
     Raises:
         InputError: there is none, or an address comes without its hash.
     """
-    from keras_resnet import registry
-    from keras_resnet.errors import InputError
-    from keras_resnet.weight_files import ENDINGS, read_file
-    from keras_resnet.weights import open_checkpoint
+    from keras_resnet.support import InputError
+    from keras_resnet.weights import (
+        ENDINGS,
+        cache_folder,
+        download_file,
+        has_digest,
+        open_checkpoint,
+        read_file,
+    )
 
     if "://" in source:
         if (
@@ -98,12 +103,12 @@ def open_source(source, sha256=None):
                 f"hex digits, or at least the first 8. Received: sha256={sha256!r}"
             )
         path = os.path.join(
-            registry.cache_folder(),
+            cache_folder(),
             os.path.basename(urllib.parse.urlsplit(source).path),
         )
         digest = sha256.lower()
-        if not os.path.exists(path) or not registry.matches(path, "sha256", digest):
-            registry.download(source, path, "sha256", digest)
+        if not os.path.exists(path) or not has_digest(path, "sha256", digest):
+            download_file(source, path, "sha256", digest)
         return read_file(path)
     if "/" in source or source.lower().endswith(ENDINGS):
         return open_checkpoint(source)
@@ -115,7 +120,7 @@ def open_source(source, sha256=None):
 
 def main(argv):
     """Reads the flags, converts and says what was written."""
-    from keras_resnet.errors import InputError
+    from keras_resnet.support import InputError
 
     if len(argv) != 2:
         raise InputError(
@@ -142,7 +147,7 @@ def main(argv):
 
 def _for_torch(model):
     """What somebody must know who opens the weights in torch."""
-    from keras_resnet.weight_files import origin_of
+    from keras_resnet.weights import origin_of
 
     origin = origin_of(model, "")
     text = "In torch, take pixels from 0 to 1"
@@ -161,10 +166,10 @@ def _for_torch(model):
 
 
 if __name__ == "__main__":
-    from keras_resnet import programs
+    from keras_resnet.support import run_command
 
     flags.DEFINE_string("model", None, "Network; told from the weights if not given.")
     flags.DEFINE_string("sha256", None, "Of a file at an address, as published.")
     flags.DEFINE_list("mean", None, "Subtracted from RGB, 0 to 255; the file's.")
     flags.DEFINE_list("std", None, "RGB is divided by it; the file's.")
-    programs.run(main, positional=True)
+    run_command(main, positional=True)

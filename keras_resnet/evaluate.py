@@ -58,16 +58,18 @@ def evaluate(
         InputError: an argument cannot be used.
         OSError: the output cannot be written.
     """
-    from keras_resnet.batch_norm import recalibrate
-    from keras_resnet.classifiers import load_classifier, load_images
-    from keras_resnet.data import resolve_name
-    from keras_resnet.errors import InputError, choose
-    from keras_resnet.evaluation import VIEWS, Evaluator
-    from keras_resnet.files import write_file
-    from keras_resnet.pipelines import check_batch_size
-    from keras_resnet.progress import progress
-    from keras_resnet.reports import predictions_csv, write_report
-    from keras_resnet.strategies import make_strategy
+    from keras_resnet.data import check_batch_size, resolve_dataset_name
+    from keras_resnet.distribution import make_strategy
+    from keras_resnet.evaluation import (
+        VIEWS,
+        Evaluator,
+        load_classifier,
+        load_images,
+        predictions_csv,
+        recalibrate,
+        write_report,
+    )
+    from keras_resnet.support import InputError, choose, progress_bar, write_file
     from keras_resnet.weights import save_model
 
     choose("views", views, VIEWS)
@@ -83,7 +85,7 @@ def evaluate(
         if classifier.folder:
             output = os.path.join(classifier.folder, "evaluation")
     own = classifier.settings.get("dataset")
-    foreign = own is None or (dataset and resolve_name(dataset) != own)
+    foreign = own is None or (dataset and resolve_dataset_name(dataset) != own)
     only_test = bool(split in (None, "test") and foreign and not recalibrate_bn)
     images = load_images(classifier, dataset, data_dir, only_test)
     chosen = {
@@ -114,7 +116,7 @@ def evaluate(
         print(f"Batch normalisation recalibrated on {used:,} training images")
         path = os.path.join(classifier.folder or output, "recalibrated.keras")
         save_model(classifier.model, path)
-    with progress("evaluating", evaluator.steps) as advance:
+    with progress_bar("evaluating", evaluator.steps) as advance:
         found = evaluator.predict(advance)
     write_report(
         output,
@@ -162,10 +164,11 @@ _FLAGS = (
     "predictions",
 )
 
-if __name__ == "__main__":
-    from keras_resnet import programs
 
-    programs.define_model_flags()
+if __name__ == "__main__":
+    from keras_resnet.support import define_model_flags, run_command
+
+    define_model_flags()
     flags.DEFINE_string(
         "dataset", None, "digits, folder:PATH or a TFDS name; the model's own."
     )
@@ -186,4 +189,4 @@ if __name__ == "__main__":
     )
     flags.DEFINE_string("output", None, "Folder for the report; in the run folder.")
     flags.DEFINE_string("predictions", None, "CSV to write, a row for each image.")
-    programs.run(main)
+    run_command(main)

@@ -40,9 +40,8 @@ def predict(
     """
     import numpy as np
 
-    from keras_resnet.classifiers import load_classifier
-    from keras_resnet.data import IMAGE_FILES, find_images
-    from keras_resnet.preprocessing import FORMATS
+    from keras_resnet.data import IMAGE_FILES, IMAGE_FORMATS, find_images
+    from keras_resnet.evaluation import load_classifier
 
     files = find_images(paths)
     classifier = load_classifier(model, weights, image_size)
@@ -57,7 +56,7 @@ def predict(
             except OSError as error:
                 answers[path] = error.strerror
             except ValueError:
-                answers[path] = f"damaged, or no {FORMATS} image"
+                answers[path] = f"damaged, or no {IMAGE_FORMATS} image"
             on_image()
         if images:
             batch = np.stack(list(images.values()))
@@ -73,13 +72,13 @@ def predict(
 def main(argv):
     """Reads the flags and prints the classes; status 1 if a file was unreadable."""
     from keras_resnet.data import find_images
-    from keras_resnet.progress import progress
+    from keras_resnet.support import progress_bar
 
     given = {
         name: flags.FLAGS[name].value
         for name in ("model", "weights", "image_size", "top")
     }
-    with progress("reading", len(find_images(argv)), shown_from=20) as advance:
+    with progress_bar("reading", len(find_images(argv)), shown_from=20) as advance:
         answers = predict(argv, on_image=advance, **given)
     if flags.FLAGS.json:
         print(json.dumps([_as_record(*item) for item in answers.items()], indent=2))
@@ -103,9 +102,9 @@ def _as_record(path, answer):
 
 
 if __name__ == "__main__":
-    from keras_resnet import programs
+    from keras_resnet.support import define_model_flags, run_command
 
-    programs.define_model_flags()
+    define_model_flags()
     flags.DEFINE_integer("top", 5, "Number of classes to name for each image.", 1)
     flags.DEFINE_bool("json", False, "Print JSON.")
-    programs.run(main, positional=True)
+    run_command(main, positional=True)

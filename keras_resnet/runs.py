@@ -12,8 +12,8 @@ import pathlib
 import re
 import sys
 
-from keras_resnet.errors import InputError
-from keras_resnet.recipes import Recipe
+from keras_resnet.spec import Recipe
+from keras_resnet.support import InputError
 
 
 def list_runs(root):
@@ -52,7 +52,7 @@ def _run_folders(root):
 
 
 def _outcome(folder):
-    from keras_resnet.run_folders import read_record
+    from keras_resnet.evaluation import read_record
 
     run = dict.fromkeys(
         ("name", "model", "dataset", "recipe", "epochs_done", "epochs",
@@ -170,7 +170,7 @@ def main(argv, as_csv=False):
 if __name__ == "__main__":
     from absl import flags
 
-    from keras_resnet import programs
+    from keras_resnet.support import run_command
 
     flags.DEFINE_boolean("csv", False, "Print CSV instead of a table.")
-    programs.run(lambda argv: main(argv, flags.FLAGS.csv), positional=True)
+    run_command(lambda argv: main(argv, flags.FLAGS.csv), positional=True)

@@ -12,8 +12,8 @@ from absl import flags
 def main(argv):
     """Reads the flags and trains."""
     del argv
-    from keras_resnet.errors import InputError
-    from keras_resnet.recipes import parse_changes
+    from keras_resnet.spec import parse_changes
+    from keras_resnet.support import InputError
 
     arguments = {name: flags.FLAGS[name].value for name in _FLAGS}
     changes = parse_changes(flags.FLAGS["set"].value)
@@ -41,8 +41,8 @@ def main(argv):
 
 def _start_workers(count, arguments):
     """Starts this very command as several processes, for trying out."""
-    from keras_resnet.errors import InputError
-    from keras_resnet.workers import run_local
+    from keras_resnet.distribution import run_local_workers
+    from keras_resnet.support import InputError
 
     if arguments["strategy"] != "multi_worker":
         raise InputError(
@@ -51,7 +51,7 @@ def _start_workers(count, arguments):
         )
     if not arguments["model_dir"]:
         raise InputError("local_workers needs --model_dir, which they share")
-    return run_local(
+    return run_local_workers(
         count,
         [sys.executable, *sys.orig_argv[1:]],
         f"{os.path.normpath(arguments['model_dir'])}-workers",
@@ -74,8 +74,9 @@ _FLAGS = (
     "seed",
 )
 
+
 if __name__ == "__main__":
-    from keras_resnet import programs
+    from keras_resnet.support import run_command
 
     flags.DEFINE_string(
         "model", "resnet20", "Network, such as resnet56, resnet50, plainnet34."
@@ -129,4 +130,4 @@ if __name__ == "__main__":
     )
     flags.DEFINE_string("freeze", None, "Stages to keep, such as conv1..conv4.")
     flags.DEFINE_integer("seed", 0, "Of weights, order and augmentation.", 0)
-    programs.run(main)
+    run_command(main)

@@ -27,7 +27,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 def _context():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["children", "keras_resnet.training", "sklearn.datasets", "matplotlib.figure"]
+        ["children", "keras_resnet.training.run", "sklearn.datasets", "matplotlib.figure"]
     )
     return context
 
@@ -185,7 +185,7 @@ def kill_in_archive(ending, member):
 
 def after_step(step, action, *arguments):
     """Does something after that many steps of this process."""
-    from keras_resnet.steps import Step
+    from keras_resnet.training.step import Step
 
     taken, original = [0], Step.__call__
 

@@ -12,7 +12,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import pytest
 from children import run_child
 
-from keras_resnet import data, strategies
+from keras_resnet.data import sources
+from keras_resnet.distribution import strategies
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -62,7 +63,7 @@ def assert_one_line(result, *words):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """The folder of a small net that has learnt the digits."""
-    from keras_resnet.training import train
+    from keras_resnet.training.run import train
 
     folder = tmp_path_factory.mktemp("trained") / "run"
     train("cifar_resnet8", epochs=8, model_dir=str(folder), verbose=0)
@@ -71,14 +72,14 @@ def trained(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def digits():
-    return data.load_dataset("digits")
+    return sources.load_dataset("digits")
 
 
 @pytest.fixture(scope="session")
 def classifier(trained):
     """That net, folded, with class names that are hard to write down."""
-    from export.folding import fold
-    from keras_resnet.classifiers import load_classifier
+    from keras_resnet.evaluation.classifier import load_classifier
+    from keras_resnet.nets.folding import fold
 
     found = load_classifier(str(trained))
     names = ("a, b", "c\nd", "é 零", *found.classes[3:])
@@ -97,7 +98,7 @@ def exported(trained, tmp_path_factory):
 def write_artifacts(classifier, folder, names, calibration=None):
     """Writes artifacts of a classifier as an export does; a dict of their paths."""
     from export.artifacts import ARTIFACTS, Source
-    from export.folding import fold
+    from keras_resnet.nets.folding import fold
 
     folded = dataclasses.replace(classifier, model=fold(classifier.model))
     with tempfile.TemporaryDirectory() as scratch:

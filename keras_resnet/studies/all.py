@@ -6,7 +6,6 @@ python -m keras_resnet.studies.all
 import dataclasses
 import os
 
-from keras_resnet.files import write_file
 from keras_resnet.studies import (
     complexity,
     degradation,
@@ -14,11 +13,12 @@ from keras_resnet.studies import (
     identity,
     lesion,
     overfitting,
-    report,
     responses,
     schedule,
     shortcuts,
 )
+from keras_resnet.studies.lib import render_page
+from keras_resnet.support import write_file
 
 STUDIES = (
     complexity.STUDY,
@@ -57,12 +57,12 @@ def run_all(changes=None, measured=False):
         print(flush=True)
     path = os.path.join(options.folder, "report.html")
     title = f"What the paper claims, on {options.dataset}"
-    write_file(path, report.page(title, sections))
+    write_file(path, render_page(title, sections))
     print(f"All of them: {path}")
     return path
 
 
 if __name__ == "__main__":
-    from keras_resnet.studies.program import main
+    from keras_resnet.studies.lib import run_with_options
 
-    main(run_all)
+    run_with_options(run_all)

@@ -8,11 +8,18 @@ import time
 
 import numpy as np
 
-from keras_resnet.studies import style
-from keras_resnet.studies.study import Options, Study
-from keras_resnet.studies.tables import select, values_of
+from keras_resnet.studies.lib import (
+    Options,
+    Study,
+    add_legends,
+    distinct_values,
+    new_figure,
+    select_column,
+)
 
 FAMILY = {1: "ImageNet nets", 6: "CIFAR nets"}  # By table.
+
+
 IMAGES = 8  # At once, so that what a call itself takes is little of each image's time.
 
 
@@ -45,7 +52,7 @@ def measure(options, job):
     """Counts of each network, and the ms that an image takes."""
     import tensorflow as tf
 
-    from keras_resnet.complexity import beside_paper, profile
+    from keras_resnet.nets import beside_paper, profile
 
     def classifies(network):
         images = tf.random.uniform((IMAGES, *network.input_shape[1:]), seed=0)
@@ -63,7 +70,7 @@ def measure(options, job):
 
 
 def draw(rows):
-    figure, (left, right) = style.new(
+    figure, (left, right) = new_figure(
         "1e9 multiply-adds (table 1), 1e6 parameters (6)", "one thread", height=4.4
     )
     for table, colour, side in ((1, "#0072B2", "left"), (6, "#D55E00", "right")):
@@ -74,7 +81,9 @@ def draw(rows):
         ]
         off = [100 * (row["ours"] / row["paper"] - 1) for row in part]
         left.barh(names, off, color=colour, label=FAMILY[table])
-        costs, ms = (select(rows, c, table=table) for c in ("multiply_adds", "ms"))
+        costs, ms = (
+            select_column(rows, c, table=table) for c in ("multiply_adds", "ms")
+        )
         bars = [[r["ms"] - r["ms_low"], r["ms_high"] - r["ms"]] for r in part]
         right.errorbar(costs, ms, np.transpose(bars), fmt="o", ms=4, color=colour)
         for row in part:
@@ -87,7 +96,7 @@ def draw(rows):
     right.margins(x=0.1)
     right.loglog()
     right.set(xlabel="multiply-adds per image", ylabel="time per image (ms)")
-    style.legend(left, loc="lower left")
+    add_legends(left, loc="lower left")
     return figure
 
 
@@ -101,8 +110,10 @@ def judge(rows):
     off = {f"{r['network']} {r['shortcut']}": r["ours"] / r["paper"] - 1 for r in rows}
     worst = max(off, key=lambda name: abs(off[name]))
     ranks, rates = {}, {}
-    for table in values_of(rows, "table"):
-        costs, ms = (select(rows, c, table=table) for c in ("multiply_adds", "ms"))
+    for table in distinct_values(rows, "table"):
+        costs, ms = (
+            select_column(rows, c, table=table) for c in ("multiply_adds", "ms")
+        )
         ranks[table] = rank_correlation(costs, ms)
         rates[table] = 1e9 * np.divide(ms, costs)
     seen = "; ".join(
@@ -143,7 +154,8 @@ STUDY = Study(
     budget="{seeds} rounds on one thread",
 )
 
+
 if __name__ == "__main__":
-    from keras_resnet.studies.program import run_study
+    from keras_resnet.studies.lib import run_study
 
     run_study(STUDY)

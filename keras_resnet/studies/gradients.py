@@ -9,19 +9,33 @@ import tempfile
 
 import numpy as np
 
-from keras_resnet.studies import style
-from keras_resnet.studies.study import Options, Study, nets, spread
-from keras_resnet.studies.tables import select, values_of
+from keras_resnet.studies.lib import (
+    COLOURS,
+    KINDS,
+    Options,
+    Study,
+    add_legends,
+    distinct_values,
+    draw_curves,
+    mean_and_deviation,
+    new_figure,
+    plain_and_residual,
+    select_column,
+)
 
 SCALES = (0.5, 1.0, 2.0)  # Of the initial weights, as shares of He's.
+
+
 STEPS = (0, 10, 100)
+
+
 TERMS = ("shortcut", "branch")
 
 
 def jobs(options):
     return [
         {**net, "batch_norm": normalised, "scale": scale}
-        for net in nets(options)
+        for net in plain_and_residual(options)
         for normalised in ("with", "without")
         for scale in SCALES
     ]
@@ -32,7 +46,7 @@ def measure(options, job):
 
     With each goes the `identity_error` of the chain rule on a small net.
     """
-    from keras_resnet.studies.probes import GradientProbe, chain_rule_error
+    from keras_resnet.studies.lib import GradientProbe, chain_rule_error
 
     batch, normalised = (
         options.load().train.take(slice(64)),
@@ -53,51 +67,60 @@ def measure(options, job):
 
 
 def draw(rows):
-    seeds, depth = values_of(rows, "seed"), max(values_of(rows, "depth"))
+    seeds, depth = distinct_values(rows, "seed"), max(distinct_values(rows, "depth"))
     titles = [f"weights {scale:g} times He's" for scale in SCALES]
-    figure, grid = style.new(*titles, "residual, He's: the two terms", rows=2)
+    figure, grid = new_figure(*titles, "residual, He's: the two terms", rows=2)
 
     def line(axes, column, label, colour, **where):
-        runs = [select(rows, column, seed=s, depth=depth, **where) for s in seeds]
+        runs = [
+            select_column(rows, column, seed=s, depth=depth, **where) for s in seeds
+        ]
         if runs := [run for run in runs if run]:  # Some blew up before.
-            style.curves(axes, None, runs, label, colour, where["step"] > 0)
+            draw_curves(axes, None, runs, label, colour, where["step"] > 0)
 
     for normalised, (*whole, terms) in zip(("with", "without"), grid, strict=True):
         for axes, scale in zip(whole, SCALES, strict=True):
-            for kind, (title, colour) in style.KINDS.items():
+            for kind, (title, colour) in KINDS.items():
                 where = {"kind": kind, "batch_norm": normalised, "scale": scale}
                 for step, when in ((0, "before"), (STEPS[-1], f"{STEPS[-1]} steps")):
                     label = f"{title}, {when}"
                     line(axes, "gradient", label, colour, step=step, **where)
         where = {"kind": "res", "batch_norm": normalised, "scale": 1.0, "step": 0}
-        for term, colour in zip(TERMS, style.COLOURS[3:5], strict=True):
+        for term, colour in zip(TERMS, COLOURS[3:5], strict=True):
             line(terms, term, f"through the {term}", colour, **where)
         for axes in (*whole, terms):
             axes.set(yscale="log", xlabel=f"block of {depth} layers, first to last")
-            style.legend(axes)
+            add_legends(axes)
         whole[0].set_ylabel(f"{normalised} batch norm\n2-norm of the gradient")
     return figure
 
 
 def judge(rows):
-    depth, errors = max(values_of(rows, "depth")), values_of(rows, "identity_error")
+    depth, errors = (
+        max(distinct_values(rows, "depth")),
+        distinct_values(rows, "identity_error"),
+    )
     runs = {"depth": depth, "batch_norm": "with", "scale": 1.0, "step": 0}
 
     def kept(**where):
         """Gradient at the first block, as a share of that at the last; each seed's."""
         where, ends = {**runs, **where}, (1, (depth - 2) // 2)
-        return np.divide(*(select(rows, "gradient", block=b, **where) for b in ends))
+        return np.divide(
+            *(select_column(rows, "gradient", block=b, **where) for b in ends)
+        )
 
     half, he = {"batch_norm": "without", "scale": SCALES[0]}, {"batch_norm": "without"}
-    small = [kept(kind=kind, **half) for kind in style.KINDS]
-    bare, normal = kept(kind="plain", **he), [kept(kind=kind) for kind in style.KINDS]
+    small = [kept(kind=kind, **half) for kind in KINDS]
+    bare, normal = kept(kind="plain", **he), [kept(kind=kind) for kind in KINDS]
     trained = kept(kind="res", step=STEPS[-1])
-    ratios = np.divide(*(select(rows, term, kind="res", **runs) for term in TERMS))
-    by_seed = np.log(ratios).reshape(len(values_of(rows, "seed")), -1)
+    ratios = np.divide(
+        *(select_column(rows, term, kind="res", **runs) for term in TERMS)
+    )
+    by_seed = np.log(ratios).reshape(len(distinct_values(rows, "seed")), -1)
     terms = np.exp(by_seed.mean(axis=1))
 
     def words(pair):
-        return f"plain {spread(pair[0], '')}, residual {spread(pair[1], '')}"
+        return f"plain {mean_and_deviation(pair[0], '')}, residual {mean_and_deviation(pair[1], '')}"
 
     def healthy(*shares):
         return all(0.1 < each < 10 for each in np.concatenate(shares))
@@ -105,10 +128,10 @@ def judge(rows):
     return [
         (f"largest relative difference {max(errors):.2g}", max(errors) < 1e-6),
         (words(small), max(small[0]) < 1e-3 and min(small[1]) > 0.1),
-        (f"plain {spread(bare, '')}", healthy(bare)),
+        (f"plain {mean_and_deviation(bare, '')}", healthy(bare)),
         (words(normal), healthy(*normal)),
-        (f"residual {spread(trained, '')}", healthy(trained)),
-        (f"shortcut's over branch's: {spread(terms, '')}", min(terms) > 1),
+        (f"residual {mean_and_deviation(trained, '')}", healthy(trained)),
+        (f"shortcut's over branch's: {mean_and_deviation(terms, '')}", min(terms) > 1),
     ]
 
 
@@ -140,7 +163,8 @@ STUDY = Study(
     budget=f"{STEPS[-1]} steps with {{images}}{{dataset}}; {{depths}} layers, {{seeds}} seeds",
 )
 
+
 if __name__ == "__main__":
-    from keras_resnet.studies.program import run_study
+    from keras_resnet.studies.lib import run_study
 
     run_study(STUDY)

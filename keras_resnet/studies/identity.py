@@ -12,9 +12,17 @@ to them, and in training, batch normalisation shifts them with each batch.
 
 import os
 
-from keras_resnet.studies import style
-from keras_resnet.studies.study import Options, Study, spread
-from keras_resnet.studies.tables import key, select
+from keras_resnet.studies.lib import (
+    KINDS,
+    Options,
+    Study,
+    add_legends,
+    draw_points,
+    mean_and_deviation,
+    new_figure,
+    run_key,
+    select_column,
+)
 
 NETS = ("shallow", "start", "further", "scratch")
 
@@ -24,7 +32,7 @@ def jobs(options):
     return [
         {"kind": kind, "depth": shallow, "to": deep, "seed": seed}
         for seed in range(options.seeds)
-        for kind in style.KINDS
+        for kind in KINDS
     ]
 
 
@@ -37,9 +45,9 @@ def measure(options, job):
     import keras
     import numpy as np
 
-    from keras_resnet.run_folders import save_network
-    from keras_resnet.studies.surgery import deepened, error, probabilities
-    from keras_resnet.weight_files import load_model
+    from keras_resnet.studies.lib import deepened, error_rate, probabilities
+    from keras_resnet.training import save_network
+    from keras_resnet.weights import load_model
 
     def trained(depth, **changes):
         model = f"cifar_{job['kind']}net{depth}"
@@ -49,7 +57,7 @@ def measure(options, job):
     shallow, scratch = trained(job["depth"]), trained(job["to"])
     keras.utils.set_random_seed(job["seed"])
     start = deepened(shallow, f"cifar_{job['kind']}net{job['to']}")
-    name = key({"": "deepened", **job, **options.budget})
+    name = run_key({"": "deepened", **job, **options.budget})
     folder = os.path.join(options.folder, "runs", name)
     save_network(start, f"{folder}.keras")
     further = trained(
@@ -66,8 +74,8 @@ def measure(options, job):
         rows.append(
             {
                 "net": name,
-                "training_error": error(said, train.labels),
-                "test_error": error(held_out, test.labels),
+                "training_error": error_rate(said, train.labels),
+                "test_error": error_rate(held_out, test.labels),
                 "difference": float(np.abs(said - before).max()),
                 "chance": least,
             }
@@ -76,35 +84,35 @@ def measure(options, job):
 
 
 def draw(rows):
-    figure, axes = style.new("training images", "held-out images", share_y=True)
+    figure, axes = new_figure("training images", "held-out images", share_y=True)
     depth, to, chance = (rows[0][column] for column in ("depth", "to", "chance"))
     labels = f"{depth} layers", f"made {to}", "trained\nfurther", f"{to}, from\nscratch"
     for each, column in zip(axes, ("training_error", "test_error"), strict=True):
-        for kind, (title, colour) in style.KINDS.items():
-            runs = [select(rows, column, kind=kind, net=net) for net in NETS]
-            style.points(each, labels, runs, title, colour)
+        for kind, (title, colour) in KINDS.items():
+            runs = [select_column(rows, column, kind=kind, net=net) for net in NETS]
+            draw_points(each, labels, runs, title, colour)
         each.axhline(chance, color="grey", ls=":", label="one answer for all")
         each.set_yscale("symlog", linthresh=1)
         each.set_ylim(-0.05, 130)
         each.set_yticks([0, 0.5, 1, 10, 100], ["0", "0.5", "1", "10", "100"])
     axes[0].set_ylabel("error (%), even steps below 1")
-    style.legend(axes[0])
+    add_legends(axes[0])
     return figure
 
 
 def judge(rows):
     def errors(column, kind="res"):
         """All seeds' errors of the four nets, and the most that was lost."""
-        found = {net: select(rows, column, kind=kind, net=net) for net in NETS}
+        found = {net: select_column(rows, column, kind=kind, net=net) for net in NETS}
         pairs = zip(found["shallow"], found["further"], strict=True)
         words = (
-            f"{spread(found['shallow'])} with {rows[0]['depth']} layers, "
-            f"{spread(found['start'])} made {rows[0]['to']}, {spread(found['further'])} "
-            f"trained further; {spread(found['scratch'])} from scratch"
+            f"{mean_and_deviation(found['shallow'])} with {rows[0]['depth']} layers, "
+            f"{mean_and_deviation(found['start'])} made {rows[0]['to']}, {mean_and_deviation(found['further'])} "
+            f"trained further; {mean_and_deviation(found['scratch'])} from scratch"
         )
         return words, max(after - before for before, after in pairs), found["start"]
 
-    largest = max(select(rows, "difference", kind="res", net="start"))
+    largest = max(select_column(rows, "difference", kind="res", net="start"))
     training, more, _ = errors("training_error")
     held_out, more_held_out, _ = errors("test_error")
     plain, _, start = errors("training_error", "plain")
@@ -142,7 +150,8 @@ STUDY = Study(
     deepest=362,
 )
 
+
 if __name__ == "__main__":
-    from keras_resnet.studies.program import run_study
+    from keras_resnet.studies.lib import run_study
 
     run_study(STUDY)

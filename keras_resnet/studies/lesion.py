@@ -6,19 +6,32 @@ is left out passes on what it reads, in plain nets too.
 
 import numpy as np
 
-from keras_resnet.studies import style
-from keras_resnet.studies.study import Options, Study, nets, spread
-from keras_resnet.studies.tables import select, values_of
+from keras_resnet.studies.lib import (
+    KINDS,
+    Options,
+    Study,
+    add_legends,
+    distinct_values,
+    draw_curves,
+    mean_and_deviation,
+    new_figure,
+    plain_and_residual,
+    select_column,
+)
 
 SHARES = (30, 50, 70, 80, 90)  # Of the smallest weights, in %.
+
+
 IMAGES = 2000  # Held-out ones that a lesion is judged by, at most.
+
+
 POINTS = 5  # Of error that a net may lose and still counts as working.
 
 
 def measure(options, job):
     """What is seen after each lesion, see `surgery.lesions`; and chance's error."""
-    from keras_resnet.studies.surgery import lesions
-    from keras_resnet.weight_files import load_model
+    from keras_resnet.studies.lib import lesions
+    from keras_resnet.weights import load_model
 
     folder = options.train(f"cifar_{job['kind']}net{job['depth']}", job["seed"])
     network = load_model(f"{folder}/final.keras")
@@ -38,29 +51,29 @@ PANELS = {
 
 def draw(rows):
     titles, names = zip(*PANELS.values(), strict=True)
-    figure, axes = style.new(*titles, width=3.6)
-    depth = max(values_of(rows, "depth"))
+    figure, axes = new_figure(*titles, width=3.6)
+    depth = max(distinct_values(rows, "depth"))
     for each, what, name in zip(axes, PANELS, names, strict=True):
-        for kind, (title, colour) in style.KINDS.items():
+        for kind, (title, colour) in KINDS.items():
             _draw(each, rows, what, colour, title, kind=kind, depth=depth)
         if what == "rank":
             _draw(each, rows, "untrained", "grey", "untrained", kind="res", depth=depth)
         each.set(xlabel=name, ylabel="share (%)" if what == "rank" else "error (%)")
         each.set_ylim(0, 102)
     axes[0].axhline(rows[0]["chance"], color="grey", ls=":", label="chance")
-    style.legend(axes[0], title=f"{depth} layers")
-    style.legend(axes[3])
+    add_legends(axes[0], title=f"{depth} layers")
+    add_legends(axes[3])
     return figure
 
 
 def _draw(axes, rows, what, colour, label, **where):
-    at = sorted(set(select(rows, "at", what=what, **where)))
-    runs = [select(rows, "percent", what=what, at=each, **where) for each in at]
-    style.curves(axes, at, list(zip(*runs, strict=True)), label, colour)
+    at = sorted(set(select_column(rows, "at", what=what, **where)))
+    runs = [select_column(rows, "percent", what=what, at=each, **where) for each in at]
+    draw_curves(axes, at, list(zip(*runs, strict=True)), label, colour)
 
 
 def judge(rows):
-    by_net = {kind: {} for kind in style.KINDS}
+    by_net = {kind: {} for kind in KINDS}
     for row in rows:
         net = by_net[row["kind"]].setdefault((row["depth"], row["seed"]), {})
         net.setdefault(row["what"], []).append(row["percent"])
@@ -73,9 +86,9 @@ def judge(rows):
         ]
         words = [
             f"{title}, {depth} layers: "
-            + spread([each[net] for net in each if net[0] == depth], unit)
-            for depth in values_of(rows, "depth")
-            for (title, _), each in zip(style.KINDS.values(), found, strict=True)
+            + mean_and_deviation([each[net] for net in each if net[0] == depth], unit)
+            for depth in distinct_values(rows, "depth")
+            for (title, _), each in zip(KINDS.values(), found, strict=True)
         ]
         return *(list(each.values()) for each in found), "; ".join(words)
 
@@ -110,7 +123,10 @@ def judge(rows):
         (f"more by: {swapped[2]}", below(swapped[1], swapped[0])),
         (f"left: {left[2]}", below(left[1], left[0])),
         (f"more by: {pruned[2]}", max(pruned[1]) <= POINTS),
-        (f"{trained[2]}; {spread(untrained)} untrained", below(trained[1], untrained)),
+        (
+            f"{trained[2]}; {mean_and_deviation(untrained)} untrained",
+            below(trained[1], untrained),
+        ),
     ]
 
 
@@ -133,7 +149,7 @@ STUDY = Study(
         "a residual net's kernels hold 90 % of their energy in fewer directions than untrained "
         "ones, in the mean over layers",
     ),
-    jobs=nets,
+    jobs=plain_and_residual,
     measure=measure,
     draw=draw,
     judge=judge,
@@ -142,7 +158,8 @@ STUDY = Study(
     deepest=362,
 )
 
+
 if __name__ == "__main__":
-    from keras_resnet.studies.program import run_study
+    from keras_resnet.studies.lib import run_study
 
     run_study(STUDY)

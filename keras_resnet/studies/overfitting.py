@@ -4,13 +4,25 @@ import dataclasses
 
 import numpy as np
 
-from keras_resnet.studies import style
-from keras_resnet.studies.study import Study, spread
-from keras_resnet.studies.tables import key, select, values_of
+from keras_resnet.studies.lib import (
+    Study,
+    add_legends,
+    distinct_values,
+    draw_points,
+    mean_and_deviation,
+    new_figure,
+    run_key,
+    select_column,
+    with_colours,
+)
 
 # Augmented or not, share of wrong labels: ImageNet has about 1 %.
 VARIANTS = (("yes", 0.0), ("no", 0.0), ("yes", 0.01), ("yes", 0.05), ("yes", 0.2))
+
+
 LEARNT = ("corrected", "memorised")
+
+
 SUM = ("test_wrong", "test_error", "measured_error")
 
 
@@ -54,8 +66,8 @@ def errors(named, truth, given, training):
 
 def measure(options, job):
     """Errors of the trained network on images as they are, not augmented."""
-    from keras_resnet.classifiers import load_classifier
-    from keras_resnet.studies.surgery import probabilities
+    from keras_resnet.evaluation import load_classifier
+    from keras_resnet.studies.lib import probabilities
 
     model, share, seed = f"cifar_resnet{job['depth']}", job["wrong"], job["seed"]
     images = options.load()
@@ -64,7 +76,7 @@ def measure(options, job):
     test = with_wrong_labels(images.test.labels, classes, share, (seed, 1))
     changes = {"pad": 0.0, "flip": False} if job["augmented"] == "no" else {}
     if share:
-        name = key({"": model, **options.budget, "wrong": share, "seed": seed})
+        name = run_key({"": model, **options.budget, "wrong": share, "seed": seed})
         changes["folder"] = f"{options.folder}/runs/{name}"
         wrong = dataclasses.replace(images.train, labels=train)
         changes["dataset"] = dataclasses.replace(images, train=wrong)
@@ -79,44 +91,48 @@ def of_seeds(rows, column, depth, wrong=0.0, augmented="yes"):
     if column == "gap":
         columns, where = ("measured_error", "training_error"), (depth, wrong, augmented)
         return np.subtract(*(of_seeds(rows, each, *where) for each in columns))
-    return np.array(select(rows, column, depth=depth, wrong=wrong, augmented=augmented))
+    return np.array(
+        select_column(rows, column, depth=depth, wrong=wrong, augmented=augmented)
+    )
 
 
 def draw(rows):
-    figure, (left, right) = style.new("test minus training error", "wrong labels")
-    depths, given = values_of(rows, "depth"), values_of(rows, "wrong")
+    figure, (left, right) = new_figure("test minus training error", "wrong labels")
+    depths, given = distinct_values(rows, "depth"), distinct_values(rows, "wrong")
     percent, most, deepest = 100 * np.array(given), given[-1], depths[-1]
     lines = {"augmented": (0, "yes"), "not augmented": (0, "no")}
     lines[f"{most:.0%} wrong labels"] = (most, "yes")
-    for label, colour in style.coloured(lines):
+    for label, colour in with_colours(lines):
         runs = [of_seeds(rows, "gap", depth, *lines[label]) for depth in depths]
-        style.points(left, depths, runs, label, colour)
+        draw_points(left, depths, runs, label, colour)
     left.set(xlabel="layers", ylabel="difference (points)", xticks=depths)
-    for column, colour in style.coloured(("training", "test", "measured")):
+    for column, colour in with_colours(("training", "test", "measured")):
         runs = [of_seeds(rows, f"{column}_error", deepest, share) for share in given]
-        style.points(right, percent, runs, column, colour)
+        draw_points(right, percent, runs, column, colour)
     right.plot(percent, percent, "k:", label="share of wrong labels")
     right.set(xlabel="wrong labels (%)", ylabel=f"error with {deepest} layers (%)")
-    style.legend(left, right)
+    add_legends(left, right)
     return figure
 
 
 def judge(rows):
-    depths, given = values_of(rows, "depth"), values_of(rows, "wrong")
+    depths, given = distinct_values(rows, "depth"), distinct_values(rows, "wrong")
     deepest, most, points = depths[-1], given[-1], " points"
     shallow, deep = (of_seeds(rows, "gap", each) for each in (depths[0], deepest))
     bare = of_seeds(rows, "gap", deepest, 0, "no")
     tests = {s: [of_seeds(rows, "test_error", d, s) for d in depths] for s in given}
     rises = {s: np.subtract(tests[s], tests[0]).ravel() for s in given[1:]}
-    risen = ", ".join(f"{spread(r, points)} with {s:.0%}" for s, r in rises.items())
-    learnt = [spread(of_seeds(rows, c, deepest, most)) for c in LEARNT]
+    risen = ", ".join(
+        f"{mean_and_deviation(r, points)} with {s:.0%}" for s, r in rises.items()
+    )
+    learnt = [mean_and_deviation(of_seeds(rows, c, deepest, most)) for c in LEARNT]
     sums = np.array([[row[c] for c in SUM] for row in rows if row["wrong"]])
     apart = abs(sums @ [1, 1, -1])
     seen = (
-        f"{spread(shallow, points)} with {depths[0]}, {spread(deep, points)} with {deepest}",
-        f"{spread(bare, points)} without, {spread(deep, points)} with augmentation",
+        f"{mean_and_deviation(shallow, points)} with {depths[0]}, {mean_and_deviation(deep, points)} with {deepest}",
+        f"{mean_and_deviation(bare, points)} without, {mean_and_deviation(deep, points)} with augmentation",
         f"by {risen} wrong; of {most:.0%} named rightly {learnt[0]}, as labelled {learnt[1]}",
-        f"apart by {spread(apart, points)}, at most {max(apart):.2f}",
+        f"apart by {mean_and_deviation(apart, points)}, at most {max(apart):.2f}",
     )
     less = all(max(rise) < 100 * share for share, rise in rises.items())
     holds = (min(deep - shallow) > 0, min(bare - deep) > 0, less, max(apart) < 1)
@@ -141,7 +157,8 @@ STUDY = Study(
     judge=judge,
 )
 
+
 if __name__ == "__main__":
-    from keras_resnet.studies.program import run_study
+    from keras_resnet.studies.lib import run_study
 
     run_study(STUDY)

@@ -2,15 +2,25 @@
 
 import statistics
 
-from keras_resnet.studies import style
-from keras_resnet.studies.study import Options, Study, nets, spread
-from keras_resnet.studies.tables import select, values_of
+from keras_resnet.studies.lib import (
+    KINDS,
+    Options,
+    Study,
+    add_legends,
+    distinct_values,
+    draw_curves,
+    mean_and_deviation,
+    new_figure,
+    plain_and_residual,
+    select_column,
+    with_colours,
+)
 
 
 def measure(options, job):
     """Standard deviation of each 3x3 layer of a trained net, on training images."""
-    from keras_resnet.classifiers import load_classifier
-    from keras_resnet.studies.probes import responses
+    from keras_resnet.evaluation import load_classifier
+    from keras_resnet.studies.lib import responses
 
     folder = options.train(f"cifar_{job['kind']}net{job['depth']}", job["seed"])
     found = responses(load_classifier(folder).model, options.load().train.images[:1000])
@@ -18,36 +28,38 @@ def measure(options, job):
 
 
 def draw(rows):
-    figure, axes = style.new("in order", "sorted by magnitude", width=6, share_y=True)
-    seeds = values_of(rows, "seed")
-    for depth, colour in style.coloured(values_of(rows, "depth")):
-        for kind, (title, _) in style.KINDS.items():
+    figure, axes = new_figure("in order", "sorted by magnitude", width=6, share_y=True)
+    seeds = distinct_values(rows, "seed")
+    for depth, colour in with_colours(distinct_values(rows, "depth")):
+        for kind, (title, _) in KINDS.items():
             where = {"depth": depth, "kind": kind}
-            runs = [select(rows, "deviation", seed=seed, **where) for seed in seeds]
+            runs = [
+                select_column(rows, "deviation", seed=seed, **where) for seed in seeds
+            ]
             for each, ordered in zip(
                 axes, (runs, [sorted(run, reverse=True) for run in runs]), strict=True
             ):
-                style.curves(
+                draw_curves(
                     each, None, ordered, f"{title}, {depth}", colour, kind == "plain"
                 )
     for each in axes:
         each.set_xlabel("3x3 layer")
     axes[0].set_ylabel("standard deviation of the response")
-    style.legend(axes[1])
+    add_legends(axes[1])
     return figure
 
 
 def judge(rows):
-    depths, seeds = values_of(rows, "depth"), values_of(rows, "seed")
+    depths, seeds = distinct_values(rows, "depth"), distinct_values(rows, "seed")
 
     def means(kind, depth):
         where = {"kind": kind, "depth": depth}
         return [
-            statistics.mean(select(rows, "deviation", seed=seed, **where))
+            statistics.mean(select_column(rows, "deviation", seed=seed, **where))
             for seed in seeds
         ]
 
-    plain, residual = ({d: means(kind, d) for d in depths} for kind in style.KINDS)
+    plain, residual = ({d: means(kind, d) for d in depths} for kind in KINDS)
     smaller = [
         a < b for d in depths for a, b in zip(residual[d], plain[d], strict=True)
     ]
@@ -56,14 +68,14 @@ def judge(rows):
         (
             "mean over layers, residual against plain: "
             + "; ".join(
-                f"{d} layers {spread(residual[d], '')} against {spread(plain[d], '')}"
+                f"{d} layers {mean_and_deviation(residual[d], '')} against {mean_and_deviation(plain[d], '')}"
                 for d in depths
             ),
             all(smaller),
         ),
         (
-            f"mean over layers, residual: {spread(shallow, '')} with {depths[0]}, "
-            f"{spread(deep, '')} with {depths[-1]}",
+            f"mean over layers, residual: {mean_and_deviation(shallow, '')} with {depths[0]}, "
+            f"{mean_and_deviation(deep, '')} with {depths[-1]}",
             all(b < a for a, b in zip(shallow, deep, strict=True)),
         ),
     ]
@@ -83,7 +95,7 @@ STUDY = Study(
         "layers of the deepest residual net deviate less than those of the shallowest, on "
         "average over layers",
     ),
-    jobs=nets,
+    jobs=plain_and_residual,
     measure=measure,
     draw=draw,
     judge=judge,
@@ -92,7 +104,8 @@ STUDY = Study(
     deepest=362,
 )
 
+
 if __name__ == "__main__":
-    from keras_resnet.studies.program import run_study
+    from keras_resnet.studies.lib import run_study
 
     run_study(STUDY)

@@ -8,9 +8,20 @@ import os
 
 import numpy as np
 
-from keras_resnet.studies import style
-from keras_resnet.studies.study import Options, Study, spread
-from keras_resnet.studies.tables import errors_by_epoch, read_table, select, values_of
+from keras_resnet.studies.lib import (
+    Options,
+    Study,
+    add_legends,
+    distinct_values,
+    draw_curves,
+    draw_points,
+    errors_by_epoch,
+    mean_and_deviation,
+    new_figure,
+    read_table,
+    select_column,
+    with_colours,
+)
 
 PATIENCE = (1, 2, 4, 8)  # Epochs without a lower error, after which the rate drops.
 
@@ -45,43 +56,49 @@ def measure(options, job):
 
 
 def draw(rows):
-    deepest, epochs = max(values_of(rows, "depth")), values_of(rows, "epoch")
-    figure, (left, right) = style.new(
+    deepest, epochs = (
+        max(distinct_values(rows, "depth")),
+        distinct_values(rows, "epoch"),
+    )
+    figure, (left, right) = new_figure(
         f"held out, {deepest} layers", f"after {epochs[-1]} epochs"
     )
-    patience = values_of(rows, "patience")
-    for each, colour in style.coloured(patience):
+    patience = distinct_values(rows, "patience")
+    for each, colour in with_colours(patience):
         runs = [
-            select(rows, "test_error", depth=deepest, patience=each, seed=seed)
-            for seed in values_of(rows, "seed")
+            select_column(rows, "test_error", depth=deepest, patience=each, seed=seed)
+            for seed in distinct_values(rows, "seed")
         ]
-        style.curves(left, epochs, runs, f"patience {each}", colour)
+        draw_curves(left, epochs, runs, f"patience {each}", colour)
     left.set(xlabel="epoch", ylabel="error (%)")
-    for depth, colour in style.coloured(values_of(rows, "depth")):
+    for depth, colour in with_colours(distinct_values(rows, "depth")):
         runs = [_final(rows, "test_error", depth, each) for each in patience]
-        style.points(right, patience, runs, f"{depth} layers", colour)
+        draw_points(right, patience, runs, f"{depth} layers", colour)
     right.set(xlabel="patience (epochs)", ylabel="held-out error (%)")
     right.set_xscale("log", base=2)
     right.set_xticks(patience, map(str, patience))
     for axes in (left, right):
         axes.set_ylim(bottom=0)
-        style.legend(axes)
+        add_legends(axes)
     left.set_yscale("symlog", linthresh=1)  # Errors of 0 have a place too.
     return figure
 
 
 def _final(rows, column, depth, patience):
-    last = max(values_of(rows, "epoch"))
-    return select(rows, column, depth=depth, patience=patience, epoch=last)
+    last = max(distinct_values(rows, "epoch"))
+    return select_column(rows, column, depth=depth, patience=patience, epoch=last)
 
 
 def judge(rows):
-    depth, patience = max(values_of(rows, "depth")), values_of(rows, "patience")
+    depth, patience = (
+        max(distinct_values(rows, "depth")),
+        distinct_values(rows, "patience"),
+    )
     found = []
     for column in ("test_error", "training_error"):
         errors = [_final(rows, column, depth, each) for each in patience]
         seen = "; ".join(
-            f"{spread(error)} with patience {each}"
+            f"{mean_and_deviation(error)} with patience {each}"
             for each, error in zip(patience, errors, strict=True)
         )
         better = [a - b for a, b in zip(errors[0], errors[-1], strict=True)]
@@ -115,7 +132,8 @@ STUDY = Study(
     defaults=Options(depths=(20,), epochs=48),
 )
 
+
 if __name__ == "__main__":
-    from keras_resnet.studies.program import run_study
+    from keras_resnet.studies.lib import run_study
 
     run_study(STUDY)

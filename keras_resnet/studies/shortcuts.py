@@ -1,8 +1,17 @@
 """Which shortcut: A, B and C against none, at the same depth and budget."""
 
-from keras_resnet.studies import style
-from keras_resnet.studies.study import Options, Study, spread
-from keras_resnet.studies.tables import errors_by_epoch, select, values_of
+from keras_resnet.studies.lib import (
+    Options,
+    Study,
+    add_legends,
+    distinct_values,
+    draw_points,
+    errors_by_epoch,
+    mean_and_deviation,
+    new_figure,
+    select_column,
+    with_colours,
+)
 
 KINDS = ("none", "A", "B", "C")
 
@@ -26,24 +35,28 @@ def measure(options, job):
 
 
 def draw(rows):
-    figure, axes = style.new("training", "held out")
+    figure, axes = new_figure("training", "held out")
     for each, column in zip(axes, ("training_error", "test_error"), strict=True):
-        for depth, colour in style.coloured(values_of(rows, "depth")):
-            runs = [select(rows, column, shortcut=kind, depth=depth) for kind in KINDS]
-            style.points(each, KINDS, runs, f"{depth} layers", colour, line="")
+        for depth, colour in with_colours(distinct_values(rows, "depth")):
+            runs = [
+                select_column(rows, column, shortcut=kind, depth=depth)
+                for kind in KINDS
+            ]
+            draw_points(each, KINDS, runs, f"{depth} layers", colour, line="")
         each.set(xlabel="shortcut", ylabel="error (%)")
         each.set_yscale("symlog", linthresh=1)  # From no error to chance.
         each.set_ylim(bottom=0)
-        style.legend(each)
+        add_legends(each)
     return figure
 
 
 def judge(rows):
-    depth = max(values_of(rows, "depth"))
+    depth = max(distinct_values(rows, "depth"))
     error = {
-        kind: select(rows, "test_error", shortcut=kind, depth=depth) for kind in KINDS
+        kind: select_column(rows, "test_error", shortcut=kind, depth=depth)
+        for kind in KINDS
     }
-    seen = "; ".join(f"{kind} {spread(error[kind])}" for kind in KINDS)
+    seen = "; ".join(f"{kind} {mean_and_deviation(error[kind])}" for kind in KINDS)
     worst = [max(each) for each in zip(*(error[k] for k in "ABC"), strict=True)]
     best = [min(each) for each in zip(*(error[k] for k in "ABC"), strict=True)]
     gains = [a - b for a, b in zip(error["none"], worst, strict=True)]
@@ -51,8 +64,8 @@ def judge(rows):
     return [
         (f"with {depth} layers, held-out error: {seen}", min(gains) > 0),
         (
-            f"A, B and C differ by {spread(apart, ' points')}, and the worst of them from "
-            f"none by {spread(gains, ' points')}",
+            f"A, B and C differ by {mean_and_deviation(apart, ' points')}, and the worst of them from "
+            f"none by {mean_and_deviation(gains, ' points')}",
             max(apart) < min(gains),
         ),
     ]
@@ -74,7 +87,8 @@ STUDY = Study(
     defaults=Options(depths=(20, 44)),
 )
 
+
 if __name__ == "__main__":
-    from keras_resnet.studies.program import run_study
+    from keras_resnet.studies.lib import run_study
 
     run_study(STUDY)

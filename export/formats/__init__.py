@@ -1,0 +1,5 @@
+"""The file formats that a network is written to."""
+
+from keras_resnet.support.front_door import open_front_door
+
+__getattr__, __dir__, __all__ = open_front_door(__name__, __file__)

@@ -1,0 +1,202 @@
+"""What a `.tflite` file says of itself: name, input, licence, labels.
+
+The TFLite metadata format: a second FlatBuffer within the model's, by the schema
+`metadata_schema.fbs`, and the files that it names as a zip archive behind the
+model. MediaPipe Tasks and the Task libraries on phones read both; LiteRT passes
+over them. No distribution writes it on every Python that we support (`tflite-support`
+ended with 3.11, and MediaPipe's writer imports what its wheel lacks), so that the few
+tables which a classifier needs are written here.
+"""
+
+import io
+import zipfile
+
+import flatbuffers
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+
+from ..device import LABELS_FILE, label_lines
+
+# The fields of each table in the order of metadata_schema.fbs, which is their place
+# in the file. A union has two: its type, and the table.
+_TABLES = {
+    "ModelMetadata": "name description version subgraph_metadata author license "
+    "associated_files min_parser_version",
+    "SubGraphMetadata": "name description input_tensor_metadata output_tensor_metadata",
+    "TensorMetadata": "name description dimension_names content process_units stats "
+    "associated_files",
+    "Content": "content_properties_type content_properties",
+    "FeatureProperties": "",
+    "ImageProperties": "color_space default_size",
+    "ImageSize": "width height",
+    "ProcessUnit": "options_type options",
+    "NormalizationOptions": "mean std",
+    "Stats": "max min",
+    "AssociatedFile": "name description type",
+}
+
+
+def add_metadata(content, classifier):
+    """Adds metadata and labels to a `.tflite` file, and states its batch of one.
+
+    A converter leaves the batch open beside the shape that it writes; LiteRT resizes
+    a file without that too, and LiteRT.js and some delegates refuse a file with it.
+
+    Args:
+        content: the file's bytes, as a converter gave them.
+        classifier: a `keras_resnet.classifiers.Classifier`.
+
+    Returns:
+        The bytes of the file to write.
+    """
+    model = schema.ModelT.InitFromPackedBuf(content)
+    for subgraph in model.subgraphs:
+        for tensor in subgraph.tensors:
+            tensor.shapeSignature = None
+    buffer, entry = schema.BufferT(), schema.MetadataT()
+    buffer.data = np.frombuffer(_describe(classifier), np.uint8)
+    entry.name, entry.buffer = "TFLITE_METADATA", len(model.buffers)
+    model.buffers.append(buffer)
+    model.metadata = [*(model.metadata or []), entry]
+    builder = _AlignedBuilder(len(content) + 2**20)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    stream = io.BytesIO()
+    stream.write(builder.Output())
+    # Stored, not compressed, as clients expect; of no date, so that the same model
+    # gives the same file.
+    with zipfile.ZipFile(stream, "w") as archive:
+        file = zipfile.ZipInfo(LABELS_FILE)
+        file.external_attr = 0o644 << 16  # Whoever unpacks it may read it.
+        lines = "".join(f"{label}\n" for label in label_lines(classifier.classes))
+        archive.writestr(file, lines)
+    return stream.getvalue()
+
+
+class _AlignedBuilder(flatbuffers.Builder):
+    """Aligns arrays to 16 bytes, as LiteRT's schema demands of weights.
+
+    The code generated for Python, TensorFlow's converter included, does not.
+    """
+
+    def CreateNumpyVector(self, x):
+        self.Prep(16, x.nbytes)
+        return super().CreateNumpyVector(x)
+
+
+def _describe(classifier):
+    """The metadata of a classifier, a FlatBuffer."""
+    preprocessing, settings = classifier.preprocessing, classifier.settings
+    grey = preprocessing.channels == 1
+    (name,) = label_lines([classifier.name])
+    image = _table(
+        "TensorMetadata",
+        name="image",
+        description=f"{'Grey' if grey else 'RGB'} image, {preprocessing.height} rows of "
+        f"{preprocessing.width} pixels from 0 to 255; the model normalises them itself.",
+        content=_table(
+            "Content",
+            content_properties_type=np.uint8(2),  # ImageProperties
+            content_properties=_table(
+                "ImageProperties",
+                color_space=np.int8(2 if grey else 1),
+                default_size=_table(
+                    "ImageSize",
+                    width=np.uint32(preprocessing.width),
+                    height=np.uint32(preprocessing.height),
+                ),
+            ),
+        ),
+        # That there is nothing to do has to be said where the input is float32.
+        process_units=[
+            _table(
+                "ProcessUnit",
+                options_type=np.uint8(1),  # NormalizationOptions
+                options=_table(
+                    "NormalizationOptions",
+                    mean=np.float32([0]),
+                    std=np.float32([1]),
+                ),
+            )
+        ],
+        stats=_table("Stats", max=np.float32([255]), min=np.float32([0])),
+    )
+    probabilities = _table(
+        "TensorMetadata",
+        name="probabilities",
+        description=f"Probability of each of {len(classifier.classes)} classes.",
+        content=_table(
+            "Content",
+            content_properties_type=np.uint8(1),
+            content_properties=_table("FeatureProperties"),
+        ),
+        stats=_table("Stats", max=np.float32([1]), min=np.float32([0])),
+        associated_files=[
+            _table(
+                "AssociatedFile",
+                name=LABELS_FILE,
+                description="Name of each class, in the order of the probabilities.",
+                type=np.int8(2),  # TENSOR_AXIS_LABELS
+            )
+        ],
+    )
+    known = {"author": settings.get("publisher"), "license": settings.get("licence")}
+    model = _table(
+        "ModelMetadata",
+        name=name,
+        description=f"Image classifier of {len(classifier.classes)} classes by "
+        "keras_resnet.",
+        version="1",
+        subgraph_metadata=[
+            _table(
+                "SubGraphMetadata",
+                input_tensor_metadata=[image],
+                output_tensor_metadata=[probabilities],
+            )
+        ],
+        # The first version of the format has all these fields.
+        min_parser_version="1.0.0",
+        **{field: text for field, text in known.items() if text},
+    )
+    builder = flatbuffers.Builder()
+    builder.Finish(_write(builder, model), b"M001")
+    return bytes(builder.Output())
+
+
+def _table(kind, **fields):
+    """A table for `_write`: its fields by their places."""
+    places = _TABLES[kind].split()
+    return {places.index(name): value for name, value in fields.items()}
+
+
+def _write(builder, value):
+    """Writes to a FlatBuffer and returns the offset.
+
+    Args:
+        builder: a `flatbuffers.Builder`.
+        value: a string; an array of numbers; a list of tables; or a `_table` of these
+            and of numbers of NumPy's types.
+    """
+    if isinstance(value, str):
+        return builder.CreateString(value)
+    if isinstance(value, np.ndarray):
+        return builder.CreateNumpyVector(value)
+    if isinstance(value, list):
+        offsets = [_write(builder, item) for item in value]
+        builder.StartVector(4, len(offsets), 4)
+        for offset in reversed(offsets):
+            builder.PrependUOffsetTRelative(offset)
+        return builder.EndVector()
+    fields = {
+        place: item if isinstance(item, np.generic) else _write(builder, item)
+        for place, item in value.items()
+    }
+    number = {
+        np.int8: builder.PrependInt8Slot,
+        np.uint8: builder.PrependUint8Slot,
+        np.uint32: builder.PrependUint32Slot,
+    }
+    builder.StartObject(max(fields, default=-1) + 1)
+    for place, item in fields.items():
+        put = number.get(type(item), builder.PrependUOffsetTRelativeSlot)
+        put(place, item, 0)
+    return builder.EndObject()

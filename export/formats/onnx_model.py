@@ -1,0 +1,334 @@
+"""An ONNX file, for ONNX Runtime and all else that reads the format.
+
+The graph is written layer by layer: a converter of TensorFlow graphs would bring
+its own demands on versions, and leave transpositions and paddings in the graph
+that fold into the convolutions here.
+"""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_resnet.support import InputError, write_file
+
+from ..device import needs
+
+# ONNX Runtime reads these from 1.12 on, of 2022.
+OPSET, IR_VERSION = 17, 8
+
+
+def write_onnx(path, classifier):
+    """Writes the ONNX file of a classifier.
+
+    It takes `image`, uint8 (n, height, width, channels) with any n, normalises
+    inside and gives `probabilities`, float32 (n, classes). Its metadata hold
+    `classes` and `preprocessing`, in JSON.
+
+    Args:
+        path: of the file to write.
+        classifier: a `keras_resnet.classifiers.Classifier`.
+
+    Raises:
+        InputError: as `to_onnx`.
+    """
+    write_file(path, to_onnx(classifier).SerializeToString())
+
+
+def to_onnx(classifier):
+    """Returns the ONNX model of a classifier; see `write_onnx`.
+
+    Raises:
+        InputError: it has a layer that no network of keras_resnet has, or the
+            distribution `onnx` is not installed.
+    """
+    with needs("onnx"):
+        import onnx
+    graph = _Graph(onnx)
+    pixels = graph.add("Cast", "image", to=onnx.TensorProto.FLOAT)
+    _emit_model(graph, classifier.model, _Value(graph.to_nchw(pixels)))
+    graph.nodes[-1].output[0] = "probabilities"
+    shape = ["batch", *classifier.preprocessing.shape]
+    answers = ["batch", len(classifier.classes)]
+    describe = onnx.helper.make_tensor_value_info
+    made = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            graph.nodes,
+            classifier.name,
+            [describe("image", onnx.TensorProto.UINT8, shape)],
+            [describe("probabilities", onnx.TensorProto.FLOAT, answers)],
+            graph.constants,
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="keras_resnet",
+    )
+    onnx.helper.set_model_props(made, metadata(classifier))
+    onnx.checker.check_model(made, full_check=True)
+    return made
+
+
+def metadata(classifier):
+    """What an artifact tells of itself: `classes` and `preprocessing`, in JSON."""
+    return {
+        "classes": json.dumps(classifier.classes, ensure_ascii=False),
+        "preprocessing": json.dumps(dataclasses.asdict(classifier.preprocessing)),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Value:
+    """A tensor of the graph, (n, channels, height, width).
+
+    Attributes:
+        name: of the tensor.
+        pads: rows and columns of zeros that its reader adds: above, to the left,
+            below and to the right.
+        rectified: whether nothing in it is below zero.
+    """
+
+    name: str
+    pads: tuple[int, ...] = (0, 0, 0, 0)
+    rectified: bool = False
+
+
+class _Graph:
+    """The nodes and constants of an ONNX graph that is being written."""
+
+    def __init__(self, onnx):
+        self.onnx = onnx
+        self.nodes = []
+        self.constants = []
+
+    def add(self, kind, *inputs, name=None, **attributes):
+        """Adds a node; returns the name of its output."""
+        name = name or f"{kind.lower()}_{len(self.nodes)}"
+        node = self.onnx.helper.make_node(kind, inputs, [name], name, **attributes)
+        self.nodes.append(node)
+        return name
+
+    def constant(self, name, value, dtype=np.float32):
+        """Adds an array; returns its name."""
+        value = np.ascontiguousarray(value, dtype)
+        self.constants.append(self.onnx.numpy_helper.from_array(value, name))
+        return name
+
+    def to_nchw(self, name):
+        return self.add("Transpose", name, perm=[0, 3, 1, 2])
+
+    def pad(self, value, name, channels=(0, 0)):
+        """Adds the zeros around a value; returns a name."""
+        above, left, below, right = value.pads
+        front, behind = channels
+        sizes = self.constant(
+            f"{name}/sizes", [0, front, above, left, 0, behind, below, right], np.int64
+        )
+        return self.add("Pad", value.name, sizes, name=name)
+
+    def padded(self, value):
+        """The name of a value with its zeros around it."""
+        return self.pad(value, f"{value.name}/pad") if any(value.pads) else value.name
+
+
+def _emit_model(graph, model, value):
+    """Adds every layer of a model.
+
+    Args:
+        graph: a `_Graph`.
+        model: a functional `keras.Model` with one input and one output.
+        value: what it reads, a `_Value`.
+
+    Returns:
+        A `_Value`.
+    """
+    entry = keras.Input(batch_shape=model.input.shape, dtype=model.input.dtype)
+    values = {id(entry): value}
+
+    def clone(layer):
+        if not isinstance(layer, keras.Model) and type(layer) not in _EMITTERS:
+            raise InputError(
+                "ONNX can be written of the layers "
+                f"{', '.join(kind.__name__ for kind in _EMITTERS)}. "
+                f"Received: {layer.name}, {type(layer).__name__}"
+            )
+        config = layer.get_config()
+        if "kernel_initializer" in config:
+            config["kernel_initializer"] = "zeros"  # The weights are the model's.
+        return type(layer).from_config(config)
+
+    def call(layer, *args, **kwargs):
+        answer = layer(*args, **kwargs)
+        read = [values[id(tensor)] for tensor in keras.tree.flatten(args)]
+        original = model.get_layer(layer.name)
+        if isinstance(layer, keras.Model):
+            values[id(answer)] = _emit_model(graph, original, *read)
+        else:
+            values[id(answer)] = _EMITTERS[type(layer)](graph, original, *read)
+        return answer
+
+    walked = keras.models.clone_model(
+        keras.Model(model.input, model.output), entry, clone, call
+    )
+    return values[id(walked.output)]
+
+
+def _activated(graph, layer, name):
+    """Adds the activation of a layer after a tensor, if it has one."""
+    activation = keras.activations.serialize(layer.activation)
+    if activation == "linear":
+        return _Value(name)
+    kinds = {"relu": "Relu", "sigmoid": "Sigmoid", "softmax": "Softmax"}
+    if activation not in kinds:
+        raise InputError(
+            f"ONNX can be written of the activations linear, {', '.join(kinds)}. "
+            f"Received: {layer.name} with {activation}"
+        )
+    kind = kinds[activation]
+    return _Value(
+        graph.add(kind, name, name=f"{layer.name}/{activation}"),
+        rectified=activation == "relu",
+    )
+
+
+def _activation(graph, layer, value):
+    return _activated(graph, layer, graph.padded(value))
+
+
+def _normalization(graph, layer, value):
+    mean, variance = (
+        np.reshape(part, (-1, 1, 1)) for part in (layer.mean, layer.variance)
+    )
+    mean = graph.constant(f"{layer.name}/mean", mean)
+    name = graph.add("Sub", graph.padded(value), mean)
+    if (variance != 1).any():  # Else it is folded into the convolution.
+        deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
+        deviation = graph.constant(f"{layer.name}/deviation", deviation)
+        name = graph.add("Div", name, deviation)
+    return _Value(name)
+
+
+def _batch_normalization(graph, layer, value):
+    *affine, mean, variance = layer.get_weights()
+    gamma = affine.pop(0) if layer.scale else np.ones_like(mean)
+    beta = affine.pop(0) if layer.center else np.zeros_like(mean)
+    parts = {"gamma": gamma, "beta": beta, "mean": mean, "variance": variance}
+    name = graph.add(
+        "BatchNormalization",
+        graph.padded(value),
+        *(graph.constant(f"{layer.name}/{k}", v) for k, v in parts.items()),
+        name=layer.name,
+        epsilon=layer.epsilon,
+    )
+    return _Value(name)
+
+
+def _zero_padding(graph, layer, value):
+    (above, below), (left, right) = layer.padding
+    if layer.data_format == "channels_first":
+        # The channels of shortcut A: see keras_resnet.blocks.shortcut.
+        return _Value(graph.pad(value, layer.name, channels=(left, right)))
+    pads = np.add(value.pads, (above, left, below, right))
+    return dataclasses.replace(value, pads=tuple(pads.tolist()))
+
+
+def _convolution(graph, layer, value):
+    pads = value.pads
+    reach = [
+        d * (k - 1) for d, k in zip(layer.dilation_rate, layer.kernel_size, strict=True)
+    ]
+    if layer.padding == "same" and any(reach):
+        if any(r % 2 for r in reach) or layer.strides != (1, 1):
+            raise InputError(
+                "ONNX can be written of convolutions with padding='same' whose stride "
+                f"is 1 and whose kernel is odd. Received: {layer.name}"
+            )
+        pads = np.add(pads, [r // 2 for r in reach * 2]).tolist()
+    kernel, *bias = layer.get_weights()
+    weights = [graph.constant(f"{layer.name}/kernel", kernel.transpose(3, 2, 0, 1))]
+    weights += [graph.constant(f"{layer.name}/bias", b) for b in bias]
+    name = graph.add(
+        "Conv",
+        value.name,
+        *weights,
+        name=layer.name,
+        kernel_shape=layer.kernel_size,
+        strides=layer.strides,
+        dilations=layer.dilation_rate,
+        group=layer.groups,
+        pads=pads,
+    )
+    return _activated(graph, layer, name)
+
+
+def _max_pooling(graph, layer, value):
+    # ONNX pads with minus infinity. After a ReLU that is the same as zeros.
+    fits = value.rectified
+    name = graph.add(
+        "MaxPool",
+        value.name if fits else graph.padded(value),
+        name=layer.name,
+        pads=value.pads if fits else (0, 0, 0, 0),
+        **_window(layer),
+    )
+    return _Value(name, rectified=fits)
+
+
+def _average_pooling(graph, layer, value):
+    # One of a single pixel is a choice of pixels, which stays exact in int8.
+    kind = "AveragePool" if max(layer.pool_size) > 1 else "MaxPool"
+    return _Value(
+        graph.add(kind, graph.padded(value), name=layer.name, **_window(layer)),
+        rectified=value.rectified,
+    )
+
+
+def _window(layer):
+    return {
+        "kernel_shape": layer.pool_size,
+        "strides": layer.strides,
+        # What is padded counts in no average, in TensorFlow neither.
+        "auto_pad": "SAME_UPPER" if layer.padding == "same" else "NOTSET",
+    }
+
+
+def _global_average_pooling(graph, layer, value):
+    name = graph.add("GlobalAveragePool", graph.padded(value), name=layer.name)
+    return _Value(
+        name if layer.keepdims else graph.add("Flatten", name),
+        rectified=value.rectified,
+    )
+
+
+def _dense(graph, layer, value):
+    weights = [
+        graph.constant(f"{layer.name}/{part}", w)
+        for part, w in zip(("kernel", "bias"), layer.get_weights(), strict=False)
+    ]
+    name = graph.add("Gemm", value.name, *weights, name=layer.name)
+    return _activated(graph, layer, name)
+
+
+def _pairwise(kind):
+    def emit(graph, layer, first, second):
+        read = graph.padded(first), graph.padded(second)
+        return _Value(graph.add(kind, *read, name=layer.name))
+
+    return emit
+
+
+_EMITTERS = {
+    layers.Activation: _activation,
+    layers.Add: _pairwise("Add"),
+    layers.AveragePooling2D: _average_pooling,
+    layers.BatchNormalization: _batch_normalization,
+    layers.Conv2D: _convolution,
+    layers.Dense: _dense,
+    layers.Dropout: lambda graph, layer, value: value,
+    layers.GlobalAveragePooling2D: _global_average_pooling,
+    layers.MaxPooling2D: _max_pooling,
+    layers.Multiply: _pairwise("Mul"),
+    layers.Normalization: _normalization,
+    layers.ZeroPadding2D: _zero_padding,
+}

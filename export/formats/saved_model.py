@@ -1,0 +1,222 @@
+"""A SavedModel that takes raw pixels or encoded images, for TensorFlow Serving."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.nets import flat_layers
+from keras_resnet.support import InputError, shorten_list
+
+from ..device import LIMITS, Disagreement
+
+
+def check_model(model):
+    """Refuses a model that artifacts cannot be made of, and says what can be done.
+
+    Raises:
+        InputError: it has several inputs, layers that are not Keras's own, or an
+            input of any size, or its logits and features cannot be told from its
+            layers.
+    """
+    if len(getattr(model, "inputs", None) or [0]) > 1:
+        raise InputError(
+            "Export needs a network with one input, the image; export the part of it "
+            "that reads the image. "
+            f"Received: {model.name} with inputs {shorten_list(i.name for i in model.inputs)}"
+        )
+    custom = [
+        f"{layer.name} ({type(layer).__name__})"
+        for layer in flat_layers(model)
+        if type(layer).__module__.split(".")[0] != "keras"
+        or isinstance(layer, keras.layers.Lambda)
+    ]
+    if custom:
+        raise InputError(
+            "Export needs Keras's own layers, which every converter knows; replace the "
+            "others, or write a SavedModel alone by Keras's model.export(PATH). "
+            f"Received: {model.name} with {shorten_list(custom)}"
+        )
+    layers = {layer.name: layer for layer in model.layers}
+    head = layers.get("predictions")
+    if (
+        "avg_pool" not in layers
+        or getattr(head, "activation", None) is not keras.activations.softmax
+    ):
+        raise InputError(
+            "Export needs a classifier of keras_resnet that ends in the layers avg_pool "
+            f"and predictions, with softmax. Received: {model.name}"
+        )
+    if None in model.input_shape[1:]:
+        raise InputError(
+            "Export needs an input of one size; build the network with one, as by "
+            "--image_size=224 with a file of its weights. "
+            f"Received: {model.name} with input {model.input_shape}"
+        )
+
+
+def write_saved_model(classifier, path):
+    """Writes the SavedModel of a classifier.
+
+    Signatures, with n any number of images:
+
+    - `serving_default`: `image`, uint8 (n, height, width, channels), to
+      `probabilities`, float32 (n, classes).
+    - `image_bytes`: `image_bytes`, string (n,), JPEG, PNG, WebP, BMP or GIF files of
+      any sizes, to `classes`, string (n, k), and `scores`, float32 (n, k), the
+      likeliest first; k is 5, or the number of classes if that is less. A
+      damaged file fails the whole request with InvalidArgument.
+    - `features`: `image` as above to `features`, float32 (n, channels), the
+      global average of the last stage.
+
+    Args:
+        classifier: a `keras_resnet.classifiers.Classifier`.
+        path: of the folder to write.
+    """
+    preprocessing = classifier.preprocessing
+    pixels = tf.TensorSpec((None, *preprocessing.shape), tf.uint8, "image")
+    encoded = tf.TensorSpec((None,), tf.string, "image_bytes")
+    network = tf.function(_frozen(classifier.model), input_signature=[pixels])
+    names = tf.constant(classifier.classes)
+    top = min(5, len(classifier.classes))
+
+    def classify_bytes(image_bytes):
+        images = tf.map_fn(
+            preprocessing.read,
+            image_bytes,
+            fn_output_signature=tf.TensorSpec(preprocessing.shape, tf.uint8),
+        )
+        scores, best = tf.math.top_k(network(images)["probabilities"], top)
+        return {"classes": tf.gather(names, best), "scores": scores}
+
+    def part(name):
+        return lambda image: {name: network(image)[name]}
+
+    _write(
+        path,
+        serving_default=(part("probabilities"), pixels),
+        image_bytes=(classify_bytes, encoded),
+        features=(part("features"), pixels),
+    )
+
+
+def _frozen(model):
+    """The network as a function whose weights are constants.
+
+    With constants TensorFlow's kernels lay the weights out once, not in every call
+    (docs/serving.md). Signatures that call one `tf.function` share its constants.
+
+    Returns:
+        A function from `image` to `probabilities` and `features`.
+    """
+    outputs = {
+        "probabilities": model.output,
+        "features": model.get_layer("avg_pool").output,
+    }
+    both = keras.Model(model.input, outputs)
+    trainable = [variable.numpy() for variable in both.trainable_variables]
+    others = [variable.numpy() for variable in both.non_trainable_variables]
+
+    def network(image):
+        answers, _ = both.stateless_call(
+            [tf.constant(values) for values in trainable],
+            [tf.constant(values) for values in others],
+            image,
+            training=False,
+        )
+        return answers
+
+    return network
+
+
+def write_static(classifier, path, pixels="uint8"):
+    """Writes the SavedModel that converters read: one signature, static but for the batch.
+
+    With a batch of 1 the converter would bake reshapes into nets that end in one
+    position, and the file could not be resized to more images.
+
+    Args:
+        classifier: a `keras_resnet.classifiers.Classifier`.
+        path: of the folder to write.
+        pixels: type of `image`, whose values are from 0 to 255 in any.
+    """
+    spec = tf.TensorSpec((None, *classifier.preprocessing.shape), pixels, "image")
+    _write(
+        path,
+        serving_default=(
+            lambda image: {"probabilities": classifier.model(image, training=False)},
+            spec,
+        ),
+    )
+
+
+def check_signatures(path, classifier, images):
+    """Refuses a SavedModel whose `image_bytes` or `features` are not the network's.
+
+    Args:
+        path: of its folder.
+        classifier: whose network it was written of.
+        images: uint8 (n, height, width, channels).
+
+    Raises:
+        Disagreement: another class comes first, or features differ by more than
+            1e-4 of the largest.
+    """
+    files = [tf.io.encode_png(image) for image in images]
+    seen = np.stack([classifier.preprocessing.read(file) for file in files])
+    expected = [
+        classifier.classes[place].encode()
+        for place in reference_logits(classifier.model, seen).argmax(axis=1)
+    ]
+    model = tf.saved_model.load(path)
+    named = model.signatures["image_bytes"](image_bytes=tf.stack(files))["classes"]
+    if named.numpy()[:, 0].tolist() != expected:
+        raise Disagreement(
+            "The signature image_bytes of the SavedModel names other classes than the "
+            "Keras model"
+        )
+    found = model.signatures["features"](image=tf.constant(images))["features"].numpy()
+    features = _features(classifier.model)(images, training=False)
+    difference = np.abs(found - features).max() / np.abs(features).max()
+    if not difference <= LIMITS["float32"].logits:
+        raise Disagreement(
+            f"The signature features of the SavedModel differs by {difference:.1e} of the "
+            "largest from the Keras model"
+        )
+
+
+def _features(model):
+    return keras.Model(model.input, model.get_layer("avg_pool").output)
+
+
+def reference_logits(model, images, batch_size=64):
+    """Logits of the Keras model, which every artifact is held against.
+
+    Args:
+        model: see `check_model`.
+        images: uint8 (n, height, width, channels).
+        batch_size: images at a time.
+
+    Returns:
+        float64 (n, classes): before the softmax, from the model's own features.
+    """
+    features = _features(model)
+    kernel, bias = (np.float64(w) for w in model.get_layer("predictions").get_weights())
+    parts = [
+        np.float64(features(images[i : i + batch_size], training=False))
+        for i in range(0, len(images), batch_size)
+    ]
+    return np.concatenate(parts) @ kernel + bias
+
+
+def _write(path, **endpoints):
+    archive = keras.export.ExportArchive()
+    # Without archive.track(model), which would store every variable twice; the
+    # endpoints hold theirs.
+    for name, (function, spec) in endpoints.items():
+        archive.add_endpoint(name, function, input_signature=[spec])
+    try:
+        archive.write_out(path, verbose=False)
+    except tf.errors.OpError as error:
+        raise OSError(
+            f"Could not write {path}: {error.message.splitlines()[0]}"
+        ) from error

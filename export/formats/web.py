@@ -1,0 +1,184 @@
+"""A folder with a page that classifies pictures in a browser, by LiteRT.js.
+
+index.html style.css main.js worker.js     the page
+litert/                                    LiteRT.js, of which a browser loads one build
+model.json float32.tflite ...              the network
+
+Any server of static files will do, such as `python -m http.server`; nothing in the
+folder asks for another address.
+"""
+
+import dataclasses
+import gzip
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+
+from keras_resnet.support import InputError, write_file
+
+TEMPLATE = pathlib.Path(__file__).parent / "web"
+
+
+# The page takes the first that is there of each: one that is small and quick, which
+# it opens with, and one that is nearest to the trained network. In Chromium (one
+# thread, x86, ResNet-18) int8 is a quarter of float32's size and takes a third of its
+# time; float16 is half of its size and takes as long.
+QUICK = ("int8", "dynamic")
+
+
+EXACT = ("float16", "float32")
+
+
+MODELS = QUICK + EXACT
+
+
+TIMEOUT = 600  # Seconds, of one call of npm.
+
+
+# LiteRT.js' builds: with relaxed SIMD, the same with threads, and for browsers that
+# have neither.
+BUILDS = (
+    "litert_wasm_internal",
+    "litert_wasm_threaded_internal",
+    "litert_wasm_compat_internal",
+)
+
+
+_QUIET = ("npm_config_audit", "npm_config_fund", "npm_config_update_notifier")
+
+
+_NEEDS = (
+    "web needs Node.js 18 or later with npm, and its registry for the packages "
+    "@litertjs/core and esbuild"
+)
+
+
+def write_web(path, classifier, files):
+    """Writes a folder with a page that runs a network in a browser.
+
+    The page resizes and crops as `classifier.preprocessing` does, to the pixel but
+    for rounding.
+
+    Args:
+        path: of the folder to write.
+        classifier: a `keras_resnet.classifiers.Classifier`.
+        files: from a name of `MODELS` to the path of that `.tflite`
+            file, which takes uint8. Of `QUICK` and of `EXACT` the first that is there is
+            copied.
+
+    Raises:
+        InputError: there is no such file among them, or the page cannot be built.
+        OSError: the folder cannot be written.
+    """
+    chosen = [
+        next(name for name in names if name in files)
+        for names in (QUICK, EXACT)
+        if any(name in files for name in names)
+    ]
+    if not chosen:
+        raise InputError(
+            f"web needs at least one of {', '.join(MODELS)}. "
+            f"Received: {', '.join(files) or 'none'}"
+        )
+    path = pathlib.Path(path)
+    with tempfile.TemporaryDirectory() as work:
+        _build(pathlib.Path(work), path)
+    preprocessing = classifier.preprocessing
+    for name in chosen:
+        shutil.copyfile(files[name], path / f"{name}.tflite")
+    description = {
+        "name": classifier.name,
+        "classes": list(classifier.classes),
+        **dataclasses.asdict(preprocessing),
+        # Python's rounding, which JavaScript's is not.
+        "cover": [
+            round(side / preprocessing.crop)
+            for side in (preprocessing.height, preprocessing.width)
+        ],
+        "models": [
+            {
+                "name": name,
+                "file": f"{name}.tflite",
+                "bytes": os.path.getsize(path / f"{name}.tflite"),
+            }
+            for name in chosen
+        ],
+    }
+    write_file(
+        path / "model.json", json.dumps(description, indent=1, ensure_ascii=False)
+    )
+
+
+def _build(work, path):
+    """Bundles the page with LiteRT.js.
+
+    Args:
+        work: an empty folder; the template's own may be read-only.
+        path: of the folder to write, created once all packages are there.
+    """
+    for file in TEMPLATE.iterdir():
+        if file.is_file():
+            shutil.copyfile(file, work / file.name)
+    _npm(
+        work,
+        "ci",
+        # Also where NODE_ENV=production or the user's settings leave esbuild out.
+        "--include=dev",
+        "--include=optional",
+        "--ignore-scripts",
+        "--prefer-offline",
+        "--fetch-retries=1",
+        "--fetch-timeout=60000",
+    )
+    path.mkdir(parents=True)
+    for name in ("index.html", "style.css"):
+        shutil.copyfile(work / name, path / name)
+    _npm(work, "run", "page", "--", f"--outdir={path.resolve()}")
+    litert, wasm = path / "litert", work / "node_modules/@litertjs/core/wasm"
+    scripts = [f"{wasm / build}.js" for build in BUILDS]
+    _npm(work, "run", "runtime", "--", *scripts, f"--outdir={litert.resolve()}")
+    for build in BUILDS:
+        # Packed, it is a third; few servers do that themselves. Not named .gz, which
+        # some servers tell the browser to unpack.
+        packed = gzip.compress((wasm / f"{build}.wasm").read_bytes(), 9, mtime=0)
+        write_file(litert / f"{build}.wasm.gzip", packed)
+
+
+def _npm(work, *arguments):
+    """Runs npm, silent unless it fails."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise InputError(f"{_NEEDS}. Received: no program npm on the PATH")
+    try:
+        result = subprocess.run(
+            [npm, *arguments],
+            cwd=work,
+            env=os.environ | dict.fromkeys(_QUIET, "false"),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=TIMEOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    except OSError as error:
+        raise InputError(f"{_NEEDS}. Received: {npm}: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise InputError(
+            f"{_NEEDS}. Received: no end of npm {arguments[0]} within {TIMEOUT} s"
+        ) from None
+    if result.returncode:
+        raise InputError(f"{_NEEDS}. Received: {_first_error(result.stderr)}")
+
+
+def _first_error(output):
+    """The line of npm's output that says what went wrong."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    errors = [
+        line.removeprefix("npm error ") for line in lines if "npm warn" not in line
+    ]
+    facts = ("code ", "errno ", "syscall ", "path ")
+    return next((e for e in errors if not e.startswith(facts)), "no word from npm")

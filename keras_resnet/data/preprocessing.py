@@ -1,0 +1,364 @@
+"""From an image to a network's input: one definition for every use.
+
+Training, evaluation, prediction and the exported artifacts all read images
+through this module. Its results are raw pixels, uint8 from 0 to 255; a network
+normalises them itself, in its first layer, so that no client can get that wrong.
+"""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.data.decoding import (
+    IMAGE_FORMATS,
+    _little,
+    _part,
+    exif_orientation,
+    turn_upright,
+)
+
+# The shorter sides that the paper averages over (section 3.4).
+PAPER_SCALES = (224, 256, 384, 480, 640)
+
+
+# TensorFlow's kernels that resample as Pillow's filters of these names do, and how
+# far they reach.
+_KERNELS = {"bilinear": ("triangle", 1.0), "bicubic": ("keyscubic", 2.0)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes a network's input.
+
+    Attributes:
+        height: of the network's input, in pixels.
+        width: of the network's input, in pixels.
+        channels: 1 (grey) or 3 (RGB).
+        crop: share of the resized image, along each side, that the central crop
+            keeps: 1 for small images, 0.875 (224 of 256 pixels) for photographs.
+        interpolation: `"bilinear"` or `"bicubic"`, both with antialiasing.
+    """
+
+    height: int
+    width: int
+    channels: int
+    crop: float = 1.0
+    interpolation: str = "bilinear"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of the network's input."""
+        return (self.height, self.width, self.channels)
+
+    def load(self, path):
+        """Reads an image file as the network sees it.
+
+        Args:
+            path: of a JPEG, PNG, WebP, BMP or GIF file.
+
+        Returns:
+            uint8 array (height, width, channels).
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError: it is damaged, or no such image.
+        """
+        with open(path, "rb") as file:
+            encoded = file.read()
+        try:
+            return self.read(tf.constant(encoded)).numpy()
+        except tf.errors.OpError:
+            raise ValueError(f"{path}: damaged, or no {IMAGE_FORMATS} image") from None
+
+    def decode(self, encoded, upright=True):
+        """Decodes a JPEG, PNG, WebP, BMP or GIF (first frame) file.
+
+        Args:
+            encoded: scalar string tensor, the file's bytes.
+            upright: whether to turn a JPEG as its EXIF orientation says, as is
+                done wherever somebody names a picture. Data sets are read as they
+                are stored, as for every published accuracy on ImageNet: one in a
+                hundred of its images has an orientation, and not all are true.
+
+        Returns:
+            uint8 tensor (any height, any width, channels).
+        """
+
+        def jpeg():
+            image = tf.io.decode_jpeg(encoded, 3, dct_method="INTEGER_ACCURATE")
+            return turn_upright(image, exif_orientation(encoded)) if upright else image
+
+        def other():
+            return tf.io.decode_image(encoded, 3, expand_animations=False)
+
+        def webp():
+            # decode_image insists on the file's own number of channels. Of an
+            # animation only 3 may be asked for, which it refuses: for 0 it writes
+            # beyond its memory (TensorFlow 2.21).
+            head = tf.io.decode_raw(tf.strings.substr(encoded, 12, 9), tf.uint8)
+            extended = tf.strings.substr(encoded, 12, 4) == "VP8X"
+            animated = extended & (tf.bitwise.bitwise_and(head[8], 2) > 0)
+            image = tf.cond(
+                animated,
+                other,
+                lambda: tf.io.decode_image(encoded, 0, expand_animations=False),
+            )
+            return image[..., :3]
+
+        def indexed():
+            # decode_image takes the numbers of the colours for grey.
+            start = 14 + _little(encoded, 14)
+            colours = tf.strings.substr(encoded, start, _little(encoded, 10) - start)
+            colours = tf.reshape(tf.io.decode_raw(colours, tf.uint8), (-1, 4))
+            places = other()[..., 0]
+            return tf.gather(colours, tf.cast(places, tf.int32))[..., 2::-1]
+
+        def bmp():
+            eight = _little(encoded, 28) % 65536 == 8
+            return tf.cond(eight, indexed, other)
+
+        def by_head():
+            is_webp = (tf.strings.length(encoded) > 20) & (
+                tf.strings.substr(encoded, 0, 4) + _part(encoded, 8, 4) == "RIFFWEBP"
+            )
+            is_bmp = (tf.strings.length(encoded) > 54) & (
+                tf.strings.substr(encoded, 0, 2) == "BM"
+            )
+            return tf.cond(is_webp, webp, lambda: tf.cond(is_bmp, bmp, other))
+
+        image = tf.cond(tf.io.is_jpeg(encoded), jpeg, by_head)
+        image = tf.ensure_shape(image, (None, None, 3))
+        return self._grey(image)
+
+    def view(self, image, margin=0):
+        """The central crop of an image: what the network sees of it.
+
+        The image is resized, its aspect kept, until it just covers the input
+        divided by `crop`; the centre is cut out and rounded to whole pixel values.
+        Sides and offsets are rounded as torchvision does. With a `crop` of 1 an
+        image of the right size stays as it is.
+
+        Args:
+            image: uint8 tensor (any height, any width, channels).
+            margin: number of pixels to keep around the crop, at most
+                `self.margin`.
+
+        Returns:
+            uint8 tensor (height + 2 margin, width + 2 margin, channels).
+        """
+        size = (self.height + 2 * margin, self.width + 2 * margin)
+        if self.crop == 1 and image.shape[:2] == size:
+            return image
+        sides = tf.shape(image)[:2]
+        resized, corner = self._place(sides, size)
+        return self._resample(image, (0, 0), resized / sides, corner, size)
+
+    def read(self, encoded, margin=0, upright=True):
+        """Decodes a file and takes its view, decoding no more than is needed.
+
+        Of a JPEG only the part under the crop is decoded and resampled.
+
+        Args:
+            encoded: scalar string tensor, the file's bytes.
+            margin: as in `view`.
+            upright: as in `decode`.
+
+        Returns:
+            What `view(decode(encoded, upright), margin)` gives, but for rounding: a
+            few pixels differ by 1.
+        """
+        size = (self.height + 2 * margin, self.width + 2 * margin)
+
+        def part():
+            sides = tf.io.extract_jpeg_shape(encoded)[:2]
+            resized, corner = self._place(sides, size)
+            scale = resized / sides
+            # What the kernel reaches, and a pixel more.
+            reach = _KERNELS[self.interpolation][1] * tf.maximum(1 / scale, 1.0) + 1
+            corner64 = tf.cast(corner, tf.float64)
+            first = tf.maximum(tf.floor(corner64 / scale - reach), 0.0)
+            last = tf.cast(tf.math.ceil((corner64 + size) / scale + reach), tf.int32)
+            first = tf.cast(first, tf.int32)
+            image = tf.image.decode_and_crop_jpeg(
+                encoded,
+                tf.concat([first, tf.minimum(sides, last) - first], 0),
+                3,
+                dct_method="INTEGER_ACCURATE",
+            )
+            return self._resample(self._grey(image), first, scale, corner, size)
+
+        def whole():
+            return self.view(self.decode(encoded, upright), margin)
+
+        stands = tf.io.is_jpeg(encoded)
+        if upright:
+            stands &= exif_orientation(encoded) == 1
+        image = tf.cond(stands, part, whole)
+        return tf.ensure_shape(image, (*size, self.channels))
+
+    def cut(self, image, box_of):
+        """A part of an image, stretched to the network's input.
+
+        For training: quicker than `read`, with pixels that differ from those of
+        Pillow's bilinear filter by about one level in the mean, which is less than
+        from its bilinear to its bicubic one.
+
+        Args:
+            image: an encoded file, of which a JPEG is decoded within the part only;
+                or a uint8 tensor (any height, any width, channels).
+            box_of: function of (height, width) that gives the part: whole numbers
+                (row, column, height, width).
+
+        Returns:
+            uint8 tensor (height, width, channels).
+        """
+
+        def jpeg():
+            part = box_of(tf.io.extract_jpeg_shape(image)[:2])
+            # The quick transform: training sees other pixels each time anyway.
+            return self._grey(
+                tf.image.decode_and_crop_jpeg(image, part, 3, dct_method="INTEGER_FAST")
+            )
+
+        def of_pixels(pixels):
+            row, column, height, width = tf.unstack(box_of(tf.shape(pixels)[:2]))
+            return pixels[row : row + height, column : column + width]
+
+        if image.dtype == tf.string:
+            part = tf.cond(
+                tf.io.is_jpeg(image),
+                jpeg,
+                lambda: of_pixels(self.decode(image, upright=False)),
+            )
+        else:
+            part = of_pixels(image)
+        part, size = part[None], self.shape[:2]
+        shrinks = tf.reduce_prod(tf.shape(part)[1:3]) > self.height * self.width
+        # Half as much work as the antialiased kernels of `read`, whatever the
+        # interpolation: averages where there are more pixels than wanted.
+        resized = tf.cond(
+            shrinks,
+            lambda: tf.raw_ops.ResizeArea(images=part, size=size),
+            lambda: tf.raw_ops.ResizeBilinear(
+                images=part, size=size, half_pixel_centers=True
+            ),
+        )
+        return tf.ensure_shape(tf.cast(resized[0] + 0.5, tf.uint8), self.shape)
+
+    def ten_crops(self, image):
+        """The centre and the corners of the central square, and their mirror images.
+
+        As in Krizhevsky et al. 2012, whom the paper cites for its 10-crop test: the
+        shorter side becomes 256/224 of the input, and the corners are those of the
+        central square. (The paper does not say so; fb.resnet.torch takes those of
+        the whole image.)
+
+        Args:
+            image: uint8 tensor (any height, any width, channels).
+
+        Returns:
+            uint8 tensor (10, height, width, channels).
+        """
+        size = [round(side / 0.875) for side in self.shape[:2]]
+        sides = tf.shape(image)[:2]
+        resized = covering_sides(sides, size)
+        corner = tf.round((tf.cast(resized, tf.float64) - size) / 2)
+        corner = tf.cast(corner, tf.int32)
+        image = self._resample(image, (0, 0), resized / sides, corner, size)
+        down, across = size[0] - self.height, size[1] - self.width
+        corners = [(round(down / 2), round(across / 2))] + [
+            (y, x) for y in (0, down) for x in (0, across)
+        ]
+        crops = tf.stack(
+            [image[y : y + self.height, x : x + self.width] for y, x in corners]
+        )
+        return tf.concat([crops, crops[:, :, ::-1]], 0)
+
+    def whole_at(self, image, shorter):
+        """The whole image, resized.
+
+        Args:
+            image: uint8 tensor (any height, any width, channels).
+            shorter: its new shorter side, in pixels.
+
+        Returns:
+            uint8 tensor (height, width, channels), the aspect kept.
+        """
+        sides = tf.shape(image)[:2]
+        size = covering_sides(sides, (shorter, shorter))
+        corner = tf.zeros(2, tf.int32)
+        return self._resample(image, (0, 0), size / sides, corner, size)
+
+    def _grey(self, image):
+        # Not by decode_image, which makes grey of JPEG and PNG files only.
+        return image if self.channels == 3 else tf.image.rgb_to_grayscale(image)
+
+    def _place(self, sides, size):
+        """Sides of the resized image, and the crop's corner in it."""
+        target = [round(self.height / self.crop), round(self.width / self.crop)]
+        resized = covering_sides(sides, target)
+        # Half to even, as Python rounds in torchvision.
+        corner = tf.round((tf.cast(resized, tf.float64) - size) / 2)
+        return resized, tf.cast(corner, tf.int32)
+
+    def _resample(self, image, first, scale, corner, size):
+        """A part of a resized image, of which only a part may be given.
+
+        Args:
+            image: uint8 tensor, the part from `first` on.
+            first: its place (row, column) in the whole.
+            scale: (vertical, horizontal) of the resizing.
+            corner: of the wanted part in the resized image (row, column).
+            size: of the wanted part (height, width).
+
+        Returns:
+            uint8 tensor (*size, channels).
+        """
+        shift = tf.cast(first, scale.dtype) * scale - tf.cast(corner, scale.dtype)
+        image = tf.raw_ops.ScaleAndTranslate(
+            images=image[None],
+            size=size,
+            scale=tf.cast(scale, tf.float32),
+            translation=tf.cast(shift, tf.float32),
+            kernel_type=_KERNELS[self.interpolation][0],
+            antialias=True,
+        )[0]
+        if self.interpolation == "bicubic":  # It overshoots; bilinear does not.
+            image = tf.clip_by_value(image, 0.0, 255.0)
+        return tf.cast(image + 0.5, tf.uint8)
+
+    @property
+    def margin(self) -> int:
+        """Pixels of a resized image on each side of the central crop."""
+        return (
+            int(round(min(self.height, self.width) / self.crop) - min(self.shape[:2]))
+            // 2
+        )
+
+
+def covering_sides(sides, target):
+    """Sides of an image resized until it just covers `target`, as torchvision's."""
+    sides, target = tf.cast(sides, tf.float64), tf.cast(target, tf.float64)
+    return tf.cast(tf.floor(sides * tf.reduce_max(target / sides) + 1e-6), tf.int32)
+
+
+def channel_statistics(images):
+    """Mean and variance of each channel.
+
+    Args:
+        images: uint8 array (number, height, width, channels).
+
+    Returns:
+        Two lists of one float for each channel, in pixel values and their
+        squares. A channel that never changes gets the variance 1.
+    """
+    sums, squares = np.zeros(images.shape[-1]), np.zeros(images.shape[-1])
+    for image in images:  # One at a time: float64 copies of all would not fit.
+        pixels = image.reshape(-1, images.shape[-1]).astype(np.float64)
+        sums += pixels.sum(axis=0)
+        squares += np.square(pixels).sum(axis=0)
+    count = images[..., 0].size
+    mean = sums / count
+    variance = squares / count - np.square(mean)
+    return mean.tolist(), np.where(variance > 0, variance, 1.0).tolist()

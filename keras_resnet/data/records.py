@@ -1,0 +1,195 @@
+"""Data sets too large for memory: TFRecord files of `tf.train.Example`, read anywhere.
+
+An index of where each record begins is made once. Any batch of a shuffled epoch is
+then a function of the seed and the step alone, as for the sets held in memory:
+nothing that came before it is read.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.support import InputError
+
+# Parts that are held out, the first of them counts: test images are for the end, and
+# ImageNet's have no labels.
+HELD_OUT = ("validation", "val", "test")
+
+
+# Around each record: its length and that number's checksum before it, its own after.
+_FRAME = 8 + 4 + 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """Where each record lies, and its label.
+
+    Attributes:
+        paths: of the files.
+        shard: int32 (number,), of its file in `paths`.
+        number: int32 (number,), of the record in its file, from 0.
+        offset: int64 (number,), where in its file the record's frame begins, bytes.
+        length: int64 (number,), of the record without its frame, bytes.
+        labels: int32 (number,), counted from 0; -1 where there is none.
+        image: the feature that is the encoded image.
+        first_label: what the files call the class 0.
+        damaged: what to call each record that was left out.
+    """
+
+    paths: tuple[str, ...]
+    shard: np.ndarray
+    number: np.ndarray
+    offset: np.ndarray
+    length: np.ndarray
+    labels: np.ndarray
+    image: str
+    first_label: int = 0
+    damaged: tuple[str, ...] = ()
+
+    def __len__(self):
+        return len(self.labels)
+
+    def name(self, place) -> str:
+        """Returns what to call a record: its file and its number in that."""
+        return record_name(self.paths[self.shard[place]], self.number[place])
+
+
+def find(name, only_test=False):
+    """Finds the files of a data set.
+
+    Args:
+        name: `"tfrecord:PATH"`, or just PATH: a folder with the files of each part,
+            such as `train-00000-of-01024`, `validation-00000-of-00128` or TFDS's
+            `mnist-test.tfrecord-00000-of-00001`; or with folders train and
+            validation (or val, test) of such files or of `*.tfrecord`. Of several
+            parts held out the first in that order counts: ImageNet's test images
+            have no labels.
+        only_test: whether there need be none to train on.
+
+    Returns:
+        A dict of sorted tuples of paths: `"train"` and `"test"`.
+
+    Raises:
+        InputError: there are no such files, or some are missing.
+    """
+    folder = os.path.expanduser(name.removeprefix("tfrecord:"))
+    if not tf.io.gfile.isdir(folder):
+        raise InputError(
+            f"There is no such folder. Accepted: tfrecord:PATH. Received: {name}"
+        )
+    train, *held_out = (_part(folder, part) for part in ("train", *HELD_OUT))
+    test = next(filter(None, held_out), ())
+    if not test or not (train or only_test):
+        raise InputError(
+            "There must be TFRecord files to train on and held out, such as "
+            "train-00000-of-01024 and validation-00000-of-00128, or in folders train "
+            f"and validation. Received: {name} with {len(train)} and {len(test)} files"
+        )
+    return {"train": train, "test": test}
+
+
+_FILE = re.compile(r"(?s)(.*?)(?:[-_.]?(\d+)-of-(\d+))?(\.\w*rec\w*)?")
+
+
+def _part(folder, part):
+    """The paths of one part of a data set, none of them missing."""
+    inner = os.path.join(folder, part)
+    named = rf"(?:.*[-_])?{part}(?:[-_.].*)?"
+    if tf.io.gfile.isdir(inner):
+        folder, named = inner, ".*"
+    names, shards = [], {}
+    for name in sorted(tf.io.gfile.listdir(folder)):
+        stem, number, count, ending = _FILE.fullmatch(name).groups()
+        if (number or ending) and name[0] != "." and re.fullmatch(named, name):
+            names.append(name)
+            if number:
+                shards.setdefault((stem, int(count), ending), {})[int(number)] = name
+    for (_, count, _), found in shards.items():
+        if missing := sorted(set(range(count)) - set(found)):
+            raise InputError(
+                f"{len(missing)} of {count} files are missing, the first of them number "
+                f"{missing[0]}. Received: {os.path.join(folder, min(found.values()))}"
+            )
+    if len({stem for stem, _, _ in shards}) < len(shards):
+        examples = ", ".join(min(found.values()) for found in shards.values())
+        raise InputError(f"There is more than one set in {folder}: {examples}")
+    return tuple(os.path.join(folder, name) for name in names)
+
+
+def read_class_names(folder):
+    """Reads the names of the classes beside the files, if they are there.
+
+    Args:
+        folder: as `name` in `find`; of its `labels.txt` (or TFDS's
+            `label.labels.txt`) each line names a class. TF-slim's, such as `0:daisy`,
+            may be numbered; its ImageNet's first name, background, is no class here.
+
+    Returns:
+        A tuple of names, or `None`.
+    """
+    folder = os.path.expanduser(folder.removeprefix("tfrecord:"))
+    paths = [os.path.join(folder, n) for n in ("labels.txt", "label.labels.txt")]
+    path = next(filter(tf.io.gfile.exists, paths), None)
+    if path is None:
+        return None
+    try:
+        with tf.io.gfile.GFile(path, "rb") as file:
+            names = file.read().decode().strip().splitlines()
+    except UnicodeDecodeError:
+        raise InputError(
+            f"{path} must be text in UTF-8, a class on each line"
+        ) from None
+    if all(name.startswith(f"{i}:") for i, name in enumerate(names)):
+        names = [name.partition(":")[2] for name in names]
+    names = tuple(name.strip() for name in names)
+    return names[1:] if len(names) == 1001 and names[0] == "background" else names
+
+
+def reader(records: Records) -> Callable:
+    """Returns a function from the place of a record to its encoded image.
+
+    The function is for the map of a `tf.data.Dataset`. It is TensorFlow's ops alone
+    and may be sent to another process, which must see the files under the same
+    paths. It reads that record only, and verifies its checksum: a file that has
+    changed since is a `tf.errors.DataLossError`.
+
+    Returns:
+        A function from an integer scalar to a string scalar.
+    """
+    with tf.device("CPU:0"):
+        paths, shard = tf.constant(records.paths), tf.constant(records.shard)
+        offset, length = tf.constant(records.offset), tf.constant(records.length)
+    features = {records.image: tf.io.FixedLenFeature([], tf.string)}
+
+    def read(place):
+        path = tf.gather(paths, tf.gather(shard, place))
+        record = _read(path, tf.gather(offset, place), tf.gather(length, place))
+        return tf.io.parse_single_example(record, features)[records.image]
+
+    return read
+
+
+def _read(path, offset, length):
+    """Reads the record at a place in a file, in a graph."""
+    return _following(path, offset, length + _FRAME).take(1).get_single_element()
+
+
+def _following(path, offset, buffer):
+    """The records of a file from a place on."""
+    # tf.data.TFRecordDataset has no argument for its op's byte_offsets, and
+    # FixedLengthRecordDataset reads all of the header that it is told to skip.
+    records = tf.raw_ops.TFRecordDatasetV2(
+        filenames=[path],
+        compression_type="",
+        buffer_size=buffer,
+        byte_offsets=[offset],
+    )
+    return tf.data.experimental.from_variant(records, tf.TensorSpec([], tf.string))
+
+
+def record_name(path, number):
+    return f"{path} record {number}"

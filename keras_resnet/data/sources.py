@@ -1,0 +1,191 @@
+"""Data sets.
+
+Small images are held in memory, as pixels; larger ones lie in files, one each or
+many as the records of one, and are read where they are, in any order.
+"""
+
+import os
+
+import numpy as np
+
+from keras_resnet.data import records
+from keras_resnet.data.record_index import read_records
+from keras_resnet.data.splits import Dataset, Split, _check_labels, unnamed_classes
+from keras_resnet.data.tfds_sets import load_tfds
+from keras_resnet.support import InputError
+
+IMAGE_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+
+
+def resolve_dataset_name(name):
+    """Returns the name of a data set with the whole path of a folder in it."""
+    kind, _, path = name.partition(":")
+    if kind not in ("folder", "tfrecord") or "://" in path:
+        return name
+    return f"{kind}:{os.path.abspath(os.path.expanduser(path))}"
+
+
+def load_dataset(name, data_dir=None, only_test=False):
+    """Loads a data set.
+
+    Args:
+        name: `"digits"`, scikit-learn's 1,797 handwritten digits of 8x8 pixels,
+            of which a fifth is held out; `"folder:PATH"`, image files in one
+            folder for each class, below PATH/train and PATH/test (or PATH/val)
+            or right below PATH, where a fifth of each class is held out;
+            `"tfrecord:PATH"`, a folder of TFRecord files (see
+            `keras_resnet.records.find`); or any image classification set of TFDS,
+            such as `"cifar10"` or `"imagenet2012"`.
+        data_dir: where TFDS keeps its sets; `None` is its own default.
+        only_test: whether no training images are wanted: those of a TFDS set are
+            not read, and a folder without a part held out is one, whole.
+
+    Returns:
+        A `Dataset`; with `only_test` its `train` may be empty.
+
+    Raises:
+        InputError: there is no such data set, or it cannot be used.
+    """
+    name = resolve_dataset_name(name)
+    if name == "digits":
+        found = _digits()
+    elif name.startswith("folder:"):
+        found = _folder(name, only_test)
+    elif name.startswith("tfrecord:"):
+        found = _tfrecord(name, only_test)
+    else:
+        found = load_tfds(name, data_dir, only_test)
+    for split in (found.train, found.test):
+        _check_labels(name, split, found.classes)
+    return found
+
+
+def _digits():
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    labels = digits.target.astype(np.int32)
+    parts = train_test_split(
+        images, labels, test_size=0.2, random_state=0, stratify=labels
+    )
+    return Dataset(
+        "digits",
+        tuple(map(str, digits.target_names)),
+        Split(parts[0], parts[2]),
+        Split(parts[1], parts[3]),
+        (8, 8, 1),
+        own_split=False,
+    )
+
+
+def _folder(name, only_test):
+    path = name.removeprefix("folder:")
+    if not os.path.isdir(path):
+        raise InputError(
+            f"There is no such folder. Accepted: folder:PATH. Received: {name}"
+        )
+    parts = {part: os.path.join(path, part) for part in ("train", *records.HELD_OUT)}
+    parts = {part: where for part, where in parts.items() if os.path.isdir(where)}
+    held_out = [part for part in parts if part != "train"]
+    own_split = "train" in parts and bool(held_out)
+    if own_split:
+        classes = _class_folders(parts["train"])
+        train = _files(parts["train"], classes)
+        test = _files(parts[held_out[0]], classes)
+    else:
+        classes = _class_folders(path)
+        files = _files(path, classes)
+        # Every fifth file of each class, in the order of their names.
+        place = np.concatenate(
+            [np.arange(n) for n in np.bincount(files.labels, minlength=len(classes))]
+        )
+        out = (place % 5 == 4) | only_test
+        train, test = files.take(~out), files.take(out)
+    held = np.bincount(test.labels, minlength=len(classes))
+    if not only_test and (not len(train) or not held.all()):
+        raise InputError(
+            "Each class needs at least five images, or there must be folders train and "
+            f"test with images of each. Received: {name} with {len(train)} images to "
+            f"train on and, held out of each class, {held.tolist()}"
+        )
+    return Dataset(name, tuple(classes), train, test, None, own_split)
+
+
+def _class_folders(path):
+    classes = sorted(
+        entry.name
+        for entry in os.scandir(path)
+        if entry.is_dir() and not entry.name.startswith(".")
+    )
+    for name in classes:
+        if any("\ud800" <= c <= "\udfff" for c in name):  # Bytes that are no text.
+            raise InputError(
+                "The name of a class, that of its folder, must be valid UTF-8. "
+                f"Received: {os.fsencode(name)!r} in {path}"
+            )
+    if len(classes) < 2:
+        raise InputError(
+            "Images must lie in at least two folders, one for each class. "
+            f"Received: {path} with {len(classes)} folder(s)"
+        )
+    return classes
+
+
+def _files(path, classes):
+    """The image files below `path`, class by class."""
+    if strangers := set(_class_folders(path)) - set(classes):
+        raise InputError(
+            "The held-out images have classes that the training images lack: "
+            f"{', '.join(sorted(strangers))}. Received: {path}"
+        )
+    images, labels = [], []
+    for label, name in enumerate(classes):
+        for folder, folders, files in os.walk(os.path.join(path, name)):
+            folders.sort()
+            found = [f for f in sorted(files) if f.lower().endswith(IMAGE_FILES)]
+            images += [os.path.join(folder, f) for f in found]
+            labels += [label] * len(found)
+    if not images:
+        raise InputError(
+            f"There are no images. Accepted: files {' '.join(IMAGE_FILES)} in one folder "
+            f"for each class. Received: {path}"
+        )
+    return Split(np.array(images, object), np.array(labels, np.int32), True)
+
+
+def find_images(paths):
+    """Returns the image files among paths and in the folders among them.
+
+    Raises:
+        InputError: no path was named.
+    """
+    if not paths:
+        raise InputError(
+            "Name at least one image or folder of images: JPEG, PNG, WebP, BMP or GIF"
+        )
+    found = []
+    for path in paths:
+        if not os.path.isdir(path):
+            found.append(path)
+            continue
+        inside = [
+            os.path.join(folder, name)
+            for folder, _, names in os.walk(path)
+            for name in names
+            if name.lower().endswith(IMAGE_FILES)
+        ]
+        found += sorted(inside) or [path]
+    return found
+
+
+def _tfrecord(name, only_test):
+    parts = records.find(name, only_test)
+    # A part that is held out may lack the first class.
+    train = read_records(parts["train"]) if parts["train"] else None
+    test = read_records(parts["test"], train.records.first_label if train else None)
+    train = train or test.take([])
+    count = 1 + max(map(int, (*train.labels, *test.labels)))
+    classes = records.read_class_names(name)
+    return Dataset(name, classes or unnamed_classes(count), train, test, None)

@@ -1,0 +1,10 @@
+from .strategies import is_chief as is_chief
+from .strategies import iterate_batches as iterate_batches
+from .strategies import local_replicas as local_replicas
+from .strategies import lost_worker as lost_worker
+from .strategies import make_strategy as make_strategy
+from .strategies import next_batch as next_batch
+from .strategies import sum_over_workers as sum_over_workers
+from .strategies import worker_count as worker_count
+from .strategies import worker_index as worker_index
+from .workers import run_local_workers as run_local_workers

@@ -1,0 +1,14 @@
+from .blocks import channel_axis as channel_axis
+from .blocks import without_random_kernels as without_random_kernels
+from .cost import beside_paper as beside_paper
+from .cost import profile as profile
+from .folding import fold as fold
+from .graph import batch_norms as batch_norms
+from .graph import endpoints as endpoints
+from .graph import flat_layers as flat_layers
+from .graph import has_imagenet_stem as has_imagenet_stem
+from .graph import stages as stages
+from .graph import synchronized as synchronized
+from .resnet import Head as Head
+from .resnet import build_network as build_network
+from .resnet import make_input as make_input

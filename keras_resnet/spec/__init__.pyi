@@ -1,0 +1,13 @@
+from .execution import FREE_FIELDS as FREE_FIELDS
+from .execution import Execution as Execution
+from .fields import changed_fields as changed_fields
+from .recipes import RECIPES as RECIPES
+from .recipes import Recipe as Recipe
+from .recipes import default_recipe as default_recipe
+from .recipes import find_recipe as find_recipe
+from .recipes import may_be_mirrored as may_be_mirrored
+from .recipes import parse_changes as parse_changes
+from .variants import VARIANTS as VARIANTS
+from .variants import Variant as Variant
+from .variants import find_variant as find_variant
+from .variants import list_models as list_models

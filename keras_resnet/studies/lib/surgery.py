@@ -1,0 +1,215 @@
+"""What is done to a trained network: blocks left out or exchanged, pruned, made deeper.
+
+For the networks of `keras_resnet` whose blocks end in a rectifier; the deepest of
+them, which have sub-models (see `keras_resnet.resnet`), are not cut.
+"""
+
+import itertools
+import re
+
+import keras
+import numpy as np
+
+from keras_resnet.zoo import ResNet
+
+
+def cut(network):
+    """Cuts a network before and after each block.
+
+    Args:
+        network: a `keras.Model`.
+
+    Returns:
+        A dict of models that share its layers: `"stem"`, each block by its name, such
+        as `"conv2_block1"`, and `"head"`. Each reads what the one before it gives.
+    """
+    outs = {
+        layer.name.removesuffix("_out"): layer.output
+        for layer in network.layers
+        if layer.name.endswith("_out")
+    }
+    first = network.get_layer("conv2_block1_1_conv").input
+    ends = {"stem": first, **outs, "head": network.output}
+    begins = (network.input, *ends.values())
+    return {
+        name: keras.Model(begin, end)
+        for begin, (name, end) in zip(begins, ends.items(), strict=False)
+    }
+
+
+def blocks(parts):
+    """Names of the blocks that keep the shape: those that can be left out."""
+    return [
+        name
+        for name, part in parts.items()
+        if "_block" in name and part.input_shape == part.output_shape
+    ]
+
+
+def without(parts, names):
+    """The parts of a network but for some blocks: the next one reads what they read."""
+    return {name: part for name, part in parts.items() if name not in names}
+
+
+def swapped(parts, first, second):
+    """The parts of a network of which two blocks have changed places."""
+    places = {first: parts[second], second: parts[first]}
+    return {name: places.get(name, part) for name, part in parts.items()}
+
+
+def probabilities(parts, images, batch_size=100):
+    """What a network says, in inference mode.
+
+    Args:
+        parts: its models, see `cut`; of a whole network `{"": network}`.
+        images: uint8 (number, height, width, channels).
+        batch_size: images at a time.
+
+    Returns:
+        float32 (number, classes).
+    """
+    found = []
+    for begin in range(0, len(images), batch_size):
+        x = images[begin : begin + batch_size].astype(np.float32)
+        # Not `predict`, which would compile each part anew for each lesion.
+        for part in parts.values():
+            x = part(x, training=False)
+        found.append(keras.ops.convert_to_numpy(x))
+    return np.concatenate(found)
+
+
+def error_rate(said, labels):
+    """Share of images that are named wrongly, in %.
+
+    Args:
+        said: their probabilities, (number, classes).
+        labels: the right classes, (number,).
+    """
+    return 100 * float(np.mean(said.argmax(axis=1) != labels))
+
+
+def kernels(network):
+    """The kernels of a network's convolutions, in order, as arrays."""
+    return [
+        keras.ops.convert_to_numpy(layer.kernel) for layer in _convolutions(network)
+    ]
+
+
+def pruned(network, share):
+    """A copy whose smallest weights are zero.
+
+    Args:
+        network: a `keras.Model`.
+        share: of the weights of all convolutions together, from 0 to 1.
+    """
+    copy = keras.models.clone_model(network)
+    copy.set_weights(network.get_weights())
+    sizes = np.sort(np.concatenate([np.abs(k).ravel() for k in kernels(network)]))
+    count = round(share * len(sizes))
+    limit = sizes[count - 1] if count else -1.0
+    for layer, kernel in zip(_convolutions(copy), kernels(network), strict=True):
+        layer.kernel.assign(np.where(np.abs(kernel) > limit, kernel, 0))
+    return copy
+
+
+def _convolutions(network):
+    return [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
+
+
+def rank_share(kernel, energy=0.9):
+    """How many of a kernel's directions hold a share of its energy.
+
+    Args:
+        kernel: (height, width, read, written), a matrix of height x width x read
+            rows and a column for each channel that it writes.
+        energy: share of the sum of the squared singular values.
+
+    Returns:
+        The least number of directions, as a share of those that there are.
+    """
+    matrix = np.reshape(kernel, (-1, kernel.shape[-1]))
+    squares = np.linalg.svd(matrix, compute_uv=False) ** 2
+    held = np.cumsum(squares) / squares.sum()
+    # A matrix of rank 1 may hold 1 - 1e-16 with its first direction.
+    return (1 + int(np.searchsorted(held, energy - 1e-6))) / len(squares)
+
+
+def lesions(network, images, labels, shares, seed=0):
+    """Does all of this to a network, and sees what it names wrongly.
+
+    Args:
+        network: a trained `keras.Model`.
+        images: held-out ones, uint8 (number, height, width, channels).
+        labels: their classes, (number,).
+        shares: of the smallest weights that are set to zero, in %.
+        seed: of the kernels drawn for comparison.
+
+    Returns:
+        Dicts of `what` was done, `at` which place or to what extent, and `percent`:
+        the error of the net that is "intact"; with the block number `at` "removed", or
+        "swapped" for the next; with `at` blocks removed, the least harmful "first";
+        with `at` % of the smallest weights "pruned". Also the share of directions that
+        hold 90 % of the energy of layer number `at`, its "rank", and that of an
+        "untrained" kernel of the same shape.
+    """
+    parts, rows = cut(network), []
+    numbers = {name: number for number, name in enumerate(parts)}
+    names, random = blocks(parts), np.random.default_rng(seed)
+
+    def seen(what, at, percent):
+        rows.append({"what": what, "at": at, "percent": percent})
+        return percent
+
+    def wrong(parts):
+        return error_rate(probabilities(parts, images), labels)
+
+    seen("intact", 0, wrong(parts))
+    harm = {
+        name: seen("removed", numbers[name], wrong(without(parts, [name])))
+        for name in names
+    }
+    for name, following in itertools.pairwise(names):
+        if parts[name].input_shape == parts[following].input_shape:
+            seen("swapped", numbers[name], wrong(swapped(parts, name, following)))
+    order = sorted(names, key=harm.__getitem__)
+    for count in range(1, len(order) + 1):
+        seen("first", count, wrong(without(parts, order[:count])))
+    for share in shares:
+        seen("pruned", share, wrong({"": pruned(network, share / 100)}))
+    for number, kernel in enumerate(kernels(network), 1):
+        untrained = random.normal(size=kernel.shape)  # Its scale makes no difference.
+        seen("rank", number, 100 * rank_share(kernel))
+        seen("untrained", number, 100 * rank_share(untrained))
+    return rows
+
+
+def deepened(shallow, model):
+    """Builds a deeper net with the weights of a shallow one, and zeros.
+
+    Each stage begins with the blocks of the shallow net. Of those that follow, the
+    last gamma and beta are zero. With shortcuts they give what they read, exactly: it
+    is not negative, so that the rectifier after the sum leaves it. Without shortcuts
+    they give zeros, whatever the image.
+
+    Args:
+        shallow: a trained `keras.Model` of basic blocks.
+        model: name of a network with more blocks in its stages.
+
+    Returns:
+        A `keras.Model` that reads what the shallow one reads.
+    """
+    deep = ResNet(
+        model,
+        input_tensor=shallow.get_layer("conv1_conv").input,
+        classes=shallow.output_shape[-1],
+    )
+    known = {layer.name: layer for layer in shallow.layers}
+    for layer in deep.layers:
+        if layer.name in known:
+            layer.set_weights(known[layer.name].get_weights())
+        elif re.fullmatch(r"conv\d+_block\d+_2_bn", layer.name):
+            layer.gamma.assign(np.zeros(layer.gamma.shape))
+            layer.beta.assign(np.zeros(layer.beta.shape))
+    # What belongs to its first layer and its classes.
+    deep.origin = getattr(shallow, "origin", None)
+    return deep

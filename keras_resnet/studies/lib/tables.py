@@ -1,0 +1,102 @@
+"""Tables of studies: lists of dicts, kept as CSV."""
+
+import csv
+import os
+import re
+from typing import Any
+
+from keras_resnet.support import InputError, to_csv, write_file
+
+Rows = list[dict[str, Any]]
+
+
+def run_key(about):
+    """Names a file after what it holds, such as `resnet8-epochs-24-seed-0`.
+
+    Args:
+        about: names and values; values of `None` are left out.
+    """
+    parts = [
+        f"{name}-{value}".strip("-")
+        for name, value in about.items()
+        if value is not None
+    ]
+    return re.sub(r"[^\w.=-]+", "_", "-".join(parts))
+
+
+def write_table(path, rows):
+    """Writes rows as CSV; columns that a row lacks are empty."""
+    write_file(path, to_csv(rows))
+
+
+def read_table(path):
+    """Reads rows that `write_table` wrote; numbers are numbers again.
+
+    Raises:
+        InputError: there is no such table, or it is empty or damaged.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = [
+                {name: _value(text) for name, text in row.items()}
+                for row in csv.DictReader(file, strict=True)
+            ]
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(
+            f"There is no table to make a report of: {path} "
+            f"({getattr(error, 'strerror', None) or error})"
+        ) from None
+    if not rows:
+        raise InputError(f"There is no table to make a report of: {path} is empty")
+    return rows
+
+
+def is_table(path):
+    """Whether a file is there that `read_table` reads."""
+    try:
+        return bool(read_table(path))
+    except InputError:
+        return False
+
+
+def _value(text):
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except (ValueError, TypeError):
+            continue
+    return text
+
+
+def select_column(rows, column, **where):
+    """The values of a column in the rows that match."""
+    return [
+        row[column]
+        for row in rows
+        if all(row[name] == value for name, value in where.items())
+    ]
+
+
+def distinct_values(rows, column):
+    """The different values of a column, in order."""
+    return sorted({row[column] for row in rows})
+
+
+def errors_by_epoch(folder):
+    """Errors of a run after each epoch, in %.
+
+    Args:
+        folder: of the run.
+
+    Returns:
+        Dicts of `epoch`, `training_error` (of augmented images, while the weights
+        change, as in the paper's figures) and `test_error`, of held-out images.
+    """
+    return [
+        {
+            "epoch": row["epoch"],
+            "training_error": round(100 * (1 - row["accuracy"]), 4),
+            "test_error": round(100 * (1 - row["val_accuracy"]), 4),
+        }
+        for row in read_table(os.path.join(folder, "metrics.csv"))
+    ]

@@ -1,0 +1,17 @@
+from .environment import commit as commit
+from .environment import machine as machine
+from .environment import versions as versions
+from .errors import InputError as InputError
+from .errors import Preempted as Preempted
+from .errors import choose as choose
+from .errors import shorten_list as shorten_list
+from .files import replace_when_whole as replace_when_whole
+from .files import to_png as to_png
+from .files import write_file as write_file
+from .program import console_script as console_script
+from .program import define_model_flags as define_model_flags
+from .program import import_keras as import_keras
+from .program import run_command as run_command
+from .progress import progress_bar as progress_bar
+from .tables import format_table as format_table
+from .tables import to_csv as to_csv

@@ -1,0 +1,60 @@
+"""The front door of a room: names that its stub lists, imported at first use.
+
+`lazy_loader.attach_stub` does the same. It is not used because a device that
+verifies a bundle has LiteRT and NumPy alone.
+"""
+
+import ast
+import importlib
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+
+def read_stub(path: str) -> tuple[dict[str, str], list[str]]:
+    """Reads the stub beside an `__init__.py`.
+
+    Args:
+        path: The `__file__` of the package.
+
+    Returns:
+        A dict from each name that the stub imports to the module that it
+        imports it from, and the list of names that it only annotates.
+    """
+    # A folder that Bazel or a zip made may lack the suffix "c" or have it.
+    stub = pathlib.Path(path).with_name("__init__.pyi")
+    homes, annotated = {}, []
+    for node in ast.parse(stub.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom):
+            # Imports without `as` are only for the stub's own annotations.
+            module = f"{'.' * node.level}{node.module}"
+            homes.update({a.asname: module for a in node.names if a.asname})
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            annotated.append(node.target.id)
+    return homes, annotated
+
+
+def open_front_door(
+    package: str, path: str
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Makes what a package's `__init__.py` needs to import its names at first use.
+
+    Keras and TensorFlow take seconds to import. A command that names only what
+    it uses answers `--help` and a mistyped flag before that.
+
+    Args:
+        package: The package's `__name__`.
+        path: The package's `__file__`. The stub `__init__.pyi` beside it lists the
+            public names.
+
+    Returns:
+        The package's `__getattr__`, `__dir__` and `__all__`.
+    """
+    homes, _ = read_stub(path)
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(homes[name], package), name)
+
+    return get, lambda: sorted(homes), list(homes)

@@ -1,0 +1,5 @@
+"""Training: the loop, the step, optimizers, checkpoints and the run folder."""
+
+from keras_resnet.support.front_door import open_front_door
+
+__getattr__, __dir__, __all__ = open_front_door(__name__, __file__)

@@ -1,0 +1,3 @@
+from .rate_range import find_learning_rate as find_learning_rate
+from .run import train as train
+from .run_folder import save_network as save_network

@@ -1,0 +1,142 @@
+"""Giving a network its weights, all of them or none."""
+
+import sys
+import warnings
+
+import keras
+
+from keras_resnet.support import InputError, shorten_list
+from keras_resnet.weights.checkpoint import tensors_of, variables_of
+from keras_resnet.weights.formats import read_file, unreadable
+
+
+def assign_weights(model, checkpoint):
+    """Gives a model all weights of a checkpoint, or none.
+
+    The head is left as it is, with a word on standard error, where the model has
+    none or one of another number of classes.
+
+    Args:
+        model: a built `keras.Model`.
+        checkpoint: a `Checkpoint`.
+
+    Raises:
+        InputError: weights are left over, missing or of another shape.
+    """
+    source = checkpoint.origin.source
+    variables = variables_of(model)
+    if checkpoint.tensors is None and not checkpoint.origin.certain:
+        _say(
+            f"{source} does not say how pixels are normalised, nor which convolution has "
+            "the stride; a .keras file that keras_resnet wrote does"
+        )
+    if checkpoint.tensors is None:
+        tensors = _of_keras_file(model, checkpoint)
+    else:
+        tensors = dict(checkpoint.tensors)
+    head = ("predictions/kernel", "predictions/bias")
+    if head[0] in tensors:
+        classes = tensors[head[0]].shape[-1]
+        if head[0] not in variables:
+            _say(f"{source}: its head of {classes} classes is left out")
+        elif variables[head[0]].shape[-1] != classes:
+            _say(
+                f"{source}: its head of {classes} classes is left out; the new one, of "
+                f"{variables[head[0]].shape[-1]}, is random"
+            )
+            variables = {n: v for n, v in variables.items() if n not in head}
+        if head[0] not in variables:
+            tensors = {n: t for n, t in tensors.items() if n not in head}
+    _refuse_misfits(model, variables, tensors, source)
+    for name, variable in variables.items():
+        try:
+            variable.assign(tensors[name].read())
+        except Exception as error:  # A file that ends early, of any library.
+            raise unreadable(source, f"weights of {model.name}", error) from error
+
+
+_FLOATS = {"f16", "f32", "f64", "bf16", "float16", "float32", "float64", "bfloat16"}
+
+
+def _refuse_misfits(model, variables, tensors, source):
+    differ = [
+        f"{name} {tensors[name].shape} in the file, {tuple(variable.shape)} in the model"
+        for name, variable in variables.items()
+        if name in tensors and tensors[name].shape != tuple(variable.shape)
+    ]
+    left = [tensors[name].key for name in tensors.keys() - variables.keys()]
+    missing = variables.keys() - tensors.keys()
+    strange = [
+        f"{tensor.key} {tensor.dtype}"
+        for tensor in tensors.values()
+        if tensor.dtype.lower() not in _FLOATS
+    ]
+    faults = [
+        f"{what}: {shorten_list(found)}"
+        for what, found in (
+            ("left over", sorted(left)),
+            ("missing", sorted(missing)),
+            ("of another shape", differ),
+            ("of another type than float", strange),
+        )
+        if found
+    ]
+    if missing and all(name.startswith("predictions/") for name in missing):
+        faults.append("for weights without a head, build with include_top=False")
+    if faults:
+        raise InputError(
+            f"{source} does not hold weights of {model.name}. {'; '.join(faults)}"
+        )
+
+
+def _of_keras_file(model, checkpoint):
+    """The weights of a `.weights.h5` file, read by Keras into a copy of the model."""
+    import h5py
+
+    path, classes = checkpoint.origin.source, checkpoint.classes
+
+    def copy(layer):
+        config = layer.get_config()
+        if layer.name == "predictions" and classes:
+            config["units"] = classes
+        return type(layer).from_config(config)
+
+    try:
+        twin = keras.models.clone_model(model, clone_function=copy)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # What counts is raised, or seen below.
+            twin.load_weights(path)
+        counts = []
+        with h5py.File(path, "r") as file:
+            file["layers"].visititems(
+                lambda name, item: counts.append(isinstance(item, h5py.Dataset))
+            )
+    except Exception as error:  # Keras and h5py raise many kinds.
+        raise unreadable(path, f"weights of {model.name}", error) from error
+    tensors = tensors_of(twin)
+    headless = classes and "predictions/kernel" not in tensors
+    if left := sum(counts) - len(tensors) - (2 if headless else 0):
+        raise InputError(
+            f"{path} does not hold weights of {model.name}. left over: {left} arrays"
+        )
+    if headless:
+        _say(f"{path}: its head of {classes} classes is left out")
+    return tensors
+
+
+def load_weights(model, path):
+    """Loads the weights of a file into a model that is built.
+
+    Args:
+        model: a built `keras.Model` of this package.
+        path: of a file of any kind in `ENDINGS`.
+
+    Raises:
+        InputError: there is no such file, it is damaged, or its weights are not
+            this architecture's.
+    """
+    assign_weights(model, read_file(path))
+
+
+def _say(text):
+    print(text, file=sys.stderr)

@@ -1,0 +1,196 @@
+"""Names and shapes of weights elsewhere, as data, both ways.
+
+Here a weight is called LAYER/VARIABLE, such as `conv2_block1_1_conv/kernel`, in
+keras.applications' spelling. A dialect says what torchvision, timm or a CIFAR
+repository calls the same.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from keras_resnet.nets import has_imagenet_stem
+
+# Ours to torchvision's: layers outside of blocks, and after `conv2_block1_`.
+_OUTSIDE = {"conv1_conv": "conv1", "conv1_bn": "bn1", "predictions": "fc"}
+
+
+_INSIDE = {
+    "0_conv": "downsample.0",
+    "0_bn": "downsample.1",
+    **{f"{i}_conv": f"conv{i}" for i in (1, 2, 3)},
+    **{f"{i}_bn": f"bn{i}" for i in (1, 2, 3)},
+    "se_1_conv": "se.fc1",
+    "se_2_conv": "se.fc2",
+}
+
+
+# What is otherwise in timm's ResNet-D, and in CIFAR repositories.
+_DEEP_STEM = {
+    "conv1_1_conv": "conv1.0",
+    "conv1_1_bn": "conv1.1",
+    "conv1_2_conv": "conv1.3",
+    "conv1_2_bn": "conv1.4",
+    "conv1_conv": "conv1.6",
+}
+
+
+_AVG_DOWN = {"0_conv": "downsample.1", "0_bn": "downsample.2"}
+
+
+_SHORTCUT = {"0_conv": "shortcut.0", "0_bn": "shortcut.1"}
+
+
+_LINEAR = {"predictions": "linear"}
+
+
+_VARIABLES = {
+    "bn": {
+        "gamma": "weight",
+        "beta": "bias",
+        "moving_mean": "running_mean",
+        "moving_variance": "running_var",
+    },
+    "other": {"kernel": "weight", "bias": "bias"},
+}
+
+
+_BLOCK_KEY = re.compile(r"layer(\d+)\.(\d+)\.(.+)")
+
+
+_BLOCK_NAME = re.compile(r"conv(\d+)_block(\d+)_(.+)")
+
+
+class Dialect(NamedTuple):
+    """Names of layers in one torch repository, by ours.
+
+    Attributes:
+        outside: of layers outside of blocks.
+        inside: of those in a block.
+    """
+
+    outside: Mapping[str, str]
+    inside: Mapping[str, str]
+
+    @classmethod
+    def choose(cls, deep_stem=False, avg_down=False, cifar=False, shortcut=False):
+        """Returns the dialect of a network of that kind.
+
+        Args:
+            deep_stem: three 3x3 convolutions in the stem.
+            avg_down: an average before the convolution of a shortcut.
+            cifar: whether the head is called `linear`.
+            shortcut: whether a shortcut is called `shortcut`.
+        """
+        return cls(
+            _OUTSIDE | (_DEEP_STEM if deep_stem else {}) | (_LINEAR if cifar else {}),
+            _INSIDE | (_AVG_DOWN if avg_down else {}) | (_SHORTCUT if shortcut else {}),
+        )
+
+    @classmethod
+    def of_keys(cls, shapes):
+        """Returns the dialect of a state dict; `None` if it is no ResNet's.
+
+        Args:
+            shapes: dict from each key to its shape.
+        """
+        if not any(_BLOCK_KEY.match(key) for key in shapes):
+            return None
+        return cls.choose(
+            deep_stem="conv1.0.weight" in shapes,
+            avg_down=any(
+                key.endswith("downsample.1.weight") and len(shape) == 4
+                for key, shape in shapes.items()
+            ),
+            cifar="linear.weight" in shapes,
+            shortcut=any(".shortcut.0." in key for key in shapes),
+        )
+
+    @classmethod
+    def of_names(cls, names, avg_down):
+        """Returns the dialect in which a network of ours is written.
+
+        Args:
+            names: of its layers.
+            avg_down: see `keras_resnet.variants.Variant`.
+        """
+        cifar = not has_imagenet_stem(names)
+        return cls.choose("conv1_1_conv" in names, avg_down, cifar, cifar)
+
+    def ours(self, key):
+        """Returns our name of a state dict's key; `None` if it has none."""
+        module, _, leaf = key.rpartition(".")
+        if match := _BLOCK_KEY.fullmatch(module):
+            parts = {theirs: ours for ours, theirs in self.inside.items()}
+            prefix = f"conv{int(match[1]) + 1}_block{int(match[2]) + 1}_"
+            part = parts.get(match[3])
+        else:
+            prefix = ""
+            part = {theirs: ours for ours, theirs in self.outside.items()}.get(module)
+        if part is None:
+            return None
+        kind = "bn" if part.endswith("_bn") else "other"
+        for variable, name in _VARIABLES[kind].items():
+            if name == leaf:
+                return f"{prefix}{part}/{variable}"
+        return None
+
+    def theirs(self, name):
+        """Returns the key of one of our weights; `None` if there is none."""
+        layer, _, variable = name.partition("/")
+        if match := _BLOCK_NAME.fullmatch(layer):
+            prefix = f"layer{int(match[1]) - 1}.{int(match[2]) - 1}."
+            part = self.inside.get(match[3])
+        else:
+            prefix, part = "", self.outside.get(layer)
+        kind = "bn" if layer.endswith("_bn") else "other"
+        leaf = _VARIABLES[kind].get(variable)
+        return None if part is None or leaf is None else f"{prefix}{part}.{leaf}"
+
+
+def turn(array, to_torch):
+    """Turns a kernel's axes; other arrays stay as they are.
+
+    Args:
+        array: (height, width, in, out) here, (out, in, height, width) in torch;
+            of a dense layer (in, out) here, (out, in) in torch.
+        to_torch: the direction.
+    """
+    if array.ndim == 4:
+        return array.transpose((3, 2, 0, 1) if to_torch else (2, 3, 1, 0))
+    return array.T if array.ndim == 2 else array
+
+
+def turned_shape(shape):
+    """The shape that `turn(array, to_torch=False)` gives."""
+    if len(shape) == 4:
+        return tuple(shape[axis] for axis in (2, 3, 1, 0))
+    return tuple(reversed(shape)) if len(shape) == 2 else tuple(shape)
+
+
+def fold_keras_applications(arrays):
+    """Turns weights of keras.applications' ResNets into ours.
+
+    There a convolution that is normalised has a bias too, which is taken from the
+    moving mean; epsilon is 1.001e-5, of which what is above our 1e-5 is added to
+    the moving variance; and ResNet v1 takes BGR. All three are exact but for
+    rounding.
+
+    Args:
+        arrays: dict from our names to arrays, changed in place.
+    """
+    for name in [n for n in arrays if n.endswith("_bn/moving_variance")]:
+        arrays[name] = arrays[name] + np.float32(1.001e-5 - 1e-5)
+        layer = name.removesuffix("_bn/moving_variance")
+        bias = arrays.pop(f"{layer}_conv/bias", None)
+        if bias is not None:
+            arrays[f"{layer}_bn/moving_mean"] = arrays[f"{layer}_bn/moving_mean"] - bias
+    if not is_preactivated(arrays):
+        arrays["conv1_conv/kernel"] = arrays["conv1_conv/kernel"][:, :, ::-1]
+
+
+def is_preactivated(names):
+    """Whether weights of these names are of a pre-activation net."""
+    return "conv2_block1_preact_bn/gamma" in names

@@ -1,0 +1,374 @@
+"""The constructors: networks and their weights together.
+
+`ResNet` builds any variant by its name. `constructor` makes a function with
+keras.applications' signature for one variant, such as `keras_resnet.ResNet50`.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import keras
+from keras import KerasTensor, layers
+
+from keras_resnet.nets import (
+    Head,
+    build_network,
+    channel_axis,
+    make_input,
+    without_random_kernels,
+)
+from keras_resnet.spec import Variant, find_variant
+from keras_resnet.support import InputError
+from keras_resnet.weights import (
+    Checkpoint,
+    Origin,
+    Pixels,
+    assign_weights,
+    open_checkpoint,
+    recognise,
+)
+
+Weights = str | os.PathLike[str] | Checkpoint
+Activation = str | Callable[..., Any] | None
+Shape = Sequence[int | None]
+
+
+def ResNet(  # noqa: PLR0913 (keras.applications' signature)
+    variant: str,
+    include_top: bool = True,
+    weights: Weights | None = None,
+    input_tensor: KerasTensor | None = None,
+    input_shape: Shape | None = None,
+    pooling: str | None = None,
+    classes: int | None = None,
+    classifier_activation: Activation = "softmax",
+    name: str | None = None,
+    *,
+    output_stride: int | None = None,
+    **variation: Any,
+) -> keras.Model:
+    """Builds any architecture by its name.
+
+    The named constructors, such as `keras_resnet.ResNet50`, take the same
+    arguments and document them.
+
+    Args:
+        variant: A name that `keras_resnet.list_models()` gives, in any case, or
+            `cifar_resnet{6n+2}` or `cifar_plainnet{6n+2}`.
+        include_top: See `keras_resnet.ResNet50`, as for all that follow. `None`
+            for `classes` means the number of the weights, or else of the
+            architecture.
+        **variation: `shortcut`, `stride_on` and other fields of
+            `keras_resnet.spec.Variant`; `None` means the architecture's.
+
+    Returns:
+        A functional `keras.Model`.
+
+    Raises:
+        InputError: An argument is not one of those accepted.
+    """
+    row = find_variant(variant)
+    checkpoint = None
+    if weights is not None:
+        checkpoint = open_checkpoint(weights, str(variant).lower())
+    row = row.changed(**variation)
+    if checkpoint:
+        stride_on = _follow(checkpoint.origin, row, variation.get("stride_on"))
+        row = row.changed(stride_on=stride_on)
+        classes = checkpoint.classes if classes is None else classes
+        if input_shape is None and row.stem == "cifar":
+            input_shape = _shape_of(checkpoint.origin.pixels)
+    head = Head(include_top, classes, classifier_activation, pooling)
+    head.check()
+    image, pixels = make_input(row, input_tensor, input_shape)
+    if checkpoint and checkpoint.origin.pixels:
+        pixels = _normalise(pixels, checkpoint.origin, checkpoint.origin.pixels)
+    with without_random_kernels() if checkpoint else contextlib.nullcontext():
+        model = build_network(
+            row, image, pixels, name or str(variant).lower(), head, output_stride
+        )
+    if checkpoint:
+        assign_weights(model, checkpoint)
+        model.origin = checkpoint.origin
+    return model
+
+
+def _follow(origin: Origin, row: Variant, stride_on: str | None) -> str | None:
+    """Returns the `stride_on` of weights; refuses weights of another function."""
+    differ: dict[str, tuple[Any, Any]] = {}
+    if origin.certain:
+        differ["stride_on"] = (stride_on, origin.stride_on)
+    if origin.shortcut:
+        differ["shortcut"] = (row.shortcut, origin.shortcut)
+    if row.shortcut in ("B", "C"):
+        differ["avg_down"] = (row.avg_down, origin.avg_down)
+    for field, (given, known) in differ.items():
+        if known is not None and given not in (None, known):
+            raise InputError(
+                f"The weights are of a net with {field}={known!r}. "
+                f"Received: {field}={given!r} with {origin.source}"
+            )
+    return stride_on or origin.stride_on
+
+
+def _normalise(x: KerasTensor, origin: Origin, pixels: Pixels) -> KerasTensor:
+    """Maps raw pixels to what the weights were trained on."""
+    channels = x.shape[channel_axis()]
+    if channels != len(pixels.mean):
+        raise InputError(
+            f"These weights are of a net for images of {len(pixels.mean)} channel(s). "
+            f"Received: {channels} channel(s) with {origin.source}"
+        )
+    return layers.Normalization(
+        axis=channel_axis(),
+        mean=pixels.mean,
+        variance=pixels.variance,
+        name="normalization",
+    )(x)
+
+
+def _shape_of(pixels: Pixels | None) -> Shape | None:
+    """Returns the input that small weights were trained on, if it is known."""
+    if pixels is None or pixels.size is None:
+        return None
+    return _input_shape(pixels.size, len(pixels.mean))
+
+
+def _input_shape(size: int, channels: int) -> Shape:
+    shape = (size, size, channels)
+    return shape if channel_axis() == -1 else shape[::-1]
+
+
+def build_from_checkpoint(
+    checkpoint: Checkpoint, name: str | None = None, image_size: int | None = None
+) -> keras.Model:
+    """Builds the network that weights belong to, and gives it the weights.
+
+    Args:
+        checkpoint: The weights.
+        name: Name of the architecture. `None` recognises it from the weights.
+        image_size: Height and width of the input in pixels. `None` is the size of
+            the weights, or else of the architecture.
+
+    Returns:
+        A `keras.Model`.
+
+    Raises:
+        InputError: The weights are of no architecture of this package.
+    """
+    origin = checkpoint.origin
+    pixels = origin.pixels
+    variation: dict[str, Any]
+    if checkpoint.tensors is None:
+        name = name or origin.model
+        if name is None:
+            raise InputError(
+                "A .weights.h5 file that keras_resnet did not write does not tell its "
+                f"architecture; name it by --model. Received: {origin.source}"
+            )
+        variation = {"shortcut": origin.shortcut, "avg_down": origin.avg_down}
+        channels = len(pixels.mean) if pixels else 3
+    else:
+        recognised, variation = recognise(checkpoint)
+        name = name or recognised
+        # The weights of a plain net look like those of shortcut A, unless the file
+        # says which it is.
+        if find_variant(name).shortcut == "none" and not origin.shortcut:
+            del variation["shortcut"]
+        stem = ("conv1_1_conv/kernel", "conv1_conv/kernel")
+        kernel = next(filter(None, map(checkpoint.tensors.get, stem)))
+        channels = kernel.shape[2]
+    size = image_size or (pixels and pixels.size) or find_variant(name).size
+    model = ResNet(
+        name,
+        weights=checkpoint,
+        input_shape=_input_shape(size, channels),
+        **variation,
+    )
+    model.origin = dataclasses.replace(model.origin, model=name)
+    return model
+
+
+class Constructor(Protocol):
+    """A named constructor, such as `keras_resnet.ResNet50`."""
+
+    __name__: str
+
+    def __call__(  # noqa: PLR0913 (keras.applications' signature)
+        self,
+        include_top: bool = True,
+        weights: Weights | None = None,
+        input_tensor: KerasTensor | None = None,
+        input_shape: Shape | None = None,
+        pooling: str | None = None,
+        classes: int | None = None,
+        classifier_activation: Activation = "softmax",
+        name: str = ...,
+        *,
+        output_stride: int | None = None,
+        **variation: Any,
+    ) -> keras.Model:
+        """Builds the network; see `keras_resnet.ResNet50`."""
+
+
+# What a constructor may change of its row. The rest makes another architecture.
+_VARIATION = (
+    "shortcut",
+    "stride_on",
+    "stem",
+    "preact",
+    "avg_down",
+    "se",
+    "groups",
+    "group_width",
+    "zero_gamma",
+    "stochastic_depth",
+)
+
+
+@functools.cache
+def constructor(title: str) -> Constructor:
+    """Makes the constructor of one variant, with keras.applications' signature.
+
+    Args:
+        title: Name of the constructor, whose lower case is a key of
+            `keras_resnet.spec.VARIANTS`.
+    """
+    key = title.lower()
+    row = find_variant(key)
+    defaults = {field: getattr(row, field) for field in _VARIATION}
+    # The weights decide, or else the row.
+    defaults["stride_on"] = None
+    signature = _signature(key, defaults)
+
+    def build(*args: Any, **kwargs: Any) -> keras.Model:
+        given = signature.bind(*args, **kwargs)
+        return ResNet(key, *given.args, **{**defaults, **given.kwargs})
+
+    build.__name__ = build.__qualname__ = title
+    build.__module__ = __package__
+    build.__doc__ = _DOC.format(
+        title=title,
+        kind="plain" if row.shortcut == "none" else "residual",
+        stride_on=row.stride_on,
+        layers=row.depth,
+        data="CIFAR-10" if row.stem == "cifar" else "ImageNet",
+        source=_source(row),
+        parameters=f"{row.parameters:,}",
+        classes=row.classes,
+        size=row.size,
+        stride=row.stride,
+        shortcut=row.shortcut,
+    )
+    build.__signature__ = signature  # type: ignore[attr-defined]
+    return build
+
+
+def _signature(key: str, defaults: dict[str, Any]) -> inspect.Signature:
+    """Returns the signature of `ResNet` with the fields of a row spelled out."""
+    _, *parameters, variation = inspect.signature(ResNet).parameters.values()
+    kind = inspect.Parameter.KEYWORD_ONLY
+    spelled_out = [
+        inspect.Parameter(field, kind, default=default)
+        for field, default in defaults.items()
+    ]
+    named = [
+        p.replace(default=key) if p.name == "name" else p
+        for p in [*parameters, *spelled_out]
+    ]
+    del variation
+    return inspect.Signature(named, return_annotation=keras.Model)
+
+
+def _source(row: Variant) -> str:
+    """Where an architecture was published, in Markdown."""
+    title, number = "Deep Residual Learning for Image Recognition", "1512.03385"
+    if row.preact:
+        title, number = "Identity Mappings in Deep Residual Networks", "1603.05027"
+    elif row.avg_down:
+        title, number = "Bag of Tricks for Image Classification", "1812.01187"
+    elif row.se:
+        title, number = "Squeeze-and-Excitation Networks", "1709.01507"
+    elif row.groups > 1:
+        title, number = "Aggregated Residual Transformations", "1611.05431"
+    elif row.group_width > 64:
+        title, number = "Wide Residual Networks", "1605.07146"
+    return f"[{title}](https://arxiv.org/abs/{number})"
+
+
+_DOC = """Instantiates the {title} architecture.
+
+    The {layers}-layer {kind} net for {data} of
+    {source},
+    with {parameters} trainable parameters at its defaults.
+
+    With weights the model takes raw RGB pixels from 0 to 255 and normalises them
+    in its first layer as those weights were trained; no client can mix that up.
+    `keras_resnet.preprocessing_for(model)` gives the resizing and the crop that
+    belong to them. With `weights=None` there is no fixed preprocessing.
+
+    Args:
+        include_top: whether to include the fully-connected layer at the top of
+            the network. Defaults to `True`.
+        weights: `None` (random initialisation); a name that
+            `keras_resnet.list_weights()` gives, such as `"torchvision_v2"`, or
+            `"imagenet"`, the first of them for this net, which are downloaded
+            once and verified; or the path of a file: `.keras`, `.weights.h5`,
+            `.safetensors` or `.npz` with torchvision's, timm's or a CIFAR
+            repository's names, `.h5` of keras.applications, `.pth` or `.th`
+            (which need PyTorch). Where `include_top` is `False` or `classes`
+            another number, the file's head is left out. Defaults to `None`.
+        input_tensor: optional Keras tensor (the output of `keras.Input()` or of
+            other layers) to use as image input for the model.
+        input_shape: optional shape tuple, (height, width, channels) in the
+            "channels_last" data format and (channels, height, width) in
+            "channels_first". Sides are at least {stride} pixels, or `None` for
+            any size, with or without the top. Defaults to {size}x{size} with 3
+            channels.
+        pooling: what to return when `include_top` is `False`. `None`: the 4D
+            output of the last stage. `"avg"` or `"max"`: its global average or
+            maximum, a 2D tensor. Defaults to `None`.
+        classes: number of classes to classify images into, where `include_top`
+            is `True`. Defaults to that of the weights, or else to {classes}.
+        classifier_activation: `str` or callable. The activation of the top
+            layer; `None` returns logits. Defaults to `"softmax"`.
+        name: the name of the model.
+        shortcut: the paper's option. `"A"`: identity, zeros for new channels,
+            no parameters. `"B"`: 1x1 convolutions where the shape changes.
+            `"C"`: 1x1 convolutions on every shortcut. `"none"`: no shortcut, a
+            plain net. Defaults to `"{shortcut}"`.
+        stride_on: the convolution of a bottleneck block that has the stride.
+            `"1x1"` is the paper's and keras.applications', `"3x3"` is
+            torchvision's and timm's ("v1.5"). Nets of basic blocks are the same
+            either way. Defaults to that of the weights, or else `"{stride_on}"`.
+        output_stride: 8, 16 or 32 input pixels to one position of the last stage.
+            Stages that would go beyond do not subsample, and dilate what follows
+            instead: for dense prediction, with the same weights. Every position
+            that the net has without it has the same value; exceptions are squeeze
+            and excitation, whose averages are over other positions, and with
+            `avg_down` the second stage that is dilated. Defaults to {stride}.
+        stem: `"imagenet"`, `"deep"` (ResNet-D's three 3x3 convolutions) or
+            `"cifar"`. This and all that follow default to the architecture's.
+        preact: pre-activation ("v2") in keras.applications' layout, which
+            subsamples at the end of a stage.
+        avg_down: whether shortcuts average before they subsample (ResNet-D).
+        se: whether branches end in squeeze and excitation.
+        groups: of a bottleneck block's 3x3 convolution (ResNeXt).
+        group_width: channels of a group in the first stage, 64 in the paper's nets.
+        zero_gamma: whether blocks begin as their shortcuts: the last scale of each
+            branch is 0.
+        stochastic_depth: probability that training leaves out the last block's
+            branch; earlier ones' in proportion.
+
+    Returns:
+        A `keras.Model` from `image` to class probabilities of shape
+        (batch, classes), or to features as `include_top` and `pooling` say.
+
+    Raises:
+        InputError: a `ValueError`; an argument is not one of those accepted.
+    """

@@ -1,0 +1,612 @@
+"""The programs as a user starts them, with right and with wrong input."""
+
+import ast
+import csv
+import json
+import os
+import pathlib
+import pty
+import re
+import shutil
+import threading
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from children import Child, run_child
+from conftest import ROOT, assert_one_line, run_program, run_python
+from PIL import Image, ImageOps
+from sklearn import metrics
+
+from keras_resnet.data import sources
+from keras_resnet.evaluate import evaluate
+from keras_resnet.predict import predict
+from keras_resnet.support.errors import InputError
+
+PROGRAMS = (
+    "keras_resnet.train",
+    "keras_resnet.evaluate",
+    "keras_resnet.predict",
+    "keras_resnet.convert",
+    "keras_resnet.runs",
+    "export",
+)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_help_fits_a_screen(program):
+    result = run_program(program, "--helpshort")
+    lines = result.stdout.splitlines()
+    # But for the line that says where the program lies.
+    lines = [line for line in lines if not line.endswith(".py:")]
+    assert len(lines) <= 44
+    assert max(map(len, lines)) <= 80
+    flags = re.findall(r"^  --(?:\[no\])?(\w+):", result.stdout, re.MULTILINE)
+    assert 1 <= len(flags) <= 20
+    if program != "keras_resnet.convert":  # All that it takes is told from the files.
+        assert "(default:" in result.stdout
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_unknown_flag(program):
+    result = run_program(program, "--modle=resnet20")
+    assert result.returncode == 1
+    assert "Unknown command line flag 'modle'" in result.stderr
+    if program != "keras_resnet.runs":
+        assert "Did you mean: model" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "program", ["keras_resnet.train", "keras_resnet.evaluate", "export"]
+)
+def test_forgotten_dashes(program):
+    assert_one_line(run_program(program, "model=resnet20"), "Received: model=resnet20")
+
+
+def test_help_and_flags_do_not_wait_for_tensorflow():
+    """Nothing heavy is imported by a program before it has read its flags."""
+    for path in (
+        "train",
+        "evaluate",
+        "predict",
+        "convert",
+        "programs",
+        "errors",
+        "variants",
+        "__init__",
+    ):
+        tree = ast.parse((ROOT / "keras_resnet" / f"{path}.py").read_text())
+        top = [n for n in tree.body if isinstance(n, ast.Import | ast.ImportFrom)]
+        names = {a.name for n in top for a in n.names} | {
+            getattr(n, "module", "") for n in top
+        }
+        assert not names & {"keras", "tensorflow", "keras_resnet.training"}, path
+
+
+def test_train_with_no_other_flag(tmp_path):
+    """`--epochs` and `--virtual_devices` aside, for time and for two replicas."""
+    flags = ("--strategy=mirrored", "--virtual_devices=2", "--epochs=1")
+    # In a process of its own: what importing TensorFlow prints is kept back.
+    result = run_python("-m", "keras_resnet.train", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    first = result.stdout.splitlines()[0]
+    for words in ("resnet20 (shortcut A", "1,437 training", "mirrored on 2 replica(s)"):
+        assert words in first
+    assert "into runs/resnet20-digits" in first
+    assert "epoch 1/1 - loss" in result.stdout
+    assert result.stderr == ""
+    assert (tmp_path / "runs/resnet20-digits/final.keras").exists()
+    again = run_program("keras_resnet.train", *flags, cwd=tmp_path)
+    assert "has ended; nothing to do" in again.stdout
+
+
+def test_evaluate(trained, tmp_path):
+    to = "--output=report"  # Other tests look into the run folder.
+    alone = run_program("keras_resnet.evaluate", f"--model={trained}", to, cwd=tmp_path)
+    assert re.match(r"\d+ of 360 held-out images right: top-1 9\d\.\d\d%", alone.stdout)
+    assert alone.stderr == "per class, and a confusion picture: report\n"
+    shared = run_program(
+        "keras_resnet.evaluate",
+        f"--model={trained}",
+        "--virtual_devices=2",
+        "--batch_size=14",
+        to,
+        cwd=tmp_path,
+    )
+    assert shared.stdout == alone.stdout
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A three, enlarged, in two formats; a damaged file."""
+    from sklearn.datasets import load_digits
+
+    three = np.kron(load_digits().images[3], np.ones((4, 4)))[..., None] * 15.9375
+    keras.utils.save_img(tmp_path / "three.png", three, scale=False)
+    keras.utils.save_img(tmp_path / "three.jpg", three.repeat(3, -1), scale=False)
+    (tmp_path / "half.jpg").write_bytes((tmp_path / "three.jpg").read_bytes()[:200])
+    return tmp_path
+
+
+def test_predict_names_what_it_cannot_read_and_goes_on(trained, pictures):
+    files = ("three.png", "half.jpg", "missing.png", "three.jpg")
+    result = run_program(
+        "keras_resnet.predict", f"--model={trained}", *files, cwd=pictures
+    )
+    assert result.returncode == 1
+    assert "error: half.jpg: damaged" in result.stderr
+    assert "error: missing.png: No such file" in result.stderr
+    assert "Traceback" not in result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2 * 6
+    for start, name in ((0, "three.png"), (6, "three.jpg")):
+        assert lines[start] == name
+        assert lines[start + 1].split()[1] == "3"
+        shares = [float(line.split("%")[0]) for line in lines[start + 1 : start + 6]]
+        assert shares == sorted(shares, reverse=True)
+
+
+def test_predict_whole_files(trained, pictures):
+    path = str(pictures / "three.png")
+    ((name, share),) = predict([path], str(trained), top=1)[path]
+    assert name == "3"
+    assert 0 < share <= 1
+
+
+def test_predict_gives_json(trained, pictures):
+    """And nothing else on standard output, of damaged files too."""
+    files = ("three.png", "half.jpg", "missing.png", "three.jpg")
+    result = run_program(
+        "keras_resnet.predict", f"--model={trained}", "--json", "--top=3", *files,
+        cwd=pictures,
+    )  # fmt: skip
+    assert result.returncode == 1
+    found = json.loads(result.stdout)
+    assert [record["image"] for record in found] == list(files)
+    assert [len(record.get("classes", ())) for record in found] == [3, 0, 0, 3]
+    assert found[0]["classes"][0]["class"] == "3"
+    assert 0 < found[0]["classes"][0]["probability"] <= 1
+    assert "damaged" in found[1]["error"]
+    assert "No such file" in found[2]["error"]
+    assert "error: half.jpg: damaged" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def held_out(trained):
+    """The held-out digits, and what Keras's own `predict` makes of them."""
+    split = sources.load_dataset("digits").test
+    model = keras.models.load_model(trained / "final.keras")
+    return split, model.predict(split.images, verbose=0)
+
+
+def test_predict_folders(trained, held_out, tmp_path):
+    """Below them too, by name; more files than in a batch keep their order."""
+    split, probabilities = held_out
+    for i in range(40):
+        folder = tmp_path / "all" / ("below/further" if i % 3 else "")
+        folder.mkdir(parents=True, exist_ok=True)
+        ending = ("png", "PNG", "bmp")[i % 3]
+        Image.fromarray(split.images[i, ..., 0]).save(folder / f"{40 - i:02}.{ending}")
+    (tmp_path / "all" / "notes.txt").write_text("none")
+    shutil.copy(tmp_path / "all" / "40.png", tmp_path / "40.png")
+    seen = []
+    paths = [str(tmp_path / name) for name in ("40.png", "all")]
+    found = predict(paths, str(trained), top=10, on_image=lambda: seen.append(1))
+    names = list(found)
+    assert len(names) == len(seen) == 41
+    assert names[0] == paths[0]
+    assert names[1:] == sorted(names[1:])
+    for name, answer in found.items():
+        place = 40 - int(os.path.basename(name)[:2])
+        expected = {str(k): p for k, p in enumerate(probabilities[place])}
+        assert dict(answer) == pytest.approx(expected, abs=1e-5)
+
+
+def test_predict_any_kind_of_file(trained, pictures):
+    image = Image.open(pictures / "three.png")
+    assert image.mode == "L"
+    kinds = {
+        "rgb.png": ("RGB", {}),
+        "transparent.png": ("RGBA", {}),
+        "palette.png": ("P", {}),
+        "grey.bmp": ("L", {}),
+        "rgb.bmp": ("RGB", {}),
+        "rgb.webp": ("RGB", {"lossless": True}),
+        "palette.gif": ("P", {}),
+        "grey.jpg": ("L", {"quality": 95}),
+        "cmyk.jpg": ("CMYK", {"quality": 95}),
+        "progressive.jpeg": ("RGB", {"quality": 95, "progressive": True}),
+    }
+    paths = [str(pictures / name) for name in ("three.png", *kinds)]
+    for path, (mode, options) in zip(paths[1:], kinds.values(), strict=True):
+        colour = image if mode == "L" else image.convert("RGB")
+        colour.convert(mode).save(path, **options)
+    found = predict(paths, str(trained), top=10)
+    expected = dict(found[paths[0]])
+    assert max(expected, key=expected.get) == "3"
+    for path in paths:
+        assert dict(found[path]) == pytest.approx(expected, abs=0.02), path
+
+
+def test_predict_turns_photographs_upright(trained, pictures):
+    image = Image.open(pictures / "three.png")
+    turn = Image.Transpose
+    stored = {
+        2: turn.FLIP_LEFT_RIGHT,
+        3: turn.ROTATE_180,
+        4: turn.FLIP_TOP_BOTTOM,
+        5: turn.TRANSPOSE,
+        6: turn.ROTATE_90,
+        7: turn.TRANSVERSE,
+        8: turn.ROTATE_270,
+    }
+    paths = {k: str(pictures / f"turned{k}.jpg") for k in stored}
+    for orientation, how in stored.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        turned = image.transpose(how)
+        turned.save(paths[orientation], quality=95, exif=exif)
+        upright = ImageOps.exif_transpose(Image.open(paths[orientation]))
+        assert np.abs(np.asarray(upright, int) - np.asarray(image)).max() < 40
+    upright = str(pictures / "three.png")
+    found = predict([upright, *paths.values()], str(trained), top=10)
+    for path in paths.values():
+        assert dict(found[path]) == pytest.approx(dict(found[upright]), abs=0.02), path
+
+
+@pytest.mark.parametrize("inside", [(), ("notes.txt",)])
+def test_predict_names_a_folder_without_images_and_goes_on(inside, trained, tmp_path):
+    empty, picture = tmp_path / "empty", str(tmp_path / "picture.png")
+    empty.mkdir()
+    for name in inside:
+        (empty / name).write_text("none")
+    keras.utils.save_img(picture, np.full((8, 8, 1), 90))
+    found = predict([str(empty), picture], str(trained))
+    assert list(found) == [str(empty), picture]
+    assert found[str(empty)].startswith("a folder without images (.jpg .jpeg")
+    assert len(found[picture]) == 5
+
+
+def test_what_an_evaluation_leaves(trained, held_out, tmp_path):
+    split, probabilities = held_out
+    named, output = probabilities.argmax(axis=1), tmp_path / "report"
+    table = tmp_path / "images.csv"
+    found = evaluate(str(trained), output=str(output), predictions=str(table))
+    assert found["output"] == str(output)
+    assert {p.name for p in output.iterdir()} == {
+        "evaluation.json",
+        "per_class.csv",
+        "confusion.png",
+    }
+    record = json.loads((output / "evaluation.json").read_text("utf-8"))
+    assert (record["images"], record["dataset"], record["split"]) == (
+        360,
+        "digits",
+        "test",
+    )
+    assert (record["views"], record["recalibrated"]) == ("single", False)
+    expected = {
+        "accuracy": metrics.accuracy_score(split.labels, named),
+        "top5_accuracy": metrics.top_k_accuracy_score(split.labels, probabilities, k=5),
+        "loss": metrics.log_loss(split.labels, probabilities.astype(np.float64)),
+    }
+    for name, value in expected.items():
+        assert record[name] == pytest.approx(value, rel=1e-4)
+        assert found[name] == record[name]
+    assert (output / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+    confusion = metrics.confusion_matrix(split.labels, named)
+    rows = list(csv.DictReader((output / "per_class.csv").open()))
+    assert len(rows) == 10
+    for row in rows:
+        counts = confusion[int(row["class"])]
+        right = counts[int(row["class"])]
+        assert (int(row["images"]), int(row["right"])) == (counts.sum(), right)
+        assert float(row["accuracy"]) == pytest.approx(right / counts.sum(), abs=1e-6)
+        wrong = counts[int(row["taken_for"])] if row["taken_for"] else 0
+        assert wrong == int(row["times"]) == np.delete(counts, int(row["class"])).max()
+    shares = [float(row["accuracy"]) for row in rows]
+    assert shares == sorted(shares)
+
+    rows = list(csv.DictReader(table.open()))
+    assert [int(row["image"]) for row in rows] == list(range(360))
+    assert [int(row["label"]) for row in rows] == split.labels.tolist()
+    assert [int(row["class_1"]) for row in rows] == named.tolist()
+    assert sum(int(row["right"]) for row in rows) == confusion.trace()
+    likeliest = probabilities.max(axis=1)
+    np.testing.assert_allclose([float(r["score_1"]) for r in rows], likeliest, 1e-4)
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A copy of the run folder, to write into."""
+    return str(shutil.copytree(trained, tmp_path / "run"))
+
+
+def read_evaluation(folder):
+    with open(os.path.join(folder, "evaluation.json"), encoding="utf-8") as file:
+        return json.load(file)
+
+
+# By hand: of 1,797 digits a fifth, rounded up, is held out.
+@pytest.mark.parametrize(("split", "images"), [("train", 1437), ("all", 1797)])
+def test_evaluate_other_images_than_those_held_out(split, images, run):
+    evaluate(run, split=split, strategy="one_device")
+    record = read_evaluation(os.path.join(run, "evaluation"))
+    assert (record["images"], record["split"]) == (images, split)
+
+
+def test_recalibrated_statistics(run, pictures):
+    """Over one batch of all training images they are its mean and variance."""
+    before = keras.models.load_model(f"{run}/final.keras")
+    evaluate(run, recalibrate_bn=True, batch_size=1437, strategy="one_device")
+    after = keras.models.load_model(f"{run}/recalibrated.keras")
+    images = sources.load_dataset("digits").train.images
+    stem = keras.Model(before.input, before.get_layer("conv1_conv").output)
+    seen = stem.predict(images, verbose=0).astype(np.float64)
+    norm = after.get_layer("conv1_bn")
+    np.testing.assert_allclose(norm.moving_mean, seen.mean((0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(norm.moving_variance, seen.var((0, 1, 2)), rtol=1e-3)
+    for variable, same in zip(
+        after.trainable_variables, before.trainable_variables, strict=True
+    ):
+        np.testing.assert_array_equal(variable, same)
+    assert read_evaluation(os.path.join(run, "evaluation"))["recalibrated"] is True
+    path = str(pictures / "three.png")
+    ((name, _),) = predict([path], f"{run}/recalibrated.keras", top=1)[path]
+    assert name == "3"
+
+
+def test_evaluate_in_the_run_folder(run, monkeypatch):
+    """After `cd runs/NAME`, as from outside."""
+    monkeypatch.chdir(run)
+    evaluate("final.keras", recalibrate_bn=True, strategy="one_device")
+    assert os.path.exists("recalibrated.keras")
+    assert os.path.exists("evaluation/evaluation.json")
+
+
+def test_evaluate_a_folder_with_some_of_the_classes(run, held_out, tmp_path):
+    """All of it, since the model was not trained on it."""
+    split, probabilities = held_out
+    chosen = np.flatnonzero(np.isin(split.labels, (3, 7)))
+    for i in chosen:
+        folder = tmp_path / "digits" / str(split.labels[i])
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(split.images[i, ..., 0]).save(folder / f"{i:03}.png")
+    dataset, table = f"folder:{tmp_path}/digits", tmp_path / "images.csv"
+    found = evaluate(run, dataset=dataset, predictions=table, strategy="one_device")
+    assert found["images"] == len(chosen)
+    right = probabilities[chosen].argmax(axis=1) == split.labels[chosen]
+    assert found["accuracy"] == pytest.approx(right.mean())
+    assert read_evaluation(f"{run}/evaluation")["split"] == "whole"
+    rows = list(csv.DictReader(table.open()))
+    assert sorted(int(os.path.basename(row["image"])[:3]) for row in rows) == [*chosen]
+
+
+def test_evaluate_says_which_part_of_the_digits_it_took(run):
+    """Of a run that was trained on something else."""
+    path = os.path.join(run, "run.json")
+    with open(path, encoding="utf-8") as file:
+        record = json.load(file)
+    record["settings"]["dataset"] = "folder:/elsewhere"
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump(record, file)
+    found = evaluate(run, dataset="digits", strategy="one_device")
+    split = read_evaluation(os.path.join(run, "evaluation"))["split"]
+    assert (found["images"], split) in ((360, "test"), (1797, "whole"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"views": "12crop"}, "Did you mean '10crop'?"),
+        ({"views": "10crop"}, "a CIFAR net sees the whole image. Received: views='10"),
+        ({"views": "multiscale"}, "are for ImageNet nets"),
+        ({"split": "val"}, "Accepted: test, train, all. Received: split='val'"),
+        ({"batch_size": 0}, "Received: batch_size=0"),
+        ({"strategy": "tpu"}, "Accepted: one_device, mirrored"),
+        ({"dataset": "folder:/nowhere"}, "There is no such folder"),
+        ({"weights": "imagenet"}, "go with the name of a network"),
+    ],
+)
+def test_evaluate_with_wrong_arguments(arguments, words, run):
+    with pytest.raises(InputError) as error:
+        evaluate(run, **{"strategy": "one_device", **arguments})
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not os.path.exists(f"{run}/evaluation")
+
+
+def test_a_report_that_cannot_be_written(trained, tmp_path):
+    (tmp_path / "report").write_text("a file")
+    result = run_program(
+        "keras_resnet.evaluate", f"--model={trained}", "--output=report", cwd=tmp_path
+    )
+    assert_one_line(result, "report")
+    assert result.stdout == ""
+    assert (tmp_path / "report").read_text() == "a file"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["keras_resnet.predict"], "Name at least one image"),
+        (["keras_resnet.evaluate", "--model=runs/a"], "there is no runs/a/run.json"),
+        (["keras_resnet.train", "--model=resnet20x"], "Did you mean 'resnet20'?"),
+        (["keras_resnet.train", "--model_dir=/proc/run"], "can be written"),
+        (["export", "--formats=onnxx"], "Unknown format"),
+    ],
+)
+def test_wrong_input_is_one_line(arguments, words, tmp_path):
+    assert_one_line(run_program(*arguments, cwd=tmp_path), words)
+
+
+def test_evaluate_on_other_classes(trained, tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for i in range(5):
+            keras.utils.save_img(
+                tmp_path / name / f"{i}.png", np.full((8, 8, 3), 40 * i)
+            )
+    result = run_program(
+        "keras_resnet.evaluate", f"--model={trained}", f"--dataset=folder:{tmp_path}"
+    )
+    assert_one_line(result, "The model knows the classes 0, 1", "cat, dog")
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (
+            ["--set", "label_smoothing"],
+            "--set takes field=value. Received: --set label",
+        ),
+        (["--set", "label_smothing=0.1"], "Did you mean 'label_smoothing'?"),
+        (["--set", "ema=high"], "ema must be a number. Received: ema='high'"),
+        (["--set", "ema=1"], "ema must be below 1. Received: ema=1"),
+        (["--set", "keep_checkpoints=0"], "keep_checkpoints must be above 0"),
+        (["--set", "sync_bn=2"], "sync_bn must be True or False"),
+        (["--set", "ema=0.5", "--set", "ema=0.9"], "ema is set twice"),
+        (["--epochs=2", "--set", "epochs=3"], "Both --epochs and --set epochs"),
+        (["--epochs=2", "--set", "iterations=100"], "epochs=2, iterations=100"),
+        (["--local_workers=2"], "local_workers goes with --strategy=multi_worker"),
+        (
+            ["--local_workers=2", "--strategy=multi_worker"],
+            "local_workers needs --model_dir",
+        ),
+        (
+            ["--set", "jit_compile=True", "--virtual_devices=2"],
+            "jit_compile is for one replica",
+        ),
+        (
+            ["--virtual_devices=2", "--batch_size=63"],
+            "shared by 2 replica(s) and must be a multiple of that",
+        ),
+        (["--model=resnet50", "--image_size=4"], "sides of at least 32 pixels"),
+        (["--image_size=3"], "sides of at least 4 pixels"),  # 8, by two strides.
+        (["--set", "sizes=8,3"], "sizes must be at least 4 pixels"),
+        (["--strategy=miror"], "Did you mean 'mirrored'?"),
+        (["--strategy=tpu"], "TPU"),
+        (["--strategy=multi_worker"], "Received: none of TF_CONFIG"),
+        (["--strategy=multi_worker", "--virtual_devices=2"], "virtual_devices are for"),
+        (["--model_dir=file"], "model_dir must be"),
+        (["--model_dir=file/below"], "model_dir must be"),
+        (["--model_dir=/proc/run"], "model_dir must be a folder that can be written"),
+        (["--freeze=conv7"], "Unknown stage"),
+        (["--weights=imagenet"], "weights"),
+    ],
+)
+def test_train_with_wrong_input(flags, words, tmp_path):
+    """One line, before anything is written."""
+    (tmp_path / "file").write_text("not a folder")
+    result = run_child("keras_resnet.train", *flags, cwd=tmp_path)
+    assert_one_line(result, words)
+    assert [line for line in result.stderr.splitlines() if line] == [
+        line for line in result.stderr.splitlines() if line.startswith("error: ")
+    ]
+    assert result.stderr.count("Received: ") >= words.count("Received: ")
+    assert os.listdir(tmp_path) == ["file"]
+    assert (tmp_path / "file").read_text() == "not a folder"
+
+
+def test_train_where_others_may_not_write(tmp_path):
+    """As another user where this one may write anywhere."""
+    users = pathlib.Path("/proc/self/uid_map")
+    if users.exists() and users.read_text().split()[2] == "1":
+        pytest.skip("this sandbox knows no other user")
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    faults = [("become_nobody",)] if os.getuid() == 0 else []
+    if not faults:
+        tmp_path.chmod(0o555)
+    result = run_child("keras_resnet.train", cwd=tmp_path, faults=faults)
+    assert_one_line(result, "can be written", "Permission denied")
+    assert os.listdir(tmp_path) == []
+
+
+SMALL = (
+    "--model=cifar_resnet8", "--strategy=one_device", "--epochs=2",
+    "--batch_size=240",
+)  # fmt: skip
+
+
+def test_silence(tmp_path):
+    """Of a run, of one that is resumed, and of one that has ended; not of errors."""
+    silent = (*SMALL, "--verbosity=-1", "--set", "checkpoint_every=2")
+    for faults, status in (([("after_step", 5, "_die")], -9), ([], 0), ([], 0)):
+        result = run_child("keras_resnet.train", *silent, cwd=tmp_path, faults=faults)
+        assert (result.returncode, result.stdout, result.stderr) == (status, "", "")
+    result = run_child("keras_resnet.train", *silent, "--seed=1", cwd=tmp_path)
+    assert_one_line(result, "seed (began with 0, now 1)")
+    assert result.stdout == ""
+
+
+def test_progress_on_a_terminal(tmp_path):
+    """Steps done, time left and time of a step, redrawn in place."""
+    ours, theirs = pty.openpty()
+    seen = []
+
+    def read():
+        try:
+            while content := os.read(ours, 4096):
+                seen.append(content)
+        except OSError:  # The other end is closed.
+            pass
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    child = Child(
+        "keras_resnet.train", *SMALL, cwd=tmp_path, terminal=os.ttyname(theirs),
+        faults=[("after_step", "each", "_sleep", 0.2)],
+    )  # fmt: skip
+    assert child.wait().returncode == 0
+    os.close(theirs)
+    reader.join()
+    os.close(ours)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", b"".join(seen).decode())
+    assert "Epoch 1/2" in shown and "Epoch 2/2" in shown
+    # Such as "2/6 ... 1s 300ms/step - accuracy: 0.1 - loss: 2.3".
+    left = r"[1-5]/6 \S+ \d+[ms:\d]* \d+m?s/step - accuracy: [\d.]+ - loss: [\d.]+"
+    assert re.search(left, shown), shown
+    assert re.search(r"6/6 \S+ .*val_accuracy: [\d.]+ - val_loss: ", shown), shown
+    assert "\b" in shown or "\r" in shown
+
+
+def test_tensorboard_that_is_not_installed(tmp_path):
+    flags = ("--set", "tensorboard=True")
+    hidden = [("hide", "tensorboard")]
+    result = run_child("keras_resnet.train", *flags, cwd=tmp_path, faults=hidden)
+    assert_one_line(result, "pip install 'keras-resnet-zoo[tensorboard]'")
+    assert result.stdout == ""
+    assert os.listdir(tmp_path) == []
+
+
+def test_tensorboard(tmp_path):
+    pytest.importorskip("tensorboard")
+    flags = ("--set", "tensorboard=True", "--model_dir=run")
+    result = run_child("keras_resnet.train", *SMALL, *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = {}
+    for path in (tmp_path / "run" / "tensorboard").rglob("events.*"):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            if event.graph_def:
+                found["graph"] = event.graph_def
+            for value in event.summary.value:
+                found.setdefault(f"{path.parent.name}/{value.tag}", []).append(value)
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    for tag, column in (
+        ("train/epoch_loss", "loss"),
+        ("train/epoch_accuracy", "accuracy"),
+        ("train/epoch_learning_rate", "learning_rate"),
+        ("validation/epoch_loss", "val_loss"),
+        ("validation/epoch_accuracy", "val_accuracy"),
+    ):
+        values = [float(tf.make_ndarray(value.tensor)) for value in found[tag]]
+        assert values == pytest.approx([float(row[column]) for row in rows], rel=1e-5)
+    assert any("graph" in tag or "keras" in tag for tag in found)
+    ((pictures,),) = (v for tag, v in found.items() if tag.endswith("/augmented"))
+    width, height, first, *_ = tf.make_ndarray(pictures.tensor)
+    assert (int(width), int(height)) == (8, 8)
+    assert tf.io.decode_png(first).shape == (8, 8, 1)

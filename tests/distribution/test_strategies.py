@@ -1,0 +1,193 @@
+import json
+import re
+import socket
+import time
+
+import pytest
+import tensorflow as tf
+
+from keras_resnet.distribution import cluster, strategies
+from keras_resnet.distribution.strategies import (
+    is_chief,
+    local_replicas,
+    lost_worker,
+    make_strategy,
+    worker_count,
+)
+from keras_resnet.support.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch):
+    for variable in (
+        "TF_CONFIG",
+        "SLURM_PROCID",
+        "KUBERNETES_SERVICE_HOST",
+        "TPU_NAME",
+    ):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(strategies, "START_TIMEOUT", 1)
+
+
+def test_replicas():
+    assert make_strategy("one_device").num_replicas_in_sync == 1
+    assert make_strategy("mirrored").num_replicas_in_sync == 2  # See conftest.
+    assert make_strategy("mirrored", virtual_devices=2).num_replicas_in_sync == 2
+    assert isinstance(make_strategy("mirrored"), tf.distribute.MirroredStrategy)
+
+
+@pytest.mark.parametrize("name", ["horovod", "mirored", ""])
+def test_unknown_strategy(name):
+    with pytest.raises(
+        InputError, match="Accepted: one_device, mirrored, multi_worker, tpu"
+    ):
+        make_strategy(name)
+
+
+def test_the_cpu_cannot_be_split_again():
+    tf.constant(0) + 1
+    with pytest.raises(InputError, match="Received: virtual_devices=3"):
+        make_strategy("mirrored", virtual_devices=3)
+
+
+@pytest.mark.parametrize(("name", "replicas"), [("one_device", 1), ("mirrored", 2)])
+def test_one_process_holds_every_replica(name, replicas):
+    strategy = make_strategy(name)
+    assert is_chief(strategy) and worker_count(strategy) == 1
+    assert local_replicas(strategy) == range(replicas)
+
+
+@pytest.mark.parametrize("name", ["multi_worker", "tpu"])
+def test_a_machine_without_a_cluster_or_a_tpu(name):
+    began = time.monotonic()
+    with pytest.raises(InputError, match="Received: ") as caught:
+        make_strategy(name)
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - began < 2
+
+
+def test_only_one_process_has_virtual_devices():
+    with pytest.raises(InputError, match="Received: strategy='multi_worker', virtual"):
+        make_strategy("multi_worker", virtual_devices=2)
+
+
+CLUSTER = {"worker": ["a:1", "b:2"]}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "{",
+        "[]",
+        {"cluster": CLUSTER},
+        {"task": {"type": "worker", "index": 0}},
+        {"cluster": CLUSTER, "task": {"type": "worker"}},
+        {"cluster": CLUSTER, "task": {"type": "worker", "index": 2}},
+        {"cluster": CLUSTER, "task": {"type": "worker", "index": -1}},
+        {"cluster": CLUSTER, "task": {"type": "ps", "index": 0}},
+        {"cluster": {"worker": ["a", "b"]}, "task": {"type": "worker", "index": 0}},
+        {"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}},
+    ],
+)
+def test_a_wrong_tf_config(config, monkeypatch):
+    text = config if isinstance(config, str) else json.dumps(config)
+    monkeypatch.setenv("TF_CONFIG", text)
+    with pytest.raises(InputError, match="TF_CONFIG must be like") as caught:
+        make_strategy("multi_worker")
+    assert text in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("job", "place"), [("chief", 0), ("worker", 2)])
+def test_the_chief_is_the_first_worker(job, place, monkeypatch):
+    config = {
+        "cluster": {"chief": ["c:3"], **CLUSTER},
+        "task": {"type": job, "index": max(0, place - 1)},
+    }
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    assert cluster.find_cluster() == (("c:3", "a:1", "b:2"), place)
+
+
+def set_slurm(monkeypatch, **variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+
+
+def test_two_slurm_tasks_on_one_node(monkeypatch):
+    set_slurm(monkeypatch, PROCID="1", JOB_ID="1000", STEP_NODELIST="n1")
+    set_slurm(monkeypatch, STEP_TASKS_PER_NODE="2")
+    assert cluster.find_cluster() == (("n1:12000", "n1:12001"), 1)
+
+
+def test_slurm_ranks_follow_the_list_of_nodes(monkeypatch):
+    set_slurm(monkeypatch, PROCID="2", JOB_ID="7", STEP_NODELIST="n[2,10],m")
+    set_slurm(monkeypatch, STEP_TASKS_PER_NODE="1(x3)")
+    assert cluster.find_cluster() == (("n2:12112", "n10:12112", "m:12112"), 2)
+    set_slurm(monkeypatch, PROCID="3")
+    with pytest.raises(InputError, match=r"3 tasks\. Received: SLURM_PROCID=3"):
+        cluster.find_cluster()
+    monkeypatch.delenv("SLURM_STEP_NODELIST")
+    with pytest.raises(InputError, match=r"srun .*SLURM_STEP_NODELIST"):
+        make_strategy("multi_worker")
+
+
+def test_the_pods_of_an_indexed_job(monkeypatch):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    with pytest.raises(InputError, match="JOB_COMPLETION_INDEX"):
+        make_strategy("multi_worker")
+    monkeypatch.setattr(socket, "gethostname", lambda: "resnet-1")
+    for name, value in (
+        ("JOB_COMPLETION_INDEX", "1"),
+        ("KERAS_RESNET_WORKERS", "2"),
+        ("KERAS_RESNET_SERVICE", "workers"),
+    ):
+        monkeypatch.setenv(name, value)
+    addresses = ("resnet-0.workers:12000", "resnet-1.workers:12000")
+    assert cluster.find_cluster() == (addresses, 1)
+
+
+def test_a_worker_that_is_not_started_is_named(monkeypatch):
+    monkeypatch.setattr(strategies, "START_TIMEOUT", 0.5)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as started,
+        socket.socket() as bound,
+        socket.socket() as own,
+    ):
+        ports = [started.getsockname()[1]]
+        for each in (bound, own):
+            each.bind(("127.0.0.1", 0))
+            ports.append(each.getsockname()[1])
+        own.close()
+        addresses = tuple(f"127.0.0.1:{port}" for port in ports)
+        message = f"1 of 3 workers did not start within 0.5 s: {addresses[1]}"
+        with pytest.raises(InputError, match=re.escape(message)):
+            cluster.await_workers(addresses, 2)
+        with pytest.raises(InputError, match=f"must listen on port {ports[0]}"):
+            cluster.await_workers(addresses, 0)
+
+
+def test_errors_of_a_lost_worker():
+    lost = "Collective ops is aborted by: recvmsg:Connection reset by peer"
+    assert lost_worker(tf.errors.UnavailableError(None, None, lost))
+    assert lost_worker(tf.errors.CancelledError(None, None, lost))
+    assert not lost_worker(tf.errors.InvalidArgumentError(None, None, "Invalid PNG"))
+    assert not lost_worker(tf.errors.OutOfRangeError(None, None, "End of sequence"))
+    assert not lost_worker(ValueError(lost))
+
+
+HERE = "{{node Adam}} device: /job:worker/replica:0/task:1/device:CPU:0"
+
+
+@pytest.mark.parametrize(
+    ("kind", "lost"),
+    [
+        (tf.errors.ResourceExhaustedError, False),
+        (tf.errors.NotFoundError, False),
+        (tf.errors.DataLossError, False),
+        (tf.errors.InvalidArgumentError, False),
+        (tf.errors.UnavailableError, True),
+        (tf.errors.InternalError, True),
+    ],
+)
+def test_a_worker_that_names_its_own_device_is_not_lost(kind, lost):
+    """Full memory, a file that is gone and a damaged one are this worker's own."""
+    assert lost_worker(kind(None, None, HERE)) == lost

@@ -1,0 +1,181 @@
+"""OpenVINO's files, run by OpenVINO."""
+
+import collections
+import dataclasses
+import json
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from conftest import run_python
+
+from export.device import runtimes
+from export.device.comparison import compare
+from export.formats import openvino_ir, saved_model
+
+openvino = pytest.importorskip("openvino", reason="needs the extra openvino")
+pytest.importorskip("nncf", reason="needs the extra openvino")
+
+
+@pytest.fixture(scope="module")
+def written(classifier, digits, tmp_path_factory):
+    """The folders of both precisions."""
+    folder = tmp_path_factory.mktemp("openvino")
+    openvino_ir.write_openvino(str(folder / "float32"), classifier)
+    calibration = digits.train.images[:50]
+    openvino_ir.write_openvino(str(folder / "int8"), classifier, calibration)
+    return folder
+
+
+def test_contract(written):
+    for name in ("float32", "int8"):
+        assert runtimes.describe_openvino(str(written / name)) == {
+            "serving_default": {
+                "inputs": {"image": ["uint8", [1, 8, 8, 1]]},
+                "outputs": {"probabilities": ["float32", [1, 10]]},
+            }
+        }
+        assert {p.name for p in (written / name).iterdir()} == {
+            "model.xml",
+            "model.bin",
+        }
+
+
+def test_classes_survive(written, classifier):
+    for name in ("float32", "int8"):
+        model = openvino.Core().read_model(written / name / "model.xml")
+        found = json.loads(model.get_rt_info("classes").value)
+        assert tuple(found) == classifier.classes
+        preprocessing = json.loads(model.get_rt_info("preprocessing").value)
+        assert preprocessing == dataclasses.asdict(classifier.preprocessing)
+
+
+def test_float32_agrees_with_keras(written, classifier, digits):
+    classify = runtimes.open_openvino(str(written / "float32"))
+    logits = saved_model.reference_logits(classifier.model, digits.test.images)
+    # Batches of two sizes through one function, whose answers stay.
+    answers = [classify(digits.test.images[:1]), classify(digits.test.images[1:])]
+    comparison = compare(np.concatenate(answers), logits, digits.test.labels)
+    assert comparison.logit_difference < 1e-5
+    assert comparison.agreement == 1
+
+
+def test_int8(written, classifier, digits):
+    """Right answers as Keras's, and all convolutions but the first in int8."""
+    classify = runtimes.open_openvino(str(written / "int8"))
+    logits = saved_model.reference_logits(classifier.model, digits.test.images)
+    comparison = compare(classify(digits.test.images), logits, digits.test.labels)
+    assert comparison.agreement >= 0.95
+    assert comparison.loss_points < 1
+    size = {n: (written / n / "model.bin").stat().st_size for n in ("float32", "int8")}
+    assert size["int8"] < 0.4 * size["float32"]
+    model = openvino.Core().compile_model(
+        written / "int8/model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    ran = [
+        (info["layerType"].astype(str), info["runtimePrecision"].astype(str))
+        for info in (o.get_rt_info() for o in model.get_runtime_model().get_ops())
+    ]
+    convolutions = [precision for kind, precision in ran if kind == "Convolution"]
+    assert len(convolutions) == 7
+    assert sum(precision in ("u8", "i8") for precision in convolutions) == 6
+
+
+def test_operations(written):
+    """Of the paper's network and no others: folding has left no normalisation."""
+    blocks = 3
+    convolutions = 1 + 2 * blocks
+    float32, int8 = (
+        collections.Counter(node.get("type") for node in nodes(written / name))
+        for name in ("float32", "int8")
+    )
+    for found in (float32, int8):
+        assert found["Convolution"] == found["ReLU"] == convolutions
+        assert found["MatMul"] == found["SoftMax"] == found["Transpose"] == 1
+        # Shortcut A's subsampling and its new channels.
+        assert found["MaxPool"] == found["Pad"] == 2
+        assert not {kind for kind in found if "BatchNorm" in kind}
+    assert not {"FakeQuantize", "Multiply"} & float32.keys()
+    # After each ReLU, of each branch where it is added, and of the features.
+    assert int8["FakeQuantize"] == convolutions + blocks + 1
+    # The weights of all but the first convolution, and of the classifier.
+    types = [node.find("data") for node in nodes(written / "int8")]
+    types = [each.get("element_type") for each in types if each is not None]
+    assert types.count("i8") == int8["Multiply"] == convolutions - 1 + 1
+
+
+def nodes(folder):
+    return ElementTree.parse(folder / "model.xml").getroot().iter("layer")
+
+
+def test_int8_is_reproducible(written, classifier, digits, tmp_path):
+    calibration = digits.train.images[:50]
+    openvino_ir.write_openvino(str(tmp_path / "again"), classifier, calibration)
+    # Not model.xml: OpenVINO numbers the nodes of a process through.
+    again = (tmp_path / "again/model.bin").read_bytes()
+    assert again == (written / "int8/model.bin").read_bytes()
+
+
+def test_signals_arrive_after_two_were_open(written):
+    """As in an export of both, or in a notebook that is interrupted after one."""
+    code = f"""
+import os, signal, time
+import numpy as np
+from export import runtimes
+folders = [{str(written)!r} + name for name in ("/float32", "/int8")]
+opened = [runtimes.open_openvino(folder) for folder in folders]
+for classify in opened:
+    classify(np.zeros((1, 8, 8, 1), np.uint8))
+del classify, opened[0], opened[0]
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    result = run_python("-c", code)
+    assert (result.returncode, result.stdout) == (0, "interrupted\n"), result.stderr
+
+
+def test_a_missing_distribution_is_named(trained):
+    """Also that nothing else asks for it, and that no use is reported."""
+    code = f"""
+import sys
+sys.modules["openvino"] = None
+from export import openvino_ir, runtimes
+from keras_resnet.classifiers import load_classifier
+for call in (
+    lambda: openvino_ir.write_openvino("x", load_classifier({str(trained)!r})),
+    lambda: runtimes.open_openvino("x"),
+):
+    try:
+        call()
+    except runtimes.MissingRuntime as error:
+        print(error)
+"""
+    result = run_python("-c", code)
+    assert (
+        result.stdout.splitlines()
+        == ["openvino is not installed: pip install 'keras-resnet-zoo[openvino]'"] * 2
+    ), result.stderr
+
+
+def test_no_use_is_reported(trained, tmp_path):
+    """In a process of its own, with a home that nobody has objected from."""
+    code = f"""
+from export import openvino_ir
+from keras_resnet.classifiers import load_classifier
+classifier = load_classifier({str(trained)!r})
+shape = (4, *classifier.preprocessing.shape)
+import numpy as np, sys
+images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+openvino_ir.write_openvino("int8", classifier, images)
+print("openvino_telemetry" in sys.modules)
+"""
+    home = tmp_path / "home"
+    home.mkdir()
+    result = run_python("-c", code, cwd=tmp_path, env={"HOME": str(home)})
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "False"
+    # Where the reporting module would note the consent that it takes for given.
+    assert not (home / "intel").exists()

@@ -1,0 +1,131 @@
+import math
+
+import numpy as np
+import pytest
+from conftest import assert_one_line, run_program
+
+import keras_resnet
+from keras_resnet.spec.variants import VARIANTS
+from keras_resnet.support.errors import InputError
+
+
+def hand_multiply_adds(block, blocks, width, stem, kind, classes, size):
+    """Multiply-adds, counted from the paper's text alone (stride on the 1x1)."""
+    if stem == "imagenet":
+        size = math.ceil(size / 2)
+        total, size = size**2 * 7 * 7 * 3 * width, math.ceil(size / 2)
+    else:
+        total = size**2 * 3 * 3 * 3 * width
+    inputs = width
+    for stage, count in enumerate(blocks):
+        inner = width * 2**stage
+        outputs = inner * (4 if block == "bottleneck" else 1)
+        size = math.ceil(size / 2) if stage else size
+        for number in range(count):
+            if block == "basic":
+                each = 3 * 3 * inputs * inner + 3 * 3 * inner * inner
+            else:
+                each = inputs * inner + 3 * 3 * inner * inner + inner * outputs
+            changes = inputs != outputs or (number == 0 and stage > 0)
+            if kind == "C" or (kind == "B" and changes):
+                each += inputs * outputs
+            total += size**2 * each
+            inputs = outputs
+    return total + inputs * classes
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "size"),
+    [
+        ("resnet18", "B", 224),
+        ("resnet34", "A", 224),
+        ("resnet34", "B", 224),
+        ("resnet34", "C", 225),
+        ("resnet50", "A", 224),
+        ("resnet50", "B", 224),
+        ("resnet50", "C", 97),
+        ("resnet101", "B", 224),
+        ("resnet152", "B", 224),
+        ("plainnet34", "none", 224),
+        ("resnet20", "A", 32),
+        ("resnet56", "B", 32),
+        ("resnet110", "A", 32),
+    ],
+)
+def test_profile_equals_the_hand_formula(name, kind, size):
+    row = VARIANTS[name]
+    model = keras_resnet.ResNet(name, shortcut=kind, input_shape=(size, size, 3))
+    found = keras_resnet.profile(model)
+    assert found.multiply_adds == hand_multiply_adds(
+        row.block, row.blocks, row.width, row.stem, kind, row.classes, size
+    )
+    assert found.multiply_adds == sum(layer.multiply_adds for layer in found.layers)
+    trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    assert found.parameters == trainable
+    assert str(found).count("\n") == len(found.layers) + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "paper"),
+    [
+        ("resnet18", 1.8e9),
+        ("resnet34", 3.6e9),
+        ("resnet50", 3.8e9),
+        ("resnet101", 7.6e9),
+        ("resnet152", 11.3e9),
+    ],
+)
+def test_hand_formula_is_within_two_percent_of_table_1(name, paper):
+    row = VARIANTS[name]
+    arguments = (row.block, row.blocks, row.width, row.stem, row.shortcut, 1000, 224)
+    assert abs(hand_multiply_adds(*arguments) / paper - 1) < 0.02
+
+
+def test_stride_on_the_3x3_costs_what_torchvision_states():
+    # torchvision's metadata: 4.089e9 for its ResNet-50.
+    found = keras_resnet.profile(keras_resnet.ResNet50(stride_on="3x3"))
+    assert round(found.multiply_adds / 1e9, 3) == 4.089
+
+
+def test_input_of_any_size_is_refused():
+    with pytest.raises(InputError, match="fixed input size"):
+        keras_resnet.profile(keras_resnet.ResNet20(input_shape=(None, None, 3)))
+
+
+def test_one_layer():
+    # 8x8 positions, 32 channels in, 64 out, a 3x3 kernel.
+    layers = {
+        la.name: la for la in keras_resnet.profile(keras_resnet.ResNet20()).layers
+    }
+    layer = layers["conv4_block1_1_conv"]
+    assert layer.output_shape == (8, 8, 64)
+    assert layer.multiply_adds == 8 * 8 * 32 * 64 * 3 * 3
+    assert layer.parameters == 32 * 64 * 3 * 3
+
+
+@pytest.mark.full  # Builds every network, ResNet-1202 too.
+def test_program_prints_the_papers_tables():
+    result = run_program("keras_resnet.complexity")
+    assert result.returncode == 0, result.stderr
+    lines = {
+        tuple(line.split()[:2]): line for line in result.stdout.splitlines() if line
+    }
+    assert "3.664" in lines["resnet34", "B"]
+    assert lines["resnet34", "B"].endswith("does not round to 3.6")
+    assert "3.858" in lines["resnet50", "B"]
+    assert lines["resnet50", "B"].endswith("does not round to 3.8")
+    assert sum("does not round" in line for line in lines.values()) == 2
+    for name, millions in (("resnet20", "0.270"), ("resnet1202", "19.421")):
+        assert millions in lines[name, "A"]
+
+
+def test_program_prints_one_network():
+    result = run_program("keras_resnet.complexity", "--model=resnet20")
+    assert "conv1_conv" in result.stdout
+    assert result.stdout.splitlines()[-1].split() == ["total", "269,722", "40,551,040"]
+
+
+def test_program_refuses_an_unknown_network():
+    assert_one_line(
+        run_program("keras_resnet.complexity", "--model=resnet5"), "resnet50"
+    )

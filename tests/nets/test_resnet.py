@@ -1,0 +1,577 @@
+"""The networks, against the paper, a hand formula, keras.applications and numpy."""
+
+import inspect
+import json
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import run_python
+
+import keras_resnet
+from keras_resnet.nets.blocks import shortcut
+from keras_resnet.nets.graph import flat_layers
+from keras_resnet.spec.variants import VARIANTS
+from keras_resnet.support.errors import InputError
+
+DEEPEST = ("resnet1202", "plainnet1202")
+VARIATIONS = list(VARIANTS)[list(VARIANTS).index("resnet50v2") :]
+SHALLOW = [name for name in VARIANTS if name not in (*DEEPEST, *VARIATIONS)]
+SLOW = ("resnet101", "resnet152")
+
+
+def hand_parameters(block, blocks, width, stem, kind, classes, channels=3):
+    """Trainable parameters, counted from the paper's text alone."""
+
+    def conv_bn(size, inputs, outputs):
+        return size * size * inputs * outputs + 2 * outputs
+
+    total, inputs = conv_bn(7 if stem == "imagenet" else 3, channels, width), width
+    for stage, count in enumerate(blocks):
+        inner = width * 2**stage
+        outputs = inner * (4 if block == "bottleneck" else 1)
+        for number in range(count):
+            if block == "basic":
+                total += conv_bn(3, inputs, inner) + conv_bn(3, inner, inner)
+            else:
+                total += conv_bn(1, inputs, inner) + conv_bn(3, inner, inner)
+                total += conv_bn(1, inner, outputs)
+            changes = inputs != outputs or (number == 0 and stage > 0)
+            if kind == "C" or (kind == "B" and changes):
+                total += conv_bn(1, inputs, outputs)
+            inputs = outputs
+    return total + inputs * classes + classes
+
+
+def count(weights):
+    return sum(math.prod(w.shape) for w in weights)
+
+
+def every_shortcut():
+    for name in SHALLOW:
+        kinds = ("none",) if name.startswith("plain") else ("A", "B", "C")
+        for kind in kinds:
+            slow = name in SLOW and kind != VARIANTS[name].shortcut
+            yield pytest.param(name, kind, marks=[pytest.mark.full] if slow else [])
+
+
+@pytest.mark.parametrize(("name", "kind"), list(every_shortcut()))
+def test_layers_parameters_and_projections(name, kind):
+    row = VARIANTS[name]
+    model = keras_resnet.ResNet(name, shortcut=kind)
+    layers = {layer.name: layer for layer in model.layers}
+
+    # The convolutions of the main path and the dense layer are the net's depth.
+    convolutions = [
+        n for n in layers if n.endswith("_conv") and not n.endswith("_0_conv")
+    ]
+    assert len(convolutions) + 1 == row.depth
+
+    # Which blocks project: never with A, always with C, with B where the shape
+    # changes (Table 1: conv3_1, conv4_1, conv5_1, and conv2_1 if bottleneck).
+    for stage, blocks in enumerate(row.blocks):
+        for block in range(1, blocks + 1):
+            changes = block == 1 and (stage > 0 or row.block == "bottleneck")
+            projects = kind == "C" or (kind == "B" and changes)
+            prefix = f"conv{stage + 2}_block{block}"
+            assert (f"{prefix}_0_conv" in layers) == projects, prefix
+            assert (f"{prefix}_add" in layers) == (kind != "none")
+            assert f"{prefix}_out" in layers
+
+    expected = hand_parameters(
+        row.block, row.blocks, row.width, row.stem, kind, row.classes
+    )
+    assert count(model.trainable_weights) == expected
+    if kind == row.shortcut:
+        assert expected == row.parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        # torchvision's and timm's; and the exact forms of the paper's Table 6.
+        ("resnet18", 11_689_512),
+        ("resnet34", 21_797_672),
+        ("resnet50", 25_557_032),
+        ("resnet101", 44_549_160),
+        ("resnet152", 60_192_808),
+        ("resnet20", 269_722),
+        ("resnet32", 464_154),
+        ("resnet44", 658_586),
+        ("resnet56", 853_018),
+        ("resnet110", 1_727_962),
+        ("resnet1202", 19_421_274),
+    ],
+)
+def test_published_parameter_counts(name, parameters):
+    row = VARIANTS[name]
+    assert row.parameters == parameters
+    assert parameters == hand_parameters(
+        row.block, row.blocks, row.width, row.stem, row.shortcut, row.classes
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        # Keras's summary; timm's and torchvision's models, counted.
+        ("resnet50v2", 25_568_360),
+        ("resnet101v2", 44_577_896),
+        ("resnet152v2", 60_236_904),
+        ("resnet18d", 11_708_744),
+        ("resnet34d", 21_816_904),
+        ("resnet50d", 25_576_264),
+        ("resnet101d", 44_568_392),
+        ("resnet152d", 60_212_040),
+        ("seresnet18", 11_779_624),
+        ("seresnet34", 21_960_416),
+        ("seresnet50", 28_088_024),
+        ("seresnet101", 49_326_872),
+        ("seresnet152", 66_821_848),
+        ("resnext50_32x4d", 25_028_904),
+        ("resnext101_32x8d", 88_791_336),
+        ("resnext101_64x4d", 83_455_272),
+        ("wide_resnet50_2", 68_883_240),
+        ("wide_resnet101_2", 126_886_696),
+    ],
+)
+def test_parameter_counts_of_the_variations(name, parameters):
+    assert VARIANTS[name].parameters == parameters
+    if "50" in name or "18" in name:  # The others: tests/test_layouts.py.
+        assert count(keras_resnet.ResNet(name).trainable_weights) == parameters
+
+
+def test_every_variation_is_counted():
+    marks = test_parameter_counts_of_the_variations.pytestmark
+    assert [name for name, _ in marks[0].args[1]] == VARIATIONS
+
+
+def test_counts_with_the_other_shortcuts():
+    # ResNet-50, measured elsewhere with A and C.
+    row = VARIANTS["resnet50"]
+    arguments = (row.block, row.blocks, row.width, row.stem)
+    assert hand_parameters(*arguments, "A", 1000) == 22_780_456
+    assert hand_parameters(*arguments, "C", 1000) == 40_128_552
+
+
+@pytest.mark.parametrize("stride_on", ["1x1", "3x3"])
+def test_where_the_stride_is(stride_on):
+    model = keras_resnet.ResNet50(stride_on=stride_on)
+    for stage in (3, 4, 5):
+        strides = [
+            model.get_layer(f"conv{stage}_block1_{i}_conv").strides[0]
+            for i in (1, 2, 3, 0)
+        ]
+        assert strides == ([2, 1, 1, 2] if stride_on == "1x1" else [1, 2, 1, 2])
+    assert count(model.trainable_weights) == 25_557_032
+
+
+@pytest.mark.parametrize("kind", ["A", "B", "C"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "cifar_resnet14"])
+@pytest.mark.parametrize("stride_on", ["1x1", "3x3"])
+def test_odd_sizes_and_channels(name, kind, stride_on):
+    model = keras_resnet.ResNet(
+        name,
+        include_top=False,
+        input_shape=(37, 43, 5),
+        shortcut=kind,
+        stride_on=stride_on,
+    )
+    halvings = 5 if name != "cifar_resnet14" else 2
+    size = [37, 43]
+    for _ in range(halvings):
+        size = [(n + 1) // 2 for n in size]
+    channels = {"resnet18": 512, "resnet50": 2048, "cifar_resnet14": 64}[name]
+    images = np.random.default_rng(0).normal(size=(2, 37, 43, 5))
+    assert model(images).shape == (2, *size, channels)
+
+
+def test_any_size_with_the_top():
+    model = keras_resnet.ResNet20(input_shape=(None, None, 3), classes=7)
+    for size in (32, 45):
+        answer = np.asarray(model(np.zeros((2, size, size, 3))))
+        assert answer.shape == (2, 7)
+        np.testing.assert_allclose(answer.sum(axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("pooling", "reduce"), [("avg", np.mean), ("max", np.max), (None, None)]
+)
+def test_pooling(pooling, reduce):
+    keras.utils.set_random_seed(1)
+    model = keras_resnet.ResNet20(include_top=False, pooling=pooling)
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3))
+    last = np.asarray(
+        keras.Model(model.input, keras_resnet.endpoints(model)["conv4"])(images)
+    )
+    expected = last if reduce is None else reduce(last, axis=(1, 2))
+    np.testing.assert_allclose(np.asarray(model(images)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        # Table 1's output sizes.
+        (
+            "resnet34",
+            {
+                "conv1": (112, 112, 64),
+                "conv2": (56, 56, 64),
+                "conv3": (28, 28, 128),
+                "conv4": (14, 14, 256),
+                "conv5": (7, 7, 512),
+            },
+        ),
+        (
+            "resnet50",
+            {
+                "conv1": (112, 112, 64),
+                "conv2": (56, 56, 256),
+                "conv3": (28, 28, 512),
+                "conv4": (14, 14, 1024),
+                "conv5": (7, 7, 2048),
+            },
+        ),
+        # Section 4.2's table.
+        (
+            "resnet56",
+            {
+                "conv1": (32, 32, 16),
+                "conv2": (32, 32, 16),
+                "conv3": (16, 16, 32),
+                "conv4": (8, 8, 64),
+            },
+        ),
+    ],
+)
+def test_endpoints(name, shapes):
+    found = keras_resnet.endpoints(keras_resnet.ResNet(name))
+    assert {stage: output.shape[1:] for stage, output in found.items()} == shapes
+
+
+@pytest.mark.parametrize("size", [64, 75])
+@pytest.mark.parametrize("stride_on", ["1x1", "3x3"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet50v2"])
+def test_output_stride_keeps_what_the_net_had(name, stride_on, size):
+    """Every position that the net without dilation has is there, with its value.
+
+    At strides that a dilated net has not, its positions are closer: every second
+    or every fourth is one of the other net's. That holds at the edges too, where
+    both see zeros.
+    """
+    keras.utils.set_random_seed(0)
+    options = {
+        "include_top": False,
+        "input_shape": (size, size, 3),
+        "stride_on": stride_on,
+    }
+    net = keras_resnet.ResNet(name, **options)
+    for layer in net.layers:  # Or a wrong padding would be scaled away.
+        if isinstance(layer, keras.layers.BatchNormalization):
+            noise = np.random.default_rng(0).normal(0, 0.2, layer.beta.shape)
+            layer.beta.assign(layer.beta + noise)
+    images = np.random.default_rng(1).normal(size=(1, size, size, 3))
+    expected = keras.Model(net.input, keras_resnet.endpoints(net))(images)
+    for output_stride in (8, 16):
+        dilated = keras_resnet.ResNet(name, output_stride=output_stride, **options)
+        dilated.set_weights(net.get_weights())
+        found = keras.Model(dilated.input, keras_resnet.endpoints(dilated))(images)
+        assert found["conv5"].shape[1] == -(-size // output_stride)
+        for stage, values in expected.items():
+            number = int(stage[-1]) + (name == "resnet50v2" and 1 < int(stage[-1]) < 5)
+            step = max(1, 2**number // output_stride)
+            np.testing.assert_allclose(
+                np.asarray(found[stage])[:, ::step, ::step],
+                np.asarray(values),
+                atol=1e-4 * np.abs(values).max(),
+                err_msg=f"{stage} at {output_stride}",
+            )
+
+
+def test_endpoints_of_another_model():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
+    with pytest.raises(InputError, match="needs a model of this package"):
+        keras_resnet.endpoints(model)
+
+
+@pytest.mark.parametrize("inputs", [8, 16])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [8, 9])
+def test_shortcut_a(inputs, stride, size):
+    """Subsampled, with the new channels as zeros, half on each side."""
+    images = (
+        np.random.default_rng(0).normal(size=(2, size, size, inputs)).astype("float32")
+    )
+    entry = keras.Input(images.shape[1:])
+    net = VARIANTS["resnet20"]
+    model = keras.Model(entry, shortcut(entry, entry, net, 16, stride, "block"))
+    expected = np.zeros((2, -(-size // stride), -(-size // stride), 16), "float32")
+    front = (16 - inputs) // 2
+    expected[..., front : front + inputs] = images[:, ::stride, ::stride]
+    np.testing.assert_array_equal(np.asarray(model(images)), expected)
+    assert not model.weights
+
+
+@pytest.mark.parametrize("kind", ["A", "B", "C"])
+@pytest.mark.parametrize(("name", "last"), [("resnet18", 2), ("resnet50", 3)])
+def test_zero_last_gamma_passes_the_shortcut_through(name, last, kind):
+    keras.utils.set_random_seed(0)
+    model = keras_resnet.ResNet(
+        name, include_top=False, input_shape=(64, 64, 3), shortcut=kind
+    )
+    for stage, blocks in enumerate(VARIANTS[name].blocks):
+        for block in range(1, blocks + 1):
+            layer = model.get_layer(f"conv{stage + 2}_block{block}_{last}_bn")
+            layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
+    # The inputs of the block's sum: the shortcut and a branch of zeros.
+    add = model.get_layer("conv4_block1_add")
+    probe = keras.Model(
+        model.input,
+        [*add.input, add.output, model.get_layer("conv4_block2_out").output],
+    )
+    images = np.random.default_rng(0).normal(size=(2, 64, 64, 3))
+    passed, branch, total, after_next = map(np.asarray, probe(images, training=True))
+    assert np.abs(branch).max() == 0
+    assert np.abs(passed).max() > 0
+    np.testing.assert_array_equal(total, passed)
+    if kind != "C":  # An identity shortcut after it: the next block changes nothing.
+        np.testing.assert_array_equal(after_next, np.maximum(total, 0))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "stride_on"),
+    [("resnet18", kind, "1x1") for kind in "ABC"]
+    + [("resnet50", kind, on) for kind in "ABC" for on in ("1x1", "3x3")]
+    + [("resnet20", kind, "1x1") for kind in "ABC"]
+    + [("plainnet20", "none", "1x1"), ("plainnet18", "none", "1x1")],
+)
+def test_every_weight_gets_a_gradient(name, kind, stride_on):
+    keras.utils.set_random_seed(0)
+    model = keras_resnet.ResNet(
+        name, input_shape=(33, 33, 3), classes=5, shortcut=kind, stride_on=stride_on
+    )
+    images = np.random.default_rng(0).normal(size=(4, 33, 33, 3)).astype("float32")
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.math.log(model(images, training=True))[:, 0])
+    gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
+    for variable, gradient in zip(model.trainable_variables, gradients, strict=True):
+        assert gradient is not None, variable.path
+        assert np.isfinite(gradient).all(), variable.path
+        assert np.abs(gradient).max() > 0, variable.path
+
+
+_DEEP = """
+import json, sys, time
+import keras, numpy as np, tensorflow as tf
+import keras_resnet
+from keras_resnet.blocks import flat_layers
+keras.utils.set_random_seed(0)
+start = time.process_time()  # Other tests may run beside it.
+model = keras_resnet.ResNet(sys.argv[1], shortcut=sys.argv[2] or None)
+seconds = time.process_time() - start
+# Not getrusage, whose maximum may be the parent's, from before it started this.
+status = open("/proc/self/status").read().splitlines()
+memory = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
+layers = [layer.name for layer in flat_layers(model)]
+parameters = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+endpoints = {k: v.shape[1:] for k, v in keras_resnet.endpoints(model).items()}
+images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+model.save(sys.argv[3])
+reloaded = keras.models.load_model(sys.argv[3])
+assert all(map(np.array_equal, model.get_weights(), reloaded.get_weights()))
+# Not in inference: untrained statistics let 600 sums of blocks grow to infinity.
+outputs = [np.asarray(each(images, training=True)) for each in (model, reloaded)]
+assert np.isfinite(outputs[0]).all()
+np.testing.assert_allclose(*outputs, rtol=1e-2, atol=1e-4)
+model = reloaded
+with tf.GradientTape() as tape:
+    loss = -tf.reduce_mean(tf.math.log(model(images, training=True)[:, 0]))
+variables = model.trainable_variables
+gradients = tape.gradient(loss, [v.value for v in variables])
+missing = [v.path for v, g in zip(variables, gradients) if g is None]
+before_step = [np.asarray(v) for v in variables]
+keras.optimizers.SGD(0.1).apply(gradients, variables)
+moved = sum(not np.array_equal(b, np.asarray(v)) for b, v in zip(before_step, variables))
+print(json.dumps(dict(seconds=seconds, kib=memory, layers=layers, missing=missing,
+    parameters=parameters, endpoints=endpoints, moved=moved, variables=len(variables))))
+"""
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("resnet1202", ""),
+        ("resnet1202", "B"),
+        ("resnet1202", "C"),
+        ("plainnet1202", ""),
+    ],
+)
+def test_1202_layers(name, kind, tmp_path):
+    """Builds within a minute and 2 GiB, saves, reloads and takes a step."""
+    result = run_python("-c", _DEEP, name, kind, tmp_path / "deep.keras", timeout=600)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["seconds"] < 60
+    assert found["kib"] * 1024 < 2 * 2**30
+    expected = {
+        f"conv{s}_block{b}_{i}_conv"
+        for s in (2, 3, 4)
+        for b in range(1, 201)
+        for i in (1, 2)
+    }
+    assert expected < set(found["layers"])
+    assert len(found["layers"]) == len(set(found["layers"]))
+    row = VARIANTS[name]
+    kind = kind or row.shortcut
+    assert found["parameters"] == hand_parameters(
+        row.block, row.blocks, row.width, row.stem, kind, row.classes
+    )
+    assert found["endpoints"]["conv4"] == [8, 8, 64]
+    assert found["missing"] == []
+    assert found["moved"] > 0.99 * found["variables"]
+
+
+def test_saved_model_loads_without_this_package(tmp_path):
+    keras.utils.set_random_seed(0)
+    for name, kind in (("resnet20", "A"), ("resnet18", "B"), ("resnet50", "A")):
+        model = keras_resnet.ResNet(name, input_shape=(32, 32, 3), shortcut=kind)
+        images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+        model.save(tmp_path / f"{name}.keras")
+        np.savez(tmp_path / f"{name}.npz", x=images, y=np.asarray(model(images)))
+    code = """
+import sys, keras, numpy as np
+for name in ("resnet20", "resnet18", "resnet50"):
+    data = np.load(f"{name}.npz")
+    found = np.asarray(keras.models.load_model(f"{name}.keras")(data["x"]))
+    np.testing.assert_allclose(found, data["y"], rtol=1e-4, atol=1e-6)
+assert "keras_resnet" not in sys.modules
+"""
+    result = run_python("-c", code, cwd=tmp_path, env={"PYTHONPATH": ""})
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.full
+def test_jax_builds_and_gives_the_same(tmp_path):
+    pytest.importorskip("jax")
+    keras.utils.set_random_seed(0)
+    names = [("resnet20", "A"), ("resnet18", "B"), ("cifar_resnet8", "C")]
+    for name, kind in names:
+        model = keras_resnet.ResNet(name, input_shape=(35, 35, 3), shortcut=kind)
+        images = np.random.default_rng(0).normal(size=(2, 35, 35, 3)).astype("float32")
+        model.save_weights(tmp_path / f"{name}.weights.h5")
+        np.savez(tmp_path / f"{name}.npz", x=images, y=np.asarray(model(images)))
+    code = f"""
+import sys
+sys.modules["tensorflow"] = None  # Building needs Keras only.
+import keras, numpy as np, keras_resnet
+assert keras.backend.backend() == "jax"
+for name, kind in {names!r}:
+    model = keras_resnet.ResNet(
+        name, input_shape=(35, 35, 3), shortcut=kind, weights=f"{{name}}.weights.h5")
+    data = np.load(f"{{name}}.npz")
+    np.testing.assert_allclose(np.asarray(model(data["x"])), data["y"], rtol=1e-4, atol=1e-5)
+    assert keras_resnet.profile(model).parameters
+keras.config.set_image_data_format("channels_first")
+for name, kind in {names!r}:
+    first = keras_resnet.ResNet(name, input_shape=(3, 35, 35), shortcut=kind)
+    first.set_weights(keras_resnet.ResNet(
+        name, input_shape=(3, 35, 35), shortcut=kind, weights=f"{{name}}.weights.h5").get_weights())
+    data = np.load(f"{{name}}.npz")
+    found = np.asarray(first(data["x"].transpose(0, 3, 1, 2)))
+    np.testing.assert_allclose(found, data["y"], rtol=1e-4, atol=1e-5)
+"""
+    result = run_python("-c", code, cwd=tmp_path, env={"KERAS_BACKEND": "jax"})
+    assert result.returncode == 0, result.stderr
+
+
+def test_input_tensor():
+    image = keras.Input((32, 32, 1), name="camera")
+    model = keras_resnet.ResNet20(input_tensor=keras.layers.Rescaling(1 / 255)(image))
+    assert model.input.name == "camera"
+    assert model(np.zeros((1, 32, 32, 1))).shape == (1, 10)
+
+
+def test_names():
+    model = keras_resnet.ResNet50()
+    assert model.input.name == "image"
+    assert model.name == "resnet50"
+    theirs = {layer.name for layer in keras.applications.ResNet50(weights=None).layers}
+    ours = {layer.name for layer in model.layers if layer.weights}
+    assert ours < theirs
+
+
+def test_signature_is_that_of_keras_applications():
+    theirs = inspect.signature(keras.applications.ResNet50).parameters
+    ours = inspect.signature(keras_resnet.ResNet50).parameters
+    assert list(ours)[: len(theirs)] == list(theirs)
+    assert ours["weights"].default is None
+    assert ours["classes"].default is None  # The weights', or else 1000.
+    assert [p.name for p in ours.values() if p.kind is p.KEYWORD_ONLY] == [
+        "shortcut",
+        "stride_on",
+        "output_stride",
+        "stem",
+        "preact",
+        "avg_down",
+        "se",
+        "groups",
+        "group_width",
+        "zero_gamma",
+        "stochastic_depth",
+    ]
+    for name in keras_resnet.__all__:
+        assert inspect.getdoc(getattr(keras_resnet, name)), name
+
+
+def test_weights_of_a_file(tmp_path):
+    path = tmp_path / "net.weights.h5"
+    keras.utils.set_random_seed(0)
+    source = keras_resnet.ResNet20()
+    source.save_weights(path)
+    model = keras_resnet.ResNet20(weights=str(path))
+    for expected, found in zip(source.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"shortcut": "D"}, "Accepted: A, B, C, none. Received: shortcut='D'"),
+        ({"stride_on": "1"}, "Accepted: 1x1, 3x3"),
+        ({"pooling": "mean"}, "Received: pooling='mean'"),
+        ({"classes": 0}, "Received: classes=0"),
+        ({"classes": "ten"}, "Received: classes='ten'"),
+        ({"input_shape": (224, 224)}, "Received: input_shape=(224, 224)"),
+        ({"input_shape": (31, 64, 3)}, "at least 32 pixels"),
+        ({"input_shape": (64, 64, None)}, "Received: input_shape=(64, 64, None)"),
+        ({"input_tensor": np.zeros((1, 32, 32, 3))}, "Received: ndarray"),
+        ({"weights": "imagenett"}, "Did you mean 'imagenet'?"),
+        ({"weights": 7}, "Received: 7"),
+        ({"weights": "missing.keras"}, "There is no such file"),
+        ({"weights": "https://example.org/net.pth"}, "keras_resnet.convert"),
+        ({"output_stride": 4}, "Received: output_stride=4"),
+        ({"output_stride": 64}, "Received: output_stride=64"),
+        ({"preact": "yes"}, "Received: preact='yes'"),
+        ({"groups": 0}, "Received: groups=0"),
+        ({"stem": "seven"}, "Accepted: imagenet, deep, cifar"),
+    ],
+)
+def test_bad_arguments(arguments, words):
+    with pytest.raises(InputError) as error:
+        keras_resnet.ResNet50(**arguments)
+    assert words in str(error.value)
+
+
+def test_plain_net_has_no_shortcuts():
+    with pytest.raises(InputError, match="take the ResNet of the same depth"):
+        keras_resnet.PlainNet34(shortcut="A")
+
+
+def test_flat_layers_of_a_flat_model():
+    model = keras_resnet.ResNet20()
+    assert [layer.name for layer in flat_layers(model)] == [
+        la.name for la in model.layers
+    ]

@@ -1,0 +1,397 @@
+"""Recipes as the papers print them, and what a user may change of them."""
+
+import dataclasses
+
+import pytest
+from conftest import assert_one_line, run_program
+
+from keras_resnet.spec.execution import FREE_FIELDS, Execution
+from keras_resnet.spec.fields import changed_fields
+from keras_resnet.spec.recipes import (
+    RECIPES,
+    Recipe,
+    default_recipe,
+    find_recipe,
+    parse_changes,
+)
+from keras_resnet.support.errors import InputError
+from keras_resnet.training import preparation
+
+
+def assert_fields(recipe, **fields):
+    found = {field: getattr(recipe, field) for field in fields}
+    assert found == fields
+
+
+def test_the_papers_cifar_recipe():
+    """Section 4.2: 64k iterations of 128, drops after 32k and 48k, 45k/5k images."""
+    recipe = find_recipe("paper_cifar")
+    assert (recipe.batch_size, recipe.learning_rate) == (128, 0.1)
+    assert (recipe.momentum, recipe.weight_decay) == (0.9, 1e-4)
+    assert recipe.pad * 32 == 4
+    assert recipe.flip
+    assert recipe.iterations == 64_000
+    assert [share * 64_000 for share in recipe.drops] == [32_000, 48_000]
+    assert recipe.schedule == "steps" and not recipe.warmup
+    assert recipe.validation * 50_000 == 5_000
+    assert recipe.epochs == -(-64_000 // -(-45_000 // 128))
+    assert recipe.decay_all
+    assert recipe.optimizer == "sgd" and recipe.loss == "cross_entropy"
+    assert recipe.careful_start
+    assert not (recipe.mixes or recipe.ema or recipe.label_smoothing)
+
+
+@pytest.mark.parametrize(
+    ("model", "careful"), [("resnet56", False), ("resnet110", True)]
+)
+def test_only_deep_nets_start_carefully(model, careful, tmp_path):
+    """Section 4.2: "we use 0.01 to warm up" the 110-layer net."""
+    run = preparation.prepare_run(
+        model,
+        "digits",
+        recipe="paper_cifar",
+        strategy="one_device",
+        model_dir=str(tmp_path / "run"),
+    )
+    assert run.recipe.careful_start == careful
+    assert run.settings["careful_start"] == careful
+    assert (run.total, run.steps) == (64_000, -(-(1437 - 144) // 128))
+
+
+def test_the_papers_imagenet_recipe():
+    """Section 3.4."""
+    assert_fields(
+        find_recipe("paper_imagenet"),
+        batch_size=256,
+        learning_rate=0.1,
+        iterations=600_000,
+        schedule="plateau",
+        momentum=0.9,
+        weight_decay=1e-4,
+        decay_all=True,
+        crop="shorter_side",
+        colour=0.1,
+        flip=True,
+        policy="none",
+        warmup=0,
+        careful_start=False,
+        label_smoothing=0,
+    )
+
+
+# arXiv:2110.00476, Table 2.
+STRIKES_BACK = {
+    "batch_size": 2048,
+    "optimizer": "lamb",
+    "schedule": "cosine",
+    "loss": "bce",
+    "cutmix": 1.0,
+    "flip": True,
+    "test_crop": 0.95,
+    "crop": "inception",
+    "policy": "rand_augment_increasing",
+    "erase": 0.0,
+    "ema": 0.0,
+    "decay_all": False,
+    "clip_norm": 1.0,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "row"),
+    [
+        (
+            "rsb_a1",
+            {
+                "epochs": 600,
+                "learning_rate": 5e-3,
+                "weight_decay": 0.01,
+                "warmup": 5 / 600,
+                "label_smoothing": 0.1,
+                "stochastic_depth": 0.05,
+                "repeats": 3,
+                "magnitude": 7,
+                "mixup": 0.2,
+                "sizes": (),
+            },
+        ),
+        (
+            "rsb_a2",
+            {
+                "epochs": 300,
+                "learning_rate": 5e-3,
+                "weight_decay": 0.02,
+                "warmup": 5 / 300,
+                "label_smoothing": 0.0,
+                "stochastic_depth": 0.05,
+                "repeats": 3,
+                "magnitude": 7,
+                "mixup": 0.1,
+                "sizes": (),
+            },
+        ),
+        (
+            "rsb_a3",
+            {
+                "epochs": 100,
+                "learning_rate": 8e-3,
+                "weight_decay": 0.02,
+                "warmup": 5 / 100,
+                "label_smoothing": 0.0,
+                "stochastic_depth": 0.0,
+                "repeats": 1,
+                "magnitude": 6,
+                "mixup": 0.1,
+                "sizes": (160,),
+            },
+        ),
+    ],
+)
+def test_resnet_strikes_back(name, row):
+    recipe = dataclasses.asdict(find_recipe(name))
+    for field, value in {**STRIKES_BACK, **row}.items():
+        assert recipe[field] == value, field
+
+
+def test_torchvisions_recipe():
+    """The command that its documentation of the IMAGENET1K_V2 weights prints.
+
+    --batch-size 128 on 8 GPUs --lr 0.5 --lr-scheduler cosineannealinglr
+    --lr-warmup-epochs 5 --lr-warmup-method linear (--lr-warmup-decay 0.01)
+    --auto-augment ta_wide --epochs 600 --random-erase 0.1 --weight-decay 0.00002
+    --norm-weight-decay 0.0 --label-smoothing 0.1 --mixup-alpha 0.2 --cutmix-alpha 1.0
+    --train-crop-size 176 --model-ema (--model-ema-steps 32 --model-ema-decay 0.99998)
+    --val-resize-size 232 --ra-sampler --ra-reps 4
+    """
+    assert_fields(
+        find_recipe("torchvision_v2"),
+        batch_size=8 * 128,
+        learning_rate=0.5,
+        schedule="cosine",
+        warmup=5 / 600,
+        warmup_from=0.01,
+        policy="trivial_augment",
+        epochs=600,
+        erase=0.1,
+        weight_decay=2e-5,
+        decay_all=False,
+        momentum=0.9,
+        optimizer="sgd",
+        loss="cross_entropy",
+        label_smoothing=0.1,
+        mixup=0.2,
+        cutmix=1.0,
+        repeats=4,
+        clip_norm=0.0,
+        crop="inception",
+    )
+    recipe = find_recipe("torchvision_v2")
+    assert recipe.sizes == (176,)
+    assert round(224 / recipe.test_crop) == 232
+    # Its reference: alpha = (1 - decay) * batch * ema_steps / epochs, every 32 steps.
+    alpha = (1 - 0.99998) * 1024 * 32 / 600
+    assert recipe.ema**32 == pytest.approx(1 - alpha, rel=1e-5)
+
+
+def test_every_row_is_in_range():
+    for name, recipe in RECIPES.items():
+        fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
+        assert changed_fields(recipe, fields) == recipe, name
+        texts = {field: str(value) for field, value in fields.items()}
+        assert changed_fields(recipe, texts) == recipe, name
+        assert recipe.warmup == 0 or recipe.schedule != "plateau", name
+    assert changed_fields(Execution(), dataclasses.asdict(Execution())) == Execution()
+
+
+def test_names_of_fields_are_of_one_kind():
+    names = [f.name for kind in (Recipe, Execution) for f in dataclasses.fields(kind)]
+    assert len(set(names)) == len(names)
+    assert set(FREE_FIELDS) <= {field.name for field in dataclasses.fields(Execution)}
+
+
+def test_changes():
+    recipe = find_recipe("digits", epochs=3, batch_size=None)
+    assert recipe.epochs == 3
+    assert recipe.batch_size == find_recipe("digits").batch_size
+
+
+@pytest.mark.parametrize(
+    ("rule", "rate"), [("linear", 0.4), ("sqrt", 0.2), ("none", 0.1)]
+)
+def test_another_batch_changes_the_rate_by_the_rule(rule, rate):
+    assert RECIPES["digits"].batch_size == 64
+    recipe = find_recipe("digits", batch_size=256, rate_rule=rule)
+    assert recipe.learning_rate == pytest.approx(rate)
+    recipe = find_recipe("digits", batch_size=256, rate_rule=rule, learning_rate=0.7)
+    assert recipe.learning_rate == 0.7
+
+
+def test_the_rules_of_the_recipes():
+    """Linear with SGD (arXiv:1706.02677); LAMB's is the square root."""
+    assert find_recipe("paper_cifar", batch_size=64).learning_rate == 0.05
+    quarter = find_recipe("rsb_a2", batch_size=512)
+    assert quarter.learning_rate == pytest.approx(2.5e-3)
+
+
+def test_epochs_take_the_place_of_iterations():
+    recipe = find_recipe("paper_cifar", epochs=10)
+    assert (recipe.epochs, recipe.iterations) == (10, 0)
+    assert find_recipe("paper_cifar", epochs=10, iterations=0).iterations == 0
+    assert find_recipe("digits", iterations=7).iterations == 7
+
+
+def test_what_a_batch_must_be_a_multiple_of():
+    assert find_recipe("digits").shares(4) == 4
+    assert find_recipe("digits", accumulate=3).shares(2) == 6
+    assert find_recipe("digits", accumulate=3, cutmix=1.0).shares(2) == 12
+
+
+def test_digits_are_not_mirrored():
+    assert not find_recipe(default_recipe("digits", photographs=False)).flip
+    assert not find_recipe(default_recipe("mnist:3.0.1", photographs=False)).flip
+    assert not find_recipe(default_recipe("emnist/letters", photographs=False)).flip
+    assert find_recipe(default_recipe("cifar10", photographs=False)).flip
+    assert find_recipe(default_recipe("folder:pets", photographs=True)).flip
+
+
+@pytest.mark.parametrize(
+    ("pair", "value"),
+    [
+        ("label_smoothing=0.1", 0.1),
+        ("epochs=3", 3),
+        ("epochs = 3", 3),
+        ("learning_rate=1", 1.0),
+        ("learning_rate=1e-3", 1e-3),
+        ("flip=False", False),
+        ("flip=true", True),
+        ("drops=0.5,0.75", (0.5, 0.75)),
+        ("drops=(0.5, 0.75)", (0.5, 0.75)),
+        ("drops=[0.25]", (0.25,)),
+        ("drops=0.25", (0.25,)),
+        ("drops=()", ()),
+        ("sizes=128,160,192", (128, 160, 192)),
+        ("sizes=176", (176,)),
+        ("schedule=plateau", "plateau"),
+    ],
+)
+def test_what_set_reads(pair, value):
+    recipe = find_recipe("digits", **parse_changes([pair]))
+    found = getattr(recipe, pair.partition("=")[0].strip())
+    assert found == value and type(found) is type(value)
+
+
+def test_set_reads_how_steps_are_executed():
+    changes = parse_changes(
+        ["jit_compile=true", "steps_per_execution=5", "data_service=grpc://host:5000"]
+    )
+    execution = changed_fields(Execution(), changes)
+    assert execution.jit_compile is True
+    assert execution.steps_per_execution == 5
+    assert execution.data_service == "grpc://host:5000"
+
+
+@pytest.mark.parametrize(
+    ("pairs", "words"),
+    [
+        (["label_smoothing"], "takes field=value. Received: --set label_smoothing"),
+        (["labelsmoothing=0.1"], "Did you mean 'label_smoothing'? Accepted: epochs, "),
+        (["mixup=0.1", "mixup = 0.2"], "mixup is set twice. Received: 0.1 and 0.2"),
+        (["=3"], "Received: field=''"),
+    ],
+)
+def test_pairs_that_set_refuses(pairs, words):
+    with pytest.raises(InputError) as error:
+        parse_changes(pairs)
+    assert words in " ".join(str(error.value).split())
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"learning_rate": 0}, "above 0. Received: learning_rate=0"),
+        ({"learning_rate": "fast"}, "must be a number. Received: learning_rate='fast'"),
+        ({"learning_rate": "nan"}, "learning_rate='nan'"),
+        ({"learning_rate": float("inf")}, "learning_rate=inf"),
+        ({"learning_rate": True}, "must be a number. Received: learning_rate=True"),
+        ({"epochs": "2.5"}, "must be a whole number. Received: epochs='2.5'"),
+        ({"epochs": 2.5}, "must be a whole number. Received: epochs=2.5"),
+        ({"epochs": "True"}, "must be a whole number. Received: epochs='True'"),
+        ({"epochs": 0}, "epochs must be above 0"),
+        ({"epochs": "-3"}, "epochs must be above 0. Received: epochs=-3"),
+        ({"iterations": "-1"}, "must not be below 0. Received: iterations=-1"),
+        ({"flip": "1"}, "must be True or False. Received: flip='1'"),
+        ({"flip": 1}, "must be True or False. Received: flip=1"),
+        ({"flip": "yes"}, "must be True or False. Received: flip='yes'"),
+        ({"drops": "0.5,x"}, "must be numbers, such as 0.5,0.75. Received: drops="),
+        ({"drops": "0.5,1.5"}, "must be at most 1. Received: drops=0.5,1.5"),
+        ({"drops": "-0.5,0.5"}, "must not be below 0. Received: drops=-0.5,0.5"),
+        ({"sizes": "128,160.5"}, "must be whole numbers"),
+        ({"sizes": "128,,160"}, "must be whole numbers"),
+        ({"sizes": "0"}, "sizes must be above 0"),
+        ({"label_smoothing": 1}, "must be below 1. Received: label_smoothing=1"),
+        ({"momentum": 1.0}, "must be below 1. Received: momentum=1.0"),
+        ({"ema": "1"}, "must be below 1. Received: ema=1"),
+        ({"stochastic_depth": 1}, "must be below 1"),
+        ({"validation": 1}, "must be below 1"),
+        ({"stage_rate": 1.5}, "must be at most 1. Received: stage_rate=1.5"),
+        ({"erase": 1.01}, "must be at most 1. Received: erase=1.01"),
+        ({"mixup": -0.1}, "must not be below 0. Received: mixup=-0.1"),
+        ({"clip_norm": "-1"}, "must not be below 0. Received: clip_norm=-1"),
+        ({"accumulate": 0}, "must be above 0"),
+        ({"schedule": "cosin"}, "Did you mean 'cosine'? Accepted: cosine, steps, pl"),
+        ({"optimizer": "adam"}, "Accepted: sgd, lamb. Received: optimizer='adam'"),
+        ({"loss": "mse"}, "Accepted: cross_entropy, bce. Received: loss='mse'"),
+        ({"labelsmoothing": 0.1}, "Unknown field. Did you mean 'label_smoothing'?"),
+        ({"epochs": 3, "iterations": 9}, "Received: epochs=3, iterations=9"),
+        (
+            {"policy": "rand_augment_increasing", "magnitude": 15},
+            "magnitude of rand_augment_increasing is at most 10. Received: magnitude=15",
+        ),
+        ({"policy": "rand_augment", "magnitude": 31}, "is at most 30"),
+        ({"batch_size": 4, "repeats": 3}, "Received: batch_size=4, repeats=3"),
+        ({"warmup": 1}, "must be below 1. Received: warmup=1"),
+    ],
+)
+def test_changes_that_are_refused(changes, words):
+    with pytest.raises(InputError) as error:
+        find_recipe("digits", **changes)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"checkpoint_every": 0}, "checkpoint_every must be above 0"),
+        ({"keep_checkpoints": "0"}, "keep_checkpoints must be above 0"),
+        ({"precision": "float16"}, "Accepted: float32, mixed_float16, mixed_bfloat16"),
+        ({"jit_compile": "2"}, "must be True or False"),
+        ({"steps_per_execution": "1.5"}, "must be a whole number"),
+    ],
+)
+def test_executions_that_are_refused(changes, words):
+    with pytest.raises(InputError) as error:
+        changed_fields(Execution(), changes)
+    assert words in str(error.value)
+
+
+def test_lamb_with_a_stage_rate():
+    """Its rates differ by stage, as SGD's do."""
+    recipe = find_recipe("digits", optimizer="lamb", stage_rate=0.5)
+    assert (recipe.optimizer, recipe.stage_rate) == ("lamb", 0.5)
+
+
+def test_errors():
+    with pytest.raises(InputError, match="Did you mean 'paper_cifar'"):
+        find_recipe("paper_cifer")
+    with pytest.raises(InputError, match="Received: learning_rate=0"):
+        find_recipe("digits", learning_rate=0)
+
+
+def test_the_program_says_what_it_cannot_set(tmp_path):
+    result = run_program(
+        "keras_resnet.train", "--epochs=3", "--set", "epochs=4", cwd=tmp_path
+    )
+    assert_one_line(result, "Both --epochs and --set epochs are given")
+    assert not list(tmp_path.iterdir())

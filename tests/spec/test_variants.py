@@ -1,0 +1,65 @@
+import re
+
+import pytest
+
+import keras_resnet
+from keras_resnet.spec.variants import VARIANTS, find_variant
+from keras_resnet.support.errors import InputError
+
+
+def test_every_network_of_the_paper_is_there():
+    imagenet = [f"resnet{n}" for n in (18, 34, 50, 101, 152)] + [
+        "plainnet18",
+        "plainnet34",
+    ]
+    cifar = [
+        f"{k}net{n}" for k in ("res", "plain") for n in (20, 32, 44, 56, 110, 1202)
+    ]
+    first = keras_resnet.list_models()[: len(imagenet + cifar)]
+    assert sorted(first) == sorted(imagenet + cifar)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_depth_is_the_name(name):
+    assert find_variant(name).depth == int(re.search(r"ne[tx]t?(\d+)", name)[1])
+
+
+@pytest.mark.parametrize("name", ["ResNet50", "RESNET50", "resnet50"])
+def test_any_case(name):
+    assert find_variant(name) is VARIANTS["resnet50"]
+
+
+def test_cifar_net_of_another_depth():
+    assert find_variant("cifar_resnet50").blocks == (8, 8, 8)
+    assert find_variant("cifar_resnet50").shortcut == "A"
+    assert find_variant("cifar_plainnet14").shortcut == "none"
+    assert find_variant("cifar_resnet20").blocks == VARIANTS["resnet20"].blocks
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"zero_gamma": True}, "zero_gamma=True, shortcut='none'"),
+        ({"stochastic_depth": 0.2}, "stochastic_depth=0.2"),
+    ],
+)
+def test_a_plain_net_has_no_branches(changes, words):
+    with pytest.raises(InputError, match="Without shortcuts no branch") as error:
+        keras_resnet.ResNet("cifar_plainnet8", **changes)
+    assert words in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("resnett50", "Did you mean 'resnet50'?"),
+        ("vgg16", "Accepted: resnet18, resnet34"),
+        ("cifar_resnet21", "such as 20 or 26"),
+        ("cifar_resnet2", "such as 8 or 14"),
+        ("cifar_resnet0", "such as 8 or 14"),
+    ],
+)
+def test_unknown_name(name, words):
+    with pytest.raises(InputError, match="Received: model=") as error:
+        find_variant(name)
+    assert words in str(error.value)

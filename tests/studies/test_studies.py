@@ -1,0 +1,354 @@
+"""What studies share: flags, jobs that are measured once, tables, pages."""
+
+import base64
+import dataclasses
+import pathlib
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT, assert_one_line, run_program
+
+from keras_resnet.studies import gradients, identity, lesion, responses
+from keras_resnet.studies.all import STUDIES, run_all
+from keras_resnet.studies.degradation import STUDY
+from keras_resnet.studies.lib import jobs, style
+from keras_resnet.studies.lib.study import Options, mean_and_deviation
+from keras_resnet.studies.lib.tables import (
+    read_table,
+    run_key,
+    select_column,
+    write_table,
+)
+from keras_resnet.support.errors import InputError
+
+SMALL = Options(depths=(8, 14), seeds=1, epochs=1, workers=0)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Options of a small study that has run, with its output folder."""
+    options = dataclasses.replace(SMALL, output=str(tmp_path_factory.mktemp("studies")))
+    STUDY.run(options)
+    return options
+
+
+def test_spread():
+    # By hand: the sample deviation of 1, 2 and 3 is 1.
+    assert mean_and_deviation([1, 2, 3]) == "2 ± 1 % (n = 3)"
+    assert mean_and_deviation([4.5], " points") == "4.5 points (n = 1)"
+
+
+def test_a_table_comes_back(tmp_path):
+    rows = [{"kind": "res", "depth": 8, "error": 0.5}, {"kind": "a, b\n", "depth": 9}]
+    write_table(tmp_path / "t.csv", rows)
+    assert read_table(tmp_path / "t.csv") == [rows[0], {**rows[1], "error": ""}]
+    assert select_column(rows, "depth", kind="res") == [8]
+
+
+def test_names_of_files():
+    about = {"": "resnet8", "epochs": 24, "recipe": None, "dataset": "folder:a/b c"}
+    assert run_key(about) == "resnet8-epochs-24-dataset-folder_a_b_c"
+
+
+def test_a_study_leaves_table_picture_and_page(small):
+    folder = f"{small.folder}/degradation"
+    rows = read_table(f"{folder}/degradation.csv")
+    assert [(row["kind"], row["depth"], row["epoch"]) for row in rows] == [
+        ("plain", 8, 1), ("res", 8, 1), ("plain", 14, 1), ("res", 14, 1)
+    ]  # fmt: skip
+    # What training itself wrote of that run.
+    (trained,) = read_table(
+        f"{small.folder}/runs/cifar_resnet14-epochs-1-seed-0/metrics.csv"
+    )
+    assert rows[3]["test_error"] == pytest.approx(100 - 100 * trained["val_accuracy"])
+    assert rows[3]["training_error"] == pytest.approx(100 - 100 * trained["accuracy"])
+    with open(f"{folder}/degradation.png", "rb") as file:
+        picture = file.read()
+    assert picture.startswith(b"\x89PNG")
+    page = pathlib.Path(folder, "report.html").read_text("utf-8")
+    assert base64.b64encode(picture).decode() in page
+    assert all(expected in page.replace("&#x27;", "'") for expected in STUDY.expected)
+    assert len(re.findall("orne out</span>", page)) == len(STUDY.expected)
+    assert 'src="http' not in page and 'href="http' not in page
+
+
+def test_the_command_on_the_page_makes_the_same(small):
+    assert shlex.split(STUDY.command(small)) == [
+        "python", "-m", "keras_resnet.studies.degradation", "--depths=8,14",
+        "--seeds=1", "--epochs=1", f"--output={small.output}", "--workers=0",
+    ]  # fmt: skip
+    assert STUDY.command(STUDY.defaults).endswith(".degradation")
+
+
+def test_what_is_measured_is_not_measured_again(small, monkeypatch):
+    monkeypatch.setattr(Options, "train", None)  # Calling it would fail.
+    STUDY.run(small)
+
+
+def test_an_interrupted_study_resumes(small, monkeypatch, tmp_path):
+    options, done = dataclasses.replace(small, output=str(tmp_path)), []
+    measure = jobs._measure
+
+    def interrupted(study, options, job):
+        if len(done) == 1:
+            raise KeyboardInterrupt
+        done.append(job)
+        return measure(study, options, job)
+
+    monkeypatch.setattr(jobs, "_measure", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        STUDY.run(options)
+    assert not (tmp_path / "digits/degradation/degradation.csv").exists()
+    resumed = []
+    monkeypatch.setattr(
+        jobs, "_measure", lambda *args: resumed.append(args[2]) or measure(*args)
+    )
+    STUDY.run(options)
+    assert len(resumed) == 3 and done[0] not in resumed
+    # The same as of the study that was not interrupted.
+    tables = [f"{each.folder}/degradation/degradation.csv" for each in (options, small)]
+    assert read_table(tables[0]) == read_table(tables[1])
+
+
+def test_studies_share_their_runs(small, monkeypatch):
+    trained = []
+
+    def counted(*args, **options):
+        trained.append(args)
+
+    monkeypatch.setattr("keras_resnet.training.loop.Loop.train", counted)
+    responses.STUDY.run(small)
+    assert not trained
+
+
+def test_a_report_is_made_again_from_its_table(small, tmp_path):
+    options = dataclasses.replace(small, output=str(tmp_path))
+    folder = tmp_path / "digits/degradation"
+    folder.mkdir(parents=True)
+    rows = [
+        {"kind": kind, "depth": depth, "seed": 0, "epoch": epoch + 1,
+         "training_error": error, "test_error": error + 1}
+        for kind, depth, errors in (("plain", 8, (50, 20)), ("res", 8, (50, 19)),
+                                    ("plain", 56, (90, 40)), ("res", 56, (60, 5)))
+        for epoch, error in enumerate(errors)
+    ]  # fmt: skip
+    write_table(folder / "degradation.csv", rows)
+    shutil.copy(f"{small.folder}/degradation/study.json", folder)
+    result = run_program(
+        "keras_resnet.studies.degradation", "--report", f"--output={options.output}"
+    )
+    assert result.returncode == 0, result.stderr
+    assert (
+        "training error 20 % (n = 1) with 8 layers, 40 % (n = 1) with 56"
+        in result.stdout
+    )
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "degradation.csv", "degradation.png", "report.html", "study.json"
+    ]  # fmt: skip
+    page = (folder / "report.html").read_text("utf-8")
+    assert STUDY.command(small) in page
+
+
+def test_a_damaged_table_is_one_line(small, tmp_path):
+    folder = tmp_path / "digits/degradation"
+    folder.mkdir(parents=True)
+    shutil.copy(f"{small.folder}/degradation/study.json", folder)
+    options = dataclasses.replace(small, output=str(tmp_path))
+    for content in ("", "kind,depth\n", "kind,depth,seed\nres,8,0\n", "\0\n"):
+        (folder / "degradation.csv").write_text(content)
+        with pytest.raises(InputError, match=r"degradation.csv") as caught:
+            STUDY.run(options, measured=True)
+        assert "\n" not in str(caught.value)
+    shutil.copy(f"{small.folder}/degradation/degradation.csv", folder)
+    (folder / "study.json").write_text("{}")
+    with pytest.raises(InputError, match=r"study.json"):
+        STUDY.run(options, measured=True)
+    assert not (folder / "report.html").exists()
+
+
+def test_one_page_of_several_studies(small, monkeypatch):
+    responses.STUDY.run(small)
+    monkeypatch.setattr("keras_resnet.studies.all.STUDIES", (STUDY, responses.STUDY))
+    path = run_all({"output": small.output}, measured=True)
+    page = pathlib.Path(path).read_text("utf-8")
+    assert page.count("<img") == 2
+    assert '<a href="#1">Layer responses</a>' in page and '<h2 id="1">' in page
+
+
+def measure_or_fail(options, job):
+    """A job of a study; in a module of its own, so that a process finds it."""
+    if job["seed"] == 0:
+        raise FloatingPointError("The loss is no longer a number")
+    time.sleep(2)
+    return [{"error": job["seed"]}]
+
+
+def test_the_other_jobs_are_done_when_one_fails():
+    found = {str(seed): {"seed": seed} for seed in range(3)}
+    done = []
+    with pytest.raises(FloatingPointError, match=r"seed 0: The loss is no longer"):
+        for name, rows in jobs.measure_each(measure_or_fail, SMALL, found, 2):
+            done.append((name, rows))
+    assert sorted(done) == [("1", [{"error": 1}]), ("2", [{"error": 2}])]
+
+
+def test_a_damaged_part_is_measured_again(small, tmp_path):
+    options = dataclasses.replace(small, output=str(tmp_path))
+    shutil.copytree(small.folder, options.folder)
+    jobs_done = sorted(tmp_path.glob("digits/degradation/jobs/*.csv"))
+    before = jobs_done[0].read_bytes()
+    jobs_done[0].write_text("")
+    STUDY.run(options)
+    assert jobs_done[0].read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("study", "depths", "words"),
+    [
+        (lesion, (8, 14), "from 14 to 362"),
+        (lesion, (14, 368), "from 14 to 362"),
+        (gradients, (368,), "from 8 to 362"),
+        (identity, (8, 368), "from 8 to 362"),
+        (responses, (8, 368), "from 8 to 362"),
+    ],
+)
+def test_a_depth_that_a_study_cannot_do(study, depths, words, tmp_path):
+    options = dataclasses.replace(SMALL, depths=depths, output=str(tmp_path / "out"))
+    with pytest.raises(InputError, match=words):
+        study.STUDY.run(options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--depths=8,21"], ["6n+2", "resnet21"]),
+        (["--depths=8,x"], ["depths must be whole numbers", "'8,x'"]),
+        (["--depths=8"], ["compares depths", "Received: 8"]),
+        (["--dataset=digit"], ["digit"]),
+        (["--images=2000"], ["1437", "images=2000"]),
+        (["--recipe=paper"], ["Did you mean 'paper_cifar'"]),
+        (["--report"], ["no table to make a report of", "degradation.csv"]),
+        (["20"], ["Only flags are accepted"]),
+    ],
+)
+def test_what_cannot_be_used_is_said_at_once(flags, words, tmp_path):
+    result = run_program(
+        "keras_resnet.studies.degradation", f"--output={tmp_path / 'out'}", *flags
+    )
+    assert_one_line(result, *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_little_memory_is_said_at_once(monkeypatch, tmp_path, digits):
+    monkeypatch.setattr(jobs, "bytes_available", lambda: 2.0 * 2**30)
+    options = Options(dataset="digits", depths=(8, 1202), output=str(tmp_path / "out"))
+    assert jobs.worker_count(dataclasses.replace(options, depths=(8,))) == 1
+    # Of other data sets the recipe has batches of 128.
+    monkeypatch.setattr(Options, "load", lambda self: digits)
+    assert Options(dataset="cifar10").recipe_name == "paper_cifar"
+    # By hand: 400 layers in each stage, of 16, 8 and 4 channels' worth of 64 pixels.
+    needed = jobs.PROCESS + 64 * 4 * jobs.COPIES * 400 * 64 * (16 + 8 + 4)
+    assert jobs.bytes_needed(1202, (8, 8, 1), 64) == needed
+    monkeypatch.setattr(jobs, "bytes_available", lambda: needed - 1)
+    with pytest.raises(InputError, match=r"1202 layers takes about .* GiB"):
+        STUDY.run(options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells it so")
+def test_memory_that_is_available_is_found():
+    assert 2**28 < jobs.bytes_available() < 2**45
+
+
+def test_part_of_a_data_set(digits):
+    part = jobs.load_images("digits", None, 100)
+    assert (len(part.train), len(part.test)) == (100, 20)
+    again = jobs.load_images.__wrapped__("digits", None, 100)
+    assert (part.train.images == again.train.images).all()
+    whole = {image.tobytes() for image in digits.train.images}
+    assert all(image.tobytes() in whole for image in part.train.images)
+
+
+def test_all_refuses_what_one_of_them_cannot_do(tmp_path):
+    result = run_program(
+        "keras_resnet.studies.all", "--depths=8,20", f"--output={tmp_path / 'out'}"
+    )
+    assert_one_line(result, "lesion needs depths from 14")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["all", *(study.name for study in STUDIES)])
+def test_help_names_the_defaults(name):
+    result = run_program(f"keras_resnet.studies.{name}", "--helpshort")
+    assert "--depths" in result.stdout and "--[no]report" in result.stdout
+
+
+def test_figures_of_one_run_and_many_colours():
+    _, (axes,) = style.new_figure("title")
+    style.draw_curves(axes, None, [[1, 2, 3]], "one", style.PLAIN)
+    style.draw_points(axes, [8, 20], [[1], [2, 4]], "points", style.RESIDUAL)
+    assert list(axes.lines[1].get_ydata()) == [1, 3]
+    assert len(style.with_colours(range(20))) == 20
+
+
+def rows_of(plain, residual):
+    """Rows of degradation's table, of training errors by depth; test errors alike."""
+    return [
+        {"kind": kind, "depth": depth, "seed": seed, "epoch": epoch,
+         "training_error": error + seed / 10, "test_error": error + seed / 10}
+        for kind, errors in (("plain", plain), ("res", residual))
+        for depth, error in errors.items()
+        for seed in range(3)
+        for epoch in (1, 2)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("plain", "residual", "holds"),
+    [
+        # The errors of the paper's Table 2 (ImageNet, top-1).
+        ({18: 27.94, 34: 28.54}, {18: 27.88, 34: 25.03}, [True, True, True]),
+        ({18: 28.54, 34: 27.94}, {18: 25.03, 34: 27.88}, [False, False, True]),
+        ({18: 28.0, 34: 29.0}, {18: 28.0, 34: 28.4}, [True, True, True]),
+        ({18: 28.0, 34: 29.0}, {18: 28.0, 34: 29.6}, [True, False, False]),
+    ],
+)
+def test_degradation_is_judged(plain, residual, holds):
+    found = STUDY.judge(rows_of(plain, residual))
+    assert [each for _, each in found] == holds
+
+
+def start(*flags, **options):
+    command = [sys.executable, "-m", "keras_resnet.studies.degradation", *flags]
+    return subprocess.Popen(
+        command, cwd=ROOT, text=True, stdout=subprocess.PIPE, **options
+    )
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_study_that_is_killed_leaves_no_process_and_resumes(ended_by, tmp_path):
+    flags = ["--depths=8,14", "--seeds=1", "--epochs=3", "--workers=2"]
+    process = start(*flags, f"--output={tmp_path}", stderr=subprocess.PIPE)
+    done = tmp_path / "digits/degradation/jobs"
+    deadline = time.monotonic() + 240
+    while not list(done.glob("*.csv")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(ended_by)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0 and "Traceback" not in errors
+    before = len(list(done.glob("*.csv")))
+    time.sleep(10)  # In which processes that went on would have measured more.
+    assert len(list(done.glob("*.csv"))) == before < 4
+    process = start(*flags, f"--output={tmp_path}")
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert f"{before} of 4 measured before" in said
