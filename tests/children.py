@@ -27,7 +27,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 def _context():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["children", "keras_resnet.training.run", "sklearn.datasets", "matplotlib.figure"]
+        [
+            "children",
+            "keras_resnet.training.run",
+            "sklearn.datasets",
+            "matplotlib.figure",
+        ]
     )
     return context
 

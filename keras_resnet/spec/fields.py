@@ -3,8 +3,15 @@
 import ast
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from keras_resnet.support import InputError, choose
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Fields = TypeVar("Fields", bound=DataclassInstance)
 
 _CHOICES = {
     "optimizer": ("sgd", "lamb"),
@@ -41,41 +48,55 @@ _BELOW_ONE = {
 }
 
 
-def changed_fields(settings, changes):
-    """Returns a `Recipe` or `Execution` with some fields changed.
+def changed_fields(values: "Fields", changes: Mapping[str, Any]) -> "Fields":
+    """Returns a `Recipe` or an `Execution` with some fields changed.
 
     Args:
-        settings: either.
-        changes: dict from fields to values; a string is read as the field's type.
+        values: The `Recipe` or `Execution`.
+        changes: Fields and their new values. A string is read as the field's type.
 
     Raises:
-        InputError: no such field, or no such value.
+        InputError: There is no such field, or it cannot have such a value.
     """
-    known = {field.name: field.type for field in dataclasses.fields(settings)}
-    found = {}
+    types = {field.name: field.type for field in dataclasses.fields(values)}
+    read = {}
     for field, value in changes.items():
-        choose("field", field, known)
-        read = _read(known[field], value)
-        values = read if isinstance(read, tuple) else (read,)
-        if field in _CHOICES:
-            choose(field, value, _CHOICES[field])
-        elif read is None:
-            raise InputError(
-                f"{field} must be {_WORDS[known[field]]}. Received: {field}={value!r}"
-            )
-        elif field in _ABOVE_ZERO and not all(v > 0 for v in values):
-            raise InputError(f"{field} must be above 0. Received: {field}={value}")
-        elif not isinstance(read, str) and not all(v >= 0 for v in values):
-            raise InputError(f"{field} must not be below 0. Received: {field}={value}")
-        elif field in _BELOW_ONE and read >= 1:
-            raise InputError(f"{field} must be below 1. Received: {field}={value}")
-        elif field in _SHARES and max(values, default=0) > 1:
-            raise InputError(f"{field} must be at most 1. Received: {field}={value}")
-        found[field] = read
-    return dataclasses.replace(settings, **found)
+        choose("field", field, types)
+        read[field] = _read(types[field], value)
+        if problem := _problem(field, types[field], read[field], value):
+            raise InputError(f"{problem}. Received: {field}={value!r}")
+    return dataclasses.replace(values, **read)
 
 
-_WORDS = {
+def _problem(field: str, kind: Any, read: Any, value: Any) -> str:
+    """Says what is wrong with the value of a field; empty if nothing is.
+
+    Args:
+        field: Name of the field.
+        kind: Type of the field.
+        read: The value as the field's type; `None` if it could not be read.
+        value: The value as it was received.
+    """
+    if field in _CHOICES:
+        choose(field, value, _CHOICES[field])
+        return ""
+    if read is None:
+        return f"{field} must be {_FORMS[kind]}"
+    if isinstance(read, str):
+        return ""
+    numbers = read if isinstance(read, tuple) else (read,)
+    if field in _ABOVE_ZERO and not all(number > 0 for number in numbers):
+        return f"{field} must be above 0"
+    if not all(number >= 0 for number in numbers):
+        return f"{field} must not be below 0"
+    if field in _BELOW_ONE and read >= 1:
+        return f"{field} must be below 1"
+    if field in _SHARES and max(numbers, default=0) > 1:
+        return f"{field} must be at most 1"
+    return ""
+
+
+_FORMS = {
     int: "a whole number",
     float: "a number",
     bool: "True or False",
@@ -84,8 +105,8 @@ _WORDS = {
 }
 
 
-def _read(kind, value):
-    """The value as that type; `None` if it is not."""
+def _read(kind: Any, value: Any) -> Any:
+    """Returns a value as a type; `None` if it cannot be read as that."""
     if kind is str:
         return str(value)
     if isinstance(value, str):
@@ -97,7 +118,7 @@ def _read(kind, value):
             return None
     if kind not in (int, float, bool):
         values = value if isinstance(value, tuple | list) else (value,)
-        values = tuple(_read(kind.__args__[0], each) for each in values)
+        values = tuple(_read(kind.__args__[0], part) for part in values)
         return None if None in values else values
     if isinstance(value, bool) or kind is bool:
         return value if isinstance(value, bool) and kind is bool else None

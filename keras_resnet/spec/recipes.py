@@ -4,6 +4,7 @@ A `Recipe` decides what is learnt. Any field is set by `--set field=value`.
 """
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from keras_resnet.spec.execution import Execution
@@ -218,7 +219,7 @@ RECIPES = {
 }  # fmt: skip
 
 
-def find_recipe(name, **changes):
+def find_recipe(name: str, **changes: Any) -> Recipe:
     """Returns the recipe of that name with some fields changed.
 
     Args:
@@ -260,7 +261,7 @@ def find_recipe(name, **changes):
     return changed
 
 
-def parse_changes(pairs):
+def parse_changes(pairs: Iterable[str]) -> dict[str, str]:
     """Reads what `--set` was given.
 
     Args:
@@ -275,29 +276,29 @@ def parse_changes(pairs):
     known = [
         field.name for kind in (Recipe, Execution) for field in dataclasses.fields(kind)
     ]
-    found = {}
+    changes: dict[str, str] = {}
     for pair in pairs:
         field, equals, value = (part.strip() for part in pair.partition("="))
         if not equals:
             raise InputError(f"--set takes field=value. Received: --set {pair}")
-        if choose("field", field, known) in found:
+        if choose("field", field, known) in changes:
             raise InputError(
-                f"{field} is set twice. Received: {found[field]} and {value}"
+                f"{field} is set twice. Received: {changes[field]} and {value}"
             )
-        found[field] = value
-    return found
+        changes[field] = value
+    return changes
 
 
 # Sets of characters, which a mirror changes.
 _NOT_MIRRORED = ("digits", "mnist", "emnist", "kmnist", "svhn_cropped")
 
 
-def may_be_mirrored(dataset):
+def may_be_mirrored(dataset: str) -> bool:
     """Whether images keep their meaning in a mirror; characters do not."""
     return dataset.split(":")[0].split("/")[0] not in _NOT_MIRRORED
 
 
-def default_recipe(dataset, photographs):
+def default_recipe(dataset: str, photographs: bool) -> str:
     """The recipe for a data set when none is named.
 
     Args:

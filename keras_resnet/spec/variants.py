@@ -9,6 +9,7 @@ published weights need, each a few fields of a row.
 import dataclasses
 import numbers
 import re
+from typing import Any
 
 from keras_resnet.support import InputError, choose
 
@@ -94,7 +95,7 @@ class Variant:
         """Input pixels to one position of the last stage, along each side."""
         return (1 if self.stem == "cifar" else 4) * 2 ** (len(self.blocks) - 1)
 
-    def changed(self, **changes) -> "Variant":
+    def changed(self, **changes: Any) -> "Variant":
         """Returns this architecture with some fields changed.
 
         Args:

@@ -6,28 +6,28 @@ import subprocess
 from importlib import metadata
 
 
-def versions():
-    """Returns the version of Python and of each package that counts."""
+def versions() -> dict[str, str]:
+    """Returns the version of Python and of each installed package that matters."""
     names = (
         "keras", "tensorflow", "tensorflow-cpu", "numpy", "ai-edge-litert",
         "onnx", "onnxruntime", "openvino", "nncf", "litert-quantizer", "torch",
     )  # fmt: skip
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in names:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
-def machine():
-    """Returns what this machine is, in words."""
+def machine() -> str:
+    """Returns system, processor type and number of CPUs of this machine."""
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
 
 
-def commit():
-    """Returns the checkout's commit, where this package lies in one."""
+def commit() -> str | None:
+    """Returns the commit of the checkout, or `None` outside of one."""
     try:
         answer = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

@@ -44,11 +44,21 @@ def choose(what: str, name: str, accepted: Iterable[str]) -> str:
     )
 
 
-def shorten_list(names: Any, most=4):
-    """The first few of some names, as text."""
+def shorten_list(names: Iterable[Any], most: int = 4) -> str:
+    """Returns the first few of some names as text, with the number of the others.
+
+    Args:
+        names: The names.
+        most: Number of names that are listed.
+    """
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return f"{', '.join(map(str, names[:most]))}{more}"
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, or else its type."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 NO_TENSORFLOW = (

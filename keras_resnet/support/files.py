@@ -2,48 +2,152 @@
 
 import contextlib
 import io
+import json
 import os
+import pathlib
+import secrets
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-from keras_resnet.support.errors import InputError
-from keras_resnet.weights import reason_of
+from keras_resnet.support.errors import InputError, first_line
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Path = str | os.PathLike[str]
 
 
-def write_file(path, content):
-    """Writes a file that appears whole or not at all.
+@contextlib.contextmanager
+def replace_when_whole(path: Path, ending: str = "") -> Iterator[str]:
+    """Gives a temporary name beside a file, and renames it when it is whole.
+
+    The name is unique, so that two processes which write the same file both leave a
+    whole one. The content is on the disk before the name is: a crash of the machine
+    leaves the old file or the new one.
 
     Args:
-        path: of the file.
-        content: text or bytes.
+        path: The file to write.
+        ending: Ending of the temporary name, for libraries that look at it.
+
+    Yields:
+        The temporary name. Nothing exists there yet.
+
+    Raises:
+        OSError: The file could not be written. What was there before still is.
     """
-    beside = f"{path}.part"
+    path = os.fspath(path)
+    beside = _partial_name(path) + ending
     try:
-        with open(beside, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+        yield beside
+        _flush(beside)
         os.replace(beside, path)
-    except OSError as error:  # Which does not always say of which file.
+        _flush(os.path.dirname(path) or ".")
+    except InputError:
+        raise
+    except OSError as error:
+        if error.errno is None:  # HDF5 gives no number.
+            raise OSError(f"Could not write {path}: {first_line(error)}") from error
         raise OSError(error.errno, error.strerror, path) from error
+    except Exception as error:  # Each library raises kinds of its own.
+        raise OSError(f"Could not write {path}: {first_line(error)}") from error
     finally:
-        if os.path.exists(beside):
+        with contextlib.suppress(FileNotFoundError):
             os.remove(beside)
 
 
-def to_png(figure):
-    """Returns the bytes of a matplotlib figure's PNG."""
+@contextlib.contextmanager
+def replace_folder_when_whole(path: Path) -> Iterator[str]:
+    """Gives a new folder beside another, and puts it in its place when it is whole.
+
+    Args:
+        path: The folder to write. An earlier one is replaced.
+
+    Yields:
+        The path of the new folder, which is empty.
+
+    Raises:
+        InputError: No folder can be made there.
+    """
+    path = os.fspath(path)
+    beside = _partial_name(path)
+    try:
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        os.mkdir(beside)
+    except OSError as error:
+        raise InputError(
+            f"output must be in a folder that can be written. Received: {path!r} "
+            f"({error.strerror})"
+        ) from None
+    try:
+        yield beside
+        if not os.path.lexists(path):
+            os.rename(beside, path)
+            return
+        old = f"{beside}.old"
+        os.rename(path, old)
+        try:
+            os.rename(beside, path)
+        except OSError:
+            os.rename(old, path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def write_file(path: Path, content: str | bytes) -> None:
+    """Writes a file that appears whole or not at all.
+
+    Raises:
+        OSError: It could not be written.
+    """
+    with replace_when_whole(path) as beside, open(beside, "xb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a value as indented JSON.
+
+    Raises:
+        OSError: It could not be written.
+        ValueError: A number is infinite or NaN, which JSON cannot hold.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    write_file(path, f"{text}\n")
+
+
+def to_png(figure: "Figure") -> bytes:
+    """Returns a matplotlib figure as the bytes of a PNG."""
     png = io.BytesIO()
     figure.savefig(png, dpi=120)
     return png.getvalue()
 
 
-@contextlib.contextmanager
-def replace_when_whole(path, beside):
-    """Puts the file `beside` in the place of another when it is whole."""
+def remove_partial_files(folder: Path) -> None:
+    """Removes what a killed process left half written in a folder.
+
+    Args:
+        folder: A folder that nothing else writes to.
+    """
+    # Without the random part: version 0.1.0.
+    for pattern in (".*.part*", "*.part", "*.part.keras"):
+        for path in pathlib.Path(folder).glob(pattern):
+            if path.is_file():
+                path.unlink(missing_ok=True)
+
+
+def _partial_name(path: str) -> str:
+    folder, name = os.path.split(path)
+    return os.path.join(folder, f".{name}.{secrets.token_hex(4)}.part")
+
+
+def _flush(path: str) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    if os.name == "nt" and os.path.isdir(path):  # Windows cannot open folders.
+        return
+    handle = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
     try:
-        yield beside
-        os.replace(beside, path)
-    except InputError:
-        raise
-    except Exception as error:  # h5py's, Keras's, safetensors' own.
-        raise OSError(f"Could not write {path}: {reason_of(error)}") from error
+        os.fsync(handle)
     finally:
-        if os.path.exists(beside):
-            os.remove(beside)
+        os.close(handle)

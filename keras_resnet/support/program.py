@@ -1,10 +1,11 @@
-"""How every program of this package starts and how it reports errors."""
+"""How every command starts, reports errors and ends."""
 
 import logging
 import os
 import runpy
 import sys
-import tempfile
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import absl.logging
 from absl import app, flags
@@ -15,35 +16,42 @@ from keras_resnet.support.errors import (
     Preempted,
     lacks_tensorflow,
 )
+from keras_resnet.support.notes import without_notes
+from keras_resnet.support.options import option_fields
 
-# What define_model_flags defines belongs to the program that calls it, for --helpshort.
+Options = TypeVar("Options")
+
+# Flags that are defined here belong to the command that calls `define_flags`:
+# --helpshort lists them.
 flags.disclaim_key_flags()
 
 
-def run_command(main, positional=False):
+def run_command(
+    main: Callable[[list[str]], int | None], positional: bool = False
+) -> None:
     """Parses the flags, calls `main` and exits with its status.
 
-    An `InputError`, an error of the operating system, such as a full disk, and a
-    loss that is no longer a number are one line on standard error and status 1; a
-    run that SIGTERM ended has status 143; anything else is a fault of ours and
-    keeps its traceback.
+    An `InputError`, an error of the operating system such as a full disk, and a loss
+    that is no longer a number are printed as one line on standard error, and the
+    status is 1. A run that SIGTERM ended has status 143. Anything else is a fault of
+    this package and keeps its traceback.
 
     Args:
-        main: a function of the list of positional arguments, which returns an
-            exit status or `None` for 0. It imports what it needs itself, so that
-            help and flag errors appear at once.
-        positional: whether positional arguments are accepted.
+        main: A function of the positional arguments that returns an exit status, or
+            `None` for 0. It imports what it needs itself, so that help and errors of
+            flags appear at once.
+        positional: Whether positional arguments are accepted.
     """
-    # `bazel run` starts programs in a folder of its own, and names the user's.
+    # `bazel run` starts a command in a folder of its own, and names the user's folder.
     folder = os.environ.pop("BUILD_WORKING_DIRECTORY", None)
     if folder and ".runfiles" in __file__ and os.path.isdir(folder):
         os.chdir(folder)
-    # Read when TensorFlow is imported: warnings and errors only.
+    # TensorFlow reads this when it is imported: warnings and errors only.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # A filter, since TensorFlow sets its logger's level when it is imported.
+    # A filter, because TensorFlow sets the level of its logger when it is imported.
     logging.getLogger("tensorflow").addFilter(lambda r: r.levelno >= logging.WARNING)
 
-    def guarded(argv):
+    def guarded(argv: list[str]) -> int | None:
         if not flags.FLAGS["verbosity"].present:
             absl.logging.set_verbosity(absl.logging.WARNING)
         try:
@@ -75,72 +83,66 @@ def run_command(main, positional=False):
     app.run(guarded)
 
 
-def import_keras():
-    """Imports Keras, and TensorFlow with it, without the notes of its C++ part.
+def import_keras() -> None:
+    """Imports Keras, and TensorFlow with it, without the notes of its C++ part."""
+    with without_notes():
+        import keras  # noqa: F401
 
-    On newer CPUs TensorFlow 2.21 prints them on standard error whatever
-    TF_CPP_MIN_LOG_LEVEL says. Anything else that it prints is passed on.
+
+def leave(status: int) -> None:
+    """Ends this process at once, with that exit status.
+
+    When a worker is lost, TensorFlow's destructors may wait for it. They and Python's
+    exit handlers do not run.
     """
-    with tempfile.TemporaryFile() as noted:
-        own = os.dup(2)
-        os.dup2(noted.fileno(), 2)
-        try:
-            import keras  # noqa: F401
-        finally:
-            os.dup2(own, 2)
-            os.close(own)
-            noted.seek(0)
-            for line in noted.read().decode(errors="replace").splitlines():
-                if not line.startswith(_NOTES):
-                    print(line, file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
 
 
-_NOTES = ("I0000", "WARNING: All log messages before", "To enable the following instr")
+def define_flags(options: type) -> None:
+    """Defines a flag for each option of a class.
+
+    Args:
+        options: An options class; see `keras_resnet.support.options`.
+    """
+    for field, kind in option_fields(options):
+        name = field.name
+        default: Any = field.default
+        description, lower = field.metadata["description"], field.metadata["lower"]
+        if kind is bool:
+            flags.DEFINE_boolean(name, default, description)
+        elif kind is int:
+            flags.DEFINE_integer(name, default, description, lower)
+        elif kind is float:
+            flags.DEFINE_float(name, default, description, lower)
+        elif kind is tuple:
+            flags.DEFINE_list(name, default, description)
+        else:
+            flags.DEFINE_string(name, default, description)
 
 
-def define_model_flags():
-    """Defines the flags by which a program is told which network to use."""
-    flags.DEFINE_string(
-        "model",
-        "runs/resnet20-digits",
-        "Run folder, .keras file, or a network, such as resnet50.",
+def read_flags(options: type[Options]) -> Options:
+    """Returns the values of the flags that `define_flags` defined for a class."""
+    values = {
+        field.name: flags.FLAGS[field.name].value for field, _ in option_fields(options)
+    }
+    return options(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     )
-    flags.DEFINE_string(
-        "weights", None, "A network's: imagenet, torchvision_v2 or a file."
-    )
-    flags.DEFINE_integer("image_size", None, "A network's input, pixels; its own.", 1)
 
 
-def console_script(module):
+def console_script(module: str) -> Callable[[], None]:
     """Returns an entry point that runs `module` as `python -m` does."""
 
-    def entry_point():
+    def entry_point() -> None:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
 
     return entry_point
 
 
 train = console_script("keras_resnet.train")
-
-
 evaluate = console_script("keras_resnet.evaluate")
-
-
 predict = console_script("keras_resnet.predict")
-
-
 convert = console_script("keras_resnet.convert")
-
-
 runs = console_script("keras_resnet.runs")
-
-
-def leave(status):
-    """Ends this process for sure, with that exit status.
-
-    After a worker is lost TensorFlow's destructors may wait for it, so they and
-    Python's exit handlers do not run.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(status)

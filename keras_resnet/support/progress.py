@@ -2,36 +2,41 @@
 
 import contextlib
 import sys
+from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def progress_bar(what, steps, shown_from=2):
-    """Shows a bar on standard error, where that is a terminal.
+def progress_bar(
+    description: str, steps: int, shown_from: int = 2, unit: str = ""
+) -> Iterator[Callable[..., None]]:
+    """Shows a bar on standard error, if that is a terminal.
 
     Args:
-        what: is done.
-        steps: their number.
-        shown_from: fewest steps for which there is a bar.
+        description: What is done, such as `"evaluating"`.
+        steps: Number of steps.
+        shown_from: Smallest number of steps for which a bar is shown.
+        unit: `"bytes"` for a download, whose steps are shown as a size with speed.
 
     Yields:
-        A function to call after each step.
+        A function to call after each step, or with a number of steps.
     """
-    done, shown = 0, sys.stderr.isatty() and steps >= shown_from
+    if not sys.stderr.isatty() or steps < shown_from:
+        yield lambda count=1: None
+        return
+    from rich import progress
+    from rich.console import Console
 
-    def advance():
-        nonlocal done
-        done += 1
-        if shown:
-            bar = "#" * (30 * done // steps)
-            print(
-                f"\r{what} {bar:<30} {done}/{steps}",
-                end="",
-                file=sys.stderr,
-                flush=True,
-            )
-
-    try:
-        yield advance
-    finally:
-        if shown:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+    done: tuple[progress.ProgressColumn, ...] = (progress.MofNCompleteColumn(),)
+    if unit == "bytes":
+        done = (progress.DownloadColumn(), progress.TransferSpeedColumn())
+    bar = progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        *done,
+        progress.TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(description, total=steps)
+        yield lambda count=1: bar.advance(task, count)

@@ -29,7 +29,9 @@ from keras_resnet.support.errors import InputError
 from keras_resnet.weights import formats, saving
 
 FIXTURE = json.loads(
-    (pathlib.Path(__file__).parents[1] / "fixtures/torch_logits.json").read_text("utf-8")
+    (pathlib.Path(__file__).parents[1] / "fixtures/torch_logits.json").read_text(
+        "utf-8"
+    )
 )
 DIGESTS = {(net["source"], net["model"]): net["digest"] for net in FIXTURE["nets"]}
 MEAN, VARIANCE = (120.1, 115.25, 1 / 3), (3025.7, 0.1, 1e4)

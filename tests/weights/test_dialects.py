@@ -18,7 +18,9 @@ import keras_resnet
 from keras_resnet.weights import saving
 
 FIXTURE = json.loads(
-    (pathlib.Path(__file__).parents[1] / "fixtures/torch_logits.json").read_text("utf-8")
+    (pathlib.Path(__file__).parents[1] / "fixtures/torch_logits.json").read_text(
+        "utf-8"
+    )
 )
 
 
