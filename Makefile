@@ -1,5 +1,6 @@
 # make train      trains, evaluates and exports a ResNet-20 on handwritten digits
-# make test       the test suite; make test-full adds the longer proofs
+# make test       the test suite without slow clients: make test-clients runs those;
+#                 make test-full runs both, and the longer proofs
 # make test-arm   LiteRT on an emulated ARM CPU, which Debian 12 can prepare
 # make bazel      the BUILD files, by buildifier (npm) and Debian's Bazel
 # make lint       format, lint and types
@@ -8,7 +9,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-full test-arm bazel buildifier lint lock clean
+.PHONY: train test test-clients test-full test-arm bazel buildifier lint lock clean
 
 train: $(VENV)/ready
 	@$(BIN)/python -m keras_resnet.train --strategy=mirrored --model_dir=runs/demo
@@ -18,11 +19,15 @@ train: $(VENV)/ready
 test: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
+# Browsers, OpenVINO, MediaPipe, wheels and notebooks.
+test-clients: $(VENV)/ready-dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "clients and not full"
+
 test-full: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not bazel"
 
 test-arm: $(VENV)/ready-dev .arm/ready
-	$(BIN)/python -m pytest tests/test_arm.py -m arm
+	$(BIN)/python -m pytest tests/export/test_arm.py -m arm
 
 .arm/ready: requirements.lock tests/arm/prepare.sh | $(VENV)/python
 	tests/arm/prepare.sh .arm $(BIN)/python
@@ -32,7 +37,7 @@ bazel: export VENV := $(abspath $(VENV))
 bazel: $(VENV)/ready-dev buildifier
 	tests/bazel/run.sh build //...
 	tests/bazel/run.sh test --test_size_filters=small //...
-	$(BIN)/python -m pytest tests/test_bazel.py -m bazel
+	$(BIN)/python -m pytest tests/project/test_bazel.py -m bazel
 	tests/bazel/run.sh shutdown
 
 BUILDIFIER := .bazel/node_modules/.bin/buildifier

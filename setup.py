@@ -3,7 +3,7 @@
 import pathlib
 import re
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(
@@ -32,12 +32,18 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11,<3.14",
-    packages=["keras_resnet", "keras_resnet.studies", "keras_resnet_export"],
+    packages=[
+        re.sub("^export", "keras_resnet_export", package)
+        for package in find_packages(include=["keras_resnet*", "export*"])
+    ],
     # A wheel must not take the global name "export".
     package_dir={"keras_resnet_export": "export"},
+    # The stubs list what a package imports at first use.
     package_data={
-        "keras_resnet": ["imagenet_classes.txt", "py.typed", "trained/*/*"],
-        "keras_resnet_export": ["web/*"],
+        "": ["*.pyi"],
+        "keras_resnet": ["py.typed"],
+        "keras_resnet.weights": ["imagenet_classes.txt", "trained/*/*"],
+        "keras_resnet_export.formats": ["web/*"],
     },
     install_requires=[
         "absl-py",
@@ -47,6 +53,7 @@ setup(
         "keras>=3.15",
         "matplotlib",
         "numpy",
+        "rich",
         "safetensors",
         "scikit-learn",
     ],
@@ -84,11 +91,11 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "keras-resnet-train = keras_resnet.programs:train",
-            "keras-resnet-evaluate = keras_resnet.programs:evaluate",
-            "keras-resnet-predict = keras_resnet.programs:predict",
-            "keras-resnet-convert = keras_resnet.programs:convert",
-            "keras-resnet-runs = keras_resnet.programs:runs",
+            "keras-resnet-train = keras_resnet.support.program:train",
+            "keras-resnet-evaluate = keras_resnet.support.program:evaluate",
+            "keras-resnet-predict = keras_resnet.support.program:predict",
+            "keras-resnet-convert = keras_resnet.support.program:convert",
+            "keras-resnet-runs = keras_resnet.support.program:runs",
             "keras-resnet-export = keras_resnet_export.console:export",
             "keras-resnet-verify = keras_resnet_export.verify:main",
             "keras-resnet-latency = keras_resnet_export.latency:main",

@@ -42,16 +42,17 @@ class Case:
     def network(self):
         """Returns a network, as a training run has it."""
         from keras_resnet.data import splits
-        from keras_resnet.data.preprocessing import Preprocessing
-        from keras_resnet.training import preparation
+        from keras_resnet.spec import Execution, RunOptions
+        from keras_resnet.training.network import make_network
+        from keras_resnet.training.resolution import resolve_run
 
         noise = splits.Split(*(each.numpy() for each in self.batch()))
         classes = tuple(map(str, range(self.classes)))
         shape = (self.size, self.size, 3)
         images = splits.Dataset("noise", classes, noise, noise, shape)
-        settings = {"model": self.model, "shortcut": None}
-        network, _ = preparation._build(settings, images, Preprocessing(*shape))
-        return network
+        options = RunOptions.of(self.model, images, batch_size=self.batch_size)
+        spec, images, preprocessing = resolve_run(options, Execution(), 1)
+        return make_network(spec, images, preprocessing, None)[0]
 
     def training(self, precision="float32"):
         """Returns a function that takes one of our steps, the network, the `Step`."""

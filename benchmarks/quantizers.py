@@ -83,7 +83,9 @@ def candidates(classifier, calibration, folder):
     except ImportError as error:
         print(f"No rows for litert-quantizer, which cannot be imported: {error}")
     repaired = os.path.join(folder, "repaired")
-    saved_model.write_static(repair.repair(folded, calibration), repaired, "float32")
+    saved_model.write_static(
+        repair.repair_network(folded, calibration), repaired, "float32"
+    )
     yield (
         "TFLite, repaired",
         tflite.convert_to_tflite(

@@ -150,13 +150,13 @@ SIDES = {
 
 def serve(name, folder, batch, notes):
     """Opens a side and notes what that took; returns a function of a turn."""
-    from export.device.runtimes import quiet
     from export.device.timing import peak_memory
+    from keras_resnet.support import without_notes
 
     open_side, file, *args = SIDES[name]
     images = np.resize(load_images(folder), (batch, 224, 224, 3))
     begin = time.perf_counter()
-    with quiet():
+    with without_notes():
         run = open_side(os.path.join(folder, file), images, *args)
         run()
     start = 1e3 * (time.perf_counter() - begin)

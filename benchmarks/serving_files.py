@@ -28,11 +28,15 @@ def prepare(name, folder):
         return
     sys.modules["openvino_telemetry"] = None  # It would report to its maker.
     from export.artifacts import ARTIFACTS
-    from export.device.runtimes import quiet
+    from keras_resnet.support import without_notes
 
     os.makedirs(parts, exist_ok=True)
     part = os.path.join(parts, name)
-    with quiet(), open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with (
+        without_notes(),
+        open(os.devnull, "w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+    ):
         if name in OURS:
             ARTIFACTS[name].write(part, _source(folder))
         else:

@@ -2,7 +2,18 @@
 
     python -m export --model=runs/demo --output=artifacts/demo
 
+options: What can be chosen, as one typed value.
+bundle: Writes the whole folder, or nothing.
+artifacts: The table of artifacts: how each is written, run and judged.
+making: Writes one artifact and judges it; times all of them.
+proof: The held-out images and the Keras model's answers.
+calibration: The images that int8 is calibrated on.
+formats/: The file formats.
+quantization/: Networks that lose less in int8.
+device/: What runs with LiteRT and NumPy alone.
+verify, latency: Commands that check and measure a bundle on a device.
+
 From an installed wheel the same folder is the package `keras_resnet_export`,
-and the program `keras-resnet-export`; modules in it import each other
+and the command `keras-resnet-export`. Modules in it import each other
 relatively for that reason.
 """

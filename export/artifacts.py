@@ -3,16 +3,16 @@
 import dataclasses
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from keras_resnet.evaluation import Classifier
-from keras_resnet.support import write_file
+from keras_resnet.support import InputError, choose, write_file
 
 from .formats import (
-    MODELS,
     TFLITE_FORMATS,
+    WEB_MODELS,
     add_metadata,
     check_signatures,
     convert_to_tflite,
@@ -22,7 +22,7 @@ from .formats import (
     write_static,
     write_web,
 )
-from .quantization import REPAIR, repair
+from .quantization import REPAIR, equalise, repair_network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Source:
     """What artifacts are made of.
 
     Attributes:
-        classifier: whose model is folded (see `folding.fold`).
-        calibration: uint8 (n, height, width, channels).
-        bundle: folder that the artifacts are written to.
-        scratch: folder for what is needed on the way.
-        repair: what was done to the network so that int8 loses less.
-        statics: where the SavedModels for converters are, by type of pixel.
+        classifier: The network, folded; see `keras_resnet.nets.fold`.
+        calibration: Calibration set, uint8, (n, height, width, channels).
+        bundle: Folder that the artifacts are written to.
+        scratch: Folder for intermediate files.
+        repair: What was done to the network so that int8 loses less.
+        statics: Folders of the SavedModels for converters, by type of pixel.
     """
 
     classifier: Classifier
@@ -43,21 +43,25 @@ class Source:
     bundle: str
     scratch: str
     repair: str = ""
-    statics: dict = dataclasses.field(default_factory=dict)
+    statics: dict[str, str] = dataclasses.field(default_factory=dict)
 
-    def static(self, pixels):
-        """Path of a SavedModel for converters, which takes images of that type."""
+    def static(self, pixels: str) -> str:
+        """Returns the folder of a SavedModel for converters.
+
+        Args:
+            pixels: Type of its images.
+        """
         if pixels not in self.statics:
             path = tempfile.mkdtemp(dir=self.scratch)
             write_static(self.classifier, path, pixels)
             self.statics[pixels] = path
         return self.statics[pixels]
 
-    def repaired(self):
-        """The same with a network that loses less in int8."""
+    def repaired(self) -> "Source":
+        """Returns the same with a network that loses less in int8."""
         return dataclasses.replace(
             self,
-            classifier=repair(self.classifier, self.calibration),
+            classifier=repair_network(self.classifier, self.calibration),
             repair=REPAIR,
             statics={},
         )
@@ -68,73 +72,73 @@ class Artifact:
     """One kind of artifact.
 
     Attributes:
-        path: in the bundle.
-        write: function of (path, source) that writes it.
-        runtime: a key of `RUNTIMES`; `None` if no program here can run it.
-        precision: in which it computes, a key of `verify.LIMITS`; `None` if it is
+        path: Path in the bundle.
+        write: Writes the artifact to a path.
+        runtime: Key of `RUNTIMES`; `None` if no program here can run it.
+        precision: Precision in which it computes, a key of `LIMITS`; `None` if it is
             not judged.
-        calibrated: whether it needs calibration images.
-        default: whether it is written without being asked for.
-        needs: other artifacts that it is made of.
-        note: what its user must know beyond its signature.
-        check: function of (path, classifier, images) that refuses it for what
-            `probabilities` does not show.
+        calibrated: Whether it needs calibration images.
+        default: Whether it is written if no formats are named.
+        needs: Other artifacts that it is made of.
+        note: What its user must know beyond its signature.
+        check: Refuses an artifact, at a path, for faults that `probabilities` does
+            not show. It gets the classifier and some images.
     """
 
     path: str
-    write: Callable
+    write: Callable[[str, Source], None]
     runtime: str | None
     precision: str | None = None
     calibrated: bool = False
     default: bool = False
     needs: tuple[str, ...] = ()
     note: str = ""
-    check: Callable = lambda path, classifier, images: None
+    check: Callable[[str, Classifier, np.ndarray], None] | None = None
+
+    @property
+    def can_be_repaired(self) -> bool:
+        """Whether `Source.repaired` helps: it is made for TFLite's way to round."""
+        return self.calibrated and self.runtime == "LiteRT"
 
 
-def _saved_model(path, source):
-    write_saved_model(source.classifier, path)
+def _tflite(name: str, precision: str = "int8") -> Artifact:
+    row = TFLITE_FORMATS[name]
 
-
-def _openvino_int8(path, source):
-    write_openvino(path, source.classifier, source.calibration)
-
-
-def _web(path, source):
-    files = {name: os.path.join(source.bundle, f"{name}.tflite") for name in MODELS}
-    present = {name: file for name, file in files.items() if os.path.exists(file)}
-    write_web(path, source.classifier, present)
-
-
-def _tflite(format, precision="int8"):
-    row = TFLITE_FORMATS[format]
-
-    def write(path, source):
+    def write(path: str, source: Source) -> None:
         content = convert_to_tflite(source.static(row.pixels), row, source.calibration)
         write_file(path, add_metadata(content, source.classifier))
 
     return Artifact(
-        f"{format}.tflite", write, "LiteRT", precision, row.calibrated,
+        f"{name}.tflite", write, "LiteRT", precision, row.calibrated,
         default=not row.on_request, note=row.warning or "",
     )  # fmt: skip
+
+
+def _write_openvino_int8(path: str, source: Source) -> None:
+    model = equalise(source.classifier.model, source.calibration)
+    classifier = dataclasses.replace(source.classifier, model=model)
+    write_openvino(path, classifier, source.calibration)
+
+
+def _write_web(path: str, source: Source) -> None:
+    files = {n: os.path.join(source.bundle, f"{n}.tflite") for n in WEB_MODELS}
+    present = {name: file for name, file in files.items() if os.path.exists(file)}
+    write_web(path, source.classifier, present)
 
 
 # In the order in which they are written.
 ARTIFACTS = {
     "saved_model": Artifact(
         "saved_model/1",
-        _saved_model,
+        lambda path, source: write_saved_model(source.classifier, path),
         "TensorFlow",
         "float32",
         default=True,
         check=check_signatures,
     ),
-    "float32": _tflite("float32", "float32"),
-    "float16": _tflite("float16", "float16"),
     **{
-        name: _tflite(name)
+        name: _tflite(name, name if name in ("float32", "float16") else "int8")
         for name in TFLITE_FORMATS
-        if name not in ("float32", "float16")
     },
     "onnx": Artifact(
         "model.onnx",
@@ -150,11 +154,29 @@ ARTIFACTS = {
     ),
     "openvino_int8": Artifact(
         "openvino_int8",
-        _openvino_int8,
+        _write_openvino_int8,
         "OpenVINO",
         "int8",
         calibrated=True,
         note="for CPUs with VNNI or AMX; on older ones run python -m export.verify",
     ),
-    "web": Artifact("web", _web, None, needs=("float16", "int8")),
+    "web": Artifact("web", _write_web, None, needs=("float16", "int8")),
 }
+
+
+def order_formats(formats: Iterable[str] | None) -> list[str]:
+    """Returns the artifacts to write, in order: those named and what they need.
+
+    Args:
+        formats: Keys of `ARTIFACTS`; `None` names the default ones.
+
+    Raises:
+        InputError: There is no such artifact, or none is named.
+    """
+    if formats is None:
+        return [name for name, artifact in ARTIFACTS.items() if artifact.default]
+    wanted = {choose("format", name, ARTIFACTS) for name in formats}
+    if not wanted:
+        raise InputError(f"Name at least one format: {', '.join(ARTIFACTS)}")
+    wanted = wanted.union(*(ARTIFACTS[name].needs for name in wanted))
+    return [name for name in ARTIFACTS if name in wanted]

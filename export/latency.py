@@ -8,27 +8,35 @@ the CPU, and one after the other, so that none disturbs the next. The medians go
 the bundle's manifest.json and MODEL_CARD.md, and with the accuracies into latency.png.
 
 Like `export.verify` it needs LiteRT and NumPy alone, so that a device can measure
-itself; artifacts whose runtime is missing are left out, and matplotlib draws the
-picture where it is installed.
+itself. Artifacts whose runtime is missing are left out, and the picture needs
+matplotlib.
 """
 
 import argparse
 import itertools
-import math
 import os
 import sys
+from collections.abc import Sequence
 
 from keras_resnet.support import InputError, machine, to_png, write_file
 
-from .device import latency_table, measure, read_manifest, write_description
+from .device import (
+    LatencyRow,
+    Manifest,
+    latency_table,
+    measure,
+    read_manifest,
+    wilson,
+    write_description,
+)
 
 
-def draw(rows, manifest):
+def draw(rows: Sequence[LatencyRow], manifest: Manifest) -> bytes:
     """Draws accuracy against the latency of one image with all threads.
 
     Args:
-        rows: of `measure`.
-        manifest: the bundle's.
+        rows: The rows of `measure`.
+        manifest: The manifest of the bundle.
 
     Returns:
         The bytes of a PNG.
@@ -68,16 +76,7 @@ def draw(rows, manifest):
     return to_png(figure)
 
 
-def wilson(right, total):
-    """95 % interval of a share (Wilson 1927)."""
-    share, z = right / total, 1.96
-    middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
-    half = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    half /= 1 + z**2 / total
-    return middle - half, middle + half
-
-
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Measures a bundle, enters and prints the table; status 1 on an error."""
     parser = argparse.ArgumentParser(prog="python -m export.latency")
     parser.description = "Measures every artifact of a bundle, in turn."
@@ -92,6 +91,11 @@ def main(argv=None):
     given = parser.parse_args(argv)
     try:
         manifest = read_manifest(given.bundle)
+        count = len(manifest["artifacts"])
+        print(
+            f"measuring {count} artifacts in turn, each {given.rounds} times",
+            flush=True,
+        )
         rows, missing = measure(
             given.bundle, given.batches, given.threads, given.rounds
         )
@@ -117,7 +121,7 @@ def main(argv=None):
     return 0
 
 
-def _positive(text):
+def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(
             f"must be a whole number of at least 1. Received: {text!r}"
@@ -125,11 +129,11 @@ def _positive(text):
     return int(text)
 
 
-def _batches(text):
+def _batches(text: str) -> tuple[int, ...]:
     return tuple(map(_positive, text.split(",")))
 
 
-def _threads(text):
+def _threads(text: str) -> tuple[int | None, ...]:
     return tuple(None if n == "all" else _positive(n) for n in text.split(","))
 
 

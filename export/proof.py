@@ -6,13 +6,21 @@ import io
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data import load_views, refuse_damaged
+from keras_resnet.data import (
+    Dataset,
+    Preprocessing,
+    Split,
+    load_views,
+    refuse_damaged,
+)
+from keras_resnet.evaluation import Classifier
+from keras_resnet.spec import Provenance
 from keras_resnet.support import write_file
 
-from .device import limit_of, softmax
+from .device import Limit, limit_of, softmax
 from .formats import reference_logits
 
-# Of check.npz, uncompressed, and how many images at most.
+# Largest size of the images in check.npz, uncompressed, and their largest number.
 CHECK_BYTES = 16 << 20
 
 
@@ -23,7 +31,7 @@ CHECK_IMAGES = 400
 SHAREABLE = {"digits", "fashion_mnist"}
 
 
-# Recipes and weights that int8 is known to lose little of.
+# Recipes and weights of which int8 is known to lose little accuracy.
 AS_THE_PAPER = {"paper_cifar", "paper_imagenet", "keras", "torchvision_v1"}
 
 
@@ -32,56 +40,79 @@ class Proof:
     """What artifacts are judged on.
 
     Attributes:
-        images: uint8 (n, height, width, channels), held out.
-        labels: whole numbers (n,).
-        logits: of the Keras model, (n, classes).
-        check: of check.npz: `image`, `probability`, `largest_logit` and, of real
-            images, `label`.
-        modern: whether the network was trained by more than the paper's recipe.
+        images: Held-out images, uint8, (n, height, width, channels).
+        labels: Whole numbers, (n,).
+        logits: The Keras model's logits, float64, (n, classes).
+        check: The content of check.npz: `image`, `probability`, `largest_logit` and,
+            if the images are real ones, `label`.
+        modern: Whether the network was trained by more than the paper's recipe.
     """
 
     images: np.ndarray
     labels: np.ndarray
     logits: np.ndarray
-    check: dict
+    check: dict[str, np.ndarray]
     modern: bool
 
-    def limit(self, artifact):
-        """What an artifact may differ by: a `verify.Limit`."""
-        return limit_of(artifact.precision, len(self.labels), self.modern)
+    def limit(self, precision: str) -> Limit:
+        """Returns what an artifact of a precision may differ by."""
+        return limit_of(precision, len(self.labels), self.modern)
 
 
-def prove_on(dataset, count, classifier, share_images):
-    """Chooses what to judge on, evenly over the held-out images, and asks Keras."""
-    held_out = dataset.test
-    places = np.linspace(0, len(held_out) - 1, min(count, len(held_out))).astype(int)
-    images, labels = load_chosen(held_out, places, classifier.preprocessing)
+def prove_on(
+    dataset: Dataset, count: int, classifier: Classifier, share_images: bool
+) -> Proof:
+    """Chooses held-out images, evenly, and computes the Keras model's answers.
+
+    Args:
+        dataset: The data set, whose classes are the model's.
+        count: Number of held-out images, at most.
+        classifier: The network.
+        share_images: Whether held-out images may be put into check.npz whatever
+            their licence.
+    """
+    preprocessing = classifier.preprocessing
+    chosen = _evenly(len(dataset.test), min(count, len(dataset.test)))
+    images, labels = load_chosen(dataset.test, chosen, preprocessing)
     logits = reference_logits(classifier.model, images)
     size = max(1, min(CHECK_IMAGES, len(images), CHECK_BYTES // images[0].nbytes))
     if share_images or dataset.name in SHAREABLE:
-        some = np.linspace(0, len(images) - 1, size).astype(int)
-        check = {"image": images[some], "label": labels[some]}
-        asked = logits[some]
+        shared = _evenly(len(images), size)
+        check = {"image": images[shared], "label": labels[shared]}
+        check_logits = logits[shared]
     else:
-        patterns = _patterns(4 * size, classifier.preprocessing)
-        answers = reference_logits(classifier.model, patterns)
-        second, first = np.sort(answers, axis=1)[:, -2:].T
-        # The surest, so that rounding does not decide.
-        surest = np.sort(np.argsort(second - first, kind="stable")[:size])
-        check = {"image": patterns[surest]}
-        asked = answers[surest]
-    check["probability"] = np.float32(softmax(asked))
-    check["largest_logit"] = np.abs(asked).max()
-    settings = classifier.settings
-    origin = settings.get("recipe", str(settings.get("weights")).split("/")[-1])
-    return Proof(images, labels, logits, check, origin not in AS_THE_PAPER)
+        patterns = _make_patterns(4 * size, preprocessing)
+        pattern_logits = reference_logits(classifier.model, patterns)
+        second, first = np.sort(pattern_logits, axis=1)[:, -2:].T
+        # The clearest answers, so that rounding does not change the class.
+        clearest = np.sort(np.argsort(second - first, kind="stable")[:size])
+        check = {"image": patterns[clearest]}
+        check_logits = pattern_logits[clearest]
+    check["probability"] = np.float32(softmax(check_logits))
+    check["largest_logit"] = np.abs(check_logits).max()
+    modern = _origin(classifier.provenance) not in AS_THE_PAPER
+    return Proof(images, labels, logits, check, modern)
 
 
-def _patterns(count, preprocessing, seed=0):
-    """Images that nobody owns: colours that run into each other, and noise.
+def _evenly(length: int, count: int) -> np.ndarray:
+    """Indices of `count` elements, evenly spaced from the first to the last."""
+    return np.linspace(0, length - 1, count).astype(int)
+
+
+def _origin(provenance: Provenance) -> str:
+    """Name of the recipe, or of the published weights without their network."""
+    if provenance.run:
+        return provenance.run.recipe_name
+    return str(provenance.weights).split("/")[-1]
+
+
+def _make_patterns(
+    count: int, preprocessing: Preprocessing, seed: int = 0
+) -> np.ndarray:
+    """Makes images that nobody owns: smooth colour gradients with noise.
 
     Returns:
-        uint8 (count, height, width, channels).
+        uint8, (count, height, width, channels).
     """
     draws = np.random.default_rng(seed)
     coarse = draws.uniform(-64, 320, (count, 4, 4, preprocessing.channels))
@@ -90,9 +121,15 @@ def _patterns(count, preprocessing, seed=0):
     return np.clip(noisy, 0, 255).astype(np.uint8)
 
 
-def load_chosen(split, places, preprocessing):
-    """The chosen images of a split, as the network sees them, and their labels."""
-    chosen = split.take(places)
+def load_chosen(
+    split: Split, indices: np.ndarray, preprocessing: Preprocessing
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns chosen images of a split, as the network sees them, and their labels.
+
+    Raises:
+        InputError: Some of the images are damaged. The message names them.
+    """
+    chosen = split.take(indices)
     try:
         return load_views(chosen, preprocessing), chosen.labels
     except tf.errors.OpError:
@@ -100,7 +137,8 @@ def load_chosen(split, places, preprocessing):
         raise
 
 
-def write_check(path, proof):
+def write_check(path: str, proof: Proof) -> None:
+    """Writes check.npz."""
     buffer = io.BytesIO()
-    np.savez_compressed(buffer, **proof.check)
+    np.savez_compressed(buffer, **proof.check)  # type: ignore[arg-type] # No bool named allow_pickle.
     write_file(path, buffer.getvalue())

@@ -5,23 +5,23 @@
 That reads a bundle again, wherever it was copied to, with LiteRT and NumPy alone: the
 sha256 of every file, and on the images of its `check.npz` the agreement and the accuracy
 of each artifact whose runtime is installed.
-
-Two kinds of limit. An artifact in float32 must give the same logits, up to
-rounding. One in lower precision is judged on held-out images by a paired
-comparison: which images the one has right and the other wrong.
 """
 
 import argparse
 import os
 import sys
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from keras_resnet.support import InputError, shorten_list
+from keras_resnet.support import InputError, format_table, shorten_list
 
 from .device import (
     DRIFT,
     RUNTIMES,
+    ArtifactRow,
+    Folder,
     MissingRuntime,
     check_answers,
     check_files,
@@ -29,93 +29,116 @@ from .device import (
 )
 
 
-def verify(folder):
-    """Reads a bundle again.
+class Finding(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        artifact: Path of the artifact; `"files"` for the files of the bundle.
+        verdict: `"ok"`, `"wrong"` or `"unchecked"`.
+        details: What was found.
+    """
+
+    artifact: str
+    verdict: str
+    details: str
+
+
+def verify(folder: Folder) -> tuple[list[Finding], bool]:
+    """Checks a bundle again.
 
     Args:
-        folder: of the bundle.
+        folder: The bundle.
 
     Returns:
-        The rows of a table, (artifact, verdict, what was found), and whether all that
-        could be checked was well. The verdict is `"ok"`, `"wrong"` or `"unchecked"`.
+        The rows of the table, and whether nothing is wrong with what could be checked.
 
     Raises:
-        InputError: it is no bundle.
+        InputError: The folder is not a bundle.
     """
     manifest = read_manifest(folder)
     problems = check_files(folder, manifest)
-    rows = [("files", "wrong", f"{name} {what}") for name, what in problems.items()]
+    findings = [
+        Finding("files", "wrong", f"{name} {problem}")
+        for name, problem in problems.items()
+    ]
     if not problems:
-        rows.append(("files", "ok", "every sha256 is the manifest's"))
+        findings.append(Finding("files", "ok", "every sha256 is the manifest's"))
     if "check.npz" in problems or "check.npz" not in manifest["files"]:
-        return rows, False
+        return findings, False
     with np.load(os.path.join(folder, "check.npz")) as file:
         check = dict(file)
     for row in manifest["artifacts"].values():
         if problems.keys() & row["files"].keys():
-            found = "unchecked", "its files are not as exported"
-        elif row["runtime"] is None:
-            found = "unchecked", "its files only; a browser runs it"
-        elif row["runtime"] not in RUNTIMES:
-            found = "unchecked", f"this version does not know {row['runtime']}"
+            verdict, details = "unchecked", "its files are not as exported"
         else:
-            found = _check(folder, row, check)
-        rows.append((row["path"], *found))
-    return rows, all(verdict != "wrong" for _, verdict, _ in rows)
+            verdict, details = _check_artifact(folder, row, check)
+        findings.append(Finding(row["path"], verdict, details))
+    return findings, all(finding.verdict != "wrong" for finding in findings)
 
 
-def _check(folder, row, check):
-    """Verdict and findings of one artifact."""
-    runtime = RUNTIMES[row["runtime"]]
+def _check_artifact(
+    folder: Folder, row: ArtifactRow, check: Mapping[str, np.ndarray]
+) -> tuple[str, str]:
+    """Verdict and details of one artifact."""
+    name = row["runtime"]
+    if name is None:
+        return "unchecked", "its files only; a browser runs it"
+    if name not in RUNTIMES:
+        return "unchecked", f"this version does not know {name}"
+    runtime = RUNTIMES[name]
     try:
         classify = runtime.open(os.path.join(folder, row["path"]))
         answers = runtime.predict(classify, check["image"])
     except (MissingRuntime, ImportError) as error:
         return "unchecked", str(error)
     except (ValueError, RuntimeError, OSError) as error:
-        return (
-            "wrong",
-            f"{row['runtime']} cannot run it: {' '.join(str(error).split())}",
-        )
-    expected = row["check"]
-    found = check_answers(answers, check)
-    said = f"same class as Keras on {found['agreement']:.1%} of {len(answers)}"
-    if "right" in found:
-        said += f", {found['right']} right (at export {expected['right']})"
-    drift = DRIFT[row["precision"]]
+        return "wrong", f"{name} cannot run it: {' '.join(str(error).split())}"
+    return _judge_answers(row, check_answers(answers, check), len(answers))
+
+
+def _judge_answers(
+    row: ArtifactRow, answers: Mapping[str, float], count: int
+) -> tuple[str, str]:
+    """Verdict and details of an artifact's answers to that many images."""
+    at_export, drift = row["check"], DRIFT[str(row["precision"])]
+    margins = {"agreement": drift, "right": drift * count}
     wrong = [
-        f"{what} {found[what]:.4g}, at export {expected[what]:.4g}"
-        for what, most in (("agreement", drift), ("right", drift * len(answers)))
-        if what in found and found[what] < expected[what] - most
+        f"{name} {answers[name]:.4g}, at export {at_export[name]:.4g}"
+        for name, margin in margins.items()
+        if name in answers and answers[name] < at_export[name] - margin
     ]
     limit = row["limit"]["logits"]
-    if limit is not None and not found["logit_difference"] <= limit:
+    if limit is not None and not answers["logit_difference"] <= limit:  # NaN included.
         wrong.append(
-            f"logits differ by {found['logit_difference']:.1e}; the limit is {limit:.0e}"
+            f"logits differ by {answers['logit_difference']:.1e}; the limit is {limit:.0e}"
         )
-    return ("wrong", "; ".join(wrong)) if wrong else ("ok", said)
+    if wrong:
+        return "wrong", "; ".join(wrong)
+    details = f"same class as Keras on {answers['agreement']:.1%} of {count}"
+    if "right" in answers:
+        details += f", {answers['right']} right (at export {at_export['right']})"
+    return "ok", details
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Verifies a bundle and prints the table; status 1 if something is wrong.
 
-    Not a program of absl's flags, so that LiteRT and NumPy are enough to run it.
+    It uses argparse, not absl's flags, because a device has LiteRT and NumPy alone.
     """
     parser = argparse.ArgumentParser(prog="python -m export.verify")
     parser.description = "Checks every file and every artifact of a bundle again."
     parser.add_argument("bundle", help="folder that python -m export wrote")
     folder = parser.parse_args(argv).bundle
     try:
-        rows, well = verify(folder)
+        findings, is_well = verify(folder)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for artifact, verdict, found in rows:
-        print(f"{artifact:<24}{verdict:<11}{found}")
-    unchecked = [artifact for artifact, verdict, _ in rows if verdict == "unchecked"]
+    print(format_table(findings, left=(0, 1, 2)))
+    unchecked = [f.artifact for f in findings if f.verdict == "unchecked"]
     if unchecked:
         print(f"unchecked: {shorten_list(unchecked, 20)}")
-    return 0 if well else 1
+    return 0 if is_well else 1
 
 
 if __name__ == "__main__":

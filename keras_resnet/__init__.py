@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
             return _import(name)
         from keras_resnet.zoo import constructor
     except ModuleNotFoundError as error:
-        from keras_resnet.support.errors import NO_TENSORFLOW, lacks_tensorflow
+        from keras_resnet.support import NO_TENSORFLOW, lacks_tensorflow
 
         if not lacks_tensorflow(error):
             raise

@@ -9,39 +9,69 @@ and excitation), so that torchvision and timm open it; a .keras file is a
 network that takes raw pixels. Arrays keep every bit.
 """
 
+import dataclasses
 import os
 import sys
 import urllib.parse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from absl import flags
+from keras_resnet.support import (
+    InputError,
+    define_flags,
+    option,
+    read_flags,
+    run_command,
+)
+
+if TYPE_CHECKING:
+    import keras
+
+    from keras_resnet.weights import Checkpoint, Origin
 
 TARGETS = (".safetensors", ".keras", ".weights.h5")
 
 
-def convert(source, target, model=None, sha256=None, mean=None, std=None):
+@dataclasses.dataclass(frozen=True)
+class ConversionOptions:
+    """What is known of the weights beside their file."""
+
+    model: str | None = option(None, "Network; told from the weights if not given.")
+    sha256: str | None = option(None, "Of a file at an address, as published.")
+    mean: tuple[str, ...] | None = option(
+        None, "Subtracted from RGB, 0 to 255; the file's."
+    )
+    std: tuple[str, ...] | None = option(None, "RGB is divided by it; the file's.")
+
+
+def convert(
+    source: str,
+    target: str,
+    model: str | None = None,
+    sha256: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> "keras.Model":
     """Converts weights.
 
     Args:
-        source: a file that `weights=` accepts; published weights, as
+        source: File that `weights=` accepts; published weights, such as
             `"resnet50/torchvision_v2"`; or the address of such a file.
-        target: the file to write: `.safetensors`, `.keras` or `.weights.h5`.
-        model: name of the architecture; `None` reads it from the weights. A plain
-            net's are those of the residual net with shortcut A.
-        sha256: of the file at an address, in hex digits; what its publisher states.
-        mean: of red, green and blue, from 0 to 255, that the network was trained
+        target: File to write: `.safetensors`, `.keras` or `.weights.h5`.
+        model: Name of the architecture; `None` reads it from the weights. A plain
+            network's weights are those of the residual network with shortcut A.
+        sha256: Hash of the file at an address, in hex digits, as its publisher states.
+        mean: Mean of red, green and blue, from 0 to 255, that the network was trained
             to subtract; `None` is what the file says or its origin's habit.
-        std: the same, to divide by.
+        std: Standard deviation of red, green and blue, to divide by.
 
     Returns:
-        The `keras.Model` that was written.
+        The network that was written.
 
     Raises:
-        InputError: the source cannot be used, or the target's kind is unknown.
-        OSError: the target cannot be written.
+        InputError: The source cannot be used, or the target's kind is unknown.
+        OSError: The target cannot be written.
     """
-    import dataclasses
-
-    from keras_resnet.support import InputError
     from keras_resnet.weights import PIXELS, save_model, save_state_dict, save_weights
     from keras_resnet.zoo import build_from_checkpoint
 
@@ -56,17 +86,9 @@ def convert(source, target, model=None, sha256=None, mean=None, std=None):
             f"The target must be a file {', '.join(TARGETS)} in a folder that is there. "
             f"Received: {target!r}"
         )
-    if (mean is None) != (std is None) or any(
-        values is not None
-        and not (len(values) == 3 and all(low <= v <= 255 for v in values))
-        for values, low in ((mean, 0), (std, 1e-3))
-    ):
-        raise InputError(
-            "mean and std go together, three numbers each, from 0 to 255. "
-            f"Received: mean={mean}, std={std}"
-        )
+    _check_pixels(mean, std)
     checkpoint = open_source(source, sha256)
-    if mean:
+    if mean and std:
         pixels = checkpoint.origin.pixels or PIXELS["torch"]
         pixels = pixels._replace(mean=tuple(mean), variance=tuple(s * s for s in std))
         origin = dataclasses.replace(checkpoint.origin, pixels=pixels)
@@ -76,13 +98,25 @@ def convert(source, target, model=None, sha256=None, mean=None, std=None):
     return network
 
 
-def open_source(source, sha256=None):
+def _check_pixels(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    """Refuses a mean without a standard deviation, and numbers that are neither."""
+    if (mean is None) != (std is None) or any(
+        values is not None
+        and not (len(values) == 3 and all(low <= v <= 255 for v in values))
+        for values, low in ((mean, 0), (std, 1e-3))
+    ):
+        raise InputError(
+            "mean and std go together, three numbers each, from 0 to 255. "
+            f"Received: mean={mean}, std={std}"
+        )
+
+
+def open_source(source: str, sha256: str | None = None) -> "Checkpoint":
     """Opens a file, published weights, or a file at an address.
 
     Raises:
-        InputError: there is none, or an address comes without its hash.
+        InputError: There is none, or an address comes without its hash.
     """
-    from keras_resnet.support import InputError
     from keras_resnet.weights import (
         ENDINGS,
         cache_folder,
@@ -118,38 +152,37 @@ def open_source(source, sha256=None):
     )
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     """Reads the flags, converts and says what was written."""
-    from keras_resnet.support import InputError
+    from keras_resnet.weights import origin_of
 
     if len(argv) != 2:
         raise InputError(
             "Name the weights to read and the file to write: convert SOURCE TARGET. "
             f"Received: {' '.join(argv) or 'nothing'}"
         )
-    values = flags.FLAGS
+    options = read_flags(ConversionOptions)
     try:
         mean, std = (
-            [float(v) for v in given] if given else None
-            for given in (values.mean, values.std)
+            [float(value) for value in values] if values else None
+            for values in (options.mean, options.std)
         )
     except ValueError:
         raise InputError(
             "mean and std must be three numbers each, such as 123.7,116.3,103.5. "
-            f"Received: mean={values.mean}, std={values.std}"
+            f"Received: mean={options.mean}, std={options.std}"
         ) from None
-    model = convert(argv[0], argv[1], values.model, values.sha256, mean, std)
-    size = os.path.getsize(argv[1]) / 1e6
-    if argv[1].endswith(".safetensors"):
-        print(_for_torch(model), file=sys.stderr)
-    print(f"{model.name}, {model.count_params():,} numbers, {size:.1f} MB: {argv[1]}")
-
-
-def _for_torch(model):
-    """What somebody must know who opens the weights in torch."""
-    from keras_resnet.weights import origin_of
-
+    source, target = argv
+    model = convert(source, target, options.model, options.sha256, mean, std)
+    size = os.path.getsize(target) / 1e6
     origin = origin_of(model, "")
+    if origin and target.endswith(".safetensors"):
+        print(_for_torch(origin), file=sys.stderr)
+    print(f"{model.name}, {model.count_params():,} numbers, {size:.1f} MB: {target}")
+
+
+def _for_torch(origin: "Origin") -> str:
+    """Returns what somebody must know who opens the weights in torch."""
     text = "In torch, take pixels from 0 to 1"
     if origin.pixels:
         mean = ", ".join(f"{value / 255:.4g}" for value in origin.pixels.mean)
@@ -166,10 +199,5 @@ def _for_torch(model):
 
 
 if __name__ == "__main__":
-    from keras_resnet.support import run_command
-
-    flags.DEFINE_string("model", None, "Network; told from the weights if not given.")
-    flags.DEFINE_string("sha256", None, "Of a file at an address, as published.")
-    flags.DEFINE_list("mean", None, "Subtracted from RGB, 0 to 255; the file's.")
-    flags.DEFINE_list("std", None, "RGB is divided by it; the file's.")
+    define_flags(ConversionOptions)
     run_command(main, positional=True)

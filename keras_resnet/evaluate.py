@@ -6,96 +6,142 @@ python -m keras_resnet.evaluate --model=resnet50 --weights=torchvision_v2
 --dataset=folder:imagenet/val --views=10crop
 """
 
+import dataclasses
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
-from absl import flags
+from keras_resnet.spec import ModelOptions
+from keras_resnet.support import (
+    define_flags,
+    option,
+    read_flags,
+    run_command,
+    takes_options,
+)
+
+if TYPE_CHECKING:
+    from keras_resnet.data import Dataset, Split
+    from keras_resnet.evaluation import Classifier
 
 
-def evaluate(
-    model="runs/resnet20-digits",
-    weights=None,
-    dataset=None,
-    data_dir=None,
-    split=None,
-    views="single",
-    image_size=None,
-    batch_size=256,
-    strategy="mirrored",
-    virtual_devices=0,
-    recalibrate_bn=False,
-    output=None,
-    predictions=None,
-):
-    """Evaluates a network and writes what it found.
+@dataclasses.dataclass(frozen=True)
+class EvaluationOptions(ModelOptions):
+    """What a network is evaluated on, and how."""
+
+    dataset: str | None = option(
+        None, "digits, folder:PATH or a TFDS name; the model's own."
+    )
+    data_dir: str | None = option(
+        None, "Folder of prepared TFDS sets; TFDS's own if not given."
+    )
+    split: str | None = option(None, "test, train or all; the images held out.")
+    views: str = option("single", "single, 10crop or multiscale.")
+    batch_size: int = option(256, "Images a step, all replicas together.", 1)
+    strategy: str = option("mirrored", "one_device or mirrored (all GPUs, or the CPU).")
+    virtual_devices: int = option(0, "Split the CPU in that many, for trying out.", 0)
+    recalibrate_bn: bool = option(False, "Recompute BN statistics on training images.")
+    output: str | None = option(None, "Folder for the report; in the run folder.")
+    predictions: str | None = option(None, "CSV to write, a row for each image.")
+
+
+@takes_options(EvaluationOptions)
+def evaluate(options: EvaluationOptions) -> dict[str, Any]:
+    """Evaluates a network and writes a report.
+
+    The report is `evaluation.json`, `per_class.csv` and `confusion.png`. Without a
+    `split`, the images are those held out, or a whole folder if it has no held-out
+    part and the network was not trained on it. With `recalibrate_bn`, the model is
+    kept as `recalibrated.keras`, in the run folder or in `output`.
 
     Args:
-        model: a run folder, a `.keras` file, or the name of a network.
-        weights: with the name of a network; see `keras_resnet.ResNet50`.
-        dataset: see `keras_resnet.data.load_dataset`; `None` is the one that the
-            model was trained on.
-        data_dir: where TFDS keeps its sets.
-        split: `"test"`, `"train"` or `"all"`. `None` is the images held out, or
-            all of a folder that has no part held out and was not trained on.
-        views: see `keras_resnet.evaluation.Evaluator`.
-        image_size: with the name of a network; height and width of its input in
-            pixels.
-        batch_size: images in a step, over all replicas; changes no result.
-        strategy: `"one_device"` or `"mirrored"`.
-        virtual_devices: splits the CPU in that many devices, for trying out.
-        recalibrate_bn: whether to recompute the statistics of batch normalisation
-            over training images first (see `keras_resnet.batch_norm`). The model is
-            kept as `recalibrated.keras`, in the run folder or in `output`.
-        output: folder for `evaluation.json`, `per_class.csv` and
-            `confusion.png`; `None` is `evaluation` in the run folder, or
-            `evaluation/NAME`.
-        predictions: path of a CSV to write with a row for each image.
+        {options}
 
     Returns:
-        A dict; see `keras_resnet.evaluation.Predictions.summary`.
+        The values of `Predictions.summary` in `keras_resnet.evaluation.evaluator`, and
+        the folder of the report as `"output"`.
 
     Raises:
-        InputError: an argument cannot be used.
-        OSError: the output cannot be written.
+        InputError: An argument cannot be used.
+        OSError: The output cannot be written.
     """
-    from keras_resnet.data import check_batch_size, resolve_dataset_name
+    from keras_resnet.data import check_batch_size
     from keras_resnet.distribution import make_strategy
     from keras_resnet.evaluation import (
         VIEWS,
         Evaluator,
         load_classifier,
-        load_images,
         predictions_csv,
-        recalibrate,
         write_report,
     )
-    from keras_resnet.support import InputError, choose, progress_bar, write_file
-    from keras_resnet.weights import save_model
+    from keras_resnet.support import choose, progress_bar, write_file
 
-    choose("views", views, VIEWS)
-    if split is not None:
-        choose("split", split, ("test", "train", "all"))
-    choose("strategy", strategy, ("one_device", "mirrored"))
-    strategy = make_strategy(strategy, virtual_devices)
-    check_batch_size(batch_size, strategy.num_replicas_in_sync)
+    choose("views", options.views, VIEWS)
+    if options.split is not None:
+        choose("split", options.split, ("test", "train", "all"))
+    choose("strategy", options.strategy, ("one_device", "mirrored"))
+    strategy = make_strategy(options.strategy, options.virtual_devices)
+    check_batch_size(options.batch_size, strategy.num_replicas_in_sync)
     with strategy.scope():
-        classifier = load_classifier(model, weights, image_size)
+        classifier = load_classifier(options.model, options.weights, options.image_size)
+    model, preprocessing = classifier.model, classifier.preprocessing
+    images = _load_images(options, classifier)
+    split = _choose_split(images, options.split)
+    evaluator = Evaluator(
+        model, split, preprocessing, options.batch_size, strategy, options.views
+    )
+    output = _make_folders(options, classifier)
+    if options.recalibrate_bn:
+        _recalibrate(options, classifier, images, strategy, output)
+    with progress_bar("evaluating", evaluator.steps) as advance:
+        predictions = evaluator.predict(advance)
+    has_parts = images.own_split or len(images.train)
+    write_report(
+        output,
+        classifier,
+        predictions,
+        dataset=images.name,
+        split=options.split or "test" if has_parts else "whole",
+        views=options.views,
+        recalibrated=options.recalibrate_bn,
+    )
+    if options.predictions:
+        table = predictions_csv(predictions, split.names(), classifier.classes)
+        write_file(options.predictions, table)
+    return predictions.summary() | {"output": output}
+
+
+def _load_images(options: EvaluationOptions, classifier: "Classifier") -> "Dataset":
+    """Loads the data set; only its held-out part where the rest is not needed."""
+    from keras_resnet.data import resolve_dataset_name
+    from keras_resnet.evaluation import load_images
+
+    run, dataset = classifier.provenance.run, options.dataset
+    is_foreign = run is None or (
+        dataset and resolve_dataset_name(dataset) != run.dataset
+    )
+    only_test = options.split in (None, "test") and not options.recalibrate_bn
+    return load_images(
+        classifier, dataset, options.data_dir, bool(is_foreign and only_test)
+    )
+
+
+def _choose_split(images: "Dataset", name: str | None) -> "Split":
+    if name == "all":
+        return images.train + images.test
+    return images.train if name == "train" else images.test
+
+
+def _make_folders(options: EvaluationOptions, classifier: "Classifier") -> str:
+    """Makes the folders that are written to, and returns that of the report."""
+    from keras_resnet.support import InputError
+
+    output = options.output
     if output is None:
         output = os.path.join("evaluation", classifier.name)
         if classifier.folder:
             output = os.path.join(classifier.folder, "evaluation")
-    own = classifier.settings.get("dataset")
-    foreign = own is None or (dataset and resolve_dataset_name(dataset) != own)
-    only_test = bool(split in (None, "test") and foreign and not recalibrate_bn)
-    images = load_images(classifier, dataset, data_dir, only_test)
-    chosen = {
-        "train": images.train,
-        "all": images.train + images.test,
-    }.get(split or "test", images.test)
-    evaluator = Evaluator(
-        classifier.model, chosen, classifier.preprocessing, batch_size, strategy, views
-    )
-    for folder in (output, os.path.dirname(predictions or "") or "."):
+    for folder in (output, os.path.dirname(options.predictions or "") or "."):
         try:
             os.makedirs(folder, exist_ok=True)
         except OSError as error:
@@ -103,90 +149,44 @@ def evaluate(
                 "The report must go to a folder that can be written. "
                 f"Received: {folder!r} ({error.strerror})"
             ) from None
-    if recalibrate_bn:
-        if not len(images.train):
-            raise InputError(f"{images.name} has no training images to recalibrate on")
-        used = recalibrate(
-            classifier.model,
-            images.train,
-            classifier.preprocessing,
-            batch_size,
-            strategy,
-        )
-        print(f"Batch normalisation recalibrated on {used:,} training images")
-        path = os.path.join(classifier.folder or output, "recalibrated.keras")
-        save_model(classifier.model, path)
-    with progress_bar("evaluating", evaluator.steps) as advance:
-        found = evaluator.predict(advance)
-    write_report(
-        output,
-        classifier,
-        found,
-        dataset=images.name,
-        split=split or "test" if images.own_split or len(images.train) else "whole",
-        views=views,
-        recalibrated=recalibrate_bn,
-    )
-    if predictions:
-        write_file(
-            predictions, predictions_csv(found, chosen.names(), classifier.classes)
-        )
-    return found.summary() | {"output": output}
+    return output
 
 
-def main(argv):
+def _recalibrate(
+    options: EvaluationOptions,
+    classifier: "Classifier",
+    images: "Dataset",
+    strategy: Any,
+    output: str,
+) -> None:
+    """Recalibrates batch normalisation in place, and saves the model."""
+    from keras_resnet.evaluation import recalibrate
+    from keras_resnet.support import InputError
+    from keras_resnet.weights import save_model
+
+    if not len(images.train):
+        raise InputError(f"{images.name} has no training images to recalibrate on")
+    model, preprocessing = classifier.model, classifier.preprocessing
+    used = recalibrate(model, images.train, preprocessing, options.batch_size, strategy)
+    print(f"Batch normalisation recalibrated on {used:,} training images")
+    save_model(model, os.path.join(classifier.folder or output, "recalibrated.keras"))
+
+
+def main(argv: list[str]) -> None:
     """Reads the flags, evaluates and prints one line."""
     del argv
-    found = evaluate(**{name: flags.FLAGS[name].value for name in _FLAGS})
-    right = round(found["accuracy"] * found["images"])
-    kind = "" if flags.FLAGS.split in ("all", "train") else "held-out "
+    options = read_flags(EvaluationOptions)
+    result = evaluate(options)
+    right = round(result["accuracy"] * result["images"])
+    kind = "" if options.split in ("all", "train") else "held-out "
     print(
-        f"{right:,} of {found['images']:,} {kind}images right: top-1 "
-        f"{found['accuracy']:.2%}, top-5 {found['top5_accuracy']:.2%}, "
-        f"loss {found['loss']:.4f}"
+        f"{right:,} of {result['images']:,} {kind}images right: top-1 "
+        f"{result['accuracy']:.2%}, top-5 {result['top5_accuracy']:.2%}, "
+        f"loss {result['loss']:.4f}"
     )
-    print(f"per class, and a confusion picture: {found['output']}", file=sys.stderr)
-
-
-_FLAGS = (
-    "model",
-    "weights",
-    "dataset",
-    "data_dir",
-    "split",
-    "views",
-    "image_size",
-    "batch_size",
-    "strategy",
-    "virtual_devices",
-    "recalibrate_bn",
-    "output",
-    "predictions",
-)
+    print(f"per class, and a confusion picture: {result['output']}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    from keras_resnet.support import define_model_flags, run_command
-
-    define_model_flags()
-    flags.DEFINE_string(
-        "dataset", None, "digits, folder:PATH or a TFDS name; the model's own."
-    )
-    flags.DEFINE_string(
-        "data_dir", None, "Folder of prepared TFDS sets; TFDS's own if not given."
-    )
-    flags.DEFINE_string("split", None, "test, train or all; the images held out.")
-    flags.DEFINE_string("views", "single", "single, 10crop or multiscale.")
-    flags.DEFINE_integer("batch_size", 256, "Images a step, all replicas together.", 1)
-    flags.DEFINE_string(
-        "strategy", "mirrored", "one_device or mirrored (all GPUs, or the CPU)."
-    )
-    flags.DEFINE_integer(
-        "virtual_devices", 0, "Split the CPU in that many, for trying out.", 0
-    )
-    flags.DEFINE_bool(
-        "recalibrate_bn", False, "Recompute BN statistics on training images."
-    )
-    flags.DEFINE_string("output", None, "Folder for the report; in the run folder.")
-    flags.DEFINE_string("predictions", None, "CSV to write, a row for each image.")
+    define_flags(EvaluationOptions)
     run_command(main)

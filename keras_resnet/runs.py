@@ -10,36 +10,82 @@ import math
 import os
 import pathlib
 import re
-import sys
+from collections.abc import Iterator
+from typing import Any
 
-from keras_resnet.spec import Recipe
-from keras_resnet.support import InputError
+from keras_resnet.support import (
+    InputError,
+    define_flags,
+    format_table,
+    option,
+    read_flags,
+    run_command,
+    to_csv,
+)
 
 
-def list_runs(root):
+@dataclasses.dataclass(frozen=True)
+class ListOptions:
+    """How runs are listed."""
+
+    csv: bool = option(False, "Print CSV instead of a table.")
+
+
+@dataclasses.dataclass
+class Outcome:
+    """What became of a run; the columns of the table. `None` is unknown.
+
+    Attributes:
+        name: Path of the folder.
+        model: Name of the network.
+        dataset: Name of the data set.
+        recipe: Name of the recipe.
+        epochs_done: Number of epochs with metrics.
+        epochs: Number of epochs that the run was to have.
+        best_accuracy: Best accuracy on the held-out images, from 0 to 1.
+        last_accuracy: Accuracy on the held-out images after the last epoch.
+        last_loss: Loss on the held-out images after the last epoch.
+        seed: Random seed.
+        state: `"done"`, `"at step N of M"` (the run goes on, or was cut short there),
+            or what is wrong with the folder.
+        commit: Commit of the checkout that began the run.
+    """
+
+    name: str
+    model: str | None = None
+    dataset: str | None = None
+    recipe: str | None = None
+    epochs_done: int | None = None
+    epochs: int | None = None
+    best_accuracy: float | None = None
+    last_accuracy: float | None = None
+    last_loss: float | None = None
+    seed: int | None = None
+    state: str = ""
+    commit: str | None = None
+
+
+def list_runs(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Lists the run folders below a folder, and what became of each.
 
     Args:
-        root: a run folder, or a folder of them, at any depth.
+        root: Run folder, or folder of them, at any depth.
 
     Returns:
-        Dicts with the keys `name` (its path), `model`, `dataset`, `recipe`,
-        `epochs_done`, `epochs`, `best_accuracy`, `last_accuracy`, `last_loss`,
-        `seed`, `state` and `commit`, the best first; `None` where something is not
-        known. The accuracies and the loss are of the held-out images; `state` is
-        `"done"`, `"at step N of M"` (it runs, or was cut short there), or says what
-        is wrong with the folder.
+        The fields of `Outcome` as a dict for each run, the best first.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: There is no such folder.
     """
     if not os.path.isdir(root):
         raise InputError(f"There is no folder {os.fspath(root)!r}")
-    found = [_outcome(folder) for folder in _run_folders(os.fspath(root))]
-    return sorted(found, key=lambda run: (-(run["best_accuracy"] or 0), run["name"]))
+    outcomes = [
+        dataclasses.asdict(_outcome(folder)) for folder in _run_folders(os.fspath(root))
+    ]
+    return sorted(outcomes, key=lambda run: (-(run["best_accuracy"] or 0), run["name"]))
 
 
-def _run_folders(root):
+def _run_folders(root: str) -> Iterator[str]:
     """Yields each folder with a record, and each that has nothing of the kind."""
     if os.path.exists(os.path.join(root, "run.json")):
         yield root
@@ -51,126 +97,99 @@ def _run_folders(root):
             yield from list(_run_folders(entry.path)) or [entry.path]
 
 
-def _outcome(folder):
+def _outcome(folder: str) -> Outcome:
     from keras_resnet.evaluation import read_record
 
-    run = dict.fromkeys(
-        ("name", "model", "dataset", "recipe", "epochs_done", "epochs",
-         "best_accuracy", "last_accuracy", "last_loss", "seed", "state", "commit")
-    )  # fmt: skip
-    run["name"] = folder
+    run = Outcome(folder)
     try:
         record = read_record(folder)
         if record is None:
-            return {**run, "state": "not a run folder"}
-        settings = record["settings"]
-        for key in ("model", "dataset", "recipe", "seed"):
-            run[key] = settings[key]
-        run["commit"] = record.get("commit")
-        steps, total = _steps(settings)
-        run["epochs"] = math.ceil(total / steps)
-    except (InputError, KeyError, TypeError, ValueError, ZeroDivisionError):
-        return {**run, "state": "run.json is damaged"}
+            return dataclasses.replace(run, state="not a run folder")
+        spec, run.commit = record.spec, record.commit
+        run.model, run.dataset, run.seed = spec.model, spec.dataset, spec.seed
+        run.recipe = spec.recipe_name
+        run.epochs = math.ceil(spec.total_steps / spec.steps_per_epoch)
+    except (InputError, TypeError, ValueError, ZeroDivisionError):
+        return dataclasses.replace(run, state="run.json is damaged")
     try:
-        rows = _read_rows(folder)
+        accuracies, losses = _read_metrics(folder)
     except (KeyError, TypeError, ValueError, csv.Error):
-        return {**run, "state": "metrics.csv is damaged"}
-    run["epochs_done"] = len(rows)
-    if rows:
-        accuracies = [row["val_accuracy"] for row in rows]
-        run["best_accuracy"], run["last_accuracy"] = max(accuracies), accuracies[-1]
-        run["last_loss"] = rows[-1]["val_loss"]
+        return dataclasses.replace(run, state="metrics.csv is damaged")
+    run.epochs_done = len(accuracies)
+    if accuracies:
+        run.best_accuracy, run.last_accuracy = max(accuracies), accuracies[-1]
+        run.last_loss = losses[-1]
+    run.state = f"at step {_newest_step(folder)} of {spec.total_steps}"
     if os.path.exists(os.path.join(folder, "final.keras")):
-        return {**run, "state": "done"}
-    return {**run, "state": f"at step {_newest_step(folder)} of {total}"}
+        run.state = "done"
+    return run
 
 
-def _steps(settings):
-    """Steps of an epoch, and in all; as `keras_resnet.pipelines.steps_per_epoch` has it."""
-    fields = {field.name for field in dataclasses.fields(Recipe)}
-    recipe = Recipe(**{k: v for k, v in settings.items() if k in fields})
-    full, rest = divmod(settings["images"][0], recipe.batch_size)
-    steps = full + (rest >= recipe.shares(settings["replicas"]))
-    return steps, recipe.iterations or recipe.epochs * steps
-
-
-def _read_rows(folder):
+def _read_metrics(folder: str) -> tuple[list[float], list[float]]:
+    """Returns the validation accuracy and the validation loss of each epoch."""
     path = os.path.join(folder, "metrics.csv")
     if not os.path.exists(path):
-        return []
+        return [], []
     with open(path, encoding="utf-8", newline="") as file:
-        return [
-            {key: float(row[key]) for key in ("val_accuracy", "val_loss")}
-            for row in csv.DictReader(file)
-        ]
+        rows = list(csv.DictReader(file))
+    accuracies, losses = (
+        [float(row[name]) for row in rows] for name in ("val_accuracy", "val_loss")
+    )
+    return accuracies, losses
 
 
-def _newest_step(folder):
-    """The step of the newest checkpoint that was written to the end; 0 if none."""
+def _newest_step(folder: str) -> int:
+    """Returns the step of the newest checkpoint that is whole; 0 if there is none."""
     note = pathlib.Path(folder, "checkpoints", "checkpoint")
     if not note.exists():
         return 0
     text = note.read_text(encoding="utf-8", errors="replace")
-    found = re.match(r'model_checkpoint_path: ".*step-(\d+)"', text)
-    return int(found[1]) if found else 0
+    match = re.match(r'model_checkpoint_path: ".*step-(\d+)"', text)
+    return int(match[1]) if match else 0
 
 
-def _table(runs):
-    """The runs as lines of text, a column for each of their keys."""
+def _table(runs: list[dict[str, Any]]) -> str:
+    """Returns the runs as lines of text, a column for each of their keys."""
 
-    def share(value):
-        return "" if value is None else f"{value:.2%}"
+    def text(value: object, form: str = "") -> str:
+        return "" if value is None else format(value, form)
 
-    lines = [
+    rows = [
         ("name", "model", "dataset", "recipe", "epochs", "best", "last", "loss",
          "seed", "state", "commit")
     ]  # fmt: skip
     for run in runs:
         commit, dirty, _ = (run["commit"] or "").partition("-dirty")
         known = run["epochs_done"] is not None
-        lines.append(
+        rows.append(
             (
                 run["name"],
-                run["model"] or "",
-                run["dataset"] or "",
-                run["recipe"] or "",
+                text(run["model"]),
+                text(run["dataset"]),
+                text(run["recipe"]),
                 f"{run['epochs_done']}/{run['epochs']}" if known else "",
-                share(run["best_accuracy"]),
-                share(run["last_accuracy"]),
-                "" if run["last_loss"] is None else f"{run['last_loss']:.4f}",
-                "" if run["seed"] is None else str(run["seed"]),
+                text(run["best_accuracy"], ".2%"),
+                text(run["last_accuracy"], ".2%"),
+                text(run["last_loss"], ".4f"),
+                text(run["seed"]),
                 run["state"],
                 commit[:10] + dirty,
             )
         )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if 4 <= place <= 8 else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return format_table(rows, left=(0, 1, 2, 3, 9, 10))
 
 
-def main(argv, as_csv=False):
+def main(argv: list[str]) -> None:
     """Prints the runs in the named folders; all below `runs/` if none is named."""
-    found = {run["name"]: run for root in argv or ["runs"] for run in list_runs(root)}
-    runs = sorted(found.values(), key=lambda run: -(run["best_accuracy"] or 0))
-    if as_csv:
-        writer = csv.DictWriter(
-            sys.stdout, _outcome(os.devnull).keys(), lineterminator="\n"
-        )
-        writer.writeheader()
-        writer.writerows(runs)
+    by_name = {run["name"]: run for root in argv or ["runs"] for run in list_runs(root)}
+    runs = sorted(by_name.values(), key=lambda run: -(run["best_accuracy"] or 0))
+    if read_flags(ListOptions).csv:
+        columns = [field.name for field in dataclasses.fields(Outcome)]
+        print(to_csv(runs, columns), end="")
     else:
         print(_table(runs) if runs else "There are no runs yet.")
 
 
 if __name__ == "__main__":
-    from absl import flags
-
-    from keras_resnet.support import run_command
-
-    flags.DEFINE_boolean("csv", False, "Print CSV instead of a table.")
-    run_command(lambda argv: main(argv, flags.FLAGS.csv), positional=True)
+    define_flags(ListOptions)
+    run_command(main, positional=True)

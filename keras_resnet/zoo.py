@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import keras
@@ -17,9 +17,9 @@ from keras import KerasTensor, layers
 
 from keras_resnet.nets import (
     Head,
+    Shape,
     build_network,
     channel_axis,
-    make_input,
     without_random_kernels,
 )
 from keras_resnet.spec import Variant, find_variant
@@ -35,10 +35,9 @@ from keras_resnet.weights import (
 
 Weights = str | os.PathLike[str] | Checkpoint
 Activation = str | Callable[..., Any] | None
-Shape = Sequence[int | None]
 
 
-def ResNet(  # noqa: PLR0913 (keras.applications' signature)
+def ResNet(  # noqa: PLR0913, PLR0917 (keras.applications' signature)
     variant: str,
     include_top: bool = True,
     weights: Weights | None = None,
@@ -73,24 +72,30 @@ def ResNet(  # noqa: PLR0913 (keras.applications' signature)
         InputError: An argument is not one of those accepted.
     """
     row = find_variant(variant)
+    name = name or str(variant).lower()
     checkpoint = None
     if weights is not None:
         checkpoint = open_checkpoint(weights, str(variant).lower())
     row = row.changed(**variation)
+    normalise = None
     if checkpoint:
-        stride_on = _follow(checkpoint.origin, row, variation.get("stride_on"))
-        row = row.changed(stride_on=stride_on)
-        classes = checkpoint.classes if classes is None else classes
+        origin = checkpoint.origin
+        row = row.changed(stride_on=_follow(origin, row, variation.get("stride_on")))
+        if classes is None:
+            classes = checkpoint.classes
         if input_shape is None and row.stem == "cifar":
-            input_shape = _shape_of(checkpoint.origin.pixels)
-    head = Head(include_top, classes, classifier_activation, pooling)
-    head.check()
-    image, pixels = make_input(row, input_tensor, input_shape)
-    if checkpoint and checkpoint.origin.pixels:
-        pixels = _normalise(pixels, checkpoint.origin, checkpoint.origin.pixels)
+            input_shape = _shape_of(origin.pixels)
+        if origin.pixels:
+            normalise = functools.partial(_normalise, origin, origin.pixels)
     with without_random_kernels() if checkpoint else contextlib.nullcontext():
         model = build_network(
-            row, image, pixels, name or str(variant).lower(), head, output_stride
+            row,
+            name,
+            Head(include_top, classes, classifier_activation, pooling),
+            output_stride,
+            input_tensor=input_tensor,
+            input_shape=input_shape,
+            normalise=normalise,
         )
     if checkpoint:
         assign_weights(model, checkpoint)
@@ -116,7 +121,7 @@ def _follow(origin: Origin, row: Variant, stride_on: str | None) -> str | None:
     return stride_on or origin.stride_on
 
 
-def _normalise(x: KerasTensor, origin: Origin, pixels: Pixels) -> KerasTensor:
+def _normalise(origin: Origin, pixels: Pixels, x: KerasTensor) -> KerasTensor:
     """Maps raw pixels to what the weights were trained on."""
     channels = x.shape[channel_axis()]
     if channels != len(pixels.mean):
@@ -185,17 +190,18 @@ def build_from_checkpoint(
         channels = kernel.shape[2]
     size = image_size or (pixels and pixels.size) or find_variant(name).size
     model = ResNet(
-        name,
-        weights=checkpoint,
-        input_shape=_input_shape(size, channels),
-        **variation,
+        name, weights=checkpoint, input_shape=_input_shape(size, channels), **variation
     )
     model.origin = dataclasses.replace(model.origin, model=name)
     return model
 
 
 class Constructor(Protocol):
-    """A named constructor, such as `keras_resnet.ResNet50`."""
+    """A named constructor, such as `keras_resnet.ResNet50`.
+
+    Its parameters are those of keras.applications, in their order, then what may be
+    changed of the variant. Defaults given as `...` are the variant's.
+    """
 
     __name__: str
 
@@ -208,27 +214,21 @@ class Constructor(Protocol):
         pooling: str | None = None,
         classes: int | None = None,
         classifier_activation: Activation = "softmax",
-        name: str = ...,
+        name: str | None = ...,
         *,
+        shortcut: str | None = ...,
+        stride_on: str | None = None,
         output_stride: int | None = None,
-        **variation: Any,
+        stem: str | None = ...,
+        preact: bool | None = ...,
+        avg_down: bool | None = ...,
+        se: bool | None = ...,
+        groups: int | None = ...,
+        group_width: int | None = ...,
+        zero_gamma: bool | None = ...,
+        stochastic_depth: float | None = ...,
     ) -> keras.Model:
         """Builds the network; see `keras_resnet.ResNet50`."""
-
-
-# What a constructor may change of its row. The rest makes another architecture.
-_VARIATION = (
-    "shortcut",
-    "stride_on",
-    "stem",
-    "preact",
-    "avg_down",
-    "se",
-    "groups",
-    "group_width",
-    "zero_gamma",
-    "stochastic_depth",
-)
 
 
 @functools.cache
@@ -241,14 +241,15 @@ def constructor(title: str) -> Constructor:
     """
     key = title.lower()
     row = find_variant(key)
-    defaults = {field: getattr(row, field) for field in _VARIATION}
-    # The weights decide, or else the row.
-    defaults["stride_on"] = None
-    signature = _signature(key, defaults)
+    signature = _signature(row, key)
 
     def build(*args: Any, **kwargs: Any) -> keras.Model:
-        given = signature.bind(*args, **kwargs)
-        return ResNet(key, *given.args, **{**defaults, **given.kwargs})
+        try:
+            given = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{title}() {error}") from None
+        given.apply_defaults()
+        return ResNet(key, **given.arguments)
 
     build.__name__ = build.__qualname__ = title
     build.__module__ = __package__
@@ -269,20 +270,17 @@ def constructor(title: str) -> Constructor:
     return build
 
 
-def _signature(key: str, defaults: dict[str, Any]) -> inspect.Signature:
-    """Returns the signature of `ResNet` with the fields of a row spelled out."""
-    _, *parameters, variation = inspect.signature(ResNet).parameters.values()
-    kind = inspect.Parameter.KEYWORD_ONLY
-    spelled_out = [
-        inspect.Parameter(field, kind, default=default)
-        for field, default in defaults.items()
-    ]
-    named = [
-        p.replace(default=key) if p.name == "name" else p
-        for p in [*parameters, *spelled_out]
-    ]
-    del variation
-    return inspect.Signature(named, return_annotation=keras.Model)
+def _signature(row: Variant, name: str) -> inspect.Signature:
+    """Returns the signature of a constructor, with the defaults of a variant."""
+    defaults = {**dataclasses.asdict(row), "name": name}
+    signature = inspect.signature(Constructor.__call__)
+    _, *parameters = signature.parameters.values()  # Without `self`.
+    return signature.replace(
+        parameters=[
+            p.replace(default=defaults[p.name]) if p.default is ... else p
+            for p in parameters
+        ]
+    )
 
 
 def _source(row: Variant) -> str:

@@ -1,7 +1,13 @@
-"""Whether an artifact agrees with its Keras model."""
+"""Whether an artifact agrees with its Keras model.
+
+Two kinds of limit. An artifact in float32 must give the same logits, up to
+rounding. One in lower precision is judged on held-out images by a paired
+comparison: which images the one has right and the other wrong.
+"""
 
 import dataclasses
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -13,10 +19,10 @@ class Limit:
     """What an artifact may differ by from its Keras model.
 
     Attributes:
-        agreement: share of the images on which it must name the same class.
-        logits: largest difference of a logit, over the largest logit.
-        loss_points: accuracy that it may be shown to lose, in points: the lower end
-            of the 95 % interval may not lie above it.
+        agreement: Smallest fraction of the images on which both name the same class.
+        logits: Largest difference of a logit, as a fraction of the largest logit.
+        loss_points: Largest loss of accuracy in percentage points: the lower end of
+            its 95 % interval may not lie above.
     """
 
     agreement: float
@@ -32,26 +38,26 @@ LIMITS = {
 }
 
 
-# Where there are images enough to tell: int8 of nets that were trained as the paper
-# has it, and as is done since.
+# With at least MANY images, int8 has narrower limits: one for networks that were
+# trained by the paper's recipe, one for newer recipes.
 MANY = 5000
 
 
 LOSS_POINTS = {"paper": 0.3, "modern": 0.6}
 
 
-# An artifact's answers to the images of check.npz on another machine, whose kernels
-# round otherwise: share of them that may differ from those at export, by precision.
+# Kernels of another machine round differently: fraction of the images in check.npz
+# whose answer may differ from that at export, by precision.
 DRIFT = {"float32": 0.01, "float16": 0.01, "int8": 0.05}
 
 
-def limit_of(precision, images, modern):
+def limit_of(precision: str, images: int, modern: bool) -> Limit:
     """Returns the `Limit` of an artifact.
 
     Args:
-        precision: a key of `LIMITS`.
-        images: the number that it is judged on.
-        modern: whether the network was trained by more than the paper's recipe.
+        precision: A key of `LIMITS`.
+        images: Number of images that the artifact is judged on.
+        modern: Whether the network was trained by more than the paper's recipe.
     """
     limit = LIMITS[precision]
     if limit.loss_points is None or images < MANY:
@@ -69,15 +75,15 @@ class Comparison:
     """An artifact beside its Keras model on the same images.
 
     Attributes:
-        images: their number.
-        right: how many the artifact names rightly.
-        keras_right: how many the Keras model does.
-        agreement: share on which both name the same class.
-        loss_points: accuracy lost by the artifact, in points.
-        loss_interval: its 95 % interval, in points.
-        difference: the largest difference of any probability.
-        logit_difference: the largest difference of any logit, over the largest
-            logit; infinite where a probability is 0, as in int8.
+        images: Number of images.
+        right: Number of images that the artifact classifies correctly.
+        keras_right: Number of images that the Keras model classifies correctly.
+        agreement: Fraction of the images on which both name the same class.
+        loss_points: Accuracy lost by the artifact, in percentage points.
+        loss_interval: 95 % interval of `loss_points`.
+        difference: Largest difference of any probability.
+        logit_difference: Largest difference of any logit, as a fraction of the largest
+            logit; infinite if a probability is 0, as in int8.
     """
 
     images: int
@@ -90,16 +96,15 @@ class Comparison:
     logit_difference: float
 
 
-def compare(probabilities, logits, labels):
+def compare(
+    probabilities: np.ndarray, logits: np.ndarray, labels: np.ndarray
+) -> Comparison:
     """Compares an artifact's probabilities with a Keras model's logits.
 
     Args:
-        probabilities: of the artifact, (n, classes).
-        logits: of the Keras model, (n, classes).
-        labels: whole numbers (n,).
-
-    Returns:
-        A `Comparison`.
+        probabilities: The artifact's answers, (n, classes).
+        logits: The Keras model's logits, (n, classes).
+        labels: Whole numbers, (n,).
     """
     expected_shares = softmax(logits)
     named, expected = probabilities.argmax(axis=1), logits.argmax(axis=1)
@@ -114,28 +119,28 @@ def compare(probabilities, logits, labels):
         loss_interval=paired_interval(lost, won, len(labels)),
         difference=float(np.abs(probabilities - expected_shares).max()),
         logit_difference=_logit_difference(
-            probabilities, expected_shares, np.abs(logits).max()
+            probabilities, expected_shares, float(np.abs(logits).max())
         ),
     )
 
 
-def softmax(logits):
-    """Probabilities of logits, (n, classes), in float64."""
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Returns the probabilities of logits, (n, classes), in the type of the logits."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
-def paired_interval(lost, won, images):
-    """95 % interval of a difference of paired proportions, in points.
+def paired_interval(lost: float, won: float, images: int) -> tuple[float, float]:
+    """Returns the 95 % interval of a difference of paired proportions, in points.
 
     Agresti and Min 2005, "Simple improved confidence intervals for comparing
-    matched proportions": Wald's interval after adding half an image to each of
-    the four outcomes, which keeps it honest where few images differ.
+    matched proportions": Wald's interval after half an image is added to each of
+    the four outcomes. It holds its level where few images differ.
 
     Args:
-        lost: images that only the first has right.
-        won: images that only the second has right.
-        images: their number.
+        lost: Number of images that only the first classifies correctly.
+        won: Number of images that only the second classifies correctly.
+        images: Number of images.
     """
     lost, won, images = lost + 0.5, won + 0.5, images + 2
     middle = (lost - won) / images
@@ -143,33 +148,44 @@ def paired_interval(lost, won, images):
     return 100 * (middle - half), 100 * (middle + half)
 
 
-def _logit_difference(probabilities, expected, largest):
-    """Largest difference of any logit, over the largest logit.
+def wilson(right: int, total: int) -> tuple[float, float]:
+    """Returns the 95 % interval of a proportion, from 0 to 1 (Wilson 1927)."""
+    share, z = right / total, 1.96
+    middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+    half /= 1 + z**2 / total
+    return middle - half, middle + half
 
-    The logarithm of a softmax is its logits less a number for each image; where
-    a probability is below 1e-30, too little of it is left to tell.
+
+def _logit_difference(
+    probabilities: np.ndarray, expected: np.ndarray, largest: float
+) -> float:
+    """Largest difference of any logit, as a fraction of the largest logit.
+
+    The logarithm of a softmax is its logits less one number for each image. Of a
+    probability below 1e-30 the logarithm is too inexact to compare.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         differences = np.abs(np.log(np.float64(probabilities)) - np.log(expected))
     return float(differences[expected > 1e-30].max() / largest)
 
 
-def judge(name, comparison, limit):
+def judge(name: str, comparison: Comparison, limit: Limit) -> None:
     """Refuses an artifact that disagrees beyond the limit.
 
     Args:
-        name: of the artifact.
-        comparison: a `Comparison`.
-        limit: a `Limit`.
+        name: Name of the artifact.
+        comparison: The artifact beside its Keras model.
+        limit: The limit for it.
 
     Raises:
-        Disagreement: naming the limit.
+        Disagreement: The message names the limit.
     """
-    found = comparison.logit_difference
-    if limit.logits is not None and not found <= limit.logits:  # NaN included.
+    difference = comparison.logit_difference
+    if limit.logits is not None and not difference <= limit.logits:  # NaN included.
         raise Disagreement(
-            f"{name} differs from its Keras model by {found:.1e} of the largest logit; "
-            f"the limit is {limit.logits:.0e}"
+            f"{name} differs from its Keras model by {difference:.1e} of the largest "
+            f"logit; the limit is {limit.logits:.0e}"
         )
     if comparison.agreement < limit.agreement:
         raise Disagreement(
@@ -184,25 +200,27 @@ def judge(name, comparison, limit):
         )
 
 
-def check_answers(answers, check):
-    """Holds probabilities against those of a bundle's `check.npz`.
+def check_answers(
+    answers: np.ndarray, check: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """Compares probabilities with those in a bundle's `check.npz`.
 
     Args:
-        answers: (n, classes).
-        check: with `probability` (n, classes), Keras's, `largest_logit`, the largest of
-            its logits, and, of real images, `label` (n,).
+        answers: An artifact's probabilities, (n, classes).
+        check: `probability`, (n, classes), and `largest_logit`, both of the Keras
+            model; and `label`, (n,), if the images are real ones.
 
     Returns:
-        A dict with `agreement`, `logit_difference` and, of real images, `right`.
+        `agreement`, `logit_difference` and, of real images, `right`.
     """
-    expected = np.float64(check["probability"])
+    expected = check["probability"].astype(np.float64)
     named = answers.argmax(axis=1)
-    found = {
+    row = {
         "agreement": float((named == expected.argmax(axis=1)).mean()),
         "logit_difference": _logit_difference(
-            answers, expected, check["largest_logit"]
+            answers, expected, float(check["largest_logit"])
         ),
     }
     if "label" in check:
-        found["right"] = int((named == check["label"]).sum())
-    return found
+        row["right"] = int((named == check["label"]).sum())
+    return row

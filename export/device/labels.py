@@ -2,25 +2,26 @@
 
 import collections
 import unicodedata
+from collections.abc import Iterable
 
 LABELS_FILE = "labels.txt"
 
 
-def label_lines(classes):
-    r"""Names of classes as a labels file can hold them: a line each, none twice.
+def label_lines(classes: Iterable[str]) -> tuple[str, ...]:
+    r"""Returns names of classes as a labels file can hold them: one line each, unique.
 
     Line breaks, control characters and what UTF-8 cannot hold (a file name's stray
-    bytes) become Python's escapes, such as `\n`; a name that is there already gets
-    a number: `crane`, `crane (2)`. Other names stay as they are, commas and all.
+    bytes) become Python's escapes, such as `\n`. A repeated name gets a number:
+    `crane`, `crane (2)`. Other names stay as they are, with commas and all.
 
     Args:
-        classes: any strings.
+        classes: Any strings.
 
     Returns:
         As many strings, in the same order.
     """
     lines = ["".join(map(_printable, name)) for name in classes]
-    taken, count = set(lines), collections.Counter()
+    taken, count = set(lines), collections.Counter[str]()
     for i, line in enumerate(lines):
         count[line] += 1
         if count[line] > 1:
@@ -31,7 +32,7 @@ def label_lines(classes):
     return tuple(lines)
 
 
-def _printable(character):
+def _printable(character: str) -> str:
     # str.splitlines, which clients use, also breaks lines at Zl, Zp and some of Cc.
     if unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}:
         return character.encode("unicode_escape").decode()

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable
+from typing import Any, NotRequired, TypedDict
 
 from keras_resnet.support import InputError
 
@@ -10,25 +12,126 @@ from keras_resnet.support import InputError
 MANIFEST_FORMAT = 2
 
 
-def describe_files(folder, paths):
-    """Returns size and sha256 of files, and of all in folders, by path in a bundle."""
-    found = {}
-    for path in paths:
-        whole = os.path.join(folder, path)
-        inside = [os.path.join(at, f) for at, _, names in os.walk(whole) for f in names]
-        for each in sorted(inside) or [whole]:
-            name = os.path.relpath(each, folder).replace(os.sep, "/")
-            with open(each, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found[name] = {"bytes": os.path.getsize(each), "sha256": digest}
-    return found
+Folder = str | os.PathLike[str]
 
 
-def read_manifest(folder):
+# `inputs` and `outputs` of a function in an artifact: from names to tensors. A tensor is
+# a list: its type, its shape (-1 is any size) and, if it is quantised, its scale and
+# zero point: the value is (level - zero point) * scale.
+Signature = dict[str, dict[str, list[Any]]]
+
+
+class FileRow(TypedDict):
+    """One file of a bundle."""
+
+    bytes: int
+    sha256: str
+
+
+class ComparisonRow(TypedDict, total=False):
+    """A `comparison.Comparison`, of artifacts that a runtime can run."""
+
+    images: int
+    right: int
+    keras_right: int
+    agreement: float
+    loss_points: float
+    loss_interval: tuple[float, float]
+    difference: float
+    logit_difference: float
+
+
+class ArtifactRow(ComparisonRow):
+    """One artifact.
+
+    Without a runtime, it has neither `limit` nor what follows it. `limit` is a
+    `comparison.Limit`, and `check` the artifact's answers to check.npz; see
+    `comparison.check_answers`.
+    """
+
+    path: str
+    runtime: str | None
+    precision: str | None
+    note: str
+    bytes: int
+    files: dict[str, FileRow]
+    repair: NotRequired[str]
+    limit: NotRequired[dict[str, float | None]]
+    check: NotRequired[dict[str, float]]
+    signatures: NotRequired[dict[str, Signature]]
+    latency_ms: NotRequired[float]
+
+
+class EvaluationRow(TypedDict):
+    """The Keras model on the held-out images."""
+
+    dataset: str
+    split: str
+    images: int
+    keras_right: int
+    right_by_class: list[int]
+    images_by_class: list[int]
+    keras_latency_ms: NotRequired[float]
+
+
+class CalibrationRow(TypedDict):
+    """The images that int8 was calibrated on: their numbers in the data set."""
+
+    dataset: str
+    seed: int
+    images: list[int]
+    of: int
+    left_out_as_evaluated: int
+
+
+class LatencyRow(TypedDict):
+    """One artifact with one number of threads and images; see `timing.measure`."""
+
+    artifact: str
+    threads: int
+    batch: int
+    median_ms: float
+    p95_ms: float
+    images_per_s: float
+    peak_mib: float
+    start_ms: float
+    calls: int
+
+
+class Latency(TypedDict):
+    """What `python -m export.latency` measured."""
+
+    machine: str
+    rows: list[LatencyRow]
+
+
+class Manifest(TypedDict):
+    """The content of manifest.json.
+
+    `settings` is a `keras_resnet.spec.Provenance`, and `preprocessing` the fields of
+    a `keras_resnet.data.Preprocessing`.
+    """
+
+    format: int
+    name: str
+    classes: list[str]
+    settings: dict[str, Any]
+    preprocessing: dict[str, Any]
+    evaluation: EvaluationRow
+    check: dict[str, Any]
+    versions: dict[str, str]
+    machine: str
+    calibration: CalibrationRow | None
+    artifacts: dict[str, ArtifactRow]
+    files: dict[str, FileRow]
+    latency: NotRequired[Latency]
+
+
+def read_manifest(folder: Folder) -> Manifest:
     """Returns the manifest of a bundle.
 
     Raises:
-        InputError: there is none that this version reads.
+        InputError: The folder has none that this version reads.
     """
     path = os.path.join(folder, "manifest.json")
     try:
@@ -50,8 +153,8 @@ def read_manifest(folder):
     )
 
 
-def _has_shape(manifest):
-    """Whether all is there that is read of a manifest here."""
+def _has_shape(manifest: Any) -> bool:
+    """Whether a manifest has everything that `verify` and `latency` read."""
     rows = manifest["artifacts"].values()
     return isinstance(manifest["files"], dict) and all(
         isinstance(row["files"], dict)
@@ -61,29 +164,48 @@ def _has_shape(manifest):
     )
 
 
-def _listed(manifest):
-    """Size and sha256 of each file of a bundle, as its manifest has them."""
-    found = dict(manifest["files"])
-    for row in manifest["artifacts"].values():
-        found |= row["files"]
-    return found
+def without_folders(value: Any) -> Any:
+    """Returns a setting without folders of this machine: of `folder:/a/b`, `folder:b`.
+
+    A manifest is given on with its bundle.
+    """
+    if not isinstance(value, str):
+        return value
+    kind, colon, path = value.rpartition(":")
+    return kind + colon + os.path.basename(path) if os.path.isabs(path) else value
 
 
-def find_strangers(folder, manifest):
-    """Returns the files in a folder that are not of the bundle, by path in it."""
-    there = {
-        os.path.relpath(os.path.join(at, name), folder).replace(os.sep, "/")
-        for at, _, names in os.walk(folder)
-        for name in names
-    }
-    return sorted(there - _listed(manifest).keys() - {"manifest.json"})
+def describe_files(folder: Folder, paths: Iterable[str]) -> dict[str, FileRow]:
+    """Returns size and sha256 of files, and of all files in folders.
 
-
-def check_files(folder, manifest):
-    """Finds each file of a bundle that is not as the manifest has it.
+    Args:
+        folder: The bundle.
+        paths: Paths in the bundle.
 
     Returns:
-        A dict from its path in the bundle to what is wrong; empty where all is well.
+        A dict from the path of each file in the bundle.
+    """
+    rows: dict[str, FileRow] = {}
+    for path in paths:
+        for name in _list_files(folder, path) or [path]:
+            whole = os.path.join(folder, name)
+            with open(whole, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            rows[name] = {"bytes": os.path.getsize(whole), "sha256": digest}
+    return rows
+
+
+def find_strangers(folder: Folder, manifest: Manifest) -> list[str]:
+    """Returns the files in a folder that are not of the bundle, by path in it."""
+    known = _listed(manifest).keys() | {"manifest.json"}
+    return [name for name in _list_files(folder) if name not in known]
+
+
+def check_files(folder: Folder, manifest: Manifest) -> dict[str, str]:
+    """Finds the files of a bundle that are not as the manifest lists them.
+
+    Returns:
+        A dict from the path of each such file in the bundle to what is wrong with it.
     """
     problems = dict.fromkeys(find_strangers(folder, manifest), "is not of this bundle")
     for name, expected in _listed(manifest).items():
@@ -92,3 +214,20 @@ def check_files(folder, manifest):
         elif describe_files(folder, [name])[name] != expected:
             problems[name] = "is not the file that was exported (sha256)"
     return problems
+
+
+def _listed(manifest: Manifest) -> dict[str, FileRow]:
+    """Size and sha256 of each file of a bundle, as its manifest lists them."""
+    rows = dict(manifest["files"])
+    for artifact in manifest["artifacts"].values():
+        rows |= artifact["files"]
+    return rows
+
+
+def _list_files(folder: Folder, inside: str = "") -> list[str]:
+    """Paths in a bundle of all files below a folder in it, with slashes, sorted."""
+    return sorted(
+        os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")
+        for parent, _, names in os.walk(os.path.join(folder, inside))
+        for name in names
+    )

@@ -1,6 +1,6 @@
 """Each artifact in the runtime that its users have, and in nothing else.
 
-This module needs NumPy alone; a runtime is imported when it is asked for.
+This module needs NumPy alone. A runtime is imported when it is first used.
 """
 
 import contextlib
@@ -8,11 +8,22 @@ import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_resnet.support import InputError
+from keras_resnet.support import InputError, without_notes
+
+from .manifest import Signature
+
+if TYPE_CHECKING:
+    import onnxruntime
+    import openvino
+
+# From uint8 images (n, height, width, channels), which are run as one batch, to their
+# probabilities, float32 (n, classes).
+Classify = Callable[[np.ndarray], np.ndarray]
 
 
 class MissingRuntime(InputError):
@@ -20,11 +31,14 @@ class MissingRuntime(InputError):
 
 
 @contextlib.contextmanager
-def needs(extra=None):
+def needs(extra: str | None = None) -> Iterator[None]:
     """Says which extra of the distribution brings what is imported within.
 
+    Args:
+        extra: Name of the extra. `None` names the missing module instead.
+
     Raises:
-        MissingRuntime: it is not installed.
+        MissingRuntime: A module is not installed.
     """
     try:
         yield
@@ -36,29 +50,15 @@ def needs(extra=None):
 
 
 @contextlib.contextmanager
-def quiet():
-    """Keeps the notes that runtimes' C++ parts print off standard error."""
-    sys.stderr.flush()
-    own, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(own, 2)
-        os.close(own)
-        os.close(nowhere)
-
-
-@contextlib.contextmanager
-def without_telemetry():
+def without_telemetry() -> Iterator[None]:
     """Keeps OpenVINO and NNCF, imported within, from reporting their use.
 
-    Both report to their makers unless the user has objected; without this module
-    they do not.
+    Both report to their makers unless the user has objected. Without the module
+    `openvino_telemetry` they do not.
     """
     name = "openvino_telemetry"
     known = name in sys.modules
-    sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+    sys.modules.setdefault(name, None)  # type: ignore[arg-type] # None blocks imports.
     try:
         yield
     finally:
@@ -66,17 +66,16 @@ def without_telemetry():
             del sys.modules[name]
 
 
-def open_tflite(path, threads=None):
+def open_tflite(path: str, threads: int | None = None) -> Classify:
     """Loads a `.tflite` file into LiteRT.
 
     Args:
-        path: of the file.
-        threads: number of threads; `None` is one for each CPU.
+        path: The file.
+        threads: Number of threads; `None` is one for each CPU.
 
     Returns:
-        A function from uint8 images (n, height, width, channels), which it runs as
-        one batch, to their probabilities, float32 (n, classes). A file for
-        integer-only or float clients gets the same pixels in its own type.
+        A function that classifies images. A file for integer-only or float clients
+        gets the same pixels in its own type.
     """
     with needs():
         from ai_edge_litert.interpreter import Interpreter
@@ -86,16 +85,16 @@ def open_tflite(path, threads=None):
     entry = runner.get_input_details()["image"]
     answer = runner.get_output_details()["probabilities"]
 
-    def classify(images):
-        # The runner resizes the graph where the number of images is another one.
+    def classify(images: np.ndarray) -> np.ndarray:
+        # The runner resizes the graph if the number of images has changed.
         probabilities = runner(image=encode(images, entry))["probabilities"]
         return decode(probabilities, answer)
 
     return classify
 
 
-def encode(images, details):
-    """Raw pixels, uint8, in the type and scale of a tensor of LiteRT."""
+def encode(images: np.ndarray, details: dict[str, Any]) -> np.ndarray:
+    """Returns raw pixels, uint8, in the type and scale of a tensor of LiteRT."""
     dtype = details["dtype"]
     if dtype == np.uint8:
         return images
@@ -107,24 +106,19 @@ def encode(images, details):
     return np.clip(levels, limits.min, limits.max).astype(dtype)
 
 
-def decode(values, details):
-    """float32 of a tensor of LiteRT, whatever its type and scale."""
+def decode(values: np.ndarray, details: dict[str, Any]) -> np.ndarray:
+    """Returns float32 values of a tensor of LiteRT, whatever its type and scale."""
     if np.issubdtype(details["dtype"], np.floating):
         return values
     scale, zero_point = details["quantization"]
     return (np.float32(values) - zero_point) * np.float32(scale)
 
 
-def open_saved_model(path, threads=None):
-    """Loads a SavedModel into TensorFlow.
+def open_saved_model(path: str, threads: int | None = None) -> Classify:
+    """Loads the folder of a SavedModel into TensorFlow; see `open_tflite`.
 
-    Args:
-        path: of its folder.
-        threads: as in `open_tflite`; for the whole process, before TensorFlow has
-            run anything.
-
-    Returns:
-        A function as that of `open_tflite`.
+    The number of threads is that of the whole process. It must be set before
+    TensorFlow runs anything.
     """
     with needs("cpu"):
         import tensorflow as tf
@@ -134,161 +128,132 @@ def open_saved_model(path, threads=None):
     return lambda images: serve(image=tf.constant(images))["probabilities"].numpy()
 
 
-def describe_tflite(path):
-    """Returns the signatures of a `.tflite` file.
-
-    Returns:
-        A dict from each signature's name to its `inputs` and `outputs`, dicts from
-        names to a type and a shape; of a quantised tensor also scale and zero point:
-        the value is (level - zero point) * scale.
-    """
-    with needs():
-        from ai_edge_litert.interpreter import Interpreter
-    interpreter = Interpreter(path)
-
-    def describe(details):
-        found = {}
-        for name, tensor in details.items():
-            scale, zero_point = tensor["quantization"]
-            quantised = [float(scale), int(zero_point)] if scale else []
-            dtype = np.dtype(tensor["dtype"]).name
-            found[name] = [dtype, tensor["shape"].tolist(), *quantised]
-        return found
-
-    return {
-        name: {
-            "inputs": describe(runner.get_input_details()),
-            "outputs": describe(runner.get_output_details()),
-        }
-        for name in interpreter.get_signature_list()
-        for runner in [interpreter.get_signature_runner(name)]
-    }
+def open_onnx(path: str, threads: int | None = None) -> Classify:
+    """Loads an ONNX file into ONNX Runtime, on the CPU; see `open_tflite`."""
+    session = _onnx_session(path, threads)
+    return lambda images: session.run(["probabilities"], {"image": images})[0]
 
 
-def describe_saved_model(path):
-    """Returns the signatures of a SavedModel, as `describe_tflite`; -1 is any size."""
-    import tensorflow as tf
-
-    def describe(specs):
-        return {
-            name: [spec.dtype.name, [-1 if n is None else n for n in spec.shape]]
-            for name, spec in specs.items()
-        }
-
-    return {
-        name: {
-            "inputs": describe(function.structured_input_signature[1]),
-            "outputs": describe(function.structured_outputs),
-        }
-        for name, function in tf.saved_model.load(path).signatures.items()
-    }
-
-
-def open_onnx(path, threads=None):
-    """Loads an ONNX file into ONNX Runtime, on the CPU.
-
-    Args:
-        path: of the file.
-        threads: as in `open_tflite`.
-
-    Returns:
-        A function as that of `open_tflite`.
-    """
+def _onnx_session(
+    path: str, threads: int | None = None
+) -> "onnxruntime.InferenceSession":
     with needs("onnx"):
         import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or os.cpu_count()
-    session = onnxruntime.InferenceSession(
+    return onnxruntime.InferenceSession(
         path, options, providers=["CPUExecutionProvider"]
     )
-    return lambda images: session.run(["probabilities"], {"image": images})[0]
 
 
-def describe_onnx(path):
-    """Returns the inputs and outputs of an ONNX file, as `describe_saved_model`."""
-    with needs("onnx"):
-        import onnxruntime
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-
-    def describe(values):
-        return {
-            value.name: [
-                value.type.removeprefix("tensor(")
-                .removesuffix(")")
-                .replace("float", "float32"),
-                [n if isinstance(n, int) else -1 for n in value.shape],
-            ]
-            for value in values
-        }
-
-    return {
-        "serving_default": {
-            "inputs": describe(session.get_inputs()),
-            "outputs": describe(session.get_outputs()),
-        }
+def open_openvino(path: str, threads: int | None = None) -> Classify:
+    """Loads a folder with `model.xml` into OpenVINO, on the CPU; see `open_tflite`."""
+    core = _openvino_core()
+    options = {
+        "INFERENCE_NUM_THREADS": threads or os.cpu_count(),
+        "PERFORMANCE_HINT": "LATENCY",
+        # A CPU that has bfloat16 would compute in it, and logits would differ by 1 %.
+        "INFERENCE_PRECISION_HINT": "f32",
     }
+    model = core.read_model(os.path.join(path, "model.xml"))
+    compiled: dict[int, openvino.CompiledModel] = {}  # By number of images.
+
+    def classify(images: np.ndarray) -> np.ndarray:
+        if len(images) not in compiled:
+            model.reshape(list(images.shape))
+            compiled[len(images)] = core.compile_model(model, "CPU", options)
+        # A copy, because the next call writes into the same memory.
+        return compiled[len(images)]({"image": images})["probabilities"].copy()
+
+    return classify
 
 
 @functools.cache
-def _openvino():
-    """OpenVINO's core, one for the life of the process.
+def _openvino_core() -> "openvino.Core":
+    """Returns OpenVINO's core, one for the life of the process.
 
-    Each brings a stack for the process's signal handlers, and of two that end in
-    the order of their making the second leaves one behind that is no longer there:
-    the next Ctrl-C would be a segmentation fault.
+    Every `Core` installs an alternate signal stack. Destroying two of them in
+    creation order leaves a dangling one, and the next Ctrl-C segfaults.
     """
     with needs("openvino"), without_telemetry():
         import openvino
     return openvino.Core()
 
 
-def open_openvino(path, threads=None):
-    """Loads a folder with `model.xml` into OpenVINO, on the CPU.
+def describe_tflite(path: str) -> dict[str, Signature]:
+    """Returns the signatures of a `.tflite` file, by name."""
+    with needs():
+        from ai_edge_litert.interpreter import Interpreter
+    interpreter = Interpreter(path)
 
-    Args:
-        path: of the folder.
-        threads: as in `open_tflite`.
-
-    Returns:
-        A function as that of `open_tflite`.
-    """
-    core = _openvino()
-    options = {
-        "INFERENCE_NUM_THREADS": threads or os.cpu_count(),
-        "PERFORMANCE_HINT": "LATENCY",
-        # Else a CPU that has bfloat16 computes in it, and logits differ by 1 %.
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
-    model, compiled = core.read_model(os.path.join(path, "model.xml")), {}
-
-    def classify(images):
-        if len(images) not in compiled:
-            model.reshape(list(images.shape))
-            compiled[len(images)] = core.compile_model(model, "CPU", options)
-        # A copy: the next call writes into the same memory.
-        return compiled[len(images)]({"image": images})["probabilities"].copy()
-
-    return classify
-
-
-def describe_openvino(path):
-    """Returns the inputs and outputs of OpenVINO's, as `describe_saved_model`."""
-    model = _openvino().read_model(os.path.join(path, "model.xml"))
-
-    def describe(ports):
-        return {
-            port.any_name: [
-                port.element_type.to_dtype().name,
-                [-1 if n.is_dynamic else n.get_length() for n in port.partial_shape],
-            ]
-            for port in ports
-        }
+    def describe(named: tuple[str, dict[str, Any]]) -> tuple[str, list[Any]]:
+        name, tensor = named
+        scale, zero_point = tensor["quantization"]
+        quantised = [float(scale), int(zero_point)] if scale else []
+        dtype = np.dtype(tensor["dtype"]).name
+        return name, [dtype, tensor["shape"].tolist(), *quantised]
 
     return {
-        "serving_default": {
-            "inputs": describe(model.inputs),
-            "outputs": describe(model.outputs),
-        }
+        name: _signature(
+            runner.get_input_details().items(),
+            runner.get_output_details().items(),
+            describe,
+        )
+        for name in interpreter.get_signature_list()
+        for runner in [interpreter.get_signature_runner(name)]
+    }
+
+
+def describe_saved_model(path: str) -> dict[str, Signature]:
+    """Returns the signatures of a SavedModel, by name."""
+    import tensorflow as tf
+
+    def describe(named: tuple[str, tf.TensorSpec]) -> tuple[str, list[Any]]:
+        name, spec = named
+        return name, [spec.dtype.name, [-1 if n is None else n for n in spec.shape]]
+
+    return {
+        name: _signature(
+            function.structured_input_signature[1].items(),
+            function.structured_outputs.items(),
+            describe,
+        )
+        for name, function in tf.saved_model.load(path).signatures.items()
+    }
+
+
+def describe_onnx(path: str) -> dict[str, Signature]:
+    """Returns the inputs and outputs of an ONNX file."""
+    session = _onnx_session(path)
+
+    def describe(value: "onnxruntime.NodeArg") -> tuple[str, list[Any]]:
+        dtype = value.type.removeprefix("tensor(").removesuffix(")")
+        shape = [n if isinstance(n, int) else -1 for n in value.shape]
+        return value.name, [dtype.replace("float", "float32"), shape]
+
+    signature = _signature(session.get_inputs(), session.get_outputs(), describe)
+    return {"serving_default": signature}
+
+
+def describe_openvino(path: str) -> dict[str, Signature]:
+    """Returns the inputs and outputs of a folder with `model.xml`."""
+    model = _openvino_core().read_model(os.path.join(path, "model.xml"))
+
+    def describe(port: "openvino.Output") -> tuple[str, list[Any]]:
+        sizes = [-1 if n.is_dynamic else n.get_length() for n in port.partial_shape]
+        return port.any_name, [port.element_type.to_dtype().name, sizes]
+
+    return {"serving_default": _signature(model.inputs, model.outputs, describe)}
+
+
+def _signature(
+    inputs: Iterable[Any],
+    outputs: Iterable[Any],
+    describe: Callable[[Any], tuple[str, list[Any]]],
+) -> Signature:
+    return {
+        "inputs": dict(map(describe, inputs)),
+        "outputs": dict(map(describe, outputs)),
     }
 
 
@@ -297,23 +262,23 @@ class Runtime:
     """What runs an artifact.
 
     Attributes:
-        load: function of (path, threads) as `open_tflite`.
-        describe: function of the path as `describe_tflite`.
-        batch: images at a time when it is judged: a `.tflite` file is run as it is,
-            one image at a time.
+        load: Loads an artifact; see `open_tflite`.
+        describe: Returns the signatures of an artifact, by name.
+        batch: Number of images in a batch when an artifact is judged. A `.tflite`
+            file is judged as it is written, for one image.
     """
 
-    load: Callable
-    describe: Callable
+    load: Callable[[str, int | None], Classify]
+    describe: Callable[[str], dict[str, Signature]]
     batch: int = 64
 
-    def open(self, path, threads=None):
+    def open(self, path: str, threads: int | None = None) -> Classify:
         """Loads an artifact, without its runtime's notes; see `open_tflite`."""
-        with quiet():
+        with without_notes():
             return self.load(path, threads)
 
-    def predict(self, classify, images):
-        """Probabilities, float32 (n, classes), by what `open` gave, in batches."""
+    def predict(self, classify: Classify, images: np.ndarray) -> np.ndarray:
+        """Returns what `classify`, which `open` returned, answers to any images."""
         parts = range(0, len(images), self.batch)
         return np.concatenate([classify(images[i : i + self.batch]) for i in parts])
 

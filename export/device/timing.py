@@ -1,153 +1,177 @@
 """Timing artifacts, each in a process of its own, in turn."""
 
+import itertools
 import multiprocessing
 import os
 import signal
 import statistics
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection
 
 import numpy as np
 
-from keras_resnet.support import InputError, progress_bar
+from keras_resnet.support import InputError
 
-from .manifest import check_files, read_manifest
+from .manifest import Folder, LatencyRow, check_files, read_manifest
 from .runtimes import RUNTIMES, MissingRuntime
 
-# Between two calls: thread pools spin a while after theirs.
+# Seconds between two calls: the threads of the previous call spin for a while.
 PAUSE = 0.02
 
 
+# Number of calls of each artifact, with each batch, that are not timed.
 WARM_UP = 3
 
 
+# Smallest number of timed calls, however long they take.
 FEWEST = 5
 
 
-def time_in_turn(functions, image, rounds=30, warm_up=5):
+def time_in_turn(
+    functions: Mapping[str, Callable[[np.ndarray], object]],
+    image: np.ndarray,
+    rounds: int = 30,
+    warm_up: int = 5,
+) -> dict[str, float]:
     """Times functions of this process on one image, in turn.
 
     Args:
-        functions: a dict of functions of uint8 images (1, height, width, channels).
-        image: what to call them with.
-        rounds: number of times that each is timed.
-        warm_up: number of calls beforehand that are not.
+        functions: Functions of an image, by name.
+        image: The image, uint8, (1, height, width, channels).
+        rounds: Number of times that each function is timed.
+        warm_up: Number of rounds beforehand that are not timed.
 
     Returns:
-        A dict of the medians, in milliseconds.
+        The median of each function, in milliseconds.
     """
-    times = {name: [] for name in functions}
+    times: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(warm_up + rounds):
-        for name, classify in functions.items():
-            # Thread pools of the one before spin a while, and its weights fill the
-            # caches.
+        for name, function in functions.items():
+            # The threads of the previous function spin for a while, and its weights
+            # fill the caches.
             time.sleep(PAUSE)
-            classify(image)
+            function(image)
             start = time.perf_counter()
-            classify(image)
+            function(image)
             if turn >= warm_up:
                 times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(found) for name, found in times.items()}
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
-def measure(folder, batches=(1, 16), threads=(1, None), rounds=30, seconds=30):
+def measure(
+    folder: Folder,
+    batches: Sequence[int] = (1, 16),
+    threads: Sequence[int | None] = (1, None),
+    rounds: int = 30,
+    seconds: float = 30,
+) -> tuple[list[LatencyRow], dict[str, str]]:
     """Measures every artifact of a bundle.
 
     Args:
-        folder: of the bundle.
-        batches: numbers of images in a call.
-        threads: numbers of threads; `None` is one for each CPU.
-        rounds: number of times that each is called, with each batch.
-        seconds: that an artifact may take for all calls with a batch; a slow one is
-            called less often, but five times at least.
+        folder: The bundle.
+        batches: Numbers of images in a call.
+        threads: Numbers of threads; `None` is one for each CPU.
+        rounds: Number of timed calls of each artifact, with each batch.
+        seconds: Time that an artifact may take for all timed calls with a batch. A slow
+            artifact is called less often, but at least `FEWEST` times.
 
     Returns:
-        A list of dicts, one for each artifact, number of threads and batch: the median
-        and the 95th percentile of a call in milliseconds, images a second at that
-        median, the process's peak of memory so far in MiB, and the milliseconds
-        from before the runtime was imported to the first answer; and a dict from
-        artifacts that were not measured to the reason.
+        A row for each artifact, number of threads and batch: median and 95th percentile
+        of a call in milliseconds, images per second at that median, the process's
+        peak memory so far in MiB, and the milliseconds from before the runtime was
+        imported to the first answer. And a dict from artifacts that were not
+        measured to the reason.
 
     Raises:
-        InputError: it is no bundle, or not the one that was exported.
+        InputError: The folder is not a bundle, or not as it was exported.
     """
     manifest = read_manifest(folder)
     if problems := check_files(folder, manifest):
-        name, what = next(iter(problems.items()))
-        raise InputError(f"{folder} is not as it was exported: {name} {what}")
+        name, problem = next(iter(problems.items()))
+        raise InputError(f"{folder} is not as it was exported: {name} {problem}")
     with np.load(os.path.join(folder, "check.npz")) as check:
         images = check["image"]
-    runners, missing = [], {}
-    count = len(manifest["artifacts"]) * len(threads)
+    artifacts = manifest["artifacts"]
+    runners: list[Runner] = []
+    missing: dict[str, str] = {}
     try:
-        with progress_bar("loading", count) as advance:
-            for name, row in manifest["artifacts"].items():
-                for number in threads:
-                    advance()
-                    if row["runtime"] is None:
-                        missing[name] = "a browser runs it"
-                        continue
-                    path = os.path.join(folder, row["path"])
-                    runner = _Runner(name, row["runtime"], path, number, images[:1])
-                    if runner.problem:
-                        missing[name] = runner.problem
-                    else:
-                        runners.append(runner)
-        with progress_bar("measuring", len(batches) * (WARM_UP + rounds)) as advance:
-            rows = [
-                row
-                for batch in batches
-                for row in _in_turn(
-                    runners, np.resize(images, (batch, *images.shape[1:])),
-                    rounds, seconds, advance,
-                )
-            ]  # fmt: skip
+        for (name, row), number in itertools.product(artifacts.items(), threads):
+            if row["runtime"] is None:
+                missing[name] = "a browser runs it"
+                continue
+            path = os.path.join(folder, row["path"])
+            runner = Runner(name, row["runtime"], path, number, images[:1])
+            if runner.problem:
+                missing[name] = runner.problem
+            else:
+                runners.append(runner)
+        rows = [
+            row
+            for batch in batches
+            for row in _in_turn(
+                runners, np.resize(images, (batch, *images.shape[1:])), rounds, seconds
+            )
+        ]
     finally:
         for runner in runners:
             runner.stop()
-    order = list(manifest["artifacts"])
+    order = list(artifacts)
     return sorted(rows, key=lambda row: order.index(row["artifact"])), missing
 
 
-def _in_turn(runners, images, rounds, seconds, advance):
-    """Calls each artifact with the same images in turn; its rows."""
-    times = {runner: [] for runner in runners}
+def _in_turn(
+    runners: Sequence["Runner"], images: np.ndarray, rounds: int, seconds: float
+) -> Iterator[LatencyRow]:
+    """Calls each artifact with the same images in turn, and yields its row."""
+    times: dict[Runner, list[float]] = {runner: [] for runner in runners}
     for turn in range(WARM_UP + rounds):
-        for runner, found in times.items():
-            if len(found) >= FEWEST and sum(found) > 1e3 * seconds:
+        for runner, values in times.items():
+            if len(values) >= FEWEST and sum(values) > 1e3 * seconds:
                 continue
             milliseconds = runner.call(images)
             if turn >= WARM_UP:
-                found.append(milliseconds)
+                values.append(milliseconds)
             time.sleep(PAUSE)
-        advance()
-    for runner, found in times.items():
-        median = statistics.median(found)
+    for runner, values in times.items():
+        median = statistics.median(values)
         yield {
             "artifact": runner.artifact,
             "threads": runner.threads,
             "batch": len(images),
             "median_ms": round(median, 3),
-            "p95_ms": round(float(np.percentile(found, 95)), 3),
+            "p95_ms": round(float(np.percentile(values, 95)), 3),
             "images_per_s": round(1e3 * len(images) / median, 2),
             "peak_mib": round(runner.peak / 2**20, 1),
             "start_ms": round(runner.start, 1),
-            "calls": len(found),
+            "calls": len(values),
         }
 
 
-class _Runner:
+class Runner:
     """A process that runs one artifact when it is told to.
 
     Attributes:
-        start: milliseconds to its first answer.
-        peak: most memory so far, in bytes.
-        problem: why it could not start, or nothing.
+        start: Milliseconds to its first answer.
+        peak: Peak memory so far, in bytes.
+        problem: Why it could not start; `None` if it has started.
     """
 
-    def __init__(self, artifact, runtime, path, threads, image):
-        self.artifact, self.threads = artifact, threads or os.cpu_count()
-        # A new interpreter: none of this process's memory counts as its own.
+    start: float
+    peak: int
+    problem: str | None
+
+    def __init__(
+        self,
+        artifact: str,
+        runtime: str,
+        path: str,
+        threads: int | None,
+        image: np.ndarray,
+    ) -> None:
+        self.artifact, self.threads = artifact, threads or os.cpu_count() or 1
+        # A new interpreter, so that this process's memory does not count as its own.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
@@ -162,8 +186,8 @@ class _Runner:
         except EOFError:
             self.problem = f"its process ended with status {self._status()}"
 
-    def call(self, images):
-        """Milliseconds of one call."""
+    def call(self, images: np.ndarray) -> float:
+        """Returns the milliseconds of one call."""
         self.connection.send(images)
         try:
             milliseconds, self.peak = self.connection.recv()
@@ -174,17 +198,20 @@ class _Runner:
             ) from None
         return milliseconds
 
-    def stop(self):
+    def stop(self) -> None:
+        """Ends the process."""
         self.connection.close()
         self.process.join(5)
         self.process.kill()
 
-    def _status(self):
+    def _status(self) -> int | None:
         self.process.join()
         return self.process.exitcode
 
 
-def _serve(connection, runtime, path, threads, image):
+def _serve(
+    connection: Connection, runtime: str, path: str, threads: int, image: np.ndarray
+) -> None:
     """Runs an artifact for the process at the other end, until that hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other end.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -193,7 +220,7 @@ def _serve(connection, runtime, path, threads, image):
         classify = RUNTIMES[runtime].open(path, threads)
         classify(image)
     except (MissingRuntime, ImportError, OSError, ValueError, RuntimeError) as error:
-        connection.send((None, None, " ".join(str(error).split())))
+        connection.send((0.0, 0, " ".join(str(error).split())))
         return
     connection.send((1e3 * (time.perf_counter() - start), peak_memory(), None))
     while True:
@@ -206,8 +233,8 @@ def _serve(connection, runtime, path, threads, image):
         connection.send((1e3 * (time.perf_counter() - start), peak_memory()))
 
 
-def peak_memory():
-    """Returns the most memory that this process has had, in bytes."""
+def peak_memory() -> int:
+    """Returns the peak memory of this process, in bytes."""
     try:
         with open("/proc/self/status", encoding="ascii") as file:
             # getrusage would count what the parent had when it forked.

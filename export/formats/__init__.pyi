@@ -8,5 +8,5 @@ from .saved_model import write_saved_model as write_saved_model
 from .saved_model import write_static as write_static
 from .tflite import TFLITE_FORMATS as TFLITE_FORMATS
 from .tflite import convert_to_tflite as convert_to_tflite
-from .web import MODELS as MODELS
+from .web import WEB_MODELS as WEB_MODELS
 from .web import write_web as write_web

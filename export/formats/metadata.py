@@ -10,10 +10,14 @@ tables which a classifier needs are written here.
 
 import io
 import zipfile
+from typing import TypeAlias
 
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
+
+from keras_resnet.data import Preprocessing
+from keras_resnet.evaluation import Classifier
 
 from ..device import LABELS_FILE, label_lines
 
@@ -35,16 +39,21 @@ _TABLES = {
     "AssociatedFile": "name description type",
 }
 
+# What a table holds: a text, a number, an array of numbers, a table, a list of tables.
+# A table is a dict from the place of a field to its value.
+_Value: TypeAlias = "str | np.generic | np.ndarray | _Table | list[_Table]"
+_Table: TypeAlias = dict[int, _Value]
 
-def add_metadata(content, classifier):
+
+def add_metadata(content: bytes, classifier: Classifier) -> bytes:
     """Adds metadata and labels to a `.tflite` file, and states its batch of one.
 
     A converter leaves the batch open beside the shape that it writes; LiteRT resizes
     a file without that too, and LiteRT.js and some delegates refuse a file with it.
 
     Args:
-        content: the file's bytes, as a converter gave them.
-        classifier: a `keras_resnet.classifiers.Classifier`.
+        content: The file's bytes, as a converter gave them.
+        classifier: The classifier.
 
     Returns:
         The bytes of the file to write.
@@ -78,79 +87,26 @@ class _AlignedBuilder(flatbuffers.Builder):
     The code generated for Python, TensorFlow's converter included, does not.
     """
 
-    def CreateNumpyVector(self, x):
+    def CreateNumpyVector(self, x: np.ndarray) -> int:
         self.Prep(16, x.nbytes)
         return super().CreateNumpyVector(x)
 
 
-def _describe(classifier):
-    """The metadata of a classifier, a FlatBuffer."""
-    preprocessing, settings = classifier.preprocessing, classifier.settings
-    grey = preprocessing.channels == 1
+def _describe(classifier: Classifier) -> bytes:
+    """Returns the metadata of a classifier, a FlatBuffer."""
+    provenance, count = classifier.provenance, len(classifier.classes)
+    known = {"author": provenance.publisher, "license": provenance.licence}
     (name,) = label_lines([classifier.name])
-    image = _table(
-        "TensorMetadata",
-        name="image",
-        description=f"{'Grey' if grey else 'RGB'} image, {preprocessing.height} rows of "
-        f"{preprocessing.width} pixels from 0 to 255; the model normalises them itself.",
-        content=_table(
-            "Content",
-            content_properties_type=np.uint8(2),  # ImageProperties
-            content_properties=_table(
-                "ImageProperties",
-                color_space=np.int8(2 if grey else 1),
-                default_size=_table(
-                    "ImageSize",
-                    width=np.uint32(preprocessing.width),
-                    height=np.uint32(preprocessing.height),
-                ),
-            ),
-        ),
-        # That there is nothing to do has to be said where the input is float32.
-        process_units=[
-            _table(
-                "ProcessUnit",
-                options_type=np.uint8(1),  # NormalizationOptions
-                options=_table(
-                    "NormalizationOptions",
-                    mean=np.float32([0]),
-                    std=np.float32([1]),
-                ),
-            )
-        ],
-        stats=_table("Stats", max=np.float32([255]), min=np.float32([0])),
-    )
-    probabilities = _table(
-        "TensorMetadata",
-        name="probabilities",
-        description=f"Probability of each of {len(classifier.classes)} classes.",
-        content=_table(
-            "Content",
-            content_properties_type=np.uint8(1),
-            content_properties=_table("FeatureProperties"),
-        ),
-        stats=_table("Stats", max=np.float32([1]), min=np.float32([0])),
-        associated_files=[
-            _table(
-                "AssociatedFile",
-                name=LABELS_FILE,
-                description="Name of each class, in the order of the probabilities.",
-                type=np.int8(2),  # TENSOR_AXIS_LABELS
-            )
-        ],
-    )
-    known = {"author": settings.get("publisher"), "license": settings.get("licence")}
     model = _table(
         "ModelMetadata",
         name=name,
-        description=f"Image classifier of {len(classifier.classes)} classes by "
-        "keras_resnet.",
+        description=f"Image classifier of {count} classes by keras_resnet.",
         version="1",
         subgraph_metadata=[
             _table(
                 "SubGraphMetadata",
-                input_tensor_metadata=[image],
-                output_tensor_metadata=[probabilities],
+                input_tensor_metadata=[_describe_image(classifier.preprocessing)],
+                output_tensor_metadata=[_describe_probabilities(count)],
             )
         ],
         # The first version of the format has all these fields.
@@ -162,20 +118,71 @@ def _describe(classifier):
     return bytes(builder.Output())
 
 
-def _table(kind, **fields):
-    """A table for `_write`: its fields by their places."""
+def _describe_image(preprocessing: Preprocessing) -> _Table:
+    grey = preprocessing.channels == 1
+    height, width = preprocessing.height, preprocessing.width
+    return _table(
+        "TensorMetadata",
+        name="image",
+        description=f"{'Grey' if grey else 'RGB'} image, {height} rows of {width} pixels "
+        "from 0 to 255; the model normalises them itself.",
+        content=_table(
+            "Content",
+            content_properties_type=np.uint8(2),  # ImageProperties
+            content_properties=_table(
+                "ImageProperties",
+                color_space=np.int8(2 if grey else 1),
+                default_size=_table(
+                    "ImageSize", width=np.uint32(width), height=np.uint32(height)
+                ),
+            ),
+        ),
+        # That there is nothing to do has to be said where the input is float32.
+        process_units=[
+            _table(
+                "ProcessUnit",
+                options_type=np.uint8(1),  # NormalizationOptions
+                options=_table("NormalizationOptions", mean=_floats(0), std=_floats(1)),
+            )
+        ],
+        stats=_table("Stats", max=_floats(255), min=_floats(0)),
+    )
+
+
+def _describe_probabilities(count: int) -> _Table:
+    return _table(
+        "TensorMetadata",
+        name="probabilities",
+        description=f"Probability of each of {count} classes.",
+        content=_table(
+            "Content",
+            content_properties_type=np.uint8(1),
+            content_properties=_table("FeatureProperties"),
+        ),
+        stats=_table("Stats", max=_floats(1), min=_floats(0)),
+        associated_files=[
+            _table(
+                "AssociatedFile",
+                name=LABELS_FILE,
+                description="Name of each class, in the order of the probabilities.",
+                type=np.int8(2),  # TENSOR_AXIS_LABELS
+            )
+        ],
+    )
+
+
+def _floats(*values: float) -> np.ndarray:
+    return np.array(values, np.float32)
+
+
+def _table(kind: str, **fields: _Value) -> _Table:
+    """Returns a table for `_write`: its fields by their places."""
     places = _TABLES[kind].split()
     return {places.index(name): value for name, value in fields.items()}
 
 
-def _write(builder, value):
-    """Writes to a FlatBuffer and returns the offset.
-
-    Args:
-        builder: a `flatbuffers.Builder`.
-        value: a string; an array of numbers; a list of tables; or a `_table` of these
-            and of numbers of NumPy's types.
-    """
+def _write(builder: flatbuffers.Builder, value: _Value) -> int:
+    """Writes a value to a FlatBuffer and returns the offset."""
     if isinstance(value, str):
         return builder.CreateString(value)
     if isinstance(value, np.ndarray):
@@ -186,6 +193,7 @@ def _write(builder, value):
         for offset in reversed(offsets):
             builder.PrependUOffsetTRelative(offset)
         return builder.EndVector()
+    assert isinstance(value, dict)  # Numbers stand within their table.
     fields = {
         place: item if isinstance(item, np.generic) else _write(builder, item)
         for place, item in value.items()

@@ -7,20 +7,27 @@ that fold into the convolutions here.
 
 import dataclasses
 import json
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
 from keras import layers
 
+from keras_resnet.evaluation import Classifier
 from keras_resnet.support import InputError, write_file
 
 from ..device import needs
+
+if TYPE_CHECKING:
+    import onnx
 
 # ONNX Runtime reads these from 1.12 on, of 2022.
 OPSET, IR_VERSION = 17, 8
 
 
-def write_onnx(path, classifier):
+def write_onnx(path: str | os.PathLike[str], classifier: Classifier) -> None:
     """Writes the ONNX file of a classifier.
 
     It takes `image`, uint8 (n, height, width, channels) with any n, normalises
@@ -28,36 +35,36 @@ def write_onnx(path, classifier):
     `classes` and `preprocessing`, in JSON.
 
     Args:
-        path: of the file to write.
-        classifier: a `keras_resnet.classifiers.Classifier`.
+        path: File to write.
+        classifier: The classifier.
 
     Raises:
-        InputError: as `to_onnx`.
+        InputError: As `to_onnx`.
     """
     write_file(path, to_onnx(classifier).SerializeToString())
 
 
-def to_onnx(classifier):
+def to_onnx(classifier: Classifier) -> "onnx.ModelProto":
     """Returns the ONNX model of a classifier; see `write_onnx`.
 
     Raises:
-        InputError: it has a layer that no network of keras_resnet has, or the
+        InputError: It has a layer that no network of keras_resnet has, or the
             distribution `onnx` is not installed.
     """
     with needs("onnx"):
         import onnx
-    graph = _Graph(onnx)
+    graph = _Graph()
     pixels = graph.add("Cast", "image", to=onnx.TensorProto.FLOAT)
     _emit_model(graph, classifier.model, _Value(graph.to_nchw(pixels)))
     graph.nodes[-1].output[0] = "probabilities"
-    shape = ["batch", *classifier.preprocessing.shape]
-    answers = ["batch", len(classifier.classes)]
     describe = onnx.helper.make_tensor_value_info
-    made = onnx.helper.make_model(
+    images: list[str | int | None] = ["batch", *classifier.preprocessing.shape]
+    answers: list[str | int | None] = ["batch", len(classifier.classes)]
+    model = onnx.helper.make_model(
         onnx.helper.make_graph(
             graph.nodes,
             classifier.name,
-            [describe("image", onnx.TensorProto.UINT8, shape)],
+            [describe("image", onnx.TensorProto.UINT8, images)],
             [describe("probabilities", onnx.TensorProto.FLOAT, answers)],
             graph.constants,
         ),
@@ -65,13 +72,13 @@ def to_onnx(classifier):
         ir_version=IR_VERSION,
         producer_name="keras_resnet",
     )
-    onnx.helper.set_model_props(made, metadata(classifier))
-    onnx.checker.check_model(made, full_check=True)
-    return made
+    onnx.helper.set_model_props(model, describe_classifier(classifier))
+    onnx.checker.check_model(model, full_check=True)
+    return model
 
 
-def metadata(classifier):
-    """What an artifact tells of itself: `classes` and `preprocessing`, in JSON."""
+def describe_classifier(classifier: Classifier) -> dict[str, str]:
+    """Returns what a file says of its classifier: `classes`, `preprocessing`, in JSON."""
     return {
         "classes": json.dumps(classifier.classes, ensure_ascii=False),
         "preprocessing": json.dumps(dataclasses.asdict(classifier.preprocessing)),
@@ -83,10 +90,10 @@ class _Value:
     """A tensor of the graph, (n, channels, height, width).
 
     Attributes:
-        name: of the tensor.
-        pads: rows and columns of zeros that its reader adds: above, to the left,
+        name: Name of the tensor.
+        pads: Rows and columns of zeros that its reader adds: above, to the left,
             below and to the right.
-        rectified: whether nothing in it is below zero.
+        rectified: Whether nothing in it is below zero.
     """
 
     name: str
@@ -97,29 +104,36 @@ class _Value:
 class _Graph:
     """The nodes and constants of an ONNX graph that is being written."""
 
-    def __init__(self, onnx):
-        self.onnx = onnx
-        self.nodes = []
-        self.constants = []
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
 
-    def add(self, kind, *inputs, name=None, **attributes):
-        """Adds a node; returns the name of its output."""
+    def add(
+        self, kind: str, *inputs: str, name: str | None = None, **attributes: Any
+    ) -> str:
+        """Adds a node and returns the name of its output."""
+        import onnx
+
         name = name or f"{kind.lower()}_{len(self.nodes)}"
-        node = self.onnx.helper.make_node(kind, inputs, [name], name, **attributes)
+        node = onnx.helper.make_node(kind, inputs, [name], name, **attributes)
         self.nodes.append(node)
         return name
 
-    def constant(self, name, value, dtype=np.float32):
-        """Adds an array; returns its name."""
+    def constant(
+        self, name: str, value: np.typing.ArrayLike, dtype: type = np.float32
+    ) -> str:
+        """Adds an array and returns its name."""
+        import onnx
+
         value = np.ascontiguousarray(value, dtype)
-        self.constants.append(self.onnx.numpy_helper.from_array(value, name))
+        self.constants.append(onnx.numpy_helper.from_array(value, name))
         return name
 
-    def to_nchw(self, name):
+    def to_nchw(self, name: str) -> str:
         return self.add("Transpose", name, perm=[0, 3, 1, 2])
 
-    def pad(self, value, name, channels=(0, 0)):
-        """Adds the zeros around a value; returns a name."""
+    def pad(self, value: _Value, name: str, channels: tuple[int, int] = (0, 0)) -> str:
+        """Adds the zeros around a value, and channels of zeros; returns a name."""
         above, left, below, right = value.pads
         front, behind = channels
         sizes = self.constant(
@@ -127,54 +141,53 @@ class _Graph:
         )
         return self.add("Pad", value.name, sizes, name=name)
 
-    def padded(self, value):
-        """The name of a value with its zeros around it."""
+    def padded(self, value: _Value) -> str:
+        """Returns the name of a value with its zeros around it."""
         return self.pad(value, f"{value.name}/pad") if any(value.pads) else value.name
 
 
-def _emit_model(graph, model, value):
+# From the graph, a layer and the values that it reads to the value that it computes.
+_Emitter = Callable[..., _Value]
+
+
+def _emit_model(graph: _Graph, model: keras.Model, value: _Value) -> _Value:
     """Adds every layer of a model.
 
     Args:
-        graph: a `_Graph`.
-        model: a functional `keras.Model` with one input and one output.
-        value: what it reads, a `_Value`.
-
-    Returns:
-        A `_Value`.
+        graph: The graph that is being written.
+        model: A functional model with one input and one output.
+        value: The model's input.
     """
     entry = keras.Input(batch_shape=model.input.shape, dtype=model.input.dtype)
     values = {id(entry): value}
 
-    def clone(layer):
-        if not isinstance(layer, keras.Model) and type(layer) not in _EMITTERS:
-            raise InputError(
-                "ONNX can be written of the layers "
-                f"{', '.join(kind.__name__ for kind in _EMITTERS)}. "
-                f"Received: {layer.name}, {type(layer).__name__}"
-            )
-        config = layer.get_config()
-        if "kernel_initializer" in config:
-            config["kernel_initializer"] = "zeros"  # The weights are the model's.
-        return type(layer).from_config(config)
-
-    def call(layer, *args, **kwargs):
-        answer = layer(*args, **kwargs)
-        read = [values[id(tensor)] for tensor in keras.tree.flatten(args)]
-        original = model.get_layer(layer.name)
-        if isinstance(layer, keras.Model):
-            values[id(answer)] = _emit_model(graph, original, *read)
-        else:
-            values[id(answer)] = _EMITTERS[type(layer)](graph, original, *read)
-        return answer
+    def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> keras.KerasTensor:
+        output = layer(*args, **kwargs)
+        inputs = [values[id(tensor)] for tensor in keras.tree.flatten(args)]
+        emit = _EMITTERS.get(type(layer), _emit_model)
+        values[id(output)] = emit(graph, model.get_layer(layer.name), *inputs)
+        return output
 
     walked = keras.models.clone_model(
-        keras.Model(model.input, model.output), entry, clone, call
+        keras.Model(model.input, model.output), entry, _clone_without_weights, call
     )
     return values[id(walked.output)]
 
 
-def _activated(graph, layer, name):
+def _clone_without_weights(layer: keras.Layer) -> keras.Layer:
+    if not isinstance(layer, keras.Model) and type(layer) not in _EMITTERS:
+        raise InputError(
+            "ONNX can be written of the layers "
+            f"{', '.join(kind.__name__ for kind in _EMITTERS)}. "
+            f"Received: {layer.name}, {type(layer).__name__}"
+        )
+    config = layer.get_config()
+    if "kernel_initializer" in config:
+        config["kernel_initializer"] = "zeros"  # The weights are the model's.
+    return type(layer).from_config(config)
+
+
+def _activated(graph: _Graph, layer: keras.Layer, name: str) -> _Value:
     """Adds the activation of a layer after a tensor, if it has one."""
     activation = keras.activations.serialize(layer.activation)
     if activation == "linear":
@@ -192,24 +205,26 @@ def _activated(graph, layer, name):
     )
 
 
-def _activation(graph, layer, value):
+def _activation(graph: _Graph, layer: layers.Activation, value: _Value) -> _Value:
     return _activated(graph, layer, graph.padded(value))
 
 
-def _normalization(graph, layer, value):
+def _normalization(graph: _Graph, layer: layers.Normalization, value: _Value) -> _Value:
     mean, variance = (
         np.reshape(part, (-1, 1, 1)) for part in (layer.mean, layer.variance)
     )
-    mean = graph.constant(f"{layer.name}/mean", mean)
-    name = graph.add("Sub", graph.padded(value), mean)
+    subtracted = graph.constant(f"{layer.name}/mean", mean)
+    name = graph.add("Sub", graph.padded(value), subtracted)
     if (variance != 1).any():  # Else it is folded into the convolution.
         deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
-        deviation = graph.constant(f"{layer.name}/deviation", deviation)
-        name = graph.add("Div", name, deviation)
+        divisor = graph.constant(f"{layer.name}/deviation", deviation)
+        name = graph.add("Div", name, divisor)
     return _Value(name)
 
 
-def _batch_normalization(graph, layer, value):
+def _batch_normalization(
+    graph: _Graph, layer: layers.BatchNormalization, value: _Value
+) -> _Value:
     *affine, mean, variance = layer.get_weights()
     gamma = affine.pop(0) if layer.scale else np.ones_like(mean)
     beta = affine.pop(0) if layer.center else np.zeros_like(mean)
@@ -217,23 +232,23 @@ def _batch_normalization(graph, layer, value):
     name = graph.add(
         "BatchNormalization",
         graph.padded(value),
-        *(graph.constant(f"{layer.name}/{k}", v) for k, v in parts.items()),
+        *(graph.constant(f"{layer.name}/{part}", w) for part, w in parts.items()),
         name=layer.name,
         epsilon=layer.epsilon,
     )
     return _Value(name)
 
 
-def _zero_padding(graph, layer, value):
+def _zero_padding(graph: _Graph, layer: layers.ZeroPadding2D, value: _Value) -> _Value:
     (above, below), (left, right) = layer.padding
     if layer.data_format == "channels_first":
-        # The channels of shortcut A: see keras_resnet.blocks.shortcut.
+        # The channels of shortcut A: see `keras_resnet.nets.blocks`.
         return _Value(graph.pad(value, layer.name, channels=(left, right)))
     pads = np.add(value.pads, (above, left, below, right))
     return dataclasses.replace(value, pads=tuple(pads.tolist()))
 
 
-def _convolution(graph, layer, value):
+def _convolution(graph: _Graph, layer: layers.Conv2D, value: _Value) -> _Value:
     pads = value.pads
     reach = [
         d * (k - 1) for d, k in zip(layer.dilation_rate, layer.kernel_size, strict=True)
@@ -262,7 +277,7 @@ def _convolution(graph, layer, value):
     return _activated(graph, layer, name)
 
 
-def _max_pooling(graph, layer, value):
+def _max_pooling(graph: _Graph, layer: layers.MaxPooling2D, value: _Value) -> _Value:
     # ONNX pads with minus infinity. After a ReLU that is the same as zeros.
     fits = value.rectified
     name = graph.add(
@@ -275,7 +290,9 @@ def _max_pooling(graph, layer, value):
     return _Value(name, rectified=fits)
 
 
-def _average_pooling(graph, layer, value):
+def _average_pooling(
+    graph: _Graph, layer: layers.AveragePooling2D, value: _Value
+) -> _Value:
     # One of a single pixel is a choice of pixels, which stays exact in int8.
     kind = "AveragePool" if max(layer.pool_size) > 1 else "MaxPool"
     return _Value(
@@ -284,7 +301,7 @@ def _average_pooling(graph, layer, value):
     )
 
 
-def _window(layer):
+def _window(layer: layers.MaxPooling2D | layers.AveragePooling2D) -> dict[str, Any]:
     return {
         "kernel_shape": layer.pool_size,
         "strides": layer.strides,
@@ -293,7 +310,9 @@ def _window(layer):
     }
 
 
-def _global_average_pooling(graph, layer, value):
+def _global_average_pooling(
+    graph: _Graph, layer: layers.GlobalAveragePooling2D, value: _Value
+) -> _Value:
     name = graph.add("GlobalAveragePool", graph.padded(value), name=layer.name)
     return _Value(
         name if layer.keepdims else graph.add("Flatten", name),
@@ -301,7 +320,7 @@ def _global_average_pooling(graph, layer, value):
     )
 
 
-def _dense(graph, layer, value):
+def _dense(graph: _Graph, layer: layers.Dense, value: _Value) -> _Value:
     weights = [
         graph.constant(f"{layer.name}/{part}", w)
         for part, w in zip(("kernel", "bias"), layer.get_weights(), strict=False)
@@ -310,15 +329,17 @@ def _dense(graph, layer, value):
     return _activated(graph, layer, name)
 
 
-def _pairwise(kind):
-    def emit(graph, layer, first, second):
+def _pairwise(kind: str) -> _Emitter:
+    def emit(
+        graph: _Graph, layer: keras.Layer, first: _Value, second: _Value
+    ) -> _Value:
         read = graph.padded(first), graph.padded(second)
         return _Value(graph.add(kind, *read, name=layer.name))
 
     return emit
 
 
-_EMITTERS = {
+_EMITTERS: dict[type[keras.Layer], _Emitter] = {
     layers.Activation: _activation,
     layers.Add: _pairwise("Add"),
     layers.AveragePooling2D: _average_pooling,

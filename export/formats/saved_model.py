@@ -1,20 +1,26 @@
 """A SavedModel that takes raw pixels or encoded images, for TensorFlow Serving."""
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_resnet.evaluation import Classifier
 from keras_resnet.nets import flat_layers
 from keras_resnet.support import InputError, shorten_list
 
 from ..device import LIMITS, Disagreement
 
+# From the tensor that a signature takes to those that it gives, by name.
+Endpoint = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
-def check_model(model):
+
+def check_model(model: keras.Model) -> None:
     """Refuses a model that artifacts cannot be made of, and says what can be done.
 
     Raises:
-        InputError: it has several inputs, layers that are not Keras's own, or an
+        InputError: It has several inputs, layers that are not Keras's own, or an
             input of any size, or its logits and features cannot be told from its
             layers.
     """
@@ -24,24 +30,15 @@ def check_model(model):
             "that reads the image. "
             f"Received: {model.name} with inputs {shorten_list(i.name for i in model.inputs)}"
         )
-    custom = [
-        f"{layer.name} ({type(layer).__name__})"
-        for layer in flat_layers(model)
-        if type(layer).__module__.split(".")[0] != "keras"
-        or isinstance(layer, keras.layers.Lambda)
-    ]
-    if custom:
+    if custom := _custom_layers(model):
         raise InputError(
             "Export needs Keras's own layers, which every converter knows; replace the "
             "others, or write a SavedModel alone by Keras's model.export(PATH). "
             f"Received: {model.name} with {shorten_list(custom)}"
         )
     layers = {layer.name: layer for layer in model.layers}
-    head = layers.get("predictions")
-    if (
-        "avg_pool" not in layers
-        or getattr(head, "activation", None) is not keras.activations.softmax
-    ):
+    activation = getattr(layers.get("predictions"), "activation", None)
+    if "avg_pool" not in layers or activation is not keras.activations.softmax:
         raise InputError(
             "Export needs a classifier of keras_resnet that ends in the layers avg_pool "
             f"and predictions, with softmax. Received: {model.name}"
@@ -54,7 +51,16 @@ def check_model(model):
         )
 
 
-def write_saved_model(classifier, path):
+def _custom_layers(model: keras.Model) -> list[str]:
+    return [
+        f"{layer.name} ({type(layer).__name__})"
+        for layer in flat_layers(model)
+        if type(layer).__module__.split(".")[0] != "keras"
+        or isinstance(layer, keras.layers.Lambda)
+    ]
+
+
+def write_saved_model(classifier: Classifier, path: str) -> None:
     """Writes the SavedModel of a classifier.
 
     Signatures, with n any number of images:
@@ -69,8 +75,8 @@ def write_saved_model(classifier, path):
       global average of the last stage.
 
     Args:
-        classifier: a `keras_resnet.classifiers.Classifier`.
-        path: of the folder to write.
+        classifier: The classifier.
+        path: Folder to write.
     """
     preprocessing = classifier.preprocessing
     pixels = tf.TensorSpec((None, *preprocessing.shape), tf.uint8, "image")
@@ -79,7 +85,7 @@ def write_saved_model(classifier, path):
     names = tf.constant(classifier.classes)
     top = min(5, len(classifier.classes))
 
-    def classify_bytes(image_bytes):
+    def classify_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
         images = tf.map_fn(
             preprocessing.read,
             image_bytes,
@@ -88,7 +94,7 @@ def write_saved_model(classifier, path):
         scores, best = tf.math.top_k(network(images)["probabilities"], top)
         return {"classes": tf.gather(names, best), "scores": scores}
 
-    def part(name):
+    def part(name: str) -> Endpoint:
         return lambda image: {name: network(image)[name]}
 
     _write(
@@ -99,8 +105,8 @@ def write_saved_model(classifier, path):
     )
 
 
-def _frozen(model):
-    """The network as a function whose weights are constants.
+def _frozen(model: keras.Model) -> Endpoint:
+    """Returns the network as a function whose weights are constants.
 
     With constants TensorFlow's kernels lay the weights out once, not in every call
     (docs/serving.md). Signatures that call one `tf.function` share its constants.
@@ -116,7 +122,7 @@ def _frozen(model):
     trainable = [variable.numpy() for variable in both.trainable_variables]
     others = [variable.numpy() for variable in both.non_trainable_variables]
 
-    def network(image):
+    def network(image: tf.Tensor) -> dict[str, tf.Tensor]:
         answers, _ = both.stateless_call(
             [tf.constant(values) for values in trainable],
             [tf.constant(values) for values in others],
@@ -128,44 +134,42 @@ def _frozen(model):
     return network
 
 
-def write_static(classifier, path, pixels="uint8"):
+def write_static(classifier: Classifier, path: str, pixels: str = "uint8") -> None:
     """Writes the SavedModel that converters read: one signature, static but for the batch.
 
     With a batch of 1 the converter would bake reshapes into nets that end in one
     position, and the file could not be resized to more images.
 
     Args:
-        classifier: a `keras_resnet.classifiers.Classifier`.
-        path: of the folder to write.
-        pixels: type of `image`, whose values are from 0 to 255 in any.
+        classifier: The classifier.
+        path: Folder to write.
+        pixels: dtype of `image`, whose values are from 0 to 255 in any.
     """
     spec = tf.TensorSpec((None, *classifier.preprocessing.shape), pixels, "image")
-    _write(
-        path,
-        serving_default=(
-            lambda image: {"probabilities": classifier.model(image, training=False)},
-            spec,
-        ),
-    )
+
+    def classify(image: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"probabilities": classifier.model(image, training=False)}
+
+    _write(path, serving_default=(classify, spec))
 
 
-def check_signatures(path, classifier, images):
+def check_signatures(path: str, classifier: Classifier, images: np.ndarray) -> None:
     """Refuses a SavedModel whose `image_bytes` or `features` are not the network's.
 
     Args:
-        path: of its folder.
-        classifier: whose network it was written of.
-        images: uint8 (n, height, width, channels).
+        path: Its folder.
+        classifier: The classifier that it was written of.
+        images: uint8, (n, height, width, channels).
 
     Raises:
-        Disagreement: another class comes first, or features differ by more than
+        Disagreement: Another class comes first, or features differ by more than
             1e-4 of the largest.
     """
     files = [tf.io.encode_png(image) for image in images]
-    seen = np.stack([classifier.preprocessing.read(file) for file in files])
+    decoded = np.stack([classifier.preprocessing.read(file) for file in files])
     expected = [
         classifier.classes[place].encode()
-        for place in reference_logits(classifier.model, seen).argmax(axis=1)
+        for place in reference_logits(classifier.model, decoded).argmax(axis=1)
     ]
     model = tf.saved_model.load(path)
     named = model.signatures["image_bytes"](image_bytes=tf.stack(files))["classes"]
@@ -174,9 +178,9 @@ def check_signatures(path, classifier, images):
             "The signature image_bytes of the SavedModel names other classes than the "
             "Keras model"
         )
-    found = model.signatures["features"](image=tf.constant(images))["features"].numpy()
+    served = model.signatures["features"](image=tf.constant(images))["features"].numpy()
     features = _features(classifier.model)(images, training=False)
-    difference = np.abs(found - features).max() / np.abs(features).max()
+    difference = np.abs(served - features).max() / np.abs(features).max()
     if not difference <= LIMITS["float32"].logits:
         raise Disagreement(
             f"The signature features of the SavedModel differs by {difference:.1e} of the "
@@ -184,31 +188,34 @@ def check_signatures(path, classifier, images):
         )
 
 
-def _features(model):
+def _features(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.get_layer("avg_pool").output)
 
 
-def reference_logits(model, images, batch_size=64):
-    """Logits of the Keras model, which every artifact is held against.
+def reference_logits(
+    model: keras.Model, images: np.ndarray, batch_size: int = 64
+) -> np.ndarray:
+    """Returns the Keras model's logits, which every artifact is compared with.
 
     Args:
-        model: see `check_model`.
-        images: uint8 (n, height, width, channels).
-        batch_size: images at a time.
+        model: A model that `check_model` accepts.
+        images: uint8, (n, height, width, channels).
+        batch_size: Number of images at a time.
 
     Returns:
-        float64 (n, classes): before the softmax, from the model's own features.
+        float64, (n, classes): before the softmax, from the model's own features.
     """
     features = _features(model)
-    kernel, bias = (np.float64(w) for w in model.get_layer("predictions").get_weights())
+    head = model.get_layer("predictions")
+    kernel, bias = (np.asarray(w, np.float64) for w in head.get_weights())
     parts = [
-        np.float64(features(images[i : i + batch_size], training=False))
+        np.asarray(features(images[i : i + batch_size], training=False), np.float64)
         for i in range(0, len(images), batch_size)
     ]
     return np.concatenate(parts) @ kernel + bias
 
 
-def _write(path, **endpoints):
+def _write(path: str, **endpoints: tuple[Endpoint, tf.TensorSpec]) -> None:
     archive = keras.export.ExportArchive()
     # Without archive.track(model), which would store every variable twice; the
     # endpoints hold theirs.

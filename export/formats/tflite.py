@@ -1,11 +1,15 @@
-"""TFLite files: in float32 and half precision, and quantised in several ways."""
+"""TFLite files: in float32 and half precision, and quantised in several ways.
+
+A new kind of file is a row of `TFLITE_FORMATS`.
+"""
 
 import dataclasses
 import warnings
 
+import numpy as np
 import tensorflow as tf
 
-from ..device import quiet
+from keras_resnet.support import without_notes
 
 _OPS = tf.lite.OpsSet
 
@@ -15,17 +19,17 @@ class TFLiteFormat:
     """One way to write a `.tflite` file; it answers with float32 where not said.
 
     Attributes:
-        pixels: type of the static SavedModel that it is converted from. From
+        pixels: Type of the static SavedModel that it is converted from. From
             float32 pixels the quantiser makes an input of scale 1 without a cast.
-        optimised: whether weights are stored in fewer bits.
-        weights: their type, where it is not int8.
-        calibrated: whether activations are quantised too, by ranges measured on
+        optimised: Whether weights are stored in fewer bits.
+        weights: Type of the weights, where it is not int8.
+        calibrated: Whether activations are quantised too, by ranges measured on
             images.
-        ops: sets of operations that the file is restricted to.
-        io: types of `image` and `probabilities`, where they are not those of the
+        ops: Sets of operations that the file is restricted to.
+        io: Types of `image` and `probabilities`, where they are not those of the
             static SavedModel.
-        on_request: whether it is left out where no formats are named.
-        warning: what to know before using it.
+        on_request: Whether it is left out where no formats are named.
+        warning: What to know before using it.
     """
 
     pixels: str = "uint8"
@@ -68,7 +72,7 @@ TFLITE_FORMATS = {
 }
 
 
-def convert_to_tflite(static, row, calibration=()):
+def convert_to_tflite(static: str, row: TFLiteFormat, calibration: np.ndarray) -> bytes:
     """Converts a network to a `.tflite` file.
 
     It takes `image`, raw pixels (1, height, width, channels), normalises inside
@@ -77,11 +81,11 @@ def convert_to_tflite(static, row, calibration=()):
     and a zero point that the file tells: of `image`, 1 and -128.
 
     Args:
-        static: path of a SavedModel that `saved_model.write_static` wrote for
+        static: Path of a SavedModel that `saved_model.write_static` wrote for
             `row.pixels`.
-        row: a `Format`.
-        calibration: uint8 (n, height, width, channels), images to calibrate
-            activations with; formats that are not calibrated don't read it.
+        row: A value of `TFLITE_FORMATS`.
+        calibration: Images to calibrate activations with: uint8, (n, height, width,
+            channels). Formats that are not calibrated do not read them.
 
     Returns:
         The file's bytes.
@@ -101,13 +105,13 @@ def convert_to_tflite(static, row, calibration=()):
         )
     if row.io:
         converter.inference_input_type, converter.inference_output_type = row.io
-    with warnings.catch_warnings(), quiet():
+    with warnings.catch_warnings(), without_notes():
         # TensorFlow's own, that its interpreter, which calibrates, is deprecated.
         warnings.simplefilter("ignore")
         return converter.convert()
 
 
-def _with_both_ends(images):
+def _with_both_ends(images: np.ndarray) -> np.ndarray:
     """Images whose first has one pixel black and one white.
 
     So that the calibrated range of the input is all of 0 to 255, and a level of

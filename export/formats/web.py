@@ -16,7 +16,9 @@ import pathlib
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 
+from keras_resnet.evaluation import Classifier
 from keras_resnet.support import InputError, write_file
 
 TEMPLATE = pathlib.Path(__file__).parent / "web"
@@ -27,16 +29,10 @@ TEMPLATE = pathlib.Path(__file__).parent / "web"
 # thread, x86, ResNet-18) int8 is a quarter of float32's size and takes a third of its
 # time; float16 is half of its size and takes as long.
 QUICK = ("int8", "dynamic")
-
-
 EXACT = ("float16", "float32")
-
-
-MODELS = QUICK + EXACT
-
+WEB_MODELS = QUICK + EXACT
 
 TIMEOUT = 600  # Seconds, of one call of npm.
-
 
 # LiteRT.js' builds: with relaxed SIMD, the same with threads, and for browsers that
 # have neither.
@@ -46,9 +42,7 @@ BUILDS = (
     "litert_wasm_compat_internal",
 )
 
-
 _QUIET = ("npm_config_audit", "npm_config_fund", "npm_config_update_notifier")
-
 
 _NEEDS = (
     "web needs Node.js 18 or later with npm, and its registry for the packages "
@@ -56,22 +50,23 @@ _NEEDS = (
 )
 
 
-def write_web(path, classifier, files):
+def write_web(
+    path: str | os.PathLike[str], classifier: Classifier, files: Mapping[str, str]
+) -> None:
     """Writes a folder with a page that runs a network in a browser.
 
     The page resizes and crops as `classifier.preprocessing` does, to the pixel but
     for rounding.
 
     Args:
-        path: of the folder to write.
-        classifier: a `keras_resnet.classifiers.Classifier`.
-        files: from a name of `MODELS` to the path of that `.tflite`
-            file, which takes uint8. Of `QUICK` and of `EXACT` the first that is there is
-            copied.
+        path: Folder to write.
+        classifier: The classifier.
+        files: Paths of `.tflite` files that take uint8, by names of `WEB_MODELS`. Of
+            `QUICK` and of `EXACT` the first that is there is copied.
 
     Raises:
-        InputError: there is no such file among them, or the page cannot be built.
-        OSError: the folder cannot be written.
+        InputError: There is no such file among them, or the page cannot be built.
+        OSError: The folder cannot be written.
     """
     chosen = [
         next(name for name in names if name in files)
@@ -80,15 +75,20 @@ def write_web(path, classifier, files):
     ]
     if not chosen:
         raise InputError(
-            f"web needs at least one of {', '.join(MODELS)}. "
+            f"web needs at least one of {', '.join(WEB_MODELS)}. "
             f"Received: {', '.join(files) or 'none'}"
         )
     path = pathlib.Path(path)
     with tempfile.TemporaryDirectory() as work:
         _build(pathlib.Path(work), path)
-    preprocessing = classifier.preprocessing
     for name in chosen:
         shutil.copyfile(files[name], path / f"{name}.tflite")
+    write_file(path / "model.json", _describe(classifier, path, chosen))
+
+
+def _describe(classifier: Classifier, path: pathlib.Path, models: list[str]) -> str:
+    """Returns what the page knows of its network, in JSON."""
+    preprocessing = classifier.preprocessing
     description = {
         "name": classifier.name,
         "classes": list(classifier.classes),
@@ -104,20 +104,18 @@ def write_web(path, classifier, files):
                 "file": f"{name}.tflite",
                 "bytes": os.path.getsize(path / f"{name}.tflite"),
             }
-            for name in chosen
+            for name in models
         ],
     }
-    write_file(
-        path / "model.json", json.dumps(description, indent=1, ensure_ascii=False)
-    )
+    return json.dumps(description, indent=1, ensure_ascii=False)
 
 
-def _build(work, path):
+def _build(work: pathlib.Path, path: pathlib.Path) -> None:
     """Bundles the page with LiteRT.js.
 
     Args:
-        work: an empty folder; the template's own may be read-only.
-        path: of the folder to write, created once all packages are there.
+        work: An empty folder; the template's own may be read-only.
+        path: Folder to write, created once all packages are there.
     """
     for file in TEMPLATE.iterdir():
         if file.is_file():
@@ -147,7 +145,7 @@ def _build(work, path):
         write_file(litert / f"{build}.wasm.gzip", packed)
 
 
-def _npm(work, *arguments):
+def _npm(work: pathlib.Path, *arguments: str) -> None:
     """Runs npm, silent unless it fails."""
     npm = shutil.which("npm")
     if npm is None:
@@ -174,8 +172,8 @@ def _npm(work, *arguments):
         raise InputError(f"{_NEEDS}. Received: {_first_error(result.stderr)}")
 
 
-def _first_error(output):
-    """The line of npm's output that says what went wrong."""
+def _first_error(output: str) -> str:
+    """Returns the line of npm's output that says what went wrong."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [
         line.removeprefix("npm error ") for line in lines if "npm warn" not in line

@@ -1,4 +1,4 @@
-from .debug import write_debug as write_debug
+from .debug import write_layer_report as write_layer_report
 from .equalize import equalise as equalise
 from .repair import REPAIR as REPAIR
-from .repair import repair as repair
+from .repair import repair_network as repair_network

@@ -1,157 +1,192 @@
-"""Where int8 departs from float32, layer by layer."""
+"""int8 beside float32, layer by layer.
+
+Our own, after a trial of both: TensorFlow 2.21's QuantizationDebugger computes each layer
+in float32 from int8's inputs, so that errors do not add up, and its direct comparison
+reads memory that is in use again (a cosine of 0 in a sound layer); litert-quantizer
+0.11's `compare_model` gives no scales, and an SQNR whose images are not added up.
+"""
 
 import dataclasses
 import os
 import re
 import warnings
+from collections.abc import Callable
+from typing import NamedTuple
 
+import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from keras_resnet.support import to_png, write_file
+from keras_resnet.support import format_table, to_csv, to_png, without_notes, write_file
 
 from ..device import decode
 from ..formats import TFLITE_FORMATS, convert_to_tflite
 
-_DEBUG_IMAGES = 16
+_REPORT_IMAGES = 16
+
+# From an image to what each operation computes, as real numbers, by the tensor's name.
+_Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
-def debug_quantization(static, model, calibration, images):
+class LayerError(NamedTuple):
+    """How far the output of a layer is from float32's.
+
+    Attributes:
+        layer: Name of the layer.
+        scale: Value of one level of its output.
+        error_in_levels: Root mean square of the difference, in levels.
+        sqnr_db: Ratio of the power of the output to that of the difference, in
+            decibels (6 is one bit).
+        cosine: Cosine of the two outputs.
+    """
+
+    layer: str
+    scale: float
+    error_in_levels: float
+    sqnr_db: float
+    cosine: float
+
+
+def compare_layers(
+    static: str, model: keras.Model, calibration: np.ndarray, images: np.ndarray
+) -> list[LayerError]:
     """Compares each tensor of an int8 file with the same in float32.
 
     Errors add up along the network, as they do in use.
 
     Args:
-        static: path of a SavedModel of float32 pixels, as
-            `saved_model.write_static` writes.
-        model: the `keras.Model` that it was written of, for the layers' names.
-        calibration: uint8 (n, height, width, channels), to calibrate int8 with.
-        images: of the same form, to compare on; a few are enough.
+        static: Path of a SavedModel of float32 pixels, as
+            `saved_model.write_static` writes it.
+        model: The model that it was written from, for the layers' names.
+        calibration: Images to calibrate int8 with: uint8, (n, height, width,
+            channels).
+        images: Images to compare on, of the same shape; a few are enough.
 
     Returns:
-        A list of dicts, one for each layer in the order of the network: `layer`;
-        `scale` of its output, the value of one level; `error_in_levels`, root mean
-        square of the difference; `sqnr_db`, ratio of the power of the output to that
-        of the difference, in decibels (6 is one bit); `cosine` of the two outputs.
+        The error of each layer, in the order of the network.
     """
-    exact, int8 = (
-        convert_to_tflite(
-            static, dataclasses.replace(row, pixels="float32"), calibration
+    (run_exact, _), (run_int8, scales) = (
+        _open(
+            convert_to_tflite(
+                static, dataclasses.replace(row, pixels="float32"), calibration
+            )
         )
         for row in (TFLITE_FORMATS["float32"], TFLITE_FORMATS["float_io"])
     )
-    sums, scales = {}, {}
-    for (expected, _), (found, its_scales) in zip(
-        _outputs(exact, images), _outputs(int8, images), strict=True
-    ):
-        scales |= its_scales
-        for name in found.keys() & expected.keys():
-            x, y = np.float64(expected[name]), np.float64(found[name])
-            new = [
-                (x * x).sum(),
-                (y * y).sum(),
-                (x * y).sum(),
-                ((x - y) ** 2).sum(),
-                x.size,
-            ]
-            sums[name] = sums.get(name, 0) + np.array(new)
-    rows = []
+    sums: dict[str, np.ndarray] = {}  # Over the images, by the name of a tensor.
+    for image in images:
+        expected, quantised = run_exact(image), run_int8(image)
+        for name in [name for name in quantised if name in expected]:
+            products = _sum_products(expected[name], quantised[name])
+            sums[name] = sums.get(name, 0) + products
     places = {layer.name: place for place, layer in enumerate(model.layers)}
-    for name, scale in scales.items():
-        made_by = [re.sub(r"_\d+$", "", part) for part in re.split("[/;]", name)]
-        made_by = [part for part in made_by if part in places]
-        if name not in sums or not scale or not made_by:
-            continue
-        power, other, product, error, size = sums[name]
-        rows.append(
-            {
-                "layer": max(made_by, key=places.get),
-                "scale": float(scale),
-                "error_in_levels": float(np.sqrt(error / size) / scale),
-                "sqnr_db": float(10 * np.log10(max(power, 1e-30) / max(error, 1e-30))),
-                "cosine": float(product / max(np.sqrt(power * other), 1e-30)),
-            }
-        )
-    return rows
+    return [
+        _measure_error(layer, scales[name], sums[name])
+        for name in sums
+        if scales[name] and (layer := _find_layer(name, places))
+    ]
 
 
-def _outputs(content, images):
-    """Runs a `.tflite` file and keeps what each operation gives.
+def _open(content: bytes) -> tuple[_Run, dict[str, float]]:
+    """Loads a `.tflite` file.
 
-    Yields:
-        For each image, dicts from a tensor's name to its values as real numbers,
-        and to its scale, 0 where it is not quantised; in the order of the graph.
+    Returns:
+        A function that runs it, and the scale of each tensor that an operation
+        computes, 0 in float32, in the order of the graph.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), without_notes():
         warnings.simplefilter("ignore")  # That all this needs memory.
         interpreter = Interpreter(
             model_content=content, experimental_preserve_all_tensors=True
         )
-    interpreter.allocate_tensors()
-    runner_input = interpreter.get_input_details()[0]["index"]
+        interpreter.allocate_tensors()
+    entry = interpreter.get_input_details()[0]["index"]
     details = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
-    made = [
+    outputs = [
         details[int(index)]
         for operation in interpreter._get_ops_details()
         if operation["op_name"] != "DELEGATE"
         for index in operation["outputs"]
     ]
-    for image in images:
-        interpreter.set_tensor(runner_input, np.float32(image[None]))
+    scales = {tensor["name"]: tensor["quantization"][0] for tensor in outputs}
+
+    def run(image: np.ndarray) -> dict[str, np.ndarray]:
+        interpreter.set_tensor(entry, image[None].astype(np.float32))
         interpreter.invoke()
-        values, scales = {}, {}
-        for tensor in made:
-            name, (scale, _) = tensor["name"], tensor["quantization"]
-            value = interpreter.get_tensor(tensor["index"])
-            values[name] = decode(value, tensor)
-            scales[name] = scale
-        yield values, scales
+        read = interpreter.get_tensor
+        return {t["name"]: decode(read(t["index"]), t) for t in outputs}
+
+    return run, scales
 
 
-def write_debug(source, images, folder):
+def _sum_products(expected: np.ndarray, quantised: np.ndarray) -> np.ndarray:
+    """Returns the sums that `_measure_error` needs, which add up over images."""
+    x, y = expected.astype(np.float64), quantised.astype(np.float64)
+    sums = (x * x).sum(), (y * y).sum(), (x * y).sum(), ((x - y) ** 2).sum()
+    return np.array([*sums, x.size])
+
+
+def _measure_error(layer: str, scale: float, sums: np.ndarray) -> LayerError:
+    power, quantised_power, product, error, size = sums
+    return LayerError(
+        layer,
+        float(scale),
+        float(np.sqrt(error / size) / scale),
+        float(10 * np.log10(max(power, 1e-30) / max(error, 1e-30))),
+        float(product / max(np.sqrt(power * quantised_power), 1e-30)),
+    )
+
+
+def _find_layer(tensor: str, places: dict[str, int]) -> str | None:
+    """Returns the last of the layers that a tensor is named after.
+
+    Args:
+        tensor: Name of the tensor, such as `net_1/conv1_relu_1/Relu;net_1/conv1_conv_1`.
+        places: Places of the layers in the network, by their names.
+    """
+    parts = (re.sub(r"_\d+$", "", part) for part in re.split("[/;]", tensor))
+    known = [part for part in parts if part in places]
+    return max(known, key=places.__getitem__, default=None)
+
+
+def write_layer_report(
+    static: str,
+    model: keras.Model,
+    calibration: np.ndarray,
+    images: np.ndarray,
+    folder: str,
+) -> None:
     """Prints where int8 departs from float32, and writes it down.
 
     Args:
-        source: an `artifacts.Source`.
-        images: uint8 (n, height, width, channels), of which some are used.
-        folder: to write `quantization.csv` and `quantization.png` into.
+        static: As for `compare_layers`.
+        model: As for `compare_layers`.
+        calibration: As for `compare_layers`.
+        images: As for `compare_layers`; the first ones are used.
+        folder: Folder to write `quantization.csv` and `quantization.png` into.
     """
-    rows = debug_quantization(
-        source.static("float32"),
-        source.classifier.model,
-        source.calibration,
-        images[:_DEBUG_IMAGES],
-    )
-    print(_debug_table(rows), flush=True)
-    lines = [rows[0].keys(), *(row.values() for row in rows)]
-    text = "".join(",".join(map(str, line)) + "\n" for line in lines)
-    write_file(os.path.join(folder, "quantization.csv"), text)
-    write_file(os.path.join(folder, "quantization.png"), draw(rows))
+    errors = compare_layers(static, model, calibration, images[:_REPORT_IMAGES])
+    head = ("layer", "scale", "error in levels", "SQNR", "cosine")
+    cells = [
+        (e.layer, f"{e.scale:.3g}", f"{e.error_in_levels:.2f}", f"{e.sqnr_db:.1f} dB",
+         f"{e.cosine:.4f}")
+        for e in errors
+    ]  # fmt: skip
+    print(format_table([head, *cells]), flush=True)
+    csv = to_csv([error._asdict() for error in errors])
+    write_file(os.path.join(folder, "quantization.csv"), csv)
+    write_file(os.path.join(folder, "quantization.png"), draw_layers(errors))
 
 
-def _debug_table(rows):
-    """The rows of `debug_quantization` as text."""
-    width = max(len(row["layer"]) for row in rows)
-    lines = [
-        f"{'layer':<{width}}{'scale':>10}{'error in levels':>17}{'SQNR':>10}{'cosine':>9}"
-    ]
-    for row in rows:
-        lines.append(
-            f"{row['layer']:<{width}}{row['scale']:>10.3g}{row['error_in_levels']:>17.2f}"
-            f"{row['sqnr_db']:>7.1f} dB{row['cosine']:>9.4f}"
-        )
-    return "\n".join(lines)
-
-
-def draw(rows):
-    """Draws the rows of `debug_quantization`: signal to noise of each layer, as PNG."""
+def draw_layers(errors: list[LayerError]) -> bytes:
+    """Draws the ratio of signal to noise of each layer, as PNG."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(max(5, 0.16 * len(rows) + 1), 4.5), layout="constrained")
+    figure = Figure(figsize=(max(5, 0.16 * len(errors) + 1), 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.bar(range(len(rows)), [row["sqnr_db"] for row in rows])
+    axes.bar(range(len(errors)), [error.sqnr_db for error in errors])
     axes.set_xticks(
-        range(len(rows)), [row["layer"] for row in rows], rotation=90, fontsize=7
+        range(len(errors)), [error.layer for error in errors], rotation=90, fontsize=7
     )
     axes.margins(x=0.01)
     axes.set_ylabel("signal to quantisation noise (dB)")

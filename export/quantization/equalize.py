@@ -1,4 +1,8 @@
-"""Cross-layer equalisation."""
+"""Cross-layer equalisation.
+
+Our own, because the quantisers for LiteRT have none, and NNCF's scales channels between
+two layers of an OpenVINO or ONNX graph, not those of a whole stage.
+"""
 
 import keras
 import numpy as np
@@ -17,10 +21,14 @@ _HOMOGENEOUS = (
 
 
 # These end with another factor than they begin with.
-_WEIGHTED = (layers.Conv2D, layers.Dense)
+WEIGHTED_LAYERS = (layers.Conv2D, layers.Dense)
+
+_TINY = 1e-30  # In place of a range of zero, which is divided by.
 
 
-def equalise(model, images, batch_size=16):
+def equalise(
+    model: keras.Model, images: np.ndarray, batch_size: int = 16
+) -> keras.Model:
     """Returns a network that computes the same, with ranges that suit int8.
 
     All channels of a tensor share one scale in int8: one with large values takes
@@ -35,33 +43,28 @@ def equalise(model, images, batch_size=16):
     convolution, squeeze and excitation, shortcut A) stay as they are.
 
     Args:
-        model: a functional `keras.Model`, left unchanged.
-        images: what it takes, (n, height, width, channels).
-        batch_size: images at a time.
+        model: A functional model, left unchanged.
+        images: Input of the model: (n, height, width, channels).
+        batch_size: Number of images at a time.
 
     Returns:
-        A folded `keras.Model`.
+        A folded model.
     """
     model = fold(model)
-    groups = _groups(model)
+    groups = _find_groups(model)
     tensors = [tensor for group in groups for tensor in group.tensors]
-    seen = iter(_peaks(model, tensors, images, batch_size))
+    peaks_of_tensors = iter(_measure_peaks(model, tensors, images, batch_size))
     weights = {
         layer: layer.get_weights()
         for group in groups
         for layer in (*group.writers, *group.readers)
     }
     for group in groups:
-        peaks = [next(seen) for _ in group.tensors]
-        active = np.max([peak / max(peak.max(), 1e-30) for peak in peaks], axis=0)
-        read = np.max(
-            [_read(weights[r][0], len(active)) for r in group.readers], axis=0
-        )
-        alive = (active > 0) & (read > 0)
-        factor = np.ones(len(active))
-        factor[alive] = np.sqrt(active[alive] / read[alive])
+        peaks = [next(peaks_of_tensors) for _ in group.tensors]
+        kernels = [weights[reader][0] for reader in group.readers]
+        factor = _choose_factors(peaks, kernels)
         for writer in group.writers:
-            weights[writer] = [each / factor for each in weights[writer]]
+            weights[writer] = [values / factor for values in weights[writer]]
         for reader in group.readers:
             kernel = weights[reader][0]
             weights[reader][0] = kernel * _spread(factor, kernel.shape)
@@ -71,58 +74,61 @@ def equalise(model, images, batch_size=16):
 
 
 class _Group:
-    """Tensors whose channels can only be scaled together, and who scales them."""
+    """Tensors whose channels can only be scaled together.
 
-    def __init__(self, free):
-        self.tensors, self.writers, self.readers, self.free = [], [], [], free
+    Attributes:
+        tensors: The tensors, which all have the same channels.
+        writers: Layers with weights that compute one of them.
+        readers: Layers with weights that read one of them.
+        free: Whether every layer at the group's ends can take a factor.
+    """
 
-    def add(self, other):
+    def __init__(self, free: bool) -> None:
+        self.tensors: list[keras.KerasTensor] = []
+        self.writers: list[keras.Layer] = []
+        self.readers: list[keras.Layer] = []
+        self.free = free
+
+    def add(self, other: "_Group") -> None:
         self.tensors += other.tensors
         self.writers += other.writers
         self.readers += other.readers
         self.free &= other.free
 
 
-def _groups(model):
-    """Finds what can be scaled in a network.
-
-    Args:
-        model: a functional `keras.Model` without sub-models.
-
-    Returns:
-        A list of `_Group`s.
-    """
-    group_of = {}  # By the id of a tensor.
+def _find_groups(model: keras.Model) -> list[_Group]:
+    """Finds what can be scaled in a functional model without sub-models."""
+    group_of: dict[int, _Group] = {}  # By the id of a tensor.
     for depth in sorted(model._nodes_by_depth, reverse=True):
         for node in model._nodes_by_depth[depth]:
-            layer, read = node.operation, [group_of[id(t)] for t in node.input_tensors]
-            weighted = type(layer) in _WEIGHTED
+            layer = node.operation
+            inputs = [group_of[id(tensor)] for tensor in node.input_tensors]
             if _passes(layer):
-                group = read[0]
-                for other in read[1:]:
+                group = inputs[0]
+                for other in inputs[1:]:
                     if other is not group:
                         group.add(other)
-                        for tensor in other.tensors:
-                            group_of[id(tensor)] = group
+                        group_of.update({id(tensor): group for tensor in other.tensors})
             else:
+                weighted = type(layer) in WEIGHTED_LAYERS
                 group = _Group(free=weighted and _is_rectifier(layer))
                 group.writers += [layer] * weighted
-                for each in read:
-                    each.readers.append(layer)
-                    each.free &= weighted
+                for read_group in inputs:
+                    read_group.readers.append(layer)
+                    read_group.free &= weighted
             group.tensors += node.outputs
             group_of.update({id(tensor): group for tensor in node.outputs})
     for tensor in model.outputs:
         group_of[id(tensor)].free = False
-    found = {id(group): group for group in group_of.values() if group.free}
-    return [group for group in found.values() if group.readers]
+    groups = {id(group): group for group in group_of.values()}.values()
+    return [group for group in groups if group.free and group.readers]
 
 
-def _is_rectifier(layer):
+def _is_rectifier(layer: keras.Layer) -> bool:
     return layer.activation in (keras.activations.linear, keras.activations.relu)
 
 
-def _passes(layer):
+def _passes(layer: keras.Layer) -> bool:
     """Whether a layer keeps a positive factor of each channel."""
     if isinstance(layer, layers.ZeroPadding2D):
         # Shortcut A pads channels: it reads them in the other data format.
@@ -132,36 +138,52 @@ def _passes(layer):
     return isinstance(layer, (layers.ReLU, *_HOMOGENEOUS))
 
 
-def _peaks(model, tensors, images, batch_size):
-    """Largest absolute value of each channel of tensors of a network.
-
-    Returns:
-        For each tensor an array (channels,).
-    """
+def _measure_peaks(
+    model: keras.Model,
+    tensors: list[keras.KerasTensor],
+    images: np.ndarray,
+    batch_size: int,
+) -> list[np.ndarray]:
+    """Returns the largest absolute value of each channel: (channels,) of each tensor."""
     peaks = [
         keras.ops.max(keras.ops.abs(t), axis=tuple(range(t.ndim - 1))) for t in tensors
     ]
     probe = keras.Model(model.input, peaks)
     batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
     parts = [keras.tree.flatten(probe(batch, training=False)) for batch in batches]
-    return [np.max(each, axis=0) for each in zip(*parts, strict=True)]
+    return [np.max(batch_peaks, axis=0) for batch_peaks in zip(*parts, strict=True)]
 
 
-def _read(kernel, channels):
-    """Largest weight that reads each channel, relative to its output's largest.
+def _choose_factors(peaks: list[np.ndarray], kernels: list[np.ndarray]) -> np.ndarray:
+    """Returns the number that each channel of a group is divided by: (channels,).
 
     Args:
-        kernel: (..., channels of a group, channels out).
-        channels: that are read.
+        peaks: Largest absolute value of each channel, of each tensor of the group.
+        kernels: The kernels that read the group.
+    """
+    written = np.max([peak / max(peak.max(), _TINY) for peak in peaks], axis=0)
+    read = np.max([_read_peaks(kernel, len(written)) for kernel in kernels], axis=0)
+    alive = (written > 0) & (read > 0)
+    factor = np.ones(len(written))
+    factor[alive] = np.sqrt(written[alive] / read[alive])
+    return factor
+
+
+def _read_peaks(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """Returns the largest weight that reads each channel, over its output's largest.
+
+    Args:
+        kernel: (..., input channels of a convolution's group, output channels).
+        channels: Number of channels that are read, in all groups.
     """
     kernel = np.abs(kernel).reshape(-1, *kernel.shape[-2:]).max(axis=0)
-    kernel = kernel / np.maximum(kernel.max(axis=0), 1e-30)
+    kernel = kernel / np.maximum(kernel.max(axis=0), _TINY)
     taken = len(kernel)
     return kernel.reshape(taken, channels // taken, -1).max(axis=2).T.ravel()
 
 
-def _spread(factor, shape):
-    """A number for each channel that is read, in the shape of a kernel's last axes."""
+def _spread(factor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns the factor of each channel that is read, by a kernel's last two axes."""
     taken, given = shape[-2:]
     groups = len(factor) // taken
     return np.repeat(factor.reshape(groups, taken).T, given // groups, axis=1)

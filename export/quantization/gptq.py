@@ -1,4 +1,10 @@
-"""Weights rounded by their joint loss (GPTQ)."""
+"""Weights rounded by their joint loss (GPTQ).
+
+Our own, because the GPTQ of Keras 3.15, NNCF 3.4 and litert-quantizer 0.11 rounds dense
+layers only.
+"""
+
+from collections.abc import Iterator
 
 import keras
 import numpy as np
@@ -8,10 +14,18 @@ from keras import layers
 from keras_resnet.nets import fold
 from keras_resnet.support import progress_bar
 
-from .equalize import _WEIGHTED
+from .equalize import WEIGHTED_LAYERS
+
+# Ridge term, as a fraction of the mean variance, because few images give a noisy
+# covariance.
+_DAMPING = 0.01
+
+_BLOCK = 128  # Weights whose losses are handed on together, which is faster.
 
 
-def round_weights(model, images, batch_size=16):
+def round_weights(
+    model: keras.Model, images: np.ndarray, batch_size: int = 16
+) -> keras.Model:
     """Returns a network with weights of int8's levels, rounded with regard to each other.
 
     What a weight loses to rounding is made good by those not yet rounded, as far as
@@ -20,61 +34,69 @@ def round_weights(model, images, batch_size=16):
     taken back by the bias (Nagel et al., arXiv:1906.04721, section 4.2).
 
     Args:
-        model: as for `equalise`.
-        images: as for `equalise`.
-        batch_size: images at a time.
+        model: As for `equalise`.
+        images: As for `equalise`.
+        batch_size: Number of images at a time.
 
     Returns:
-        A folded `keras.Model`, whose kernels a converter to int8 leaves as they are.
+        A folded model. A converter to int8 leaves its kernels as they are.
     """
     model = fold(model)
     weighted = [
-        layer for layer in model.layers if type(layer) in _WEIGHTED and layer.use_bias
+        layer
+        for layer in model.layers
+        if type(layer) in WEIGHTED_LAYERS and layer.use_bias
     ]
-    seen = _input_moments(model, weighted, images, batch_size)
+    moments = _input_moments(model, weighted, images, batch_size)
     with progress_bar("rounding weights", len(weighted)) as advance:
-        for layer, (products, means) in zip(weighted, seen, strict=True):
-            kernel, bias = layer.get_weights()
-            parts = kernel.reshape(-1, kernel.shape[-1])
-            parts = np.split(parts, len(means), axis=1)
-            covariances = products - means[:, :, None] * means[:, None, :]
-            rounded = [_round(*each) for each in zip(parts, covariances, strict=True)]
-            shifts = [
-                mean @ (after - before)
-                for mean, after, before in zip(means, rounded, parts, strict=True)
-            ]
-            kernel = np.concatenate(rounded, axis=1).reshape(kernel.shape)
-            layer.set_weights([kernel, bias - np.concatenate(shifts)])
+        for layer, (products, means) in zip(weighted, moments, strict=True):
+            _round_layer(layer, products, means)
             advance()
     return model
 
 
-# Share of the mean variance that each gets more of, as few images tell little.
-_DAMPING = 0.01
+def _round_layer(layer: keras.Layer, products: np.ndarray, means: np.ndarray) -> None:
+    """Rounds the kernel of a layer and corrects its bias.
+
+    Args:
+        layer: A layer with a kernel and a bias.
+        products: Means of products of its inputs: (groups, read, read).
+        means: Means of its inputs: (groups, read).
+    """
+    kernel, bias = layer.get_weights()
+    parts = np.split(kernel.reshape(-1, kernel.shape[-1]), len(means), axis=1)
+    covariances = products - means[:, :, None] * means[:, None, :]
+    rounded = [
+        _round(part, covariance)
+        for part, covariance in zip(parts, covariances, strict=True)
+    ]
+    shifts = [
+        mean @ (after - before)
+        for mean, after, before in zip(means, rounded, parts, strict=True)
+    ]
+    kernel = np.concatenate(rounded, axis=1).reshape(kernel.shape)
+    layer.set_weights([kernel, bias - np.concatenate(shifts)])
 
 
-_BLOCK = 128  # Weights whose losses are handed on together, which is faster.
-
-
-def _round(weights, covariance):
+def _round(weights: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     """Rounds weights to multiples of a 127th of the largest of each output.
 
     Args:
         weights: (read, written).
-        covariance: of what is read, (read, read).
+        covariance: Covariance of what is read: (read, read).
 
     Returns:
         float64, of the shape of `weights`.
     """
     count, peak = len(weights), np.abs(weights).max(axis=0)
     level = np.maximum(np.float64(peak), 1e-30) / 127
-    covariance = np.float64(covariance)
+    covariance = covariance.astype(np.float64)
     covariance[np.diag_indices(count)] += (
         _DAMPING * np.trace(covariance) / count + 1e-12
     )
     # First what varies most: many are left to make good what it loses.
     order = np.argsort(-np.diag(covariance), kind="stable")
-    left = np.float64(weights)[order]
+    left = weights.astype(np.float64)[order]
     # The largest stay: the converter takes the level from them.
     stays = np.abs(weights)[order] == peak
     upper = np.linalg.cholesky(np.linalg.inv(covariance[np.ix_(order, order)])).T
@@ -93,8 +115,13 @@ def _round(weights, covariance):
     return rounded[np.argsort(order)]
 
 
-def _input_moments(model, weighted, images, batch_size):
-    """Moments of what an output of a layer reads: of a convolution, a patch.
+def _input_moments(
+    model: keras.Model,
+    weighted: list[keras.Layer],
+    images: np.ndarray,
+    batch_size: int,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Measures what an output of a layer reads: of a convolution, a patch.
 
     Returns:
         For each layer the means of products (groups, read, read) and the means
@@ -103,27 +130,27 @@ def _input_moments(model, weighted, images, batch_size):
     probe = keras.Model(model.input, [layer.input for layer in weighted])
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def moments(batch):
+    def moments(batch: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         inputs = keras.tree.flatten(probe(batch, training=False))
-        read = [_patches(*each) for each in zip(weighted, inputs, strict=True)]
+        patches = list(map(_patches, weighted, inputs))
         products = [
-            tf.einsum("ngi,ngj->gij", each, each)
-            / tf.cast(tf.shape(each)[0], each.dtype)
-            for each in read
+            tf.einsum("ngi,ngj->gij", patch, patch)
+            / tf.cast(tf.shape(patch)[0], patch.dtype)
+            for patch in patches
         ]
-        return products, [tf.reduce_mean(each, axis=0) for each in read]
+        return products, [tf.reduce_mean(patch, axis=0) for patch in patches]
 
-    sums = None
+    sums: list[list[np.ndarray]] = []
     for i in range(0, len(images), batch_size):
         batch = images[i : i + batch_size]
         share = len(batch) / len(images)
-        found = [[share * each.numpy() for each in part] for part in moments(batch)]
-        sums = found if sums is None else keras.tree.map_structure(np.add, sums, found)
+        parts = [[share * t.numpy() for t in moment] for moment in moments(batch)]
+        sums = keras.tree.map_structure(np.add, sums, parts) if sums else parts
     return zip(*sums, strict=True)
 
 
-def _patches(layer, inputs):
-    """What each output of a layer reads: (outputs, groups, read)."""
+def _patches(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
+    """Returns what each output of a layer reads: (outputs, groups, read)."""
     groups, taken = getattr(layer, "groups", 1), inputs.shape[-1]
     if isinstance(layer, layers.Conv2D):
         inputs = tf.image.extract_patches(

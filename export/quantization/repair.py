@@ -2,25 +2,32 @@
 
 import dataclasses
 
+import numpy as np
+
+from keras_resnet.evaluation import Classifier
+
 from .equalize import equalise
 from .gptq import round_weights
 
-# What a manifest says of a network after `repair`.
+# What a manifest says of a network after `repair_network`.
 REPAIR = "channels equalised, weights rounded by their joint loss"
 
 
-def repair(classifier, calibration, batch_size=16):
-    """Returns a classifier for int8 to be made of, which loses less there.
+def repair_network(
+    classifier: Classifier, calibration: np.ndarray, batch_size: int = 16
+) -> Classifier:
+    """Prepares a network for int8 conversion, so that it loses less accuracy.
 
     First `equalise`, then `round_weights`. Neither needs labels or training.
 
     Args:
-        classifier: a `keras_resnet.classifiers.Classifier`, left unchanged.
-        calibration: uint8 (n, height, width, channels), to measure activations on.
-        batch_size: images at a time.
+        classifier: Left unchanged.
+        calibration: Images to measure activations on: uint8, (n, height, width,
+            channels).
+        batch_size: Number of images at a time.
 
     Returns:
-        A `Classifier` whose model is folded. Only quantised it is to be used.
+        A classifier whose model is folded. Use it only to convert it to int8.
     """
     model = equalise(classifier.model, calibration, batch_size)
     return dataclasses.replace(

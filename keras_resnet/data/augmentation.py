@@ -12,6 +12,7 @@ each channel and its saturation goes by HSV, where the recipes use Pillow's.
 """
 
 import math
+from collections.abc import Sequence
 
 import tensorflow as tf
 
@@ -21,29 +22,36 @@ from keras_resnet.support import InputError
 # Eigenvalues and eigenvectors (columns; rows are R, G, B) of ImageNet's colours, for
 # pixels from 0 to 1, as fb.resnet.torch has them (datasets/imagenet.lua).
 _PCA_VALUES = (0.2175, 0.0188, 0.0045)
-
-
 _PCA_VECTORS = (
     (-0.5675, 0.7192, 0.4009),
     (-0.5808, -0.0045, -0.8140),
     (-0.5836, -0.6948, 0.4203),
 )
 
+Range = tuple[float, float]
+# A pixel value for each channel or for all.
+Colour = float | Sequence[float]
 
-def inception_box(sides, seed, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
+
+def inception_box(
+    sides: tf.Tensor,
+    seed: tf.Tensor,
+    scale: Range = (0.08, 1.0),
+    ratio: Range = (3 / 4, 4 / 3),
+) -> tf.Tensor:
     """Draws the part of an image that becomes the input, by area and aspect ratio.
 
     Szegedy et al. 2015 (arXiv:1409.4842), as torchvision's RandomResizedCrop: the
     first of ten tries that fits, else the central part whose ratio is nearest.
 
     Args:
-        sides: int32 tensor (height, width) of the image, in pixels.
-        seed: integer tensor (2,).
-        scale: range of the share of the area, drawn uniformly.
-        ratio: range of width / height, whose logarithm is drawn uniformly.
+        sides: Height and width of the image in pixels, int32 (2,).
+        seed: Random seed, integers (2,).
+        scale: Range of the share of the area, drawn uniformly.
+        ratio: Range of width / height, whose logarithm is drawn uniformly.
 
     Returns:
-        int32 tensor (y, x, height, width), in pixels.
+        int32 (y, x, height, width), in pixels.
     """
     sides = tf.convert_to_tensor(sides)
     draws = tf.random.stateless_uniform((10, 4), seed)
@@ -60,7 +68,12 @@ def inception_box(sides, seed, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3)):
     )
 
 
-def shorter_side_box(sides, seed, size, shorter=(256, 480)):
+def shorter_side_box(
+    sides: tf.Tensor,
+    seed: tf.Tensor,
+    size: tuple[int, int],
+    shorter: tuple[int, int] = (256, 480),
+) -> tf.Tensor:
     """Draws the part of an image that becomes the input: the paper's way.
 
     Section 3.4 (after Simonyan & Zisserman 2015): the image is resized, its aspect
@@ -69,17 +82,17 @@ def shorter_side_box(sides, seed, size, shorter=(256, 480)):
     range grows with its shorter side, and the resized image covers it alike.
 
     Args:
-        sides: int32 tensor (height, width) of the image, in pixels.
-        seed: integer tensor (2,).
-        size: (height, width) of the input, in pixels.
-        shorter: range of the shorter side for an input of 224, whole pixels.
+        sides: Height and width of the image in pixels, int32 (2,).
+        seed: Random seed, integers (2,).
+        size: Height and width of the input, in pixels.
+        shorter: Range of the shorter side for an input of 224, whole pixels.
 
     Returns:
-        float32 tensor (y, x, height, width) in pixels of the image as it is: resizing
+        float32 (y, x, height, width) in pixels of the image as it is: resizing
         that box to `size` is resizing the image and cropping.
 
     Raises:
-        InputError: the resized image would not cover the input.
+        InputError: The resized image would not cover the input.
     """
     if not 224 <= shorter[0] <= shorter[1]:
         raise InputError(
@@ -88,30 +101,37 @@ def shorter_side_box(sides, seed, size, shorter=(256, 480)):
         )
     draws = tf.random.stateless_uniform((3,), seed)
     low, high = (round(side * min(size) / 224) for side in shorter)
-    drawn = tf.cast(low + _whole(draws[0], high - low + 1), tf.float64)
+    drawn = tf.cast(low + whole_numbers(draws[0], high - low + 1), tf.float64)
     resized = covering_sides(sides, [drawn * side / min(size) for side in size])
-    corner = _whole(draws[1:], resized - size + 1)
+    corner = whole_numbers(draws[1:], resized - size + 1)
     scale = resized / sides
     box = tf.concat([tf.cast(corner, scale.dtype) / scale, size / scale], 0)
     return tf.cast(box, tf.float32)
 
 
-def erase(image, seed, probability, fill, scale=(0.02, 1 / 3), ratio=(0.3, 3.3)):
+def erase(
+    image: tf.Tensor,
+    seed: tf.Tensor,
+    probability: float,
+    fill: Colour,
+    scale: Range = (0.02, 1 / 3),
+    ratio: Range = (0.3, 3.3),
+) -> tf.Tensor:
     """Covers a random box of an image with a colour, or leaves it as it is.
 
     Zhong et al. 2017 (arXiv:1708.04896), as torchvision's RandomErasing: the first of
     ten tries that is smaller than the image along both sides; where none is, nothing.
 
     Args:
-        image: uint8 tensor (height, width, channels).
-        seed: integer tensor (2,).
-        probability: of covering anything.
-        fill: the colour: a pixel value for each channel or for all, rounded.
-        scale: range of the share of the area, drawn uniformly.
-        ratio: range of height / width, whose logarithm is drawn uniformly.
+        image: uint8 (height, width, channels).
+        seed: Random seed, integers (2,).
+        probability: Probability that anything is covered.
+        fill: Colour of the box: a pixel value for each channel or for all, rounded.
+        scale: Range of the share of the area, drawn uniformly.
+        ratio: Range of height / width, whose logarithm is drawn uniformly.
 
     Returns:
-        uint8 tensor (height, width, channels).
+        uint8 (height, width, channels).
     """
     image = tf.convert_to_tensor(image)
     sides = tf.shape(image)[:2]
@@ -120,16 +140,18 @@ def erase(image, seed, probability, fill, scale=(0.02, 1 / 3), ratio=(0.3, 3.3))
     boxes = tf.stack(_random_sides(sides, draws, scale, ratio), 1)
     fits = tf.reduce_all(boxes < sides, 1)
 
-    def erased():
-        y, x, height, width = tf.unstack(_place(sides, boxes, fits, draws))
-        inside = _inside(sides, y, x, y + height, x + width)
-        return tf.where(inside, _colour(fill, image.shape[-1]), image)
+    def erased() -> tf.Tensor:
+        box = _place(sides, boxes, fits, draws)
+        inside = _inside(sides, box[:2], box[:2] + box[2:])
+        return tf.where(inside, fill_colour(fill, image.shape[-1]), image)
 
     chosen = tf.random.stateless_uniform((), whether) < probability
     return tf.cond(chosen & tf.reduce_any(fits), erased, lambda: image)
 
 
-def _random_sides(sides, draws, scale, ratio):
+def _random_sides(
+    sides: tf.Tensor, draws: tf.Tensor, scale: Range, ratio: Range
+) -> list[tf.Tensor]:
     """Sides of random boxes, the first `ratio` times the second; int32 (tries,) each."""
     area = tf.reduce_prod(tf.cast(sides, tf.float32))
     area *= scale[0] + draws[:, 0] * (scale[1] - scale[0])
@@ -140,43 +162,46 @@ def _random_sides(sides, draws, scale, ratio):
     return tf.unstack(tf.cast(pair, tf.int32))
 
 
-def _place(sides, boxes, fits, draws):
+def _place(
+    sides: tf.Tensor, boxes: tf.Tensor, fits: tf.Tensor, draws: tf.Tensor
+) -> tf.Tensor:
     """The first box that fits, anywhere: int32 (y, x, height, width)."""
     first = tf.argmax(fits)
-    corner = _whole(draws[first, 2:], sides - boxes[first] + 1)
+    corner = whole_numbers(draws[first, 2:], sides - boxes[first] + 1)
     return tf.concat([corner, boxes[first]], 0)
 
 
-def _whole(draws, count):
+def whole_numbers(draws: tf.Tensor, count: tf.Tensor | int) -> tf.Tensor:
     """Whole numbers below `count` from numbers of [0, 1)."""
     return tf.cast(draws * tf.cast(count, tf.float32), tf.int32)
 
 
-def _inside(sides, top, left, bottom, right):
+def _inside(sides: tf.Tensor, corner: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
     """Which pixels lie in a box: bool (height, width, 1)."""
+    (top, left), (bottom, right) = tf.unstack(corner), tf.unstack(end)
     rows, columns = tf.range(sides[0])[:, None, None], tf.range(sides[1])[:, None]
     return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
 
 
-def _colour(fill, channels):
+def fill_colour(fill: Colour, channels: int) -> tf.Tensor:
     """A pixel: uint8 (channels,)."""
     fill = tf.round(tf.cast(fill, tf.float32))
     return tf.broadcast_to(tf.cast(fill, tf.uint8), (channels,))
 
 
-def pca_colour(image, seed, std=0.1):
+def pca_colour(image: tf.Tensor, seed: tf.Tensor, std: float = 0.1) -> tf.Tensor:
     """Shifts the colour of an image along the principal axes of ImageNet's colours.
 
     Krizhevsky et al. 2012, section 4.1, whose "standard color augmentation" the paper
     uses, with the numbers of fb.resnet.torch.
 
     Args:
-        image: uint8 tensor (height, width, channels); a grey one is not changed.
-        seed: integer tensor (2,).
-        std: standard deviation of the random factor of each eigenvalue.
+        image: uint8 (height, width, channels); a grey one is not changed.
+        seed: Random seed, integers (2,).
+        std: Standard deviation of the random factor of each eigenvalue.
 
     Returns:
-        uint8 tensor (height, width, channels), rounded and clipped.
+        uint8 (height, width, channels), rounded and clipped.
     """
     image = tf.convert_to_tensor(image)
     if image.shape[-1] == 1:
@@ -184,15 +209,17 @@ def pca_colour(image, seed, std=0.1):
     draws = std * tf.random.stateless_normal((3,), seed)
     shift = 255 * tf.linalg.matvec(_PCA_VECTORS, draws * _PCA_VALUES)
     # Pixels are whole: rounding the sum is rounding the shift.
-    return _to_pixels(tf.cast(image, tf.float32) + tf.round(shift))
+    return to_pixels(tf.cast(image, tf.float32) + tf.round(shift))
 
 
-def _to_pixels(image):
+def to_pixels(image: tf.Tensor) -> tf.Tensor:
     """Clips and truncates, as Pillow does."""
     return tf.cast(tf.clip_by_value(image, 0.0, 255.0), tf.uint8)
 
 
-def mix(images, labels, seed, mixup, cutmix):
+def mix(
+    images: tf.Tensor, labels: tf.Tensor, seed: tf.Tensor, mixup: float, cutmix: float
+) -> tuple[tf.Tensor, tf.Tensor]:
     """Mixes the images of a batch in pairs, and their labels in the same shares.
 
     Either blends each image with its partner (mixup, arXiv:1710.09412) or replaces a
@@ -204,11 +231,11 @@ def mix(images, labels, seed, mixup, cutmix):
     whole or in parts that begin at even places.
 
     Args:
-        images: uint8 tensor (batch, height, width, channels).
-        labels: float32 tensor (batch, classes), each row adding up to 1.
-        seed: integer tensor (2,).
-        mixup: alpha of the blending; 0 for none.
-        cutmix: alpha of the boxes; 0 for none.
+        images: uint8 (batch, height, width, channels).
+        labels: float32 (batch, classes), each row adding up to 1.
+        seed: Random seed, integers (2,).
+        mixup: Alpha of the blending; 0 for none.
+        cutmix: Alpha of the boxes; 0 for none.
 
     Returns:
         Images and labels of the same shapes and types. Blended pixels are rounded,
@@ -222,18 +249,18 @@ def mix(images, labels, seed, mixup, cutmix):
     partners = tf.where(partners < tf.size(places), partners, places)
     others = tf.gather(images, partners)
 
-    def blended():
+    def blended() -> tuple[tf.Tensor, tf.Tensor]:
         kept = _beta(share, mixup)
         ours, theirs = tf.cast(images, tf.float32), tf.cast(others, tf.float32)
         return tf.cast(theirs + kept * (ours - theirs) + 0.5, tf.uint8), kept
 
-    def boxed():
+    def boxed() -> tuple[tf.Tensor, tf.Tensor]:
         sides = tf.shape(images)[1:3]
-        centre = _whole(tf.random.stateless_uniform((2,), place), sides)
-        half = _whole(tf.sqrt(1 - _beta(share, cutmix)) / 2, sides)
+        centre = whole_numbers(tf.random.stateless_uniform((2,), place), sides)
+        half = whole_numbers(tf.sqrt(1 - _beta(share, cutmix)) / 2, sides)
         corner = tf.maximum(centre - half, 0)
         end = tf.minimum(centre + half, sides)
-        inside = _inside(sides, *tf.unstack(corner), *tf.unstack(end))
+        inside = _inside(sides, corner, end)
         replaced = tf.reduce_prod(end - corner) / tf.reduce_prod(sides)
         return tf.where(inside, others, images), 1 - tf.cast(replaced, tf.float32)
 
@@ -248,22 +275,24 @@ def mix(images, labels, seed, mixup, cutmix):
     return images, others + kept * (labels - others)
 
 
-def _beta(seed, alpha):
+def _beta(seed: tf.Tensor, alpha: float) -> tf.Tensor:
     """A number of Beta(alpha, alpha)."""
     pair = tf.random.stateless_gamma((2,), seed, alpha)
     # Both may underflow for a small alpha, which then stands for an end of the range.
     return tf.math.divide_no_nan(pair[0], tf.reduce_sum(pair))
 
 
-def crop_and_flip(images, size, draws, flip):
+def crop_and_flip(
+    images: tf.Tensor, size: tuple[int, int], draws: tf.Tensor, flip: bool
+) -> tf.Tensor:
     """Random crops of a batch, mirrored at random.
 
     Args:
         images: (batch, height, width, channels), at least `size` large.
-        size: (height, width) of the crops, in pixels.
-        draws: (batch, 3) numbers from [0, 1) that decide the rows, the columns
-            and the mirroring of each image.
-        flip: whether to mirror half of the images.
+        size: Height and width of the crops, in pixels.
+        draws: Numbers from [0, 1) that decide the rows, the columns and the mirroring
+            of each image, (batch, 3).
+        flip: Whether half of the images are mirrored.
 
     Returns:
         (batch, *size, channels) of the same type.

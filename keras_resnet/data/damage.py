@@ -1,20 +1,26 @@
 """Images that cannot be decoded: named, refused or replaced."""
 
 import sys
+from collections.abc import Iterable, Sequence
 
 import tensorflow as tf
 
-from keras_resnet.data import record_index
-from keras_resnet.support import InputError
+from keras_resnet.data.decoding import PixelFunction
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.record_index import MAX_DAMAGED
+from keras_resnet.data.splits import Split
+from keras_resnet.support import InputError, shorten_list
 
 
-def damaged_images(split, preprocessing, places=None):
+def damaged_images(
+    split: Split, preprocessing: Preprocessing, places: Iterable[int] | None = None
+) -> list[int]:
     """Returns the places of the images that cannot be decoded, in order.
 
     Args:
-        split: the images.
-        preprocessing: that decodes them.
-        places: of those that are tried; `None` is all.
+        split: The images.
+        preprocessing: Decodes them.
+        places: Places of the images that are tried; `None` is all.
     """
     read = split.reader(preprocessing.decode, lambda image: image)
     encoded = split.reader(lambda encoded: encoded, lambda image: image)
@@ -29,7 +35,7 @@ def damaged_images(split, preprocessing, places=None):
     return damaged
 
 
-def _check_record(read, split, place):
+def _check_record(read: PixelFunction, split: Split, place: int) -> None:
     """Refuses a file that is not what it was when its records were found."""
     try:
         read(split.images[place])
@@ -41,32 +47,37 @@ def _check_record(read, split, place):
         ) from None
 
 
-def refuse_damaged(split, preprocessing):
+def refuse_damaged(split: Split, preprocessing: Preprocessing) -> None:
     """Raises an `InputError` that names the damaged images, if there are any."""
     if damaged := damaged_images(split, preprocessing):
         raise InputError(_describe_damage(split, damaged))
 
 
-def replace_damaged(split, preprocessing, places, error=None):
+def replace_damaged(
+    split: Split,
+    preprocessing: Preprocessing,
+    places: Iterable[int],
+    error: Exception | None = None,
+) -> Split:
     """Lets the next good image stand in for each damaged one.
 
     Args:
-        split: the images.
-        preprocessing: that decodes them.
-        places: of those that are tried.
-        error: with which reading failed; raised if none of them is damaged.
+        split: The images.
+        preprocessing: Decodes them.
+        places: Places of the images that are tried.
+        error: Error of the reading, raised if none of them is damaged.
 
     Returns:
-        A `Split` of as many images. A share of MAX_DAMAGED may be replaced in all.
+        A split of as many images. A share of MAX_DAMAGED may be replaced in all.
 
     Raises:
-        InputError: there are more, or another fault made reading fail.
+        InputError: There are more, or another fault made reading fail.
     """
     damaged = damaged_images(split, preprocessing, places)
     if not damaged:
         raise error or InputError("Reading failed, though no image is damaged")
     count = split.replaced + len(damaged)
-    if count > record_index.MAX_DAMAGED * len(split):
+    if count > MAX_DAMAGED * len(split):
         if len(split) < 10_000:
             refuse_damaged(split, preprocessing)
         raise InputError(_describe_damage(split, damaged, count))
@@ -76,12 +87,13 @@ def replace_damaged(split, preprocessing, places, error=None):
     return split.without(damaged)
 
 
-def _describe_damage(split, damaged, count=None):
+def _describe_damage(
+    split: Split, damaged: Sequence[int], count: int | None = None
+) -> str:
     names = split.names()
     names = [names[place] for place in damaged]
     names = [f"number {name}" if name.isdigit() else name for name in names]
-    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return (
         f"{count or len(names)} of {len(split)} images cannot be decoded; repair or "
-        f"remove them: {', '.join(names[:5])}{more}"
+        f"remove them: {shorten_list(names, 5)}"
     )

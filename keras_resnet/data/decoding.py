@@ -1,9 +1,13 @@
-"""Decoding image files to pixels."""
+"""Decoding image files to pixels, as functions for a tf.data graph."""
+
+from collections.abc import Callable
 
 import tensorflow as tf
 
 IMAGE_FORMATS = "JPEG, PNG, WebP, BMP or GIF"
 
+# From an encoded file, from pixels, or from an entry of a split, to pixels.
+PixelFunction = Callable[[tf.Tensor], tf.Tensor]
 
 # An EXIF block's orientation in either order of bytes. \C is any byte.
 _ORIENTATION = (
@@ -15,33 +19,134 @@ _ORIENTATION = (
 )
 
 
-def exif_orientation(encoded):
-    """EXIF's orientation of a JPEG file, from 1 (upright) to 8."""
-    head = tf.strings.substr(encoded, 0, 8192)
-    found = tf.strings.regex_replace(
-        head, f"^{_ORIENTATION}$", r"\1\2", replace_global=False
+def decode_image(encoded: tf.Tensor, channels: int, upright: bool) -> tf.Tensor:
+    """Decodes a JPEG, PNG, WebP, BMP or GIF (first frame) file.
+
+    Args:
+        encoded: Content of the file, a scalar string.
+        channels: 1 (grey) or 3 (RGB).
+        upright: Whether a JPEG is turned as its EXIF orientation says.
+
+    Returns:
+        uint8 (any height, any width, channels).
+    """
+    image = tf.cond(
+        tf.io.is_jpeg(encoded),
+        lambda: _decode_jpeg(encoded, upright),
+        lambda: _decode_by_signature(encoded),
     )
-    value = tf.io.decode_raw(tf.strings.substr(found, 0, 1), tf.uint8)
-    value = tf.cast(tf.concat([value, [1]], 0)[0], tf.int32)
-    known = (tf.strings.length(found) == 1) & (value >= 1) & (value <= 8)
-    return tf.where(known, value, 1)
+    return _with_channels(tf.ensure_shape(image, (None, None, 3)), channels)
 
 
-def _part(encoded, start, length):
-    """Some of a file's bytes; none where it ends before them."""
+def decode_jpeg_part(
+    encoded: tf.Tensor, part: tf.Tensor, channels: int, dct_method: str
+) -> tf.Tensor:
+    """Decodes a part of a JPEG file, as it is stored.
+
+    Args:
+        encoded: Content of the file, a scalar string.
+        part: (row, column, height, width) of the part, int32.
+        channels: 1 (grey) or 3 (RGB).
+        dct_method: `"INTEGER_ACCURATE"`, or `"INTEGER_FAST"`.
+
+    Returns:
+        uint8 (height, width, channels).
+    """
+    image = tf.image.decode_and_crop_jpeg(encoded, part, 3, dct_method=dct_method)
+    return _with_channels(image, channels)
+
+
+def _with_channels(image: tf.Tensor, channels: int) -> tf.Tensor:
+    # Not by decode_image, which makes grey of JPEG and PNG files only.
+    return image if channels == 3 else tf.image.rgb_to_grayscale(image)
+
+
+def _decode_jpeg(encoded: tf.Tensor, upright: bool) -> tf.Tensor:
+    image = tf.io.decode_jpeg(encoded, 3, dct_method="INTEGER_ACCURATE")
+    return _turn_upright(image, exif_orientation(encoded)) if upright else image
+
+
+def _decode_by_signature(encoded: tf.Tensor) -> tf.Tensor:
+    """Decodes a file that is no JPEG by what its first bytes say."""
+    is_webp = (tf.strings.length(encoded) > 20) & (
+        tf.strings.substr(encoded, 0, 4) + _bytes_at(encoded, 8, 4) == "RIFFWEBP"
+    )
+    is_bmp = (tf.strings.length(encoded) > 54) & (
+        tf.strings.substr(encoded, 0, 2) == "BM"
+    )
+    return tf.cond(
+        is_webp,
+        lambda: _decode_webp(encoded),
+        lambda: tf.cond(
+            is_bmp, lambda: _decode_bmp(encoded), lambda: _decode_other(encoded)
+        ),
+    )
+
+
+def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_image(encoded, 3, expand_animations=False)
+
+
+def _decode_webp(encoded: tf.Tensor) -> tf.Tensor:
+    # decode_image insists on the file's own number of channels. Of an animation only
+    # 3 may be asked for, which it refuses: for 0 it writes beyond its memory
+    # (TensorFlow 2.21).
+    head = tf.io.decode_raw(tf.strings.substr(encoded, 12, 9), tf.uint8)
+    extended = tf.strings.substr(encoded, 12, 4) == "VP8X"
+    animated = extended & (tf.bitwise.bitwise_and(head[8], 2) > 0)
+    image = tf.cond(
+        animated,
+        lambda: _decode_other(encoded),
+        lambda: tf.io.decode_image(encoded, 0, expand_animations=False),
+    )
+    return image[..., :3]
+
+
+def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
+    has_palette = _number_at(encoded, 28) % 65536 == 8
+    return tf.cond(
+        has_palette,
+        lambda: _decode_palette_bmp(encoded),
+        lambda: _decode_other(encoded),
+    )
+
+
+def _decode_palette_bmp(encoded: tf.Tensor) -> tf.Tensor:
+    # decode_image takes the numbers of the colours for grey.
+    start = 14 + _number_at(encoded, 14)
+    palette = tf.strings.substr(encoded, start, _number_at(encoded, 10) - start)
+    palette = tf.reshape(tf.io.decode_raw(palette, tf.uint8), (-1, 4))
+    numbers = _decode_other(encoded)[..., 0]
+    return tf.gather(palette, tf.cast(numbers, tf.int32))[..., 2::-1]
+
+
+def _bytes_at(encoded: tf.Tensor, start: int, length: int) -> tf.Tensor:
+    """A part of a file; empty where the file ends before it."""
     start = tf.minimum(start, tf.strings.length(encoded))
     return tf.strings.substr(encoded, start, length)
 
 
-def _little(encoded, place):
-    """A number of four bytes in a file, the lowest first."""
+def _number_at(encoded: tf.Tensor, place: int) -> tf.Tensor:
+    """A number of four bytes in a file, the lowest first; int32."""
     return tf.io.decode_raw(tf.strings.substr(encoded, place, 4), tf.int32)[0]
 
 
-def turn_upright(image, orientation):
+def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
+    """EXIF's orientation of a JPEG file, from 1 (upright) to 8; int32."""
+    head = tf.strings.substr(encoded, 0, 8192)
+    orientation = tf.strings.regex_replace(
+        head, f"^{_ORIENTATION}$", r"\1\2", replace_global=False
+    )
+    value = tf.io.decode_raw(tf.strings.substr(orientation, 0, 1), tf.uint8)
+    value = tf.cast(tf.concat([value, [1]], 0)[0], tf.int32)
+    known = (tf.strings.length(orientation) == 1) & (value >= 1) & (value <= 8)
+    return tf.where(known, value, 1)
+
+
+def _turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Turns an image upright; see EXIF 2.3, tag 0x0112."""
 
-    def transposed():
+    def transposed() -> tf.Tensor:
         # As int32: oneDNN complains, in every graph, that it cannot do uint8.
         return tf.cast(tf.transpose(tf.cast(image, tf.int32), (1, 0, 2)), tf.uint8)
 

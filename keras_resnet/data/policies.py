@@ -4,39 +4,53 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import tensorflow as tf
 
-from keras_resnet.data.augmentation import _colour, _to_pixels, _whole
+from keras_resnet.data.augmentation import (
+    Colour,
+    fill_colour,
+    to_pixels,
+    whole_numbers,
+)
 from keras_resnet.support import InputError
 
 # ITU-R 601-2 luma, as Pillow has it: exact in float32, sums included.
 _LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 
+# From an image and an affine matrix to the moved image; see `_warp`.
+Warp = Callable[[tf.Tensor, tuple[tf.Tensor | float, ...]], tf.Tensor]
+# From an image, an amount (`None` for an operation without one) and `Warp` to an image.
+Operation = Callable[[tf.Tensor, Any, Warp], tf.Tensor]
+# From a level (0 to 1), a sign (-1 or 1) and the image's (height, width) to the amount.
+Amount = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+Operations = Mapping[str, tuple[Operation, Amount | None]]
 
-def _luma(image):
+
+def _luma(image: tf.Tensor) -> tf.Tensor:
     """Grey of a float32 image as Pillow's convert("L") has it: (height, width, 1)."""
     if image.shape[-1] == 1:
         return image
     return tf.floor(tf.linalg.matvec(image, _LUMA) + 0.5)[..., None]
 
 
-def _look_up(image, tables):
+def _look_up(image: tf.Tensor, tables: tf.Tensor) -> tf.Tensor:
     """Replaces pixel values: `tables` (channels, 256), of numbers from 0 to 255."""
     tables = tf.reshape(tf.cast(tables, tf.uint8), [-1])
     return tf.gather(tables, tf.cast(image, tf.int32) + _starts(image))
 
 
-def _starts(image):
+def _starts(image: tf.Tensor) -> tf.Tensor:
     """Where the table of each channel begins: int32 (channels,)."""
     return 256 * tf.range(image.shape[-1])
 
 
-def _identity(image, *_):
+def _identity(image: tf.Tensor, *_: Any) -> tf.Tensor:
     return image
 
 
-def _auto_contrast(image, *_):
+def _auto_contrast(image: tf.Tensor, *_: Any) -> tf.Tensor:
     low = tf.cast(tf.reduce_min(image, (0, 1)), tf.float64)[:, None]
     high = tf.cast(tf.reduce_max(image, (0, 1)), tf.float64)[:, None]
     levels = tf.range(256, dtype=tf.float64)
@@ -45,63 +59,63 @@ def _auto_contrast(image, *_):
     return _look_up(image, tf.clip_by_value(tables, 0, 255))
 
 
-def _equalize(image, *_):
+def _equalize(image: tf.Tensor, *_: Any) -> tf.Tensor:
     channels = image.shape[-1]
-    found = tf.math.bincount(
+    histogram = tf.math.bincount(
         tf.cast(image, tf.int32) + _starts(image),
         minlength=256 * channels,
         maxlength=256 * channels,
     )
-    found = tf.reshape(found, (channels, 256))
+    histogram = tf.reshape(histogram, (channels, 256))
     brightest = tf.cast(tf.reduce_max(image, (0, 1)), tf.int32)
-    last = tf.gather(found, brightest, batch_dims=1)
-    step = ((tf.reduce_sum(found, 1) - last) // 255)[:, None]
-    below = tf.cumsum(found, 1, exclusive=True)
+    last = tf.gather(histogram, brightest, batch_dims=1)
+    step = ((tf.reduce_sum(histogram, 1) - last) // 255)[:, None]
+    below = tf.cumsum(histogram, 1, exclusive=True)
     tables = tf.minimum((step // 2 + below) // tf.maximum(step, 1), 255)
     return _look_up(image, tf.where(step > 0, tables, tf.range(256)))
 
 
-def _invert(image, *_):
+def _invert(image: tf.Tensor, *_: Any) -> tf.Tensor:
     return 255 - image
 
 
-def _posterize(image, bits, _):
+def _posterize(image: tf.Tensor, bits: tf.Tensor, _: Warp) -> tf.Tensor:
     kept = 256 - tf.bitwise.right_shift(256, tf.cast(bits, tf.int32))
     return tf.bitwise.bitwise_and(image, tf.cast(kept, tf.uint8))
 
 
-def _solarize(image, threshold, _):
+def _solarize(image: tf.Tensor, threshold: tf.Tensor, _: Warp) -> tf.Tensor:
     above = tf.cast(image, tf.float32) >= threshold
     return tf.bitwise.bitwise_xor(image, 255 * tf.cast(above, tf.uint8))
 
 
-def _solarize_add(image, addition, _):
+def _solarize_add(image: tf.Tensor, addition: tf.Tensor, _: Warp) -> tf.Tensor:
     return image + tf.cast(image < 128, tf.uint8) * tf.cast(addition, tf.uint8)
 
 
-def _blend(flat, image, factor):
+def _blend(flat: tf.Tensor | float, image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """Away from a flat version of an image, or towards it; Pillow's ImageEnhance."""
-    return _to_pixels(flat + factor * (image - flat))
+    return to_pixels(flat + factor * (image - flat))
 
 
-def _brightness(image, factor, _):
+def _brightness(image: tf.Tensor, factor: tf.Tensor, _: Warp) -> tf.Tensor:
     return _blend(0.0, tf.cast(image, tf.float32), factor)
 
 
-def _colour_balance(image, factor, _):
+def _colour_balance(image: tf.Tensor, factor: tf.Tensor, _: Warp) -> tf.Tensor:
     if image.shape[-1] == 1:
         return image
     image = tf.cast(image, tf.float32)
     return _blend(_luma(image), image, factor)
 
 
-def _contrast(image, factor, _):
+def _contrast(image: tf.Tensor, factor: tf.Tensor, _: Warp) -> tf.Tensor:
     image = tf.cast(image, tf.float32)
     mean = tf.reduce_mean(tf.cast(_luma(image), tf.float64))
     return _blend(tf.cast(tf.floor(mean + 0.5), tf.float32), image, factor)
 
 
-def _sharpness(image, factor, _):
+def _sharpness(image: tf.Tensor, factor: tf.Tensor, _: Warp) -> tf.Tensor:
     image = tf.cast(image, tf.float32)
     rows = image[:-2] + image[1:-1] + image[2:]
     sums = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * image[1:-1, 1:-1]
@@ -111,23 +125,23 @@ def _sharpness(image, factor, _):
     return _blend(image - detail, image, factor)
 
 
-def _shear_x(image, shear, warp):
+def _shear_x(image: tf.Tensor, shear: tf.Tensor, warp: Warp) -> tf.Tensor:
     return warp(image, (1, shear, 0, 0, 1, 0))
 
 
-def _shear_y(image, shear, warp):
+def _shear_y(image: tf.Tensor, shear: tf.Tensor, warp: Warp) -> tf.Tensor:
     return warp(image, (1, 0, 0, shear, 1, 0))
 
 
-def _translate_x(image, pixels, warp):
+def _translate_x(image: tf.Tensor, pixels: tf.Tensor, warp: Warp) -> tf.Tensor:
     return warp(image, (1, 0, pixels, 0, 1, 0))
 
 
-def _translate_y(image, pixels, warp):
+def _translate_y(image: tf.Tensor, pixels: tf.Tensor, warp: Warp) -> tf.Tensor:
     return warp(image, (1, 0, 0, 0, 1, pixels))
 
 
-def _rotate(image, degrees, warp):
+def _rotate(image: tf.Tensor, degrees: tf.Tensor, warp: Warp) -> tf.Tensor:
     turn = tf.cast(degrees, tf.float64) * (math.pi / 180)
     cos, sin = tf.cos(turn), tf.sin(turn)
     y, x = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float64) / 2)
@@ -136,24 +150,29 @@ def _rotate(image, degrees, warp):
     )
 
 
-def _warp(image, matrix, bilinear, fill):
+def _warp(
+    image: tf.Tensor,
+    matrix: tuple[tf.Tensor | float, ...],
+    bilinear: bool,
+    fill: Colour,
+) -> tf.Tensor:
     """Moves the pixels of an image, as Pillow's affine transform does.
 
     Args:
-        image: uint8 tensor (height, width, channels), sides below 10000 pixels.
+        image: uint8 (height, width, channels), sides below 10000 pixels.
         matrix: (a, b, c, d, e, f): what comes to (x, y) was at (ax + by + c,
             dx + ey + f), in pixels; the centre of the first pixel is (0.5, 0.5).
-        bilinear: whether to interpolate, which gives Pillow's pixels to a level but
+        bilinear: Whether to interpolate, which gives Pillow's pixels to a level but
             for a few at the border, or to take the nearest pixel, which is exact.
-        fill: the colour of what comes from outside.
+        fill: Colour of what comes from outside.
 
     Returns:
-        uint8 tensor (height, width, channels).
+        uint8 (height, width, channels).
     """
     height, width = tf.unstack(tf.shape(image)[:2])
     a, b, c, d, e, f = (tf.cast(number, tf.float64) for number in matrix)
 
-    def position(across, down, start):
+    def position(across: tf.Tensor, down: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
         # In Pillow's fixed-point numbers: 16 bits behind the point.
         across, down, start = (
             tf.cast(tf.floor(number * 65536 + 0.5), tf.int32)
@@ -164,7 +183,7 @@ def _warp(image, matrix, bilinear, fill):
 
     x, y = position(a, b, c), position(d, e, f)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    colour = _colour(fill, image.shape[-1])
+    colour = fill_colour(fill, image.shape[-1])
     if not bilinear:
         pixels = tf.reshape(image, (-1, image.shape[-1]))
         pixels = tf.concat([pixels, colour[None]], 0)
@@ -188,38 +207,38 @@ class Space:
     """What a policy draws from.
 
     Attributes:
-        ops: from a name to an operation and how much of it, a function of the level
-            (from 0 to 1), a sign (-1 or 1) and the image's (height, width); or
-            `None` for an operation without a measure.
-        top: the highest magnitude, level 1.
-        probability: that a chosen operation is applied.
-        bilinear: whether moved pixels are interpolated.
+        ops: Operations by name, each with its amount, or `None` if it has none.
+        top: Highest magnitude, which is level 1.
+        probability: Probability that a chosen operation is applied.
+        bilinear: Whether moved pixels are interpolated.
     """
 
-    ops: Mapping[str, tuple[Callable, Callable | None]]
+    ops: Operations
     top: int
     probability: float
     bilinear: bool
 
 
-def _either(most):
+def _either(most: float) -> Amount:
     return lambda level, sign, _: sign * level * most
 
 
-def _of_side(axis, most):
+def _of_side(axis: int, most: float) -> Amount:
     return lambda level, sign, sides: sign * level * most * sides[axis]
 
 
-def _from_one(most):
+def _from_one(most: float) -> Amount:
     return lambda level, sign, _: 1 + sign * level * most
 
 
-def _truncated(amount):
+def _truncated(amount: Amount) -> Amount:
     """In whole numbers, towards zero."""
-    return lambda *given: tf.cast(tf.cast(amount(*given), tf.int32), tf.float32)
+    return lambda *args: tf.cast(tf.cast(amount(*args), tf.int32), tf.float32)
 
 
-def _torchvision(shear, down, across, degrees, factor, bits):
+def _torchvision(
+    shear: float, down: Amount, across: Amount, degrees: float, factor: float, bits: int
+) -> Operations:
     """The operations of torchvision's RandAugment and TrivialAugmentWide."""
     return {
         "Identity": (_identity, None),
@@ -240,13 +259,11 @@ def _torchvision(shear, down, across, degrees, factor, bits):
 
 
 _RAND = _torchvision(0.3, _of_side(0, 150 / 331), _of_side(1, 150 / 331), 30, 0.9, 4)
-
-
 _WIDE = _torchvision(0.99, _either(32), _either(32), 135, 0.99, 6)
 
 
 # timm.data.auto_augment's _RAND_INCREASING_TRANSFORMS.
-_INCREASING = {
+_INCREASING: Operations = {
     "AutoContrast": (_auto_contrast, None),
     "Equalize": (_equalize, None),
     "Invert": (_invert, None),
@@ -272,7 +289,15 @@ SPACES = {
 }
 
 
-def rand_augment(image, seed, ops=2, magnitude=9, std=0.0, increasing=False, fill=0):
+def rand_augment(
+    image: tf.Tensor,
+    seed: tf.Tensor,
+    ops: int = 2,
+    magnitude: float = 9,
+    std: float = 0.0,
+    increasing: bool = False,
+    fill: Colour = 0,
+) -> tf.Tensor:
     """Applies operations drawn from a list, all with one magnitude (RandAugment).
 
     Cubuk et al. 2019 (arXiv:1909.13719), in one of two versions. By default it is
@@ -283,22 +308,22 @@ def rand_augment(image, seed, ops=2, magnitude=9, std=0.0, increasing=False, fil
     timm draws between that and bicubic each time.
 
     Args:
-        image: uint8 tensor (height, width, channels). Grey ones keep their colour;
+        image: uint8 (height, width, channels). Grey ones keep their colour;
             nothing else changes for them.
-        seed: integer tensor (2,).
-        ops: how many operations, one after the other; each is drawn from all.
-        magnitude: from 0 to 30, or to 10 if `increasing`.
-        std: standard deviation of the magnitude, which is drawn for each operation
+        seed: Random seed, integers (2,).
+        ops: Number of operations, one after the other; each is drawn from all.
+        magnitude: Magnitude from 0 to 30, or to 10 if `increasing`.
+        std: Standard deviation of the magnitude, which is drawn for each operation
             and clipped to its range; in its unit.
-        increasing: whether it is timm's version.
-        fill: the colour of what comes from outside of the image: a pixel value for
+        increasing: Whether it is timm's version.
+        fill: Colour of what comes from outside of the image: a pixel value for
             each channel or for all. timm's is the mean colour.
 
     Returns:
-        uint8 tensor (height, width, channels).
+        uint8 (height, width, channels).
 
     Raises:
-        InputError: there is no such magnitude.
+        InputError: There is no such magnitude.
     """
     space = SPACES["increasing" if increasing else "rand"]
     if not 0 <= magnitude <= space.top:
@@ -315,18 +340,18 @@ def rand_augment(image, seed, ops=2, magnitude=9, std=0.0, increasing=False, fil
     return image
 
 
-def trivial_augment(image, seed, fill=0):
+def trivial_augment(image: tf.Tensor, seed: tf.Tensor, fill: Colour = 0) -> tf.Tensor:
     """Applies one operation with a magnitude, both drawn (TrivialAugment, wide).
 
     Müller & Hutter 2021 (arXiv:2103.10158), as torchvision's TrivialAugmentWide.
 
     Args:
-        image: uint8 tensor (height, width, channels), as for `rand_augment`.
-        seed: integer tensor (2,).
-        fill: as for `rand_augment`.
+        image: uint8 (height, width, channels), as for `rand_augment`.
+        seed: Random seed, integers (2,).
+        fill: As for `rand_augment`.
 
     Returns:
-        uint8 tensor (height, width, channels).
+        uint8 (height, width, channels).
     """
     space = SPACES["wide"]
     draws = tf.random.stateless_uniform((4,), seed)
@@ -334,18 +359,20 @@ def trivial_augment(image, seed, fill=0):
     return _apply_one(image, space, draws, level, fill)
 
 
-def _apply_one(image, space, draws, level, fill):
+def _apply_one(
+    image: tf.Tensor, space: Space, draws: tf.Tensor, level: tf.Tensor, fill: Colour
+) -> tf.Tensor:
     """Applies an operation of a space: draws decide which, whether and the sign."""
     image = tf.convert_to_tensor(image)
     sides = tf.cast(tf.shape(image)[:2], tf.float32)
     sign = tf.where(draws[2] < 0.5, -1.0, 1.0)
     warp = functools.partial(_warp, bilinear=space.bilinear, fill=fill)
 
-    def branch(op, amount):
+    def branch(op: Operation, amount: Amount | None) -> Callable[[], tf.Tensor]:
         return lambda: op(image, amount and amount(level, sign, sides), warp)
 
     branches = [branch(*row) for row in space.ops.values()]
-    choice = _whole(draws[0], len(branches))
+    choice = whole_numbers(draws[0], len(branches))
     choice = tf.where(draws[1] < space.probability, choice, len(branches))
     # Of the branches only the chosen one runs; past the last one nothing is done.
     changed = tf.switch_case(choice, branches, default=lambda: image)

@@ -6,21 +6,23 @@ normalises them itself, in its first layer, so that no client can get that wrong
 """
 
 import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data.decoding import (
     IMAGE_FORMATS,
-    _little,
-    _part,
+    PixelFunction,
+    decode_image,
+    decode_jpeg_part,
     exif_orientation,
-    turn_upright,
 )
 
 # The shorter sides that the paper averages over (section 3.4).
 PAPER_SCALES = (224, 256, 384, 480, 640)
-
 
 # TensorFlow's kernels that resample as Pillow's filters of these names do, and how
 # far they reach.
@@ -32,10 +34,10 @@ class Preprocessing:
     """How an image becomes a network's input.
 
     Attributes:
-        height: of the network's input, in pixels.
-        width: of the network's input, in pixels.
+        height: Height of the network's input, in pixels.
+        width: Width of the network's input, in pixels.
         channels: 1 (grey) or 3 (RGB).
-        crop: share of the resized image, along each side, that the central crop
+        crop: Share of the resized image, along each side, that the central crop
             keeps: 1 for small images, 0.875 (224 of 256 pixels) for photographs.
         interpolation: `"bilinear"` or `"bicubic"`, both with antialiasing.
     """
@@ -51,18 +53,18 @@ class Preprocessing:
         """(height, width, channels) of the network's input."""
         return (self.height, self.width, self.channels)
 
-    def load(self, path):
+    def load(self, path: str | os.PathLike[str]) -> np.ndarray:
         """Reads an image file as the network sees it.
 
         Args:
-            path: of a JPEG, PNG, WebP, BMP or GIF file.
+            path: A JPEG, PNG, WebP, BMP or GIF file.
 
         Returns:
-            uint8 array (height, width, channels).
+            uint8 (height, width, channels).
 
         Raises:
-            OSError: the file cannot be read.
-            ValueError: it is damaged, or no such image.
+            OSError: The file cannot be read.
+            ValueError: It is damaged, or no such image.
         """
         with open(path, "rb") as file:
             encoded = file.read()
@@ -71,67 +73,22 @@ class Preprocessing:
         except tf.errors.OpError:
             raise ValueError(f"{path}: damaged, or no {IMAGE_FORMATS} image") from None
 
-    def decode(self, encoded, upright=True):
+    def decode(self, encoded: tf.Tensor, upright: bool = True) -> tf.Tensor:
         """Decodes a JPEG, PNG, WebP, BMP or GIF (first frame) file.
 
         Args:
-            encoded: scalar string tensor, the file's bytes.
-            upright: whether to turn a JPEG as its EXIF orientation says, as is
+            encoded: Content of the file, a scalar string.
+            upright: Whether a JPEG is turned as its EXIF orientation says, as is
                 done wherever somebody names a picture. Data sets are read as they
                 are stored, as for every published accuracy on ImageNet: one in a
                 hundred of its images has an orientation, and not all are true.
 
         Returns:
-            uint8 tensor (any height, any width, channels).
+            uint8 (any height, any width, channels).
         """
+        return decode_image(encoded, self.channels, upright)
 
-        def jpeg():
-            image = tf.io.decode_jpeg(encoded, 3, dct_method="INTEGER_ACCURATE")
-            return turn_upright(image, exif_orientation(encoded)) if upright else image
-
-        def other():
-            return tf.io.decode_image(encoded, 3, expand_animations=False)
-
-        def webp():
-            # decode_image insists on the file's own number of channels. Of an
-            # animation only 3 may be asked for, which it refuses: for 0 it writes
-            # beyond its memory (TensorFlow 2.21).
-            head = tf.io.decode_raw(tf.strings.substr(encoded, 12, 9), tf.uint8)
-            extended = tf.strings.substr(encoded, 12, 4) == "VP8X"
-            animated = extended & (tf.bitwise.bitwise_and(head[8], 2) > 0)
-            image = tf.cond(
-                animated,
-                other,
-                lambda: tf.io.decode_image(encoded, 0, expand_animations=False),
-            )
-            return image[..., :3]
-
-        def indexed():
-            # decode_image takes the numbers of the colours for grey.
-            start = 14 + _little(encoded, 14)
-            colours = tf.strings.substr(encoded, start, _little(encoded, 10) - start)
-            colours = tf.reshape(tf.io.decode_raw(colours, tf.uint8), (-1, 4))
-            places = other()[..., 0]
-            return tf.gather(colours, tf.cast(places, tf.int32))[..., 2::-1]
-
-        def bmp():
-            eight = _little(encoded, 28) % 65536 == 8
-            return tf.cond(eight, indexed, other)
-
-        def by_head():
-            is_webp = (tf.strings.length(encoded) > 20) & (
-                tf.strings.substr(encoded, 0, 4) + _part(encoded, 8, 4) == "RIFFWEBP"
-            )
-            is_bmp = (tf.strings.length(encoded) > 54) & (
-                tf.strings.substr(encoded, 0, 2) == "BM"
-            )
-            return tf.cond(is_webp, webp, lambda: tf.cond(is_bmp, bmp, other))
-
-        image = tf.cond(tf.io.is_jpeg(encoded), jpeg, by_head)
-        image = tf.ensure_shape(image, (None, None, 3))
-        return self._grey(image)
-
-    def view(self, image, margin=0):
+    def view(self, image: tf.Tensor, margin: int = 0) -> tf.Tensor:
         """The central crop of an image: what the network sees of it.
 
         The image is resized, its aspect kept, until it just covers the input
@@ -140,64 +97,64 @@ class Preprocessing:
         image of the right size stays as it is.
 
         Args:
-            image: uint8 tensor (any height, any width, channels).
-            margin: number of pixels to keep around the crop, at most
+            image: uint8 (any height, any width, channels).
+            margin: Number of pixels that are kept around the crop, at most
                 `self.margin`.
 
         Returns:
-            uint8 tensor (height + 2 margin, width + 2 margin, channels).
+            uint8 (height + 2 margin, width + 2 margin, channels).
         """
-        size = (self.height + 2 * margin, self.width + 2 * margin)
+        size = self._size(margin)
         if self.crop == 1 and image.shape[:2] == size:
             return image
         sides = tf.shape(image)[:2]
         resized, corner = self._place(sides, size)
         return self._resample(image, (0, 0), resized / sides, corner, size)
 
-    def read(self, encoded, margin=0, upright=True):
+    def read(
+        self, encoded: tf.Tensor, margin: int = 0, upright: bool = True
+    ) -> tf.Tensor:
         """Decodes a file and takes its view, decoding no more than is needed.
 
         Of a JPEG only the part under the crop is decoded and resampled.
 
         Args:
-            encoded: scalar string tensor, the file's bytes.
-            margin: as in `view`.
-            upright: as in `decode`.
+            encoded: Content of the file, a scalar string.
+            margin: As in `view`.
+            upright: As in `decode`.
 
         Returns:
             What `view(decode(encoded, upright), margin)` gives, but for rounding: a
             few pixels differ by 1.
         """
-        size = (self.height + 2 * margin, self.width + 2 * margin)
-
-        def part():
-            sides = tf.io.extract_jpeg_shape(encoded)[:2]
-            resized, corner = self._place(sides, size)
-            scale = resized / sides
-            # What the kernel reaches, and a pixel more.
-            reach = _KERNELS[self.interpolation][1] * tf.maximum(1 / scale, 1.0) + 1
-            corner64 = tf.cast(corner, tf.float64)
-            first = tf.maximum(tf.floor(corner64 / scale - reach), 0.0)
-            last = tf.cast(tf.math.ceil((corner64 + size) / scale + reach), tf.int32)
-            first = tf.cast(first, tf.int32)
-            image = tf.image.decode_and_crop_jpeg(
-                encoded,
-                tf.concat([first, tf.minimum(sides, last) - first], 0),
-                3,
-                dct_method="INTEGER_ACCURATE",
-            )
-            return self._resample(self._grey(image), first, scale, corner, size)
-
-        def whole():
-            return self.view(self.decode(encoded, upright), margin)
-
-        stands = tf.io.is_jpeg(encoded)
+        is_upright_jpeg = tf.io.is_jpeg(encoded)
         if upright:
-            stands &= exif_orientation(encoded) == 1
-        image = tf.cond(stands, part, whole)
-        return tf.ensure_shape(image, (*size, self.channels))
+            is_upright_jpeg &= exif_orientation(encoded) == 1
+        image = tf.cond(
+            is_upright_jpeg,
+            lambda: self._read_jpeg_part(encoded, self._size(margin)),
+            lambda: self.view(self.decode(encoded, upright), margin),
+        )
+        return tf.ensure_shape(image, (*self._size(margin), self.channels))
 
-    def cut(self, image, box_of):
+    def _read_jpeg_part(self, encoded: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
+        """Decodes and resamples the part of a JPEG under the crop."""
+        sides = tf.io.extract_jpeg_shape(encoded)[:2]
+        resized, corner = self._place(sides, size)
+        scale = resized / sides
+        # What the kernel reaches, and a pixel more.
+        reach = _KERNELS[self.interpolation][1] * tf.maximum(1 / scale, 1.0) + 1
+        corner64 = tf.cast(corner, tf.float64)
+        first = tf.maximum(tf.floor(corner64 / scale - reach), 0.0)
+        last = tf.cast(tf.math.ceil((corner64 + size) / scale + reach), tf.int32)
+        first = tf.cast(first, tf.int32)
+        part = tf.concat([first, tf.minimum(sides, last) - first], 0)
+        image = decode_jpeg_part(encoded, part, self.channels, "INTEGER_ACCURATE")
+        return self._resample(image, first, scale, corner, size)
+
+    def cut(
+        self, image: tf.Tensor, box_of: Callable[[tf.Tensor], tf.Tensor]
+    ) -> tf.Tensor:
         """A part of an image, stretched to the network's input.
 
         For training: quicker than `read`, with pixels that differ from those of
@@ -205,34 +162,32 @@ class Preprocessing:
         from its bilinear to its bicubic one.
 
         Args:
-            image: an encoded file, of which a JPEG is decoded within the part only;
-                or a uint8 tensor (any height, any width, channels).
-            box_of: function of (height, width) that gives the part: whole numbers
+            image: Content of a file, of which a JPEG is decoded within the part only;
+                or uint8 (any height, any width, channels).
+            box_of: Function of (height, width) that gives the part: int32
                 (row, column, height, width).
 
         Returns:
-            uint8 tensor (height, width, channels).
+            uint8 (height, width, channels).
         """
 
-        def jpeg():
-            part = box_of(tf.io.extract_jpeg_shape(image)[:2])
-            # The quick transform: training sees other pixels each time anyway.
-            return self._grey(
-                tf.image.decode_and_crop_jpeg(image, part, 3, dct_method="INTEGER_FAST")
-            )
-
-        def of_pixels(pixels):
+        def part_of(pixels: tf.Tensor) -> tf.Tensor:
             row, column, height, width = tf.unstack(box_of(tf.shape(pixels)[:2]))
             return pixels[row : row + height, column : column + width]
+
+        def part_of_jpeg() -> tf.Tensor:
+            part = box_of(tf.io.extract_jpeg_shape(image)[:2])
+            # The quick transform: training sees other pixels each time anyway.
+            return decode_jpeg_part(image, part, self.channels, "INTEGER_FAST")
 
         if image.dtype == tf.string:
             part = tf.cond(
                 tf.io.is_jpeg(image),
-                jpeg,
-                lambda: of_pixels(self.decode(image, upright=False)),
+                part_of_jpeg,
+                lambda: part_of(self.decode(image, upright=False)),
             )
         else:
-            part = of_pixels(image)
+            part = part_of(image)
         part, size = part[None], self.shape[:2]
         shrinks = tf.reduce_prod(tf.shape(part)[1:3]) > self.height * self.width
         # Half as much work as the antialiased kernels of `read`, whatever the
@@ -246,7 +201,7 @@ class Preprocessing:
         )
         return tf.ensure_shape(tf.cast(resized[0] + 0.5, tf.uint8), self.shape)
 
-    def ten_crops(self, image):
+    def ten_crops(self, image: tf.Tensor) -> tf.Tensor:
         """The centre and the corners of the central square, and their mirror images.
 
         As in Krizhevsky et al. 2012, whom the paper cites for its 10-crop test: the
@@ -255,10 +210,10 @@ class Preprocessing:
         the whole image.)
 
         Args:
-            image: uint8 tensor (any height, any width, channels).
+            image: uint8 (any height, any width, channels).
 
         Returns:
-            uint8 tensor (10, height, width, channels).
+            uint8 (10, height, width, channels).
         """
         size = [round(side / 0.875) for side in self.shape[:2]]
         sides = tf.shape(image)[:2]
@@ -275,45 +230,53 @@ class Preprocessing:
         )
         return tf.concat([crops, crops[:, :, ::-1]], 0)
 
-    def whole_at(self, image, shorter):
+    def whole_at(self, image: tf.Tensor, shorter: int) -> tf.Tensor:
         """The whole image, resized.
 
         Args:
-            image: uint8 tensor (any height, any width, channels).
-            shorter: its new shorter side, in pixels.
+            image: uint8 (any height, any width, channels).
+            shorter: New length of its shorter side, in pixels.
 
         Returns:
-            uint8 tensor (height, width, channels), the aspect kept.
+            uint8 (height, width, channels), the aspect kept.
         """
         sides = tf.shape(image)[:2]
         size = covering_sides(sides, (shorter, shorter))
         corner = tf.zeros(2, tf.int32)
         return self._resample(image, (0, 0), size / sides, corner, size)
 
-    def _grey(self, image):
-        # Not by decode_image, which makes grey of JPEG and PNG files only.
-        return image if self.channels == 3 else tf.image.rgb_to_grayscale(image)
+    def _size(self, margin: int) -> tuple[int, int]:
+        return (self.height + 2 * margin, self.width + 2 * margin)
 
-    def _place(self, sides, size):
-        """Sides of the resized image, and the crop's corner in it."""
+    def _place(
+        self, sides: tf.Tensor, size: tuple[int, int]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Sides of the resized image, and the crop's corner in it; int32 (2,) each."""
         target = [round(self.height / self.crop), round(self.width / self.crop)]
         resized = covering_sides(sides, target)
         # Half to even, as Python rounds in torchvision.
         corner = tf.round((tf.cast(resized, tf.float64) - size) / 2)
         return resized, tf.cast(corner, tf.int32)
 
-    def _resample(self, image, first, scale, corner, size):
+    def _resample(
+        self,
+        image: tf.Tensor,
+        first: tf.Tensor | tuple[int, int],
+        scale: tf.Tensor,
+        corner: tf.Tensor,
+        size: Sequence[int] | tf.Tensor,
+    ) -> tf.Tensor:
         """A part of a resized image, of which only a part may be given.
 
         Args:
-            image: uint8 tensor, the part from `first` on.
-            first: its place (row, column) in the whole.
-            scale: (vertical, horizontal) of the resizing.
-            corner: of the wanted part in the resized image (row, column).
-            size: of the wanted part (height, width).
+            image: Part of the image from `first` on, uint8.
+            first: Place of that part in the whole image (row, column).
+            scale: Factors of the resizing (vertical, horizontal).
+            corner: Place of the wanted part in the resized image (row, column).
+            size: Size of the wanted part (height, width).
 
         Returns:
-            uint8 tensor (*size, channels).
+            uint8 (*size, channels).
         """
         shift = tf.cast(first, scale.dtype) * scale - tf.cast(corner, scale.dtype)
         image = tf.raw_ops.ScaleAndTranslate(
@@ -337,17 +300,49 @@ class Preprocessing:
         )
 
 
-def covering_sides(sides, target):
+class Cut(NamedTuple):
+    """What is taken of each image: a crop, or several.
+
+    Attributes:
+        decode: From an encoded file to pixels.
+        view: From a uint8 image to the same pixels.
+        spec: What both give, a `tf.TensorSpec`, or several.
+    """
+
+    decode: PixelFunction
+    view: PixelFunction
+    spec: tf.TensorSpec
+
+
+def central_crop(preprocessing: Preprocessing, margin: int = 0) -> Cut:
+    """The central crop of each image, of data sets as they are stored.
+
+    Args:
+        preprocessing: To the network's input.
+        margin: As in `Preprocessing.view`.
+    """
+    height, width, channels = preprocessing.shape
+    shape = (height + 2 * margin, width + 2 * margin, channels)
+    return Cut(
+        lambda encoded: preprocessing.read(encoded, margin, upright=False),
+        lambda image: preprocessing.view(image, margin),
+        tf.TensorSpec(shape, tf.uint8),
+    )
+
+
+def covering_sides(
+    sides: tf.Tensor, target: tf.Tensor | Sequence[int | tf.Tensor]
+) -> tf.Tensor:
     """Sides of an image resized until it just covers `target`, as torchvision's."""
     sides, target = tf.cast(sides, tf.float64), tf.cast(target, tf.float64)
     return tf.cast(tf.floor(sides * tf.reduce_max(target / sides) + 1e-6), tf.int32)
 
 
-def channel_statistics(images):
+def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and variance of each channel.
 
     Args:
-        images: uint8 array (number, height, width, channels).
+        images: uint8 (number, height, width, channels).
 
     Returns:
         Two lists of one float for each channel, in pixel values and their

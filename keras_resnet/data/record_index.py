@@ -6,54 +6,54 @@ import json
 import os
 import struct
 import sys
-import tempfile
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from keras_resnet.data.records import _FRAME, Records, _following, record_name
+from keras_resnet.data.records import FRAME, Records, record_name, records_from
 from keras_resnet.data.splits import Split
-from keras_resnet.support import InputError, progress_bar
+from keras_resnet.support import (
+    InputError,
+    keras_home,
+    progress_bar,
+    replace_when_whole,
+    shorten_list,
+)
 
 # By the first that a record has: TensorFlow's ImageNet scripts and TF-slim; TFDS.
 IMAGE_FEATURES = ("image/encoded", "image", "image_raw")
-
-
 LABEL_FEATURES = ("image/class/label", "label")
-
 
 # Share of the records that may be damaged; they are left out.
 MAX_DAMAGED = 0.001
 
-
 # How JPEG, PNG, GIF, BMP and WebP files begin.
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
 
+# Number of the kept index's format. It is a part of the file's name, so that an index
+# of another format is not found, and is made anew.
+INDEX_FORMAT = 1
 
-_VERSION = 1  # Of the kept index: another one makes old ones be made anew.
+# Columns of the index, and their types; labels as they are in the files.
+_COLUMNS = {
+    "shard": np.int32,
+    "number": np.int32,
+    "offset": np.int64,
+    "length": np.int64,
+    "labels": np.int32,
+}
+
+# The index as it is kept: `_COLUMNS`, "image", "label" and "damaged".
+Table = dict[str, np.ndarray]
 
 
-def check_labels(records, classes):
-    """Refuses records whose labels are none of a number of classes."""
-    wrong = np.flatnonzero((records.labels < 0) | (records.labels >= classes))
-    if len(wrong):
-        first = records.first_label
-        raise InputError(
-            f"{len(wrong)} of {len(records)} records have another label than those of "
-            f"the {classes} classes, {first} to {classes - 1 + first}. Received: "
-            f"{records.labels[wrong[0]] + first} in {records.name(wrong[0])}"
-        )
-
-
-def cache_folder():
+def cache_folder() -> str:
     """Where indices are kept: `$KERAS_HOME/records`, or `~/.keras/records`."""
-    home = os.environ.get("KERAS_HOME") or os.path.join(
-        os.path.expanduser("~"), ".keras"
-    )
-    return os.path.join(home, "records")
+    return os.path.join(keras_home(), "records")
 
 
 def index(
@@ -68,32 +68,33 @@ def index(
     found again as long as no file changes its path, size or time.
 
     Args:
-        paths: of uncompressed TFRecord files of `tf.train.Example` with an encoded
-            image and a label, under any of the known names; see `IMAGE_FEATURES`
-            and `LABEL_FEATURES`.
-        first_label: what the files call the first class. `None` is 1 for labels
+        paths: Paths of uncompressed TFRecord files of `tf.train.Example` with an
+            encoded image and a label, under any of the known names; see
+            `IMAGE_FEATURES` and `LABEL_FEATURES`.
+        first_label: What the files call the first class. `None` is 1 for labels
             `image/class/label` of which none is below 1, as in TensorFlow's
             ImageNet files, where 0 is the background; otherwise 0. A held-out
             part, which may lack a class, should be given the training part's.
-        cache_dir: where indices are kept; `None` is `cache_folder()`.
-        on_file: called after each file that is read.
+        cache_dir: Folder where indices are kept; `None` is `cache_folder()`.
+        on_file: Called after each file that is read.
 
     Returns:
-        The `Records`. Damaged ones are left out, with a line on standard error.
+        The records. Damaged ones are left out, with a line on standard error.
 
     Raises:
-        InputError: a file cannot be read to its end, or more than `MAX_DAMAGED` of
+        InputError: A file cannot be read to its end, or more than `MAX_DAMAGED` of
             the records are damaged: no set of less than 1,000 may have any.
     """
     paths = tuple(p if "://" in p else os.path.abspath(p) for p in map(str, paths))
     try:
-        found = [tf.io.gfile.stat(path) for path in paths]
-        key = json.dumps([_VERSION, paths, [(f.length, f.mtime_nsec) for f in found]])
+        stats = [tf.io.gfile.stat(path) for path in paths]
+        times = [(stat.length, stat.mtime_nsec) for stat in stats]
+        key = json.dumps([INDEX_FORMAT, paths, times])
         key = hashlib.sha256(key.encode()).hexdigest()[:32]
         cached = os.path.join(cache_dir or cache_folder(), f"{key}.npz")
         table = _load(cached)
         if table is None:
-            table = _make(paths, [f.length for f in found], on_file)
+            table = _make(paths, [stat.length for stat in stats], on_file)
             _save(cached, table)
     except tf.errors.OpError as error:
         raise InputError(f"Could not read records: {error.message}") from None
@@ -113,27 +114,22 @@ def index(
     )
 
 
-# Of the index, and their types; labels as they are in the files.
-_COLUMNS = {
-    "shard": np.int32,
-    "number": np.int32,
-    "offset": np.int64,
-    "length": np.int64,
-    "labels": np.int32,
-}
-
-
-def _make(paths, sizes, on_file):
-    """Returns the index of files: a dict of arrays."""
+def _make(
+    paths: tuple[str, ...], sizes: Sequence[int], on_file: Callable[[], None]
+) -> Table:
+    """Makes the index of files."""
     image, label = _features(paths)
-    parts, damaged, broken = [], [], False
+    parts: list[np.ndarray] = []
+    damaged: list[str] = []
+    broken = False
     # Threads: all but a little of the work is in TensorFlow's C++.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(_scanner(image, label), paths, sizes)
-        for shard, (columns, problems, ends) in enumerate(found):
-            parts.append(np.vstack([np.full(columns.shape[1], shard), columns]))
-            damaged += problems
-            broken |= not ends
+        scans = pool.map(_Scanner(image, label).scan, paths, sizes)
+        for shard, scan in enumerate(scans):
+            numbers = np.full(scan.columns.shape[1], shard)
+            parts.append(np.vstack([numbers, scan.columns]))
+            damaged += scan.damaged
+            broken |= not scan.is_whole
             on_file()
     columns = np.concatenate(parts, 1)
     whole = columns.shape[1]
@@ -150,21 +146,21 @@ def _make(paths, sizes, on_file):
     }
 
 
-def _features(paths):
+def _features(paths: tuple[str, ...]) -> tuple[str, str]:
     """The names of the image and of the label in the first record with both."""
-    seen = set()
+    seen: set[str] = set()
     # Where a file begins with a damaged record, this goes on with the next file.
     records = tf.data.TFRecordDataset(paths).ignore_errors().take(100)
     for record in records.as_numpy_iterator():
         try:
-            found = set(tf.train.Example.FromString(record).features.feature)
+            names = set(tf.train.Example.FromString(record).features.feature)
         except DecodeError:
             continue
-        image = next((name for name in IMAGE_FEATURES if name in found), None)
-        label = next((name for name in LABEL_FEATURES if name in found), None)
+        image = next((name for name in IMAGE_FEATURES if name in names), None)
+        label = next((name for name in LABEL_FEATURES if name in names), None)
         if image and label:
             return image, label
-        seen |= found
+        seen |= names
     raise InputError(
         "Files must be whole, uncompressed TFRecord files of tf.train.Example with an "
         f"encoded image ({', '.join(IMAGE_FEATURES)}) and a label "
@@ -175,109 +171,126 @@ def _features(paths):
 
 # In place of the label of a record that cannot be used; labels are -1 at least.
 _NO_IMAGE, _DAMAGED = -2, -3
-
-
 _PROBLEMS = {_NO_IMAGE: "no encoded image", _DAMAGED: "damaged"}
-
 
 # TensorFlow quotes what it cannot parse in an error that cannot be text then.
 _FAILURES = (tf.errors.OpError, UnicodeDecodeError)
 
 
-def _scanner(image, label):
-    """Returns a function from a file's path and size to all that is in it.
+class _Scan(NamedTuple):
+    """What is in a file.
 
-    It returns the records' numbers, offsets, lengths and labels, int64 (4, number);
-    what to call the damaged ones; and whether the file could be read to its end.
+    Attributes:
+        columns: Numbers, offsets, lengths and labels of the records, int64 (4, number).
+        damaged: What to call the damaged records.
+        is_whole: Whether the file could be read to its end.
     """
-    features = {
-        image: tf.io.FixedLenFeature([], tf.string, ""),
-        label: tf.io.FixedLenFeature([], tf.int64, -1),
-    }
 
-    def look(records):
-        found = tf.io.parse_example(records, features)
-        begins = [tf.strings.substr(found[image], 0, len(m)) == m for m in _MAGIC]
+    columns: np.ndarray
+    damaged: list[str]
+    is_whole: bool
+
+
+class _Scanner:
+    """Reads whole files.
+
+    Args:
+        image: Name of the feature that is the encoded image.
+        label: Name of the feature that is the label.
+    """
+
+    def __init__(self, image: str, label: str) -> None:
+        self._image, self._label = image, label
+        # Of a path, an offset and a number of records; -1 is all.
+        signature = [tf.TensorSpec([], t) for t in ("string", "int64", "int64")]
+        self._look_at = tf.function(self._look_at_records, input_signature=signature)
+
+    def scan(self, path: str, size: int) -> _Scan:
+        """Finds the records of a file of that size in bytes."""
+        try:
+            lengths, labels = (x.numpy() for x in self._look_at(path, 0, -1))
+        except _FAILURES:
+            lengths = labels = np.zeros(0, np.int64)
+        # Compared, since TensorFlow takes up to 11 odd bytes for the end of a file.
+        is_whole = size == (lengths + FRAME).sum()
+        if not is_whole:
+            lengths = _lengths(path, size)
+            is_whole = size == (lengths + FRAME).sum()
+        offsets = np.cumsum(lengths + FRAME) - lengths - FRAME
+        if len(lengths) > len(labels):
+            labels = np.array(self._look_in_parts(path, offsets))
+        numbers = np.arange(len(labels))
+        damaged = [
+            f"{record_name(path, number)} ({_PROBLEMS[labels[number]]})"
+            for number in numbers[labels < -1]
+        ]
+        if not is_whole:
+            first = (numbers[labels != _DAMAGED] + 1).max(initial=0)
+            damaged.append(f"{record_name(path, first)} and all after it")
+        columns = np.stack([numbers, offsets, lengths, labels])
+        return _Scan(columns[:, labels >= -1], damaged, bool(is_whole))
+
+    def _look_at_records(
+        self, path: tf.Tensor, offset: tf.Tensor, count: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """Lengths and labels of records that follow each other, int64 each."""
+        records = records_from(path, offset, 2**20).take(count).batch(32)
+        records = records.map(self._parse).unbatch()
+        return records.batch(tf.int64.max).get_single_element()
+
+    def _parse(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        features = {
+            self._image: tf.io.FixedLenFeature([], tf.string, ""),
+            self._label: tf.io.FixedLenFeature([], tf.int64, -1),
+        }
+        parsed = tf.io.parse_example(records, features)
+        image, label = parsed[self._image], parsed[self._label]
+        begins = [tf.strings.substr(image, 0, len(m)) == m for m in _MAGIC]
         # What is beyond int32 is in no class either.
-        labels = tf.clip_by_value(found[label], -1, tf.int32.max)
+        labels = tf.clip_by_value(label, -1, tf.int32.max)
         labels = tf.where(tf.reduce_any(begins, 0), labels, _NO_IMAGE)
         return tf.cast(tf.strings.length(records), tf.int64), labels
 
-    @tf.function(
-        input_signature=[tf.TensorSpec([], t) for t in ("string", "int64", "int64")]
-    )
-    def look_at(path, offset, count):
-        found = _following(path, offset, 2**20).take(count).batch(32).map(look)
-        return found.unbatch().batch(tf.int64.max).get_single_element()
-
-    def look_in_parts(path, offsets):
+    def _look_in_parts(self, path: str, offsets: np.ndarray) -> np.ndarray | list[int]:
         """The labels of records, the damaged ones found by halving."""
         try:
-            return look_at(path, offsets[0], len(offsets))[1]
+            return self._look_at(path, offsets[0], len(offsets))[1]
         except _FAILURES:
             if len(offsets) == 1:
                 return [_DAMAGED]
             halves = np.array_split(offsets, 2)
-            return np.concatenate([look_in_parts(path, half) for half in halves])
-
-    def scan(path, size):
-        try:
-            lengths, labels = (x.numpy() for x in look_at(path, 0, -1))
-        except _FAILURES:
-            lengths = labels = np.zeros(0, np.int64)
-        # Compared, since TensorFlow takes up to 11 odd bytes for the end of a file.
-        ends = size == (lengths + _FRAME).sum()
-        if not ends:
-            lengths = _lengths(path, size)
-            ends = size == (lengths + _FRAME).sum()
-        offsets = np.cumsum(lengths + _FRAME) - lengths - _FRAME
-        if len(lengths) > len(labels):
-            labels = np.array(look_in_parts(path, offsets))
-        numbers = np.arange(len(labels))
-        damaged = [
-            f"{record_name(path, n)} ({_PROBLEMS[labels[n]]})"
-            for n in numbers[labels < -1]
-        ]
-        if not ends:
-            known = numbers[labels != _DAMAGED] + 1
-            damaged.append(
-                f"{record_name(path, known.max(initial=0))} and all after it"
-            )
-        columns = np.stack([numbers, offsets, lengths, labels])
-        return columns[:, labels >= -1], damaged, ends
-
-    return scan
+            return np.concatenate([self._look_in_parts(path, half) for half in halves])
 
 
-def _lengths(path, size):
+def _lengths(path: str, size: int) -> np.ndarray:
     """The lengths of a file's records, as far as they make sense."""
-    lengths, offset = [], 0
+    lengths: list[int] = []
+    offset = 0
     with tf.io.gfile.GFile(path, "rb") as file:
-        while offset + _FRAME <= size:
+        while offset + FRAME <= size:
             file.seek(offset)
             (length,) = struct.unpack("<Q", file.read(8))
             # A file that did not arrive whole may be filled up with zeros.
-            if length == 0 or offset + length + _FRAME > size:
+            if length == 0 or offset + length + FRAME > size:
                 break
             lengths.append(length)
-            offset += length + _FRAME
+            offset += length + FRAME
     return np.array(lengths, np.int64)
 
 
-def _cannot_be_used(damaged, whole):
-    more = f" and {len(damaged) - 5} more" if len(damaged) > 5 else ""
+def _cannot_be_used(damaged: Sequence[str], whole: int) -> str:
     return (
         f"{len(damaged)} of {len(damaged) + whole} records cannot be used: "
-        f"{', '.join(damaged[:5])}{more}"
+        f"{shorten_list(damaged, 5)}"
     )
 
 
-def _load(path):
+def _load(path: str) -> Table | None:
     """A kept index; `None` where there is none, or a damaged one."""
     try:
-        with np.load(path) as found:
+        with np.load(path) as file:
             return {
-                name: found[name] for name in (*_COLUMNS, "image", "label", "damaged")
+                name: file[name] for name in (*_COLUMNS, "image", "label", "damaged")
             }
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
@@ -285,25 +298,21 @@ def _load(path):
         return None
 
 
-def _save(path, table):
-    """Keeps an index, which appears whole or not at all, if that is possible."""
-    folder, beside = os.path.dirname(path), None
+def _save(path: str, table: Table) -> None:
+    """Keeps an index if that is possible; several workers may do so at once."""
     try:
-        os.makedirs(folder, exist_ok=True)
-        # Several workers may make the same one at once.
-        handle, beside = tempfile.mkstemp(suffix=".part", dir=folder)
-        with open(handle, "wb") as file:
-            np.savez(file, **table)
-        os.replace(beside, path)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with replace_when_whole(path) as beside, open(beside, "xb") as file:
+            np.savez(file, **table)  # type: ignore[arg-type] # NumPy has a flag too.
     except OSError as error:
         print(f"The index of the records is not kept: {error}", file=sys.stderr)
-        if beside is not None and os.path.exists(beside):
-            os.remove(beside)
 
 
-def read_records(paths, first_label=None):
+def read_records(
+    paths: Iterable[os.PathLike[str] | str], first_label: int | None = None
+) -> Split:
     """The images and labels in TFRecord files; `first_label` stands for class 0."""
-    paths = list(map(os.fspath, paths))
-    with progress_bar("indexing", len(paths)) as advance:
-        found = index(paths, first_label, on_file=advance)
-    return Split(np.arange(len(found)), found.labels, records=found)
+    files = [os.fspath(path) for path in paths]
+    with progress_bar("indexing", len(files)) as advance:
+        records = index(files, first_label, on_file=advance)
+    return Split(np.arange(len(records)), records.labels, records=records)

@@ -20,8 +20,9 @@ from keras_resnet.support import InputError
 HELD_OUT = ("validation", "val", "test")
 
 
-# Around each record: its length and that number's checksum before it, its own after.
-_FRAME = 8 + 4 + 4
+# Bytes around each record: its length and that number's checksum before it, its own
+# checksum after it.
+FRAME = 8 + 4 + 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +30,15 @@ class Records:
     """Where each record lies, and its label.
 
     Attributes:
-        paths: of the files.
-        shard: int32 (number,), of its file in `paths`.
-        number: int32 (number,), of the record in its file, from 0.
-        offset: int64 (number,), where in its file the record's frame begins, bytes.
-        length: int64 (number,), of the record without its frame, bytes.
-        labels: int32 (number,), counted from 0; -1 where there is none.
-        image: the feature that is the encoded image.
-        first_label: what the files call the class 0.
-        damaged: what to call each record that was left out.
+        paths: Paths of the files.
+        shard: Index in `paths` of each record's file, int32 (number,).
+        number: Number of each record in its file, from 0, int32 (number,).
+        offset: Where in its file each record's frame begins, in bytes, int64 (number,).
+        length: Length of each record without its frame, in bytes, int64 (number,).
+        labels: Labels counted from 0, -1 where there is none, int32 (number,).
+        image: Name of the feature that is the encoded image.
+        first_label: What the files call the class 0.
+        damaged: What to call each record that was left out.
     """
 
     paths: tuple[str, ...]
@@ -50,15 +51,15 @@ class Records:
     first_label: int = 0
     damaged: tuple[str, ...] = ()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
-    def name(self, place) -> str:
+    def name(self, place: int) -> str:
         """Returns what to call a record: its file and its number in that."""
         return record_name(self.paths[self.shard[place]], self.number[place])
 
 
-def find(name, only_test=False):
+def find(name: str, only_test: bool = False) -> dict[str, tuple[str, ...]]:
     """Finds the files of a data set.
 
     Args:
@@ -68,13 +69,13 @@ def find(name, only_test=False):
             validation (or val, test) of such files or of `*.tfrecord`. Of several
             parts held out the first in that order counts: ImageNet's test images
             have no labels.
-        only_test: whether there need be none to train on.
+        only_test: Whether training files may be missing.
 
     Returns:
         A dict of sorted tuples of paths: `"train"` and `"test"`.
 
     Raises:
-        InputError: there are no such files, or some are missing.
+        InputError: There are no such files, or some are missing.
     """
     folder = os.path.expanduser(name.removeprefix("tfrecord:"))
     if not tf.io.gfile.isdir(folder):
@@ -95,36 +96,40 @@ def find(name, only_test=False):
 _FILE = re.compile(r"(?s)(.*?)(?:[-_.]?(\d+)-of-(\d+))?(\.\w*rec\w*)?")
 
 
-def _part(folder, part):
+def _part(folder: str, part: str) -> tuple[str, ...]:
     """The paths of one part of a data set, none of them missing."""
     inner = os.path.join(folder, part)
     named = rf"(?:.*[-_])?{part}(?:[-_.].*)?"
     if tf.io.gfile.isdir(inner):
         folder, named = inner, ".*"
-    names, shards = [], {}
+    names: list[str] = []
+    # From (stem, count, ending) of a set of files to its files by their numbers.
+    shards: dict[tuple[str, int, str], dict[int, str]] = {}
     for name in sorted(tf.io.gfile.listdir(folder)):
-        stem, number, count, ending = _FILE.fullmatch(name).groups()
+        parsed = _FILE.fullmatch(name)
+        assert parsed is not None  # It matches every text.
+        stem, number, count, ending = parsed.groups()
         if (number or ending) and name[0] != "." and re.fullmatch(named, name):
             names.append(name)
             if number:
                 shards.setdefault((stem, int(count), ending), {})[int(number)] = name
-    for (_, count, _), found in shards.items():
-        if missing := sorted(set(range(count)) - set(found)):
+    for (_, count, _), files in shards.items():
+        if missing := sorted(set(range(count)) - set(files)):
             raise InputError(
                 f"{len(missing)} of {count} files are missing, the first of them number "
-                f"{missing[0]}. Received: {os.path.join(folder, min(found.values()))}"
+                f"{missing[0]}. Received: {os.path.join(folder, min(files.values()))}"
             )
     if len({stem for stem, _, _ in shards}) < len(shards):
-        examples = ", ".join(min(found.values()) for found in shards.values())
+        examples = ", ".join(min(files.values()) for files in shards.values())
         raise InputError(f"There is more than one set in {folder}: {examples}")
     return tuple(os.path.join(folder, name) for name in names)
 
 
-def read_class_names(folder):
+def read_class_names(folder: str) -> tuple[str, ...] | None:
     """Reads the names of the classes beside the files, if they are there.
 
     Args:
-        folder: as `name` in `find`; of its `labels.txt` (or TFDS's
+        folder: As `name` in `find`. Of its `labels.txt` (or TFDS's
             `label.labels.txt`) each line names a class. TF-slim's, such as `0:daisy`,
             may be numbered; its ImageNet's first name, background, is no class here.
 
@@ -149,7 +154,7 @@ def read_class_names(folder):
     return names[1:] if len(names) == 1001 and names[0] == "background" else names
 
 
-def reader(records: Records) -> Callable:
+def reader(records: Records) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns a function from the place of a record to its encoded image.
 
     The function is for the map of a `tf.data.Dataset`. It is TensorFlow's ops alone
@@ -165,21 +170,25 @@ def reader(records: Records) -> Callable:
         offset, length = tf.constant(records.offset), tf.constant(records.length)
     features = {records.image: tf.io.FixedLenFeature([], tf.string)}
 
-    def read(place):
+    def read(place: tf.Tensor) -> tf.Tensor:
         path = tf.gather(paths, tf.gather(shard, place))
-        record = _read(path, tf.gather(offset, place), tf.gather(length, place))
+        start, size = tf.gather(offset, place), tf.gather(length, place)
+        record = records_from(path, start, size + FRAME).take(1).get_single_element()
         return tf.io.parse_single_example(record, features)[records.image]
 
     return read
 
 
-def _read(path, offset, length):
-    """Reads the record at a place in a file, in a graph."""
-    return _following(path, offset, length + _FRAME).take(1).get_single_element()
+def records_from(
+    path: tf.Tensor, offset: tf.Tensor, buffer: tf.Tensor | int
+) -> tf.data.Dataset:
+    """The records of a file from a place on.
 
-
-def _following(path, offset, buffer):
-    """The records of a file from a place on."""
+    Args:
+        path: Path of the file.
+        offset: Where the frame of the first record begins, in bytes.
+        buffer: Number of bytes that are read at once.
+    """
     # tf.data.TFRecordDataset has no argument for its op's byte_offsets, and
     # FixedLengthRecordDataset reads all of the header that it is told to skip.
     records = tf.raw_ops.TFRecordDatasetV2(
@@ -191,5 +200,6 @@ def _following(path, offset, buffer):
     return tf.data.experimental.from_variant(records, tf.TensorSpec([], tf.string))
 
 
-def record_name(path, number):
+def record_name(path: str, number: int) -> str:
+    """Returns what to call a record, in messages."""
     return f"{path} record {number}"

@@ -3,6 +3,7 @@
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -11,18 +12,24 @@ from keras_resnet.support import InputError
 # Seconds for a tf.data service to answer; TensorFlow would wait for an hour.
 SERVICE_TIMEOUT = 60
 
+# From a number and a count to every `count`-th step from the `number`-th on.
+Lane = Callable[[int, int], tf.data.Dataset]
 
-def serve_batches(lane, service, start, stop):
+
+def serve_batches(lane: Lane, service: str, start: int, stop: int) -> tf.data.Dataset:
     """Steps prepared by tf.data services, which take turns.
 
     A service of several workers would repeat every step: there each worker prepares
     all of a data set, or an unforeseeable part of it.
 
     Args:
-        lane: function of a number and a count that gives every so many steps.
-        service: addresses, such as `"grpc://one:5000,grpc://two:5000"`.
-        start: first step.
-        stop: the step after the last.
+        lane: Makes the steps that one service prepares.
+        service: Addresses, such as `"grpc://one:5000,grpc://two:5000"`.
+        start: First step.
+        stop: Step after the last.
+
+    Returns:
+        The steps in order, as `lane` makes them.
     """
     addresses = [address.strip() for address in service.split(",")]
     for address in addresses:
@@ -36,7 +43,9 @@ def serve_batches(lane, service, start, stop):
     turns = tf.data.Dataset.range(stop - start).map(lambda step: step % len(lanes))
     batches = tf.data.Dataset.choose_from_datasets(lanes, turns, False)
 
-    def check(expected, batch):
+    def check(
+        expected: tf.Tensor, batch: tuple[tf.Tensor, ...]
+    ) -> tuple[tf.Tensor, ...]:
         step, *rest = batch
         message = f"{_ONE_WORKER} Received: {service}"
         equal = tf.debugging.assert_equal(step, expected, message)
@@ -52,7 +61,7 @@ _ONE_WORKER = (
 )
 
 
-def _check_service(address):
+def _check_service(address: str) -> None:
     """Refuses a service that does not answer, or that has several workers."""
     scheme, _, place = address.rpartition("://")
     host, _, port = place.rpartition(":")
@@ -61,36 +70,45 @@ def _check_service(address):
             "data_service is an address such as grpc://host:5000, or several with "
             f"commas between. Received: {address!r}"
         )
-    deadline = time.monotonic() + SERVICE_TIMEOUT
-    problem = None
-    while problem is None or time.monotonic() < deadline:
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), 5).close()
-            break
-        except OSError as error:
-            problem = error
-            time.sleep(0.2)
-    else:
-        raise InputError(
-            f"No tf.data service answered within {SERVICE_TIMEOUT} s ({problem}). "
-            f"Received: data_service={address}"
-        )
-    # Of this each worker prepares its own.
-    probe = tf.data.Dataset.range(1).apply(
-        tf.data.experimental.service.distribute("parallel_epochs", address)
-    )
-    found = []
-    thread = threading.Thread(
-        target=lambda: found.append(len(list(probe.as_numpy_iterator()))), daemon=True
-    )
-    thread.start()
-    thread.join(SERVICE_TIMEOUT)
-    if not found:
+    _await_service(address, host.strip("[]"), int(port))
+    workers = _count_workers(address)
+    if not workers:
         raise InputError(
             f"The tf.data service had no worker within {SERVICE_TIMEOUT} s. "
             f"Received: data_service={address}"
         )
-    if found[0] > 1:
+    if workers > 1:
         raise InputError(
-            f"{_ONE_WORKER} Received: data_service={address} with {found[0]}"
+            f"{_ONE_WORKER} Received: data_service={address} with {workers}"
         )
+
+
+def _await_service(address: str, host: str, port: int) -> None:
+    """Waits until a service listens."""
+    deadline = time.monotonic() + SERVICE_TIMEOUT
+    while True:
+        try:
+            socket.create_connection((host, port), 5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"No tf.data service answered within {SERVICE_TIMEOUT} s ({error}). "
+                    f"Received: data_service={address}"
+                ) from None
+            time.sleep(0.2)
+
+
+def _count_workers(address: str) -> int:
+    """Number of workers of a service; 0 if none answers within SERVICE_TIMEOUT."""
+    # Each worker prepares this element.
+    probe = tf.data.Dataset.range(1).apply(
+        tf.data.experimental.service.distribute("parallel_epochs", address)
+    )
+    counts: list[int] = []
+    thread = threading.Thread(
+        target=lambda: counts.append(len(list(probe.as_numpy_iterator()))), daemon=True
+    )
+    thread.start()
+    thread.join(SERVICE_TIMEOUT)
+    return counts[0] if counts else 0

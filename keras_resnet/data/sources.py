@@ -5,19 +5,21 @@ many as the records of one, and are read where they are, in any order.
 """
 
 import os
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from keras_resnet.data import records
+from keras_resnet.data.decoding import IMAGE_FORMATS
 from keras_resnet.data.record_index import read_records
-from keras_resnet.data.splits import Dataset, Split, _check_labels, unnamed_classes
+from keras_resnet.data.splits import Dataset, Split, check_labels, unnamed_classes
 from keras_resnet.data.tfds_sets import load_tfds
 from keras_resnet.support import InputError
 
 IMAGE_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 
-def resolve_dataset_name(name):
+def resolve_dataset_name(name: str) -> str:
     """Returns the name of a data set with the whole path of a folder in it."""
     kind, _, path = name.partition(":")
     if kind not in ("folder", "tfrecord") or "://" in path:
@@ -25,7 +27,9 @@ def resolve_dataset_name(name):
     return f"{kind}:{os.path.abspath(os.path.expanduser(path))}"
 
 
-def load_dataset(name, data_dir=None, only_test=False):
+def load_dataset(
+    name: str, data_dir: str | None = None, only_test: bool = False
+) -> Dataset:
     """Loads a data set.
 
     Args:
@@ -34,33 +38,33 @@ def load_dataset(name, data_dir=None, only_test=False):
             folder for each class, below PATH/train and PATH/test (or PATH/val)
             or right below PATH, where a fifth of each class is held out;
             `"tfrecord:PATH"`, a folder of TFRecord files (see
-            `keras_resnet.records.find`); or any image classification set of TFDS,
+            `keras_resnet.data.records.find`); or any image classification set of TFDS,
             such as `"cifar10"` or `"imagenet2012"`.
-        data_dir: where TFDS keeps its sets; `None` is its own default.
-        only_test: whether no training images are wanted: those of a TFDS set are
+        data_dir: Folder where TFDS keeps its sets; `None` is its own default.
+        only_test: Whether no training images are wanted: those of a TFDS set are
             not read, and a folder without a part held out is one, whole.
 
     Returns:
-        A `Dataset`; with `only_test` its `train` may be empty.
+        The data set; with `only_test` its `train` may be empty.
 
     Raises:
-        InputError: there is no such data set, or it cannot be used.
+        InputError: There is no such data set, or it cannot be used.
     """
     name = resolve_dataset_name(name)
     if name == "digits":
-        found = _digits()
+        dataset = _digits()
     elif name.startswith("folder:"):
-        found = _folder(name, only_test)
+        dataset = _folder(name, only_test)
     elif name.startswith("tfrecord:"):
-        found = _tfrecord(name, only_test)
+        dataset = _tfrecord(name, only_test)
     else:
-        found = load_tfds(name, data_dir, only_test)
-    for split in (found.train, found.test):
-        _check_labels(name, split, found.classes)
-    return found
+        dataset = load_tfds(name, data_dir, only_test)
+    for split in (dataset.train, dataset.test):
+        check_labels(name, split, dataset.classes)
+    return dataset
 
 
-def _digits():
+def _digits() -> Dataset:
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -80,7 +84,7 @@ def _digits():
     )
 
 
-def _folder(name, only_test):
+def _folder(name: str, only_test: bool) -> Dataset:
     path = name.removeprefix("folder:")
     if not os.path.isdir(path):
         raise InputError(
@@ -113,7 +117,7 @@ def _folder(name, only_test):
     return Dataset(name, tuple(classes), train, test, None, own_split)
 
 
-def _class_folders(path):
+def _class_folders(path: str) -> list[str]:
     classes = sorted(
         entry.name
         for entry in os.scandir(path)
@@ -133,20 +137,18 @@ def _class_folders(path):
     return classes
 
 
-def _files(path, classes):
+def _files(path: str, classes: Sequence[str]) -> Split:
     """The image files below `path`, class by class."""
     if strangers := set(_class_folders(path)) - set(classes):
         raise InputError(
             "The held-out images have classes that the training images lack: "
             f"{', '.join(sorted(strangers))}. Received: {path}"
         )
-    images, labels = [], []
+    images: list[str] = []
+    labels: list[int] = []
     for label, name in enumerate(classes):
-        for folder, folders, files in os.walk(os.path.join(path, name)):
-            folders.sort()
-            found = [f for f in sorted(files) if f.lower().endswith(IMAGE_FILES)]
-            images += [os.path.join(folder, f) for f in found]
-            labels += [label] * len(found)
+        images += _image_files(os.path.join(path, name))
+        labels += [label] * (len(images) - len(labels))
     if not images:
         raise InputError(
             f"There are no images. Accepted: files {' '.join(IMAGE_FILES)} in one folder "
@@ -155,36 +157,38 @@ def _files(path, classes):
     return Split(np.array(images, object), np.array(labels, np.int32), True)
 
 
-def find_images(paths):
+def _image_files(path: str) -> Iterator[str]:
+    """The image files below a folder, folder by folder in the order of their names."""
+    for folder, folders, files in os.walk(path):
+        folders.sort()
+        for name in sorted(files):
+            if name.lower().endswith(IMAGE_FILES):
+                yield os.path.join(folder, name)
+
+
+def find_images(paths: Sequence[str]) -> list[str]:
     """Returns the image files among paths and in the folders among them.
 
     Raises:
-        InputError: no path was named.
+        InputError: No path was named.
     """
     if not paths:
         raise InputError(
-            "Name at least one image or folder of images: JPEG, PNG, WebP, BMP or GIF"
+            f"Name at least one image or folder of images: {IMAGE_FORMATS}"
         )
-    found = []
+    images: list[str] = []
     for path in paths:
-        if not os.path.isdir(path):
-            found.append(path)
-            continue
-        inside = [
-            os.path.join(folder, name)
-            for folder, _, names in os.walk(path)
-            for name in names
-            if name.lower().endswith(IMAGE_FILES)
-        ]
-        found += sorted(inside) or [path]
-    return found
+        inside = _image_files(path) if os.path.isdir(path) else ()
+        images += sorted(inside) or [path]
+    return images
 
 
-def _tfrecord(name, only_test):
+def _tfrecord(name: str, only_test: bool) -> Dataset:
     parts = records.find(name, only_test)
     # A part that is held out may lack the first class.
     train = read_records(parts["train"]) if parts["train"] else None
-    test = read_records(parts["test"], train.records.first_label if train else None)
+    first_label = train.records.first_label if train and train.records else None
+    test = read_records(parts["test"], first_label)
     train = train or test.take([])
     count = 1 + max(map(int, (*train.labels, *test.labels)))
     classes = records.read_class_names(name)

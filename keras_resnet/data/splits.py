@@ -1,14 +1,18 @@
 """Images with labels: a split, and a data set of two."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data import records
+from keras_resnet.data.decoding import PixelFunction
 from keras_resnet.data.records import Records
 from keras_resnet.support import InputError, shorten_list
+
+# Places of images in a split, or a mask.
+Places = np.ndarray | Sequence[int] | slice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,9 +24,9 @@ class Split:
             with `are_paths` the paths of files, as an array of bytes or strings;
             or with `records` their places there.
         labels: int32 (number,).
-        are_paths: whether `images` are paths.
+        are_paths: Whether `images` are paths.
         records: TFRecord files that hold the images.
-        replaced: how many images stand in for a damaged one.
+        replaced: Number of images that stand in for a damaged one.
     """
 
     images: np.ndarray
@@ -31,26 +35,27 @@ class Split:
     records: Records | None = None
     replaced: int = 0
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, places) -> "Split":
+    def take(self, places: Places) -> "Split":
         """Returns the images at some places, or where a mask is true."""
         return dataclasses.replace(
             self, images=self.images[places], labels=self.labels[places]
         )
 
-    def __add__(self, other) -> "Split":
+    def __add__(self, other: "Split") -> "Split":
         """Returns the images of both."""
-        found, more = self.records, other.images
-        if found and other.records is not found:
-            more = more + len(found)
-            found = _joined(found, other.records)
+        joined, more = self.records, other.images
+        if joined and other.records is not joined:
+            assert other.records is not None  # Both are of one data set.
+            more = more + len(joined)
+            joined = _joined(joined, other.records)
         return dataclasses.replace(
             self,
             images=np.concatenate([self.images, more]),
             labels=np.concatenate([self.labels, other.labels]),
-            records=found,
+            records=joined,
         )
 
     def names(self) -> list[str]:
@@ -61,11 +66,11 @@ class Split:
             return [self.records.name(place) for place in self.images]
         return list(map(str, range(len(self))))
 
-    def without(self, places) -> "Split":
+    def without(self, places: Sequence[int]) -> "Split":
         """Returns this with the next good image in the place of each damaged one.
 
         Args:
-            places: of the damaged images.
+            places: Places of the damaged images.
         """
         good = np.setdiff1d(np.arange(len(self)), places)
         stand_in = np.arange(len(self))
@@ -74,12 +79,24 @@ class Split:
             self.take(stand_in), replaced=self.replaced + len(places)
         )
 
-    def reader(self, decode: Callable, view: Callable) -> Callable:
+    def entries(self) -> tf.Tensor:
+        """Returns `images` as a tensor."""
+        with tf.device("CPU:0"):  # Whole sets do not belong in a GPU's memory.
+            return tf.constant(self.images)
+
+    def stays_under(self, view: PixelFunction) -> bool:
+        """Whether the images are pixels of a size that a view leaves as it is."""
+        if self.images.dtype != np.uint8:
+            return False
+        sample = tf.zeros(self.images.shape[1:], tf.uint8)
+        return view(sample) is sample
+
+    def reader(self, decode: PixelFunction, view: PixelFunction) -> PixelFunction:
         """Returns a function from one entry of `images` to pixels.
 
         Args:
-            decode: from an encoded file to them.
-            view: from a uint8 image to them.
+            decode: From an encoded file to pixels.
+            view: From a uint8 image to pixels.
         """
         if self.images.dtype == np.uint8:
             return view
@@ -91,23 +108,22 @@ class Split:
         return decode
 
 
-def _joined(records, more):
+def _joined(records: Records, more: Records) -> Records:
     """The records of two lots of files."""
     if records.image != more.image:
         raise InputError(
             "Files that are read together must call their images alike. Received: "
             f"{records.image} in {records.paths[0]}, {more.image} in {more.paths[0]}"
         )
-    columns = {
-        name: np.concatenate([getattr(records, name), getattr(more, name)])
-        for name in ("number", "offset", "length", "labels")
-    }
     return dataclasses.replace(
         records,
         paths=records.paths + more.paths,
         shard=np.concatenate([records.shard, more.shard + len(records.paths)]),
+        number=np.concatenate([records.number, more.number]),
+        offset=np.concatenate([records.offset, more.offset]),
+        length=np.concatenate([records.length, more.length]),
+        labels=np.concatenate([records.labels, more.labels]),
         damaged=records.damaged + more.damaged,
-        **columns,
     )
 
 
@@ -116,12 +132,12 @@ class Dataset:
     """A data set with the names of its classes.
 
     Attributes:
-        name: as given to `load_dataset`.
-        classes: name of each label, in order.
-        train: the images to train on.
-        test: the images held out.
-        shape: (height, width, channels) where all images have one, else None.
-        own_split: whether the held-out images came so, not chosen here.
+        name: As given to `load_dataset`.
+        classes: Name of each label, in order.
+        train: Images to train on.
+        test: Validation split.
+        shape: (height, width, channels) where all images have one, else `None`.
+        own_split: Whether the data set came with its validation split.
     """
 
     name: str
@@ -132,14 +148,14 @@ class Dataset:
     own_split: bool = True
 
 
-def check_dataset(images):
+def check_dataset(images: Dataset) -> Dataset:
     """Returns a data set that somebody made, or says what is wrong with it.
 
     Args:
-        images: a `Dataset`. Labels of any whole numbers become int32.
+        images: The data set. Labels of any whole numbers become int32.
 
     Raises:
-        InputError: images are no uint8 pixels, paths or encoded files, or the labels
+        InputError: Images are no uint8 pixels, paths or encoded files, or the labels
             don't belong to them.
     """
     for part in ("train", "test"):
@@ -160,7 +176,7 @@ def check_dataset(images):
                 f"{labels.shape} for {len(split.images)} images"
             )
         # Before they become 32 bits, in which another label may lie in range.
-        _check_labels(
+        check_labels(
             images.name, dataclasses.replace(split, labels=labels), images.classes
         )
         split = dataclasses.replace(split, labels=labels.astype(np.int32))
@@ -168,30 +184,37 @@ def check_dataset(images):
     return images
 
 
-def _check_labels(name, split, classes):
+def check_labels(name: str, split: Split, classes: Sequence[str]) -> None:
+    """Refuses a split whose labels are none of the classes.
+
+    Args:
+        name: Name of the data set.
+        split: Images with labels.
+        classes: Names of the classes.
+    """
     wrong = np.flatnonzero((split.labels < 0) | (split.labels >= len(classes)))
     if len(wrong):
         first = wrong[0]
         raise InputError(
             f"{len(wrong)} of {len(split)} images have a label that is none of the "
-            f"{len(classes)} classes {shorten_list(classes, 5)}. Received: {name}, with the label "
-            f"{split.labels[first]} of image {split.names()[first]}"
+            f"{len(classes)} classes {shorten_list(classes, 5)}. Received: {name}, with the "
+            f"label {split.labels[first]} of image {split.names()[first]}"
         )
 
 
-def unnamed_classes(count):
+def unnamed_classes(count: int) -> tuple[str, ...]:
     """Returns what classes are called that have no names."""
     return tuple(f"class {i}" for i in range(count))
 
 
-def hold_out(images, share):
+def hold_out(images: Dataset, share: float) -> Dataset:
     """Holds out a share of the training images in the place of the test images.
 
     Always the same ones, whatever the seed of a run.
 
     Args:
-        images: a `Dataset`.
-        share: from 0 to 1.
+        images: The data set.
+        share: Share of the training images, from 0 to 1.
     """
     order = np.random.default_rng(0).permutation(len(images.train))
     count = max(1, round(share * len(order)))

@@ -1,16 +1,25 @@
 """Image classification sets of TFDS."""
 
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_resnet.data import records
 from keras_resnet.data.record_index import read_records
 from keras_resnet.data.splits import Dataset, Split
-from keras_resnet.support import InputError
+from keras_resnet.support import InputError, first_line
+
+if TYPE_CHECKING:
+    import tensorflow_datasets as tfds
+
+# Largest share of the memory that a set of small images may take; a larger set is
+# read from its files.
+MAX_SHARE = 0.25
 
 
-def load_tfds(name, data_dir, only_test):
+def load_tfds(name: str, data_dir: str | None, only_test: bool) -> Dataset:
+    """Loads an image classification set of TFDS; see `load_dataset`."""
     try:
         import tensorflow_datasets as tfds
     except ModuleNotFoundError as error:
@@ -22,19 +31,16 @@ def load_tfds(name, data_dir, only_test):
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
             "There is no such data set. Accepted: digits, folder:PATH, tfrecord:PATH, "
             "the name of a TFDS image set such as cifar10. "
-            f"Received: dataset={name!r} ({reason})"
+            f"Received: dataset={name!r} ({first_line(error)})"
         ) from None
     _prepare(builder)
     info, splits = builder.info, builder.info.splits
     held_out = next((s for s in records.HELD_OUT if s in splits), None)
-    features = info.features
-    features = (
-        dict(features) if isinstance(features, tfds.features.FeaturesDict) else {}
-    )
+    is_dict = isinstance(info.features, tfds.features.FeaturesDict)
+    features = dict(info.features) if is_dict else {}
     if not (
         "train" in splits
         and held_out
@@ -65,29 +71,24 @@ def load_tfds(name, data_dir, only_test):
     return Dataset(name, classes, train, test, None)
 
 
-# Of the memory, for a set of small images that is held there.
-MAX_SHARE = 0.25
-
-
-def _memory():
-    """Of this machine, in bytes."""
+def _memory() -> int:
+    """Memory of this machine, in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _prepare(builder):
+def _prepare(builder: "tfds.core.DatasetBuilder") -> None:
     """Downloads a TFDS set, unless it lies there."""
     try:
         builder.download_and_prepare()
     except Exception as error:  # TFDS and its download library raise many kinds.
-        reason = str(error).strip().splitlines()[0]
         raise InputError(
             f"Could not prepare {builder.name} in {builder.data_dir}. Where there is no "
             "network, point data_dir at a folder in which TFDS has prepared it. "
-            f"({type(error).__name__}: {reason})"
+            f"({type(error).__name__}: {first_line(error)})"
         ) from None
 
 
-def _tfds_split(builder, split):
+def _tfds_split(builder: "tfds.core.DatasetBuilder", split: str) -> Split:
     examples = builder.as_dataset(split=split, shuffle_files=False)
     examples = list(
         examples.map(lambda e: (e["image"], e["label"])).as_numpy_iterator()

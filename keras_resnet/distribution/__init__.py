@@ -1,4 +1,9 @@
-"""Devices and workers: strategies, clusters, and local worker processes."""
+"""Devices and workers.
+
+- `strategies`: `tf.distribute` strategies by name, and what a loop asks of them
+- `cluster`: the other workers: TF_CONFIG, Slurm, Kubernetes
+- `workers`: several workers as processes of this machine
+"""
 
 from keras_resnet.support.front_door import open_front_door
 

@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Sequence
 
 from tensorflow.python.distribute.cluster_resolver.slurm_cluster_resolver import (
     expand_hostlist,
@@ -16,12 +17,11 @@ from keras_resnet.support import InputError
 # Seconds that a worker waits for the others to be started.
 START_TIMEOUT = 300
 
-
-# Of the workers that Slurm or Kubernetes start, and the ports from there on.
+# First port of the workers that Slurm or Kubernetes start.
 PORT = 12000
 
 
-def find_cluster():
+def find_cluster() -> tuple[tuple[str, ...], int]:
     """Returns the addresses of all workers, and the index of this one among them."""
     for variable, read in (
         ("TF_CONFIG", _from_tf_config),
@@ -38,7 +38,7 @@ def find_cluster():
     )
 
 
-def _from_tf_config():
+def _from_tf_config() -> tuple[list[str], int]:
     text = os.environ["TF_CONFIG"]
     try:
         config = json.loads(text)
@@ -60,7 +60,7 @@ def _from_tf_config():
     return addresses, index
 
 
-def _from_slurm():
+def _from_slurm() -> tuple[list[str], int]:
     # Not SlurmClusterResolver: it fails where there is no GPU, and sorts the hosts as
     # text (n10 before n2), while ranks follow the list of nodes.
     try:
@@ -87,7 +87,7 @@ def _from_slurm():
     return addresses, rank
 
 
-def _from_kubernetes():
+def _from_kubernetes() -> tuple[list[str], int]:
     """The pods of an Indexed Job with a headless service, by their DNS names."""
     try:
         index = int(os.environ["JOB_COMPLETION_INDEX"])
@@ -104,7 +104,7 @@ def _from_kubernetes():
     return [f"{job}-{pod}.{domain}:{PORT}" for pod in range(count)], index
 
 
-def await_workers(addresses, index):
+def await_workers(addresses: Sequence[str], index: int) -> None:
     """Waits until every worker listens; TensorFlow would wait without a limit.
 
     A worker listens from here on, with this socket and then with TensorFlow's.
@@ -130,7 +130,7 @@ def await_workers(addresses, index):
             time.sleep(0.1 if missing else 0)
 
 
-def _listens(address):
+def _listens(address: str) -> bool:
     host, _, port = address.rpartition(":")
     with contextlib.suppress(OSError):
         socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()

@@ -3,16 +3,20 @@
 import functools
 import glob
 import os
+from collections.abc import Iterator
 
 import tensorflow as tf
 
 from keras_resnet.distribution.cluster import await_workers, find_cluster
-from keras_resnet.support import InputError, choose
+from keras_resnet.support import InputError, choose, first_line
 
 STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
 
+# An iterator for `next_batch`: over elements, or distributed.
+Batches = Iterator[tuple[tf.Tensor, ...]]
 
-def make_strategy(name, virtual_devices=0):
+
+def make_strategy(name: str, virtual_devices: int = 0) -> tf.distribute.Strategy:
     """Makes the strategy of that name on the devices of this machine.
 
     Args:
@@ -21,15 +25,11 @@ def make_strategy(name, virtual_devices=0):
             `"multi_worker"`: as many processes as TF_CONFIG, Slurm or Kubernetes
             say, with one replica on each GPU that a process sees, or else one on
             its CPU. `"tpu"`: one replica on each core of the TPU.
-        virtual_devices: splits the CPU in that many devices and uses them, for
-            trying out; 0 leaves it whole. Only before TensorFlow has run
-            anything.
-
-    Returns:
-        A `tf.distribute.Strategy`.
+        virtual_devices: Number of devices that the CPU is split in, for trying out;
+            0 leaves it whole. Only before TensorFlow has run anything.
 
     Raises:
-        InputError: this machine cannot give that strategy, or its workers did not
+        InputError: This machine cannot give that strategy, or its workers did not
             all start within START_TIMEOUT.
     """
     choose("strategy", name, STRATEGIES)
@@ -44,17 +44,14 @@ def make_strategy(name, virtual_devices=0):
         return _tpu()
     if virtual_devices:
         _split_cpu(virtual_devices)
-    kind = (
-        "CPU"
-        if virtual_devices
-        else ("GPU" if tf.config.list_physical_devices("GPU") else "CPU")
-    )
+    on_gpu = not virtual_devices and tf.config.list_physical_devices("GPU")
+    kind = "GPU" if on_gpu else "CPU"
     devices = tuple(device.name for device in tf.config.list_logical_devices(kind))
     return _strategy(name, devices)
 
 
 @functools.cache  # Two in one process would use the same keys for their collectives.
-def _strategy(name, devices):
+def _strategy(name: str, devices: tuple[str, ...]) -> tf.distribute.Strategy:
     if name == "one_device":
         return tf.distribute.OneDeviceStrategy(devices[0])
     # Between parts of one CPU a ring takes twice as long as adding in one place.
@@ -64,7 +61,7 @@ def _strategy(name, devices):
 
 
 @functools.cache  # As above; and a process joins its cluster once.
-def _multi_worker(addresses, index):
+def _multi_worker(addresses: tuple[str, ...], index: int) -> tf.distribute.Strategy:
     await_workers(addresses, index)
     gpus = len(tf.config.list_physical_devices("GPU"))
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
@@ -82,13 +79,13 @@ def _multi_worker(addresses, index):
         ) from error
 
 
-def next_batch(strategy, batches):
+def next_batch(strategy: tf.distribute.Strategy, batches: Batches) -> tuple:
     """Takes one element for each replica, within a `tf.function`.
 
     Args:
-        strategy: a `tf.distribute.Strategy`.
-        batches: what `iterate` returned; or any iterator over a `tf.data.Dataset`
-            with an element for each replica of this process.
+        strategy: Strategy with the replicas.
+        batches: What `iterate_batches` returned; or any iterator over a
+            `tf.data.Dataset` with an element for each replica of this process.
 
     Returns:
         What `strategy.run` takes as its arguments.
@@ -100,7 +97,9 @@ def next_batch(strategy, batches):
     )
 
 
-def iterate_batches(strategy, batches):
+def iterate_batches(
+    strategy: tf.distribute.Strategy, batches: tf.data.Dataset
+) -> Batches:
     """Returns an iterator for `next_batch`.
 
     On GPUs each replica's next batch is copied there ahead of time, by a distributed
@@ -109,54 +108,53 @@ def iterate_batches(strategy, batches):
     ResNet-50 twice as long.
 
     Args:
-        strategy: a `tf.distribute.Strategy`.
-        batches: `tf.data.Dataset` with an element for each replica of this process.
+        strategy: Strategy with the replicas.
+        batches: Data set with an element for each replica of this process.
     """
     if tf.config.list_physical_devices("GPU"):
         return iter(strategy.distribute_datasets_from_function(lambda _: batches))
     return iter(batches)
 
 
-def sum_over_workers(strategy, values):
+def sum_over_workers(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.Tensor:
     """Adds up a tensor over all workers, each of which gives its own."""
 
     @tf.function
-    def reduced():
+    def reduced() -> tf.Tensor:
         shares = strategy.run(lambda: values / len(local_replicas(strategy)))
         return strategy.reduce("SUM", shares, axis=None)
 
     return reduced()
 
 
-def is_chief(strategy):
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
     """Whether this process writes what a run leaves behind: the first worker does."""
     return worker_index(strategy) == 0
 
 
-def worker_count(strategy):
+def worker_count(strategy: tf.distribute.Strategy) -> int:
     """Returns the number of processes that share the replicas."""
     return strategy.num_replicas_in_sync // len(strategy.extended.worker_devices)
 
 
-def local_replicas(strategy):
+def local_replicas(strategy: tf.distribute.Strategy) -> range:
     """Returns which of the replicas, counted over all workers, are in this process.
 
-    Returns:
-        A `range`; `next_batch` takes one element for each, in this order.
+    `next_batch` takes one element for each, in this order.
     """
-    here = len(strategy.extended.worker_devices)
-    first = worker_index(strategy) * here
-    return range(first, first + here)
+    count = len(strategy.extended.worker_devices)
+    first = worker_index(strategy) * count
+    return range(first, first + count)
 
 
-def worker_index(strategy):
+def worker_index(strategy: tf.distribute.Strategy) -> int:
     """Returns the number of this process among them."""
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return strategy.cluster_resolver.task_id
     return 0
 
 
-def lost_worker(error):
+def lost_worker(error: Exception) -> bool:
     """Whether an error of TensorFlow means that another worker is gone.
 
     It is raised where this worker waits for the other one: at once if that was
@@ -169,19 +167,17 @@ def lost_worker(error):
     )
 
 
-# Of this worker, though the message names its device, "/job:worker/...".
+# Faults of this worker itself, whose message names its device, "/job:worker/...".
 _OWN_FAULTS = (
     tf.errors.InvalidArgumentError,
     tf.errors.ResourceExhaustedError,
     tf.errors.DataLossError,
     tf.errors.NotFoundError,
 )
-
-
 _LOST = ("Collective ops is aborted", "coordination service", "/job:worker/")
 
 
-def _tpu():
+def _tpu() -> tf.distribute.Strategy:
     """The strategy of the TPU, if this machine knows of one."""
     known = [name for name in ("TPU_NAME", "COLAB_TPU_ADDR") if os.environ.get(name)]
     local = glob.glob("/dev/accel[0-9]*") or "TPU_WORKER_ID" in os.environ
@@ -199,11 +195,11 @@ def _tpu():
         return tf.distribute.TPUStrategy(resolver)
     except (tf.errors.OpError, OSError, ImportError, ValueError, RuntimeError) as error:
         raise InputError(
-            f"The TPU {address!r} cannot be used: {str(error).strip().splitlines()[0]}"
+            f"The TPU {address!r} cannot be used: {first_line(error)}"
         ) from error
 
 
-def _split_cpu(parts):
+def _split_cpu(parts: int) -> None:
     cpu = tf.config.list_physical_devices("CPU")[0]
     split = [tf.config.LogicalDeviceConfiguration()] * parts
     try:

@@ -10,17 +10,20 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from types import FrameType
 
-# In the environment of each process that `run_local` starts; its value is the index.
+# In the environment of each process that `run_local_workers` starts; its value is the index.
 LOCAL_WORKER = "KERAS_RESNET_LOCAL_WORKER"
-
 
 # Seconds that the others are given to end by themselves once a worker has failed;
 # they notice it after 10 (TensorFlow's heartbeat). Then as long again, after SIGTERM.
 GRACE = 20
 
 
-def run_local_workers(count, command, log_dir):
+def run_local_workers(
+    count: int, command: Sequence[str], log_dir: str | os.PathLike[str]
+) -> int:
     """Runs a command as that many workers, which find each other by TF_CONFIG.
 
     The output of worker 0 passes through; that of the others goes to
@@ -28,9 +31,9 @@ def run_local_workers(count, command, log_dir):
     When one fails, or worker 0 has ended, the others have GRACE seconds to end.
 
     Args:
-        count: number of processes.
-        command: list of strings, such as `[sys.executable, "-m", ...]`.
-        log_dir: folder of the logs; made if it is missing.
+        count: Number of processes.
+        command: Program and arguments, such as `[sys.executable, "-m", ...]`.
+        log_dir: Folder of the logs; made if it is missing.
 
     Returns:
         The exit status: 0 if every worker's is, else worker 0's, or if that is 0
@@ -40,9 +43,10 @@ def run_local_workers(count, command, log_dir):
     logs = [pathlib.Path(log_dir, f"worker-{index}.log") for index in range(count)]
     logs[0].parent.mkdir(parents=True, exist_ok=True)
     addresses = _free_addresses(count)
-    workers, received = [], []
+    workers: list[subprocess.Popen] = []
+    received: list[int] = []
 
-    def forward(number, frame):
+    def forward(number: int, frame: FrameType | None) -> None:
         del frame
         received.append(number)
         for worker in workers:
@@ -77,9 +81,10 @@ def run_local_workers(count, command, log_dir):
     return _status(workers[0]) or _status(workers[first])
 
 
-def _wait(workers, received):
+def _wait(workers: Sequence[subprocess.Popen], received: Sequence[int]) -> list[int]:
     """Waits until all have ended; returns the indices of the failed, in that order."""
-    failed, deadline = [], math.inf
+    failed: list[int] = []
+    deadline = math.inf
     running = True
     while running:
         time.sleep(0.05)
@@ -94,7 +99,7 @@ def _wait(workers, received):
     return failed
 
 
-def _end(workers):
+def _end(workers: Sequence[subprocess.Popen]) -> None:
     """Terminates those that still run, then kills them."""
     for stop in (subprocess.Popen.terminate, subprocess.Popen.kill):
         deadline = time.monotonic() + GRACE
@@ -106,11 +111,11 @@ def _end(workers):
                 worker.wait(max(0, deadline - time.monotonic()))
 
 
-def _status(worker):
+def _status(worker: subprocess.Popen) -> int:
     return worker.returncode if worker.returncode >= 0 else 128 - worker.returncode
 
 
-def _environment(addresses, index):
+def _environment(addresses: Sequence[str], index: int) -> dict[str, str]:
     # All workers share the cores; without this each would take as many threads as
     # there are cores.
     threads = max(1, (os.cpu_count() or 1) // len(addresses))
@@ -127,7 +132,7 @@ def _environment(addresses, index):
     }
 
 
-def _free_addresses(count):
+def _free_addresses(count: int) -> list[str]:
     with contextlib.ExitStack() as stack:
         servers = [
             stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -136,6 +141,6 @@ def _free_addresses(count):
         return [f"127.0.0.1:{server.getsockname()[1]}" for server in servers]
 
 
-def _last_line(log):
+def _last_line(log: pathlib.Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
     return lines[-1].strip() if lines else "(nothing)"

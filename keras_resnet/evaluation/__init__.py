@@ -1,4 +1,13 @@
-"""Judging a network: classifiers, evaluation, recalibration, reports, and the record of a run."""
+"""Judging a network.
+
+- `classifier`: a network with its classes and preprocessing, from a run, a file or
+  published weights; and the data set that fits it.
+- `evaluator`: what a network says of each image, counted exactly once.
+- `views`: the crops and scales that a prediction is averaged over.
+- `recalibration`: batch normalisation's statistics, computed anew.
+- `reports`: JSON, CSV and a confusion picture of an evaluation.
+- `run_record`: `run.json`, the record of a training run.
+"""
 
 from keras_resnet.support.front_door import open_front_door
 

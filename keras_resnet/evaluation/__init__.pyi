@@ -2,10 +2,11 @@ from .classifier import Classifier as Classifier
 from .classifier import load_classifier as load_classifier
 from .classifier import load_images as load_images
 from .classifier import preprocessing_for as preprocessing_for
-from .evaluator import VIEWS as VIEWS
 from .evaluator import Evaluator as Evaluator
 from .recalibration import recalibrate as recalibrate
 from .reports import predictions_csv as predictions_csv
 from .reports import write_report as write_report
+from .run_record import RunRecord as RunRecord
 from .run_record import read_record as read_record
 from .run_record import write_record as write_record
+from .views import VIEWS as VIEWS

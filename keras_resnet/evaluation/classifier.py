@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import sys
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -14,9 +15,9 @@ from keras_resnet.data import (
     load_dataset,
     unnamed_classes,
 )
-from keras_resnet.evaluation.run_record import read_record
+from keras_resnet.evaluation.run_record import RunRecord, read_record
 from keras_resnet.nets import channel_axis, has_imagenet_stem
-from keras_resnet.spec import find_variant
+from keras_resnet.spec import Provenance, find_variant
 from keras_resnet.support import InputError, shorten_list
 from keras_resnet.weights import (
     DEFAULT_WEIGHTS,
@@ -36,25 +37,24 @@ class Classifier:
     """A network with its classes and its preprocessing.
 
     Attributes:
-        name: short, for files that are written of it.
-        model: a `keras.Model` that takes raw pixels.
-        classes: name of each class, in order.
-        preprocessing: from an image to the model's input.
-        settings: what a run was trained with, as in `run.json`; of published or
-            foreign weights, `model`, `weights` and what is known of their source.
-        folder: of the run; `None` for published or foreign weights.
+        name: Short name, for files and folders that describe the network.
+        model: Network that takes raw pixels.
+        classes: Name of each class, in the order of the outputs.
+        preprocessing: From an image to the model's input.
+        provenance: Where the network comes from.
+        folder: Run folder; `None` for published or foreign weights.
     """
 
     name: str
     model: keras.Model
     classes: tuple[str, ...]
     preprocessing: Preprocessing
-    settings: dict
+    provenance: Provenance
     folder: str | None = None
 
 
-def preprocessing_for(model):
-    """How an image becomes the input of a network that has weights.
+def preprocessing_for(model: keras.Model) -> Preprocessing:
+    """Returns how an image becomes the input of a network that has weights.
 
         model = keras_resnet.ResNet50(weights="imagenet")
         image = keras_resnet.preprocessing_for(model).load("photo.jpg")
@@ -64,16 +64,13 @@ def preprocessing_for(model):
     measured them; the normalisation is the model's own first layer.
 
     Args:
-        model: one that `keras_resnet` built with weights, or trained. Of one that
-            Keras alone saved or loaded, crop and interpolation are the usual ones
-            (224 of 256 pixels, bilinear; CIFAR nets see the whole image): only
-            `weights=` reads what our programs note in a file.
-
-    Returns:
-        A `keras_resnet.preprocessing.Preprocessing`.
+        model: Network that `keras_resnet` built with weights, or trained. If Keras
+            alone saved or loaded it, crop and interpolation are the usual ones (224 of
+            256 pixels, bilinear; CIFAR nets see the whole image): only `weights=` reads
+            what our commands note in a file.
 
     Raises:
-        InputError: the model has no weights, or takes something other than pixels.
+        InputError: The model has no weights, or takes something other than pixels.
     """
     pixels = pixels_of(model)
     if pixels is None:
@@ -91,22 +88,21 @@ def preprocessing_for(model):
     )
 
 
-def load_classifier(model, weights=None, image_size=None):
+def load_classifier(
+    model: str, weights: str | None = None, image_size: int | None = None
+) -> Classifier:
     """Loads a trained run, or builds a network with weights.
 
     Args:
-        model: a run folder; a file of weights, of any kind that `weights=` takes;
-            or the name of a network, such as `"resnet50"`.
-        weights: with the name of a network, a name of `list_weights()` or a file;
-            `None` is its published default, `"imagenet"`.
-        image_size: height and width of the input in pixels, other than for a run;
-            `None` is that at which the weights were measured.
-
-    Returns:
-        A `Classifier`.
+        model: Run folder, file of any kind that `weights=` takes, or name of a
+            network, such as `"resnet50"`.
+        weights: With the name of a network: name from `list_weights()`, or file.
+            `None` is the published default, `"imagenet"`.
+        image_size: With the name of a network or a file: input height and width in
+            pixels. `None` is the size at which the weights were measured.
 
     Raises:
-        InputError: there is no such model, or its run has not ended.
+        InputError: There is no such model, or its run has not ended.
     """
     path = os.path.normpath(os.path.expanduser(model))
     is_file = path.lower().endswith(ENDINGS)
@@ -123,10 +119,10 @@ def load_classifier(model, weights=None, image_size=None):
             )
         else:
             find_variant(model)
-            checkpoint = open_checkpoint(weights or DEFAULT_WEIGHTS, model.lower())
             name = model.lower()
+            checkpoint = open_checkpoint(weights or DEFAULT_WEIGHTS, name)
         network = build_from_checkpoint(checkpoint, name, image_size)
-        return _with_facts(network, os.path.basename(path), weights)
+        return _classify_with(network, os.path.basename(path), weights)
     if weights is not None or image_size is not None:
         raise InputError(
             "weights and image_size go with the name of a network, such as resnet50; a "
@@ -139,6 +135,11 @@ def load_classifier(model, weights=None, image_size=None):
             "weights, or the name of a network. "
             f"Received: {path!r}, where there is no {folder}/run.json"
         )
+    return _load_run(record, path, folder)
+
+
+def _load_run(record: RunRecord, path: str, folder: str) -> Classifier:
+    """Loads the network of a run: the file `path`, or the last of its `folder`."""
     if path == folder:
         path = os.path.join(folder, "final.keras")
         if not os.path.exists(path):
@@ -147,71 +148,93 @@ def load_classifier(model, weights=None, image_size=None):
                 f"name {folder}/best.keras, if it is there"
             )
     return Classifier(
-        os.path.basename(os.path.abspath(folder)),
-        load_model(path),
-        tuple(record["classes"]),
-        Preprocessing(**record["preprocessing"]),
-        record["settings"],
-        folder,
+        name=os.path.basename(os.path.abspath(folder)),
+        model=load_model(path),
+        classes=record.classes,
+        preprocessing=record.preprocessing,
+        provenance=Provenance(record.spec.model, record.spec.weights, record.spec),
+        folder=folder,
     )
 
 
-def _with_facts(model, name, weights):
-    """A classifier of a model that no run of ours tells about."""
+def _classify_with(model: keras.Model, name: str, weights: str | None) -> Classifier:
+    """Makes a classifier of a network that is not in a run folder."""
     if getattr(model.layers[-1], "activation", None) is not keras.activations.softmax:
         raise InputError(
             "A classifier ends in a softmax over its classes. "
             f"Received: {name}, whose last layer is {model.layers[-1].name}"
         )
-    origin = model.origin
-    classes = model.output_shape[-1]
-    names = origin.classes
-    if names is None and classes == 1000:
+    short = name.split(".", maxsplit=1)[0]
+    if weights is not None:
+        short += f"-{os.path.basename(weights).split('.')[0]}"
+    return Classifier(
+        name=short,
+        model=model,
+        classes=model.origin.classes or _usual_classes(model, name),
+        preprocessing=preprocessing_for(model),
+        provenance=_provenance(name, model.origin.source),
+    )
+
+
+def _usual_classes(model: keras.Model, name: str) -> tuple[str, ...]:
+    """Returns the classes that a network has if its weights do not name them."""
+    number = model.output_shape[-1]
+    names = None
+    if number == 1000:
         names = class_names("imagenet")
-    if names is None and classes == 10 and model.input_shape[1:] == (32, 32, 3):
-        names = class_names("cifar10")
+    elif number == 10 and model.input_shape[1:] == (32, 32, 3):
         print(
             f"{name} does not name its 10 classes; taken for CIFAR-10's",
             file=sys.stderr,
         )
-    names = names or unnamed_classes(classes)
-    settings = {"model": name, "weights": origin.source}
+        names = class_names("cifar10")
+    return names or unnamed_classes(number)
+
+
+def _provenance(name: str, source: str) -> Provenance:
+    """Returns what is known of weights: those of the registry have a publisher."""
     for entry in REGISTRY:
-        if origin.source == f"{entry.model}/{entry.name}":
-            settings |= {
-                "publisher": entry.source,
-                "licence": entry.licence,
-                "published_top1": entry.top1,
-            }
-            if "://" not in entry.address:  # Trained by this package: its run says how.
-                record = read_record(os.path.dirname(entry.path))
-                settings = {**record["settings"], **settings}
-    short = name.split(".")[0]
-    if weights is not None:
-        short += f"-{os.path.basename(weights).split('.')[0]}"
-    return Classifier(short, model, tuple(names), preprocessing_for(model), settings)
+        if source == f"{entry.model}/{entry.name}":
+            # Without an address, this package trained them and ships the run's record.
+            shipped = "://" not in entry.address
+            record = read_record(os.path.dirname(entry.path)) if shipped else None
+            return Provenance(
+                name,
+                source,
+                record.spec if record else None,
+                entry.source,
+                entry.licence,
+                entry.top1,
+            )
+    return Provenance(name, source)
 
 
-def load_images(classifier, dataset=None, data_dir=None, only_test=False):
+def load_images(
+    classifier: Classifier,
+    dataset: Dataset | str | None = None,
+    data_dir: str | None = None,
+    only_test: bool = False,
+) -> Dataset:
     """Loads the data set that a classifier is to be tried on.
 
     Args:
-        classifier: a `Classifier`.
-        dataset: a `keras_resnet.data.Dataset`, or what `load_dataset` takes; `None`
-            is the one that the model was trained on. Its classes may be some of
-            the model's, by name or, for ImageNet, by WordNet id, as its folders
-            are called; as many classes that have no names, in TFRecord files, are
-            taken in order.
-        data_dir: where TFDS keeps its sets.
-        only_test: see `keras_resnet.data.load_dataset`.
+        classifier: Network with its classes.
+        dataset: Data set, or what `load_dataset` takes; `None` is the one that the
+            model was trained on. Its classes may be some of the model's, by name or,
+            for ImageNet, by WordNet id, as its folders are called. Classes without
+            names, in TFRecord files, are taken in order if they are as many.
+        data_dir: Folder of TFDS sets.
+        only_test: Whether no training images are wanted; see
+            `keras_resnet.data.load_dataset`.
 
     Returns:
         A `Dataset` whose classes are the model's.
 
     Raises:
-        InputError: it has other classes, or images of another number of channels.
+        InputError: It has other classes, or images of another number of channels.
     """
-    dataset = dataset or classifier.settings.get("dataset")
+    run = classifier.provenance.run
+    dataset = dataset or (run.dataset if run else None)
     if dataset is None:
         raise InputError(
             f"{classifier.name} has no data set of its own; name one. Accepted: "
@@ -243,15 +266,23 @@ def load_images(classifier, dataset=None, data_dir=None, only_test=False):
     return images
 
 
-def _places(some, known):
-    """Places of a data set's classes among those of a model; `None` if not there."""
-    ids = class_ids("imagenet")
-    named = [{name: i for i, name in enumerate(known)}]
-    if tuple(known) == class_names("imagenet"):
-        named.append({name: i for i, name in enumerate(ids)})
-    for places in named:
-        if all(name in places for name in some):
-            return np.array([places[name] for name in some], np.int32)
-    if tuple(some) == unnamed_classes(len(known)):
-        return np.arange(len(known), dtype=np.int32)
+def _places(names: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
+    """Returns the places of a data set's classes among those of a model.
+
+    Args:
+        names: Names of the data set's classes.
+        classes: Names of the model's classes.
+
+    Returns:
+        int32 (number of names,); `None` if not all of them are among the classes.
+    """
+    known = [classes]
+    if tuple(classes) == class_names("imagenet"):
+        known.append(class_ids("imagenet") or ())
+    for order in known:
+        places = {name: place for place, name in enumerate(order)}
+        if all(name in places for name in names):
+            return np.array([places[name] for name in names], np.int32)
+    if tuple(names) == unnamed_classes(len(classes)):
+        return np.arange(len(classes), dtype=np.int32)
     return None

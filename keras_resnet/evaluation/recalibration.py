@@ -1,11 +1,12 @@
 """Recomputing the statistics of batch normalisation after training."""
 
 import contextlib
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
 
-from keras_resnet.data import central_crop, evaluation_batches
+from keras_resnet.data import Preprocessing, Split, central_crop, evaluation_batches
 from keras_resnet.distribution import next_batch
 from keras_resnet.nets import batch_norms, synchronized
 from keras_resnet.support import InputError
@@ -15,10 +16,10 @@ RECALIBRATION_BATCHES = 100
 
 
 @contextlib.contextmanager
-def _momentum(model, value):
-    """Another momentum while a step is traced.
+def _momentum(model: keras.Model, value: tf.Tensor) -> Iterator[None]:
+    """Sets the momentum of batch normalisation while a step is traced.
 
-    Around all replicas, whose tracing takes turns: not in each of them.
+    Enter this context outside `strategy.run`: replicas are traced one at a time.
     """
     kept = [(layer, layer.momentum) for layer in batch_norms(model)]
     for layer, _ in kept:
@@ -30,24 +31,35 @@ def _momentum(model, value):
             layer.momentum = momentum
 
 
-def recalibrate(model, split, preprocessing, batch_size, strategy, seed=0):
+def recalibrate(
+    model: keras.Model,
+    split: Split,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    strategy: tf.distribute.Strategy,
+    seed: int = 0,
+) -> int:
     """Recomputes the moving statistics of batch normalisation, weights as they are.
 
     The authors of the paper did so for their release (README of
-    KaimingHe/deep-residual-networks). Each becomes the mean over batches of central
-    crops of training images in random order, RECALIBRATION_BATCHES of them at most.
-    Layers that are frozen keep theirs.
+    KaimingHe/deep-residual-networks). Each statistic becomes the mean over batches of
+    central crops of training images in random order, RECALIBRATION_BATCHES of them at
+    most. Frozen layers keep their statistics.
 
     Args:
-        model: a `keras.Model`, changed in place.
-        split: the training images, a `keras_resnet.data.Split`.
-        preprocessing: from its images to the model's input.
-        batch_size: images in a batch, over all replicas; the more, the better.
-        strategy: in whose scope the model was made.
-        seed: of the order.
+        model: Network that is changed in place.
+        split: Training images.
+        preprocessing: From these images to the model's input.
+        batch_size: Number of images in a batch, over all replicas; the more, the
+            better.
+        strategy: Strategy in whose scope the model was made.
+        seed: Random seed for the order of the images.
 
     Returns:
         The number of images that were used.
+
+    Raises:
+        InputError: There are fewer images than replicas.
     """
     replicas = strategy.num_replicas_in_sync
     if len(split) < replicas:
@@ -60,19 +72,18 @@ def recalibrate(model, split, preprocessing, batch_size, strategy, seed=0):
     order = tf.random.experimental.stateless_shuffle(tf.range(len(split)), (seed, 0))
     images = split.take(order.numpy()[: batches * batch_size])
 
-    def replica_step(images, labels, weights):
+    def replica_step(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> None:
         del labels, weights
         model(images, training=True)
 
     @tf.function
-    def step(batches, momentum):
+    def step(batches: Iterator[tf.Tensor], momentum: tf.Tensor) -> None:
         shared = synchronized(model) if replicas > 1 else contextlib.nullcontext()
         with shared, _momentum(model, momentum):
             strategy.run(replica_step, args=next_batch(strategy, batches))
 
-    source = iter(
-        evaluation_batches(images, central_crop(preprocessing), batch_size, replicas)
-    )
+    cut = central_crop(preprocessing)
+    source = iter(evaluation_batches(images, cut, batch_size, replicas))
     for number in range(batches):
         # The mean of all batches so far.
         step(source, tf.constant(number / (number + 1), keras.config.floatx()))

@@ -1,62 +1,82 @@
 """What an evaluation leaves to be read and looked at."""
 
-import json
+import math
 import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_resnet.support import machine, to_csv, to_png, versions, write_file
+from keras_resnet.evaluation.classifier import Classifier
+from keras_resnet.evaluation.evaluator import Predictions
+from keras_resnet.support import (
+    machine,
+    to_csv,
+    to_png,
+    versions,
+    write_file,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
-def write_report(folder, classifier, predictions, **about):
+def write_report(
+    folder: str | os.PathLike[str],
+    classifier: Classifier,
+    predictions: Predictions,
+    **about: Any,
+) -> None:
     """Writes `evaluation.json`, `per_class.csv` and `confusion.png`.
 
     Args:
-        folder: made if it is not there.
-        classifier: a `keras_resnet.classifiers.Classifier`.
-        predictions: a `keras_resnet.evaluation.Predictions`.
-        **about: noted in `evaluation.json`: data set, views and the like.
+        folder: Folder of the report; made if it is not there.
+        classifier: Network that was evaluated.
+        predictions: Predictions of the network.
+        **about: Further entries of `evaluation.json`: data set, views and the like.
 
     Raises:
-        OSError: the folder cannot be written.
+        OSError: The folder cannot be written.
     """
     os.makedirs(folder, exist_ok=True)
-    record = {
-        **predictions.summary(),
-        **about,
-        "settings": classifier.settings,
-        "versions": versions(),
-        "machine": machine(),
+    # JSON has no NaN, which a diverged network's loss is.
+    summary = {
+        name: value if math.isfinite(value) else None
+        for name, value in predictions.summary().items()
     }
-    write_file(
+    write_json(
         os.path.join(folder, "evaluation.json"),
-        json.dumps(record, indent=2, ensure_ascii=False) + "\n",
+        {
+            **summary,
+            **about,
+            "settings": classifier.provenance.to_settings(),
+            "versions": versions(),
+            "machine": machine(),
+        },
     )
-    confusion = predictions.confusion(len(classifier.classes))
-    write_file(
-        os.path.join(folder, "per_class.csv"),
-        to_csv(per_class(confusion, classifier.classes)),
-    )
-    write_file(
-        os.path.join(folder, "confusion.png"),
-        draw_confusion(confusion, classifier.classes),
-    )
+    classes = classifier.classes
+    confusion = predictions.confusion(len(classes))
+    table = to_csv(per_class(confusion, classes))
+    write_file(os.path.join(folder, "per_class.csv"), table)
+    picture = draw_confusion(confusion, classes)
+    write_file(os.path.join(folder, "confusion.png"), picture)
 
 
-def per_class(confusion, classes):
-    """Accuracy of each class that has images, the worst first.
+def per_class(confusion: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the accuracy of each class that has images, the worst first.
 
     Args:
-        confusion: see `keras_resnet.evaluation.Predictions`.
-        classes: their names.
+        confusion: Counts; see `Predictions.confusion`.
+        classes: Names of the classes.
 
     Returns:
-        A list of dicts: class, images, right, accuracy, and the class that it is
-        most often taken for, with how often.
+        A dict for each class: class, images, right, accuracy, and the class that it
+        is most often taken for, with how often.
     """
     wrong = confusion * (1 - np.eye(len(confusion), dtype=confusion.dtype))
     rows = []
-    for i in np.flatnonzero(confusion.sum(axis=1)):
+    for i in np.flatnonzero(confusion.sum(axis=1)).tolist():
         images, right = int(confusion[i].sum()), int(confusion[i, i])
         other = int(wrong[i].argmax())
         rows.append(
@@ -72,13 +92,15 @@ def per_class(confusion, classes):
     return sorted(rows, key=lambda row: (row["accuracy"], row["class"]))
 
 
-def predictions_csv(predictions, names, classes):
-    """What was said of each image, as CSV.
+def predictions_csv(
+    predictions: Predictions, names: Sequence[str], classes: Sequence[str]
+) -> str:
+    """Returns what was said of each image, as CSV.
 
     Args:
-        predictions: a `keras_resnet.evaluation.Predictions`.
-        names: of the images.
-        classes: their names.
+        predictions: Predictions, one for each image.
+        names: Names of the images.
+        classes: Names of the classes.
     """
     ranks = range(1, predictions.classes.shape[1] + 1)
     rows = []
@@ -96,12 +118,17 @@ def predictions_csv(predictions, names, classes):
     return to_csv(rows)
 
 
-def draw_confusion(confusion, classes):
+def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
     """Draws a confusion matrix: rows are right classes, columns those named.
 
+    Colours are logarithmic, so that a few errors show beside many right answers.
+    scikit-learn's ConfusionMatrixDisplay chooses the colour of its numbers for linear
+    ones, and writes zeros.
+
     Args:
-        confusion: see `keras_resnet.evaluation.Predictions`.
-        classes: their names. Those without images and never named are left out.
+        confusion: Counts; see `Predictions.confusion`.
+        classes: Names of the classes. Those without images that are never named are
+            left out.
 
     Returns:
         The bytes of a PNG.
@@ -111,10 +138,9 @@ def draw_confusion(confusion, classes):
 
     seen = np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
     counts = confusion[np.ix_(seen, seen)]
-    count = len(seen)
-    legible = count <= 40
-    side = min(12.0, 3.2 + 0.32 * count)
-    margin = 0.08 * max(len(classes[i]) for i in seen) if legible else 0
+    names = [classes[i] for i in seen.tolist()] if len(seen) <= 40 else []
+    side = min(12.0, 3.2 + 0.32 * len(seen))
+    margin = 0.08 * max(map(len, names), default=0)
     size = (side + 0.8 + margin, side + margin)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
@@ -125,30 +151,12 @@ def draw_confusion(confusion, classes):
         interpolation="nearest",
     )
     axes.set(xlabel="named", ylabel="right class")
-    if not legible:
-        axes.set(xticks=[], yticks=[], xlabel=f"named ({count} classes, in order)")
+    if names:
+        _name_classes(axes, names)
     else:
-        names = [classes[i] for i in seen]
-        axes.set_xticks(
-            range(count),
-            names,
-            rotation=90 if count > 10 else 45,
-            ha="center" if count > 10 else "right",
-            rotation_mode="default" if count > 10 else "anchor",
-        )
-        axes.set_yticks(range(count), names)
-        if count <= 20:
-            for y, x in np.argwhere(counts):
-                dark = counts[y, x] > counts.max() ** 0.6
-                axes.text(
-                    x,
-                    y,
-                    counts[y, x],
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color="white" if dark else "black",
-                )
+        axes.set(xticks=[], yticks=[], xlabel=f"named ({len(seen)} classes, in order)")
+    if len(seen) <= 20:
+        _write_counts(axes, counts)
     images, right = confusion.sum(), np.trace(confusion)
     axes.set_title(f"{right:,} of {images:,} right, {right / images:.2%}", fontsize=10)
     ticks = [n * 10**power for power in range(6) for n in (1, 2, 5)]
@@ -156,3 +164,25 @@ def draw_confusion(confusion, classes):
     bar = figure.colorbar(image, label="images", shrink=0.8, ticks=ticks, format="%d")
     bar.minorticks_off()
     return to_png(figure)
+
+
+def _name_classes(axes: "Axes", names: Sequence[str]) -> None:
+    """Writes the names of the classes beside rows and columns."""
+    upright = len(names) > 10
+    axes.set_xticks(
+        range(len(names)),
+        names,
+        rotation=90 if upright else 45,
+        ha="center" if upright else "right",
+        rotation_mode="default" if upright else "anchor",
+    )
+    axes.set_yticks(range(len(names)), names)
+
+
+def _write_counts(axes: "Axes", counts: np.ndarray) -> None:
+    """Writes the number of images into each cell that has any."""
+    for y, x in np.argwhere(counts):
+        colour = "white" if counts[y, x] > counts.max() ** 0.6 else "black"
+        axes.text(
+            x, y, counts[y, x], ha="center", va="center", fontsize=8, color=colour
+        )

@@ -10,5 +10,5 @@ from .graph import has_imagenet_stem as has_imagenet_stem
 from .graph import stages as stages
 from .graph import synchronized as synchronized
 from .resnet import Head as Head
+from .resnet import Shape as Shape
 from .resnet import build_network as build_network
-from .resnet import make_input as make_input

@@ -1,29 +1,54 @@
 """Convolutions, shortcuts and residual blocks as functions over Keras tensors.
 
 Layers are named as the paper's Table 1 in keras.applications' spelling. Every
-function serves both data formats of `keras.config.image_data_format()`. `net` is
-always the row of `keras_resnet.variants` that is being built.
+function serves both data formats of `keras.config.image_data_format()`.
 """
 
 import contextlib
 import contextvars
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import keras
-from keras import layers
+from keras import KerasTensor, layers
+
+from keras_resnet.spec import Variant
 
 # Section 3.4 of the paper: "as in [13]", He et al. 2015.
 _KERNELS = "he_normal"
-
-
 _initializer = contextvars.ContextVar("kernel_initializer", default=_KERNELS)
+
+Dilations = tuple[int, int]
+
+
+class Place(NamedTuple):
+    """Where a block stands in its network.
+
+    Attributes:
+        name: Prefix of the layers' names, such as `"conv2_block1"`.
+        width: Channels of the paper's 3x3 convolutions in this stage.
+        stride: Stride of the block.
+        dilations: Dilation of 3x3 convolutions up to the one that has the stride,
+            and after it.
+    """
+
+    name: str
+    width: int
+    stride: int
+    dilations: Dilations
+
+
+# From a batch of images to the sum of shortcut and branch, before its nonlinearity,
+# which the caller applies.
+Block = Callable[[KerasTensor, Variant, Place], KerasTensor]
 
 
 @contextlib.contextmanager
-def without_random_kernels():
-    """Kernels begin as zeros within: for a net that is given its weights.
+def without_random_kernels() -> Iterator[None]:
+    """Initialises kernels with zeros, for a network that is then given its weights.
 
-    Random numbers take longer than all else in building one. The layers still say
-    `he_normal` of themselves, as in any other net.
+    Drawing random numbers takes longer than everything else in building a network.
+    The configuration of the layers says `he_normal`, as in any other network.
     """
     token = _initializer.set("zeros")
     try:
@@ -37,12 +62,12 @@ def channel_axis() -> int:
     return -1 if keras.config.image_data_format() == "channels_last" else 1
 
 
-def relu(x, name):
+def relu(x: KerasTensor, name: str) -> KerasTensor:
     """Returns the rectified `x`."""
     return layers.Activation("relu", name=name)(x)
 
 
-def bn(x, name, gamma="ones"):
+def bn(x: KerasTensor, name: str, gamma: str = "ones") -> KerasTensor:
     """Batch normalisation; the one place that sets its momentum and epsilon."""
     return layers.BatchNormalization(
         axis=channel_axis(),
@@ -53,7 +78,17 @@ def bn(x, name, gamma="ones"):
     )(x)
 
 
-def conv(x, filters, size, stride, name, *, dilation=1, groups=1, bias=False):
+def conv(
+    x: KerasTensor,
+    filters: int,
+    size: int,
+    stride: int,
+    name: str,
+    *,
+    dilation: int = 1,
+    groups: int = 1,
+    bias: bool = False,
+) -> KerasTensor:
     """Convolution whose padding is symmetric at every stride.
 
     As in the original and in torchvision; TensorFlow's `"same"` is not at stride
@@ -61,14 +96,14 @@ def conv(x, filters, size, stride, name, *, dilation=1, groups=1, bias=False):
     `"same"` is the same thing.
 
     Args:
-        x: batch of images.
-        filters: number of output channels.
-        size: height and width of the kernel, odd.
-        stride: of the convolution, in both directions; 1 where it is dilated.
-        name: prefix of the layers' names.
-        dilation: pixels from one tap of the kernel to the next.
-        groups: in which the channels are convolved apart.
-        bias: whether a number is added to each output channel.
+        x: Batch of images.
+        filters: Number of output channels.
+        size: Height and width of the kernel, odd.
+        stride: Stride in both directions; 1 if the convolution is dilated.
+        name: Prefix of the layers' names.
+        dilation: Pixels from one tap of the kernel to the next.
+        groups: Number of groups of channels that are convolved separately.
+        bias: Whether a number is added to each output channel.
 
     Returns:
         Height and width divided by `stride`, rounded up; `filters` channels.
@@ -94,39 +129,55 @@ def conv(x, filters, size, stride, name, *, dilation=1, groups=1, bias=False):
     return x
 
 
-def conv_bn(x, filters, size, stride, name, *, gamma="ones", **options):
+def conv_bn(
+    x: KerasTensor,
+    filters: int,
+    size: int,
+    stride: int,
+    name: str,
+    *,
+    gamma: str = "ones",
+    **options: Any,
+) -> KerasTensor:
     """Convolution without bias, then batch normalisation; see `conv`."""
     return bn(conv(x, filters, size, stride, name, **options), name, gamma)
 
 
-def shortcut(x, activated, net, filters, stride, name):
+def shortcut(
+    x: KerasTensor,
+    activated: KerasTensor,
+    variant: Variant,
+    filters: int,
+    stride: int,
+    name: str,
+) -> KerasTensor:
     """The shortcut of a residual block; the one place that decides which.
 
     Args:
-        x: input of the block.
-        activated: the same after the block's pre-activation, which a projection
-            reads; in a net without it, `x`.
-        net: whose `shortcut` is the paper's option (section 4.1). `"A"`:
-            identity, with zeros for new channels; no parameters. `"B"`: a 1x1
-            convolution where the shape changes, else identity. `"C"`: a 1x1
-            convolution always.
-        filters: number of channels that the block gives.
-        stride: of the block.
-        name: prefix of the layers' names.
+        x: Input of the block.
+        activated: The same after the block's pre-activation, which a projection
+            reads; `x` in a network without it.
+        variant: The architecture, whose `shortcut` is the paper's option (section
+            4.1). `"A"`: identity, with zeros for new channels; no parameters.
+            `"B"`: a 1x1 convolution where the shape changes, else identity.
+            `"C"`: a 1x1 convolution always.
+        filters: Number of output channels of the block.
+        stride: Stride of the block.
+        name: Prefix of the layers' names.
 
     Returns:
         A tensor of the same shape as the block's residual branch.
     """
     new_channels = filters - x.shape[channel_axis()]
     # Published pre-activation nets subsample without a convolution.
-    changes = new_channels != 0 or (stride > 1 and not net.preact)
-    if net.shortcut == "C" or (net.shortcut == "B" and changes):
-        if net.avg_down and stride > 1:
+    changes = new_channels != 0 or (stride > 1 and not variant.preact)
+    if variant.shortcut == "C" or (variant.shortcut == "B" and changes):
+        if variant.avg_down and stride > 1:
             activated = layers.AveragePooling2D(
                 2, stride, padding="same", name=f"{name}_0_pool"
             )(activated)
             stride = 1
-        if net.preact:
+        if variant.preact:
             return conv(activated, filters, 1, stride, f"{name}_0", bias=True)
         return conv_bn(activated, filters, 1, stride, f"{name}_0")
     if stride > 1:
@@ -145,7 +196,7 @@ def shortcut(x, activated, net, filters, stride, name):
     return x
 
 
-def squeeze_excite(x, name):
+def squeeze_excite(x: KerasTensor, name: str) -> KerasTensor:
     """Scales each channel by a share from 0 to 1 that all channels' means decide.
 
     Hu et al., arXiv:1709.01507, with timm's width: a sixteenth of the channels,
@@ -161,81 +212,74 @@ def squeeze_excite(x, name):
     return layers.Multiply(name=f"{name}_se_scale")([x, share])
 
 
-def basic_block(x, net, width, stride, dilations, name):
-    """Two 3x3 convolutions beside a shortcut (Figure 5, left).
-
-    Args:
-        x: batch of images.
-        net: see `keras_resnet.variants.Variant`.
-        width: channels of the convolutions and of the output.
-        stride: of the first convolution.
-        dilations: of 3x3 convolutions, up to the one with the stride and after.
-        name: prefix of the layers' names.
-
-    Returns:
-        The sum before its nonlinearity, which the caller applies.
-    """
-    before, after = dilations
-    start = _activate(x, net, name)
+def basic_block(x: KerasTensor, variant: Variant, place: Place) -> KerasTensor:
+    """Two 3x3 convolutions beside a shortcut (Figure 5, left); see `Block`."""
+    name, width, stride, (before, after) = place
+    start = _activate(x, variant, name)
     y = conv_bn(start, width, 3, stride, f"{name}_1", dilation=before)
     y = relu(y, f"{name}_1_relu")
-    y = _last(y, net, width, 3, f"{name}_2", dilation=after)
-    return _add(x, start, y, net, stride, name)
+    y = _last(y, variant, width, 3, f"{name}_2", after)
+    return _add(x, start, y, variant, place)
 
 
-def bottleneck_block(x, net, width, stride, dilations, name):
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut (Figure 5, right).
+def bottleneck_block(x: KerasTensor, variant: Variant, place: Place) -> KerasTensor:
+    """1x1, 3x3 and 1x1 convolutions beside a shortcut (Figure 5, right); see `Block`.
 
-    Args:
-        x: batch of images.
-        net: see `keras_resnet.variants.Variant`.
-        width: a quarter of the channels that the block gives, and those of its
-            first two convolutions, unless the net's groups widen them.
-        stride: of the block; `net.stride_on` says of which convolution.
-        dilations: as in `basic_block`.
-        name: prefix of the layers' names.
-
-    Returns:
-        The sum before its nonlinearity, which the caller applies.
+    The variant's `stride_on` says which convolution has the stride. The block gives
+    four times the place's width; groups may widen its first two convolutions.
     """
-    on_1x1, on_3x3 = (stride, 1) if net.stride_on == "1x1" else (1, stride)
-    dilation = dilations[net.stride_on == "1x1"]
-    inner = width * net.group_width // 64 * net.groups
-    start = _activate(x, net, name)
+    name, width, stride, dilations = place
+    on_1x1, on_3x3 = (stride, 1) if variant.stride_on == "1x1" else (1, stride)
+    dilation = dilations[variant.stride_on == "1x1"]
+    groups = variant.groups
+    inner = width * variant.group_width // 64 * groups
+    start = _activate(x, variant, name)
     y = relu(conv_bn(start, inner, 1, on_1x1, f"{name}_1"), f"{name}_1_relu")
-    y = conv_bn(y, inner, 3, on_3x3, f"{name}_2", dilation=dilation, groups=net.groups)
+    y = conv_bn(y, inner, 3, on_3x3, f"{name}_2", dilation=dilation, groups=groups)
     y = relu(y, f"{name}_2_relu")
-    y = _last(y, net, 4 * width, 1, f"{name}_3")
-    return _add(x, start, y, net, stride, name)
+    y = _last(y, variant, 4 * width, 1, f"{name}_3")
+    return _add(x, start, y, variant, place)
 
 
-BLOCKS = {"basic": basic_block, "bottleneck": bottleneck_block}
+BLOCKS: dict[str, Block] = {"basic": basic_block, "bottleneck": bottleneck_block}
 
 
-def _activate(x, net, name):
+def _activate(x: KerasTensor, variant: Variant, name: str) -> KerasTensor:
     """What a block's branch reads: with pre-activation, normalised and rectified."""
-    return relu(bn(x, f"{name}_preact"), f"{name}_preact_relu") if net.preact else x
+    if not variant.preact:
+        return x
+    return relu(bn(x, f"{name}_preact"), f"{name}_preact_relu")
 
 
-def _last(y, net, filters, size, name, **options):
+def _last(
+    y: KerasTensor,
+    variant: Variant,
+    filters: int,
+    size: int,
+    name: str,
+    dilation: int = 1,
+) -> KerasTensor:
     """The last convolution of a branch; nothing normalises a pre-activated one."""
-    if net.preact:
-        return conv(y, filters, size, 1, name, bias=True, **options)
-    gamma = "zeros" if net.zero_gamma else "ones"
-    return conv_bn(y, filters, size, 1, name, gamma=gamma, **options)
+    if variant.preact:
+        return conv(y, filters, size, 1, name, bias=True, dilation=dilation)
+    gamma = "zeros" if variant.zero_gamma else "ones"
+    return conv_bn(y, filters, size, 1, name, gamma=gamma, dilation=dilation)
 
 
-def _add(x, start, branch, net, stride, name):
-    """Adds the shortcut of `x` to the residual branch; a plain net has none."""
-    if net.se:
-        branch = squeeze_excite(branch, name)
-    if net.shortcut == "none":
-        return branch
-    if net.stochastic_depth:
-        branch = layers.Dropout(
-            net.stochastic_depth, noise_shape=(None, 1, 1, 1), name=f"{name}_drop"
-        )(branch)
-    filters = branch.shape[channel_axis()]
+def _add(
+    x: KerasTensor, start: KerasTensor, y: KerasTensor, variant: Variant, place: Place
+) -> KerasTensor:
+    """Adds the shortcut of `x` to the residual branch `y`; a plain net has none."""
+    name = place.name
+    if variant.se:
+        y = squeeze_excite(y, name)
+    if variant.shortcut == "none":
+        return y
+    if variant.stochastic_depth:
+        y = layers.Dropout(
+            variant.stochastic_depth, noise_shape=(None, 1, 1, 1), name=f"{name}_drop"
+        )(y)
+    filters = y.shape[channel_axis()]
     return layers.Add(name=f"{name}_add")(
-        [shortcut(x, start, net, filters, stride, name), branch]
+        [shortcut(x, start, variant, filters, place.stride, name), y]
     )

@@ -2,12 +2,15 @@
 
 import dataclasses
 import math
+from collections.abc import Iterator
+from typing import TypedDict
 
 import keras
+from keras import layers
 
 from keras_resnet.nets.blocks import channel_axis
 from keras_resnet.nets.graph import flat_layers
-from keras_resnet.nets.resnet import build_network, make_input
+from keras_resnet.nets.resnet import build_network
 from keras_resnet.spec import find_variant
 from keras_resnet.support import InputError, format_table
 
@@ -17,11 +20,11 @@ class LayerProfile:
     """One layer that has parameters.
 
     Attributes:
-        name: of the layer.
-        kind: its class, such as `"Conv2D"`.
-        output_shape: without the batch.
-        parameters: trainable ones.
-        multiply_adds: of convolutions and dense layers for one image; 0 for
+        name: Name of the layer.
+        kind: Name of its class, such as `"Conv2D"`.
+        output_shape: Shape of its output, without the batch.
+        parameters: Number of trainable parameters.
+        multiply_adds: Number for one image, of convolutions and dense layers; 0 for
             others, as in the paper.
     """
 
@@ -37,16 +40,16 @@ class Profile:
     """Parameters and multiply-adds of a network; prints as a table.
 
     Attributes:
-        layers: those that have parameters, in order.
-        parameters: trainable parameters of the whole.
-        multiply_adds: of the whole, for one image.
+        layers: The layers that have parameters, in order.
+        parameters: Number of trainable parameters of the network.
+        multiply_adds: Number for one image.
     """
 
     layers: tuple[LayerProfile, ...]
     parameters: int
     multiply_adds: int
 
-    def __str__(self):
+    def __str__(self) -> str:
         head = ("layer", "kind", "output", "parameters", "multiply-adds")
         rows = [
             (
@@ -62,7 +65,7 @@ class Profile:
         return format_table([head, *rows, total], left=(0, 1, 2))
 
 
-def profile(model):
+def profile(model: keras.Model) -> Profile:
     """Counts parameters and multiply-adds, per layer and in total.
 
     A convolution costs height x width x channels in x channels out x kernel
@@ -71,42 +74,44 @@ def profile(model):
     pooling count as nothing, as in the paper's Table 1.
 
     Args:
-        model: a built `keras.Model` with a fixed input size.
-
-    Returns:
-        A `Profile`.
+        model: A built model with a fixed input size.
 
     Raises:
-        InputError: the model takes any input size, so that a convolution's cost
-            is unknown.
+        InputError: The model takes any input size, so that the cost of a
+            convolution is unknown.
     """
-
-    rows = []
-    for layer in flat_layers(model):
-        if not layer.weights:
-            continue
-        shape = tuple(layer.output.shape[1:])
-        cost = 0
-        if isinstance(layer, keras.layers.Conv2D):
-            positions = shape[:2] if channel_axis() == -1 else shape[1:]
-            if None in positions:
-                raise InputError(
-                    "Multiply-adds need a fixed input size, such as "
-                    f"input_shape=(224, 224, 3). Received: {model.name} with input "
-                    f"{model.input_shape}"
-                )
-            cost = math.prod(positions) * math.prod(layer.kernel.shape)
-        elif isinstance(layer, keras.layers.Dense):
-            cost = math.prod(layer.kernel.shape)
-        parameters = sum(math.prod(w.shape) for w in layer.trainable_weights)
-        rows.append(
-            LayerProfile(layer.name, type(layer).__name__, shape, parameters, cost)
+    rows = tuple(
+        LayerProfile(
+            layer.name,
+            type(layer).__name__,
+            tuple(layer.output.shape[1:]),
+            sum(math.prod(weight.shape) for weight in layer.trainable_weights),
+            _multiply_adds(layer, model),
         )
+        for layer in flat_layers(model)
+        if layer.weights
+    )
     return Profile(
-        tuple(rows),
+        rows,
         sum(row.parameters for row in rows),
         sum(row.multiply_adds for row in rows),
     )
+
+
+def _multiply_adds(layer: layers.Layer, model: keras.Model) -> int:
+    if isinstance(layer, layers.Dense):
+        return math.prod(layer.kernel.shape)
+    if not isinstance(layer, layers.Conv2D):
+        return 0
+    shape = layer.output.shape[1:]
+    positions = shape[:2] if channel_axis() == -1 else shape[1:]
+    if None in positions:
+        raise InputError(
+            "Multiply-adds need a fixed input size, such as "
+            f"input_shape=(224, 224, 3). Received: {model.name} with input "
+            f"{model.input_shape}"
+        )
+    return math.prod(positions) * math.prod(layer.kernel.shape)
 
 
 # Table 1's multiply-adds, in 1e9, and Table 6's parameters, in 1e6, as printed.
@@ -117,8 +122,6 @@ PAPER_TABLE_1 = {
     "resnet101": 7.6,
     "resnet152": 11.3,
 }
-
-
 PAPER_TABLE_6 = {
     "resnet20": 0.27,
     "resnet32": 0.46,
@@ -129,32 +132,45 @@ PAPER_TABLE_6 = {
 }
 
 
-def beside_paper():
-    """The paper's Tables 1 and 6, beside our networks, which are built for it.
+class PaperRow(TypedDict):
+    """One row of the paper's Table 1 or 6, beside our network.
 
-    Yields:
-        Pairs of a row and its network, a `keras.Model`. The row is a dict of `table`
-        (1 or 6), `network`, `shortcut`, `layers`, `paper`, the value as printed, and
-        `ours`: multiply-adds in 1e9 in Table 1, parameters in 1e6 in Table 6.
+    Attributes:
+        table: 1 or 6.
+        network: Name of the network.
+        shortcut: The paper's option.
+        layers: Number of weighted layers.
+        paper: Value as printed.
+        ours: Multiply-adds in 1e9 in Table 1, parameters in 1e6 in Table 6.
     """
-    for table, column, scale, paper in (
-        (1, "multiply_adds", 1e9, PAPER_TABLE_1),
-        (6, "parameters", 1e6, PAPER_TABLE_6),
-    ):
+
+    table: int
+    network: str
+    shortcut: str
+    layers: int
+    paper: float
+    ours: float
+
+
+def beside_paper() -> Iterator[tuple[PaperRow, keras.Model]]:
+    """Yields each row of the paper's Tables 1 and 6 with its network, built for it."""
+    for table, paper in ((1, PAPER_TABLE_1), (6, PAPER_TABLE_6)):
         for name, printed in paper.items():
             variant = find_variant(name)
             # The paper trains its 18 and 34 layers with A and with B, its
             # bottleneck nets with B and its CIFAR nets with A.
             shortcuts = "AB" if name in ("resnet18", "resnet34") else variant.shortcut
             for shortcut in shortcuts:
-                row_variant = variant.changed(shortcut=shortcut)
-                network = build_network(row_variant, *make_input(row_variant), name)
-                row = {
-                    "table": table,
-                    "network": name,
-                    "shortcut": shortcut,
-                    "layers": variant.depth,
-                    "paper": printed,
-                    "ours": getattr(profile(network), column) / scale,
-                }
+                network = build_network(variant.changed(shortcut=shortcut), name)
+                cost = profile(network)
+                row = PaperRow(
+                    table=table,
+                    network=name,
+                    shortcut=shortcut,
+                    layers=variant.depth,
+                    paper=printed,
+                    ours=cost.multiply_adds / 1e9
+                    if table == 1
+                    else cost.parameters / 1e6,
+                )
                 yield row, network

@@ -2,40 +2,42 @@
 
 import contextlib
 import re
+from collections.abc import Container, Iterator
 
 import keras
+from keras import KerasTensor, layers
 
 from keras_resnet.support import InputError
 
 
-def flat_layers(model):
-    """Returns every layer of a model, those of its sub-models in their place.
+def flat_layers(model: keras.Model) -> list[layers.Layer]:
+    """Returns every layer of a model, with those of its sub-models in their place.
 
     Args:
-        model: a built `keras.Model`. Only the deepest nets have sub-models
-            (see `keras_resnet.resnet`).
+        model: A built model. Only the deepest networks have sub-models; see
+            `keras_resnet.nets.resnet`.
     """
-    found = []
+    flat: list[layers.Layer] = []
     for layer in model.layers:
-        found += flat_layers(layer) if isinstance(layer, keras.Model) else [layer]
-    return found
+        flat += flat_layers(layer) if isinstance(layer, keras.Model) else [layer]
+    return flat
 
 
-def batch_norms(model):
+def batch_norms(model: keras.Model) -> list[layers.BatchNormalization]:
     """Returns the batch normalisations of a model."""
     return [
         layer
         for layer in flat_layers(model)
-        if isinstance(layer, keras.layers.BatchNormalization)
+        if isinstance(layer, layers.BatchNormalization)
     ]
 
 
 @contextlib.contextmanager
-def synchronized(model):
-    """Batch normalisation over all replicas while a step is traced.
+def synchronized(model: keras.Model) -> Iterator[None]:
+    """Normalises batches over all replicas while a step is traced.
 
-    Only there: the saved model stays an ordinary one, which also loads where
-    there is nothing to synchronise with.
+    The saved model stays an ordinary one, which also loads where there are no
+    replicas.
     """
     norms = batch_norms(model)
     for layer in norms:
@@ -47,14 +49,14 @@ def synchronized(model):
             layer.synchronized = False
 
 
-def stages(network):
+def stages(network: keras.Model) -> Iterator[tuple[layers.Layer, int]]:
     """Yields each layer with the number of its stage: conv1 is 1, the head the last."""
-    layers = flat_layers(network)
-    numbers = [re.match(r"conv(\d+)_", layer.name) for layer in layers]
-    last = max(int(number[1]) for number in numbers if number)
-    for layer, number in zip(layers, numbers, strict=True):
-        if number:
-            yield layer, int(number[1])
+    flat = flat_layers(network)
+    matches = [re.match(r"conv(\d+)_", layer.name) for layer in flat]
+    last = max(int(match[1]) for match in matches if match)
+    for layer, match in zip(flat, matches, strict=True):
+        if match:
+            yield layer, int(match[1])
         else:  # What follows a pre-activation net's last stage belongs to it.
             yield layer, last if layer.name.startswith("post_") else last + 1
 
@@ -62,11 +64,11 @@ def stages(network):
 _ENDPOINT = re.compile(r"(conv1)_(?:conv|relu)|(conv\d+)_block\d+_out")
 
 
-def endpoints(model):
-    """The output of each stage, for dense prediction and feature extraction.
+def endpoints(model: keras.Model) -> dict[str, KerasTensor]:
+    """Returns the output of each stage, for dense prediction and feature extraction.
 
     Args:
-        model: a model built by this package, or one loaded from its file.
+        model: A model built by this package, or one loaded from its file.
 
     Returns:
         A dict from `"conv1"`, `"conv2"`, ... to the symbolic output of that
@@ -78,20 +80,22 @@ def endpoints(model):
         `keras.Model(model.input, endpoints(model))`.
 
     Raises:
-        InputError: the model has no such layers.
+        InputError: The model has no such layers.
     """
-    found = {}
-    for layer in model.layers:
-        if match := _ENDPOINT.fullmatch(layer.name):
-            found[match[1] or match[2]] = layer.output  # The last of a stage stays.
-    if not found:
+    # Of the blocks of a stage, the last one's output stays.
+    outputs = {
+        match[1] or match[2]: layer.output
+        for layer in model.layers
+        if (match := _ENDPOINT.fullmatch(layer.name))
+    }
+    if not outputs:
         raise InputError(
             "endpoints() needs a model of this package, with layers conv1_relu, "
             f"conv2_block1_out and so on. Received: model={model.name!r}"
         )
-    return found
+    return outputs
 
 
-def has_imagenet_stem(names):
-    """Whether a network of layers of these names begins with ImageNet's max pool."""
+def has_imagenet_stem(names: Container[str]) -> bool:
+    """Whether a network whose layers have these names begins with a max pool."""
     return "pool1_pool" in names

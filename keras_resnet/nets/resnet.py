@@ -15,9 +15,20 @@ from typing import Any
 import keras
 from keras import KerasTensor, layers
 
-from keras_resnet.nets.blocks import BLOCKS, bn, channel_axis, conv, conv_bn, relu
+from keras_resnet.nets.blocks import (
+    BLOCKS,
+    Dilations,
+    Place,
+    bn,
+    channel_axis,
+    conv,
+    conv_bn,
+    relu,
+)
 from keras_resnet.spec import Variant
 from keras_resnet.support import InputError
+
+Shape = Sequence[int | None]
 
 # Keras walks a functional graph recursively when it makes or loads a model, and
 # Python allows 1,000 frames. Networks with more blocks than this get sub-models
@@ -64,30 +75,45 @@ class Head:
 
 def build_network(
     variant: Variant,
-    image: KerasTensor | Sequence[KerasTensor],
-    pixels: KerasTensor,
     name: str,
     head: Head = Head(),
     output_stride: int | None = None,
+    *,
+    input_tensor: KerasTensor | None = None,
+    input_shape: Shape | None = None,
+    normalise: Callable[[KerasTensor], KerasTensor] | None = None,
 ) -> keras.Model:
     """Builds the network of a variant.
 
     Args:
         variant: The architecture.
-        image: Input of the model; see `make_input`.
-        pixels: What the stem reads: `image`, or a tensor computed from it.
         name: Name of the model.
         head: What follows the last stage.
-        output_stride: 8, 16 or 32; see `keras_resnet.ResNet50`.
+        output_stride: 8, 16 or 32; see `keras_resnet.ResNet50`. Default: the
+            variant's.
+        input_tensor: Keras tensor to read instead of a new input.
+        input_shape: Shape of a new input, without the batch. Default: the
+            variant's size with 3 channels.
+        normalise: Layers between the input and the stem.
 
     Returns:
         A functional `keras.Model` with random weights.
 
     Raises:
-        InputError: The head or the output stride is not one of those accepted.
+        InputError: The head, the output stride or the input is not one of those
+            accepted.
     """
     head.check()
-    x = _features(pixels, variant, _check_output_stride(variant, output_stride))
+    output_stride = _check_output_stride(variant, output_stride)
+    image, x = _make_input(variant, input_tensor, input_shape)
+    if normalise:
+        x = normalise(x)
+    x = _features(x, variant, output_stride)
+    return keras.Model(image, _add_head(x, variant, head), name=name)
+
+
+def _add_head(x: KerasTensor, variant: Variant, head: Head) -> KerasTensor:
+    """Adds what follows the last stage."""
     if head.include_top:
         x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
         x = layers.Dense(
@@ -100,7 +126,7 @@ def build_network(
         x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
     elif head.pooling == "max":
         x = layers.GlobalMaxPooling2D(name="max_pool")(x)
-    return keras.Model(image, x, name=name)
+    return x
 
 
 def _check_output_stride(variant: Variant, output_stride: int | None) -> int:
@@ -114,24 +140,10 @@ def _check_output_stride(variant: Variant, output_stride: int | None) -> int:
     return output_stride
 
 
-def make_input(
-    variant: Variant,
-    input_tensor: KerasTensor | None = None,
-    input_shape: Sequence[int | None] | None = None,
+def _make_input(
+    variant: Variant, input_tensor: KerasTensor | None, input_shape: Shape | None
 ) -> tuple[KerasTensor | list[KerasTensor], KerasTensor]:
-    """Makes the input of a network.
-
-    Args:
-        variant: The architecture, whose own size is the default.
-        input_tensor: A Keras tensor to read instead of a new input.
-        input_shape: Shape of a new input, without the batch.
-
-    Returns:
-        The input of the model, and the tensor that the stem reads.
-
-    Raises:
-        InputError: The tensor or the shape cannot be used.
-    """
+    """Returns the inputs of the model and the tensor that the stem reads."""
     if input_tensor is not None:
         if not keras.utils.is_keras_tensor(input_tensor):
             raise InputError(
@@ -150,7 +162,7 @@ def make_input(
     return image, image
 
 
-def _check_shape(variant: Variant, shape: Sequence[int | None]) -> None:
+def _check_shape(variant: Variant, shape: Shape) -> None:
     """Refuses shapes that the strides of the network would reduce to nothing."""
     shape = tuple(shape)
     fits = len(shape) == 3 and all(
@@ -178,11 +190,8 @@ def _features(x: KerasTensor, variant: Variant, output_stride: int) -> KerasTens
     dilation = 1
     for stage in range(len(variant.blocks)):
         # A stage of a pre-activation network subsamples for the next one.
-        if variant.preact:
-            subsamples = stage + 1 < len(variant.blocks)
-        else:
-            subsamples = stage > 0
-        step = 2 if subsamples else 1
+        same_size = len(variant.blocks) - 1 if variant.preact else 0
+        step = 1 if stage == same_size else 2
         stride *= step
         after = dilation
         if stride > output_stride:
@@ -216,11 +225,7 @@ def _stem(x: KerasTensor, variant: Variant) -> KerasTensor:
 
 
 def _stage(
-    x: KerasTensor,
-    variant: Variant,
-    stage: int,
-    stride: int,
-    dilations: tuple[int, int],
+    x: KerasTensor, variant: Variant, stage: int, stride: int, dilations: Dilations
 ) -> KerasTensor:
     """Builds the blocks of one resolution.
 
@@ -265,7 +270,7 @@ def _block(
     stage: int,
     block: int,
     stride: int,
-    dilations: tuple[int, int],
+    dilations: Dilations,
 ) -> KerasTensor:
     """Builds block number `block`, counted from 1, of a stage; see `_stage`."""
     turning = variant.blocks[stage] if variant.preact else 1
@@ -279,6 +284,6 @@ def _block(
     row = dataclasses.replace(
         variant, stochastic_depth=variant.stochastic_depth * share
     )
-    width = variant.width * 2**stage
     name = f"conv{stage + 2}_block{block}"
-    return BLOCKS[variant.block](x, row, width, stride, dilations, name)
+    place = Place(name, variant.width * 2**stage, stride, dilations)
+    return BLOCKS[variant.block](x, row, place)

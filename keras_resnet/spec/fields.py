@@ -64,7 +64,8 @@ def changed_fields(values: "Fields", changes: Mapping[str, Any]) -> "Fields":
         choose("field", field, types)
         read[field] = _read(types[field], value)
         if problem := _problem(field, types[field], read[field], value):
-            raise InputError(f"{problem}. Received: {field}={value!r}")
+            received = repr(value) if read[field] is None else value
+            raise InputError(f"{problem}. Received: {field}={received}")
     return dataclasses.replace(values, **read)
 
 
@@ -85,15 +86,14 @@ def _problem(field: str, kind: Any, read: Any, value: Any) -> str:
     if isinstance(read, str):
         return ""
     numbers = read if isinstance(read, tuple) else (read,)
-    if field in _ABOVE_ZERO and not all(number > 0 for number in numbers):
-        return f"{field} must be above 0"
-    if not all(number >= 0 for number in numbers):
-        return f"{field} must not be below 0"
-    if field in _BELOW_ONE and read >= 1:
-        return f"{field} must be below 1"
-    if field in _SHARES and max(numbers, default=0) > 1:
-        return f"{field} must be at most 1"
-    return ""
+    limits = (
+        (field in _ABOVE_ZERO and min(numbers, default=1) <= 0, "be above 0"),
+        (min(numbers, default=0) < 0, "not be below 0"),
+        (field in _BELOW_ONE and max(numbers) >= 1, "be below 1"),
+        (field in _SHARES and max(numbers, default=0) > 1, "be at most 1"),
+    )
+    broken = [limit for is_broken, limit in limits if is_broken]
+    return f"{field} must {broken[0]}" if broken else ""
 
 
 _FORMS = {

@@ -295,7 +295,9 @@ _NOT_MIRRORED = ("digits", "mnist", "emnist", "kmnist", "svhn_cropped")
 
 def may_be_mirrored(dataset: str) -> bool:
     """Whether images keep their meaning in a mirror; characters do not."""
-    return dataset.split(":")[0].split("/")[0] not in _NOT_MIRRORED
+    return (
+        dataset.split(":", maxsplit=1)[0].split("/", maxsplit=1)[0] not in _NOT_MIRRORED
+    )
 
 
 def default_recipe(dataset: str, photographs: bool) -> str:

@@ -5,6 +5,7 @@ python -m keras_resnet.studies.all
 
 import dataclasses
 import os
+from typing import Any
 
 from keras_resnet.studies import (
     complexity,
@@ -12,12 +13,12 @@ from keras_resnet.studies import (
     gradients,
     identity,
     lesion,
+    lib,
     overfitting,
     responses,
     schedule,
     shortcuts,
 )
-from keras_resnet.studies.lib import render_page
 from keras_resnet.support import write_file
 
 STUDIES = (
@@ -33,19 +34,19 @@ STUDIES = (
 )
 
 
-def run_all(changes=None, measured=False):
+def run_all(changes: dict[str, Any] | None = None, measured: bool = False) -> str:
     """Runs every study.
 
     Args:
-        changes: fields of `keras_resnet.studies.study.Options` that are other than
-            each study's own.
-        measured: whether to make the reports of their tables alone.
+        changes: Fields of `keras_resnet.studies.lib.Options` that are other than each
+            study's own.
+        measured: Whether to make the reports of their tables alone.
 
     Returns:
         The path of the page.
 
     Raises:
-        InputError: a study cannot be run with these; none is then.
+        InputError: A study cannot be run with these; none is then.
     """
     chosen = [(s, dataclasses.replace(s.defaults, **(changes or {}))) for s in STUDIES]
     if not measured:
@@ -57,12 +58,10 @@ def run_all(changes=None, measured=False):
         print(flush=True)
     path = os.path.join(options.folder, "report.html")
     title = f"What the paper claims, on {options.dataset}"
-    write_file(path, render_page(title, sections))
+    write_file(path, lib.render_page(title, sections))
     print(f"All of them: {path}")
     return path
 
 
 if __name__ == "__main__":
-    from keras_resnet.studies.lib import run_with_options
-
-    run_with_options(run_all)
+    lib.run_with_options(run_all)

@@ -5,72 +5,74 @@ own, on images of noise: data set, `--depths` and `--epochs` change nothing here
 """
 
 import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from keras_resnet.studies.lib import (
-    Options,
-    Study,
-    add_legends,
-    distinct_values,
-    new_figure,
-    select_column,
-)
+from keras_resnet.studies import lib
+
+if TYPE_CHECKING:
+    import keras
 
 FAMILY = {1: "ImageNet nets", 6: "CIFAR nets"}  # By table.
-
 
 IMAGES = 8  # At once, so that what a call itself takes is little of each image's time.
 
 
-def jobs(options):
+def jobs(options: lib.Options) -> lib.Rows:
     return [{"rounds": options.seeds}]  # A single one: networks are timed in turn.
 
 
-def times(functions, rounds):
+def times(functions: Sequence[Callable[[], object]], rounds: int) -> np.ndarray:
     """Times functions in turn, so that a slow minute of the machine slows all of them.
 
     Args:
-        functions: of no arguments; called once before, untimed.
-        rounds: times that each is timed.
+        functions: Functions to time. Each is called once before, untimed.
+        rounds: Number of times that each is timed.
 
     Returns:
         Seconds, (rounds, functions).
     """
     for function in functions:
         function()
-    found = np.empty((rounds, len(functions)))
-    for row in found:
+    seconds = np.empty((rounds, len(functions)))
+    for row in seconds:
         for place, function in enumerate(functions):
             begun = time.perf_counter()
             function()
             row[place] = time.perf_counter() - begun
-    return found
+    return seconds
 
 
-def measure(options, job):
+def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
     """Counts of each network, and the ms that an image takes."""
     import tensorflow as tf
 
     from keras_resnet.nets import beside_paper, profile
 
-    def classifies(network):
+    def classifies(network: "keras.Model") -> Callable[[], np.ndarray]:
         images = tf.random.uniform((IMAGES, *network.input_shape[1:]), seed=0)
         compiled = tf.function(network)
         return lambda: compiled(images).numpy()  # Waits for the result.
 
-    found, rows = list(beside_paper()), []
-    seconds = times([classifies(network) for _, network in found], job["rounds"])
-    for (row, network), each in zip(found, seconds.T, strict=True):
+    networks, rows = list(beside_paper()), []
+    seconds = times([classifies(network) for _, network in networks], job["rounds"])
+    for (row, network), of_network in zip(networks, seconds.T, strict=True):
         counts = profile(network)
-        ms = np.quantile(1000 * each / IMAGES, (0.5, 0, 1)).round(4).tolist()
-        row |= {"parameters": counts.parameters, "multiply_adds": counts.multiply_adds}
-        rows.append({**row, **dict(zip(("ms", "ms_low", "ms_high"), ms, strict=True))})
+        ms = np.quantile(1000 * of_network / IMAGES, (0.5, 0, 1)).round(4).tolist()
+        columns = {
+            "parameters": counts.parameters,
+            "multiply_adds": counts.multiply_adds,
+            **dict(zip(("ms", "ms_low", "ms_high"), ms, strict=True)),
+        }
+        rows.append({**row, **columns})
     return rows
 
 
-def draw(rows):
-    figure, (left, right) = new_figure(
+def draw(rows: lib.Rows) -> Figure:
+    figure, (left, right) = lib.new_figure(
         "1e9 multiply-adds (table 1), 1e6 parameters (6)", "one thread", height=4.4
     )
     for table, colour, side in ((1, "#0072B2", "left"), (6, "#D55E00", "right")):
@@ -81,11 +83,9 @@ def draw(rows):
         ]
         off = [100 * (row["ours"] / row["paper"] - 1) for row in part]
         left.barh(names, off, color=colour, label=FAMILY[table])
-        costs, ms = (
-            select_column(rows, c, table=table) for c in ("multiply_adds", "ms")
-        )
         bars = [[r["ms"] - r["ms_low"], r["ms_high"] - r["ms"]] for r in part]
-        right.errorbar(costs, ms, np.transpose(bars), fmt="o", ms=4, color=colour)
+        points = _costs_and_times(rows, table)
+        right.errorbar(*points, np.transpose(bars), fmt="o", ms=4, color=colour)
         for row in part:
             # A and B of one depth are as good as one point.
             if row["network"] not in ("resnet18", "resnet34") or row["shortcut"] == "B":
@@ -96,29 +96,32 @@ def draw(rows):
     right.margins(x=0.1)
     right.loglog()
     right.set(xlabel="multiply-adds per image", ylabel="time per image (ms)")
-    add_legends(left, loc="lower left")
+    lib.add_legends(left, loc="lower left")
     return figure
 
 
-def rank_correlation(first, second):
+def _costs_and_times(rows: lib.Rows, table: int) -> list[list[float]]:
+    """Multiply-adds and ms of the networks of a table."""
+    return [lib.select_column(rows, c, table=table) for c in ("multiply_adds", "ms")]
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
     """Spearman's: 1 where two columns have the same order, -1 where the opposite."""
-    ranks = [np.argsort(np.argsort(each)) for each in (first, second)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    a, b = (np.argsort(np.argsort(column)) for column in (first, second))
+    return float(np.corrcoef(a, b)[0, 1])
 
 
-def judge(rows):
+def judge(rows: lib.Rows) -> list[lib.Verdict]:
     off = {f"{r['network']} {r['shortcut']}": r["ours"] / r["paper"] - 1 for r in rows}
     worst = max(off, key=lambda name: abs(off[name]))
     ranks, rates = {}, {}
-    for table in distinct_values(rows, "table"):
-        costs, ms = (
-            select_column(rows, c, table=table) for c in ("multiply_adds", "ms")
-        )
+    for table in lib.distinct_values(rows, "table"):
+        costs, ms = _costs_and_times(rows, table)
         ranks[table] = rank_correlation(costs, ms)
         rates[table] = 1e9 * np.divide(ms, costs)
-    seen = "; ".join(
-        f"{FAMILY[table]}: {min(each):.0f} to {max(each):.0f} ms"
-        for table, each in rates.items()
+    spans = "; ".join(
+        f"{FAMILY[table]}: {min(rate):.0f} to {max(rate):.0f} ms"
+        for table, rate in rates.items()
     )
     ranked = "; ".join(f"{FAMILY[t]}: {rank:.2f}" for t, rank in ranks.items())
     return [
@@ -127,11 +130,11 @@ def judge(rows):
             abs(off[worst]) < 0.02,
         ),
         (ranked, min(ranks.values()) >= 0.9),
-        (f"for 1e9 multiply-adds, {seen}", min(rates[6]) > max(rates[1])),
+        (f"for 1e9 multiply-adds, {spans}", min(rates[6]) > max(rates[1])),
     ]
 
 
-STUDY = Study(
+STUDY = lib.Study(
     name="complexity",
     title="What a network costs",
     claim="Multiply-adds and parameters as tables 1 and 6 print them, and the time that "
@@ -149,13 +152,11 @@ STUDY = Study(
     measure=measure,
     draw=draw,
     judge=judge,
-    defaults=Options(seeds=10),
+    defaults=lib.Options(seeds=10),
     alone=True,
     budget="{seeds} rounds on one thread",
 )
 
 
 if __name__ == "__main__":
-    from keras_resnet.studies.lib import run_study
-
-    run_study(STUDY)
+    lib.run_study(STUDY)

@@ -1,74 +1,59 @@
 """Deeper plain nets are worse, on the training images too; residual nets are not."""
 
-from keras_resnet.studies.lib import (
-    KINDS,
-    Study,
-    add_legends,
-    distinct_values,
-    draw_curves,
-    errors_by_epoch,
-    mean_and_deviation,
-    new_figure,
-    plain_and_residual,
-    select_column,
-    with_colours,
-)
+from matplotlib.figure import Figure
+
+from keras_resnet.studies import lib
 
 
-def measure(options, job):
+def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
     """Errors after each epoch, in %."""
     folder = options.train(f"cifar_{job['kind']}net{job['depth']}", job["seed"])
-    return errors_by_epoch(folder)
+    return lib.errors_by_epoch(folder)
 
 
-def draw(rows):
-    figure, axes = new_figure("plain", "residual", share_y=True)
-    seeds, epochs = distinct_values(rows, "seed"), distinct_values(rows, "epoch")
-    for each, kind in zip(axes, KINDS, strict=True):
-        for depth, colour in with_colours(distinct_values(rows, "depth")):
+def draw(rows: lib.Rows) -> Figure:
+    figure, axes = lib.new_figure("plain", "residual", share_y=True)
+    epochs = lib.distinct_values(rows, "epoch")
+    for panel, kind in zip(axes, lib.KINDS, strict=True):
+        for depth, colour in lib.with_colours(lib.distinct_values(rows, "depth")):
             for column, training in (("training_error", True), ("test_error", False)):
-                runs = [
-                    select_column(rows, column, kind=kind, depth=depth, seed=seed)
-                    for seed in seeds
-                ]
+                runs = lib.select_runs(rows, column, kind=kind, depth=depth)
                 label = None if training else f"{depth} layers"
-                draw_curves(each, epochs, runs, label, colour, training)
-        each.set_xlabel("epoch")
-        add_legends(each, title="dashed: training, bold: held out")
+                lib.draw_curves(panel, epochs, runs, label, colour, training)
+        panel.set_xlabel("epoch")
+        lib.add_legends(panel, title="dashed: training, bold: held out")
     axes[0].set_ylabel("error (%)")
     axes[0].set_ylim(bottom=0)
     return figure
 
 
-def judge(rows):
-    last, depths = max(distinct_values(rows, "epoch")), distinct_values(rows, "depth")
+def judge(rows: lib.Rows) -> list[lib.Verdict]:
+    depths = lib.distinct_values(rows, "depth")
+    last = max(lib.distinct_values(rows, "epoch"))
 
-    def final(kind, depth, column="training_error"):
-        return select_column(rows, column, kind=kind, depth=depth, epoch=last)
+    def final(kind: str, depth: int, column: str = "training_error") -> list[float]:
+        return lib.select_column(rows, column, kind=kind, depth=depth, epoch=last)
 
-    found = []
-    for kind, (title, _) in KINDS.items():
+    verdicts = []
+    for kind, (title, _) in lib.KINDS.items():
         shallow, deep = final(kind, depths[0]), final(kind, depths[-1])
         worse = [b - a for a, b in zip(shallow, deep, strict=True)]
-        found.append(
-            (
-                f"{title} nets: training error {mean_and_deviation(shallow)} with {depths[0]} "
-                f"layers, {mean_and_deviation(deep)} with {depths[-1]}",
-                min(worse) > 0 if kind == "plain" else max(worse) <= 0.5,
-            )
+        words = (
+            f"{title} nets: training error {lib.mean_and_deviation(shallow)} with "
+            f"{depths[0]} layers, {lib.mean_and_deviation(deep)} with {depths[-1]}"
         )
-    plain, residual = (final(kind, depths[-1], "test_error") for kind in KINDS)
-    found.append(
-        (
-            f"with {depths[-1]} layers: held-out error {mean_and_deviation(plain)} plain, "
-            f"{mean_and_deviation(residual)} residual",
-            min(a - b for a, b in zip(plain, residual, strict=True)) > 0,
-        )
+        holds = min(worse) > 0 if kind == "plain" else max(worse) <= 0.5
+        verdicts.append((words, holds))
+    plain, residual = (final(kind, depths[-1], "test_error") for kind in lib.KINDS)
+    words = (
+        f"with {depths[-1]} layers: held-out error {lib.mean_and_deviation(plain)} plain, "
+        f"{lib.mean_and_deviation(residual)} residual"
     )
-    return found
+    holds = min(a - b for a, b in zip(plain, residual, strict=True)) > 0
+    return [*verdicts, (words, holds)]
 
 
-STUDY = Study(
+STUDY = lib.Study(
     name="degradation",
     title="Degradation",
     claim="Stacking more layers on a plain net makes its training error higher, so this "
@@ -79,7 +64,7 @@ STUDY = Study(
         "shallowest's",
         "at the greatest depth the residual net has the lower held-out error",
     ),
-    jobs=plain_and_residual,
+    jobs=lib.plain_and_residual,
     measure=measure,
     draw=draw,
     judge=judge,
@@ -88,6 +73,4 @@ STUDY = Study(
 
 
 if __name__ == "__main__":
-    from keras_resnet.studies.lib import run_study
-
-    run_study(STUDY)
+    lib.run_study(STUDY)

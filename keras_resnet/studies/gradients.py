@@ -6,53 +6,35 @@
 import contextlib
 import os
 import tempfile
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from keras_resnet.studies.lib import (
-    COLOURS,
-    KINDS,
-    Options,
-    Study,
-    add_legends,
-    distinct_values,
-    draw_curves,
-    mean_and_deviation,
-    new_figure,
-    plain_and_residual,
-    select_column,
-)
+from keras_resnet.studies import lib
 
 SCALES = (0.5, 1.0, 2.0)  # Of the initial weights, as shares of He's.
-
-
 STEPS = (0, 10, 100)
-
-
 TERMS = ("shortcut", "branch")
 
 
-def jobs(options):
+def jobs(options: lib.Options) -> lib.Rows:
     return [
         {**net, "batch_norm": normalised, "scale": scale}
-        for net in plain_and_residual(options)
+        for net in lib.plain_and_residual(options)
         for normalised in ("with", "without")
         for scale in SCALES
     ]
 
 
-def measure(options, job):
+def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
     """Norms of gradients by block, before and while training at a constant rate.
 
     With each goes the `identity_error` of the chain rule on a small net.
     """
-    from keras_resnet.studies.lib import GradientProbe, chain_rule_error
-
-    batch, normalised = (
-        options.load().train.take(slice(64)),
-        job["batch_norm"] == "with",
-    )
-    probe = GradientProbe(batch, STEPS, job["scale"], normalised)
+    batch = options.load().train.take(slice(64))
+    probe = lib.GradientProbe(batch, STEPS, job["scale"], job["batch_norm"] == "with")
     scratch = tempfile.TemporaryDirectory()
     # A run that blows up leaves the rows up to there.
     with scratch as folder, contextlib.suppress(FloatingPointError):
@@ -62,80 +44,79 @@ def measure(options, job):
             iterations=STEPS[-1], learning_rate=0.01, schedule="steps", drops=(),
             warmup=0.0, careful_start=False,
         )  # fmt: skip
-    error = chain_rule_error(job["seed"])
+    error = lib.chain_rule_error(job["seed"])
     return [{**row, "identity_error": error} for row in probe.rows]
 
 
-def draw(rows):
-    seeds, depth = distinct_values(rows, "seed"), max(distinct_values(rows, "depth"))
+def draw(rows: lib.Rows) -> Figure:
+    depth = max(lib.distinct_values(rows, "depth"))
     titles = [f"weights {scale:g} times He's" for scale in SCALES]
-    figure, grid = new_figure(*titles, "residual, He's: the two terms", rows=2)
+    figure, grid = lib.new_figure(*titles, "residual, He's: the two terms", rows=2)
 
-    def line(axes, column, label, colour, **where):
-        runs = [
-            select_column(rows, column, seed=s, depth=depth, **where) for s in seeds
-        ]
+    def line(axes: Axes, column: str, label: str, colour: str, **where: Any) -> None:
+        runs = lib.select_runs(rows, column, depth=depth, **where)
         if runs := [run for run in runs if run]:  # Some blew up before.
-            draw_curves(axes, None, runs, label, colour, where["step"] > 0)
+            lib.draw_curves(axes, None, runs, label, colour, where["step"] > 0)
 
     for normalised, (*whole, terms) in zip(("with", "without"), grid, strict=True):
         for axes, scale in zip(whole, SCALES, strict=True):
-            for kind, (title, colour) in KINDS.items():
+            for kind, (title, colour) in lib.KINDS.items():
                 where = {"kind": kind, "batch_norm": normalised, "scale": scale}
                 for step, when in ((0, "before"), (STEPS[-1], f"{STEPS[-1]} steps")):
                     label = f"{title}, {when}"
                     line(axes, "gradient", label, colour, step=step, **where)
         where = {"kind": "res", "batch_norm": normalised, "scale": 1.0, "step": 0}
-        for term, colour in zip(TERMS, COLOURS[3:5], strict=True):
+        for term, colour in zip(TERMS, lib.COLOURS[3:5], strict=True):
             line(terms, term, f"through the {term}", colour, **where)
         for axes in (*whole, terms):
             axes.set(yscale="log", xlabel=f"block of {depth} layers, first to last")
-            add_legends(axes)
+            lib.add_legends(axes)
         whole[0].set_ylabel(f"{normalised} batch norm\n2-norm of the gradient")
     return figure
 
 
-def judge(rows):
-    depth, errors = (
-        max(distinct_values(rows, "depth")),
-        distinct_values(rows, "identity_error"),
-    )
+def judge(rows: lib.Rows) -> list[lib.Verdict]:
+    depth = max(lib.distinct_values(rows, "depth"))
+    errors = lib.distinct_values(rows, "identity_error")
     runs = {"depth": depth, "batch_norm": "with", "scale": 1.0, "step": 0}
 
-    def kept(**where):
+    def kept(**where: Any) -> np.ndarray:
         """Gradient at the first block, as a share of that at the last; each seed's."""
-        where, ends = {**runs, **where}, (1, (depth - 2) // 2)
-        return np.divide(
-            *(select_column(rows, "gradient", block=b, **where) for b in ends)
+        first, last = (
+            lib.select_column(rows, "gradient", **{**runs, "block": block, **where})
+            for block in (1, (depth - 2) // 2)
         )
+        return np.divide(first, last)
 
     half, he = {"batch_norm": "without", "scale": SCALES[0]}, {"batch_norm": "without"}
-    small = [kept(kind=kind, **half) for kind in KINDS]
-    bare, normal = kept(kind="plain", **he), [kept(kind=kind) for kind in KINDS]
+    small = [kept(kind=kind, **half) for kind in lib.KINDS]
+    bare, normal = kept(kind="plain", **he), [kept(kind=kind) for kind in lib.KINDS]
     trained = kept(kind="res", step=STEPS[-1])
-    ratios = np.divide(
-        *(select_column(rows, term, kind="res", **runs) for term in TERMS)
-    )
-    by_seed = np.log(ratios).reshape(len(distinct_values(rows, "seed")), -1)
+    by_term = [lib.select_column(rows, term, kind="res", **runs) for term in TERMS]
+    ratios = np.log(np.divide(by_term[0], by_term[1]))
+    by_seed = ratios.reshape(len(lib.distinct_values(rows, "seed")), -1)
     terms = np.exp(by_seed.mean(axis=1))
 
-    def words(pair):
-        return f"plain {mean_and_deviation(pair[0], '')}, residual {mean_and_deviation(pair[1], '')}"
+    def words(shares: np.ndarray) -> str:
+        return lib.mean_and_deviation(shares, "")
 
-    def healthy(*shares):
-        return all(0.1 < each < 10 for each in np.concatenate(shares))
+    def both(pair: list[np.ndarray]) -> str:
+        return f"plain {words(pair[0])}, residual {words(pair[1])}"
+
+    def healthy(*shares: np.ndarray) -> bool:
+        return all(0.1 < share < 10 for share in np.concatenate(shares))
 
     return [
         (f"largest relative difference {max(errors):.2g}", max(errors) < 1e-6),
-        (words(small), max(small[0]) < 1e-3 and min(small[1]) > 0.1),
-        (f"plain {mean_and_deviation(bare, '')}", healthy(bare)),
-        (words(normal), healthy(*normal)),
-        (f"residual {mean_and_deviation(trained, '')}", healthy(trained)),
-        (f"shortcut's over branch's: {mean_and_deviation(terms, '')}", min(terms) > 1),
+        (both(small), max(small[0]) < 1e-3 and min(small[1]) > 0.1),
+        (f"plain {words(bare)}", healthy(bare)),
+        (both(normal), healthy(*normal)),
+        (f"residual {words(trained)}", healthy(trained)),
+        (f"shortcut's over branch's: {words(terms)}", min(terms) > 1),
     ]
 
 
-STUDY = Study(
+STUDY = lib.Study(
     name="gradients",
     title="Gradients",
     claim="A block that gives f(g) + g hands back a gradient of two terms, "
@@ -158,13 +139,11 @@ STUDY = Study(
     measure=measure,
     draw=draw,
     judge=judge,
-    defaults=Options(depths=(44,)),
+    defaults=lib.Options(depths=(44,)),
     deepest=362,
     budget=f"{STEPS[-1]} steps with {{images}}{{dataset}}; {{depths}} layers, {{seeds}} seeds",
 )
 
 
 if __name__ == "__main__":
-    from keras_resnet.studies.lib import run_study
-
-    run_study(STUDY)
+    lib.run_study(STUDY)

@@ -11,32 +11,28 @@ to them, and in training, batch normalisation shifts them with each batch.
 """
 
 import os
+from typing import TYPE_CHECKING, Any
 
-from keras_resnet.studies.lib import (
-    KINDS,
-    Options,
-    Study,
-    add_legends,
-    draw_points,
-    mean_and_deviation,
-    new_figure,
-    run_key,
-    select_column,
-)
+from matplotlib.figure import Figure
+
+from keras_resnet.studies import lib
+
+if TYPE_CHECKING:
+    import keras
 
 NETS = ("shallow", "start", "further", "scratch")
 
 
-def jobs(options):
+def jobs(options: lib.Options) -> lib.Rows:
     shallow, *_, deep = options.depths
     return [
         {"kind": kind, "depth": shallow, "to": deep, "seed": seed}
         for seed in range(options.seeds)
-        for kind in KINDS
+        for kind in lib.KINDS
     ]
 
 
-def measure(options, job):
+def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
     """Errors in inference mode, in %, of images as they are, not augmented.
 
     `difference` is the largest of any probability of a training image from the shallow
@@ -45,19 +41,18 @@ def measure(options, job):
     import keras
     import numpy as np
 
-    from keras_resnet.studies.lib import deepened, error_rate, probabilities
     from keras_resnet.training import save_network
     from keras_resnet.weights import load_model
 
-    def trained(depth, **changes):
+    def trained(depth: int, **changes: Any) -> "keras.Model":
         model = f"cifar_{job['kind']}net{depth}"
         folder = options.train(model, job["seed"], **changes)
         return load_model(os.path.join(folder, "final.keras"))
 
     shallow, scratch = trained(job["depth"]), trained(job["to"])
     keras.utils.set_random_seed(job["seed"])
-    start = deepened(shallow, f"cifar_{job['kind']}net{job['to']}")
-    name = run_key({"": "deepened", **job, **options.budget})
+    start = lib.deepened(shallow, f"cifar_{job['kind']}net{job['to']}")
+    name = lib.run_key({"": "deepened", **job, **options.budget})
     folder = os.path.join(options.folder, "runs", name)
     save_network(start, f"{folder}.keras")
     further = trained(
@@ -65,54 +60,53 @@ def measure(options, job):
     )
     train, test = options.load().train, options.load().test
     least = 100 * (1 - np.bincount(train.labels).max() / len(train))
-    before = probabilities({"": shallow}, train.images)
+    before = lib.probabilities({"": shallow}, train.images)
     rows = []
     for name, net in zip(NETS, (shallow, start, further, scratch), strict=True):
-        said, held_out = (
-            probabilities({"": net}, each.images) for each in (train, test)
-        )
+        outputs = lib.probabilities({"": net}, train.images)
+        held_out = lib.probabilities({"": net}, test.images)
         rows.append(
             {
                 "net": name,
-                "training_error": error_rate(said, train.labels),
-                "test_error": error_rate(held_out, test.labels),
-                "difference": float(np.abs(said - before).max()),
+                "training_error": lib.error_rate(outputs, train.labels),
+                "test_error": lib.error_rate(held_out, test.labels),
+                "difference": float(np.abs(outputs - before).max()),
                 "chance": least,
             }
         )
     return rows
 
 
-def draw(rows):
-    figure, axes = new_figure("training images", "held-out images", share_y=True)
+def draw(rows: lib.Rows) -> Figure:
+    figure, axes = lib.new_figure("training images", "held-out images", share_y=True)
     depth, to, chance = (rows[0][column] for column in ("depth", "to", "chance"))
     labels = f"{depth} layers", f"made {to}", "trained\nfurther", f"{to}, from\nscratch"
-    for each, column in zip(axes, ("training_error", "test_error"), strict=True):
-        for kind, (title, colour) in KINDS.items():
-            runs = [select_column(rows, column, kind=kind, net=net) for net in NETS]
-            draw_points(each, labels, runs, title, colour)
-        each.axhline(chance, color="grey", ls=":", label="one answer for all")
-        each.set_yscale("symlog", linthresh=1)
-        each.set_ylim(-0.05, 130)
-        each.set_yticks([0, 0.5, 1, 10, 100], ["0", "0.5", "1", "10", "100"])
+    for panel, column in zip(axes, ("training_error", "test_error"), strict=True):
+        for kind, (title, colour) in lib.KINDS.items():
+            runs = [lib.select_column(rows, column, kind=kind, net=net) for net in NETS]
+            lib.draw_points(panel, labels, runs, title, colour)
+        panel.axhline(chance, color="grey", ls=":", label="one answer for all")
+        panel.set_yscale("symlog", linthresh=1)
+        panel.set_ylim(-0.05, 130)
+        panel.set_yticks([0, 0.5, 1, 10, 100], ["0", "0.5", "1", "10", "100"])
     axes[0].set_ylabel("error (%), even steps below 1")
-    add_legends(axes[0])
+    lib.add_legends(axes[0])
     return figure
 
 
-def judge(rows):
-    def errors(column, kind="res"):
-        """All seeds' errors of the four nets, and the most that was lost."""
-        found = {net: select_column(rows, column, kind=kind, net=net) for net in NETS}
-        pairs = zip(found["shallow"], found["further"], strict=True)
+def judge(rows: lib.Rows) -> list[lib.Verdict]:
+    def errors(column: str, kind: str = "res") -> tuple[str, float, list[float]]:
+        """All seeds' errors in words, the most that was lost, and those at the start."""
+        by_net = [lib.select_column(rows, column, kind=kind, net=net) for net in NETS]
+        shallow, start, further, scratch = map(lib.mean_and_deviation, by_net)
         words = (
-            f"{mean_and_deviation(found['shallow'])} with {rows[0]['depth']} layers, "
-            f"{mean_and_deviation(found['start'])} made {rows[0]['to']}, {mean_and_deviation(found['further'])} "
-            f"trained further; {mean_and_deviation(found['scratch'])} from scratch"
+            f"{shallow} with {rows[0]['depth']} layers, {start} made {rows[0]['to']}, "
+            f"{further} trained further; {scratch} from scratch"
         )
-        return words, max(after - before for before, after in pairs), found["start"]
+        pairs = zip(by_net[0], by_net[2], strict=True)
+        return words, max(after - before for before, after in pairs), by_net[1]
 
-    largest = max(select_column(rows, "difference", kind="res", net="start"))
+    largest = max(lib.select_column(rows, "difference", kind="res", net="start"))
     training, more, _ = errors("training_error")
     held_out, more_held_out, _ = errors("test_error")
     plain, _, start = errors("training_error", "plain")
@@ -127,7 +121,7 @@ def judge(rows):
     ]
 
 
-STUDY = Study(
+STUDY = lib.Study(
     name="identity",
     title="A solution by construction",
     claim="A deeper net can do what a shallower one does, if its added layers are the "
@@ -145,13 +139,11 @@ STUDY = Study(
     measure=measure,
     draw=draw,
     judge=judge,
-    defaults=Options(depths=(8, 44)),
+    defaults=lib.Options(depths=(8, 44)),
     least_depths=2,
     deepest=362,
 )
 
 
 if __name__ == "__main__":
-    from keras_resnet.studies.lib import run_study
-
-    run_study(STUDY)
+    lib.run_study(STUDY)

@@ -4,41 +4,32 @@ Nothing is trained after a lesion: section 4 of Veit et al., arXiv:1605.06431. A
 is left out passes on what it reads, in plain nets too.
 """
 
-import numpy as np
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-from keras_resnet.studies.lib import (
-    KINDS,
-    Options,
-    Study,
-    add_legends,
-    distinct_values,
-    draw_curves,
-    mean_and_deviation,
-    new_figure,
-    plain_and_residual,
-    select_column,
-)
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from keras_resnet.studies import lib
 
 SHARES = (30, 50, 70, 80, 90)  # Of the smallest weights, in %.
 
-
 IMAGES = 2000  # Held-out ones that a lesion is judged by, at most.
-
 
 POINTS = 5  # Of error that a net may lose and still counts as working.
 
 
-def measure(options, job):
+def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
     """What is seen after each lesion, see `surgery.lesions`; and chance's error."""
-    from keras_resnet.studies.lib import lesions
     from keras_resnet.weights import load_model
 
     folder = options.train(f"cifar_{job['kind']}net{job['depth']}", job["seed"])
     network = load_model(f"{folder}/final.keras")
     test = options.load().test.take(slice(IMAGES))
     chance = 100 - 100 / network.output_shape[-1]
-    found = lesions(network, test.images, test.labels, SHARES, job["seed"])
-    return [{**row, "chance": chance} for row in found]
+    rows = lib.lesions(network, test.images, test.labels, SHARES, job["seed"])
+    return [{**row, "chance": chance} for row in rows]
 
 
 PANELS = {
@@ -49,88 +40,116 @@ PANELS = {
 }
 
 
-def draw(rows):
+def draw(rows: lib.Rows) -> Figure:
     titles, names = zip(*PANELS.values(), strict=True)
-    figure, axes = new_figure(*titles, width=3.6)
-    depth = max(distinct_values(rows, "depth"))
-    for each, what, name in zip(axes, PANELS, names, strict=True):
-        for kind, (title, colour) in KINDS.items():
-            _draw(each, rows, what, colour, title, kind=kind, depth=depth)
+    figure, axes = lib.new_figure(*titles, width=3.6)
+    depth = max(lib.distinct_values(rows, "depth"))
+
+    def curve(panel: Axes, what: str, kind: str, label: str, colour: str) -> None:
+        where: dict[str, Any] = {"what": what, "kind": kind, "depth": depth}
+        at = sorted(set(lib.select_column(rows, "at", **where)))
+        runs = [lib.select_column(rows, "percent", at=place, **where) for place in at]
+        lib.draw_curves(panel, at, list(zip(*runs, strict=True)), label, colour)
+
+    for panel, what, name in zip(axes, PANELS, names, strict=True):
+        for kind, (title, colour) in lib.KINDS.items():
+            curve(panel, what, kind, title, colour)
         if what == "rank":
-            _draw(each, rows, "untrained", "grey", "untrained", kind="res", depth=depth)
-        each.set(xlabel=name, ylabel="share (%)" if what == "rank" else "error (%)")
-        each.set_ylim(0, 102)
+            curve(panel, "untrained", "res", "untrained", "grey")
+        panel.set(xlabel=name, ylabel="share (%)" if what == "rank" else "error (%)")
+        panel.set_ylim(0, 102)
     axes[0].axhline(rows[0]["chance"], color="grey", ls=":", label="chance")
-    add_legends(axes[0], title=f"{depth} layers")
-    add_legends(axes[3])
+    lib.add_legends(axes[0], title=f"{depth} layers")
+    lib.add_legends(axes[3])
     return figure
 
 
-def _draw(axes, rows, what, colour, label, **where):
-    at = sorted(set(select_column(rows, "at", what=what, **where)))
-    runs = [select_column(rows, "percent", what=what, at=each, **where) for each in at]
-    draw_curves(axes, at, list(zip(*runs, strict=True)), label, colour)
+class _Net(NamedTuple):
+    """What was measured of one net.
+
+    Attributes:
+        depth: Number of layers.
+        percent: Values in the order of `at`, by `what` was done.
+    """
+
+    depth: int
+    percent: dict[str, list[float]]
+
+    def lost(self, what: str, at: slice = slice(None)) -> float:
+        """Points of error more than the intact net has, in the mean over places."""
+        return float(np.mean(self.percent[what][at]) - self.percent["intact"][0])
+
+    def layers_left(self) -> float:
+        """Layers with the most blocks left out that the net works without, in %."""
+        limit = self.percent["intact"][0] + POINTS
+        counts = enumerate(self.percent["first"], 1)
+        most = max((count for count, error in counts if error <= limit), default=0)
+        return 100 * (self.depth - 2 * most) / self.depth
 
 
-def judge(rows):
-    by_net = {kind: {} for kind in KINDS}
+class _Summary(NamedTuple):
+    """A number of each plain net, of each residual net, and both in words by depth."""
+
+    plain: list[float]
+    residual: list[float]
+    words: str
+
+
+def _read_nets(rows: lib.Rows, kind: str) -> list[_Net]:
+    nets: dict[tuple[int, int], _Net] = {}
     for row in rows:
-        net = by_net[row["kind"]].setdefault((row["depth"], row["seed"]), {})
-        net.setdefault(row["what"], []).append(row["percent"])
+        if row["kind"] == kind:
+            key = row["depth"], row["seed"]
+            percent = nets.setdefault(key, _Net(row["depth"], {})).percent
+            percent.setdefault(row["what"], []).append(row["percent"])
+    return list(nets.values())
 
-    def of(summary, unit=" points"):
-        """A summary of each plain net, of each residual one, and in words by depth."""
-        found = [
-            {key: summary({**net, "depth": key[0]}) for key, net in each.items()}
-            for each in by_net.values()
-        ]
+
+def judge(rows: lib.Rows) -> list[lib.Verdict]:
+    nets = {title: _read_nets(rows, kind) for kind, (title, _) in lib.KINDS.items()}
+
+    def of(summary: Callable[[_Net], float], unit: str = " points") -> _Summary:
         words = [
             f"{title}, {depth} layers: "
-            + mean_and_deviation([each[net] for net in each if net[0] == depth], unit)
-            for depth in distinct_values(rows, "depth")
-            for (title, _), each in zip(KINDS.values(), found, strict=True)
+            + lib.mean_and_deviation(
+                [summary(n) for n in of_kind if n.depth == depth], unit
+            )
+            for depth in lib.distinct_values(rows, "depth")
+            for title, of_kind in nets.items()
         ]
-        return *(list(each.values()) for each in found), "; ".join(words)
+        plain, residual = (list(map(summary, of_kind)) for of_kind in nets.values())
+        return _Summary(plain, residual, "; ".join(words))
 
-    def lost(what, at=slice(None)):
-        return of(lambda net: np.mean(net[what][at]) - net["intact"][0])
-
-    def layers_left(net):
-        """Of the net with the most blocks left out that still works, in %."""
-        works = [percent <= net["intact"][0] + POINTS for percent in net["first"]]
-        count = max((n for n, each in enumerate(works, 1) if each), default=0)
-        return 100 * (net["depth"] - 2 * count) / net["depth"]
-
-    def below(residual, other):
+    def all_below(residual: list[float], other: list[float]) -> bool:
         return all(a < b for a, b in zip(residual, other, strict=True))
 
     half = slice(SHARES.index(50), SHARES.index(50) + 1)
-    removed, swapped, pruned = lost("removed"), lost("swapped"), lost("pruned", half)
-    intact = of(lambda net: net["intact"][0], " %")
-    broken = of(lambda net: np.median(net["removed"]), " %")
-    left = of(layers_left, " % of the layers")
-    trained = of(lambda net: np.mean(net["rank"]), " %")
-    _, untrained, _ = of(lambda net: np.mean(net["untrained"]))
+    removed, swapped = of(lambda n: n.lost("removed")), of(lambda n: n.lost("swapped"))
+    pruned = of(lambda net: net.lost("pruned", half))
+    intact = of(lambda net: net.percent["intact"][0], " %")
+    broken = of(lambda net: float(np.median(net.percent["removed"])), " %")
+    left = of(_Net.layers_left, " % of the layers")
+    trained = of(lambda net: float(np.mean(net.percent["rank"])), " %")
+    untrained = of(lambda net: float(np.mean(net.percent["untrained"]))).residual
+    to_chance = [rows[0]["chance"] - error for error in broken.plain]
+    to_intact = [a - b for a, b in zip(broken.plain, intact.plain, strict=True)]
     return [
-        (f"more by: {removed[2]}", max(removed[1]) <= POINTS),
+        (f"more by: {removed.words}", max(removed.residual) <= POINTS),
         (
-            f"without a block: {broken[2]}; intact: {intact[2]}",
-            below(
-                np.subtract(rows[0]["chance"], broken[0]),
-                np.subtract(broken[0], intact[0]),
-            ),
+            f"without a block: {broken.words}; intact: {intact.words}",
+            all_below(to_chance, to_intact),
         ),
-        (f"more by: {swapped[2]}", below(swapped[1], swapped[0])),
-        (f"left: {left[2]}", below(left[1], left[0])),
-        (f"more by: {pruned[2]}", max(pruned[1]) <= POINTS),
+        (f"more by: {swapped.words}", all_below(swapped.residual, swapped.plain)),
+        (f"left: {left.words}", all_below(left.residual, left.plain)),
+        (f"more by: {pruned.words}", max(pruned.residual) <= POINTS),
         (
-            f"{trained[2]}; {mean_and_deviation(untrained)} untrained",
-            below(trained[1], untrained),
+            f"{trained.words}; {lib.mean_and_deviation(untrained)} untrained",
+            all_below(trained.residual, untrained),
         ),
     ]
 
 
-STUDY = Study(
+STUDY = lib.Study(
     name="lesion",
     title="Lesions",
     claim="In a residual net a block adds little to what it reads: the deeper the net, the "
@@ -149,17 +168,15 @@ STUDY = Study(
         "a residual net's kernels hold 90 % of their energy in fewer directions than untrained "
         "ones, in the mean over layers",
     ),
-    jobs=plain_and_residual,
+    jobs=lib.plain_and_residual,
     measure=measure,
     draw=draw,
     judge=judge,
-    defaults=Options(depths=(20, 44)),
+    defaults=lib.Options(depths=(20, 44)),
     shallowest=14,
     deepest=362,
 )
 
 
 if __name__ == "__main__":
-    from keras_resnet.studies.lib import run_study
-
-    run_study(STUDY)
+    lib.run_study(STUDY)

@@ -2,86 +2,67 @@
 
 import statistics
 
-from keras_resnet.studies.lib import (
-    KINDS,
-    Options,
-    Study,
-    add_legends,
-    distinct_values,
-    draw_curves,
-    mean_and_deviation,
-    new_figure,
-    plain_and_residual,
-    select_column,
-    with_colours,
-)
+from matplotlib.figure import Figure
+
+from keras_resnet.studies import lib
 
 
-def measure(options, job):
+def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
     """Standard deviation of each 3x3 layer of a trained net, on training images."""
     from keras_resnet.evaluation import load_classifier
-    from keras_resnet.studies.lib import responses
 
     folder = options.train(f"cifar_{job['kind']}net{job['depth']}", job["seed"])
-    found = responses(load_classifier(folder).model, options.load().train.images[:1000])
-    return [{"layer": n, "deviation": each} for n, each in enumerate(found, 1)]
+    network, images = load_classifier(folder).model, options.load().train.images[:1000]
+    deviations = lib.responses(network, images)
+    return [{"layer": n, "deviation": value} for n, value in enumerate(deviations, 1)]
 
 
-def draw(rows):
-    figure, axes = new_figure("in order", "sorted by magnitude", width=6, share_y=True)
-    seeds = distinct_values(rows, "seed")
-    for depth, colour in with_colours(distinct_values(rows, "depth")):
-        for kind, (title, _) in KINDS.items():
-            where = {"depth": depth, "kind": kind}
-            runs = [
-                select_column(rows, "deviation", seed=seed, **where) for seed in seeds
-            ]
-            for each, ordered in zip(
-                axes, (runs, [sorted(run, reverse=True) for run in runs]), strict=True
-            ):
-                draw_curves(
-                    each, None, ordered, f"{title}, {depth}", colour, kind == "plain"
-                )
-    for each in axes:
-        each.set_xlabel("3x3 layer")
-    axes[0].set_ylabel("standard deviation of the response")
-    add_legends(axes[1])
+def draw(rows: lib.Rows) -> Figure:
+    titles = ("in order", "sorted by magnitude")
+    figure, (left, right) = lib.new_figure(*titles, width=6, share_y=True)
+    for depth, colour in lib.with_colours(lib.distinct_values(rows, "depth")):
+        for kind, (title, _) in lib.KINDS.items():
+            runs = lib.select_runs(rows, "deviation", depth=depth, kind=kind)
+            by_size = [sorted(run, reverse=True) for run in runs]
+            for axes, curves in ((left, runs), (right, by_size)):
+                label, dashed = f"{title}, {depth}", kind == "plain"
+                lib.draw_curves(axes, None, curves, label, colour, dashed)
+    for axes in (left, right):
+        axes.set_xlabel("3x3 layer")
+    left.set_ylabel("standard deviation of the response")
+    lib.add_legends(right)
     return figure
 
 
-def judge(rows):
-    depths, seeds = distinct_values(rows, "depth"), distinct_values(rows, "seed")
+def judge(rows: lib.Rows) -> list[lib.Verdict]:
+    depths = lib.distinct_values(rows, "depth")
 
-    def means(kind, depth):
-        where = {"kind": kind, "depth": depth}
-        return [
-            statistics.mean(select_column(rows, "deviation", seed=seed, **where))
-            for seed in seeds
-        ]
+    def means(kind: str, depth: int) -> list[float]:
+        runs = lib.select_runs(rows, "deviation", kind=kind, depth=depth)
+        return list(map(statistics.mean, runs))
 
-    plain, residual = ({d: means(kind, d) for d in depths} for kind in KINDS)
+    def words(values: list[float]) -> str:
+        return lib.mean_and_deviation(values, "")
+
+    plain, residual = ({d: means(kind, d) for d in depths} for kind in lib.KINDS)
     smaller = [
         a < b for d in depths for a, b in zip(residual[d], plain[d], strict=True)
     ]
     shallow, deep = residual[depths[0]], residual[depths[-1]]
+    pairs = "; ".join(
+        f"{d} layers {words(residual[d])} against {words(plain[d])}" for d in depths
+    )
     return [
+        (f"mean over layers, residual against plain: {pairs}", all(smaller)),
         (
-            "mean over layers, residual against plain: "
-            + "; ".join(
-                f"{d} layers {mean_and_deviation(residual[d], '')} against {mean_and_deviation(plain[d], '')}"
-                for d in depths
-            ),
-            all(smaller),
-        ),
-        (
-            f"mean over layers, residual: {mean_and_deviation(shallow, '')} with {depths[0]}, "
-            f"{mean_and_deviation(deep, '')} with {depths[-1]}",
+            f"mean over layers, residual: {words(shallow)} with {depths[0]}, "
+            f"{words(deep)} with {depths[-1]}",
             all(b < a for a, b in zip(shallow, deep, strict=True)),
         ),
     ]
 
 
-STUDY = Study(
+STUDY = lib.Study(
     name="responses",
     title="Layer responses",
     claim="Residual functions are closer to zero than others: the outputs of residual "
@@ -95,17 +76,15 @@ STUDY = Study(
         "layers of the deepest residual net deviate less than those of the shallowest, on "
         "average over layers",
     ),
-    jobs=plain_and_residual,
+    jobs=lib.plain_and_residual,
     measure=measure,
     draw=draw,
     judge=judge,
-    defaults=Options(depths=(8, 20, 44)),
+    defaults=lib.Options(depths=(8, 20, 44)),
     least_depths=2,
     deepest=362,
 )
 
 
 if __name__ == "__main__":
-    from keras_resnet.studies.lib import run_study
-
-    run_study(STUDY)
+    lib.run_study(STUDY)

@@ -7,26 +7,14 @@ The held-out images both tell when to drop and judge the result, as in the paper
 import os
 
 import numpy as np
+from matplotlib.figure import Figure
 
-from keras_resnet.studies.lib import (
-    Options,
-    Study,
-    add_legends,
-    distinct_values,
-    draw_curves,
-    draw_points,
-    errors_by_epoch,
-    mean_and_deviation,
-    new_figure,
-    read_table,
-    select_column,
-    with_colours,
-)
+from keras_resnet.studies import lib
 
 PATIENCE = (1, 2, 4, 8)  # Epochs without a lower error, after which the rate drops.
 
 
-def jobs(options):
+def jobs(options: lib.Options) -> lib.Rows:
     return [
         {"depth": depth, "patience": patience, "seed": seed}
         for seed in range(options.seeds)
@@ -35,84 +23,77 @@ def jobs(options):
     ]
 
 
-def measure(options, job):
+def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
     """Errors in % and learning rate of each epoch, and how often it has dropped."""
-    folder = options.train(
-        f"cifar_resnet{job['depth']}",
-        job["seed"],
-        schedule="plateau",
-        warmup=0.0,
-        patience=job["patience"],
-    )
-    logged = read_table(os.path.join(folder, "metrics.csv"))
+    changes = {"schedule": "plateau", "warmup": 0.0, "patience": job["patience"]}
+    folder = options.train(f"cifar_resnet{job['depth']}", job["seed"], **changes)
+    logged = lib.read_table(os.path.join(folder, "metrics.csv"))
     rates = [row["learning_rate"] for row in logged]
-    dropped = np.cumsum(np.diff(rates, prepend=rates[0]) < 0).tolist()
+    drops = np.cumsum(np.diff(rates, prepend=rates[0]) < 0).tolist()
+    epochs = zip(lib.errors_by_epoch(folder), rates, drops, strict=True)
     return [
         {**errors, "learning_rate": rate, "drops": count}
-        for errors, rate, count in zip(
-            errors_by_epoch(folder), rates, dropped, strict=True
-        )
+        for errors, rate, count in epochs
     ]
 
 
-def draw(rows):
-    deepest, epochs = (
-        max(distinct_values(rows, "depth")),
-        distinct_values(rows, "epoch"),
+def draw(rows: lib.Rows) -> Figure:
+    depths, epochs, patiences = (
+        lib.distinct_values(rows, column) for column in ("depth", "epoch", "patience")
     )
-    figure, (left, right) = new_figure(
-        f"held out, {deepest} layers", f"after {epochs[-1]} epochs"
+    figure, (left, right) = lib.new_figure(
+        f"held out, {depths[-1]} layers", f"after {epochs[-1]} epochs"
     )
-    patience = distinct_values(rows, "patience")
-    for each, colour in with_colours(patience):
-        runs = [
-            select_column(rows, "test_error", depth=deepest, patience=each, seed=seed)
-            for seed in distinct_values(rows, "seed")
-        ]
-        draw_curves(left, epochs, runs, f"patience {each}", colour)
+    for patience, colour in lib.with_colours(patiences):
+        where = {"depth": depths[-1], "patience": patience}
+        runs = lib.select_runs(rows, "test_error", **where)
+        lib.draw_curves(left, epochs, runs, f"patience {patience}", colour)
     left.set(xlabel="epoch", ylabel="error (%)")
-    for depth, colour in with_colours(distinct_values(rows, "depth")):
-        runs = [_final(rows, "test_error", depth, each) for each in patience]
-        draw_points(right, patience, runs, f"{depth} layers", colour)
+    for depth, colour in lib.with_colours(depths):
+        runs = _final(rows, "test_error", depth)
+        lib.draw_points(right, patiences, runs, f"{depth} layers", colour)
     right.set(xlabel="patience (epochs)", ylabel="held-out error (%)")
     right.set_xscale("log", base=2)
-    right.set_xticks(patience, map(str, patience))
+    right.set_xticks(patiences, map(str, patiences))
     for axes in (left, right):
         axes.set_ylim(bottom=0)
-        add_legends(axes)
+        lib.add_legends(axes)
     left.set_yscale("symlog", linthresh=1)  # Errors of 0 have a place too.
     return figure
 
 
-def _final(rows, column, depth, patience):
-    last = max(distinct_values(rows, "epoch"))
-    return select_column(rows, column, depth=depth, patience=patience, epoch=last)
+def _final(rows: lib.Rows, column: str, depth: int) -> list[list[float]]:
+    """A column after the last epoch, of all seeds, for each patience."""
+    where = {"depth": depth, "epoch": max(lib.distinct_values(rows, "epoch"))}
+    return [
+        lib.select_column(rows, column, patience=patience, **where)
+        for patience in lib.distinct_values(rows, "patience")
+    ]
 
 
-def judge(rows):
-    depth, patience = (
-        max(distinct_values(rows, "depth")),
-        distinct_values(rows, "patience"),
-    )
-    found = []
-    for column in ("test_error", "training_error"):
-        errors = [_final(rows, column, depth, each) for each in patience]
+def judge(rows: lib.Rows) -> list[lib.Verdict]:
+    depth = max(lib.distinct_values(rows, "depth"))
+    patiences = lib.distinct_values(rows, "patience")
+
+    def verdict(column: str) -> lib.Verdict:
+        errors = _final(rows, column, depth)
         seen = "; ".join(
-            f"{mean_and_deviation(error)} with patience {each}"
-            for each, error in zip(patience, errors, strict=True)
+            f"{lib.mean_and_deviation(of_seeds)} with patience {patience}"
+            for patience, of_seeds in zip(patiences, errors, strict=True)
         )
         better = [a - b for a, b in zip(errors[0], errors[-1], strict=True)]
-        found.append((seen, min(better) > 0))
-    drops = [np.mean(_final(rows, "drops", depth, each)) for each in patience]
-    seen = ", ".join(
-        f"{count:.1f} with patience {each}"
-        for each, count in zip(patience, drops, strict=True)
+        return seen, min(better) > 0
+
+    drops = [np.mean(counts) for counts in _final(rows, "drops", depth)]
+    dropped = ", ".join(
+        f"{count:.1f} with patience {patience}"
+        for patience, count in zip(patiences, drops, strict=True)
     )
-    found[1] = (f"{found[1][0]}; drops in a run: {seen}", found[1][1])
-    return found
+    seen, holds = verdict("training_error")
+    return [verdict("test_error"), (f"{seen}; drops in a run: {dropped}", holds)]
 
 
-STUDY = Study(
+STUDY = lib.Study(
     name="schedule",
     title="When to drop the learning rate",
     claim="The rate is divided by 10 when the error levels off (section 3.4), and on "
@@ -129,11 +110,9 @@ STUDY = Study(
     measure=measure,
     draw=draw,
     judge=judge,
-    defaults=Options(depths=(20,), epochs=48),
+    defaults=lib.Options(depths=(20,), epochs=48),
 )
 
 
 if __name__ == "__main__":
-    from keras_resnet.studies.lib import run_study
-
-    run_study(STUDY)
+    lib.run_study(STUDY)

@@ -1,22 +1,13 @@
 """Which shortcut: A, B and C against none, at the same depth and budget."""
 
-from keras_resnet.studies.lib import (
-    Options,
-    Study,
-    add_legends,
-    distinct_values,
-    draw_points,
-    errors_by_epoch,
-    mean_and_deviation,
-    new_figure,
-    select_column,
-    with_colours,
-)
+from matplotlib.figure import Figure
+
+from keras_resnet.studies import lib
 
 KINDS = ("none", "A", "B", "C")
 
 
-def jobs(options):
+def jobs(options: lib.Options) -> lib.Rows:
     return [
         {"shortcut": kind, "depth": depth, "seed": seed}
         for seed in range(options.seeds)
@@ -25,53 +16,55 @@ def jobs(options):
     ]
 
 
-def measure(options, job):
+def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
     """Errors at the end, in %."""
     kind, depth = job["shortcut"], job["depth"]
     # None and A are the paper's own nets, whose runs other studies have too.
     name = f"cifar_{'plain' if kind == 'none' else 'res'}net{depth}"
     changes = {"shortcut": kind} if kind in "BC" else {}
-    return errors_by_epoch(options.train(name, job["seed"], **changes))[-1:]
+    return lib.errors_by_epoch(options.train(name, job["seed"], **changes))[-1:]
 
 
-def draw(rows):
-    figure, axes = new_figure("training", "held out")
-    for each, column in zip(axes, ("training_error", "test_error"), strict=True):
-        for depth, colour in with_colours(distinct_values(rows, "depth")):
-            runs = [
-                select_column(rows, column, shortcut=kind, depth=depth)
-                for kind in KINDS
-            ]
-            draw_points(each, KINDS, runs, f"{depth} layers", colour, line="")
-        each.set(xlabel="shortcut", ylabel="error (%)")
-        each.set_yscale("symlog", linthresh=1)  # From no error to chance.
-        each.set_ylim(bottom=0)
-        add_legends(each)
+def _by_kind(rows: lib.Rows, column: str, depth: int) -> list[list[float]]:
+    return [
+        lib.select_column(rows, column, shortcut=kind, depth=depth) for kind in KINDS
+    ]
+
+
+def draw(rows: lib.Rows) -> Figure:
+    figure, axes = lib.new_figure("training", "held out")
+    for panel, column in zip(axes, ("training_error", "test_error"), strict=True):
+        for depth, colour in lib.with_colours(lib.distinct_values(rows, "depth")):
+            runs = _by_kind(rows, column, depth)
+            lib.draw_points(panel, KINDS, runs, f"{depth} layers", colour, line="")
+        panel.set(xlabel="shortcut", ylabel="error (%)")
+        panel.set_yscale("symlog", linthresh=1)  # From no error to chance.
+        panel.set_ylim(bottom=0)
+        lib.add_legends(panel)
     return figure
 
 
-def judge(rows):
-    depth = max(distinct_values(rows, "depth"))
-    error = {
-        kind: select_column(rows, "test_error", shortcut=kind, depth=depth)
-        for kind in KINDS
-    }
-    seen = "; ".join(f"{kind} {mean_and_deviation(error[kind])}" for kind in KINDS)
-    worst = [max(each) for each in zip(*(error[k] for k in "ABC"), strict=True)]
-    best = [min(each) for each in zip(*(error[k] for k in "ABC"), strict=True)]
-    gains = [a - b for a, b in zip(error["none"], worst, strict=True)]
-    apart = [a - b for a, b in zip(worst, best, strict=True)]
+def judge(rows: lib.Rows) -> list[lib.Verdict]:
+    depth = max(lib.distinct_values(rows, "depth"))
+    none, *others = errors = _by_kind(rows, "test_error", depth)
+    words = "; ".join(
+        f"{kind} {lib.mean_and_deviation(of_seeds)}"
+        for kind, of_seeds in zip(KINDS, errors, strict=True)
+    )
+    by_seed = list(zip(*others, strict=True))
+    gains = [a - max(b) for a, b in zip(none, by_seed, strict=True)]
+    apart = [max(seed) - min(seed) for seed in by_seed]
     return [
-        (f"with {depth} layers, held-out error: {seen}", min(gains) > 0),
+        (f"with {depth} layers, held-out error: {words}", min(gains) > 0),
         (
-            f"A, B and C differ by {mean_and_deviation(apart, ' points')}, and the worst of them from "
-            f"none by {mean_and_deviation(gains, ' points')}",
+            f"A, B and C differ by {lib.mean_and_deviation(apart, ' points')}, and the "
+            f"worst of them from none by {lib.mean_and_deviation(gains, ' points')}",
             max(apart) < min(gains),
         ),
     ]
 
 
-STUDY = Study(
+STUDY = lib.Study(
     name="shortcuts",
     title="Shortcuts A, B and C",
     claim="All three shortcuts are much better than none, and differ little: projections "
@@ -84,11 +77,9 @@ STUDY = Study(
     measure=measure,
     draw=draw,
     judge=judge,
-    defaults=Options(depths=(20, 44)),
+    defaults=lib.Options(depths=(20, 44)),
 )
 
 
 if __name__ == "__main__":
-    from keras_resnet.studies.lib import run_study
-
-    run_study(STUDY)
+    lib.run_study(STUDY)

@@ -1,11 +1,14 @@
 from .environment import commit as commit
 from .environment import machine as machine
 from .environment import versions as versions
+from .errors import NO_TENSORFLOW as NO_TENSORFLOW
 from .errors import InputError as InputError
 from .errors import Preempted as Preempted
 from .errors import choose as choose
 from .errors import first_line as first_line
+from .errors import lacks_tensorflow as lacks_tensorflow
 from .errors import shorten_list as shorten_list
+from .files import keras_home as keras_home
 from .files import remove_partial_files as remove_partial_files
 from .files import replace_folder_when_whole as replace_folder_when_whole
 from .files import replace_when_whole as replace_when_whole

@@ -124,6 +124,11 @@ def to_png(figure: "Figure") -> bytes:
     return png.getvalue()
 
 
+def keras_home() -> str:
+    """Returns Keras's folder: `$KERAS_HOME`, or `~/.keras`."""
+    return os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
+
+
 def remove_partial_files(folder: Path) -> None:
     """Removes what a killed process left half written in a folder.
 

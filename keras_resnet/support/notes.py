@@ -11,6 +11,7 @@ from collections.abc import Iterator
 NOTES = (
     "I0000",
     "INFO: ",
+    "fully_quantize: ",  # TFLite's converter, of each int8 file.
     "WARNING: All log messages before",
     "To enable the following instr",
 )

@@ -60,8 +60,8 @@ def takes_options(
             arguments; without it the class itself does.
 
     Returns:
-        A decorator. The decorated function takes the options by position or keyword,
-        and its own keyword-only parameters. Its signature and the `Args` of its
+        A decorator. The decorated function takes the options by position or keyword, or
+        one options object, and its own keyword-only parameters. Its signature and the `Args` of its
         docstring, which must have the line `{options}`, list all of them.
     """
 
@@ -82,8 +82,10 @@ def takes_options(
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Result:
             given = {name: kwargs.pop(name) for name in own & kwargs.keys()}
-            make = getattr(options, "of", options)
-            return function(make(*args, **kwargs), **given)
+            if not (args and isinstance(args[0], options)):
+                args = (getattr(options, "of", options)(*args, **kwargs),)
+                kwargs = {}
+            return function(*args, **kwargs, **given)
 
         call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
             [*positional, *rest],

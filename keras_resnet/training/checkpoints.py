@@ -4,11 +4,15 @@ import base64
 import json
 import os
 import sys
+from collections.abc import Sequence
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.support import InputError
+from keras_resnet.support import InputError, first_line
+from keras_resnet.training.step import Step
 
 # Of what Progress writes; a higher one is a newer version's.
 FORMAT = 1
@@ -21,13 +25,13 @@ class Progress(tf.train.experimental.PythonState):
         callbacks: Keras callbacks, whose plain attributes it holds.
     """
 
-    def __init__(self, callbacks):
+    def __init__(self, callbacks: Sequence[keras.callbacks.Callback]) -> None:
         super().__init__()
         self.step = 0
         self._callbacks = callbacks
-        self._restored = None
+        self._restored: list[dict[str, Any]] = []
 
-    def serialize(self):
+    def serialize(self) -> str:
         states = [
             {
                 "class": type(callback).__name__,
@@ -42,18 +46,18 @@ class Progress(tf.train.experimental.PythonState):
         state = {"format": FORMAT, "step": self.step, "callbacks": states}
         return json.dumps(state, default=_encode)
 
-    def deserialize(self, string_value):
+    def deserialize(self, string_value: str) -> None:
         state = json.loads(string_value, object_hook=_decode)
         self.step, self._restored = state["step"], state["callbacks"]
 
-    def restore_callbacks(self):
+    def restore_callbacks(self) -> None:
         """Gives the callbacks the state they had; after `on_epoch_begin`."""
-        for callback, found in zip(self._callbacks, self._restored, strict=True):
-            vars(callback).update(found["state"])
+        for callback, saved in zip(self._callbacks, self._restored, strict=True):
+            vars(callback).update(saved["state"])
 
-    def check_callbacks(self):
+    def check_callbacks(self) -> None:
         """Refuses other callbacks than those that the checkpoint is of."""
-        began = [found["class"] for found in self._restored]
+        began = [saved["class"] for saved in self._restored]
         now = [type(callback).__name__ for callback in self._callbacks]
         if began != now:
             raise InputError(
@@ -62,7 +66,7 @@ class Progress(tf.train.experimental.PythonState):
             )
 
 
-def _is_plain(value):
+def _is_plain(value: Any) -> bool:
     """Whether a checkpoint holds an attribute of a callback."""
     if isinstance(value, dict):
         return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
@@ -74,18 +78,18 @@ def _is_plain(value):
     )
 
 
-def _encode(array):
+def _encode(array: np.ndarray | np.generic) -> Any:
     if isinstance(array, np.generic):
         return array.item()
     content = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
     return {"array": content, "dtype": array.dtype.name, "shape": array.shape}
 
 
-def _decode(found):
-    if found.keys() != {"array", "dtype", "shape"}:
-        return found
-    content = np.frombuffer(base64.b64decode(found["array"]), found["dtype"])
-    return content.reshape(found["shape"]).copy()
+def _decode(value: dict[str, Any]) -> Any:
+    if value.keys() != {"array", "dtype", "shape"}:
+        return value
+    content = np.frombuffer(base64.b64decode(value["array"]), value["dtype"])
+    return content.reshape(value["shape"]).copy()
 
 
 class Checkpoints:
@@ -102,7 +106,14 @@ class Checkpoints:
         InputError: TensorFlow's note of which there are is damaged.
     """
 
-    def __init__(self, directory, network, step, progress, keep=2):
+    def __init__(
+        self,
+        directory: str,
+        network: keras.Model,
+        step: Step,
+        progress: Progress,
+        keep: int = 2,
+    ) -> None:
         self._directory, self._progress = directory, progress
         variables = [*network.variables, *network.optimizer.variables]
         checkpoint = tf.train.Checkpoint(
@@ -125,7 +136,7 @@ class Checkpoints:
                 "to begin anew"
             )
 
-    def save(self, step):
+    def save(self, step: int) -> None:
         """Writes a checkpoint; those before stay until it is whole."""
         try:
             self._manager.save(step)
@@ -135,11 +146,11 @@ class Checkpoints:
                 f"whole: {error.message.splitlines()[0]}"
             ) from error
 
-    def newest(self):
+    def newest(self) -> str | None:
         """Returns the path of the newest checkpoint, `None` if there is none."""
         return next(iter(self._noted()), None)
 
-    def restore(self):
+    def restore(self) -> bool:
         """Reads the newest checkpoint that is whole; returns whether there is one.
 
         Of those that TensorFlow noted as written to the end. One that was damaged
@@ -161,7 +172,7 @@ class Checkpoints:
             ) as error:
                 if isinstance(error, InputError):
                     raise
-                reason = str(error).strip().splitlines()[0]
+                reason = first_line(error)
                 if number + 1 == len(paths):
                     raise InputError(
                         f"The checkpoint {path} is damaged or of another network, and "
@@ -176,20 +187,20 @@ class Checkpoints:
                 return True
         return False
 
-    def _noted(self):
+    def _noted(self) -> list[str]:
         """The paths of those that were written to the end, the newest first."""
         noted = reversed(self._manager.checkpoints)
         return [path for path in noted if os.path.exists(f"{path}.index")]
 
-    def _read(self, path):
+    def _read(self, path: str) -> None:
         key = "progress/.ATTRIBUTES/py_state"
         reader = tf.train.load_checkpoint(path)
         if not reader.has_tensor(key):
             raise InputError(f"The checkpoint {path} was not written by keras_resnet")
-        found = json.loads(reader.get_tensor(key))["format"]
-        if found > FORMAT:
+        format_number = json.loads(reader.get_tensor(key))["format"]
+        if format_number > FORMAT:
             raise InputError(
-                f"The checkpoint {path} has format {found}, from a newer keras_resnet; "
+                f"The checkpoint {path} has format {format_number}, from a newer keras_resnet; "
                 f"this one reads up to {FORMAT}"
             )
         status = self._manager.checkpoint.restore(path).expect_partial()

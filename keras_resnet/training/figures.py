@@ -1,20 +1,20 @@
-"""Pictures that a run leaves."""
+"""Pictures that a run leaves, as the bytes of a PNG."""
 
-import os
+from collections.abc import Sequence
 
 import numpy as np
 
-from keras_resnet.support import to_png, write_file
+from keras_resnet.support import to_png
+
+# Number of images that `draw_batch` shows, and of those in a row.
+MOST_IMAGES, IMAGES_IN_A_ROW = 32, 8
 
 
-def draw_curves(rows):
+def draw_curves(rows: Sequence[dict[str, float]]) -> bytes:
     """Draws loss and error of a run, as in the paper's Figure 6.
 
     Args:
-        rows: one dict for each epoch, as in `metrics.csv`.
-
-    Returns:
-        The bytes of a PNG.
+        rows: One row for each epoch, as in `metrics.csv`.
     """
     from matplotlib.figure import Figure
 
@@ -34,53 +34,49 @@ def draw_curves(rows):
     return to_png(figure)
 
 
-def write_batch(folder, images, labels, classes):
-    """Draws the first images of a training batch, up to 32 of them.
+def draw_batch(images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> bytes:
+    """Draws the first images of a training batch with their labels.
 
     Args:
-        folder: that gets `augmented.png`.
-        images: uint8 array (batch, height, width, channels).
-        labels: int array (batch,), or float array (batch, classes).
-        classes: name of each class.
+        images: uint8, (batch, height, width, channels).
+        labels: Class numbers, (batch,), or shares of each class, (batch, classes).
+        classes: Name of each class.
     """
     from matplotlib.figure import Figure
 
-    count = min(len(images), 32)
-    rows = -(-count // 8)
+    count = min(len(images), MOST_IMAGES)
+    rows = -(-count // IMAGES_IN_A_ROW)
     figure = Figure(figsize=(12, 1.75 * rows + 0.1), layout="constrained")
-    for place, axes in enumerate(figure.subplots(rows, 8, squeeze=False).flat):
+    grid = figure.subplots(rows, IMAGES_IN_A_ROW, squeeze=False)
+    for place, axes in enumerate(grid.flat):
         axes.axis("off")
-        if place >= count:
-            continue
-        axes.imshow(images[place].squeeze(), cmap="gray", vmin=0, vmax=255)
-        if labels.ndim == 1:
-            title = classes[labels[place]]
-        else:
-            first, second = np.argsort(-labels[place], kind="stable")[:2]
-            title = f"{labels[place, first]:.0%} {classes[first]}"
-            if labels[place, second] > 0:
-                title += f"\n{labels[place, second]:.0%} {classes[second]}"
-        axes.set_title(title, fontsize=8)
-    _write_figure(os.path.join(folder, "augmented.png"), figure)
+        if place < count:
+            axes.imshow(images[place].squeeze(), cmap="gray", vmin=0, vmax=255)
+            axes.set_title(_title(labels[place], classes), fontsize=8)
+    return to_png(figure)
 
 
-def write_range(folder, rates, losses, best):
-    """Writes what a learning-rate range test found.
+def _title(label: np.ndarray, classes: Sequence[str]) -> str:
+    """Returns the class of an image, or the two largest shares of a mixed one."""
+    if label.ndim == 0:
+        return classes[int(label)]
+    first, second = np.argsort(-label, kind="stable")[:2]
+    title = f"{label[first]:.0%} {classes[first]}"
+    if label[second] > 0:
+        title += f"\n{label[second]:.0%} {classes[second]}"
+    return title
+
+
+def draw_range(rates: Sequence[float], losses: Sequence[float], best: float) -> bytes:
+    """Draws the result of a learning-rate range test.
 
     Args:
-        folder: that gets `find_lr.csv` and `find_lr.png`.
-        rates: learning rates that were tried, ascending.
-        losses: the smoothed loss at each.
-        best: the rate at which the loss fell fastest.
+        rates: Learning rates that were tried, ascending.
+        losses: Smoothed training loss at each.
+        best: Rate at which the loss fell fastest.
     """
     from matplotlib.figure import Figure
 
-    os.makedirs(folder, exist_ok=True)
-    lines = [f"{rate:.6g},{loss:.6g}" for rate, loss in zip(rates, losses, strict=True)]
-    write_file(
-        os.path.join(folder, "find_lr.csv"),
-        "\n".join(["learning_rate,loss", *lines]) + "\n",
-    )
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.plot(rates, losses)
@@ -89,8 +85,4 @@ def write_range(folder, rates, losses, best):
     axes.set_ylim(0.9 * min(losses), 1.5 * losses[0])
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    _write_figure(os.path.join(folder, "find_lr.png"), figure)
-
-
-def _write_figure(path, figure):
-    write_file(path, to_png(figure))
+    return to_png(figure)

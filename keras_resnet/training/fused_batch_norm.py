@@ -2,14 +2,17 @@
 
 import contextlib
 import functools
+from collections.abc import Iterator
+from typing import Any
 
+import keras
 import tensorflow as tf
 
 from keras_resnet.nets import batch_norms
 
 
 @contextlib.contextmanager
-def fused(model):
+def fused(model: keras.Model) -> Iterator[None]:
     """Batch normalisation by TensorFlow's kernel while a step is traced.
 
     Keras computes it by a dozen operations, each of which passes over the
@@ -31,7 +34,12 @@ def fused(model):
             del layer.call
 
 
-def _call_fused(layer, inputs, training=None, mask=None):
+def _call_fused(
+    layer: keras.layers.BatchNormalization,
+    inputs: tf.Tensor,
+    training: bool | None = None,
+    mask: Any = None,
+) -> tf.Tensor:
     if not (training and layer.trainable) or mask is not None:
         return type(layer).call(layer, inputs, training=training, mask=mask)
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(

@@ -1,20 +1,33 @@
 """Optimizers and learning rates of the recipes."""
 
+from collections.abc import Iterable, Sequence
+from typing import TypeAlias
+
 import keras
 import tensorflow as tf
 from keras import ops
 
+from keras_resnet.spec import Recipe
 from keras_resnet.support import InputError
 
+# A constant learning rate, or one that depends on the step.
+Rate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule
+Gradients = list[tuple[tf.Tensor, keras.Variable]]
 
-class _PerVariable:
+
+class _PerVariable(keras.optimizers.Optimizer):
     """What both optimizers share: their decay and their rate differ by variable.
 
     Gradients come summed over the replicas: the step clips them, and looks for
     values that are not finite, on the whole batch. Keras would sum them again.
     """
 
-    def set_shares(self, variables, decays, rates):
+    def set_shares(
+        self,
+        variables: Sequence[keras.Variable],
+        decays: Iterable[float],
+        rates: Iterable[float],
+    ) -> None:
         """Builds the optimizer.
 
         Args:
@@ -25,11 +38,11 @@ class _PerVariable:
         self.build(variables)
         self._decays, self._rates = list(decays), list(rates)
 
-    def _shares(self, variable):
+    def _shares(self, variable: keras.Variable) -> tuple[float, float]:
         place = self._get_variable_index(variable)
         return self._decays[place], self._rates[place]
 
-    def _all_reduce_sum_gradients(self, grads_and_vars):
+    def _all_reduce_sum_gradients(self, grads_and_vars: Gradients) -> Gradients:
         return grads_and_vars
 
 
@@ -39,7 +52,9 @@ class SGD(_PerVariable, keras.optimizers.SGD):
     Keras's own `weight_decay` is decoupled: at momentum 0.9 about ten times weaker.
     """
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> None:
         decay, rate = self._shares(variable)
         if decay:
             gradient = gradient + ops.cast(decay, variable.dtype) * variable
@@ -56,7 +71,9 @@ class LAMB(_PerVariable, keras.optimizers.Lamb):
     update as it is, without the ratio of norms.
     """
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> None:
         decay, rate = self._shares(variable)
         place = self._get_variable_index(variable)
         m, v = self._momentums[place], self._velocities[place]
@@ -78,11 +95,16 @@ class LAMB(_PerVariable, keras.optimizers.Lamb):
         self.assign_sub(variable, learning_rate * update)
 
 
-def make_optimizer(recipe, steps, precision="float32", rate=None):
+def make_optimizer(
+    recipe: Recipe,
+    steps: int,
+    precision: str = "float32",
+    rate: Rate | None = None,
+) -> tuple["SGD | LAMB", keras.optimizers.Optimizer]:
     """Makes a recipe's optimizer.
 
     Args:
-        recipe: a `keras_resnet.recipes.Recipe`.
+        recipe: The recipe.
         steps: of the whole run.
         precision: with `"mixed_float16"` the loss is scaled, and a step whose
             gradients overflow is left out.
@@ -103,11 +125,11 @@ def make_optimizer(recipe, steps, precision="float32", rate=None):
     return inner, keras.optimizers.LossScaleOptimizer(inner, name="loss_scale")
 
 
-def learning_rate(recipe, steps):
+def learning_rate(recipe: Recipe, steps: int) -> Rate:
     """The learning rate over a run.
 
     Args:
-        recipe: a `keras_resnet.recipes.Recipe`.
+        recipe: The recipe.
         steps: of the whole run.
 
     Returns:
@@ -156,11 +178,18 @@ class _Steps(keras.optimizers.schedules.LearningRateSchedule):
     Keras's PiecewiseConstantDecay changes a step later, and must change once.
     """
 
-    def __init__(self, boundaries, rates, warmup, low, high):
+    def __init__(
+        self,
+        boundaries: Sequence[int],
+        rates: Sequence[float],
+        warmup: int,
+        low: float,
+        high: float,
+    ) -> None:
         self._boundaries, self._rates = boundaries, rates
         self._warmup, self._low, self._high = warmup, low, high
 
-    def __call__(self, step):
+    def __call__(self, step: tf.Tensor) -> tf.Tensor:
         step = ops.cast(step, "float32")
         rate = ops.convert_to_tensor(self._rates[0], "float32")
         for boundary, later in zip(self._boundaries, self._rates[1:], strict=True):
@@ -176,6 +205,8 @@ class _Steps(keras.optimizers.schedules.LearningRateSchedule):
 CAREFUL_STEPS = 400
 
 
-def all_finite(tensors):
+def all_finite(tensors: Iterable[tf.Tensor]) -> tf.Tensor:
     """Whether no tensor has an infinity or a NaN."""
-    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(each)) for each in tensors])
+    return tf.reduce_all(
+        [tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors]
+    )

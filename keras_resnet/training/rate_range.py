@@ -1,65 +1,81 @@
-"""The learning-rate range test."""
+"""The learning-rate range test (Smith, arXiv:1506.01186, section 3.3)."""
+
+import os
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.distribution import is_chief
-from keras_resnet.training.figures import write_range
-from keras_resnet.training.loop import open_batches
-from keras_resnet.training.preparation import prepare_run
+from keras_resnet.distribution import iterate_batches
+from keras_resnet.spec import RunOptions
+from keras_resnet.support import takes_options, to_csv, write_file
+from keras_resnet.training.figures import draw_range
+from keras_resnet.training.preparation import Run, prepare_run
 from keras_resnet.training.step import Step
+from keras_resnet.training.worker_group import WorkerGroup
 
-# Steps of a learning-rate range test, and the rates that it begins and ends with.
-RANGE_STEPS, RANGE = 100, (1e-5, 10.0)
+# Number of steps, and the rates that the first and the last one take.
+STEPS, LOWEST, HIGHEST = 100, 1e-5, 10.0
 
 
-def find_learning_rate(model="resnet20", dataset="digits", **arguments):
-    """Tries ever higher learning rates (Smith, arXiv:1506.01186, section 3.3).
+@takes_options(RunOptions)
+def find_learning_rate(
+    options: RunOptions,
+) -> tuple[list[float], list[float], float]:
+    """Tries ever higher learning rates.
 
-    The rate grows from step to step by the same factor; the loss falls, and at some
-    rate it blows up. Nothing of this is kept as a run.
+    The rate grows from step to step by the same factor. The loss falls, and at some
+    rate it blows up. Nothing of this is kept as a run: the folder whose name is
+    `model_dir` and `-find_lr` gets `find_lr.csv` and `find_lr.png`.
 
     Args:
-        model: see `train`.
-        dataset: see `train`.
-        **arguments: `train`'s, callbacks and verbose excepted. The folder whose name
-            is `model_dir` and `-find_lr` gets `find_lr.csv` and `find_lr.png`.
+        {options}
 
     Returns:
         The rates and the smoothed losses, two lists, and the rate at which the loss
         fell fastest.
     """
-    run = prepare_run(model, dataset, suffix="-find_lr", quiet=True, **arguments)
-    chief = is_chief(run.strategy)
-    low, high = RANGE
-    rate = keras.optimizers.schedules.ExponentialDecay(low, RANGE_STEPS - 1, high / low)
-    step = Step(run.network, run.strategy, run.recipe, RANGE_STEPS, run.execution, rate)
+    run = prepare_run(options, suffix="-find_lr", is_quiet=True)
+    assert run is not None  # A temporary run never has ended.
+    losses = _losses(run)
     rates = (
-        low * (high / low) ** (np.arange(RANGE_STEPS) / (RANGE_STEPS - 1))
+        LOWEST * (HIGHEST / LOWEST) ** (np.arange(len(losses)) / (STEPS - 1))
     ).tolist()
-    batches, losses, mean = (
-        open_batches(run, run.preprocessing, 0, RANGE_STEPS),
-        [],
-        None,
-    )
-    for _ in range(RANGE_STEPS):
-        step.sums.assign(tf.zeros_like(step.sums))
-        step(batches)
-        loss, _, count, *_ = step.sums.numpy()
-        now = loss / count
-        mean = now if mean is None else 0.8 * mean + 0.2 * now
-        losses.append(mean)
-        if not np.isfinite(mean) or mean > 4 * min(losses):
-            break
-    losses = [loss for loss in losses if np.isfinite(loss)]
-    rates = rates[: len(losses)]
-    falls = np.gradient(losses, np.log(rates))
-    best = rates[int(np.argmin(falls))]
-    if chief:
-        write_range(run.model_dir, rates, losses, best)
+    slopes = np.gradient(losses, np.log(rates))
+    best = rates[int(np.argmin(slopes))]
+    if WorkerGroup(run.strategy).is_chief:
+        rows = [
+            {"learning_rate": f"{rate:.6g}", "loss": f"{loss:.6g}"}
+            for rate, loss in zip(rates, losses, strict=True)
+        ]
+        os.makedirs(run.model_dir, exist_ok=True)
+        write_file(os.path.join(run.model_dir, "find_lr.csv"), to_csv(rows))
+        picture = draw_range(rates, losses, best)
+        write_file(os.path.join(run.model_dir, "find_lr.png"), picture)
         print(
             f"The loss falls fastest at a rate of {best:.2g} and is lowest at "
             f"{rates[int(np.argmin(losses))]:.2g}; see {run.model_dir}/find_lr.png"
         )
     return rates, losses, best
+
+
+def _losses(run: Run) -> list[float]:
+    """Returns the smoothed losses, up to where they blow up."""
+    rate = keras.optimizers.schedules.ExponentialDecay(
+        LOWEST, STEPS - 1, HIGHEST / LOWEST
+    )
+    spec = run.spec
+    step = Step(run.network, run.strategy, spec.recipe, STEPS, spec.execution, rate)
+    batches = iterate_batches(run.strategy, run.batches().dataset(0, STEPS))
+    losses: list[float] = []
+    for _ in range(STEPS):
+        step.sums.assign(tf.zeros_like(step.sums))
+        step(batches)
+        loss, _, count, *_ = step.sums.numpy()
+        mean = loss / count
+        if losses:
+            mean = 0.8 * losses[-1] + 0.2 * mean
+        losses.append(mean)
+        if not np.isfinite(mean) or mean > 4 * min(losses):
+            break
+    return [loss for loss in losses if np.isfinite(loss)]

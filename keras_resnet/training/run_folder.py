@@ -15,25 +15,57 @@ python -m keras_resnet.runs --csv DIR... # these, or those below them, as CSV
 """
 
 import contextlib
-import csv
-import io
 import os
 import pathlib
 import shutil
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 
-from keras_resnet.support import InputError, write_file
+from keras_resnet.evaluation import RunRecord, write_record
+from keras_resnet.support import (
+    InputError,
+    remove_partial_files,
+    to_csv,
+    write_file,
+)
 from keras_resnet.training.figures import draw_curves
 from keras_resnet.weights import save_model
 
+Path = str | os.PathLike[str]
+
 
 @contextlib.contextmanager
-def locked_folder(folder):
+def open_run_folder(model_dir: str, record: RunRecord) -> Iterator[None]:
+    """Makes a run folder with its record; no other process trains into it within.
+
+    Raises:
+        InputError: The folder cannot be written, another process is in it, or the run
+            has ended.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            os.makedirs(model_dir, exist_ok=True)
+            stack.enter_context(locked_folder(model_dir))
+            if os.path.exists(os.path.join(model_dir, "final.keras")):
+                raise InputError(f"The run in {model_dir} has ended by now")
+            remove_leftovers(model_dir)
+            write_record(model_dir, record)
+        except OSError as error:
+            raise InputError(
+                "model_dir must be a folder that can be written. "
+                f"Received: {model_dir!r} ({error.strerror})"
+            ) from None
+        yield
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
     """Keeps a second process out of a run folder, where the system has such locks.
 
     Raises:
-        InputError: another process is in it.
+        InputError: Another process is in it.
     """
     try:
         import fcntl
@@ -51,76 +83,74 @@ def locked_folder(folder):
                 ) from None
         yield
     finally:
-        os.close(handle)  # The lock goes with it, and with the process.
+        os.close(handle)  # This releases the lock, as the end of the process would.
 
 
-def remove_leftovers(folder, ended=False):
+def has_begun(folder: Path) -> bool:
+    """Whether a folder holds results of training, not only the record of a run."""
+    results = ("metrics.csv", "checkpoints", "final.keras")
+    return any(os.path.exists(os.path.join(folder, name)) for name in results)
+
+
+def remove_leftovers(folder: Path, ended: bool = False) -> None:
     """Removes what a killed process left half written in a run folder.
 
     Args:
-        folder: that nothing else writes to.
-        ended: whether the run has ended, so that its checkpoints can go too.
+        folder: A folder that nothing else writes to.
+        ended: Whether the run has ended, so that its checkpoints can go too.
     """
-    for ending in ("*.part", "*.part.keras"):
-        for path in pathlib.Path(folder).glob(ending):
-            path.unlink(missing_ok=True)
+    remove_partial_files(folder)
     if ended:
         shutil.rmtree(os.path.join(folder, "checkpoints"), ignore_errors=True)
 
 
-# Of metrics.csv: means over the epoch, means over the held-out images after it,
-# and the rate of the step that follows.
+# Of metrics.csv: means over the epoch, means over the validation split after it, and
+# the rate of the step that follows.
 COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
 
 
 class RunFolder(keras.callbacks.Callback):
     """Keeps `metrics.csv` and `best.keras`, and draws `curves.png` at the end.
 
-    `metrics.csv` is written whole after each epoch, from the rows that the
-    checkpoint carries: a resumed run leaves the same file as an undisturbed one.
+    `metrics.csv` is written whole after each epoch, from the rows in the checkpoint:
+    a resumed run leaves the same file as an undisturbed one.
 
     Args:
-        path: of the run folder.
-        writes: whether this process does; of several workers one.
+        path: The run folder.
+        writes: Whether this process writes; one of several workers does.
     """
 
-    def __init__(self, path, writes=True):
+    def __init__(self, path: Path, writes: bool = True) -> None:
         super().__init__()
-        # A Path: no plain value, so that a folder that was moved stays where it is.
+        # A `Path`, not a `str`, so that it stays out of the checkpoint and a moved
+        # folder resumes in place.
         self.path = pathlib.Path(path)
-        # Not a plain value, which a worker would be given back from the checkpoint
-        # of the one that writes.
+        # A function, which stays out of the checkpoint too: a worker that restores the
+        # chief's checkpoint must not begin to write.
         self.writes = lambda: writes
-        self.rows = []
+        self.rows: list[dict[str, float]] = []
         self.best = -1.0
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self.rows.append({"epoch": epoch + 1, **logs})
         if not self.writes():
             return
-        text = io.StringIO()
-        writer = csv.DictWriter(
-            text, COLUMNS, lineterminator="\n", extrasaction="ignore"
-        )
-        writer.writeheader()
-        writer.writerows(self.rows)
-        write_file(os.path.join(self.path, "metrics.csv"), text.getvalue())
+        write_file(self.path / "metrics.csv", to_csv(self.rows, COLUMNS))
         if logs["val_accuracy"] > self.best:
             self.best = logs["val_accuracy"]
-            save_network(self.model, os.path.join(self.path, "best.keras"))
+            save_network(self.model, str(self.path / "best.keras"))
 
-    def on_train_end(self, logs=None):
-        if not self.writes() or not self.rows:
-            return
-        write_file(os.path.join(self.path, "curves.png"), draw_curves(self.rows))
+    def on_train_end(self, logs: Any = None) -> None:
+        if self.writes() and self.rows:
+            write_file(self.path / "curves.png", draw_curves(self.rows))
 
 
-def save_network(network, path):
-    """Saves a network without its optimizer, which is the run's and no standard one."""
-    kept = getattr(network, "optimizer", None)
-    # With a name: Keras would number them, and the files of two runs would differ.
+def save_network(network: keras.Model, path: str) -> None:
+    """Saves a network without the run's optimizer, which Keras alone cannot load."""
+    optimizer = getattr(network, "optimizer", None)
+    # With a name. Keras would number them, and the files of two runs would differ.
     network.optimizer = keras.optimizers.SGD(name="sgd")
     try:
         save_model(network, path)
     finally:
-        network.optimizer = kept
+        network.optimizer = optimizer

@@ -6,19 +6,23 @@ ordinary float32 network of standard layers.
 """
 
 import contextlib
+from collections.abc import Iterator
 
 import keras
 import tensorflow as tf
 
 from keras_resnet.distribution import next_batch
 from keras_resnet.nets import batch_norms, flat_layers, stages, synchronized
-from keras_resnet.spec import Execution
+from keras_resnet.spec import Execution, Recipe
 from keras_resnet.training.fused_batch_norm import fused
-from keras_resnet.training.optimizers import all_finite, make_optimizer
+from keras_resnet.training.optimizers import Rate, all_finite, make_optimizer
+
+# Of images, labels and weights; see `keras_resnet.data.TrainingBatches`.
+BatchIterator = Iterator[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 
 
-def rates(network, stage_rate):
-    """Learning rate of each trainable variable, as a share of the head's."""
+def rates(network: keras.Model, stage_rate: float) -> list[float]:
+    """Returns each trainable variable's share of the head's learning rate."""
     numbered = list(stages(network))
     head = max(number for _, number in numbered)
     shares = {
@@ -30,7 +34,7 @@ def rates(network, stage_rate):
 
 
 @contextlib.contextmanager
-def _logits(network):
+def _logits(network: keras.Model) -> Iterator[None]:
     """Without the softmax while a step is traced: losses take logits."""
     head = flat_layers(network)[-1]
     kept, head.activation = head.activation, keras.activations.linear
@@ -41,7 +45,7 @@ def _logits(network):
 
 
 @contextlib.contextmanager
-def _mixed(network, precision):
+def _mixed(network: keras.Model, precision: str) -> Iterator[None]:
     """Another precision while a step is traced, the head's float32 excepted."""
     layers = [] if precision == "float32" else flat_layers(network)[:-1]
     kept = [layer.dtype_policy for layer in layers]
@@ -54,7 +58,7 @@ def _mixed(network, precision):
             layer.dtype_policy = policy
 
 
-def loss_of(recipe, labels, logits):
+def loss_of(recipe: Recipe, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Loss of each image.
 
     Args:
@@ -81,7 +85,7 @@ def loss_of(recipe, labels, logits):
     return keras.losses.categorical_crossentropy(targets, logits, from_logits=True)
 
 
-def _at(network, size):
+def _at(network: keras.Model, size: int) -> keras.Model:
     """The same layers as a network for images of another size."""
     return keras.models.clone_model(
         network,
@@ -89,6 +93,23 @@ def _at(network, size):
         call_function=lambda layer, *args, **kwargs: layer(*args, **kwargs),
         clone_function=lambda layer: layer,
     )
+
+
+def _average_moving_statistics(
+    network: keras.Model, context: tf.distribute.ReplicaContext
+) -> None:
+    """Gives all replicas the mean of their moving statistics.
+
+    Without synchronised batch normalisation Keras leaves each replica its own.
+    """
+    moving = [
+        variable
+        for norm in batch_norms(network)
+        for variable in (norm.moving_mean, norm.moving_variance)
+    ]
+    means = context.all_reduce("MEAN", [tf.identity(v.value) for v in moving])
+    for variable, mean in zip(moving, means, strict=True):
+        variable.assign(mean)
 
 
 class Step:
@@ -112,7 +133,15 @@ class Step:
         averages: of the network's variables, with `recipe.ema`, else none.
     """
 
-    def __init__(self, network, strategy, recipe, steps, execution=None, rate=None):
+    def __init__(
+        self,
+        network: keras.Model,
+        strategy: tf.distribute.Strategy,
+        recipe: Recipe,
+        steps: int,
+        execution: Execution | None = None,
+        rate: Rate | None = None,
+    ) -> None:
         self._network, self._strategy = network, strategy
         self._recipe = recipe
         self._execution = execution = execution or Execution()
@@ -152,7 +181,7 @@ class Step:
             )
         )
 
-    def __call__(self, batches, count=1):
+    def __call__(self, batches: BatchIterator, count: int = 1) -> None:
         """Takes some steps.
 
         Args:
@@ -165,17 +194,17 @@ class Step:
         else:
             self._many(batches, tf.constant(count))
 
-    def is_finite(self):
+    def is_finite(self) -> bool:
         """Whether all weights, and the moving statistics, are numbers."""
         return bool(self._finite())
 
-    def average(self):
+    def average(self) -> None:
         """Sets the averages to the weights as they are, before the first step."""
         for average, variable in zip(self.averages, self._averaged, strict=True):
             average.assign(variable.value)
 
     @contextlib.contextmanager
-    def evaluated(self):
+    def evaluated(self) -> Iterator[None]:
         """The network as it is judged and saved: with averaged weights, if any."""
         if not self.averages:
             yield
@@ -189,11 +218,11 @@ class Step:
             for value, variable in zip(kept, self._averaged, strict=True):
                 variable.assign(value)
 
-    def _loop(self, batches, count):
+    def _loop(self, batches: BatchIterator, count: tf.Tensor) -> None:
         for _ in tf.range(count):
             self._step(batches)
 
-    def _step(self, batches):
+    def _step(self, batches: BatchIterator) -> None:
         args = next_batch(self._strategy, batches)
         sizes = self._strategy.experimental_local_results(args[0])[0].shape[1:3]
         network = self._networks[tuple(sizes)]
@@ -212,43 +241,56 @@ class Step:
         self.sums.assign_add(tf.concat([found[:3], [tf.cast(good, tf.float64)]], 0))
         self._update_averages()
 
-    def _replica_step(self, network, images, labels, weights):
-        parts = self._recipe.accumulate
-        bounds = tf.range(parts + 1) * tf.shape(labels)[0] // parts
-        gradients, found = None, 0.0
-        for i in range(parts):
-            part = slice(bounds[i], bounds[i + 1]) if parts > 1 else slice(None)
-            some, result = self._gradients(
-                network, images[part], labels[part], weights[part]
-            )
-            gradients = (
-                [g + s for g, s in zip(gradients, some, strict=True)]
-                if gradients
-                else some
-            )
-            found = found + result
+    def _replica_step(
+        self,
+        network: keras.Model,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        weights: tf.Tensor,
+    ) -> tf.Tensor:
+        gradients, sums = self._accumulated(network, images, labels, weights)
         if self._strategy.num_replicas_in_sync > 1:
             context = tf.distribute.get_replica_context()
             gradients = context.all_reduce("SUM", gradients)
-            if not self._execution.sync_bn:  # Keras leaves each replica its own.
-                moving = [
-                    v
-                    for norm in batch_norms(network)
-                    for v in (norm.moving_mean, norm.moving_variance)
-                ]
-                means = context.all_reduce(
-                    "MEAN", [tf.identity(v.value) for v in moving]
-                )
-                for variable, mean in zip(moving, means, strict=True):
-                    variable.assign(mean)
+            if not self._execution.sync_bn:
+                _average_moving_statistics(network, context)
         if limit := self._recipe.clip_norm:
             if self._execution.precision == "mixed_float16":
                 limit = limit * self.optimizer.dynamic_scale.value
             gradients, _ = tf.clip_by_global_norm(gradients, limit)
         self.optimizer.apply(gradients, self._network.trainable_variables)
-        return found
+        return sums
 
-    def _gradients(self, network, images, labels, weights):
+    def _accumulated(
+        self,
+        network: keras.Model,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        weights: tf.Tensor,
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
+        """Adds up what `_gradients` gives for each part of a replica's images."""
+        parts = self._recipe.accumulate
+        bounds = tf.range(parts + 1) * tf.shape(labels)[0] // parts
+        gradients: list[tf.Tensor] = []
+        sums = 0.0
+        for i in range(parts):
+            part = slice(bounds[i], bounds[i + 1]) if parts > 1 else slice(None)
+            new_gradients, new_sums = self._gradients(
+                network, images[part], labels[part], weights[part]
+            )
+            if gradients:
+                pairs = zip(gradients, new_gradients, strict=True)
+                new_gradients = [total + new for total, new in pairs]
+            gradients, sums = new_gradients, sums + new_sums
+        return gradients, sums
+
+    def _gradients(
+        self,
+        network: keras.Model,
+        images: tf.Tensor,
+        labels: tf.Tensor,
+        weights: tf.Tensor,
+    ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Gradients of the weighted loss; and loss, right answers, images, asks."""
         variables = self._network.trainable_variables
         with tf.GradientTape() as tape:
@@ -264,13 +306,13 @@ class Step:
         count = tf.cast(tf.shape(labels)[0], tf.float64)
         return gradients, tf.stack([*sums, count, self.asks_to_stop.read_value()])
 
-    def _update_averages(self):
+    def _update_averages(self) -> None:
         if not self.averages:
             return
         steps = tf.cast(self.optimizer.iterations.value, tf.float32)
         share = 1 - tf.minimum(self._recipe.ema, (1 + steps) / (10 + steps))
 
-        def update(average, value):
+        def update(average: tf.Variable, value: tf.Tensor) -> None:
             average.assign_add((value - average) * tf.cast(share, average.dtype))
 
         for average, variable in zip(self.averages, self._averaged, strict=True):

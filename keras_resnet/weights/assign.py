@@ -2,38 +2,40 @@
 
 import sys
 import warnings
+from collections.abc import Mapping
 
 import keras
+from keras import layers
 
 from keras_resnet.support import InputError, shorten_list
-from keras_resnet.weights.checkpoint import tensors_of, variables_of
-from keras_resnet.weights.formats import read_file, unreadable
+from keras_resnet.weights.checkpoint import Checkpoint, Tensor, tensors_of, variables_of
+from keras_resnet.weights.formats import unreadable
 
 
-def assign_weights(model, checkpoint):
+def assign_weights(model: keras.Model, checkpoint: Checkpoint) -> None:
     """Gives a model all weights of a checkpoint, or none.
 
-    The head is left as it is, with a word on standard error, where the model has
+    The head is left as it is, with a note on standard error, where the model has
     none or one of another number of classes.
 
     Args:
-        model: a built `keras.Model`.
-        checkpoint: a `Checkpoint`.
+        model: A built model.
+        checkpoint: The weights.
 
     Raises:
-        InputError: weights are left over, missing or of another shape.
+        InputError: Weights are left over, missing or of another shape.
     """
     source = checkpoint.origin.source
     variables = variables_of(model)
-    if checkpoint.tensors is None and not checkpoint.origin.certain:
-        _say(
-            f"{source} does not say how pixels are normalised, nor which convolution has "
-            "the stride; a .keras file that keras_resnet wrote does"
-        )
-    if checkpoint.tensors is None:
-        tensors = _of_keras_file(model, checkpoint)
-    else:
+    if checkpoint.tensors is not None:
         tensors = dict(checkpoint.tensors)
+    else:
+        if not checkpoint.origin.certain:
+            _say(
+                f"{source} does not say how pixels are normalised, nor which convolution "
+                "has the stride; a .keras file that keras_resnet wrote does"
+            )
+        tensors = _read_weights_h5(model, checkpoint)
     head = ("predictions/kernel", "predictions/bias")
     if head[0] in tensors:
         classes = tensors[head[0]].shape[-1]
@@ -58,7 +60,12 @@ def assign_weights(model, checkpoint):
 _FLOATS = {"f16", "f32", "f64", "bf16", "float16", "float32", "float64", "bfloat16"}
 
 
-def _refuse_misfits(model, variables, tensors, source):
+def _refuse_misfits(
+    model: keras.Model,
+    variables: Mapping[str, keras.Variable],
+    tensors: Mapping[str, Tensor],
+    source: str,
+) -> None:
     differ = [
         f"{name} {tensors[name].shape} in the file, {tuple(variable.shape)} in the model"
         for name, variable in variables.items()
@@ -72,14 +79,14 @@ def _refuse_misfits(model, variables, tensors, source):
         if tensor.dtype.lower() not in _FLOATS
     ]
     faults = [
-        f"{what}: {shorten_list(found)}"
-        for what, found in (
+        f"{fault}: {shorten_list(names)}"
+        for fault, names in (
             ("left over", sorted(left)),
             ("missing", sorted(missing)),
             ("of another shape", differ),
             ("of another type than float", strange),
         )
-        if found
+        if names
     ]
     if missing and all(name.startswith("predictions/") for name in missing):
         faults.append("for weights without a head, build with include_top=False")
@@ -89,13 +96,13 @@ def _refuse_misfits(model, variables, tensors, source):
         )
 
 
-def _of_keras_file(model, checkpoint):
-    """The weights of a `.weights.h5` file, read by Keras into a copy of the model."""
+def _read_weights_h5(model: keras.Model, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Has Keras read a `.weights.h5` file into a copy of the model."""
     import h5py
 
     path, classes = checkpoint.origin.source, checkpoint.classes
 
-    def copy(layer):
+    def copy(layer: layers.Layer) -> layers.Layer:
         config = layer.get_config()
         if layer.name == "predictions" and classes:
             config["units"] = classes
@@ -106,7 +113,7 @@ def _of_keras_file(model, checkpoint):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # What counts is raised, or seen below.
             twin.load_weights(path)
-        counts = []
+        counts: list[bool] = []
         with h5py.File(path, "r") as file:
             file["layers"].visititems(
                 lambda name, item: counts.append(isinstance(item, h5py.Dataset))
@@ -124,19 +131,5 @@ def _of_keras_file(model, checkpoint):
     return tensors
 
 
-def load_weights(model, path):
-    """Loads the weights of a file into a model that is built.
-
-    Args:
-        model: a built `keras.Model` of this package.
-        path: of a file of any kind in `ENDINGS`.
-
-    Raises:
-        InputError: there is no such file, it is damaged, or its weights are not
-            this architecture's.
-    """
-    assign_weights(model, read_file(path))
-
-
-def _say(text):
+def _say(text: str) -> None:
     print(text, file=sys.stderr)

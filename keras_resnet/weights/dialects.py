@@ -1,12 +1,12 @@
-"""Names and shapes of weights elsewhere, as data, both ways.
+"""Names and shapes of weights in torchvision, timm, CIFAR repositories and Keras.
 
-Here a weight is called LAYER/VARIABLE, such as `conv2_block1_1_conv/kernel`, in
+In this package a weight is called LAYER/VARIABLE, such as `conv2_block1_1_conv/kernel`, in
 keras.applications' spelling. A dialect says what torchvision, timm or a CIFAR
-repository calls the same.
+repository calls the same; it serves reading and writing.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +15,6 @@ from keras_resnet.nets import has_imagenet_stem
 
 # Ours to torchvision's: layers outside of blocks, and after `conv2_block1_`.
 _OUTSIDE = {"conv1_conv": "conv1", "conv1_bn": "bn1", "predictions": "fc"}
-
-
 _INSIDE = {
     "0_conv": "downsample.0",
     "0_bn": "downsample.1",
@@ -25,9 +23,7 @@ _INSIDE = {
     "se_1_conv": "se.fc1",
     "se_2_conv": "se.fc2",
 }
-
-
-# What is otherwise in timm's ResNet-D, and in CIFAR repositories.
+# What differs in timm's ResNet-D, and in CIFAR repositories.
 _DEEP_STEM = {
     "conv1_1_conv": "conv1.0",
     "conv1_1_bn": "conv1.1",
@@ -35,17 +31,11 @@ _DEEP_STEM = {
     "conv1_2_bn": "conv1.4",
     "conv1_conv": "conv1.6",
 }
-
-
 _AVG_DOWN = {"0_conv": "downsample.1", "0_bn": "downsample.2"}
-
-
 _SHORTCUT = {"0_conv": "shortcut.0", "0_bn": "shortcut.1"}
-
-
 _LINEAR = {"predictions": "linear"}
 
-
+# Ours to torch's: variables of a layer.
 _VARIABLES = {
     "bn": {
         "gamma": "weight",
@@ -56,33 +46,32 @@ _VARIABLES = {
     "other": {"kernel": "weight", "bias": "bias"},
 }
 
-
 _BLOCK_KEY = re.compile(r"layer(\d+)\.(\d+)\.(.+)")
-
-
-_BLOCK_NAME = re.compile(r"conv(\d+)_block(\d+)_(.+)")
+BLOCK_NAME = re.compile(r"conv(\d+)_block(\d+)_(.+)")
 
 
 class Dialect(NamedTuple):
     """Names of layers in one torch repository, by ours.
 
     Attributes:
-        outside: of layers outside of blocks.
-        inside: of those in a block.
+        outside: Names of layers outside of blocks.
+        inside: Names of layers in a block.
     """
 
     outside: Mapping[str, str]
     inside: Mapping[str, str]
 
     @classmethod
-    def choose(cls, deep_stem=False, avg_down=False, cifar=False, shortcut=False):
+    def choose(
+        cls, deep_stem: bool, avg_down: bool, cifar: bool, shortcut: bool
+    ) -> "Dialect":
         """Returns the dialect of a network of that kind.
 
         Args:
-            deep_stem: three 3x3 convolutions in the stem.
-            avg_down: an average before the convolution of a shortcut.
-            cifar: whether the head is called `linear`.
-            shortcut: whether a shortcut is called `shortcut`.
+            deep_stem: Whether the stem has three 3x3 convolutions.
+            avg_down: Whether an average precedes the convolution of a shortcut.
+            cifar: Whether the head is called `linear`.
+            shortcut: Whether a shortcut is called `shortcut`.
         """
         return cls(
             _OUTSIDE | (_DEEP_STEM if deep_stem else {}) | (_LINEAR if cifar else {}),
@@ -90,11 +79,11 @@ class Dialect(NamedTuple):
         )
 
     @classmethod
-    def of_keys(cls, shapes):
+    def of_keys(cls, shapes: Mapping[str, Sequence[int]]) -> "Dialect | None":
         """Returns the dialect of a state dict; `None` if it is no ResNet's.
 
         Args:
-            shapes: dict from each key to its shape.
+            shapes: Shapes of the arrays, by their keys.
         """
         if not any(_BLOCK_KEY.match(key) for key in shapes):
             return None
@@ -109,17 +98,17 @@ class Dialect(NamedTuple):
         )
 
     @classmethod
-    def of_names(cls, names, avg_down):
+    def of_names(cls, names: Container[str], avg_down: bool) -> "Dialect":
         """Returns the dialect in which a network of ours is written.
 
         Args:
-            names: of its layers.
-            avg_down: see `keras_resnet.variants.Variant`.
+            names: Names of its layers.
+            avg_down: See `keras_resnet.spec.Variant`.
         """
         cifar = not has_imagenet_stem(names)
         return cls.choose("conv1_1_conv" in names, avg_down, cifar, cifar)
 
-    def ours(self, key):
+    def ours(self, key: str) -> str | None:
         """Returns our name of a state dict's key; `None` if it has none."""
         module, _, leaf = key.rpartition(".")
         if match := _BLOCK_KEY.fullmatch(module):
@@ -128,7 +117,8 @@ class Dialect(NamedTuple):
             part = parts.get(match[3])
         else:
             prefix = ""
-            part = {theirs: ours for ours, theirs in self.outside.items()}.get(module)
+            parts = {theirs: ours for ours, theirs in self.outside.items()}
+            part = parts.get(module)
         if part is None:
             return None
         kind = "bn" if part.endswith("_bn") else "other"
@@ -137,10 +127,10 @@ class Dialect(NamedTuple):
                 return f"{prefix}{part}/{variable}"
         return None
 
-    def theirs(self, name):
+    def theirs(self, name: str) -> str | None:
         """Returns the key of one of our weights; `None` if there is none."""
         layer, _, variable = name.partition("/")
-        if match := _BLOCK_NAME.fullmatch(layer):
+        if match := BLOCK_NAME.fullmatch(layer):
             prefix = f"layer{int(match[1]) - 1}.{int(match[2]) - 1}."
             part = self.inside.get(match[3])
         else:
@@ -150,27 +140,28 @@ class Dialect(NamedTuple):
         return None if part is None or leaf is None else f"{prefix}{part}.{leaf}"
 
 
-def turn(array, to_torch):
+def turn(array: np.ndarray, to_torch: bool) -> np.ndarray:
     """Turns a kernel's axes; other arrays stay as they are.
 
     Args:
-        array: (height, width, in, out) here, (out, in, height, width) in torch;
-            of a dense layer (in, out) here, (out, in) in torch.
-        to_torch: the direction.
+        array: Kernel of a convolution, (height, width, in, out) in Keras and (out,
+            in, height, width) in torch; or of a dense layer, (in, out) in Keras and
+            (out, in) in torch.
+        to_torch: Whether the array is Keras's and becomes torch's.
     """
     if array.ndim == 4:
         return array.transpose((3, 2, 0, 1) if to_torch else (2, 3, 1, 0))
     return array.T if array.ndim == 2 else array
 
 
-def turned_shape(shape):
-    """The shape that `turn(array, to_torch=False)` gives."""
+def turned_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Returns the shape that `turn(array, to_torch=False)` gives."""
     if len(shape) == 4:
         return tuple(shape[axis] for axis in (2, 3, 1, 0))
     return tuple(reversed(shape)) if len(shape) == 2 else tuple(shape)
 
 
-def fold_keras_applications(arrays):
+def fold_keras_applications(arrays: dict[str, np.ndarray]) -> None:
     """Turns weights of keras.applications' ResNets into ours.
 
     There a convolution that is normalised has a bias too, which is taken from the
@@ -179,7 +170,7 @@ def fold_keras_applications(arrays):
     rounding.
 
     Args:
-        arrays: dict from our names to arrays, changed in place.
+        arrays: The arrays by our names, changed in place.
     """
     for name in [n for n in arrays if n.endswith("_bn/moving_variance")]:
         arrays[name] = arrays[name] + np.float32(1.001e-5 - 1e-5)
@@ -191,6 +182,6 @@ def fold_keras_applications(arrays):
         arrays["conv1_conv/kernel"] = arrays["conv1_conv/kernel"][:, :, ::-1]
 
 
-def is_preactivated(names):
+def is_preactivated(names: Container[str]) -> bool:
     """Whether weights of these names are of a pre-activation net."""
     return "conv2_block1_preact_bn/gamma" in names

@@ -3,33 +3,22 @@
 import hashlib
 import os
 import sys
-import tempfile
 import urllib.request
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 
-from keras_resnet.support import InputError
-
-
-def cache_folder():
-    """Keras's cache of models: `$KERAS_HOME/models`, or `~/.keras/models`."""
-    home = os.environ.get("KERAS_HOME") or os.path.join(
-        os.path.expanduser("~"), ".keras"
-    )
-    return os.path.join(home, "models")
+from keras_resnet.support import InputError, progress_bar, replace_when_whole
+from keras_resnet.weights.registry import PublishedWeights
 
 
-def fetch_weights(entry):
+def fetch_weights(entry: PublishedWeights) -> str:
     """Returns the path of published weights, downloaded unless they lie there.
 
     The hash is verified each time. The file appears whole or not at all; two
     processes at once each download it, and leave the same file.
 
-    Args:
-        entry: a `PublishedWeights`.
-
     Raises:
-        InputError: it cannot be downloaded, or is another file than published.
-        OSError: it cannot be written.
+        InputError: It cannot be downloaded, or is another file than published.
+        OSError: It cannot be written.
     """
     if os.path.exists(entry.path):
         if has_digest(entry.path, entry.algorithm, entry.digest):
@@ -42,98 +31,86 @@ def fetch_weights(entry):
     return entry.path
 
 
-def has_digest(path, algorithm, digest):
+def has_digest(path: str, algorithm: str, digest: str) -> bool:
     """Whether a file has a hash, or a hash that begins so."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest().startswith(digest)
 
 
-def download_file(address, path, algorithm, digest):
+def download_file(address: str, path: str, algorithm: str, digest: str) -> None:
     """Downloads a file and verifies it before it appears.
 
     Args:
-        address: of the file.
-        path: where to put it.
-        algorithm: of the hash, such as `"sha256"`.
-        digest: in hex digits; at least the first 8.
+        address: Address of the file.
+        path: Where to put it.
+        algorithm: Algorithm of the hash, such as `"sha256"`.
+        digest: Hash in hex digits; at least the first 8.
 
     Raises:
-        InputError: it cannot be downloaded, or has another hash.
-        OSError: it cannot be written.
+        InputError: It cannot be downloaded, or has another hash.
+        OSError: It cannot be written.
     """
-    by_hand = f"Where there is no network, put the file at {path}"
-    folder = os.path.dirname(path)
+    folder, name = os.path.split(path)
     try:
         os.makedirs(folder, exist_ok=True)
-        handle, beside = tempfile.mkstemp(
-            prefix=f".{os.path.basename(path)}.", suffix=".part", dir=folder
-        )
     except OSError as error:
         raise OSError(f"Could not write to {folder}: {error.strerror}") from error
-    try:
-        # Without a buffer, which would be written at the end, on a disk that is full.
-        with os.fdopen(handle, "wb", buffering=0) as file:
-            try:
-                answer = urllib.request.urlopen(address, timeout=30)
-            except (OSError, ValueError, HTTPException) as error:
-                raise InputError(
-                    f"Could not download {address} ({_reason(error)}). {by_hand}"
-                ) from None
-            with answer:
-                size = answer.length or 0
-                received = _copy(answer, file, address, size, by_hand)
-        if size and received != size:
-            raise InputError(
-                f"The download of {address} ended after {received:,} of {size:,} bytes; "
-                "try again"
-            )
-        if not has_digest(beside, algorithm, digest):
-            raise InputError(
-                f"{address} is not the published file: its {algorithm} does not begin "
-                f"with {digest}, which the publisher states. Nothing was kept"
-            )
-        os.chmod(beside, 0o644)
-        os.replace(beside, path)
-    finally:
-        if os.path.exists(beside):
-            os.remove(beside)
-
-
-def _copy(answer, file, address, size, by_hand):
-    """Copies a download, with its progress on standard error."""
-    name = os.path.basename(address)
-    total = f" of {size / 2**20:.1f}" if size else ""
-    live = sys.stderr.isatty()
-    if not live:
-        print(f"Downloading {address}{total and total[3:] + ' MiB'}", file=sys.stderr)
     received = 0
-    while True:
-        try:
-            block = answer.read(2**18)
-        except (OSError, HTTPException) as error:
-            raise InputError(
-                f"The download of {address} broke off ({_reason(error)}). {by_hand}"
-            ) from None
-        if not block:
-            break
-        try:
-            rest = memoryview(block)
-            while rest:
-                rest = rest[file.write(rest) :]
-        except OSError as error:
-            raise OSError(
-                f"Could not write {name} after {received / 2**20:.1f} MiB: "
-                f"{error.strerror}. Nothing was kept"
-            ) from error
-        received += len(block)
-        if live:
-            done = f"{received / 2**20:8.1f}{total} MiB"
-            print(f"\r{name} {done}", end="", file=sys.stderr, flush=True)
-    if live:
-        print(file=sys.stderr)
-    return received
+    try:
+        with replace_when_whole(path) as beside:
+            # The file is opened first: a folder that is read-only costs no download.
+            with open(beside, "xb") as file, _open(address, path) as answer:
+                size = answer.length or 0
+                with progress_bar(name, size, unit="bytes") as advance:
+                    while block := _read(answer, address, path):
+                        file.write(block)
+                        received += len(block)
+                        advance(len(block))
+            if size and received != size:
+                raise InputError(
+                    f"The download of {address} ended after {received:,} of {size:,} "
+                    "bytes; try again"
+                )
+            if not has_digest(beside, algorithm, digest):
+                raise InputError(
+                    f"{address} is not the published file: its {algorithm} does not "
+                    f"begin with {digest}, which the publisher states. Nothing was kept"
+                )
+    except OSError as error:
+        raise OSError(
+            f"Could not write {name} to {folder} after {received / 2**20:.1f} MiB: "
+            f"{error.strerror or error}. Nothing was kept"
+        ) from error
 
 
-def _reason(error):
+def _open(address: str, path: str) -> HTTPResponse:
+    """Begins a download, and says so on standard error if no bar will."""
+    try:
+        answer: HTTPResponse = urllib.request.urlopen(address, timeout=30)
+    except (OSError, ValueError, HTTPException) as error:
+        raise InputError(
+            f"Could not download {address} ({_reason(error)}). {_by_hand(path)}"
+        ) from None
+    if not (answer.length and sys.stderr.isatty()):
+        length = f" {answer.length / 2**20:.1f} MiB" if answer.length else ""
+        print(f"Downloading {address}{length}", file=sys.stderr)
+    return answer
+
+
+def _read(answer: HTTPResponse, address: str, path: str) -> bytes:
+    """Returns the next block of a download; empty at its end."""
+    try:
+        return answer.read(2**18)
+    except (OSError, HTTPException) as error:
+        raise InputError(
+            f"The download of {address} broke off ({_reason(error)}). {_by_hand(path)}"
+        ) from None
+
+
+def _by_hand(path: str) -> str:
+    return f"Where there is no network, put the file at {path}"
+
+
+def _reason(error: Exception) -> str:
     text = str(getattr(error, "reason", "") or error) or type(error).__name__
     return " ".join(text.split())

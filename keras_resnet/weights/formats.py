@@ -1,236 +1,130 @@
-"""Files of weights, of every kind, as arrays under our names."""
+"""The kinds of files that weights come in, and a reader for each.
 
-import dataclasses
+The table `READERS` at the end has them by ending. Each reader returns arrays under
+our names, which `keras_resnet.weights.dialects` translates, and what is known of
+their origin.
+"""
+
+import functools
 import json
 import os
 import pickle
 import zipfile
+from collections.abc import Callable, Collection, Iterable, Mapping
+from types import ModuleType
 
 import keras
 import numpy as np
 
-from keras_resnet.nets import flat_layers
-from keras_resnet.support import InputError, shorten_list
-from keras_resnet.weights import dialects, download, recognition, registry
-from keras_resnet.weights.checkpoint import (
-    Checkpoint,
-    Tensor,
-    _checkpoint,
-    origin_of,
-    tensors_of,
-)
+from keras_resnet.nets import batch_norms
+from keras_resnet.support import InputError, first_line, shorten_list
+from keras_resnet.weights import dialects
+from keras_resnet.weights.checkpoint import Checkpoint, Tensor, tensors_of
 from keras_resnet.weights.origin import NOTE, PIXELS, Origin
+from keras_resnet.weights.recognition import describe_architecture, origin_of
 
-ENDINGS = (".weights.h5", ".keras", ".safetensors", ".npz", ".h5", ".pth", ".th")
+Path = str | os.PathLike[str]
 
 
-def read_file(path):
+def read_file(path: Path) -> Checkpoint:
     """Opens a file of weights, of any of the kinds in `ENDINGS`.
 
     Raises:
-        InputError: as in `open_checkpoint`.
+        InputError: There is no such file, or it is damaged, foreign or not to be
+            trusted.
     """
-    _check(path, ENDINGS)
-    path = os.fspath(path)
-    name = path.lower()
+    path = _check(path, ENDINGS)
+    read = next(r for end, r in READERS.items() if path.lower().endswith(end))
     try:
-        if name.endswith(".weights.h5"):
-            return _of_weights_h5(path)
-        if name.endswith(".keras"):
-            return _of_model(load_model(path), path)
-        if name.endswith(".h5"):
-            return _of_keras_applications(path)
-        if name.endswith(".safetensors"):
-            return _of_safetensors(path)
-        if name.endswith(".npz"):
-            with np.load(path, allow_pickle=False) as archive:
-                return _of_state_dict({k: archive[k] for k in archive.files}, path)
-        return _of_state_dict(_read_torch(path), path)
+        return read(path)
     except InputError:
         raise
     except Exception as error:  # Each library raises kinds of its own.
         raise unreadable(path, "weights", error) from error
 
 
-def _of_model(model, path):
-    """The weights of a model of this package."""
-    origin = origin_of(model, path)
-    if origin is None:
-        raise InputError(f"{path} does not hold a network of keras_resnet")
-    norms = [la for la in flat_layers(model) if hasattr(la, "moving_variance")]
-    if any(abs(layer.epsilon - 1e-5) > 1e-9 for layer in norms):
-        raise InputError(
-            f"{path} holds a net whose batch normalisation is not ours, as those of "
-            "keras.applications; its weights are read from a .h5 file"
-        )
-    return _checkpoint(origin, tensors_of(model))
-
-
-def load_model(path):
+def load_model(path: Path) -> keras.Model:
     """Loads a `.keras` file, with its `origin` where the file tells it.
 
     Raises:
-        InputError: there is no such file, or it is damaged or foreign.
+        InputError: There is no such file, or it is damaged or foreign.
     """
-    _check(path, (".keras",))
+    path = _check(path, (".keras",))
     try:
         model = keras.models.load_model(path)
         with zipfile.ZipFile(path) as archive:
             if archive.comment:
-                model.origin = Origin.of_note(archive.comment, str(path))
+                model.origin = Origin.of_note(archive.comment, path)
         return model
     except Exception as error:  # Keras and h5py raise many kinds.
         raise unreadable(path, "a Keras model", error) from error
 
 
-def _of_state_dict(arrays, path, note=None):
-    """The weights of a torch state dict.
+def _check(path: Path, endings: Collection[str]) -> str:
+    """Returns the path of a file that is there and has one of these endings."""
+    accepted = f"Accepted: a file {', '.join(endings)}. Received: {path!r}"
+    known = isinstance(path, str | os.PathLike)
+    if not known or not str(path).lower().endswith(tuple(endings)):
+        raise InputError(accepted)
+    if not os.path.isfile(path):
+        raise InputError(f"There is no such file. {accepted}")
+    if str(path).endswith((".keras", ".npz")) and not zipfile.is_zipfile(path):
+        ending = os.path.splitext(path)[1]
+        raise InputError(
+            f"The file is damaged, or no {ending} file. Received: {path!r}"
+        )
+    return os.fspath(path)
 
-    Args:
-        arrays: dict from keys to arrays, or to (shape, type, function that reads).
-        path: of its file.
-        note: see `Origin.note`; `None` in a file that others wrote.
-    """
-    entries = {}
-    for full, value in arrays.items():
-        key = full.removeprefix("module.")
-        if key.endswith("num_batches_tracked"):
-            continue
-        entries[key] = (
-            value
-            if isinstance(value, tuple)
-            else (value.shape, str(value.dtype), lambda value=value: value)
-        )
-    dialect = dialects.Dialect.of_keys({k: entry[0] for k, entry in entries.items()})
-    if dialect is None:
-        raise InputError(
-            "The weights' names are none of a ResNet of torchvision, timm or a CIFAR "
-            f"repository, such as layer1.0.conv1.weight. Received: {path} with "
-            f"{shorten_list(entries) or 'nothing'}"
-        )
-    tensors, strangers = {}, []
-    for key, (shape, dtype, read) in entries.items():
-        name = dialect.ours(key)
-        if name is None:
-            strangers.append(key)
-            continue
-        tensors[name] = Tensor(
-            key,
-            dialects.turned_shape(shape),
-            dtype,
-            lambda read=read: dialects.turn(np.asarray(read()), to_torch=False),
-        )
-    if strangers:
-        raise InputError(
-            f"{path} holds weights that no ResNet of ours has: {shorten_list(strangers)}"
-        )
-    if note:
-        return _checkpoint(Origin.of_note(note, path), tensors)
-    fields = (
-        recognition.describe_architecture({n: t.shape for n, t in tensors.items()})
-        or {}
+
+def unreadable(path: str, content: str, error: Exception) -> InputError:
+    """Returns the error of a file that a library could not read."""
+    return InputError(
+        f"{path} is damaged, or does not hold {content}: {first_line(error)}"
     )
-    cifar = fields.get("stem") == "cifar"
-    origin = Origin(
-        path,
-        PIXELS["torch"]._replace(crop=1.0 if cifar else 0.875),
-        stride_on="3x3" if fields.get("block") == "bottleneck" else None,
-        avg_down=dialect.inside["0_conv"] == "downsample.1",
-        certain=False,
-    )
-    return _checkpoint(origin, tensors)
 
 
-class _Safetensors:
-    """Reads arrays of a safetensors file.
-
-    The library maps the file into memory, where it counts as long as it is open:
-    it is opened anew after every 32 MiB.
-    """
-
-    def __init__(self, path):
-        self._path = path
-        self._open()
-
-    def _open(self):
-        from safetensors import safe_open
-
-        self.file, self._read = safe_open(self._path, framework="numpy"), 0
-
-    def __call__(self, key):
-        if self._read > 2**25:
-            self._open()
-        array = self.file.get_tensor(key)
-        self._read += array.nbytes
-        return array
-
-
-def _of_safetensors(path):
-    read = _Safetensors(path)
-    note = (read.file.metadata() or {}).get(NOTE)
-    arrays = {}
-    for key in list(read.file.keys()):
-        part = read.file.get_slice(key)
-        shape = tuple(part.get_shape())
-        arrays[key] = (shape, part.get_dtype(), lambda key=key: read(key))
-    return _of_state_dict(arrays, path, note)
-
-
-def import_torch(path):
-    """Returns torch, which a `.pth` or `.th` file needs."""
-    try:
-        import torch
-    except ModuleNotFoundError:
+def _read_keras(path: str) -> Checkpoint:
+    """Reads a `.keras` file that holds a network of this package."""
+    model = load_model(path)
+    origin = origin_of(model, path)
+    if origin is None:
+        raise InputError(f"{path} does not hold a network of keras_resnet")
+    if any(abs(layer.epsilon - 1e-5) > 1e-9 for layer in batch_norms(model)):
         raise InputError(
-            "Files .pth and .th need PyTorch to be read: pip install "
-            f"'keras-resnet-zoo[torch]'. Received: {path!r}"
-        ) from None
-    return torch
+            f"{path} holds a net whose batch normalisation is not ours, as those of "
+            "keras.applications; its weights are read from a .h5 file"
+        )
+    return Checkpoint.of_tensors(origin, tensors_of(model))
 
 
-def _read_torch(path):
-    """The arrays of a file that torch wrote, and no code of it."""
-    torch = import_torch(path)
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} is refused, and nothing of it was run: it is no torch file of weights "
-            f"alone ({reason_of(error)})"
-        ) from error
-    for wrapper in ("state_dict", "model", "model_state_dict", "net"):
-        if isinstance(found, dict) and isinstance(found.get(wrapper), dict):
-            found = found[wrapper]
-    if not isinstance(found, dict):
-        raise InputError(f"{path} does not hold a state dict")
-    tensors = {k: v.detach() for k, v in found.items() if isinstance(v, torch.Tensor)}
-    return {
-        key: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-        for key, tensor in tensors.items()
-    }
-
-
-def _text(name):
-    return name.decode() if isinstance(name, bytes) else name
-
-
-def _of_keras_applications(path):
-    """The weights of a `.h5` file of keras.applications, with or without a head."""
+def _read_weights_h5(path: str) -> Checkpoint:
+    """Reads of a `.weights.h5` file what can be told before there is a model."""
     import h5py
 
     with h5py.File(path, "r") as file:
+        if "layers" not in file:
+            raise InputError(f"{path} does not hold weights that Keras wrote")
+        bias = file.get("layers/dense/vars/1")
+        classes = None if bias is None else bias.shape[0]
+        note = file.attrs.get(NOTE)
+    origin = Origin.of_note(note, path) if note else Origin(path, certain=False)
+    return Checkpoint(origin, None, classes)
+
+
+def _read_keras_applications(path: str) -> Checkpoint:
+    """Reads a `.h5` file of keras.applications, with or without a head."""
+    import h5py
+
+    arrays = {}
+    with h5py.File(path, "r") as file:
         group = file.get("model_weights", file)
         whole = json.loads(file.attrs.get("model_config", "{}")).get("config", {})
-        arrays = {}
         for layer in map(_text, group.attrs.get("layer_names", ())):
             for name in map(_text, group[layer].attrs["weight_names"]):
                 variable = name.split("/")[-1].removesuffix(":0")
-                arrays[f"{layer}/{variable}"] = np.asarray(group[layer][name])
-    # The head has had three names.
-    for other in ("probs", "fc1000"):
-        for variable in ("kernel", "bias"):
-            if f"{other}/{variable}" in arrays:
-                arrays[f"predictions/{variable}"] = arrays.pop(f"{other}/{variable}")
+                # The head has had three names.
+                ours = "predictions" if layer in ("probs", "fc1000") else layer
+                arrays[f"{ours}/{variable}"] = np.asarray(group[layer][name])
     if "conv2_block1_1_conv/kernel" not in arrays:
         raise InputError(
             "The weights' names are none of a ResNet of keras.applications, such as "
@@ -245,9 +139,6 @@ def _of_keras_applications(path):
             f"This is of another net; save ours as .keras. Received: {path}"
         )
     dialects.fold_keras_applications(arrays)
-    tensors = {
-        n: Tensor(n, a.shape, str(a.dtype), lambda a=a: a) for n, a in arrays.items()
-    }
     origin = Origin(
         path,
         PIXELS["tf" if preact else "caffe"],
@@ -255,108 +146,148 @@ def _of_keras_applications(path):
         shortcut="B",
         avg_down=False,
     )
-    return _checkpoint(origin, tensors)
+    return Checkpoint.of_tensors(
+        origin, {name: Tensor.of_array(name, array) for name, array in arrays.items()}
+    )
 
 
-def _of_weights_h5(path):
-    """A `.weights.h5` file: what can be told before there is a model to fill."""
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        if "layers" not in file:
-            raise InputError(f"{path} does not hold weights that Keras wrote")
-        bias = file.get("layers/dense/vars/1")
-        classes = None if bias is None else bias.shape[0]
-        note = file.attrs.get(NOTE)
-    origin = Origin.of_note(note, path) if note else Origin(path, certain=False)
-    return Checkpoint(origin, None, classes)
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else name
 
 
-def _check(path, endings):
-    known = isinstance(path, str | os.PathLike)
-    if not known or not str(path).lower().endswith(endings):
-        raise InputError(f"Accepted: a file {', '.join(endings)}. Received: {path!r}")
-    if not os.path.isfile(path):
+class _Safetensors:
+    """Reads arrays of a safetensors file.
+
+    The library maps the file into memory, where it counts as long as it is open:
+    it is opened anew after every 32 MiB.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._open()
+
+    def _open(self) -> None:
+        from safetensors import safe_open
+
+        self.file, self._read = safe_open(self._path, framework="numpy"), 0
+
+    def __call__(self, key: str) -> np.ndarray:
+        if self._read > 2**25:
+            self._open()
+        array = self.file.get_tensor(key)
+        self._read += array.nbytes
+        return array
+
+
+def _read_safetensors(path: str) -> Checkpoint:
+    read = _Safetensors(path)
+    note = (read.file.metadata() or {}).get(NOTE)
+    tensors = []
+    for key in list(read.file.keys()):
+        part = read.file.get_slice(key)
+        shape, dtype = tuple(part.get_shape()), part.get_dtype()
+        tensors.append(Tensor(key, shape, dtype, functools.partial(read, key)))
+    return _of_state_dict(tensors, path, note)
+
+
+def _read_npz(path: str) -> Checkpoint:
+    with np.load(path, allow_pickle=False) as archive:
+        return _of_arrays({key: archive[key] for key in archive.files}, path)
+
+
+def import_torch(path: str) -> ModuleType:
+    """Returns torch, which a `.pth` or `.th` file needs."""
+    try:
+        import torch
+    except ModuleNotFoundError:
         raise InputError(
-            f"There is no such file. Accepted: a file {', '.join(endings)}. Received: {path!r}"
-        )
-    if str(path).endswith((".keras", ".npz")) and not zipfile.is_zipfile(path):
-        ending = os.path.splitext(path)[1]
+            "Files .pth and .th need PyTorch to be read: pip install "
+            f"'keras-resnet-zoo[torch]'. Received: {path!r}"
+        ) from None
+    return torch
+
+
+def _read_torch(path: str) -> Checkpoint:
+    """Reads the arrays of a file that torch wrote, and runs no code of it."""
+    torch = import_torch(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
         raise InputError(
-            f"The file is damaged, or no {ending} file. Received: {path!r}"
-        )
+            f"{path} is refused, and nothing of it was run: it is no torch file of weights "
+            f"alone ({first_line(error)})"
+        ) from error
+    for wrapper in ("state_dict", "model", "model_state_dict", "net"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict):
+        raise InputError(f"{path} does not hold a state dict")
+    tensors = {k: v.detach() for k, v in state.items() if isinstance(v, torch.Tensor)}
+    arrays = {
+        key: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+        for key, tensor in tensors.items()
+    }
+    return _of_arrays(arrays, path)
 
 
-def unreadable(path, what, error):
-    """Returns the error of a file that a library could not read."""
-    return InputError(f"{path} is damaged, or does not hold {what}: {reason_of(error)}")
+def _of_arrays(arrays: Mapping[str, np.ndarray], path: str) -> Checkpoint:
+    return _of_state_dict([Tensor.of_array(k, a) for k, a in arrays.items()], path)
 
 
-def reason_of(error):
-    """The first line of an error."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
-_ACCEPTED = (
-    f"a name that keras_resnet.list_weights() gives, or a file {', '.join(ENDINGS)}"
-)
-
-
-def open_checkpoint(weights, model=None):
-    """Opens weights by a name of the registry or by a path.
-
-    Arrays are read only when they are asked for, where the format allows it.
+def _of_state_dict(
+    state: Iterable[Tensor], path: str, note: str | None = None
+) -> Checkpoint:
+    """Makes a checkpoint of a torch state dict.
 
     Args:
-        weights: such as `"imagenet"`, `"resnet50/torchvision_v2"` or
-            `"net.safetensors"`; a `Checkpoint` is returned as it is.
-        model: name of the architecture that a name without one is of.
-
-    Returns:
-        A `Checkpoint`.
-
-    Raises:
-        InputError: there are no such weights, or the file is damaged, foreign or
-            not to be trusted.
+        state: Its tensors, with torch's order of axes.
+        path: The file that it is of.
+        note: See `Origin.note`; `None` in a file that others wrote.
     """
-    if isinstance(weights, Checkpoint):
-        return weights
-    if isinstance(weights, os.PathLike):
-        weights = os.fspath(weights)
-    if not isinstance(weights, str):
-        raise InputError(f"weights must be None, {_ACCEPTED}. Received: {weights!r}")
-    if "://" in weights:
+    by_key = {
+        tensor.key.removeprefix("module."): tensor
+        for tensor in state
+        if not tensor.key.endswith("num_batches_tracked")
+    }
+    dialect = dialects.Dialect.of_keys({k: t.shape for k, t in by_key.items()})
+    if dialect is None:
         raise InputError(
-            "weights must be a name or a file; an address is fetched and checked by "
-            "python -m keras_resnet.convert ADDRESS TARGET --sha256=...  "
-            f"Received: {weights!r}"
+            "The weights' names are none of a ResNet of torchvision, timm or a CIFAR "
+            f"repository, such as layer1.0.conv1.weight. Received: {path} with "
+            f"{shorten_list(by_key) or 'nothing'}"
         )
-    path = os.path.expanduser(weights)
-    if path.lower().endswith(ENDINGS):
-        entry = registry.find_file(path)
-    else:
-        first, _, rest = weights.partition("/")
-        if rest and first and "." not in weights and os.sep not in rest:
-            model, weights = first, rest
-        elif os.sep in weights or "." in weights:
-            raise InputError(f"weights must be {_ACCEPTED}. Received: {weights!r}")
-        entry = registry.find_weights(model, weights)
-        if entry.path.endswith(".pth"):
-            import_torch(weights)
-        path = download.fetch_weights(entry)
-    found = read_file(path)
-    if entry is None:
-        return found
-    if entry.pixels is None:
-        source = f"{entry.model}/{entry.name}"
-        origin = dataclasses.replace(found.origin, source=source)
-        return dataclasses.replace(found, origin=origin)
+    names = {key: dialect.ours(key) for key in by_key}
+    if strangers := [key for key, name in names.items() if name is None]:
+        raise InputError(
+            f"{path} holds weights that no ResNet of ours has: {shorten_list(strangers)}"
+        )
+    tensors = {
+        name: by_key[key]._replace(key=key).from_torch()
+        for key, name in names.items()
+        if name
+    }
+    if note:
+        return Checkpoint.of_tensors(Origin.of_note(note, path), tensors)
+    fields = describe_architecture({n: t.shape for n, t in tensors.items()}) or {}
+    cifar = fields.get("stem") == "cifar"
     origin = Origin(
-        f"{entry.model}/{entry.name}",
-        entry.pixels,
-        registry.class_names(entry.data),
-        entry.model,
-        entry.stride_on,
-        avg_down=found.origin.avg_down,
+        path,
+        PIXELS["torch"]._replace(crop=1.0 if cifar else 0.875),
+        stride_on="3x3" if fields.get("block") == "bottleneck" else None,
+        avg_down=dialect.inside["0_conv"] == "downsample.1",
+        certain=False,
     )
-    return dataclasses.replace(found, origin=origin)
+    return Checkpoint.of_tensors(origin, tensors)
+
+
+# A file has the first of these endings that fits.
+READERS: dict[str, Callable[[str], Checkpoint]] = {
+    ".weights.h5": _read_weights_h5,
+    ".keras": _read_keras,
+    ".safetensors": _read_safetensors,
+    ".npz": _read_npz,
+    ".h5": _read_keras_applications,
+    ".pth": _read_torch,
+    ".th": _read_torch,
+}
+ENDINGS = tuple(READERS)

@@ -9,12 +9,12 @@ class Pixels(NamedTuple):
     """What a network was trained to see; it belongs to the weights.
 
     Attributes:
-        mean: of red, green and blue, subtracted from pixels of 0 to 255.
-        variance: of the same; what is left is divided by its root.
-        crop: share of the resized image, along each side, that the central crop
-            keeps, as in `keras_resnet.preprocessing.Preprocessing`.
-        interpolation: `"bilinear"` or `"bicubic"`, of the resizing.
-        size: height and width of the input, in pixels, at which the weights were
+        mean: Mean of each channel, RGB, of pixels from 0 to 255; it is subtracted.
+        variance: Variance of each channel; the difference is divided by its root.
+        crop: Share of the resized image, along each side, that the central crop
+            keeps, as in `keras_resnet.data.Preprocessing`.
+        interpolation: `"bilinear"` or `"bicubic"`, for the resizing.
+        size: Height and width of the input, in pixels, at which the weights were
             measured; `None` if that is unknown.
     """
 
@@ -44,15 +44,15 @@ class Origin:
     It travels in the files that this package writes.
 
     Attributes:
-        source: a name of the registry, such as `"resnet50/keras"`, or a path.
-        pixels: what the network was trained to see; `None` if that is unknown.
-        classes: name of each class, in order; `None` if they are unknown.
-        model: name of the architecture; `None` if that is unknown.
-        stride_on: see `keras_resnet.variants.Variant`, as for the next two; `None`
+        source: Name from the registry, such as `"resnet50/keras"`, or path.
+        pixels: What the network was trained to see; `None` if that is unknown.
+        classes: Name of each class, in order; `None` if they are unknown.
+        model: Name of the architecture; `None` if that is unknown.
+        stride_on: See `keras_resnet.spec.Variant`, as for the next two; `None`
             where it is unknown or makes no difference.
-        shortcut: the paper's option.
-        avg_down: whether shortcuts average.
-        certain: whether `stride_on` is known, not only the dialect's habit.
+        shortcut: The paper's option.
+        avg_down: Whether shortcuts average.
+        certain: Whether `stride_on` is known, not only the dialect's habit.
     """
 
     source: str
@@ -71,16 +71,16 @@ class Origin:
         return text if len(text) < 2**16 else json.dumps(note | {"classes": None})
 
     @classmethod
-    def of_note(cls, note, source):
+    def of_note(cls, note: str | bytes, source: str) -> "Origin":
         """Reads a note again."""
         known = {field.name for field in dataclasses.fields(cls)}
-        found = {k: v for k, v in json.loads(note).items() if k in known}
-        if found.get("pixels"):
-            mean, variance, *rest = found["pixels"]
-            found["pixels"] = Pixels(tuple(mean), tuple(variance), *rest)
-        if found.get("classes"):
-            found["classes"] = tuple(found["classes"])
-        return cls(**found | {"source": source})
+        values = {k: v for k, v in json.loads(note).items() if k in known}
+        if values.get("pixels"):
+            mean, variance, *rest = values["pixels"]
+            values["pixels"] = Pixels(tuple(mean), tuple(variance), *rest)
+        if values.get("classes"):
+            values["classes"] = tuple(values["classes"])
+        return cls(**values | {"source": source})
 
 
 # The note's name in the metadata of files; in a .keras file it is the comment.

@@ -1,23 +1,36 @@
-"""Telling an architecture from its weights."""
+"""Telling an architecture, and what belongs to it, from weights and from layers."""
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from keras_resnet.nets import flat_layers, has_imagenet_stem
 from keras_resnet.spec import VARIANTS
 from keras_resnet.support import InputError
-from keras_resnet.weights.dialects import _BLOCK_NAME, is_preactivated
+from keras_resnet.weights.checkpoint import Checkpoint, variables_of
+from keras_resnet.weights.dialects import BLOCK_NAME, is_preactivated
+from keras_resnet.weights.origin import Origin, Pixels
 
 
-def describe_architecture(shapes):
+def describe_architecture(
+    shapes: Mapping[str, tuple[int, ...]],
+) -> dict[str, Any] | None:
     """Tells a network's architecture from the shapes of its weights.
 
     Args:
-        shapes: dict from our names to shapes in our order of axes.
+        shapes: Shapes in our order of axes, by our names.
 
     Returns:
-        A dict of fields of `keras_resnet.variants.Variant` without `avg_down` and
+        A dict of fields of `keras_resnet.spec.Variant` without `avg_down` and
         `stride_on`, which cannot be told; a plain net is taken for one with
         shortcut A, whose weights are the same. `None` if it is no ResNet.
     """
-    found = [_BLOCK_NAME.fullmatch(name.split("/")[0]) for name in shapes]
-    places = {(int(m[1]), int(m[2])) for m in found if m}
+    matches = [BLOCK_NAME.fullmatch(name.split("/")[0]) for name in shapes]
+    places = {(int(match[1]), int(match[2])) for match in matches if match}
     if not places or "conv1_conv/kernel" not in shapes:
         return None
     stages = range(2, max(stage for stage, _ in places) + 1)
@@ -25,7 +38,7 @@ def describe_architecture(shapes):
     bottleneck = "conv2_block1_3_conv/kernel" in shapes
     size, _, _, width = shapes["conv1_conv/kernel"]
     deep = "conv1_1_conv/kernel" in shapes
-    fields = {
+    fields: dict[str, Any] = {
         "block": "bottleneck" if bottleneck else "basic",
         "blocks": blocks,
         "stem": "deep" if deep else "imagenet" if size == 7 else "cifar",
@@ -35,8 +48,9 @@ def describe_architecture(shapes):
         "shortcut": "A",
     }
     if bottleneck:
-        _, _, each, inner = shapes["conv2_block1_2_conv/kernel"]
-        fields |= {"groups": inner // each, "group_width": each * 64 // width}
+        _, _, per_group, inner = shapes["conv2_block1_2_conv/kernel"]
+        groups, group_width = inner // per_group, per_group * 64 // width
+        fields |= {"groups": groups, "group_width": group_width}
     if "conv3_block1_0_conv/kernel" in shapes:
         # The first block of the first stage changes shapes where it is a bottleneck.
         same = "conv2_block2" if bottleneck else "conv2_block1"
@@ -45,21 +59,22 @@ def describe_architecture(shapes):
     return fields
 
 
-def recognise(checkpoint):
+def recognise(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
     """Tells the architecture of weights.
 
     Args:
-        checkpoint: a `keras_resnet.weight_files.Checkpoint` with `tensors`.
+        checkpoint: Weights with `tensors`.
 
     Returns:
-        Its name, and the fields of `keras_resnet.variants.Variant` in which the
+        Its name, and the fields of `keras_resnet.spec.Variant` in which the
         weights may differ from it.
 
     Raises:
-        InputError: it is none of ours.
+        InputError: It is none of ours.
     """
     origin = checkpoint.origin
-    fields = describe_architecture({n: t.shape for n, t in checkpoint.tensors.items()})
+    tensors = checkpoint.tensors or {}
+    fields = describe_architecture({n: t.shape for n, t in tensors.items()})
     if fields is None:
         raise InputError(f"{origin.source} does not hold a ResNet")
     variation = {field: fields.pop(field) for field in ("shortcut", "stem")}
@@ -87,3 +102,68 @@ def recognise(checkpoint):
         f"{origin.source} holds a ResNet that keras_resnet has no name for: "
         + ", ".join(f"{key}={value}" for key, value in fields.items())
     )
+
+
+def origin_of(model: keras.Model, source: str) -> Origin | None:
+    """Returns what belongs to a model's weights, from its layers and its `origin`.
+
+    Args:
+        model: A model, of this package or not.
+        source: Name or path of the weights; see `Origin`.
+
+    Returns:
+        `None` if the model is no network of this package.
+    """
+    by_name = {layer.name: layer for layer in flat_layers(model)}
+    fields = describe_architecture(
+        {name: tuple(v.shape) for name, v in variables_of(model).items()}
+    )
+    if fields is None:
+        return None
+    stride_on = None
+    if fields["block"] == "bottleneck":  # Basic blocks have nothing to tell.
+        first = [la for n, la in by_name.items() if re.search(r"_block\d+_1_conv$", n)]
+        stride_on = "1x1" if any(max(la.strides) > 1 for la in first) else "3x3"
+    adds = any(isinstance(layer, layers.Add) for layer in by_name.values())
+    known = getattr(model, "origin", None)
+    return Origin(
+        source,
+        pixels_of(model),
+        known.classes if known else None,
+        known.model if known else None,
+        stride_on,
+        fields["shortcut"] if adds else "none",
+        averages_shortcuts(model),
+    )
+
+
+def averages_shortcuts(model: keras.Model) -> bool:
+    """Whether shortcuts of a model average before they subsample (ResNet-D)."""
+    pools = [la for la in flat_layers(model) if la.name.endswith("_0_pool")]
+    return any(tuple(pool.pool_size) == (2, 2) for pool in pools)
+
+
+def pixels_of(model: keras.Model) -> Pixels | None:
+    """Returns what a model's first layer says of the pixels that it takes.
+
+    Returns:
+        The normalisation, with the crop and the interpolation of the model's
+        origin, or else the usual ones; `None` if the model does not normalise its
+        input itself.
+    """
+    known = getattr(model, "origin", None)
+    by_name = {layer.name: layer for layer in flat_layers(model)}
+    if known and known.pixels:
+        pixels = known.pixels
+    elif "normalization" in by_name:
+        layer = by_name["normalization"]
+        mean, variance = (
+            tuple(np.ravel(values).astype(float).tolist())
+            for values in (layer.input_mean, layer.input_variance)
+        )
+        crop = 0.875 if has_imagenet_stem(by_name) else 1.0
+        pixels = Pixels(mean, variance, crop)
+    else:
+        return None
+    size = model.input_shape[2]  # A width in either data format, or None.
+    return pixels._replace(size=size or pixels.size)

@@ -1,4 +1,4 @@
-"""Published checkpoints as data; fetched once, verified always.
+"""The table of published checkpoints, and the names of their classes.
 
 Hashes are the publishers' own: 32 hex digits of MD5 from Keras, the first 8 of
 SHA-256 in the names of torchvision's and timm's files. Accuracies are as
@@ -11,8 +11,7 @@ import os
 import re
 
 from keras_resnet.spec import find_variant
-from keras_resnet.support import InputError, choose
-from keras_resnet.weights.download import cache_folder, has_digest
+from keras_resnet.support import InputError, choose, keras_home
 from keras_resnet.weights.origin import PIXELS, Pixels
 
 
@@ -21,19 +20,19 @@ class PublishedWeights:
     """One checkpoint that somebody published.
 
     Attributes:
-        model: the architecture, a name that `keras_resnet.list_models()` gives.
-        name: what `weights=` takes for it, such as `"torchvision_v2"`.
-        address: of the file; without `://` its place in this package.
-        algorithm: of the hash, `"md5"` or `"sha256"`.
-        digest: the hash in hex digits, or the beginning of it, as published.
-        pixels: what the network was trained to see; `None` where the file says it.
-        stride_on: see `keras_resnet.ResNet50`; `None` for basic blocks.
-        top1: accuracy in percent, as published, on images of `pixels.size`.
-        top5: the same for the five likeliest classes.
-        mebibytes: size of the file as published; `None` for timm's, which is not.
-        licence: of the weights, as published; not legal advice.
-        source: who published it.
-        data: what it was trained on; see `class_names`.
+        model: Architecture, a name that `keras_resnet.list_models()` gives.
+        name: What `weights=` takes for it, such as `"torchvision_v2"`.
+        address: Address of the file; without `://` its place in this package.
+        algorithm: Algorithm of the hash, `"md5"` or `"sha256"`.
+        digest: Hash in hex digits, or the beginning of it, as published.
+        pixels: What the network was trained to see; `None` where the file says it.
+        stride_on: See `keras_resnet.ResNet50`; `None` for basic blocks.
+        top1: Accuracy in percent, as published, on images of `pixels.size`.
+        top5: The same for the five likeliest classes.
+        mebibytes: Size of the file as published; `None` for timm's, which is not.
+        licence: Licence of the weights, as published; not legal advice.
+        source: Publisher.
+        data: Data set of the training; see `class_names`.
     """
 
     model: str
@@ -58,13 +57,20 @@ class PublishedWeights:
         return os.path.join(cache_folder(), os.path.basename(self.address))
 
 
-def _stride_on(model):
+def cache_folder() -> str:
+    """Returns Keras's cache of models: `$KERAS_HOME/models`, or `~/.keras/models`."""
+    return os.path.join(keras_home(), "models")
+
+
+def _stride_on(model: str) -> str | None:
     """Torch's bottlenecks have the stride on the 3x3; basic blocks have no choice."""
     basic = re.fullmatch(r"(se)?resnet(18|34)d?", model)
     return None if basic else "3x3"
 
 
-def _keras(model, digest, top1, top5, size, mebibytes):
+def _keras(
+    model: str, digest: str, top1: float, top5: float, size: int, mebibytes: float
+) -> PublishedWeights:
     # Version 2 was measured at 299 pixels: at 224 users find some 8 points less.
     v2 = model.endswith("v2")
     return PublishedWeights(
@@ -84,7 +90,15 @@ def _keras(model, digest, top1, top5, size, mebibytes):
     )
 
 
-def _torchvision(model, version, digest, resize, top1, top5, mebibytes):
+def _torchvision(
+    model: str,
+    version: int,
+    digest: str,
+    resize: int,
+    top1: float,
+    top5: float,
+    mebibytes: float,
+) -> PublishedWeights:
     return PublishedWeights(
         model,
         f"torchvision_v{version}",
@@ -101,13 +115,22 @@ def _torchvision(model, version, digest, resize, top1, top5, mebibytes):
     )
 
 
-def _timm(model, recipe, owner, file, size, resize, top1, top5):
+def _timm(
+    model: str,
+    recipe: str,
+    owner: str,
+    file: str,
+    size: int,
+    resize: int,
+    top1: float,
+    top5: float,
+) -> PublishedWeights:
     return PublishedWeights(
         model,
         f"timm_{recipe}",
         f"https://github.com/{owner}/pytorch-image-models/releases/download/{file}",
         "sha256",
-        re.search(r"-([0-9a-f]{8})\.pth$", file)[1],
+        file.removesuffix(".pth").rpartition("-")[2],
         PIXELS["torch"]._replace(
             crop=size / resize, interpolation="bicubic", size=size
         ),
@@ -181,44 +204,49 @@ REGISTRY = (
     # Trained by this package itself; the run's record and log lie beside the file.
     PublishedWeights("resnet20", "fashion_mnist", "trained/resnet20_fashion_mnist/resnet20_fashion_mnist.keras", "sha256", "39db9c7adc2afa55ae6b84c1cf0aafac94a041cb6481457c8b852570125ad7d7", None, None, 94.0, 99.9, 1.29, "Apache-2.0", "keras_resnet", "fashion_mnist"),
 )
-
+# fmt: on
 
 DEFAULT_WEIGHTS = "imagenet"
 
+CIFAR10_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer",
+    "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
 
-def list_weights(model=None):
+
+def list_weights(model: str | None = None) -> list[PublishedWeights]:
     """Returns the published weights that `weights=` knows by name.
 
     Args:
-        model: a name that `keras_resnet.list_models()` gives; `None` for all.
+        model: Name that `keras_resnet.list_models()` gives; `None` for all.
 
     Returns:
-        A list of `PublishedWeights`; the first one of an architecture is what
+        Rows of `REGISTRY`. The first one of an architecture is what
         `weights="imagenet"` means.
 
     Raises:
-        InputError: there is no such architecture.
+        InputError: There is no such architecture.
     """
     if model is not None:
         find_variant(model)  # Refuses a name with a typo.
     return [row for row in REGISTRY if model is None or row.model == model.lower()]
 
 
-def find_weights(model, name):
+def find_weights(model: str | None, name: str) -> PublishedWeights:
     """Returns the published weights of a network by their name.
 
     Args:
-        model: the architecture.
-        name: of the weights, or `"imagenet"`.
+        model: Name of the architecture.
+        name: Name of the weights, or `"imagenet"`.
 
     Raises:
-        InputError: there are none of that name.
+        InputError: There are none of that name.
     """
     rows = list_weights(model)
     if not rows:
-        have = dict.fromkeys(row.model for row in REGISTRY)
+        models = dict.fromkeys(row.model for row in REGISTRY)
         raise InputError(
-            f"There are no published weights of {model}, only of {', '.join(have)}; or "
+            f"There are no published weights of {model}, only of {', '.join(models)}; or "
             f"name a file. Received: weights={name!r}"
         )
     names = [row.name for row in rows]
@@ -227,54 +255,31 @@ def find_weights(model, name):
     return rows[0 if name == DEFAULT_WEIGHTS else names.index(name)]
 
 
-def find_file(path):
-    """Returns the published weights that a file is; `None` if it is none of them."""
-    for row in REGISTRY:
-        named_so = os.path.basename(row.address) == os.path.basename(path)
-        if (
-            named_so
-            and os.path.isfile(path)
-            and has_digest(path, row.algorithm, row.digest)
-        ):
-            return row
-    return None
-
-
 @functools.cache
-def class_ids(data):
+def class_ids(data: str) -> tuple[str, ...] | None:
     """Returns the WordNet id of each class of ImageNet; `None` for other data."""
     lines = _class_lines() if data == "imagenet" else []
     return tuple(line.split(" ", 1)[0] for line in lines) or None
 
 
 @functools.cache
-def class_names(data):
+def class_names(data: str) -> tuple[str, ...] | None:
     """Returns the name of each class of a data set, in the order of its labels.
 
     Args:
-        data: `"imagenet"` (1,000 names, none of them twice) or `"cifar10"`;
-            `None` for others.
+        data: Name of the data set.
+
+    Returns:
+        The names of `"imagenet"` (1,000, none of them twice) and of `"cifar10"`;
+        `None` for others.
     """
     if data == "cifar10":
-        return tuple(
-            [
-                "airplane",
-                "automobile",
-                "bird",
-                "cat",
-                "deer",
-                "dog",
-                "frog",
-                "horse",
-                "ship",
-                "truck",
-            ]
-        )
+        return CIFAR10_CLASSES
     lines = _class_lines() if data == "imagenet" else []
     return tuple(line.split(" ", 1)[1] for line in lines) or None
 
 
-def _class_lines():
+def _class_lines() -> list[str]:
     path = os.path.join(os.path.dirname(__file__), "imagenet_classes.txt")
     with open(path, encoding="utf-8") as file:
         return file.read().splitlines()

@@ -1,5 +1,6 @@
 """Saving weights, whole or not at all."""
 
+import os
 import zipfile
 
 import keras
@@ -8,55 +9,56 @@ import numpy as np
 from keras_resnet.nets import flat_layers
 from keras_resnet.support import InputError, replace_when_whole, shorten_list
 from keras_resnet.weights import dialects
-from keras_resnet.weights.checkpoint import averages_shortcuts, origin_of, variables_of
+from keras_resnet.weights.checkpoint import variables_of
 from keras_resnet.weights.origin import NOTE
+from keras_resnet.weights.recognition import averages_shortcuts, origin_of
+
+Path = str | os.PathLike[str]
 
 
-def save_model(model, path):
+def save_model(model: keras.Model, path: Path) -> None:
     """Saves a model as a `.keras` file that appears whole or not at all.
 
     What belongs to the weights (`Origin`) is in the archive's comment, which Keras
-    does not read; a file more in it would make Keras unpack all on disk.
+    does not read; an extra archive member would make Keras extract the whole
+    archive to disk.
 
     Raises:
-        OSError: it could not be written, as on a full disk; what stood there
-            before still does.
+        OSError: It could not be written, as on a full disk; what was there before
+            still is.
     """
-    origin = origin_of(model, path)
-    with replace_when_whole(
-        path, f"{path.removesuffix('.keras')}.part.keras"
-    ) as beside:
+    with replace_when_whole(path, ".keras") as beside:
         model.save(beside)
-        if origin:
+        if note := _note_of(model):
             with zipfile.ZipFile(beside, "a") as archive:
-                archive.comment = origin.note().encode()
+                archive.comment = note.encode()
 
 
-def save_weights(model, path):
+def save_weights(model: keras.Model, path: Path) -> None:
     """Saves a model's weights as a `.weights.h5` file, as `save_model` does."""
     import h5py
 
-    name = path.removesuffix(".weights.h5")
-    with replace_when_whole(path, f"{name}.part.weights.h5") as beside:
+    with replace_when_whole(path, ".weights.h5") as beside:
         model.save_weights(beside)
-        with h5py.File(beside, "r+") as file:
-            file.attrs[NOTE] = origin_of(model, path).note()
+        if note := _note_of(model):
+            with h5py.File(beside, "r+") as file:
+                file.attrs[NOTE] = note
 
 
-def save_state_dict(model, path):
+def save_state_dict(model: keras.Model, path: Path) -> None:
     """Saves a model's weights as safetensors with the names that torch's nets use.
 
     A ResNet of ImageNet's gets torchvision's names, with ResNet-D and squeeze and
     excitation timm's, and one for CIFAR those of published CIFAR checkpoints.
 
     Args:
-        model: a network of this package, other than a pre-activation net, of which
+        model: Network of this package, other than a pre-activation net, of which
             torchvision and timm have none alike.
-        path: of the file; it appears whole or not at all.
+        path: File to write; it appears whole or not at all.
 
     Raises:
-        InputError: the model has weights that have no such name.
-        OSError: as in `save_model`.
+        InputError: The model has weights that have no such name.
+        OSError: See `save_model`.
     """
     from safetensors.numpy import save_file
 
@@ -78,6 +80,14 @@ def save_state_dict(model, path):
             f"{model.name} has weights that torch's ResNets have no names for: "
             f"{shorten_list(strangers)}"
         )
-    metadata = {"format": "pt", NOTE: origin_of(model, path).note()}
-    with replace_when_whole(path, f"{path}.part") as beside:
+    metadata = {"format": "pt"}
+    if note := _note_of(model):
+        metadata[NOTE] = note
+    with replace_when_whole(path) as beside:
         save_file(arrays, beside, metadata=metadata)
+
+
+def _note_of(model: keras.Model) -> str | None:
+    """Returns what is written into a file; `None` for a net of another package."""
+    origin = origin_of(model, "")
+    return origin.note() if origin else None

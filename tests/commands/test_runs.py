@@ -3,37 +3,14 @@ import io
 import json
 import shutil
 
-import numpy as np
 import pytest
 from children import run_child
 from conftest import assert_one_line
 
 from keras_resnet import runs
-from keras_resnet.evaluation import classifier
-from keras_resnet.support import files
 from keras_resnet.support.errors import InputError
 from keras_resnet.training import figures, run_folder
 from keras_resnet.weights.formats import load_model
-
-
-def test_load_run(trained):
-    run = classifier.load_classifier(str(trained))
-    assert run.classes == tuple("0123456789")
-    assert run.preprocessing.shape == (8, 8, 1)
-    assert run.model.output_shape == (None, 10)
-    best = classifier.load_classifier(str(trained / "best.keras"))
-    assert best.folder == run.folder == str(trained)
-
-
-def test_a_folder_that_is_no_run(tmp_path):
-    with pytest.raises(InputError, match=r"there is no .*run\.json"):
-        classifier.load_classifier(str(tmp_path))
-
-
-def test_a_run_that_has_not_ended(trained, tmp_path):
-    (tmp_path / "run.json").write_bytes((trained / "run.json").read_bytes())
-    with pytest.raises(InputError, match="has not ended"):
-        classifier.load_classifier(str(tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + b"\0" * 18, b"{}", "half"])
@@ -43,22 +20,6 @@ def test_a_damaged_model(trained, tmp_path, content):
     path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
     with pytest.raises(InputError, match=r"final\.keras"):
         load_model(str(path))
-
-
-def test_write_file_leaves_the_old_one_where_it_fails(tmp_path):
-    path = tmp_path / "file"
-    files.write_file(str(path), "old")
-    with pytest.raises(TypeError):
-        files.write_file(str(path), None)
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["file"]
-
-
-def test_record_says_what_ran(trained):
-    record = json.loads((trained / "run.json").read_text(encoding="utf-8"))
-    assert record["versions"]["numpy"] == np.__version__
-    assert record["machine"]
-    assert record["command"]
 
 
 def test_curves_are_a_picture():

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 from sklearn.datasets import load_sample_image
 
-from keras_resnet.data import policies as augmentation
+from keras_resnet.data import policies
 from keras_resnet.data.augmentation import (
     erase,
     inception_box,
@@ -501,7 +501,7 @@ def test_draws_are_spread_as_they_should_be(monkeypatch):
     def told(image, space, draws, level, fill):
         return tf.concat([image, draws[:3], [level]], 0)
 
-    monkeypatch.setattr(augmentation, "_apply_one", told)
+    monkeypatch.setattr(policies, "_apply_one", told)
     rand = sample(lambda s: rand_augment([0.0], s, 2, 7, 0.5, True), 1500)[:, 1:]
     trivial = sample(lambda s: trivial_augment([0.0], s), 1500)[:, 1:]
     for column in (*rand.T[[0, 1, 2, 4, 5, 6]], *trivial.T[:3]):

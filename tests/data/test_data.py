@@ -13,11 +13,11 @@ import tensorflow as tf
 from conftest import ROOT, SHARED, run_python
 from PIL import Image
 
-from keras_resnet.data import damage, pipelines, splits
-from keras_resnet.data import sources as data
+from keras_resnet.data import damage, pipelines, splits, tfds_sets
+from keras_resnet.data import service as data_service
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import _files, load_dataset
-from keras_resnet.spec.recipes import find_recipe
+from keras_resnet.spec import Provenance, find_recipe, steps_per_epoch
 from keras_resnet.support.errors import InputError
 from keras_resnet.training.run import train
 
@@ -39,10 +39,14 @@ def folder(tmp_path):
 
 def take(dataset, shape, start, stop, replicas=1, seed=0, **changes):
     recipe = find_recipe("digits", **changes)
-    batches = pipelines.training_batches(
-        dataset.train, Preprocessing(*shape), recipe, replicas, seed, start, stop
+    batches = pipelines.TrainingBatches(
+        split=dataset.train,
+        preprocessing=Preprocessing(*shape),
+        recipe=recipe,
+        replicas=replicas,
+        seed=seed,
     )
-    return list(batches.as_numpy_iterator())
+    return list(batches.dataset(start, stop).as_numpy_iterator())
 
 
 def test_digits_are_scikit_learns(digits):
@@ -60,7 +64,7 @@ def test_digits_are_scikit_learns(digits):
 
 
 def test_an_epoch_has_every_image_once(digits):
-    steps = pipelines.steps_per_epoch(digits.train, 64, 1)
+    steps = steps_per_epoch(len(digits.train), 64, 1)
     assert steps == 23  # 1,437 images: 22 batches of 64 and one of 29.
     batches = take(digits, (8, 8, 1), 0, steps)
     assert [len(labels) for _, labels, _ in batches] == [64] * 22 + [29]
@@ -106,8 +110,8 @@ def test_replicas_share_the_batch_of_one_device(digits, replicas):
 
 def test_no_replica_gets_an_empty_part(digits):
     """Of 1,437 images, 479 steps of 3 leave none and 359 of 4 leave one."""
-    assert pipelines.steps_per_epoch(digits.train, 4, 1) == 360
-    assert pipelines.steps_per_epoch(digits.train, 4, 2) == 359
+    assert steps_per_epoch(len(digits.train), 4, 1) == 360
+    assert steps_per_epoch(len(digits.train), 4, 2) == 359
     parts = take(digits, (8, 8, 1), 357, 361, replicas=2, batch_size=4)
     assert [len(labels) for _, labels, _ in parts] == [2] * 8
 
@@ -186,16 +190,14 @@ def test_validation_images_come_before_test_images(folder):
 def test_training_batches_of_a_folder(folder):
     images = load_dataset(f"folder:{folder}")
     for crop in (1.0, 0.8):
-        batches = pipelines.training_batches(
-            images.train,
-            Preprocessing(16, 20, 3, crop),
-            find_recipe("photographs", batch_size=10),
-            2,
+        batches = pipelines.TrainingBatches(
+            split=images.train,
+            preprocessing=Preprocessing(16, 20, 3, crop),
+            recipe=find_recipe("photographs", batch_size=10),
+            replicas=2,
             seed=0,
-            start=1,
-            stop=5,
         )
-        batches = list(batches.as_numpy_iterator())
+        batches = list(batches.dataset(1, 5).as_numpy_iterator())
         assert [len(labels) for _, labels, _ in batches] == [5, 5, 2, 2, 5, 5, 5, 5]
         for pixels, labels, _ in batches:
             assert pixels.shape[1:] == (16, 20, 3)
@@ -311,11 +313,11 @@ def test_data_needs_no_network_or_optional_package():
     code = """
 import sys
 sys.modules["tensorflow_datasets"] = None
-from keras_resnet import data, pipelines
+from keras_resnet import InputError, data
 data.load_dataset("digits")
 try:
     data.load_dataset("cifar10")
-except data.InputError as error:
+except InputError as error:
     print(error)
 """
     result = run_python("-c", code, cwd=os.path.dirname(ROOT))
@@ -383,22 +385,23 @@ def sources(tmp_path_factory):
     }
 
 
-def batches_of(split, start, stop, replicas=1, here=None, size=(8, 9), **changes):
+def plan_of(split, replicas=1, here=None, size=(8, 9), **changes):
     crop = changes.pop("central", 1.0)
-    service = changes.pop("service", "")
-    batches = pipelines.training_batches(
-        split,
-        Preprocessing(*size, 3, crop),
-        find_recipe("photographs", **{"batch_size": 8, **changes}),
-        replicas,
-        3,
-        start,
-        stop,
-        here=here,
+    return pipelines.TrainingBatches(
+        split=split,
+        preprocessing=Preprocessing(*size, 3, crop),
+        service=changes.pop("service", ""),
+        recipe=find_recipe("photographs", **{"batch_size": 8, **changes}),
+        replicas=replicas,
+        seed=3,
+        local_replicas=here,
         classes=3,
         mean=(90.0, 100.0, 110.0),
-        service=service,
     )
+
+
+def batches_of(split, start, stop, *args, **options):
+    batches = plan_of(split, *args, **options).dataset(start, stop)
     return list(batches.as_numpy_iterator())
 
 
@@ -472,12 +475,12 @@ def test_places_of_step_are_what_its_batch_holds(replicas):
     split = numbered(50)
     for repeats in (1, 3):
         changes = {"crop": "pad", "pad": 0.0, "repeats": repeats, "batch_size": 12}
-        recipe = find_recipe("photographs", **changes)
-        found = batches_of(split, 0, 12, replicas, size=(4, 4), **changes)
+        plan = plan_of(split, replicas, size=(4, 4), **changes)
+        found = list(plan.dataset(0, 12).as_numpy_iterator())
         for step in range(12):
             parts = found[step * replicas : (step + 1) * replicas]
             images, labels, _ = together(parts)
-            places = pipelines.places_of_step(split, recipe, replicas, 3, step)
+            places = plan.places_of_step(step)
             assert images[:, 0, 0, 0].tolist() == places.tolist()
             assert labels.tolist() == (places % 3).tolist()
 
@@ -716,7 +719,7 @@ def test_tfds_sets_of_records(tmp_path, monkeypatch):
             disable_shuffling=True,
         )
         in_memory = load_dataset(name, str(tmp_path))
-        monkeypatch.setattr(data, "_memory", lambda: 0)
+        monkeypatch.setattr(tfds_sets, "_memory", lambda: 0)
         found = load_dataset(name, str(tmp_path))
         monkeypatch.undo()
         monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
@@ -909,7 +912,7 @@ def test_data_services(sources, monkeypatch):
         assert_equal(found, shared)
         with pytest.raises(InputError, match=f"have one worker.*={crowd} with 2$"):
             batches_of(sources["arrays"], 0, 3, service=crowd)
-        monkeypatch.setattr(pipelines, "SERVICE_TIMEOUT", 3)
+        monkeypatch.setattr(data_service, "SERVICE_TIMEOUT", 3)
         with pytest.raises(InputError, match=f"had no worker within.*={nobody}$"):
             batches_of(sources["arrays"], 0, 3, service=nobody)
 
@@ -923,7 +926,7 @@ def test_data_services(sources, monkeypatch):
     ],
 )
 def test_a_data_service_that_is_not_there(sources, monkeypatch, address, words):
-    monkeypatch.setattr(pipelines, "SERVICE_TIMEOUT", 1)
+    monkeypatch.setattr(data_service, "SERVICE_TIMEOUT", 1)
     with pytest.raises(InputError, match=words) as error:
         batches_of(sources["arrays"], 0, 3, service=address)
     assert "\n" not in str(error.value)
@@ -1006,7 +1009,8 @@ def test_unnamed_classes_are_a_models_in_order(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         write_records(tmp_path / name / "validation-0-of-1", [image] * 3, labels)
     names = registry.class_names("imagenet")
-    model = Classifier("some", None, names, Preprocessing(224, 224, 3), {})
+    provenance = Provenance("some")
+    model = Classifier("some", None, names, Preprocessing(224, 224, 3), provenance)
     found = load_images(model, f"tfrecord:{tmp_path / 'thousand'}", only_test=True)
     assert found.classes == names
     assert found.test.labels.tolist() == [0, 499, 999]

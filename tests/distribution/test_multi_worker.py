@@ -15,7 +15,8 @@ from conftest import ROOT
 SCRIPT = """
 import os, sys
 import keras, numpy as np, tensorflow as tf
-from keras_resnet import data, programs, training
+from keras_resnet import data, training
+from keras_resnet.support import run_command
 
 def main(argv):
     folder, strategy, sync_bn, epochs = argv
@@ -54,7 +55,7 @@ class Keep(keras.callbacks.Callback):
         with open(self.where(), "wb") as file:
             np.savez(file, **values, **self.logs)
 
-programs.run(main, positional=True)
+run_command(main, positional=True)
 """
 KEYS = ("loss", "accuracy", "val_loss", "val_accuracy")
 
@@ -74,8 +75,8 @@ def start(
     command = [sys.executable, *arguments]
     if strategy == "multi_worker":
         code = (
-            "import sys; from keras_resnet.workers import run_local; "
-            f"sys.exit(run_local(2, {command!r}, {str(folder) + '-logs'!r}))"
+            "import sys; from keras_resnet.distribution import run_local_workers; "
+            f"sys.exit(run_local_workers(2, {command!r}, {str(folder) + '-logs'!r}))"
         )
         command = [sys.executable, "-c", code]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "SLOW": str(slow)}

@@ -6,7 +6,7 @@ import time
 import pytest
 import tensorflow as tf
 
-from keras_resnet.distribution import cluster, strategies
+from keras_resnet.distribution import cluster
 from keras_resnet.distribution.strategies import (
     is_chief,
     local_replicas,
@@ -26,7 +26,7 @@ def no_cluster(monkeypatch):
         "TPU_NAME",
     ):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(strategies, "START_TIMEOUT", 1)
+    monkeypatch.setattr(cluster, "START_TIMEOUT", 1)
 
 
 def test_replicas():
@@ -146,7 +146,7 @@ def test_the_pods_of_an_indexed_job(monkeypatch):
 
 
 def test_a_worker_that_is_not_started_is_named(monkeypatch):
-    monkeypatch.setattr(strategies, "START_TIMEOUT", 0.5)
+    monkeypatch.setattr(cluster, "START_TIMEOUT", 0.5)
     with (
         socket.create_server(("127.0.0.1", 0)) as started,
         socket.socket() as bound,

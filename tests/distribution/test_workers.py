@@ -22,10 +22,11 @@ TRAINING = """
 import json, os, pathlib, signal, sys
 signal.alarm(int(os.environ["LIMIT"]))  # A hang fails.
 import keras, numpy as np, tensorflow as tf
-from keras_resnet.batch_norm import synchronized
-from keras_resnet.strategies import *
-from keras_resnet.strategies import lost_worker
-from keras_resnet.workers import leave
+from keras_resnet.distribution import (
+    is_chief, local_replicas, lost_worker, make_strategy, next_batch, sum_over_workers,
+    worker_count, worker_index)
+from keras_resnet.nets import synchronized
+from keras_resnet.support import leave
 
 name, folder, steps = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
 keras.config.set_floatx("float64")
@@ -77,7 +78,7 @@ try:
     if is_chief(strategy):
         checkpoint.write(str(folder / "saved"))
     # All wait here until it is there, and then read what the chief alone wrote.
-    total(strategy, tf.ones([], "float64"))
+    sum_over_workers(strategy, tf.ones([], "float64"))
     weights = network.get_weights()
     for variable in network.variables:
         variable.assign(tf.zeros_like(variable))
@@ -206,10 +207,10 @@ def test_signals_are_forwarded(number, tmp_path):
     command = [*python(INDEX + handle + ready), str(tmp_path)]
     code = f"""
 import signal, sys
-from keras_resnet import workers
+from keras_resnet.distribution import workers
 workers.GRACE = 5
 before = signal.getsignal({number:d})
-status = workers.run_local(2, {command}, {str(tmp_path)!r})
+status = workers.run_local_workers(2, {command}, {str(tmp_path)!r})
 assert signal.getsignal({number:d}) is before
 sys.exit(status)
 """

@@ -13,6 +13,7 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.evaluation import reports
 from keras_resnet.evaluation.classifier import Classifier
 from keras_resnet.evaluation.evaluator import Predictions
+from keras_resnet.spec import Provenance
 
 
 def guesses(classes, images, top=5, right=0.7):
@@ -33,7 +34,11 @@ def guesses(classes, images, top=5, right=0.7):
 
 def classifier(classes):
     return Classifier(
-        "net", None, tuple(classes), Preprocessing(8, 8, 1), {"model": "resnet20"}
+        "net",
+        None,
+        tuple(classes),
+        Preprocessing(8, 8, 1),
+        Provenance("resnet20", "imagenet"),
     )
 
 
@@ -160,7 +165,7 @@ def test_write_report(tmp_path):
         assert record["loss"] == pytest.approx(found.losses.mean(), rel=1e-6)
         assert record["images"] == 300
         assert (record["dataset"], record["views"]) == ("digits", views)
-        assert record["settings"] == {"model": "resnet20"}
+        assert record["settings"] == {"model": "resnet20", "weights": "imagenet"}
         assert record["versions"]["numpy"] == np.__version__
         assert record["machine"]
 

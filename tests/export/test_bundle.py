@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -31,7 +32,7 @@ from keras_resnet.data import sources, splits
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.evaluation.classifier import Classifier, load_classifier
 from keras_resnet.nets.graph import flat_layers
-from keras_resnet.spec.variants import VARIANTS
+from keras_resnet.spec import VARIANTS, Provenance
 from keras_resnet.support.errors import InputError
 from keras_resnet.weights import registry
 from keras_resnet.zoo import ResNet
@@ -396,6 +397,9 @@ def test_calibration_on_a_folder(trained, tmp_path):
     }
     found = bundle.export(calibration=f"folder:{tmp_path}/pictures", **options)
     assert found["calibration"]["images"] == list(range(7))
+    # A bundle is given on: without the folders of this machine.
+    assert found["calibration"]["dataset"] == "folder:pictures"
+    assert str(tmp_path) not in json.dumps(found)
     with pytest.raises(InputError, match=r"Received: folder:.*nothing, which has none"):
         bundle.export(calibration=f"folder:{tmp_path}/nothing", **options)
 
@@ -444,6 +448,18 @@ def test_what_a_user_put_beside_is_not_replaced(exported, trained, tmp_path, str
     with pytest.raises(InputError, match=r"other files, such as MODEL_CARD\.md"):
         bundle.export(str(trained), str(folder), ["float32"])
     assert (folder / stranger).read_text() == "mine"
+
+
+def test_options_of_a_call():
+    """What a notebook gives by position, and every flag by keyword."""
+    parameters = inspect.signature(bundle.export).parameters
+    assert list(parameters)[:3] == ["model", "output", "formats"]
+    assert set(parameters) - {"model", "output", "formats"} == {
+        "weights", "image_size", "dataset", "data_dir", "images", "calibration", "seed",
+        "share_images", "debug_quantization",
+    }  # fmt: skip
+    with pytest.raises(InputError, match="seed must be 0 or more"):
+        bundle.export("resnet18", "no", seed=-1)
 
 
 def test_no_format(trained, tmp_path):
@@ -630,7 +646,9 @@ def untrained(name, size, **variation):
             layer.momentum = 0.0  # The statistics are those of these images.
     model(images, training=True)
     preprocessing = Preprocessing(size, size, 3)
-    network = Classifier(name, model, tuple("0123456789"), preprocessing, {})
+    network = Classifier(
+        name, model, tuple("0123456789"), preprocessing, Provenance(name)
+    )
     return network, images, saved_model.reference_logits(model, images)
 
 

@@ -9,9 +9,10 @@ from ai_edge_litert.interpreter import Interpreter
 from conftest import run_python, write_artifacts
 
 import keras_resnet
-from export.device import card
+from export.device import clients
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.evaluation.classifier import Classifier, load_classifier
+from keras_resnet.spec import Provenance
 
 FORMATS = ("float32", "float16", "dynamic", "int8")
 
@@ -72,7 +73,7 @@ def test_resized_by_hand(converted, digits):
 
 def run_lines(client, folder):
     """Runs lines of the model card in a process without TensorFlow or Keras."""
-    lines = card.CLIENTS[client].lines("int8.tflite", 10)
+    lines = clients.CLIENTS[client].lines("int8.tflite", 10)
     code = (
         "import sys; sys.modules.update(tensorflow=None, keras=None)\n"
         "import numpy as np; pixels = np.load('pixels.npy')\n"
@@ -129,7 +130,7 @@ def test_every_kind_of_network_resizes(tmp_path, name, size, options):
     pixels = keras.layers.Normalization(mean=[128] * 3, variance=[64**2] * 3)(image)
     model = keras_resnet.ResNet(name, input_tensor=pixels, classes=10, **options)
     classes, preprocessing = tuple("0123456789"), Preprocessing(*shape)
-    classifier = Classifier(name, model, classes, preprocessing, {})
+    classifier = Classifier(name, model, classes, preprocessing, Provenance(name))
     images = np.random.default_rng(0).integers(0, 256, (6, *shape), np.uint8)
     write_artifacts(classifier, tmp_path, ("float32", "int8"), images)
     found = assert_resizes(tmp_path / "float32.tflite", images, (2, 6, 3))

@@ -366,7 +366,7 @@ _DEEP = """
 import json, sys, time
 import keras, numpy as np, tensorflow as tf
 import keras_resnet
-from keras_resnet.blocks import flat_layers
+from keras_resnet.nets import flat_layers
 keras.utils.set_random_seed(0)
 start = time.process_time()  # Other tests may run beside it.
 model = keras_resnet.ResNet(sys.argv[1], shortcut=sys.argv[2] or None)

@@ -78,23 +78,28 @@ def checkout(tmp_path_factory):
 BREAKS = {
     "an internal dep is removed": (
         "//tests:test_study_gradients",
-        ("keras_resnet/studies/BUILD", r'("study.py".*?)":jobs",', r"\1"),
-        "cannot import name 'jobs' from 'keras_resnet.studies'",
+        ("keras_resnet/BUILD", r'("studies/\*.py".*?)":studies_lib",', r"\1"),
+        "cannot import name 'lib' from 'keras_resnet.studies'",
+    ),
+    "a stub is left out": (
+        "//tests:test_reports",
+        ("keras_resnet/BUILD", r'data = glob\(\["evaluation/\*.pyi"\]\),', ""),
+        "keras_resnet/evaluation/__init__.pyi'",
     ),
     # The interpreter has every package, so that only the imports tell.
     "a @pypi dep is removed": (
         "//tests:test_build_files",
-        ("keras_resnet/BUILD", r'("weights.py".*?)"@pypi//h5py",', r"\1"),
-        "deps of //keras_resnet:weights: add '@pypi//h5py'",
+        ("keras_resnet/BUILD", r'("weights/\*.py".*?)"@pypi//h5py",', r"\1"),
+        "deps of //keras_resnet:weights: add @pypi//h5py",
     ),
     "a test fails": (
         "//tests:test_variants",
-        ("tests/test_variants.py", r"\Z", "\n\ndef test_sum():\n    assert 1 + 1 == 3\n"),
-        "FAILED tests/test_variants.py::test_sum",
+        ("tests/spec/test_variants.py", r"\Z", "\n\ndef test_sum():\n    assert 1 + 1 == 3\n"),
+        "FAILED tests/spec/test_variants.py::test_sum",
     ),
     "a file has no tests": (
         "//tests:test_strategies",
-        ("tests/test_strategies.py", r"\ndef test_", r"\ndef check_"),
+        ("tests/distribution/test_strategies.py", r"\ndef test_", r"\ndef check_"),
         "no tests ran",
     ),
 }  # fmt: skip
@@ -125,17 +130,17 @@ def test_what_is_broken_fails(said, name):
 
 
 def test_export_cannot_be_imported_by_keras_resnet(checkout):
-    change = "keras_resnet/BUILD", r'("train.py"\],\s+deps = \[)', r'\1"//export:card",'
+    change = "keras_resnet/BUILD", r'("zoo.py".,\s+deps = .)', r'\1"//export:device",'
     with checkout.change(*change):
-        status, output = checkout.bazel("build", "//keras_resnet:train")
+        status, output = checkout.bazel("build", "//keras_resnet:zoo")
     assert status == 1
-    words = "'//export:card' is not visible from target '//keras_resnet:train'"
+    words = "'//export:device' is not visible from target '//keras_resnet:zoo'"
     assert words in " ".join(output.split())
 
 
 def test_a_misformatted_build_file_is_refused(checkout):
     assert checkout.buildifier()[0] == 0
-    with checkout.change("export/BUILD", 'srcs = \\["card.py"', 'srcs=["card.py"'):
+    with checkout.change("export/BUILD", 'name = "device"', 'name="device"'):
         status, output = checkout.buildifier()
     assert status != 0 and "export/BUILD # reformat" in output
     with checkout.change("tests/BUILD", r'"py_library"\)', '"py_library", "py_test")'):

@@ -1,156 +1,247 @@
-"""Imports point one way: DESIGN.md's rules, read from the sources."""
-# ruff: noqa: E501 (the table of rules)
+"""DESIGN.md's rules on rooms, imports, names and sizes, checked in the sources."""
+# ruff: noqa: E501 (the tables)
 
+import ast
+import graphlib
 import pathlib
 import re
 import sys
-import typing
+from collections.abc import Iterator
 
 import pytest
-from imports import ON_IMPORT, find_imports, home, read_sources
+from imports import ON_IMPORT, find_imports, home, read_doors, read_sources
 
 ROOT = pathlib.Path(__file__).parents[2]
+PACKAGES = ("keras_resnet", "export")
 
-# How far a rule looks.
-DIRECTLY = "directly"
-BY_FULL_NAME = "directly, by its full name"
-ON_IMPORT_ONLY = "when it is imported, by way of others too"
-AT_ALL = "anywhere, by way of others too"
+# The rooms, and what each may import beside itself. A module of its own, such as a
+# command or zoo, is a room too.
+NETS = {"support", "spec", "nets", "weights", "zoo"}
+LIBRARY = NETS | {"data", "distribution", "evaluation", "training"}
+STUDIES = LIBRARY | {"studies.lib"}
+EXPORTED = LIBRARY - {"distribution", "training"} | {"export.device"}
+ROOMS = {
+    "support": set(),
+    "spec": {"support"},
+    "nets": {"support", "spec"},
+    "weights": {"support", "spec", "nets"},
+    "zoo": {"support", "spec", "nets", "weights"},
+    "data": {"support", "spec"},
+    "distribution": {"support", "spec"},
+    "evaluation": NETS | {"data", "distribution"},
+    "training": LIBRARY,
+    "studies.lib": LIBRARY,
+    "studies.all": STUDIES | {"studies"},
+    "studies": STUDIES,
+    "export.device": {"support", "spec"},
+    "export.formats": EXPORTED,
+    "export.quantization": EXPORTED | {"export.formats"},
+    "export": EXPORTED | {"export.formats", "export.quantization"},
+    "": LIBRARY,  # the commands, and the public names
+}
+
+COMMANDS = r"keras_resnet\.(?!zoo$)\w+|keras_resnet\.studies\.\w+|export\.__main__"
+DEVICE = r"export\.(device\..+|verify|latency)"
+# Modules, whether a call of theirs counts as well, what they must not import and why.
+NEVER = [
+    (r"keras_resnet\.(nets\..+|weights\..+|zoo)", True, "tensorflow", "a network builds on every Keras backend"),
+    (r"keras_resnet\.spec\..+", True, "keras tensorflow", "choices need neither"),
+    (DEVICE, False, "keras tensorflow absl matplotlib rich", "a device has LiteRT and NumPy alone"),
+    (COMMANDS, False, "keras tensorflow", "help and a mistyped flag are answered at once"),
+]  # fmt: skip
+FLAGS = rf"{COMMANDS}|keras_resnet\.(support|studies\.lib)\.program"
+
+FRONT_DOOR = "keras_resnet.support.front_door"
+LONGEST = 70  # lines of a function, without its docstring
+LONGER: dict[str, str] = {}  # module.function: the reason why it is longer
 
 
-class Rule(typing.NamedTuple):
-    who: str
-    how: str
-    never: str
-    why: str
-    unless: str = ""
-
-
-# A name that begins with a dot is a module of keras_resnet, as in ".resnet".
-# fmt: off
-MODELS = ".variants .blocks .resnet .weights .weight_files .layouts .registry .complexity .training .classifiers"
-PROGRAMS = ".train .evaluate .predict .convert .runs .studies.all"
-STUDIES = ".studies.complexity .studies.degradation .studies.shortcuts .studies.gradients .studies.responses .studies.identity .studies.lesion .studies.schedule .studies.overfitting"
-RULES = [
-    Rule(".variants .blocks .resnet .complexity .layouts .registry .weights .weight_files", AT_ALL, "tensorflow", "a model builds on every Keras backend"),
-    Rule(".weights .weight_files .layouts .registry", AT_ALL, ".resnet", "they act on a model that they are given"),
-    Rule(".complexity", ON_IMPORT_ONLY, ".resnet absl", "only as a program it builds networks and has flags"),
-    Rule(".resnet", ON_IMPORT_ONLY, ".weights", "weights are loaded only when they are asked for"),
-    Rule(".data .preprocessing .recipes .strategies", AT_ALL, MODELS, "data and devices know nothing of models"),
-    Rule(f".__init__ {PROGRAMS} {STUDIES} .complexity export.__main__", ON_IMPORT_ONLY, "keras tensorflow", "help and a mistyped flag are answered at once"),
-    Rule("*", DIRECTLY, PROGRAMS, "programs are on top"),
-    Rule("*", DIRECTLY, "absl.flags", "flags are process-wide: only programs own them", unless=f"{PROGRAMS} .programs .studies.program .complexity export.__main__"),
-    Rule("*", DIRECTLY, STUDIES, "a study stands alone; what several need is beside them", unless=".studies.all"),
-    Rule(".*", DIRECTLY, ".studies.*", "studies stand on the rest", unless=".studies.*"),
-    Rule(".*", AT_ALL, "export keras_resnet_export", "export stands on keras_resnet"),
-    Rule("export.verify export.latency export.runtimes", ON_IMPORT_ONLY, "keras tensorflow absl matplotlib", "a device checks and times a bundle with LiteRT and NumPy alone"),
-    Rule("export.*", BY_FULL_NAME, "export keras_resnet_export", "in a wheel the folder has another name"),
-]
-# fmt: on
-
-
-def full(names):
-    return [f"keras_resnet{n}" if n.startswith(".") else n for n in names.split()]
-
-
-def within(name, outers):
-    """Whether a dotted name is one of these, or in one; `*` stands for anything."""
-    return any(
-        outer == "*" or f"{name}.".startswith(f"{outer.removesuffix('.*')}.")
-        for outer in outers
+def room_of(module: str) -> str:
+    """Returns the room of a module, a key of `ROOMS`."""
+    name = module.removeprefix("keras_resnet.")
+    return max(
+        (r for r in ROOMS if f"{name}.".startswith(f"{r}.")), key=len, default=""
     )
 
 
-def chains(module, how, graph):
-    """Returns how `module` comes to each name that it imports: a list of names."""
-    found, queue = {}, [[module]]
-    while queue:
-        chain = queue.pop(0)
-        for item in graph[chain[-1]]:
-            if how == BY_FULL_NAME and item.relative:
-                continue
-            if how == ON_IMPORT_ONLY and item.when != ON_IMPORT:
-                continue
-            if item.name not in found:
-                found[item.name] = [*chain, item.name]
-                next_module = home(item.name, graph)
-                if how in (ON_IMPORT_ONLY, AT_ALL) and next_module:
-                    queue.append([*chain, next_module])
-    return found
+class Sources:
+    """The sources of the packages, and what each module imports."""
+
+    def __init__(self, sources: dict[str, str], stubs: dict[str, str]) -> None:
+        self.texts = sources
+        self.imports = {m: find_imports(t, m) for m, t in sources.items()}
+        self.doors = read_doors(stubs, sources)
+        # A room as a whole; what is taken from it counts as an import as well.
+        self.rooms = {stub.removesuffix(".__init__") for stub in stubs}
+
+    def target(self, name: str) -> str | None:
+        """Returns the module that an imported name comes from, if it is ours."""
+        return home(name, self.texts, self.doors)
+
+    def chains(self, module: str, in_functions: bool) -> dict[str, list[str]]:
+        """Returns how a module comes to each name that it imports, by way of others."""
+        chains: dict[str, list[str]] = {}
+        queue = [[module]]
+        while queue:
+            chain = queue.pop(0)
+            # An import runs the packages around the module, but none of their
+            # functions: those import the public names at first use.
+            functions = in_functions and not chain[-1].endswith(".__init__")
+            items = self.imports[chain[-1]]
+            names = [i.name for i in items if functions or i.when == ON_IMPORT]
+            around = chain[-1].split(".")[:-1]
+            names += [
+                ".".join([*around[: n + 1], "__init__"]) for n in range(len(around))
+            ]
+            for name in names:
+                if name not in chains:
+                    chains[name] = [*chain, name]
+                    if target := self.target(name):
+                        queue.append([*chain, target])
+        return chains
 
 
-def violations(sources):
-    graph = {name: list(find_imports(text, name)) for name, text in sources.items()}
-    return [
-        f"{' -> '.join(chain)}: {rule.why} ({rule.how})"
-        for rule in RULES
-        for module in graph
-        if within(module, full(rule.who)) and not within(module, full(rule.unless))
-        for name, chain in chains(module, rule.how, graph).items()
-        if within(name, full(rule.never))
-    ]
+def import_problems(module: str, sources: Sources) -> Iterator[str]:
+    """Yields what is wrong with single imports of a module."""
+    room = room_of(module)
+    for item in sources.imports[module]:
+        name, package = item.name, item.name.split(".")[0]
+        if f"{name}.".startswith("absl.flags.") and not re.fullmatch(FLAGS, module):
+            yield f"{module} -> {name}: flags are process-wide, only commands own them"
+        if package in ("export", "keras_resnet_export") and not (
+            item.relative and module.startswith("export.")
+        ):
+            yield f"{module} -> {name}: export is imported relatively and by itself only"
+        if package not in PACKAGES:
+            continue
+        if re.match("_[^_]", name.split(".")[-1]):
+            yield f"{module} -> {name}: the name is private"
+        target = sources.target(name) or ""
+        other = room_of(target)
+        on_top = other in ("", "studies") and target != module
+        if other not in ROOMS[room] and (on_top or other != room):
+            yield f"{module} -> {name}: {room or 'a command'} does not stand on {other}"
+        by_door = target != home(name, sources.texts) or name in sources.rooms
+        is_door = target in ("keras_resnet.zoo", FRONT_DOOR) or on_top
+        if other != room and not by_door and not is_door:
+            yield f"{module} -> {name}: no name that the room's __init__.pyi lists"
 
 
-def test_imports_point_one_way():
-    assert "\n".join(violations(read_sources(ROOT, ["keras_resnet", "export"]))) == ""
+def long_functions(module: str, text: str) -> Iterator[str]:
+    """Yields the functions that are too long."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or 0) - node.lineno + 1
+            if ast.get_docstring(node):
+                docstring = node.body[0]
+                lines -= (docstring.end_lineno or 0) - docstring.lineno + 1
+            name = f"{module}.{node.name}"
+            if lines > LONGEST and name not in LONGER:
+                yield f"{name} has {lines} lines without its docstring"
 
 
-def test_the_rules_name_modules_that_exist():
-    modules = read_sources(ROOT, ["keras_resnet", "export"])
-    named = {n for r in RULES for n in full(f"{r.who} {r.never} {r.unless}")}
-    ours = {n for n in named if n.startswith(("keras_resnet.", "export."))}
-    assert (
-        ours - {"keras_resnet.*", "keras_resnet.studies.*", "export.*"}
-        <= modules.keys()
-    )
+def problems(texts: dict[str, str], stubs: dict[str, str]) -> Iterator[str]:
+    """Yields a line for everything that breaks a rule."""
+    sources = Sources(texts, stubs)
+    for name in sources.doors.keys() & texts.keys():
+        yield f"{name}: the module of that name hides what the front door lists"
+    for module, text in texts.items():
+        yield from import_problems(module, sources)
+        yield from long_functions(module, text)
+        for who, in_functions, names, why in NEVER:
+            if re.fullmatch(who, module):
+                for name, chain in sources.chains(module, in_functions).items():
+                    if name.split(".")[0] in names.split():
+                        yield f"{' -> '.join(chain)}: {why}"
+    graph = {
+        module: {sources.target(item.name) for item in items} - {module, None}
+        for module, items in sources.imports.items()
+    }
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        yield f"a circle: {' <- '.join(error.args[1])}"
+
+
+def test_the_sources_keep_the_rules():
+    texts = read_sources(ROOT, PACKAGES)
+    assert {room_of(module) for module in texts} == ROOMS.keys()
+    assert "\n".join(problems(texts, read_sources(ROOT, PACKAGES, ".pyi"))) == ""
+
+
+STUBS = {
+    "keras_resnet.__init__": "from .nets import fold as fold",
+    "keras_resnet.data.__init__": "from .splits import Split as Split",
+    "keras_resnet.nets.__init__": "from .folding import fold as fold",
+    "export.device.__init__": "from .card import show as show",
+}
+RIGHT = {
+    "keras_resnet.__init__": (
+        "from keras_resnet.support.front_door import get\n"
+        "def f(): from keras_resnet.zoo import build"
+    ),
+    "keras_resnet.support.front_door": "",
+    "keras_resnet.support.program": "from absl import flags",
+    "keras_resnet.spec.recipes": "import typing",
+    "keras_resnet.nets.__init__": "from keras_resnet.support.front_door import get",
+    "keras_resnet.nets.blocks": "import keras",
+    "keras_resnet.nets.folding": "from keras_resnet.nets.blocks import conv",
+    "keras_resnet.zoo": "from keras_resnet.nets import fold",
+    "keras_resnet.data.__init__": "",
+    "keras_resnet.data.splits": "import tensorflow as tf",
+    "keras_resnet.training.loop": (
+        "from keras_resnet.data import Split\nfrom keras_resnet.zoo import build"
+    ),
+    "keras_resnet.train": (
+        "from absl import flags\ndef f():\n    from keras_resnet.zoo import build"
+    ),
+    "keras_resnet.studies.width": (
+        "from keras_resnet import data\ndef f(split: int): data.Split"
+    ),
+    "keras_resnet.studies.all": "from keras_resnet.studies import width",
+    "export.device.card": "def f(): import rich",
+    "export.verify": "from .device import show",
+    "export.bundle": "from .verify import verify\nfrom keras_resnet.data import Split",
+}
 
 
 @pytest.mark.parametrize(
-    ("module", "source", "word"),
+    ("module", "source", "message"),
     [
-        ("keras_resnet.blocks", "import tensorflow as tf", "every Keras backend"),
-        ("keras_resnet.blocks", "def f(): from tensorflow import nn", "backend"),
-        ("keras_resnet.blocks", "from keras_resnet import data", "blocks -> keras_resnet.data"),
-        ("keras_resnet.weights", "def f(): from .resnet import ResNet", "are given"),
-        ("keras_resnet.weights", "from keras_resnet import ResNet", "are given"),
-        ("keras_resnet.complexity", "from keras_resnet.resnet import ResNet", "only as a program"),
-        ("keras_resnet.complexity", "from absl import flags", "only as a program"),
-        ("keras_resnet.resnet", "try: from keras_resnet import weights\nfinally: 0", "asked for"),
-        ("keras_resnet.recipes", "from keras_resnet import variants", "nothing of models"),
-        ("keras_resnet.train", "from keras_resnet.blocks import conv_bn", "at once"),
-        ("keras_resnet.run_folders", "import keras_resnet.train", "programs are on top"),
-        ("keras_resnet.reports", "def f(): from absl import app, flags", "process-wide"),
-        ("keras_resnet.studies.width", "from .. import predict", "programs are on top"),
-        ("keras_resnet.runs", "if TYPE_CHECKING: from export import card", "stands on"),
-        ("keras_resnet.runs", "import keras_resnet_export", "stands on"),
-        ("export.bundle", "from export import card", "another name"),
+        ("keras_resnet.data.splits", "def f(): from keras_resnet.zoo import build", "data does not stand on zoo"),
+        ("keras_resnet.nets.blocks", "if TYPE_CHECKING: from keras_resnet.data import Split", "nets does not stand on data"),
+        ("keras_resnet.training.loop", "from keras_resnet import train", "training does not stand on"),
+        ("keras_resnet.evaluate", "from keras_resnet.train import f", "a command does not stand on"),
+        ("keras_resnet.studies.depth", "from keras_resnet.studies import width", "studies does not stand on studies"),
+        ("export.bundle", "from keras_resnet.training import loop", "export does not stand on training"),
+        ("export.device.card", "from ..bundle import x", "export.device does not stand on export"),
+        ("keras_resnet.nets.blocks", "from keras_resnet.nets.folding import fold", "a circle: keras_resnet.nets."),
+        ("keras_resnet.training.loop", "from keras_resnet.data.splits import Split", "no name that the room's"),
+        ("keras_resnet.training.loop", "from keras_resnet import nets\nnets.conv", "no name that the room's"),
+        ("keras_resnet.zoo", "from keras_resnet.nets import conv", "no name that the room's"),
+        ("keras_resnet.nets.folding", "from keras_resnet.nets.blocks import _conv", "the name is private"),
+        ("keras_resnet.nets.blocks", "def f(): from tensorflow import nn", "every Keras backend"),
+        ("keras_resnet.spec.recipes", "def f(): import keras", "choices need neither"),
+        ("keras_resnet.support.front_door", "import tensorflow", "nets.__init__ -> keras_resnet.support.front_door -> tensorflow: a network"),
+        ("export.verify", "from keras_resnet.nets import fold", "keras_resnet.nets.folding -> keras_resnet.nets.blocks -> keras: a device"),
+        ("export.device.card", "import rich", "export.verify -> export.device.card -> rich: a device"),
+        ("keras_resnet.train", "from keras_resnet.data import Split", "keras_resnet.data.splits -> tensorflow: help"),
+        ("keras_resnet.studies.width", "from keras_resnet import data\ndef f(x: data.Split): 0", "keras_resnet.data.splits -> tensorflow: help"),
+        ("keras_resnet.training.loop", "def f(): from absl import app, flags", "flags are process-wide"),
+        ("keras_resnet.train", "from export import bundle", "relatively and by itself only"),
+        ("export.bundle", "from export import verify", "relatively and by itself only"),
+        ("export.device.show", "", "export.device.show: the module of that name hides"),
+        ("export.bundle", "def f():\n" + "    x()\n" * 70, "export.bundle.f has 71 lines"),
     ],
 )  # fmt: skip
-def test_a_forbidden_import_is_found(module, source, word):
-    allowed = {
-        "keras_resnet.__init__": (
-            "if TYPE_CHECKING:\n    from keras_resnet.resnet import ResNet"
-        ),
-        "keras_resnet.blocks": "import keras",
-        "keras_resnet.complexity": (
-            "def main():\n    from absl import flags\n    from keras_resnet import resnet"
-        ),
-        "keras_resnet.data": "import tensorflow as tf",
-        "keras_resnet.resnet": (
-            "from keras_resnet import blocks\ndef f(): from . import weights"
-        ),
-        "keras_resnet.train": "from absl import flags",
-        "keras_resnet.weights": "import keras",
-        "export.bundle": "from . import card\nfrom keras_resnet import data",
-        "export.card": "import numpy",
-    }
-    assert not violations(allowed)
-    assert word in "\n".join(violations({**allowed, module: source}))
+def test_what_breaks_a_rule_is_found(module, source, message):
+    assert not list(problems(RIGHT, STUBS))
+    assert message in "\n".join(problems({**RIGHT, module: source}, STUBS))
 
 
 # `bazel run` and `python FOLDER/FILE.py` put the file's folder first on sys.path: a
 # module in it that is named like a library hides the library from everybody.
-FOLDERS = ("keras_resnet", "export", "tests", "benchmarks")
+FOLDERS = (*PACKAGES, "tests", "benchmarks")
 # Libraries under another name than their distribution's, and one that others try.
 LIBRARIES = {"IPython", "PIL", "absl", "datasets", "google", "sklearn"}
 

@@ -6,7 +6,7 @@ from conftest import ROOT
 from nbclient import NotebookClient
 
 
-@pytest.mark.full
+@pytest.mark.clients
 def test_quickstart_runs(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -10,12 +10,15 @@ import zipfile
 import pytest
 from conftest import ROOT, assert_one_line, run_python
 
+# The folders of the checkout, and the packages that a wheel has of them.
+PACKAGES = {"keras_resnet": "keras_resnet", "export": "keras_resnet_export"}
+
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
     """Built from a copy in which a file `build` stands, as `BUILD` is on macOS."""
     source = tmp_path_factory.mktemp("source")
-    for name in ("keras_resnet", "export"):
+    for name in PACKAGES:
         shutil.copytree(
             ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__")
         )
@@ -55,30 +58,26 @@ def environment(wheel, tmp_path_factory):
     return folder / "bin"
 
 
-def test_wheel_holds_both_packages_and_takes_no_other_name(wheel):
+@pytest.mark.clients
+def test_wheel_holds_both_packages_whole_and_takes_no_other_name(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    tops = {name.split("/")[0] for name in names}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {
-        "keras_resnet",
-        "keras_resnet_export",
+    expected = {
+        f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
+        for folder, package in PACKAGES.items()
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and path.name != "BUILD" and path.suffix != ".pyc"
     }
-    for package, folder in (
-        ("keras_resnet", "keras_resnet"),
-        ("keras_resnet_export", "export"),
-    ):
-        modules = {path.name for path in (ROOT / folder).glob("*.py")}
-        assert modules <= {
-            name.split("/")[1] for name in names if name.startswith(f"{package}/")
-        }
-    assert "keras_resnet/py.typed" in names
-    page = {
-        f"keras_resnet_export/web/{f.name}" for f in (ROOT / "export/web").iterdir()
-    }
-    assert "keras_resnet_export/web/index.html" in page
-    assert page <= set(names)
+    assert {name for name in names if ".dist-info/" not in name} == expected
+    assert {
+        "keras_resnet/py.typed",
+        "keras_resnet/nets/__init__.pyi",
+        "keras_resnet/weights/imagenet_classes.txt",
+        "keras_resnet_export/formats/web/index.html",
+    } <= expected
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+@pytest.mark.clients
 def test_console_scripts_run_from_any_folder(environment, tmp_path):
     def run(script, *flags):
         return execute(f"keras-resnet-{script}", *flags)

@@ -2,6 +2,8 @@
 
 import base64
 import dataclasses
+import json
+import os
 import pathlib
 import re
 import shlex
@@ -139,7 +141,11 @@ def test_a_report_is_made_again_from_its_table(small, tmp_path):
         for epoch, error in enumerate(errors)
     ]  # fmt: skip
     write_table(folder / "degradation.csv", rows)
-    shutil.copy(f"{small.folder}/degradation/study.json", folder)
+    about = json.loads(
+        pathlib.Path(small.folder, "degradation/study.json").read_text("utf-8")
+    )
+    assert about.pop("format") == 1  # Version 0.1.0 wrote none.
+    (folder / "study.json").write_text(json.dumps(about))
     result = run_program(
         "keras_resnet.studies.degradation", "--report", f"--output={options.output}"
     )
@@ -166,9 +172,14 @@ def test_a_damaged_table_is_one_line(small, tmp_path):
             STUDY.run(options, measured=True)
         assert "\n" not in str(caught.value)
     shutil.copy(f"{small.folder}/degradation/degradation.csv", folder)
-    (folder / "study.json").write_text("{}")
-    with pytest.raises(InputError, match=r"study.json"):
-        STUDY.run(options, measured=True)
+    for content, words in (
+        ("{}", "study.json.* damaged"),
+        ("[]", "study.json.* damaged"),
+        ('{"format": 9, "options": {}}', "study.json has format 9.* reads up to 1"),
+    ):
+        (folder / "study.json").write_text(content)
+        with pytest.raises(InputError, match=words):
+            STUDY.run(options, measured=True)
     assert not (folder / "report.html").exists()
 
 
@@ -246,25 +257,24 @@ def test_what_cannot_be_used_is_said_at_once(flags, words, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_too_little_memory_is_said_at_once(monkeypatch, tmp_path, digits):
-    monkeypatch.setattr(jobs, "bytes_available", lambda: 2.0 * 2**30)
-    options = Options(dataset="digits", depths=(8, 1202), output=str(tmp_path / "out"))
-    assert jobs.worker_count(dataclasses.replace(options, depths=(8,))) == 1
-    # Of other data sets the recipe has batches of 128.
-    monkeypatch.setattr(Options, "load", lambda self: digits)
+def test_number_of_processes(monkeypatch):
+    monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: [])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(5), raising=False)
+    assert jobs.worker_count(None) == 5
+    assert (jobs.worker_count(3), jobs.worker_count(0)) == (3, 0)
+    assert [jobs.worker_count(wanted, alone=True) for wanted in (None, 3, 0)] == [
+        1,
+        1,
+        0,
+    ]
+    monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: ["one"])
+    assert jobs.worker_count(None) == 1
+
+
+def test_the_recipe_is_chosen_by_data_set():
+    assert Options(dataset="digits").recipe_name == "digits"
     assert Options(dataset="cifar10").recipe_name == "paper_cifar"
-    # By hand: 400 layers in each stage, of 16, 8 and 4 channels' worth of 64 pixels.
-    needed = jobs.PROCESS + 64 * 4 * jobs.COPIES * 400 * 64 * (16 + 8 + 4)
-    assert jobs.bytes_needed(1202, (8, 8, 1), 64) == needed
-    monkeypatch.setattr(jobs, "bytes_available", lambda: needed - 1)
-    with pytest.raises(InputError, match=r"1202 layers takes about .* GiB"):
-        STUDY.run(options)
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells it so")
-def test_memory_that_is_available_is_found():
-    assert 2**28 < jobs.bytes_available() < 2**45
+    assert Options(dataset="cifar10", recipe="digits").recipe_name == "digits"
 
 
 def test_part_of_a_data_set(digits):

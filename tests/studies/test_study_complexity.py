@@ -2,7 +2,6 @@ import time
 
 import pytest
 
-from keras_resnet import complexity
 from keras_resnet.nets import cost
 from keras_resnet.studies.complexity import STUDY, rank_correlation, times
 from keras_resnet.studies.lib.study import Options
@@ -70,8 +69,8 @@ def test_findings_of_known_tables():
 
 
 def test_one_network_is_measured(monkeypatch):
-    monkeypatch.setattr(complexity, "_TABLE_1", {})
-    monkeypatch.setattr(complexity, "_TABLE_6", {"resnet20": 0.27})
+    monkeypatch.setattr(cost, "PAPER_TABLE_1", {})
+    monkeypatch.setattr(cost, "PAPER_TABLE_6", {"resnet20": 0.27})
     (row,) = STUDY.measure(Options(), {"rounds": 2})
     assert row["parameters"] == 269_722
     assert row["multiply_adds"] == 40_551_040

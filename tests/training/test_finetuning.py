@@ -13,15 +13,15 @@ from safetensors.numpy import load_file, save_file
 from state_dicts import fill
 
 import keras_resnet
-from keras_resnet.data import pipelines, splits
+from keras_resnet.data import TrainingBatches, splits
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.distribution import strategies
 from keras_resnet.evaluation.classifier import load_classifier
 from keras_resnet.nets.graph import stages
 from keras_resnet.predict import predict
-from keras_resnet.spec import recipes
+from keras_resnet.spec import RunOptions, recipes
 from keras_resnet.support.errors import InputError
-from keras_resnet.training import preparation
+from keras_resnet.training import preparation, resolution
 from keras_resnet.training.run import train
 from keras_resnet.training.step import Step
 from keras_resnet.weights import formats, saving
@@ -109,8 +109,8 @@ def test_pixels_are_those_of_the_weights(run):
     assert classifier.preprocessing == Preprocessing(16, 16, 3, 0.8, "bicubic")
     normalised = classifier.model.get_layer("normalization")(np.full((1, 1, 1, 3), 130))
     np.testing.assert_allclose(np.ravel(normalised), [1 / 6, 0.39, 29.75 / 40], 1e-6)
-    assert classifier.settings["freeze"] == ["conv1", "conv2", "conv3"]
-    assert classifier.settings["recipe"] == "finetune"
+    assert classifier.provenance.run.freeze == ("conv1", "conv2", "conv3")
+    assert classifier.provenance.run.recipe_name == "finetune"
 
 
 def test_the_run_predicts(run, pictures):
@@ -167,7 +167,13 @@ def one_step(network, split, stage_rate=1.0):
     strategy = strategies.make_strategy("one_device")
     step = Step(network, strategy, recipe, 1000)
     preprocessing = Preprocessing(16, 16, 3)
-    batches = pipelines.training_batches(split, preprocessing, recipe, 1, 0, 0, 1)
+    batches = TrainingBatches(
+        split=split,
+        preprocessing=preprocessing,
+        recipe=recipe,
+        replicas=1,
+        seed=0,
+    ).dataset(0, 1)
     step(iter(batches))
     return step.sums.numpy()[:3]
 
@@ -222,24 +228,24 @@ def test_stage_rate(float64, published):
 
 
 def prepared(folder, **arguments):
-    arguments = {"strategy": "one_device", "quiet": True, **arguments}
-    return preparation.prepare_run(
-        "cifar_resnet8", model_dir=f"{folder}/run", **arguments
-    )
+    arguments = {"strategy": "one_device", "model_dir": f"{folder}/run", **arguments}
+    options = RunOptions.of("cifar_resnet8", **arguments)
+    return preparation.prepare_run(options, is_quiet=True)
 
 
 def test_digits_are_not_mirrored_unless_asked_for(tmp_path):
     """A 2 in a mirror is none; photographs keep their meaning."""
     tuned = {"dataset": "digits", "recipe": "finetune"}
-    assert prepared(tmp_path, **tuned).settings["flip"] is False
-    assert prepared(tmp_path, **tuned, flip=True).settings["flip"] is True
+    assert prepared(tmp_path, **tuned).spec.recipe.flip is False
+    assert prepared(tmp_path, **tuned, flip=True).spec.recipe.flip is True
     assert (
-        prepared(tmp_path, **{**tuned, "recipe": "modern_cifar"}).recipe.flip is False
+        prepared(tmp_path, **{**tuned, "recipe": "modern_cifar"}).spec.recipe.flip
+        is False
     )
 
 
 def test_photographs_are_mirrored(options, tmp_path):
-    assert prepared(tmp_path, dataset=options["dataset"]).settings["flip"] is True
+    assert prepared(tmp_path, dataset=options["dataset"]).spec.recipe.flip is True
 
 
 def test_the_test_crop_is_of_photographs(options, tmp_path):
@@ -250,11 +256,11 @@ def test_the_test_crop_is_of_photographs(options, tmp_path):
         prepared(tmp_path, dataset="digits", test_crop=0.9)
     small = {"recipe": "rsb_a3", "batch_size": 4}
     run = prepared(tmp_path, dataset="digits", **small)
-    assert run.settings["test_crop"] == 0 and run.preprocessing.crop == 1
+    assert run.spec.recipe.test_crop == 0 and run.preprocessing.crop == 1
     run = prepared(tmp_path, dataset=options["dataset"], **small)
-    assert run.settings["test_crop"] == 0.95 and run.preprocessing.crop == 0.95
+    assert run.spec.recipe.test_crop == 0.95 and run.preprocessing.crop == 0.95
     run = prepared(tmp_path, dataset=options["dataset"], test_crop=0.9)
-    assert run.settings["test_crop"] == 0.9 and run.preprocessing.crop == 0.9
+    assert run.spec.recipe.test_crop == 0.9 and run.preprocessing.crop == 0.9
     assert os.listdir(tmp_path) == []
 
 
@@ -263,9 +269,9 @@ def test_with_weights_a_test_crop_counts_where_it_is_named(
 ):
     tuned = {"dataset": options["dataset"], "weights": published, "image_size": 16}
     run = prepared(tmp_path, **tuned)
-    assert run.settings["test_crop"] == 0 and run.preprocessing.crop == PIXELS.crop
+    assert run.spec.recipe.test_crop == 0 and run.preprocessing.crop == PIXELS.crop
     run = prepared(tmp_path, **tuned, test_crop=0.9)
-    assert run.settings["test_crop"] == 0.9 and run.preprocessing.crop == 0.9
+    assert run.spec.recipe.test_crop == 0.9 and run.preprocessing.crop == 0.9
 
 
 @pytest.mark.parametrize(
@@ -282,7 +288,7 @@ def test_with_weights_a_test_crop_counts_where_it_is_named(
     ],
 )
 def test_names_of_stages(text, stages):
-    found = preparation.parse_stages(text, 4)
+    found = resolution.parse_stages(text, 4)
     assert found == tuple(f"conv{i}" for i in stages)
 
 
@@ -304,7 +310,7 @@ def test_names_of_stages(text, stages):
 )
 def test_wrong_names_of_stages(text, words):
     with pytest.raises(InputError) as error:
-        preparation.parse_stages(text, 4)
+        resolution.parse_stages(text, 4)
     assert words in str(error.value)
 
 

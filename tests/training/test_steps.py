@@ -10,15 +10,17 @@ import pytest
 import tensorflow as tf
 from conftest import run_python
 
-from keras_resnet.data import pipelines, sources, splits
+from keras_resnet.data import TrainingBatches, sources, splits
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.distribution import strategies
 from keras_resnet.evaluation.evaluator import Evaluator
 from keras_resnet.nets.graph import flat_layers
-from keras_resnet.spec import recipes
+from keras_resnet.spec import RunOptions, recipes
 from keras_resnet.spec.execution import Execution
+from keras_resnet.spec.run_spec import steps_per_epoch
 from keras_resnet.support.errors import InputError
-from keras_resnet.training import preparation
+from keras_resnet.training.network import make_network
+from keras_resnet.training.resolution import resolve_run
 from keras_resnet.training.run import train
 from keras_resnet.training.step import Step, loss_of
 from keras_resnet.weights.formats import load_model
@@ -54,24 +56,36 @@ def constant(batch_size, **changes):
     )
 
 
+def make(images, recipe, model="cifar_resnet8"):
+    """Makes a run's network; returns it and the images."""
+    options = RunOptions.of(model, images, shortcut="A", recipe="digits")
+    spec, images, preprocessing = resolve_run(options, Execution(), 1)
+    spec = dataclasses.replace(spec, recipe=recipe)
+    return make_network(spec, images, preprocessing, None)
+
+
 def take_steps(strategy, images, recipe, steps, model="cifar_resnet8"):
     """Trains for some steps; returns the weights before and after."""
     strategy = strategies.make_strategy(strategy)
     replicas = strategy.num_replicas_in_sync
     preprocessing = Preprocessing(8, 8, 1)
-    settings = {"model": model, "shortcut": "A", "stride_on": "1x1"}
     keras.utils.set_random_seed(0)
     with strategy.scope():
-        network, images = preparation._build(settings, images, preprocessing)
+        network, images = make(images, recipe, model)
     before = network.get_weights()
-    per_epoch = pipelines.steps_per_epoch(
-        images.train, recipe.batch_size, recipe.shares(replicas)
+    per_epoch = steps_per_epoch(
+        len(images.train), recipe.batch_size, recipe.shares(replicas)
     )
     step = Step(network, strategy, recipe, recipe.epochs * per_epoch)
     step.average()
-    batches = pipelines.training_batches(
-        images.train, preprocessing, recipe, replicas, 0, 0, steps, classes=10
-    )
+    batches = TrainingBatches(
+        split=images.train,
+        preprocessing=preprocessing,
+        recipe=recipe,
+        replicas=replicas,
+        seed=0,
+        classes=10,
+    ).dataset(0, steps)
     batches = iter(batches)
     for _ in range(steps):
         step(batches)
@@ -138,9 +152,13 @@ def test_step_is_the_papers_sgd(float64):
     """Momentum and a decay that is part of the gradient, of kernels alone."""
     images, recipe = some_digits(32), constant(16, weight_decay=0.01)
     network, before, after, _ = take_steps("one_device", images, recipe, 2)
-    batches = pipelines.training_batches(
-        images.train, Preprocessing(8, 8, 1), recipe, 1, 0, 0, 2
-    )
+    batches = TrainingBatches(
+        split=images.train,
+        preprocessing=Preprocessing(8, 8, 1),
+        recipe=recipe,
+        replicas=1,
+        seed=0,
+    ).dataset(0, 2)
     network.set_weights(before)
     variables = network.trainable_variables
     velocity = [0.0] * len(variables)
@@ -441,20 +459,19 @@ def test_several_steps_at_once_are_the_same_steps(tmp_path):
 def test_training_images_of_several_sizes(tmp_path, monkeypatch):
     """Three sizes for a third of the run each; evaluation is at the network's."""
     asked, seen = [], []
-    batches, replica_step = pipelines.training_batches, Step._replica_step
+    dataset, replica_step = TrainingBatches.dataset, Step._replica_step
 
-    def spy(split, preprocessing, recipe, replicas, seed, start, stop, **options):
-        asked.append((start, stop, preprocessing.height, preprocessing.width))
-        return batches(
-            split, preprocessing, recipe, replicas, seed, start, stop, **options
-        )
+    def spy(self, start, stop):
+        size = self.preprocessing.height, self.preprocessing.width
+        asked.append((start, stop, *size))
+        return dataset(self, start, stop)
 
     def traced(self, network, images, *batch):
         seen.append(tuple(images.shape[1:]))
         assert network.input_shape[1:] == images.shape[1:]
         return replica_step(self, network, images, *batch)
 
-    monkeypatch.setattr(pipelines, "training_batches", spy)
+    monkeypatch.setattr(TrainingBatches, "dataset", spy)
     monkeypatch.setattr(Step, "_replica_step", traced)
     rows = train(**SMALL, epochs=1, sizes=(4, 6, 8), model_dir=str(tmp_path / "run"))
     # After the picture of the first batch: 8, 8 and 7 of 23 steps.
@@ -570,11 +587,10 @@ def test_compiled_steps_are_for_one_replica(tmp_path, monkeypatch):
 # What a recipe changes in the network.
 
 
-def built(**settings):
-    settings = {"model": "cifar_resnet8", "shortcut": "A", **settings}
+def built(**changes):
     keras.utils.set_random_seed(3)
-    network, _ = preparation._build(settings, some_digits(64), Preprocessing(8, 8, 1))
-    return network
+    built_network, _ = make(some_digits(64), constant(64, **changes))
+    return built_network
 
 
 def test_stochastic_depth():

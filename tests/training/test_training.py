@@ -18,10 +18,11 @@ from children import Child
 from conftest import ROOT, assert_one_line, run_program, run_python
 
 from keras_resnet.data import sources
-from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.evaluation import run_record
+from keras_resnet.spec import Execution, RunOptions
 from keras_resnet.support.errors import InputError
 from keras_resnet.training import checkpoints, rate_range, run_folder
+from keras_resnet.training.resolution import resolve_run
 from keras_resnet.training.run import train
 from keras_resnet.weights.formats import load_model
 
@@ -327,9 +328,10 @@ def test_a_run_that_has_not_begun_blocks_no_other_settings(tmp_path):
     """Killed between its record and its first checkpoint, say."""
     folder = tmp_path / "run"
     folder.mkdir()
-    run_record.write_record(
-        folder, {"epochs": 8}, ("cat", "dog"), Preprocessing(16, 16, 3)
-    )
+    options = RunOptions.of("cifar_resnet8", strategy="one_device", epochs=8)
+    spec, _, preprocessing = resolve_run(options, Execution(), 1)
+    record = run_record.RunRecord(spec, ("cat", "dog"), preprocessing)
+    run_record.write_record(folder, record)
     small = {**SMALL, "batch_size": 512, "learning_rate": 0.01, "model_dir": folder}
     assert len(train(**small, epochs=1)) == 1
     record = json.loads((folder / "run.json").read_text())

@@ -19,7 +19,7 @@ from state_dicts import fill, pixels
 
 import keras_resnet
 from keras_resnet.support.errors import InputError
-from keras_resnet.weights import assign, formats, saving
+from keras_resnet.weights import assign, formats, opening, saving
 
 TORCH = "torch is not installed: pip install 'keras-resnet-zoo[torch]'"
 
@@ -260,7 +260,7 @@ def test_keras_applications_features(source, file, capsys):
 
 
 def test_keras_applications_pixels_and_stride(source):
-    checkpoint = formats.open_checkpoint(source.headless)
+    checkpoint = opening.open_checkpoint(source.headless)
     ours = source.ours(weights=checkpoint, include_top=False)
     images = pixels(2, 64)
     expected = source.prepared(images)
@@ -306,7 +306,7 @@ def test_every_kind_of_file_gives_the_same_weights(ending, as_path, tmp_path, ca
     assert_same(arrays_of(model), in_keras(state))
     assert model.origin.source == str(path)
     model = small()
-    assign.load_weights(model, path)
+    assign.assign_weights(model, formats.read_file(path))
     assert_same(arrays_of(model), in_keras(state))
     assert said(capsys) == ""
 
@@ -414,7 +414,7 @@ def nets():
 def assert_refused(model, path, *words):
     before = arrays_of(model)
     with pytest.raises(InputError) as error:
-        assign.load_weights(model, str(path))
+        assign.assign_weights(model, formats.read_file(str(path)))
     message = str(error.value)
     assert "\n" not in message
     for word in words:

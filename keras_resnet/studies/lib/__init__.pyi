@@ -3,9 +3,11 @@ from .probes import chain_rule_error as chain_rule_error
 from .probes import responses as responses
 from .program import run_study as run_study
 from .program import run_with_options as run_with_options
+from .report import Section as Section
 from .report import render_page as render_page
 from .study import Options as Options
 from .study import Study as Study
+from .study import Verdict as Verdict
 from .study import mean_and_deviation as mean_and_deviation
 from .study import plain_and_residual as plain_and_residual
 from .style import COLOURS as COLOURS
@@ -19,8 +21,11 @@ from .surgery import deepened as deepened
 from .surgery import error_rate as error_rate
 from .surgery import lesions as lesions
 from .surgery import probabilities as probabilities
+from .tables import Row as Row
+from .tables import Rows as Rows
 from .tables import distinct_values as distinct_values
 from .tables import errors_by_epoch as errors_by_epoch
 from .tables import read_table as read_table
 from .tables import run_key as run_key
 from .tables import select_column as select_column
+from .tables import select_runs as select_runs

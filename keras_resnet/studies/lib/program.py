@@ -1,83 +1,84 @@
-"""How every study is started: its flags, then one call."""
+"""How every study is started: flags made of `Options`, then one call."""
 
+import contextlib
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 
-from keras_resnet.support import InputError, run_command
+from keras_resnet.studies.lib.study import Options, Study, as_text
+from keras_resnet.support import (
+    InputError,
+    define_flags,
+    option,
+    read_flags,
+    run_command,
+)
 
-# What is defined here belongs to the program that calls it, for --helpshort.
+# Flags that are defined here belong to the study that calls it: --helpshort lists them.
 flags.disclaim_key_flags()
 
 
-def run_with_options(run, defaults=None):
+def run_with_options(
+    run: Callable[[dict[str, Any], bool], object], defaults: Options | None = None
+) -> None:
     """Defines the flags, parses them and runs.
 
     Args:
-        run: function of (changes, measured): a dict of those fields of `Options` that
-            were given, and whether the report alone is to be made.
-        defaults: the study's `Options`, for the help; `None` where each has its own.
+        run: Function of the fields of `Options` that were given, and of whether to
+            make the report alone.
+        defaults: Options of the study, for the help; `None` where each has its own.
     """
+    flags_class = _without_defaults(defaults)
+    define_flags(flags_class)
 
-    def default(field):
-        if defaults is None:
-            return "each study's own"
-        value = getattr(defaults, field)
-        return ",".join(map(str, value)) if isinstance(value, tuple) else value
-
-    flags.DEFINE_string(
-        "dataset", None, f"Images of one size: see train. ({default('dataset')})"
-    )
-    flags.DEFINE_string("data_dir", None, "Folder of prepared TFDS sets.")
-    flags.DEFINE_integer(
-        "images", None, "Training images, and a fifth as many held out; 0 is all.", 0
-    )
-    flags.DEFINE_list(
-        "depths", None, f"Layers of the nets, each 6n+2. ({default('depths')})"
-    )
-    flags.DEFINE_integer(
-        "seeds", None, f"Runs that differ by their seed. ({default('seeds')})", 1
-    )
-    flags.DEFINE_integer(
-        "epochs", None, f"Of each run; 0 is the recipe's. ({default('epochs')})", 0
-    )
-    flags.DEFINE_string("recipe", None, "digits, paper_cifar, ...; chosen by data set.")
-    flags.DEFINE_string("output", None, "Folder of what is written. (studies)")
-    flags.DEFINE_integer(
-        "workers", None, "Processes; one for each CPU. 0: none but this.", 0
-    )
-    flags.DEFINE_boolean(
-        "report", False, "Make the report again from its CSV; train nothing."
-    )
-
-    def begin(argv):
+    def begin(argv: list[str]) -> None:
         del argv
-        from keras_resnet.studies.lib.study import Options
-
-        given = {
-            field.name: value
-            for field in dataclasses.fields(Options)
-            if (value := flags.FLAGS[field.name].value) is not None
-        }
+        values = vars(read_flags(flags_class))
+        given = {name: value for name, value in values.items() if value is not None}
+        measured = given.pop("report")
         if "depths" in given:
-            try:
-                given["depths"] = tuple(int(each) for each in given["depths"])
-            except ValueError:
-                given["depths"] = ()
-            if not given["depths"]:
-                raise InputError(
-                    "depths must be whole numbers with commas between, such as "
-                    f"--depths=8,20. Received: {','.join(flags.FLAGS['depths'].value)!r}"
-                )
-        run(given, flags.FLAGS["report"].value)
+            given["depths"] = _whole_numbers(given["depths"])
+        run(given, measured)
 
     run_command(begin)
 
 
-def run_study(study):
+def _without_defaults(defaults: Options | None) -> type:
+    """Returns a class of the same options that are `None` unless they are given.
+
+    Their descriptions show `defaults`. It has `report` too.
+    """
+    report = option(False, "Make the report again from its CSV; train nothing.")
+    fields: list[tuple[str, Any, Any]] = [("report", bool, report)]
+    for field in dataclasses.fields(Options):
+        default = getattr(defaults or Options(), field.name)
+        if default and not defaults and field.name != "output":
+            default = "each study's own"
+        description = field.metadata["description"]
+        if default:
+            description += f" ({as_text(default)})"
+        kind: Any = field.type
+        optional = option(None, description, field.metadata["lower"])
+        fields.append((field.name, kind | None, optional))
+    return dataclasses.make_dataclass("Flags", fields)
+
+
+def _whole_numbers(texts: tuple[str, ...]) -> tuple[int, ...]:
+    with contextlib.suppress(ValueError):
+        if depths := tuple(map(int, texts)):
+            return depths
+    raise InputError(
+        "depths must be whole numbers with commas between, such as --depths=8,20. "
+        f"Received: {','.join(texts)!r}"
+    )
+
+
+def run_study(study: Study) -> None:
     """Runs one study as a program."""
 
-    def run(changes, measured):
+    def run(changes: dict[str, Any], measured: bool) -> None:
         study.run(dataclasses.replace(study.defaults, **changes), measured)
 
     run_with_options(run, study.defaults)

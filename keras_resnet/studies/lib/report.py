@@ -1,13 +1,49 @@
-"""The page of a study, or of all: figure, what it shows, the command."""
+"""The page of a study, or of all: figure, findings, the command that made it."""
 
 import base64
 import dataclasses
 import html
 import json
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NotRequired, TypedDict, TypeVar
 
-from keras_resnet.support import InputError, commit, machine, versions, write_file
+from keras_resnet.support import InputError, commit, machine, versions, write_json
+
+# A higher number is a newer version's. Files of version 0.1.0 have none.
+FORMAT = 1
+
+Options = TypeVar("Options")
+
+
+class About(TypedDict):
+    """How a table was made: the contents of `study.json`."""
+
+    format: NotRequired[int]
+    command: str
+    options: dict[str, Any]
+    commit: str | None
+    machine: str
+    versions: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """A prediction and what the table shows.
+
+    Attributes:
+        expected: The prediction, stated before the measurement.
+        seen: The result, with figures.
+        holds: Whether the result confirms the prediction.
+    """
+
+    expected: str
+    seen: str
+    holds: bool
+
+    def __str__(self) -> str:
+        verdict = "borne out" if self.holds else "NOT borne out"
+        return f"{verdict}: {self.expected}\n    {self.seen}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,56 +51,74 @@ class Section:
     """A study on a page.
 
     Attributes:
-        title: its heading.
-        claim: what the paper says and what the figure shows.
-        found: a list of `keras_resnet.studies.study.Finding`.
-        picture: bytes of a PNG.
-        about: what `write_about` noted.
-        table: path of the CSV.
-        budget: images, seeds and epochs, in words.
+        title: Heading.
+        claim: What the paper says and what the figure shows.
+        findings: Predictions and results.
+        picture: The figure as a PNG.
+        about: How the table was made.
+        table: Path of the CSV.
+        budget: Images, seeds and epochs, in words.
     """
 
     title: str
     claim: str
-    found: list
+    findings: Sequence[Finding]
     picture: bytes
-    about: dict[str, Any]
+    about: About
     table: str
     budget: str
 
 
-def write_about(folder, command, options):
-    """Writes `study.json`: how the table was made; returns its contents."""
-    about = {
+def write_about(folder: str, command: str, options: Any) -> About:
+    """Writes `study.json`: how the table beside it was made.
+
+    Args:
+        folder: Folder of the study.
+        command: Command that makes the study.
+        options: Options of the study, a dataclass.
+
+    Returns:
+        Its contents.
+    """
+    about: About = {
+        "format": FORMAT,
         "command": command,
         "options": dataclasses.asdict(options),
         "commit": commit(),
         "machine": machine(),
         "versions": versions(),
     }
-    write_file(os.path.join(folder, "study.json"), json.dumps(about, indent=2) + "\n")
+    write_json(os.path.join(folder, "study.json"), about)
     return about
 
 
-def read_about(folder, kind):
-    """Returns what `write_about` wrote, and the options in it.
+def read_about(folder: str, kind: type[Options]) -> tuple[About, Options]:
+    """Reads `study.json`.
 
     Args:
-        folder: of the study.
-        kind: class of the options.
+        folder: Folder of the study.
+        kind: Class of the options.
+
+    Returns:
+        Its contents, and the options in it.
 
     Raises:
-        InputError: it is not there, or damaged.
+        InputError: The file is missing or damaged, or a newer version wrote it.
     """
     path = os.path.join(folder, "study.json")
     try:
         with open(path, encoding="utf-8") as file:
             about = json.load(file)
-        return about, kind(**about["options"])
-    except (OSError, ValueError, KeyError, TypeError):
+        if (number := about.get("format", FORMAT)) <= FORMAT:
+            return about, kind(**about["options"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
             f"{path}, which says how the table beside it was made, is missing or damaged"
         ) from None
+    raise InputError(
+        f"{path} has format {number}, from a newer keras_resnet; this version reads up to "
+        f"{FORMAT}"
+    )
 
 
 _STYLE = """
@@ -78,40 +132,40 @@ li { margin: .4rem 0 }
 """
 
 
-def render_page(title, sections):
+def render_page(title: str, sections: Sequence[Section]) -> str:
     """Returns an HTML page that holds its pictures and needs no other file.
 
     Args:
-        title: of the page.
-        sections: a list of `Section`s; of several there is a table of contents.
+        title: Title of the page.
+        sections: Its sections. Several get a table of contents.
     """
+    several = len(sections) > 1
     contents = "".join(
-        f'<li><a href="#{number}">{html.escape(each.title)}</a>: '
-        f"{sum(one.holds for one in each.found)} of {len(each.found)} borne out</li>"
-        for number, each in enumerate(sections)
+        f'<li><a href="#{number}">{html.escape(section.title)}</a>: '
+        f"{sum(finding.holds for finding in section.findings)} of "
+        f"{len(section.findings)} borne out</li>"
+        for number, section in enumerate(sections)
     )
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width">\n'
         f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n"
         f"<h1>{html.escape(title)}</h1>\n"
-        + (f"<ol>{contents}</ol>\n" if len(sections) > 1 else "")
-        + "".join(
-            _section(each, number, len(sections) > 1)
-            for number, each in enumerate(sections)
-        )
+        + (f"<ol>{contents}</ol>\n" if several else "")
+        + "".join(_section(s, number, several) for number, s in enumerate(sections))
         + "</html>\n"
     )
 
 
-def _section(section, number, heading):
+def _section(section: Section, number: int, heading: bool) -> str:
     about = section.about
     picture = base64.b64encode(section.picture).decode()
-    found = "".join(
-        f'<li>{html.escape(each.expected)}<br><span class="{"yes" if each.holds else "no"}">'
-        f"{'Borne out' if each.holds else 'Not borne out'}</span>: "
-        f"{html.escape(each.seen)}</li>\n"
-        for each in section.found
+    findings = "".join(
+        f"<li>{html.escape(finding.expected)}<br>"
+        f'<span class="{"yes" if finding.holds else "no"}">'
+        f"{'Borne out' if finding.holds else 'Not borne out'}</span>: "
+        f"{html.escape(finding.seen)}</li>\n"
+        for finding in section.findings
     )
     settings = (
         f"{section.budget}; commit {about['commit']}, {about['machine']}, Keras "
@@ -123,7 +177,7 @@ def _section(section, number, heading):
         f"<section>\n{title}"
         f'<p><img alt="{html.escape(section.title)}" src="data:image/png;base64,{picture}"></p>\n'
         f"<p>{html.escape(section.claim)}</p>\n"
-        f"<p>Expected beforehand of every seed, and what was seen:</p>\n<ul>\n{found}</ul>\n"
+        f"<p>Expected beforehand of every seed, and what was seen:</p>\n<ul>\n{findings}</ul>\n"
         f"<pre>{html.escape(about['command'])}</pre>\n"
         f'<p class="about">{html.escape(settings)}</p>\n</section>\n'
     )

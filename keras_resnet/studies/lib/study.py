@@ -1,4 +1,4 @@
-"""What studies share: options, runs that are trained once, a table, a picture, a page.
+"""What a study is: its options, its claim, and how it is run.
 
 A study is a module with a `STUDY`. Its jobs are measured one by one, several at a time,
 each into a file of its own, so that an interrupted study goes on where it was. Its
@@ -11,103 +11,101 @@ import os
 import shlex
 import statistics
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
 
-from keras_resnet.studies.lib import jobs, report
+from matplotlib.figure import Figure
+
+from keras_resnet.studies.lib import jobs, report, tables
 from keras_resnet.studies.lib.style import KINDS
-from keras_resnet.studies.lib.tables import (
-    Rows,
-    is_table,
-    read_table,
-    run_key,
-    write_table,
-)
-from keras_resnet.support import InputError, progress_bar, to_png, write_file
+from keras_resnet.studies.lib.tables import Row, Rows, run_key
+from keras_resnet.support import InputError, option, progress_bar, to_png, write_file
+
+if TYPE_CHECKING:
+    from keras_resnet.data import Dataset
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a study is run with: its flags.
+    """What a study is run with: its flags."""
 
-    Attributes:
-        dataset: see `keras_resnet.data.load_dataset`.
-        data_dir: where TFDS keeps its sets.
-        images: training images that are used, and a fifth as many held-out ones,
-            the same in every run; 0 is all of them.
-        depths: weighted layers of the nets, each 6n+2.
-        seeds: number of runs that differ by their seed alone.
-        epochs: passes over the training images; 0 is the recipe's.
-        recipe: key of `keras_resnet.recipes.RECIPES`; `None` is `"digits"` for
-            digits and letters, the paper's `"paper_cifar"` for others, with no
-            training image held out.
-        output: folder that gets a folder for each data set.
-        workers: processes, each of one thread, so that what comes out does not depend
-            on their number; `None` is one for each CPU that memory allows (with a
-            GPU a single one), 0 this very process.
-    """
-
-    dataset: str = "digits"
-    data_dir: str | None = None
-    images: int = 0
-    depths: tuple[int, ...] = (8, 20, 44)
-    seeds: int = 3
-    epochs: int = 24
-    recipe: str | None = None
-    output: str = "studies"
-    workers: int | None = None
+    dataset: str = option("digits", "Images of one size: see train.")
+    data_dir: str | None = option(None, "Folder of prepared TFDS sets.")
+    images: int = option(
+        0, "Training images, and a fifth as many held out; 0 is all.", lower=0
+    )
+    depths: tuple[int, ...] = option((8, 20, 44), "Layers of the nets, each 6n+2.")
+    seeds: int = option(3, "Runs that differ by their seed.", lower=1)
+    epochs: int = option(24, "Of each run; 0 is the recipe's.", lower=0)
+    recipe: str | None = option(None, "digits, paper_cifar, ...; chosen by data set.")
+    output: str = option("studies", "Folder of what is written.")
+    # Each process has one thread, so that results do not depend on their number.
+    workers: int | None = option(
+        None,
+        "Processes; one for each CPU. 0: none but this. "
+        "Each takes about 1.2 GB plus activations.",
+        lower=0,
+    )
 
     @property
-    def folder(self):
+    def folder(self) -> str:
         """The folder of all studies of the data set."""
         return os.path.join(
             self.output, run_key({"": self.dataset, "images": self.images or None})
         )
 
     @property
-    def budget(self):
+    def budget(self) -> Row:
         """What tells one run or job from those of another budget."""
         return {"epochs": self.epochs or None, "recipe": self.recipe}
 
     @property
-    def recipe_name(self):
-        """The recipe, where it is chosen by data set too."""
+    def recipe_name(self) -> str:
+        """The recipe: `"digits"` for digits and letters, the paper's for others."""
         from keras_resnet.spec import may_be_mirrored
 
         by_data = "paper_cifar" if may_be_mirrored(self.dataset) else "digits"
         return self.recipe or by_data
 
-    def words(self):
-        """What a study may say of its budget."""
+    def words(self) -> dict[str, str]:
+        """Returns what a study may say of its budget."""
         return {
             "images": f"{self.images} training images of " if self.images else "",
             "dataset": self.dataset,
-            "depths": _text(self.depths),
-            "seeds": self.seeds,
-            "epochs": self.epochs or "the recipe's",
+            "depths": as_text(self.depths),
+            "seeds": str(self.seeds),
+            "epochs": str(self.epochs or "the recipe's"),
         }
 
-    def load(self):
-        """Returns the data set, a `keras_resnet.data.Dataset`."""
+    def load(self) -> "Dataset":
+        """Returns the images, the same part of the data set in every run."""
         return jobs.load_images(self.dataset, self.data_dir, self.images)
 
-    def train(self, model, seed, *, dataset=None, folder=None, **changes):
+    def train(
+        self,
+        model: str,
+        seed: int,
+        *,
+        dataset: "Dataset | None" = None,
+        folder: str | None = None,
+        **changes: Any,
+    ) -> str:
         """Trains a network, or finds it trained: studies share their runs.
 
         Args:
-            model: its name.
-            seed: of the run.
-            dataset: another one than the study's.
-            folder: of the run; `None` is one named after the arguments.
-            **changes: further arguments of `keras_resnet.training.train`.
+            model: Name of the network.
+            seed: Seed of the run.
+            dataset: Images; `None` is the study's own.
+            folder: Run folder; `None` is one named after the arguments.
+            **changes: Further arguments of `keras_resnet.training.train`.
 
         Returns:
             The run folder.
         """
         from keras_resnet.training import train
 
-        about = run_key({"": model, **self.budget, **changes, "seed": seed})
-        folder = folder or os.path.join(self.folder, "runs", about)
+        name = run_key({"": model, **self.budget, **changes, "seed": seed})
+        folder = folder or os.path.join(self.folder, "runs", name)
         if "iterations" not in changes:
             changes = {"epochs": self.epochs or None, **changes}
         train(
@@ -123,11 +121,11 @@ class Options:
         )
         return folder
 
-    def check(self):
+    def check(self) -> None:
         """Refuses what no study could be run with.
 
         Raises:
-            InputError: a depth is not 6n+2, there are no such data or recipe.
+            InputError: A depth is not 6n+2, or there are no such data or recipe.
         """
         from keras_resnet.spec import find_recipe, find_variant
 
@@ -135,31 +133,27 @@ class Options:
             find_variant(f"cifar_resnet{depth}")
         if self.recipe:
             find_recipe(self.recipe)
-        found = self.load()
-        if found.shape is None:
+        if self.load().shape is None:
             raise InputError(
                 "Studies need images that are all of one size, such as digits, "
                 f"fashion_mnist or cifar10. Received: dataset={self.dataset!r}"
             )
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """What was seen of one thing that was expected.
+MakeJobs = Callable[[Options], Rows]
+"""Makes the jobs of a study. A job is a dict that begins each of its rows."""
 
-    Attributes:
-        expected: said beforehand.
-        seen: with figures.
-        holds: whether it was borne out.
-    """
+Measure = Callable[[Options, Row], Rows]
+"""Measures a job, perhaps in a process of its own. Returns the further columns."""
 
-    expected: str
-    seen: str
-    holds: bool
+Draw = Callable[[Rows], Figure]
+"""Draws the rows of all jobs."""
 
-    def __str__(self):
-        verdict = "borne out" if self.holds else "NOT borne out"
-        return f"{verdict}: {self.expected}\n    {self.seen}"
+Verdict = tuple[str, bool]
+"""What the rows show of a prediction, with figures, and whether they confirm it."""
+
+Judge = Callable[[Rows], list[Verdict]]
+"""Judges the rows of all jobs: a verdict for each prediction, in their order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,32 +161,30 @@ class Study:
     """A claim of the paper and how it is put to the test.
 
     Attributes:
-        name: of its module.
-        title: of its page.
-        claim: what the paper says, where, and what the figure shows.
-        expected: what should be seen with every seed, said beforehand.
-        jobs: function of `Options`; what is measured, a dict each, which begins
-            each of its rows.
-        measure: function of (`Options`, job); further columns of its rows.
-        draw: function of all rows; a matplotlib figure.
-        judge: function of all rows; pairs of what was seen and whether it bears
-            out what is `expected`, in that order.
-        defaults: of its flags; they end within ten minutes on two CPU cores.
-        least_depths: number of depths that it compares.
-        shallowest: net that it can be done with.
-        deepest: likewise; above 362 layers, networks have sub-models.
-        budget: what its numbers depend on, of `Options.words`.
-        alone: whether jobs are measured one after the other, for their times.
+        name: Name of its module.
+        title: Title of its page.
+        claim: What the paper says, where, and what the figure shows.
+        expected: Predictions for every seed, stated before the measurement.
+        jobs: Makes the jobs.
+        measure: Measures a job.
+        draw: Draws the figure.
+        judge: Compares the rows with `expected`.
+        defaults: Defaults of its flags; they end within ten minutes on two CPU cores.
+        least_depths: Number of depths that it compares.
+        shallowest: Smallest depth that it can be done with.
+        deepest: Largest such depth. Networks above 362 layers have sub-models.
+        budget: What its numbers depend on, with fields of `Options.words`.
+        alone: Whether jobs are measured one after the other, for their times.
     """
 
     name: str
     title: str
     claim: str
     expected: tuple[str, ...]
-    jobs: Callable[[Options], Rows]
-    measure: Callable[[Options, dict], Rows]
-    draw: Callable[[Rows], Any]
-    judge: Callable[[Rows], list[tuple[str, bool]]]
+    jobs: MakeJobs
+    measure: Measure
+    draw: Draw
+    judge: Judge
     defaults: Options = Options()
     least_depths: int = 1
     shallowest: int = 8
@@ -200,126 +192,135 @@ class Study:
     budget: str = "{images}{dataset}; {depths} layers, {seeds} seeds, {epochs} epochs"
     alone: bool = False
 
-    def checked(self, options):
+    def checked(self, options: Options) -> Options:
         """Returns the options with their depths in order.
 
         Raises:
-            InputError: this study cannot be run with them.
+            InputError: This study cannot be run with them.
         """
         depths = tuple(sorted(set(options.depths)))
         if len(depths) < self.least_depths:
             raise InputError(
                 f"{self.name} compares depths: give {self.least_depths} or more, such "
-                f"as --depths=14,20. Received: {_text(options.depths)}"
+                f"as --depths=14,20. Received: {as_text(options.depths)}"
             )
         deepest = self.deepest or depths[-1]
         if not self.shallowest <= depths[0] <= depths[-1] <= deepest:
             raise InputError(
                 f"{self.name} needs depths from {self.shallowest} to "
-                f"{self.deepest or 'any'}. Received: {_text(options.depths)}"
+                f"{self.deepest or 'any'}. Received: {as_text(options.depths)}"
             )
         if not self.alone:
             options.check()
         return dataclasses.replace(options, depths=depths)
 
-    def run(self, options=None, measured=False):
+    def run(
+        self, options: Options | None = None, measured: bool = False
+    ) -> report.Section:
         """Measures what is not there yet, and writes table, picture and page.
 
         Args:
-            options: an `Options`; `None` is the study's own.
-            measured: whether to take the table that is there, and measure nothing.
+            options: Options; `None` is the study's own.
+            measured: Whether to take the table that is there, and measure nothing.
 
         Returns:
-            A `keras_resnet.studies.report.Section`.
+            The study's section of a page.
 
         Raises:
-            InputError: an option cannot be used, memory is not enough, or there is no
-                table.
+            InputError: An option cannot be used, or there is no table.
         """
-        options = options or self.defaults
-        folder = os.path.join(options.folder, self.name)
+        chosen = options or self.defaults
+        folder = os.path.join(chosen.folder, self.name)
         table = os.path.join(folder, f"{self.name}.csv")
         if measured:
-            rows = read_table(table)
-            about, options = report.read_about(folder, Options)
+            rows = tables.read_table(table)
+            about, chosen = report.read_about(folder, Options)
         else:
-            options = self.checked(options)
-            workers = jobs.worker_count(options, self.alone)
+            chosen = self.checked(chosen)
             print(f"{self.title}\n{self.claim}\n")
             for expected in self.expected:
                 print(f"expected with every seed: {expected}", flush=True)
-            rows = self._measure(options, folder, workers)
-            write_table(table, rows)
-            about = report.write_about(folder, self.command(options), options)
+            rows = self._measure_jobs(chosen, folder)
+            tables.write_table(table, rows)
+            about = report.write_about(folder, self.command(chosen), chosen)
         try:
-            seen, picture = self.judge(rows), to_png(self.draw(rows))
+            section = self._section(rows, table, about, chosen)
         except (LookupError, TypeError, ValueError) as error:
             if not measured:
                 raise
             raise InputError(
                 f"{table} is damaged, or not a table of this study ({error!r})"
             ) from None
-        found = [
-            Finding(expected, *each)
-            for expected, each in zip(self.expected, seen, strict=True)
-        ]
-        write_file(os.path.join(folder, f"{self.name}.png"), picture)
-        budget = self.budget.format(**options.words())
-        section = report.Section(
-            self.title, self.claim, found, picture, about, table, budget
-        )
-        page = os.path.join(folder, "report.html")
-        write_file(page, report.render_page(self.title, [section]))
-        print(f"\n{self.title}: {budget}")
-        for each in found:
-            print(each)
-        print(f"see {page}", flush=True)
+        self._publish(section, folder)
         return section
 
-    def _measure(self, options, folder, workers):
-        """All rows; those of each job lie in a file once it is done."""
+    def _measure_jobs(self, options: Options, folder: str) -> Rows:
+        """Returns all rows; those of each job lie in a file once it is done."""
         scratch = os.path.join(folder, "jobs")
         os.makedirs(scratch, exist_ok=True)
         paths = {
             os.path.join(scratch, f"{run_key({**job, **options.budget})}.csv"): job
             for job in self.jobs(options)
         }
-        missing = [path for path in paths if not is_table(path)]
+        missing = {
+            path: job for path, job in paths.items() if not tables.is_table(path)
+        }
         if len(missing) < len(paths):
             print(f"{len(paths) - len(missing)} of {len(paths)} measured before")
-        begun, done = time.monotonic(), 0
+        workers = min(jobs.worker_count(options.workers, self.alone), len(missing))
+        begun = time.monotonic()
         with progress_bar(self.name, len(missing)) as advance:
-            for path, rows in jobs.measure_each(
-                self.measure,
-                options,
-                {path: paths[path] for path in missing},
-                min(workers, len(missing)),
-            ):
-                write_table(path, [{**paths[path], **row} for row in rows])
-                done += 1
+            results = jobs.measure_each(self.measure, options, missing, workers)
+            for done, (path, rows) in enumerate(results, 1):
+                job = missing[path]
+                tables.write_table(path, [{**job, **row} for row in rows])
                 left = (time.monotonic() - begun) * (len(missing) - done) / done
-                what = ", ".join(f"{name} {text}" for name, text in paths[path].items())
                 print(
-                    f"{done}/{len(missing)}: {what}; about {left / 60:.1f} min left",
+                    f"{done}/{len(missing)}: {jobs.describe(job)}; about "
+                    f"{left / 60:.1f} min left",
                     flush=True,
                 )
                 advance()
-        return [row for path in paths for row in read_table(path)]
+        return [row for path in paths for row in tables.read_table(path)]
 
-    def command(self, options):
-        """The command that makes this study with these options."""
+    def _section(
+        self, rows: Rows, table: str, about: report.About, options: Options
+    ) -> report.Section:
+        findings = [
+            report.Finding(expected, seen, holds)
+            for expected, (seen, holds) in zip(
+                self.expected, self.judge(rows), strict=True
+            )
+        ]
+        picture, budget = to_png(self.draw(rows)), self.budget.format(**options.words())
+        return report.Section(
+            self.title, self.claim, findings, picture, about, table, budget
+        )
+
+    def _publish(self, section: report.Section, folder: str) -> None:
+        """Writes picture and page, and prints the findings."""
+        write_file(os.path.join(folder, f"{self.name}.png"), section.picture)
+        page = os.path.join(folder, "report.html")
+        write_file(page, report.render_page(self.title, [section]))
+        print(f"\n{self.title}: {section.budget}")
+        for finding in section.findings:
+            print(finding)
+        print(f"see {page}", flush=True)
+
+    def command(self, options: Options) -> str:
+        """Returns the command that makes this study with these options."""
         changed = [
-            f"--{field.name}={_text(getattr(options, field.name))}"
-            for field in dataclasses.fields(options)
-            if getattr(options, field.name) != getattr(self.defaults, field.name)
+            f"--{name}={as_text(value)}"
+            for name, value in vars(options).items()
+            if value != getattr(self.defaults, name)
         ]
         return shlex.join(
             ["python", "-m", f"keras_resnet.studies.{self.name}", *changed]
         )
 
 
-def plain_and_residual(options):
-    """Jobs of a plain and a residual net of each depth, with each seed."""
+def plain_and_residual(options: Options) -> Rows:
+    """Returns jobs of a plain and a residual net of each depth, with each seed."""
     return [
         {"kind": kind, "depth": depth, "seed": seed}
         for seed in range(options.seeds)
@@ -328,12 +329,13 @@ def plain_and_residual(options):
     ]
 
 
-def _text(value):
+def as_text(value: Any) -> str:
+    """Returns the value of an option as its flag takes it."""
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
-def mean_and_deviation(values, unit=" %"):
-    """Mean and standard deviation in words, such as `4.2 ± 0.3 % (n = 3)`."""
+def mean_and_deviation(values: Iterable[float], unit: str = " %") -> str:
+    """Returns mean and standard deviation in words, such as `4.2 ± 0.3 % (n = 3)`."""
     values = list(map(float, values))
     deviation = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.3g}{deviation}{unit} (n = {len(values)})"

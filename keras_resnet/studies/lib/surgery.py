@@ -1,27 +1,30 @@
 """What is done to a trained network: blocks left out or exchanged, pruned, made deeper.
 
 For the networks of `keras_resnet` whose blocks end in a rectifier; the deepest of
-them, which have sub-models (see `keras_resnet.resnet`), are not cut.
+them, which have sub-models (see `keras_resnet.nets.resnet`), are not cut.
 """
 
 import itertools
 import re
+from collections.abc import Collection, Iterable
 
 import keras
 import numpy as np
 
+from keras_resnet.nets import flat_layers
+from keras_resnet.studies.lib.tables import Rows
 from keras_resnet.zoo import ResNet
 
+# Models by name: each reads what the one before it gives.
+Parts = dict[str, keras.Model]
 
-def cut(network):
+
+def cut(network: keras.Model) -> Parts:
     """Cuts a network before and after each block.
 
-    Args:
-        network: a `keras.Model`.
-
     Returns:
-        A dict of models that share its layers: `"stem"`, each block by its name, such
-        as `"conv2_block1"`, and `"head"`. Each reads what the one before it gives.
+        Models that share its layers: `"stem"`, each block by its name, such as
+        `"conv2_block1"`, and `"head"`.
     """
     outs = {
         layer.name.removesuffix("_out"): layer.output
@@ -37,8 +40,8 @@ def cut(network):
     }
 
 
-def blocks(parts):
-    """Names of the blocks that keep the shape: those that can be left out."""
+def blocks(parts: Parts) -> list[str]:
+    """Returns the names of the blocks that keep the shape: those that can be left out."""
     return [
         name
         for name, part in parts.items()
@@ -46,61 +49,63 @@ def blocks(parts):
     ]
 
 
-def without(parts, names):
-    """The parts of a network but for some blocks: the next one reads what they read."""
+def without(parts: Parts, names: Collection[str]) -> Parts:
+    """Returns the parts of a network but for some blocks: the next one reads what they read."""
     return {name: part for name, part in parts.items() if name not in names}
 
 
-def swapped(parts, first, second):
-    """The parts of a network of which two blocks have changed places."""
+def swapped(parts: Parts, first: str, second: str) -> Parts:
+    """Returns the parts of a network of which two blocks have changed places."""
     places = {first: parts[second], second: parts[first]}
     return {name: places.get(name, part) for name, part in parts.items()}
 
 
-def probabilities(parts, images, batch_size=100):
-    """What a network says, in inference mode.
+def probabilities(
+    parts: Parts, images: np.ndarray, batch_size: int = 100
+) -> np.ndarray:
+    """Returns the outputs of a network in inference mode.
 
     Args:
-        parts: its models, see `cut`; of a whole network `{"": network}`.
-        images: uint8 (number, height, width, channels).
-        batch_size: images at a time.
+        parts: Its models, see `cut`; of a whole network `{"": network}`.
+        images: uint8, (number, height, width, channels).
+        batch_size: Number of images at a time.
 
     Returns:
-        float32 (number, classes).
+        float32, (number, classes).
     """
-    found = []
+    outputs = []
     for begin in range(0, len(images), batch_size):
         x = images[begin : begin + batch_size].astype(np.float32)
         # Not `predict`, which would compile each part anew for each lesion.
         for part in parts.values():
             x = part(x, training=False)
-        found.append(keras.ops.convert_to_numpy(x))
-    return np.concatenate(found)
+        outputs.append(keras.ops.convert_to_numpy(x))
+    return np.concatenate(outputs)
 
 
-def error_rate(said, labels):
-    """Share of images that are named wrongly, in %.
+def error_rate(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the share of images that are named wrongly, in %.
 
     Args:
-        said: their probabilities, (number, classes).
-        labels: the right classes, (number,).
+        outputs: Probabilities, (number, classes).
+        labels: The right classes, (number,).
     """
-    return 100 * float(np.mean(said.argmax(axis=1) != labels))
+    return 100 * float(np.mean(outputs.argmax(axis=1) != labels))
 
 
-def kernels(network):
-    """The kernels of a network's convolutions, in order, as arrays."""
+def kernels(network: keras.Model) -> list[np.ndarray]:
+    """Returns the kernels of a network's convolutions, in order."""
     return [
         keras.ops.convert_to_numpy(layer.kernel) for layer in _convolutions(network)
     ]
 
 
-def pruned(network, share):
-    """A copy whose smallest weights are zero.
+def pruned(network: keras.Model, share: float) -> keras.Model:
+    """Returns a copy whose smallest weights are zero.
 
     Args:
-        network: a `keras.Model`.
-        share: of the weights of all convolutions together, from 0 to 1.
+        network: A network.
+        share: Share of the weights of all convolutions together, from 0 to 1.
     """
     copy = keras.models.clone_model(network)
     copy.set_weights(network.get_weights())
@@ -112,17 +117,18 @@ def pruned(network, share):
     return copy
 
 
-def _convolutions(network):
-    return [layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)]
+def _convolutions(network: keras.Model) -> list[keras.layers.Conv2D]:
+    layers = flat_layers(network)
+    return [layer for layer in layers if isinstance(layer, keras.layers.Conv2D)]
 
 
-def rank_share(kernel, energy=0.9):
-    """How many of a kernel's directions hold a share of its energy.
+def rank_share(kernel: np.ndarray, energy: float = 0.9) -> float:
+    """Returns how many of a kernel's directions hold a share of its energy.
 
     Args:
         kernel: (height, width, read, written), a matrix of height x width x read
             rows and a column for each channel that it writes.
-        energy: share of the sum of the squared singular values.
+        energy: Share of the sum of the squared singular values.
 
     Returns:
         The least number of directions, as a share of those that there are.
@@ -134,56 +140,63 @@ def rank_share(kernel, energy=0.9):
     return (1 + int(np.searchsorted(held, energy - 1e-6))) / len(squares)
 
 
-def lesions(network, images, labels, shares, seed=0):
+def lesions(
+    network: keras.Model,
+    images: np.ndarray,
+    labels: np.ndarray,
+    shares: Iterable[float],
+    seed: int = 0,
+) -> Rows:
     """Does all of this to a network, and sees what it names wrongly.
 
     Args:
-        network: a trained `keras.Model`.
-        images: held-out ones, uint8 (number, height, width, channels).
-        labels: their classes, (number,).
-        shares: of the smallest weights that are set to zero, in %.
-        seed: of the kernels drawn for comparison.
+        network: A trained network.
+        images: Held-out images, uint8, (number, height, width, channels).
+        labels: Their classes, (number,).
+        shares: Shares of the smallest weights that are set to zero, in %.
+        seed: Seed of the kernels drawn for comparison.
 
     Returns:
-        Dicts of `what` was done, `at` which place or to what extent, and `percent`:
+        Rows of `what` was done, `at` which place or to what extent, and `percent`:
         the error of the net that is "intact"; with the block number `at` "removed", or
         "swapped" for the next; with `at` blocks removed, the least harmful "first";
         with `at` % of the smallest weights "pruned". Also the share of directions that
         hold 90 % of the energy of layer number `at`, its "rank", and that of an
         "untrained" kernel of the same shape.
     """
-    parts, rows = cut(network), []
+    parts = cut(network)
+    rows: Rows = []
     numbers = {name: number for number, name in enumerate(parts)}
     names, random = blocks(parts), np.random.default_rng(seed)
 
-    def seen(what, at, percent):
+    def add_row(what: str, at: float, percent: float) -> float:
         rows.append({"what": what, "at": at, "percent": percent})
         return percent
 
-    def wrong(parts):
+    def wrong(parts: Parts) -> float:
         return error_rate(probabilities(parts, images), labels)
 
-    seen("intact", 0, wrong(parts))
+    add_row("intact", 0, wrong(parts))
     harm = {
-        name: seen("removed", numbers[name], wrong(without(parts, [name])))
+        name: add_row("removed", numbers[name], wrong(without(parts, [name])))
         for name in names
     }
     for name, following in itertools.pairwise(names):
         if parts[name].input_shape == parts[following].input_shape:
-            seen("swapped", numbers[name], wrong(swapped(parts, name, following)))
+            add_row("swapped", numbers[name], wrong(swapped(parts, name, following)))
     order = sorted(names, key=harm.__getitem__)
     for count in range(1, len(order) + 1):
-        seen("first", count, wrong(without(parts, order[:count])))
+        add_row("first", count, wrong(without(parts, order[:count])))
     for share in shares:
-        seen("pruned", share, wrong({"": pruned(network, share / 100)}))
+        add_row("pruned", share, wrong({"": pruned(network, share / 100)}))
     for number, kernel in enumerate(kernels(network), 1):
         untrained = random.normal(size=kernel.shape)  # Its scale makes no difference.
-        seen("rank", number, 100 * rank_share(kernel))
-        seen("untrained", number, 100 * rank_share(untrained))
+        add_row("rank", number, 100 * rank_share(kernel))
+        add_row("untrained", number, 100 * rank_share(untrained))
     return rows
 
 
-def deepened(shallow, model):
+def deepened(shallow: keras.Model, model: str) -> keras.Model:
     """Builds a deeper net with the weights of a shallow one, and zeros.
 
     Each stage begins with the blocks of the shallow net. Of those that follow, the
@@ -192,11 +205,11 @@ def deepened(shallow, model):
     they give zeros, whatever the image.
 
     Args:
-        shallow: a trained `keras.Model` of basic blocks.
-        model: name of a network with more blocks in its stages.
+        shallow: A trained network of basic blocks.
+        model: Name of a network with more blocks in its stages.
 
     Returns:
-        A `keras.Model` that reads what the shallow one reads.
+        The deeper network, which reads what the shallow one reads.
     """
     deep = ResNet(
         model,

@@ -3,18 +3,24 @@
 import csv
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from keras_resnet.support import InputError, to_csv, write_file
 
-Rows = list[dict[str, Any]]
+Path = str | os.PathLike[str]
+
+# From column names to values, each an int, a float or a str. Any, because only the
+# study that made a column knows which of them it holds.
+Row = dict[str, Any]
+Rows = list[Row]
 
 
-def run_key(about):
+def run_key(about: Mapping[str, Any]) -> str:
     """Names a file after what it holds, such as `resnet8-epochs-24-seed-0`.
 
     Args:
-        about: names and values; values of `None` are left out.
+        about: Names and values; values of `None` are left out.
     """
     parts = [
         f"{name}-{value}".strip("-")
@@ -24,16 +30,16 @@ def run_key(about):
     return re.sub(r"[^\w.=-]+", "_", "-".join(parts))
 
 
-def write_table(path, rows):
+def write_table(path: Path, rows: Rows) -> None:
     """Writes rows as CSV; columns that a row lacks are empty."""
     write_file(path, to_csv(rows))
 
 
-def read_table(path):
+def read_table(path: Path) -> Rows:
     """Reads rows that `write_table` wrote; numbers are numbers again.
 
     Raises:
-        InputError: there is no such table, or it is empty or damaged.
+        InputError: There is no such table, or it is empty or damaged.
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
@@ -51,7 +57,7 @@ def read_table(path):
     return rows
 
 
-def is_table(path):
+def is_table(path: Path) -> bool:
     """Whether a file is there that `read_table` reads."""
     try:
         return bool(read_table(path))
@@ -59,16 +65,16 @@ def is_table(path):
         return False
 
 
-def _value(text):
+def _value(text: str) -> int | float | str:
     for kind in (int, float):
         try:
             return kind(text)
-        except (ValueError, TypeError):
+        except (ValueError, TypeError):  # `None` where a row is too short.
             continue
     return text
 
 
-def select_column(rows, column, **where):
+def select_column(rows: Rows, column: str, **where: Any) -> list[Any]:
     """The values of a column in the rows that match."""
     return [
         row[column]
@@ -77,16 +83,22 @@ def select_column(rows, column, **where):
     ]
 
 
-def distinct_values(rows, column):
+def select_runs(rows: Rows, column: str, **where: Any) -> list[list[Any]]:
+    """The values of a column in the rows that match, by seed."""
+    seeds = distinct_values(rows, "seed")
+    return [select_column(rows, column, seed=seed, **where) for seed in seeds]
+
+
+def distinct_values(rows: Rows, column: str) -> list[Any]:
     """The different values of a column, in order."""
     return sorted({row[column] for row in rows})
 
 
-def errors_by_epoch(folder):
+def errors_by_epoch(folder: Path) -> Rows:
     """Errors of a run after each epoch, in %.
 
     Args:
-        folder: of the run.
+        folder: Run folder.
 
     Returns:
         Dicts of `epoch`, `training_error` (of augmented images, while the weights

@@ -9,10 +9,11 @@ from PIL import Image
 
 import keras_resnet
 from keras_resnet.data import pipelines, sources, splits
-from keras_resnet.data.preprocessing import PAPER_SCALES, Preprocessing
+from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.distribution import strategies
-from keras_resnet.evaluation import evaluator as evaluation
-from keras_resnet.evaluation.evaluator import VIEWS, Evaluator, Predictions
+from keras_resnet.evaluation import views as views_module
+from keras_resnet.evaluation.evaluator import Evaluator, Predictions
+from keras_resnet.evaluation.views import VIEWS
 from keras_resnet.support.errors import InputError
 
 
@@ -268,8 +269,9 @@ def test_ten_crops_of_pixels(sides):
 
 @pytest.fixture
 def small_scales(monkeypatch):
-    monkeypatch.setattr(evaluation, "SCALES", (32, 48, 64))
-    return PAPER_SCALES
+    scales = (32, 48, 64)
+    monkeypatch.setattr(views_module, "PAPER_SCALES", scales)
+    return scales
 
 
 def test_multiscale_equals_a_slow_one(small_scales):

@@ -12,11 +12,12 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from conftest import SHARED, run_python
 
-from export.device import card
+from export.device import clients
 from export.device.labels import label_lines
 from export.formats import metadata, saved_model, tflite
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.evaluation.classifier import load_classifier
+from keras_resnet.spec import Provenance
 from keras_resnet.weights import registry
 
 # Commas, line breaks of several kinds, a backslash, other scripts, a NUL, a byte of a
@@ -55,7 +56,7 @@ def in_colour(trained, digits, tmp_path_factory):
         model=keras.Model(image, run.model(image[..., :1])),
         classes=CLASSES,
         preprocessing=Preprocessing(8, 8, 3),
-        settings={"publisher": "Kranich & Söhne", "licence": "Apache-2.0"},
+        provenance=Provenance("net", publisher="Kranich & Söhne", licence="Apache-2.0"),
     )
     folder = tmp_path_factory.mktemp("in_colour")
     calibration = colour(digits.train.images[:100])
@@ -156,6 +157,7 @@ def packed(model):
     return bytes(builder.Output())
 
 
+@pytest.mark.clients
 def test_what_the_metadata_say(in_colour, trained, mp):
     """Read by the code that MediaPipe generates from the schema."""
     from mediapipe.tasks.metadata import metadata_schema_py_generated as fields
@@ -192,6 +194,7 @@ def test_what_the_metadata_say(in_colour, trained, mp):
     assert picture.colorSpace == fields.ColorSpaceType.GRAYSCALE
 
 
+@pytest.mark.clients
 @pytest.mark.parametrize(("format", "limit"), [("float32", 1e-5), ("int8", 0.1)])
 def test_mediapipe_classifies_jpegs(in_colour, digits, mp, tmp_path, format, limit):
     """Every name and score, on the pixels that MediaPipe itself has decoded."""
@@ -219,6 +222,7 @@ def test_mediapipe_classifies_jpegs(in_colour, digits, mp, tmp_path, format, lim
     assert (np.array(best) == labels).mean() >= 0.9
 
 
+@pytest.mark.clients
 def test_the_card_s_lines_for_mediapipe(in_colour, digits, mp, tmp_path):
     """Grey JPEGs, which MediaPipe refuses unless they are made RGB."""
     image_module = pytest.importorskip("PIL.Image")
@@ -239,7 +243,7 @@ os._exit(0)
 """
     result = run_python("-c", refused, cwd=tmp_path, timeout=60)
     assert "sizes do not match" in result.stdout, result.stderr
-    lines = card.CLIENTS["mediapipe"].lines("int8.tflite", 10)
+    lines = clients.CLIENTS["mediapipe"].lines("int8.tflite", 10)
     result = run_python("-c", lines, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     found = eval(result.stdout)
@@ -250,6 +254,7 @@ os._exit(0)
     assert found[0][1] == pytest.approx(expected.max(), abs=0.1)
 
 
+@pytest.mark.clients
 def test_mediapipe_refuses_nets_for_grey_images(trained, digits, mp, tmp_path):
     """As the card says of them."""
     convert(load_classifier(str(trained)), tmp_path, digits.train.images[:10])
@@ -259,6 +264,7 @@ def test_mediapipe_refuses_nets_for_grey_images(trained, digits, mp, tmp_path):
         )
 
 
+@pytest.mark.clients
 @pytest.mark.full
 @pytest.mark.shared_data
 def test_mediapipe_on_photographs(mp, tmp_path):

@@ -17,6 +17,7 @@ from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.evaluation.classifier import Classifier
 from keras_resnet.nets.folding import fold
 from keras_resnet.nets.graph import flat_layers
+from keras_resnet.spec import Provenance
 from keras_resnet.support.errors import InputError
 from keras_resnet.zoo import ResNet
 
@@ -133,7 +134,7 @@ def random_classifier(name, size, variation):
         model,
         tuple(map(str, range(10))),
         Preprocessing(size, size, 3, 1.0, "bilinear"),
-        {},
+        Provenance("net"),
     )
 
 
@@ -149,8 +150,9 @@ def test_a_missing_distribution_is_named(trained):
     code = f"""
 import sys
 sys.modules["onnx"] = sys.modules["onnxruntime"] = None
-from export import onnx_model, runtimes
-from keras_resnet.classifiers import load_classifier
+from export.device import runtimes
+from export.formats import onnx_model
+from keras_resnet.evaluation import load_classifier
 for call in (
     lambda: onnx_model.to_onnx(load_classifier({str(trained)!r})),
     lambda: runtimes.open_onnx("x"),

@@ -16,6 +16,7 @@ import keras_resnet
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.evaluation.classifier import Classifier, load_classifier, load_images
 from keras_resnet.predict import predict
+from keras_resnet.spec import Provenance
 from keras_resnet.support.errors import InputError
 from keras_resnet.weights import saving
 from keras_resnet.weights.origin import PIXELS
@@ -84,11 +85,33 @@ def test_preprocessing_of_a_trained_model(trained):
     assert keras_resnet.preprocessing_for(model) == Preprocessing(8, 8, 1)
 
 
+def test_load_run(trained):
+    run = load_classifier(str(trained))
+    assert run.classes == tuple("0123456789")
+    assert run.preprocessing.shape == (8, 8, 1)
+    assert run.model.output_shape == (None, 10)
+    best = load_classifier(str(trained / "best.keras"))
+    assert best.folder == run.folder == str(trained)
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(InputError, match=r"there is no .*run\.json"):
+        load_classifier(str(tmp_path))
+
+
+def test_a_run_that_has_not_ended(trained, tmp_path):
+    (tmp_path / "run.json").write_bytes((trained / "run.json").read_bytes())
+    with pytest.raises(InputError, match="has not ended"):
+        load_classifier(str(tmp_path))
+
+
 @pytest.fixture(scope="module")
 def imagenet():
     """A classifier of ImageNet's 1,000 classes; what it says is not asked here."""
     classes = class_names("imagenet")
-    return Classifier("net", None, classes, Preprocessing(224, 224, 3), {})
+    return Classifier(
+        "net", None, classes, Preprocessing(224, 224, 3), Provenance("net")
+    )
 
 
 def write_pictures(folder, names):

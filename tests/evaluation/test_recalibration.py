@@ -8,10 +8,10 @@ import keras_resnet
 from keras_resnet.data import sources
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.distribution import strategies
+from keras_resnet.evaluation import recalibration
 from keras_resnet.evaluation.classifier import load_classifier, load_images
 from keras_resnet.evaluation.evaluator import Evaluator
 from keras_resnet.evaluation.recalibration import recalibrate
-from keras_resnet.nets import graph as batch_norm
 from keras_resnet.nets.graph import batch_norms
 
 # Keras 3.15 reading the variables of two replicas.
@@ -195,12 +195,12 @@ def test_number_of_images(split, monkeypatch):
     few = split.take(slice(0, 101))
     for batch_size, used in ((40, 80), (100, 100), (1000, 100)):
         assert recalibrate(model, few, PIXELS, batch_size, strategy) == used
-    monkeypatch.setattr(batch_norm, "RECALIBRATION_BATCHES", 3)
+    monkeypatch.setattr(recalibration, "RECALIBRATION_BATCHES", 3)
     assert recalibrate(model, split, PIXELS, 50, strategy) == 150
 
 
 def test_the_seed_decides_which_images(split, monkeypatch):
-    monkeypatch.setattr(batch_norm, "RECALIBRATION_BATCHES", 1)
+    monkeypatch.setattr(recalibration, "RECALIBRATION_BATCHES", 1)
     strategy = strategies.make_strategy("one_device")
     found = []
     for seed in (0, 0, 1):

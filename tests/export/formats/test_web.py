@@ -22,7 +22,10 @@ from export.formats import web
 from keras_resnet.data import sources
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.evaluation.classifier import Classifier, load_classifier
+from keras_resnet.spec import Provenance
 from keras_resnet.support.errors import InputError
+
+pytestmark = pytest.mark.clients
 
 # Seconds, of one step of the browser. Nothing here waits for ever.
 PATIENCE = 60
@@ -257,7 +260,7 @@ def colours(digits, tmp_path_factory):
         keras.Model(image, head(x)),
         tuple(classes),
         Preprocessing(*shape, crop=0.875, interpolation="bilinear"),
-        {},
+        Provenance("net"),
     )
     folder = tmp_path_factory.mktemp("colours")
     files = write_artifacts(classifier, folder, ("float32",))

@@ -12,6 +12,9 @@ from conftest import run_python
 from export.device import runtimes
 from export.device.comparison import compare
 from export.formats import openvino_ir, saved_model
+from export.quantization import equalize
+
+pytestmark = pytest.mark.clients
 
 openvino = pytest.importorskip("openvino", reason="needs the extra openvino")
 pytest.importorskip("nncf", reason="needs the extra openvino")
@@ -22,9 +25,16 @@ def written(classifier, digits, tmp_path_factory):
     """The folders of both precisions."""
     folder = tmp_path_factory.mktemp("openvino")
     openvino_ir.write_openvino(str(folder / "float32"), classifier)
-    calibration = digits.train.images[:50]
-    openvino_ir.write_openvino(str(folder / "int8"), classifier, calibration)
+    write_int8(folder / "int8", classifier, digits)
     return folder
+
+
+def write_int8(folder, classifier, digits):
+    """Writes int8 as an export does."""
+    calibration = digits.train.images[:50]
+    model = equalize.equalise(classifier.model, calibration)
+    equalised = dataclasses.replace(classifier, model=model)
+    openvino_ir.write_openvino(str(folder), equalised, calibration)
 
 
 def test_contract(written):
@@ -109,8 +119,7 @@ def nodes(folder):
 
 
 def test_int8_is_reproducible(written, classifier, digits, tmp_path):
-    calibration = digits.train.images[:50]
-    openvino_ir.write_openvino(str(tmp_path / "again"), classifier, calibration)
+    write_int8(tmp_path / "again", classifier, digits)
     # Not model.xml: OpenVINO numbers the nodes of a process through.
     again = (tmp_path / "again/model.bin").read_bytes()
     assert again == (written / "int8/model.bin").read_bytes()
@@ -121,7 +130,7 @@ def test_signals_arrive_after_two_were_open(written):
     code = f"""
 import os, signal, time
 import numpy as np
-from export import runtimes
+from export.device import runtimes
 folders = [{str(written)!r} + name for name in ("/float32", "/int8")]
 opened = [runtimes.open_openvino(folder) for folder in folders]
 for classify in opened:
@@ -142,8 +151,9 @@ def test_a_missing_distribution_is_named(trained):
     code = f"""
 import sys
 sys.modules["openvino"] = None
-from export import openvino_ir, runtimes
-from keras_resnet.classifiers import load_classifier
+from export.device import runtimes
+from export.formats import openvino_ir
+from keras_resnet.evaluation import load_classifier
 for call in (
     lambda: openvino_ir.write_openvino("x", load_classifier({str(trained)!r})),
     lambda: runtimes.open_openvino("x"),
@@ -163,8 +173,8 @@ for call in (
 def test_no_use_is_reported(trained, tmp_path):
     """In a process of its own, with a home that nobody has objected from."""
     code = f"""
-from export import openvino_ir
-from keras_resnet.classifiers import load_classifier
+from export.formats import openvino_ir
+from keras_resnet.evaluation import load_classifier
 classifier = load_classifier({str(trained)!r})
 shape = (4, *classifier.preprocessing.shape)
 import numpy as np, sys

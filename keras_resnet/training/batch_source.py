@@ -1,0 +1,94 @@
+"""The training batches of a run, from any step on."""
+
+import dataclasses
+
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.data import refuse_damaged, replace_damaged
+from keras_resnet.distribution import iterate_batches
+from keras_resnet.training.figures import draw_batch
+from keras_resnet.training.preparation import Run
+from keras_resnet.training.step import BatchIterator
+
+
+class BatchSource:
+    """Opens the batches of a run, and replaces images that cannot be decoded.
+
+    Args:
+        run: The run.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run, self._images = run, run.images
+        self._batches: BatchIterator | None = None
+        self._end = 0
+
+    def batches(self, step: int) -> tuple[BatchIterator, int]:
+        """Returns an iterator whose next batch is that of a step.
+
+        Args:
+            step: Number of steps that were taken. Calls must follow each other
+                without a gap, except after `replace_damaged`.
+
+        Returns:
+            The iterator, and the step where it ends: images of another size follow.
+        """
+        if self._batches is None or step == self._end:
+            size, self._end = self._size_at(step)
+            batches = self._run.batches(self._images, size).dataset(step, self._end)
+            self._batches = iterate_batches(self._run.strategy, batches)
+        return self._batches, self._end
+
+    def _size_at(self, step: int) -> tuple[int | None, int]:
+        """Returns the image size of a step, and the step where it ends."""
+        run = self._run
+        sizes = run.spec.recipe.sizes
+        if not sizes:
+            return None, run.total
+        part = step * len(sizes) // run.total
+        return sizes[part], -(-(part + 1) * run.total // len(sizes))
+
+    def replace_damaged(self, step: int, error: tf.errors.OpError) -> None:
+        """Replaces the images of a step that cannot be decoded.
+
+        Args:
+            step: The step that failed. The next call of `batches` begins there.
+            error: The error of that step, raised again if no image is damaged.
+
+        Raises:
+            InputError: Too many images are damaged.
+        """
+        train = replace_damaged(
+            self._images.train, self._run.preprocessing, self._places(step), error
+        )
+        self._images = dataclasses.replace(self._images, train=train)
+        self._batches = None
+
+    def refuse_damaged(self, step: int) -> None:
+        """Names the images of a step that cannot be decoded, if there are any.
+
+        Raises:
+            InputError: Naming them.
+        """
+        split = self._images.train.take(self._places(step))
+        refuse_damaged(split, self._run.preprocessing)
+
+    def _places(self, step: int) -> np.ndarray:
+        return self._run.batches(self._images).places_of_step(step)
+
+    def draw_first(self) -> tuple[tf.Tensor, bytes] | None:
+        """Draws the first training batch, as the network gets it.
+
+        Returns:
+            The images, uint8 (n, height, width, channels), and a PNG of them; `None`
+            if one of them cannot be decoded, which the first step will report.
+        """
+        size, _ = self._size_at(0)
+        first = self._run.batches(self._images, size).dataset(0, 1)
+        try:
+            images, labels, _ = next(iter(first))
+        except tf.errors.OpError:
+            return None
+        classes = self._images.classes
+        return images, draw_batch(images.numpy(), labels.numpy(), classes)

@@ -1,0 +1,79 @@
+"""Cross-layer equalisation."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_resnet
+from export.quantization import equalize
+from keras_resnet.nets import folding
+
+
+@pytest.mark.parametrize(
+    "variant, options",
+    [
+        ("resnet18", {}),
+        pytest.param("resnet50", {"stride_on": "3x3"}, marks=pytest.mark.full),
+        pytest.param("resnet50v2", {}, marks=pytest.mark.full),
+        pytest.param("resnext50_32x4d", {}, marks=pytest.mark.full),
+        pytest.param("seresnet50", {}, marks=pytest.mark.full),
+        pytest.param("resnet50d", {}, marks=pytest.mark.full),
+        ("cifar_resnet8", {"shortcut": "C"}),
+        ("cifar_plainnet8", {}),
+    ],
+)
+def test_equalised_computes_the_same(variant, options):
+    """Of every kind of network; and it does something to each."""
+    size = 8 if variant.startswith("cifar") else 32
+    keras.utils.set_random_seed(0)
+    model = keras_resnet.ResNet(
+        variant,
+        input_shape=(size, size, 3),
+        classes=5,
+        classifier_activation=None,
+        **options,
+    )
+    draw = np.random.default_rng(0)
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            # As of a trained net: no two channels alike.
+            layer.set_weights(
+                [draw.uniform(0.2, 2, values.shape) for values in layer.get_weights()]
+            )
+        if "_se_" in layer.name:
+            # Else its sigmoids are switches, which one float32 rounding can turn.
+            layer.set_weights([values / 100 for values in layer.get_weights()])
+    images = draw.normal(size=(4, size, size, 3)).astype("float32")
+    before = folding.fold(model)
+    after = equalize.equalise(model, images)
+    assert after is not model
+    logits, expected = after(images).numpy(), before(images).numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
+    softmax = keras.ops.softmax
+    np.testing.assert_allclose(softmax(logits), softmax(expected), atol=1e-4)
+    changed = [
+        not np.array_equal(a, b)
+        for a, b in zip(before.get_weights(), after.get_weights(), strict=True)
+    ]
+    assert any(changed)
+
+
+def test_equalised_by_hand():
+    """Two channels, by the formula: a factor is the root of range over weight."""
+    image = keras.Input((1, 1, 1), name="image")
+    first = layers.Conv2D(2, 1, activation="relu", name="first")
+    second = layers.Conv2D(1, 1, name="second")
+    model = keras.Model(image, second(first(image)))
+    first.set_weights([np.array([[[[1.0, 16.0]]]]), np.array([2.0, 0.0])])
+    second.set_weights([np.array([[[[4.0], [1.0]]]]), np.array([3.0])])
+    # On an image of 2: activations 4 and 32, relative 1/8 and 1; weights that read
+    # them relative 1 and 1/4: factors sqrt(1/8) and sqrt(4).
+    images = np.full((1, 1, 1, 1), 2.0, "float32")
+    equalised = equalize.equalise(model, images)
+    kernel, bias = equalised.get_layer("first").get_weights()
+    np.testing.assert_allclose(kernel.ravel(), [8**0.5, 8.0], rtol=1e-6)
+    np.testing.assert_allclose(bias, [2 * 8**0.5, 0.0], rtol=1e-6)
+    kernel, bias = equalised.get_layer("second").get_weights()
+    np.testing.assert_allclose(kernel.ravel(), [4 / 8**0.5, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(bias, [3.0])

@@ -1,0 +1,78 @@
+"""The repair of a network that int8 breaks."""
+
+import keras
+import numpy as np
+import pytest
+from badly_scaled import badly_scaled
+from keras import layers
+
+import keras_resnet
+from export.device import comparison, runtimes
+from export.formats import saved_model, tflite
+from export.quantization import repair
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.evaluation.classifier import Classifier
+from keras_resnet.nets import folding
+from keras_resnet.spec import Provenance
+
+LIMIT = comparison.LIMITS["int8"]
+
+
+def quantised(classifier, digits, folder, format="int8"):
+    """Comparison of a file with its Keras model on the held-out images."""
+    saved_model.write_static(classifier, str(folder / "static"), "float32")
+    path = folder / "int8.tflite"
+    row, calibration = tflite.TFLITE_FORMATS[format], digits.train.images[:200]
+    path.write_bytes(tflite.convert_to_tflite(str(folder / "static"), row, calibration))
+    logits = saved_model.reference_logits(classifier.model, digits.test.images)
+    probabilities = runtimes.open_tflite(str(path))(digits.test.images)
+    return comparison.compare(probabilities, logits, digits.test.labels)
+
+
+def test_repair_of_a_badly_scaled_net(classifier, digits, tmp_path):
+    """Plain int8 is refused; repaired, it is as good as that of the good net."""
+    bad = badly_scaled(classifier)
+    np.testing.assert_allclose(
+        bad.model(digits.test.images), classifier.model(digits.test.images), atol=1e-4
+    )
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "repaired").mkdir()
+    with pytest.raises(comparison.Disagreement):
+        comparison.judge("int8", quantised(bad, digits, tmp_path / "bad"), LIMIT)
+    repaired = repair.repair_network(bad, digits.train.images[:200])
+    compared = quantised(repaired, digits, tmp_path / "repaired")
+    comparison.judge("int8", compared, LIMIT)
+    assert compared.agreement >= 0.99
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("variation", [{"preact": True}, {"se": True}])
+def test_other_kinds_of_block(digits, tmp_path, variation):
+    """Pre-activation, squeeze and excitation: integers only, and as good as Keras."""
+    keras.utils.set_random_seed(0)
+    pixels = digits.train.images
+    image = keras.Input((8, 8, 1), name="image")
+    normalised = layers.Normalization(
+        mean=[pixels.mean()], variance=[pixels.var()], name="normalization"
+    )(image)
+    model = keras_resnet.ResNet(
+        "cifar_resnet8", input_tensor=normalised, classes=10, **variation
+    )
+    model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
+    model.fit(pixels, digits.train.labels, epochs=8, verbose=0)
+    classifier = Classifier(
+        "net",
+        folding.fold(model),
+        tuple("0123456789"),
+        Preprocessing(8, 8, 1),
+        Provenance("net"),
+    )
+    for repaired in (False, True):
+        if repaired:
+            classifier = repair.repair_network(classifier, pixels[:200])
+        folder = tmp_path / str(repaired)
+        folder.mkdir()
+        compared = quantised(classifier, digits, folder, "int8_io")
+        assert compared.keras_right > 340
+        comparison.judge("int8_io", compared, LIMIT)
+        assert compared.agreement >= 0.99

@@ -1,0 +1,203 @@
+"""What version 0.1.0 wrote is opened, verified, resumed and finished.
+
+The files are in fixtures/v0.1.0.tar.xz; its README says how they were made.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import tarfile
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT, run_program, run_python
+from safetensors.numpy import load_file
+
+import keras_resnet
+from keras_resnet.data import load_dataset
+from keras_resnet.evaluation import load_classifier
+
+TRAIN = (
+    "keras_resnet.train", "--model=cifar_resnet8", "--dataset=digits",
+    "--strategy=one_device",
+)  # fmt: skip
+FINETUNE = (
+    "schedule=plateau", "warmup=0", "patience=1", "early_stopping=3", "ema=0.9",
+    "checkpoint_every=10", "keep_checkpoints=1",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compatibility")
+    with tarfile.open(ROOT / "tests/fixtures/v0.1.0.tar.xz") as file:
+        file.extractall(folder, filter="data")
+    return folder / "v0.1.0"
+
+
+@pytest.fixture(scope="module")
+def answers(archive):
+    return dict(np.load(archive / "weights/answers.npz"))
+
+
+def copy(archive, name, tmp_path):
+    return shutil.copytree(archive / name, tmp_path / name)
+
+
+def weights_of(path):
+    arrays = {}
+
+    def collect(name, item):
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()].astype(np.float64)
+
+    with zipfile.ZipFile(path) as file:
+        content = file.read("model.weights.h5")
+    with h5py.File(io.BytesIO(content)) as file:
+        file.visititems(collect)
+    return arrays
+
+
+def distance(first, second):
+    return np.sqrt(
+        sum(((first[k] - second[k]) ** 2).sum() for k in second if k in first)
+    )
+
+
+def test_a_finished_run(archive, tmp_path):
+    folder = copy(archive, "finished", tmp_path)
+    result = run_program(*TRAIN, "--epochs=2", f"--model_dir={folder}", cwd=tmp_path)
+    assert "has ended; nothing to do" in result.stdout, result.stderr
+    result = run_program("keras_resnet.evaluate", f"--model={folder}", cwd=tmp_path)
+    assert "290 of 360 held-out images right: top-1 80.56%" in result.stdout
+    result = run_program("keras_resnet.runs", folder, "--csv", cwd=tmp_path)
+    assert ",done,a4b038d" in result.stdout
+
+
+# Kernels that round otherwise (one CPU, no AVX-512) move the ends by at most 1.2e-4 and
+# 5e-6 of these norms; other batches or augmentation after resuming by 4e-2.
+def test_a_killed_run_is_finished(archive, tmp_path):
+    folder = copy(archive, "killed", tmp_path)
+    result = run_program(
+        *TRAIN, "--epochs=2", "--set=checkpoint_every=10", "--set=keep_checkpoints=1",
+        f"--model_dir={folder}", cwd=tmp_path,
+    )  # fmt: skip
+    assert "Resuming after step 30 of 46." in result.stdout, result.stderr
+    whole = archive / "finished"
+    ours, expected = (weights_of(f / "final.keras") for f in (folder, whole))
+    assert ours.keys() == expected.keys()
+    size = np.sqrt(sum((array**2).sum() for array in expected.values()))
+    assert distance(ours, expected) < 2e-3 * size
+    rows = [np.genfromtxt(f / "metrics.csv", delimiter=",") for f in (folder, whole)]
+    np.testing.assert_allclose(*rows, rtol=1e-2, atol=4e-3)
+
+
+def test_a_killed_run_with_callbacks_and_frozen_stages(archive, tmp_path):
+    """Plateau, early stopping and averages go on where they were."""
+    folder = copy(archive, "killed_finetune", tmp_path)
+    weights = archive / "weights/resnet8-a.keras"
+    record = json.loads((folder / "run.json").read_text())
+    record["settings"]["weights"] = str(weights)
+    (folder / "run.json").write_text(json.dumps(record))
+    result = run_program(
+        *TRAIN, f"--weights={weights}", "--freeze=conv2..conv4", "--epochs=12",
+        *(f"--set={change}" for change in FINETUNE), f"--model_dir={folder}",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert "Resuming after step 80 of 276." in result.stdout, result.stderr
+    assert "epoch 4/12" in result.stdout and "epoch 5/12" not in result.stdout
+    whole = archive / "whole_finetune"
+    ours, expected = (weights_of(f / "final.keras") for f in (folder, whole))
+    change = distance(weights_of(weights), expected)
+    assert distance(ours, expected) < 5e-3 * change
+
+
+@pytest.mark.parametrize(
+    ("file", "shortcut"),
+    [
+        ("resnet8-a.keras", "A"),
+        ("resnet8-a.weights.h5", "A"),
+        ("resnet8-a.safetensors", "A"),
+        ("resnet8-b.keras", "B"),
+    ],
+)
+def test_weights(archive, answers, file, shortcut):
+    path = str(archive / "weights" / file)
+    classifier = load_classifier(path)
+    assert classifier.classes == tuple("0123456789")
+    network = keras_resnet.ResNet(
+        "cifar_resnet8", weights=path, classes=10, input_shape=(8, 8, 1),
+        shortcut=shortcut, classifier_activation=None,
+    )  # fmt: skip
+    name = shortcut.lower()
+    expected = answers[f"{name}_logits"]
+    logits = np.asarray(network(answers["image"], training=False))
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
+    probabilities = np.asarray(classifier.model(answers["image"], training=False))
+    np.testing.assert_allclose(
+        probabilities, answers[f"{name}_probabilities"], atol=1e-4
+    )
+
+
+def test_a_saved_network_opens_with_keras_alone(archive, answers):
+    model = keras.models.load_model(archive / "finished/final.keras")
+    probabilities = np.asarray(model(answers["image"], training=False))
+    np.testing.assert_allclose(
+        probabilities, answers["finished_probabilities"], atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("ending", ["keras", "weights.h5"])
+def test_weights_are_converted(archive, tmp_path, ending):
+    source, target = archive / f"weights/resnet8-a.{ending}", tmp_path / "a.safetensors"
+    result = run_program("keras_resnet.convert", source, target, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    ours, expected = (
+        load_file(target),
+        load_file(archive / "weights/resnet8-a.safetensors"),
+    )
+    assert ours.keys() == expected.keys()
+    assert all((ours[key] == expected[key]).all() for key in expected)
+
+
+def test_a_bundle(archive):
+    result = run_python("-m", "export.verify", archive / "bundle")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert result.stdout.count(" ok ") == 3
+
+
+def test_an_index_of_records(archive, tmp_path, monkeypatch):
+    """Its label of the last image is changed, which shows that it was read."""
+    home = tmp_path / "records"
+    home.mkdir()
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    index = json.loads((archive / "records/tfrecord-index.json").read_text())
+    for part, label in (("train", 10), ("validation", 9)):
+        names = (os.path.basename(path) for path in index[part]["paths"])
+        paths = [str(archive / "tfrecord" / name) for name in names]
+        stats = [(os.stat(p).st_size, os.stat(p).st_mtime_ns) for p in paths]
+        key = hashlib.sha256(json.dumps([1, paths, stats]).encode()).hexdigest()[:32]
+        table = dict(np.load(archive / "records" / index[part]["index"]))
+        table["labels"][-1] = label
+        np.savez(home / f"{key}.npz", **table)
+    images = load_dataset(f"tfrecord:{archive / 'tfrecord'}")
+    assert images.train.labels.tolist() == [*index["train"]["labels"][:-1], 9]
+    assert images.test.labels.tolist() == [*index["validation"]["labels"][:-1], 8]
+    assert images.train.records.offset.tolist() == index["train"]["offset"]
+    assert images.train.records.length.tolist() == index["train"]["length"]
+    assert len(list(home.iterdir())) == 2
+
+
+def test_studies(archive, tmp_path):
+    folder = copy(archive, "studies", tmp_path)
+    result = run_program(
+        "keras_resnet.studies.all", "--report", "--images=200", f"--output={folder}",
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert len(list(folder.rglob("report.html"))) == 10

@@ -1,0 +1,118 @@
+import errno
+import os
+import stat
+
+import pytest
+
+from keras_resnet.support import files
+
+
+def test_a_file_is_replaced(tmp_path):
+    path = tmp_path / "a.txt"
+    files.write_file(path, "old")
+    files.write_file(path, "nëw")
+    assert path.read_text("utf-8") == "nëw"
+    files.write_file(path, b"\x00")
+    assert path.read_bytes() == b"\x00"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_two_writers_do_not_meet(tmp_path):
+    """The faults of a fixed name: one removes, or finishes, what the other writes."""
+    path = tmp_path / "a.bin"
+    with files.replace_when_whole(path) as first, open(first, "wb") as one:
+        one.write(b"1" * 1000)
+        with files.replace_when_whole(path) as second:
+            assert first != second
+            with open(second, "wb") as two:
+                two.write(b"2" * 500)
+        assert path.read_bytes() == b"2" * 500
+        one.write(b"1" * 1000)
+    assert path.read_bytes() == b"1" * 2000
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_the_content_is_on_the_disk_before_the_name(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+
+    def logged_fsync(handle):
+        kind = "folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file"
+        calls.append(f"fsync {kind}")
+        fsync(handle)
+
+    def logged_replace(*paths):
+        calls.append("rename")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "fsync", logged_fsync)
+    monkeypatch.setattr(os, "replace", logged_replace)
+    files.write_file(tmp_path / "a.txt", "text")
+    assert calls == ["fsync file", "rename", "fsync folder"]
+
+
+def test_the_ending_is_kept_for_libraries(tmp_path):
+    with files.replace_when_whole(tmp_path / "a.keras", ".keras") as beside:
+        assert beside.endswith(".keras")
+        assert os.path.dirname(beside) == str(tmp_path)
+        open(beside, "w").close()
+    assert os.listdir(tmp_path) == ["a.keras"]
+
+
+def test_the_mode_is_the_umask_s(tmp_path):
+    before = os.umask(0o027)
+    try:
+        files.write_file(tmp_path / "a.txt", "text")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "No space left on device"),
+        (RuntimeError("Unable to flush\nmore"), "Unable to flush"),
+    ],
+)
+def test_a_failed_write_leaves_the_old_file(tmp_path, fault, message):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with (
+        pytest.raises(OSError, match=message) as caught,
+        files.replace_when_whole(path) as beside,
+    ):
+        open(beside, "w").close()
+        raise fault
+    assert str(path) in str(caught.value)
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_json_with_nan_is_refused(tmp_path):
+    with pytest.raises(ValueError):
+        files.write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert not os.listdir(tmp_path)
+
+
+def test_a_folder_is_replaced(tmp_path):
+    path = tmp_path / "bundle"
+    for text in ("old", "new"):
+        with files.replace_folder_when_whole(path) as beside:
+            files.write_file(os.path.join(beside, f"{text}.txt"), text)
+        assert os.listdir(path) == [f"{text}.txt"]
+    with pytest.raises(RuntimeError), files.replace_folder_when_whole(path):
+        raise RuntimeError
+    assert os.listdir(path) == ["new.txt"]
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_partial_files_of_killed_processes_are_removed(tmp_path):
+    with files.replace_when_whole(tmp_path / "a.txt") as name:
+        open(name, "w").close()
+        leftovers = [os.path.basename(name), "metrics.csv.part", "best.part.keras"]
+        for leftover in (*leftovers, "metrics.csv", "partial.txt"):
+            (tmp_path / leftover).touch()
+        files.remove_partial_files(tmp_path)
+        assert sorted(os.listdir(tmp_path)) == ["metrics.csv", "partial.txt"]
+        open(name, "w").close()

@@ -1,0 +1,97 @@
+"""Tables, notes, progress and options."""
+
+import dataclasses
+import inspect
+import os
+import sys
+
+import pytest
+
+from keras_resnet.support import notes, options, progress, tables
+
+
+def test_a_table_is_aligned():
+    rows = [("name", "size", "note"), ("a", "10", ""), ("longer", "1.5", "x")]
+    assert tables.format_table(rows, left=(0, 2)) == (
+        "name    size  note\na         10\nlonger   1.5  x"
+    )
+
+
+def test_csv():
+    rows = [{"a": 1, "b": 2}, {"a": "x,y", "c": 3}]
+    assert tables.to_csv(rows) == 'a,b,c\n1,2,\n"x,y",,3\n'
+    assert tables.to_csv(rows, ("c", "a")) == 'c,a\n,1\n3,"x,y"\n'
+
+
+def test_notes_are_held_back_and_errors_are_not(capfd):
+    with pytest.raises(RuntimeError), notes.without_notes():
+        os.write(2, b"I0000 00:00:1 cpu_feature_guard.cc:1] optimized\n")
+        os.write(2, b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n")
+        os.write(2, b"E0000 00:00:1 real error\n")
+        print("from Python", file=sys.__stderr__, flush=True)
+        os.write(2, b"malloc(): no newline at the end")
+        raise RuntimeError
+    assert capfd.readouterr().err.splitlines() == [
+        "E0000 00:00:1 real error",
+        "from Python",
+        "malloc(): no newline at the end",
+    ]
+
+
+def test_no_bar_without_a_terminal(capfd):
+    with progress.progress_bar("testing", 3) as advance:
+        for _ in range(3):
+            advance()
+    assert capfd.readouterr() == ("", "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    name: str = options.option("a", "Name of it.")
+    size: int | None = options.option(None, "Size in pixels.", 1)
+    rate: float = options.option(0.5, "Rate.")
+    is_fast: bool = options.option(False, "Whether it is fast.")
+    formats: tuple[str, ...] | None = options.option(None, "Formats.")
+    derived: str = "no option"
+
+
+def test_the_type_of_a_flag():
+    kinds = {field.name: kind for field, kind in options.option_fields(Options)}
+    assert kinds == {
+        "name": str,
+        "size": int,
+        "rate": float,
+        "is_fast": bool,
+        "formats": tuple,
+    }
+
+
+@options.takes_options(Options)
+def function(given, *, verbose=0):
+    """Does it.
+
+    Args:
+        {options}
+        verbose: How much is printed.
+    """
+    return given, verbose
+
+
+def test_a_function_takes_options():
+    assert function() == (Options(), 0)
+    assert function("b", size=3, verbose=2) == (Options("b", 3), 2)
+    assert function(Options("c"), verbose=1) == (Options("c"), 1)
+    with pytest.raises(TypeError, match="sise"):
+        function(sise=3)
+
+
+def test_its_signature_and_documentation_list_them():
+    parameters = inspect.signature(function).parameters
+    assert list(parameters) == [
+        "name", "size", "rate", "is_fast", "formats", "verbose"
+    ]  # fmt: skip
+    assert parameters["rate"].default == 0.5
+    assert parameters["verbose"].kind is inspect.Parameter.KEYWORD_ONLY
+    assert (
+        "        name: Name of it.\n        size: Size in pixels.\n" in function.__doc__
+    )
