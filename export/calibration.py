@@ -5,13 +5,7 @@ import os
 
 import numpy as np
 
-from keras_resnet.data import (
-    Dataset,
-    Preprocessing,
-    Split,
-    find_images,
-    load_dataset,
-)
+from keras_resnet.data import Dataset, Preprocessing, Split, find_images, load_dataset
 from keras_resnet.support import InputError
 
 from .device import CalibrationRow, without_folders

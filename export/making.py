@@ -115,9 +115,7 @@ def _judge(
 
 
 def time_artifacts(
-    model: keras.Model,
-    artifacts: Mapping[str, JudgedArtifact],
-    image: np.ndarray,
+    model: keras.Model, artifacts: Mapping[str, JudgedArtifact], image: np.ndarray
 ) -> float:
     """Times the artifacts and the Keras model, compiled, in turn.
 

@@ -6,13 +6,7 @@ import io
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data import (
-    Dataset,
-    Preprocessing,
-    Split,
-    load_views,
-    refuse_damaged,
-)
+from keras_resnet.data import Dataset, Preprocessing, Split, load_views, refuse_damaged
 from keras_resnet.evaluation import Classifier
 from keras_resnet.spec import Provenance
 from keras_resnet.support import write_file

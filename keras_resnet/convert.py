@@ -137,8 +137,7 @@ def open_source(source: str, sha256: str | None = None) -> "Checkpoint":
                 f"hex digits, or at least the first 8. Received: sha256={sha256!r}"
             )
         path = os.path.join(
-            cache_folder(),
-            os.path.basename(urllib.parse.urlsplit(source).path),
+            cache_folder(), os.path.basename(urllib.parse.urlsplit(source).path)
         )
         digest = sha256.lower()
         if not os.path.exists(path) or not has_digest(path, "sha256", digest):

@@ -10,12 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_resnet.spec import ModelOptions
-from keras_resnet.support import (
-    define_flags,
-    option,
-    read_flags,
-    run_command,
-)
+from keras_resnet.support import define_flags, option, read_flags, run_command
 
 if TYPE_CHECKING:
     import numpy as np

@@ -116,10 +116,7 @@ def _round(weights: np.ndarray, covariance: np.ndarray) -> np.ndarray:
 
 
 def _input_moments(
-    model: keras.Model,
-    weighted: list[keras.Layer],
-    images: np.ndarray,
-    batch_size: int,
+    model: keras.Model, weighted: list[keras.Layer], images: np.ndarray, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Measures what an output of a layer reads: of a convolution, a patch.
 

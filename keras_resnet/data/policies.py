@@ -8,12 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_resnet.data.augmentation import (
-    Colour,
-    fill_colour,
-    to_pixels,
-    whole_numbers,
-)
+from keras_resnet.data.augmentation import Colour, fill_colour, to_pixels, whole_numbers
 from keras_resnet.support import InputError
 
 # ITU-R 601-2 luma, as Pillow has it: exact in float32, sums included.

@@ -192,10 +192,7 @@ def records_from(
     # tf.data.TFRecordDataset has no argument for its op's byte_offsets, and
     # FixedLengthRecordDataset reads all of the header that it is told to skip.
     records = tf.raw_ops.TFRecordDatasetV2(
-        filenames=[path],
-        compression_type="",
-        buffer_size=buffer,
-        byte_offsets=[offset],
+        filenames=[path], compression_type="", buffer_size=buffer, byte_offsets=[offset]
     )
     return tf.data.experimental.from_variant(records, tf.TensorSpec([], tf.string))
 

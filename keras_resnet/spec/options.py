@@ -40,8 +40,7 @@ class RunOptions:
     )
     model_dir: str | None = option(None, "Run folder; runs/MODEL-DATASET if not given.")
     strategy: str = option(
-        "mirrored",
-        "one_device, mirrored (all GPUs, or the CPU), multi_worker or tpu.",
+        "mirrored", "one_device, mirrored (all GPUs, or the CPU), multi_worker or tpu."
     )
     virtual_devices: int = option(0, "Split the CPU in that many, for trying out.", 0)
     recipe: str | None = option(

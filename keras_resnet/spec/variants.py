@@ -149,11 +149,7 @@ class Variant:
         return row if row == self else dataclasses.replace(row, parameters=None)
 
 
-_ACCEPTED = {
-    "shortcut": SHORTCUTS,
-    "stride_on": STRIDE_ON,
-    "stem": STEMS,
-}
+_ACCEPTED = {"shortcut": SHORTCUTS, "stride_on": STRIDE_ON, "stem": STEMS}
 
 
 # fmt: off

@@ -77,10 +77,7 @@ def _from_scratch(
 
 
 def _from_weights(
-    spec: RunSpec,
-    images: Dataset,
-    preprocessing: Preprocessing,
-    checkpoint: Checkpoint,
+    spec: RunSpec, images: Dataset, preprocessing: Preprocessing, checkpoint: Checkpoint
 ) -> keras.Model:
     if checkpoint.origin.pixels is None:
         raise InputError(

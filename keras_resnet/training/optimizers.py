@@ -96,10 +96,7 @@ class LAMB(_PerVariable, keras.optimizers.Lamb):
 
 
 def make_optimizer(
-    recipe: Recipe,
-    steps: int,
-    precision: str = "float32",
-    rate: Rate | None = None,
+    recipe: Recipe, steps: int, precision: str = "float32", rate: Rate | None = None
 ) -> tuple["SGD | LAMB", keras.optimizers.Optimizer]:
     """Makes a recipe's optimizer.
 

@@ -19,9 +19,7 @@ STEPS, LOWEST, HIGHEST = 100, 1e-5, 10.0
 
 
 @takes_options(RunOptions)
-def find_learning_rate(
-    options: RunOptions,
-) -> tuple[list[float], list[float], float]:
+def find_learning_rate(options: RunOptions) -> tuple[list[float], list[float], float]:
     """Tries ever higher learning rates.
 
     The rate grows from step to step by the same factor. The loss falls, and at some

@@ -24,12 +24,7 @@ from typing import Any
 import keras
 
 from keras_resnet.evaluation import RunRecord, write_record
-from keras_resnet.support import (
-    InputError,
-    remove_partial_files,
-    to_csv,
-    write_file,
-)
+from keras_resnet.support import InputError, remove_partial_files, to_csv, write_file
 from keras_resnet.training.figures import draw_curves
 from keras_resnet.weights import save_model
 

@@ -389,10 +389,7 @@ def test_an_address_that_asks_for_a_download(published, tmp_path):
 )
 def test_an_address_without_the_right_hash(sha256, words, published, tmp_path):
     target = tmp_path / "b.keras"
-    with (
-        served(published) as address,
-        pytest.raises(InputError, match=words) as error,
-    ):
+    with served(published) as address, pytest.raises(InputError, match=words) as error:
         convert(f"{address}/net.keras", str(target), sha256=sha256)
     assert "\n" not in str(error.value)
     assert not target.exists()

@@ -17,10 +17,7 @@ from keras_resnet.data.preprocessing import Preprocessing, channel_statistics
 
 # Two decoders of JPEG may round differently; those of lossless formats may not.
 JPEG_LEVELS = 2
-FILTERS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 def save(image, format, **options):

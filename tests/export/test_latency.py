@@ -49,8 +49,7 @@ def test_every_artifact_is_measured(copied):
 
 
 @pytest.mark.parametrize(
-    ("flag", "status"),
-    [("--rounds=0", 2), ("--batches=1,x", 2), ("--threads=-1", 2)],
+    ("flag", "status"), [("--rounds=0", 2), ("--batches=1,x", 2), ("--threads=-1", 2)]
 )
 def test_wrong_flags(exported, flag, status):
     result = run_python("-m", "export.latency", exported[0], flag)

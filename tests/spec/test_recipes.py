@@ -7,6 +7,7 @@ from conftest import assert_one_line, run_program
 
 from keras_resnet.spec.execution import FREE_FIELDS, Execution
 from keras_resnet.spec.fields import changed_fields
+from keras_resnet.spec.options import RunOptions
 from keras_resnet.spec.recipes import (
     RECIPES,
     Recipe,
@@ -46,15 +47,14 @@ def test_the_papers_cifar_recipe():
 )
 def test_only_deep_nets_start_carefully(model, careful, tmp_path):
     """Section 4.2: "we use 0.01 to warm up" the 110-layer net."""
-    run = preparation.prepare_run(
+    options = RunOptions.of(
         model,
-        "digits",
         recipe="paper_cifar",
         strategy="one_device",
         model_dir=str(tmp_path / "run"),
     )
-    assert run.recipe.careful_start == careful
-    assert run.settings["careful_start"] == careful
+    run = preparation.prepare_run(options)
+    assert run.spec.recipe.careful_start == careful
     assert (run.total, run.steps) == (64_000, -(-(1437 - 144) // 128))
 
 

@@ -168,11 +168,7 @@ def one_step(network, split, stage_rate=1.0):
     step = Step(network, strategy, recipe, 1000)
     preprocessing = Preprocessing(16, 16, 3)
     batches = TrainingBatches(
-        split=split,
-        preprocessing=preprocessing,
-        recipe=recipe,
-        replicas=1,
-        seed=0,
+        split=split, preprocessing=preprocessing, recipe=recipe, replicas=1, seed=0
     ).dataset(0, 1)
     step(iter(batches))
     return step.sums.numpy()[:3]

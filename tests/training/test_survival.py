@@ -15,13 +15,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from children import (
-    Child,
-    assert_same_end,
-    checkpoints_of,
-    noted,
-    run_child,
-)
+from children import Child, assert_same_end, checkpoints_of, noted, run_child
 from conftest import assert_one_line
 
 FLAGS = (

@@ -109,8 +109,7 @@ class Counter(keras.callbacks.Callback):
 
 
 @pytest.mark.parametrize(
-    "stop_at",
-    [25, *(pytest.param(step, marks=pytest.mark.full) for step in (46, 61))],
+    "stop_at", [25, *(pytest.param(step, marks=pytest.mark.full) for step in (46, 61))]
 )
 def test_callbacks_resume_in_the_middle_of_an_epoch(tmp_path, stop_at):
     """Cut after steps 25, 46 (the last of an epoch of 23) and 61."""

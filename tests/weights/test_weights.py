@@ -635,8 +635,7 @@ def test_code_in_a_keras_file(nets, tmp_path):
     marker = str(tmp_path / "marker")
     path = tmp_path / "net.keras"
     layer = keras.layers.Lambda(
-        lambda x, marker=marker: __import__("os").mkdir(marker) or x,
-        output_shape=(4,),
+        lambda x, marker=marker: __import__("os").mkdir(marker) or x, output_shape=(4,)
     )
     keras.Sequential([keras.Input((4,)), layer]).save(path)
     os.path.isdir(marker) and os.rmdir(marker)
@@ -690,8 +689,7 @@ def test_stride_of_torch_is_on_the_3x3(tmp_path):
 
 @pytest.mark.parametrize("ending", ["keras", "safetensors"])
 @pytest.mark.parametrize(
-    ("stride_on", "other", "expected"),
-    [("1x1", "3x3", (2, 1)), ("3x3", "1x1", (1, 2))],
+    ("stride_on", "other", "expected"), [("1x1", "3x3", (2, 1)), ("3x3", "1x1", (1, 2))]
 )
 def test_stride_of_our_own_file(ending, stride_on, other, expected, tmp_path):
     path = str(tmp_path / f"net.{ending}")
