@@ -11,14 +11,16 @@ was; one that is done is not repeated: remove its folder under `--output` for th
 """
 
 import csv
-import io
+import dataclasses
 import os
 import subprocess
 import sys
 import time
 
 import numpy as np
-from absl import flags
+
+from benchmarks.side_by_side import RESULTS, run, write_results
+from keras_resnet.support import to_csv, to_png, write_file
 
 EPOCHS, IMAGES = 10, 10_000
 SIDES = ("modern_cifar", "paper_cifar", "pytorch")
@@ -26,21 +28,18 @@ SIDES = ("modern_cifar", "paper_cifar", "pytorch")
 
 def subset(data_dir):
     """Returns the data set with the first 10,000 of its images to train on."""
-    import dataclasses
+    from keras_resnet.data import load_dataset
 
-    from keras_resnet.data.sources import load_dataset
-
-    found = load_dataset("cifar10", data_dir)
-    return dataclasses.replace(
-        found, name=f"cifar10-{IMAGES}", train=found.train.take(np.arange(IMAGES))
-    )
+    whole = load_dataset("cifar10", data_dir)
+    train = whole.train.take(np.arange(IMAGES))
+    return dataclasses.replace(whole, name=f"cifar10-{IMAGES}", train=train)
 
 
 def train_ours(recipe, images, folder, seed, precision):
     """Trains by a recipe; returns a row for each epoch."""
     import keras
 
-    from keras_resnet.training.run import train
+    from keras_resnet.training import train
 
     class Clock(keras.callbacks.Callback):
         """Seconds of training up to the end of each epoch; kept in checkpoints."""
@@ -59,36 +58,26 @@ def train_ours(recipe, images, folder, seed, precision):
             self.ends.append([epoch + 1, self.total, logs["val_accuracy"]])
 
     clock = Clock()
-    changes = {"validation": 0.0, "epochs": EPOCHS, "precision": precision}
     train(
-        "resnet20",
-        images,
-        recipe=recipe,
-        seed=seed,
-        strategy="one_device",
-        model_dir=folder,
-        callbacks=[clock],
-        verbose=2,
-        **changes,
-    )
+        "resnet20", images, recipe=recipe, seed=seed, strategy="one_device",
+        model_dir=folder, callbacks=[clock], verbose=2, validation=0.0, epochs=EPOCHS,
+        precision=precision,
+    )  # fmt: skip
     keys = ("epoch", "seconds", "val_accuracy")
     return [dict(zip(keys, row, strict=True)) for row in clock.ends]
 
 
-def run(side, images, folder, seed, precision):
+def train_side(side, images, folder, seed, precision):
     """Trains one side unless it is done; returns its rows."""
-    from keras_resnet.support.files import write_file
-
     path = os.path.join(folder, f"{side}-{seed}.csv")
     if not os.path.exists(path) and side == "pytorch":
-        data = os.path.join(folder, "subset.npz")
-        np.savez(
-            data,
-            x=images.train.images,
-            y=images.train.labels,
-            test_x=images.test.images,
-            test_y=images.test.labels,
+        data, train, test = (
+            os.path.join(folder, "subset.npz"),
+            images.train,
+            images.test,
         )
+        tests = {"test_x": test.images, "test_y": test.labels}
+        np.savez(data, x=train.images, y=train.labels, **tests)
         command = ["benchmarks.torch_loop", data, path, str(EPOCHS), str(seed)]
         subprocess.run([sys.executable, "-m", *command], check=True)
     elif not os.path.exists(path):
@@ -99,15 +88,6 @@ def run(side, images, folder, seed, precision):
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
-def to_csv(rows):
-    """Returns rows as the text of a CSV file."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def reached(rows, accuracy):
     """Epoch and seconds at which an accuracy was first reached; `None` if never."""
     for row in rows:
@@ -116,15 +96,13 @@ def reached(rows, accuracy):
     return None, None
 
 
-def draw(found):
+def draw(trained):
     """Returns a PNG of accuracy against epochs and against seconds."""
     from matplotlib.figure import Figure
 
-    from keras_resnet.support.files import to_png
-
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for side, rows in found.items():
+    for side, rows in trained.items():
         accuracy = [100 * row["val_accuracy"] for row in rows]
         for axes, key in ((left, "epoch"), (right, "seconds")):
             axes.plot([row[key] for row in rows], accuracy, marker=".", label=side)
@@ -137,37 +115,30 @@ def draw(found):
     return to_png(figure)
 
 
-def main(argv):
+def main(data_dir, output, seed, precision):
     """Trains each side; writes `results/accuracy*.csv` and `docs/accuracy.png`."""
-    del argv
-    from benchmarks.side_by_side import RESULTS, write_results
-    from keras_resnet.support.files import write_file
-
-    seed, folder = flags.FLAGS.seed, flags.FLAGS.output
-    os.makedirs(folder, exist_ok=True)
-    images = subset(flags.FLAGS.data_dir)
-    found = {
-        side: run(side, images, folder, seed, flags.FLAGS.precision) for side in SIDES
-    }
+    os.makedirs(output, exist_ok=True)
+    images = subset(data_dir)
+    trained = {s: train_side(s, images, output, seed, precision) for s in SIDES}
     rows = []
-    for side, each in found.items():
+    for side, epochs in trained.items():
         row = {"side": side, "seed": seed, "epochs": EPOCHS, "images": IMAGES}
-        row["final_accuracy"] = each[-1]["val_accuracy"]
-        row["seconds"] = round(each[-1]["seconds"])
+        row["final_accuracy"] = epochs[-1]["val_accuracy"]
+        row["seconds"] = round(epochs[-1]["seconds"])
         for percent in (50, 60, 65, 70):
-            epoch, seconds = reached(each, percent / 100)
+            epoch, seconds = reached(epochs, percent / 100)
             row |= {f"epochs_to_{percent}": epoch, f"seconds_to_{percent}": seconds}
         rows.append(row)
-        write_file(os.path.join(RESULTS, f"accuracy-{side}.csv"), to_csv(each))
+        write_file(os.path.join(RESULTS, f"accuracy-{side}.csv"), to_csv(epochs))
     write_results("accuracy", rows)
-    write_file("docs/accuracy.png", draw(found))
+    write_file("docs/accuracy.png", draw(trained))
 
 
 if __name__ == "__main__":
-    from keras_resnet.support import program
-
-    flags.DEFINE_string("data_dir", None, "Where TFDS keeps cifar10.")
-    flags.DEFINE_string("output", "runs/accuracy", "Folder of the runs.")
-    flags.DEFINE_integer("seed", 0, "Of both.", 0)
-    flags.DEFINE_string("precision", "float32", "Of ours.")
-    program.run_command(main)
+    run(
+        main,
+        data_dir=(None, "Where TFDS keeps cifar10."),
+        output=("runs/accuracy", "Folder of the runs."),
+        seed=(0, "Of both."),
+        precision=("float32", "Of ours."),
+    )

@@ -12,33 +12,31 @@ CIFAR nets have no peer and stand for the record.
 it; above 1 ours is faster.
 """
 
-from absl import flags
+import functools
 
-from benchmarks.side_by_side import compare, take_turns, write_results
+from benchmarks.side_by_side import compare, run, take_turns, write_results
 
 
 def backbone(depth):
     """Returns a function that builds KerasHub's backbone of that depth."""
     from keras_hub.models import ResNetBackbone
 
-    from keras_resnet.spec.variants import find_variant
+    from keras_resnet.spec import find_variant
 
-    row = find_variant(f"resnet{depth}")
+    variant = find_variant(f"resnet{depth}")
     return lambda: ResNetBackbone(
         input_conv_filters=[64],
         input_conv_kernel_sizes=[7],
         stackwise_num_filters=[64, 128, 256, 512],
-        stackwise_num_blocks=list(row.blocks),
+        stackwise_num_blocks=list(variant.blocks),
         stackwise_num_strides=[1, 2, 2, 2],
-        block_type=f"{row.block}_block",
+        block_type=f"{variant.block}_block",
         image_shape=(224, 224, 3),
     )
 
 
 def pairs():
     """Yields (network, its constructor, peer, its constructor), none without."""
-    import functools
-
     import keras
 
     import keras_resnet
@@ -47,13 +45,9 @@ def pairs():
         return functools.partial(getattr(keras_resnet, f"ResNet{depth}"), **options)
 
     for depth in (50, 101, 152):
-        theirs = getattr(keras.applications, f"ResNet{depth}")
-        yield (
-            f"ResNet{depth}",
-            ours(depth),
-            "keras.applications",
-            functools.partial(theirs, weights=None),
-        )
+        name = f"ResNet{depth}"
+        theirs = functools.partial(getattr(keras.applications, name), weights=None)
+        yield name, ours(depth), "keras.applications", theirs
     try:
         for depth in (18, 34, 50, 101, 152):
             v15 = ours(depth, include_top=False, stride_on="3x3")
@@ -64,23 +58,19 @@ def pairs():
         yield f"ResNet{depth}", ours(depth), None, None
 
 
-def main(argv):
+def main(rounds):
     """Measures every pair and writes `results/build.csv`."""
-    del argv
     import keras
 
     rows = []
     for network, ours, peer, theirs in pairs():
         sides = {"ours": ours, **({peer: theirs} if peer else {})}
         # Half a minute for each ResNet-1202.
-        rounds = 1 if network == "ResNet1202" else flags.FLAGS.rounds
-        times = take_turns(sides, rounds, keras.backend.clear_session)
+        count = 1 if network == "ResNet1202" else rounds
+        times = take_turns(sides, count, keras.backend.clear_session)
         rows.append({"network": network, **compare(times, peer)})
     write_results("build", rows)
 
 
 if __name__ == "__main__":
-    from keras_resnet.support import program
-
-    flags.DEFINE_integer("rounds", 5, "Networks built by each side of a pair.", 1)
-    program.run_command(main)
+    run(main, rounds=(5, "Networks built by each side of a pair."))

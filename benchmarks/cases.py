@@ -1,24 +1,15 @@
 """What `benchmarks.step` and `benchmarks.checkpoint` train."""
 
-import dataclasses
+from typing import NamedTuple
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """A network and its data: one batch of noise in memory, over and over.
-
-    Attributes:
-        model: name of the network.
-        recipe: key of `keras_resnet.recipes.RECIPES`.
-        batch_size: images in a step.
-        size: their height and width in pixels.
-        classes: number of classes.
-    """
+class Case(NamedTuple):
+    """A network and its data: one batch of noise in memory, over and over."""
 
     model: str
     recipe: str
     batch_size: int
-    size: int
+    size: int  # Height and width of the images in pixels.
     classes: int
 
     def columns(self):
@@ -27,7 +18,7 @@ class Case:
 
     def find_recipe(self):
         """Returns the recipe, at a rate that noise cannot blow up."""
-        from keras_resnet.spec.recipes import find_recipe
+        from keras_resnet.spec import find_recipe
 
         return find_recipe(self.recipe, learning_rate=1e-3)
 
@@ -41,15 +32,14 @@ class Case:
 
     def network(self):
         """Returns a network, as a training run has it."""
-        from keras_resnet.data import splits
+        from keras_resnet.data import Dataset, Split
         from keras_resnet.spec import Execution, RunOptions
         from keras_resnet.training.network import make_network
         from keras_resnet.training.resolution import resolve_run
 
-        noise = splits.Split(*(each.numpy() for each in self.batch()))
+        noise = Split(*(array.numpy() for array in self.batch()))
         classes = tuple(map(str, range(self.classes)))
-        shape = (self.size, self.size, 3)
-        images = splits.Dataset("noise", classes, noise, noise, shape)
+        images = Dataset("noise", classes, noise, noise, (self.size, self.size, 3))
         options = RunOptions.of(self.model, images, batch_size=self.batch_size)
         spec, images, preprocessing = resolve_run(options, Execution(), 1)
         return make_network(spec, images, preprocessing, None)[0]
@@ -58,8 +48,8 @@ class Case:
         """Returns a function that takes one of our steps, the network, the `Step`."""
         import tensorflow as tf
 
-        from keras_resnet.distribution.strategies import make_strategy
-        from keras_resnet.spec.execution import Execution
+        from keras_resnet.distribution import make_strategy
+        from keras_resnet.spec import Execution
         from keras_resnet.training.step import Step
 
         strategy = make_strategy("mirrored")

@@ -11,10 +11,8 @@ overhead is that of a run with `checkpoint_every=100`.
 import itertools
 import tempfile
 
-from absl import flags
-
 from benchmarks.cases import CASES
-from benchmarks.side_by_side import milliseconds, ratios, take_turns, write_results
+from benchmarks.side_by_side import milliseconds, ratios, run, take_turns, write_results
 
 
 def measure(case, directory, rounds):
@@ -31,31 +29,24 @@ def measure(case, directory, rounds):
         "checkpoint": lambda: checkpoints.save(next(numbers)),
     }
     times = take_turns(sides, rounds)
-    median, lowest, highest = ratios(times["checkpoint"], times["step"])
+    compared = ratios(times["checkpoint"], times["step"], "checkpoint/step")
     return {
         **case.columns(),
-        "step_ms": milliseconds(times["step"]),
-        "checkpoint_ms": milliseconds(times["checkpoint"]),
-        "checkpoint/step": median,
-        "lowest": lowest,
-        "highest": highest,
-        "overhead_every_100": f"{median / 100:.2%}",
+        **{f"{side}_ms": milliseconds(t) for side, t in times.items()},
+        **compared,
+        "overhead_every_100": f"{compared['checkpoint/step'] / 100:.2%}",
         "rounds": rounds,
     }
 
 
-def main(argv):
+def main(rounds):
     """Measures every case and writes `results/checkpoint.csv`."""
-    del argv
     rows = []
     for case in CASES:
         with tempfile.TemporaryDirectory() as directory:
-            rows.append(measure(case, directory, flags.FLAGS.rounds))
+            rows.append(measure(case, directory, rounds))
     write_results("checkpoint", rows)
 
 
 if __name__ == "__main__":
-    from keras_resnet.support import program
-
-    flags.DEFINE_integer("rounds", 10, "Steps and checkpoints of each network.", 1)
-    program.run_command(main)
+    run(main, rounds=(10, "Steps and checkpoints of each network."))

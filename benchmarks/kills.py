@@ -18,9 +18,8 @@ import sys
 import time
 import zipfile
 
-from absl import flags
-
-from benchmarks.side_by_side import write_results
+from benchmarks.side_by_side import run, write_results
+from keras_resnet.support import progress_bar, write_file
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 COLUMNS = ("kill", "moment_s", "run_s", "resumed_step", "identical")
@@ -28,16 +27,12 @@ COLUMNS = ("kill", "moment_s", "run_s", "resumed_step", "identical")
 
 def start(folder):
     """Starts the run in that folder: 69 steps, a checkpoint after each 5."""
-    return subprocess.Popen(
-        [
-            sys.executable, "-m", "keras_resnet.train", "--model=cifar_resnet8",
-            "--strategy=one_device", "--epochs=3", "--set", "checkpoint_every=5",
-            f"--model_dir={folder}",
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
+    command = [
+        sys.executable, "-m", "keras_resnet.train", "--model=cifar_resnet8",
+        "--strategy=one_device", "--epochs=3", "--set", "checkpoint_every=5",
+        f"--model_dir={folder}",
+    ]  # fmt: skip
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
 def finish(process):
@@ -47,25 +42,25 @@ def finish(process):
         raise RuntimeError(f"a run failed with status {process.returncode}: {output}")
     if "has ended" in output:
         return "ended"
-    found = re.search(r"Resuming after step (\d+)", output)
-    return int(found[1]) if found else 0
+    resumed = re.search(r"Resuming after step (\d+)", output)
+    return int(resumed[1]) if resumed else 0
 
 
 def content(folder):
     """What must be the same, as bytes."""
     with open(os.path.join(folder, "metrics.csv"), "rb") as file:
-        found = [file.read()]
+        contents = [file.read()]
     for name in ("final.keras", "best.keras"):
         with zipfile.ZipFile(os.path.join(folder, name)) as archive:
-            found.append(archive.read("model.weights.h5"))
-    return found
+            contents.append(archive.read("model.weights.h5"))
+    return contents
 
 
-def kill_once(folder, chance, took):
+def kill_once(folder, took):
     """Kills a run and lets it resume; returns the moment and the step."""
     while True:
         shutil.rmtree(folder, ignore_errors=True)
-        process, moment = start(folder), chance.uniform(0, took)
+        process, moment = start(folder), random.uniform(0, took)
         try:
             process.communicate(timeout=moment)
         except subprocess.TimeoutExpired:
@@ -75,14 +70,10 @@ def kill_once(folder, chance, took):
         # It had ended before: that is no kill.
 
 
-def main(argv):
+def main(wanted, work_dir):
     """Kills as often as asked for, less those that were done before."""
-    del argv
-    from keras_resnet.support.files import write_file
-    from keras_resnet.support.progress import progress_bar
-
-    wanted, work = flags.FLAGS.kills, os.path.abspath(flags.FLAGS.work_dir)
-    whole, cut, path = (os.path.join(work, n) for n in ("whole", "cut", "kills.json"))
+    names = ("whole", "cut", "kills.json")
+    whole, cut, path = (os.path.abspath(os.path.join(work_dir, n)) for n in names)
     rows = []
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
@@ -95,24 +86,17 @@ def main(argv):
     with progress_bar("kills", wanted) as advance:
         for number in range(1, wanted + 1):
             if number > len(rows):
-                moment, step = kill_once(cut, random.Random(), took)
+                moment, step = kill_once(cut, took)
                 same = "yes" if content(cut) == expected else "no"
                 values = (number, round(moment, 2), round(took, 2), step, same)
                 rows.append(dict(zip(COLUMNS, values, strict=True)))
                 write_file(path, json.dumps(rows))
             advance()
-    rows = rows[:wanted]
-    write_results("kills", rows)
-    same = sum(row["identical"] == "yes" for row in rows)
-    print(
-        f"{same} of {len(rows)} killed runs ended bit for bit as the undisturbed one."
-    )
-    return int(same < len(rows))
+    write_results("kills", rows[:wanted])
+    same = sum(row["identical"] == "yes" for row in rows[:wanted])
+    print(f"{same} of {wanted} killed runs ended bit for bit as the undisturbed one.")
+    return int(same < wanted)
 
 
 if __name__ == "__main__":
-    from keras_resnet.support import program
-
-    flags.DEFINE_integer("kills", 100, "How many.", 1)
-    flags.DEFINE_string("work_dir", "runs/kills", "Where the runs are.")
-    program.run_command(main)
+    run(main, kills=(100, "How many."), work_dir=("runs/kills", "Where the runs are."))

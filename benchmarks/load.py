@@ -9,38 +9,28 @@ names, as timm does; keras.applications its own h5. Random weights of the same
 shapes: how long a load takes does not depend on their values.
 """
 
-import json
 import os
-import subprocess
+import statistics
 import sys
 import tempfile
 
-from absl import flags
+from benchmarks.side_by_side import ask_in_turn, ratios, run, write_results
 
-from benchmarks.side_by_side import ratios, write_results
-
-_MEMORY = """
-status = open("/proc/self/status").read().splitlines()
-held = dict(line.split()[:2] for line in status if line.startswith("Vm"))
-"""
-_SIDE = (
-    """
+_SIDE = """
 import json, sys, time
 {imports}
-"""
-    + _MEMORY
-    + """
-before = int(held["VmRSS:"])
+
+def mebibytes(name):
+    (line,) = [line for line in open("/proc/self/status") if line.startswith(name)]
+    return int(line.split()[1]) / 1024
+
+before = mebibytes("VmRSS")
 start = time.perf_counter()
 {load}
 seconds = time.perf_counter() - start
+peak = mebibytes("VmHWM")
+print(json.dumps([seconds, peak, peak - before]))
 """
-    + _MEMORY
-    + """
-peak = int(held["VmHWM:"])
-print(json.dumps([seconds, peak / 1024, (peak - before) / 1024]))
-"""
-)
 SIDES = {
     "ours": (
         "import keras; from keras_resnet import ResNet152; import safetensors",
@@ -64,7 +54,7 @@ def _write_files(folder):
     import keras
 
     import keras_resnet
-    from keras_resnet.weights.saving import save_state_dict
+    from keras_resnet.weights import save_state_dict
 
     model = keras_resnet.ResNet152(stride_on="3x3")
     save_state_dict(model, f"{folder}/net.safetensors")
@@ -80,46 +70,35 @@ def _write_files(folder):
                 group[name] = value
 
 
-def main(argv):
+def main(torch_python, rounds):
     """Measures all sides in turn and writes `results/load.csv`."""
-    del argv
-    values = flags.FLAGS
     with tempfile.TemporaryDirectory() as folder:
         _write_files(folder)
-        found = {name: [] for name in SIDES}
-        for _ in range(values.rounds):
-            for name, (imports, load) in SIDES.items():
-                python = values.torch_python if name == "timm" else sys.executable
-                code = _SIDE.format(imports=imports, load=load.format(folder=folder))
-                answer = subprocess.run(
-                    [python, "-c", code], check=True, capture_output=True, text=True
-                )
-                found[name].append(json.loads(answer.stdout.splitlines()[-1]))
+        sides = {}
+        for name, (imports, load) in SIDES.items():
+            python = torch_python if name == "timm" else sys.executable
+            code = _SIDE.format(imports=imports, load=load.format(folder=folder))
+            sides[name] = python, code
+        columns = ask_in_turn(sides, rounds)
     rows = []
-    for name, sides in found.items():
-        seconds, peak, added = zip(*sides, strict=True)
-        ours = list(zip(*found["ours"], strict=True))
-        time, lowest, highest = ratios(seconds, ours[0])
-        rows.append(
-            {
-                "side": name,
-                "seconds": round(sorted(seconds)[len(seconds) // 2], 2),
-                "seconds/ours": time,
-                "lowest": lowest,
-                "highest": highest,
-                "peak_mib": round(max(peak)),
-                "peak_over_imports_mib": round(max(added)),
-                "added/ours": ratios(added, ours[2])[0],
-                "rounds": len(seconds),
-            }
-        )
+    for name, (seconds, peak, added) in columns.items():
+        row = {
+            "side": name,
+            "seconds": round(statistics.median_high(seconds), 2),
+            **ratios(seconds, columns["ours"][0], "seconds/ours"),
+            "peak_mib": round(max(peak)),
+            "peak_over_imports_mib": round(max(added)),
+            "added/ours": ratios(added, columns["ours"][2])["peer/ours"],
+            "rounds": rounds,
+        }
+        rows.append(row)
     write_results("load", rows)
 
 
 if __name__ == "__main__":
-    from keras_resnet.support import program
-
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    flags.DEFINE_string("torch_python", sys.executable, "Python that has timm.")
-    flags.DEFINE_integer("rounds", 5, "Loads of each side.", 1)
-    program.run_command(main)
+    run(
+        main,
+        torch_python=(sys.executable, "Python that has timm."),
+        rounds=(5, "Loads of each side."),
+    )

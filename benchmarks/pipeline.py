@@ -22,13 +22,12 @@ machine that does other things too, CPU milliseconds say more than images a seco
 
 import json
 import os
-import subprocess
+import pathlib
+import statistics
 import sys
 import tempfile
 
-from absl import flags
-
-from benchmarks.side_by_side import ratios, write_results
+from benchmarks.side_by_side import ask_in_turn, ratios, run, write_results
 
 _START = """
 import json, os, resource, sys, time
@@ -81,16 +80,13 @@ _TRAINED = """data.TrainingBatches(
 _LABELS = "np.zeros(count, np.int32)"
 _FOLDER = f"data.Split(np.array(files, object), {_LABELS}, True)"
 _ARRAYS = "np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)"
-_PHOTOGRAPHS = {
-    "shape": "224, 224",
-    "crop": "0.875",
-    "batches": _TRAINED.format(recipe="photographs"),
-}
-_SMALL = {
-    "shape": "32, 32",
-    "crop": "1.0",
-    "batches": _TRAINED.format(recipe="modern_cifar"),
-}
+
+
+def _ours(split, recipe="photographs", shape="224, 224", crop="0.875"):
+    batches = _TRAINED.format(recipe=recipe) if recipe else _EVALUATED
+    return _OURS.format(split=split, shape=shape, crop=crop, batches=batches)
+
+
 _DECODING = """
 import tensorflow as tf
 from keras_resnet.data.augmentation import inception_box
@@ -153,21 +149,19 @@ def _torch_sides(view, images="files", shuffle=True):
 _FLIPPED = "{}, t.RandomHorizontalFlip()"
 SIDES = {
     "evaluation": {
-        "ours": _OURS.format(split=_FOLDER, **_PHOTOGRAPHS | {"batches": _EVALUATED}),
+        "ours": _ours(_FOLDER, recipe=None),
         **_torch_sides("t.Resize(256), t.CenterCrop(224)", shuffle=False),
         "decoding only": _DECODING.format(decoded=_WHOLE),
     },
     "photographs": {
-        "ours, files": _OURS.format(split=_FOLDER, **_PHOTOGRAPHS),
-        "ours, TFRecords": _OURS.format(
-            split='read_records([given["records"]])', **_PHOTOGRAPHS
-        ),
+        "ours, files": _ours(_FOLDER),
+        "ours, TFRecords": _ours('read_records([given["records"]])'),
         **_torch_sides(_FLIPPED.format("t.RandomResizedCrop(224)")),
         "decoding only": _DECODING.format(decoded=_BOX),
     },
     "small images": {
-        "ours, arrays": _OURS.format(
-            split=f"data.Split({_ARRAYS}, {_LABELS})", **_SMALL
+        "ours, arrays": _ours(
+            f"data.Split({_ARRAYS}, {_LABELS})", "modern_cifar", "32, 32", "1.0"
         ),
         **_torch_sides(_FLIPPED.format("t.RandomCrop(32, padding=4)"), _ARRAYS),
     },
@@ -175,95 +169,67 @@ SIDES = {
 
 
 def _find_files(folder, count):
-    files = sorted(
-        os.path.join(where, name)
-        for where, _, names in os.walk(os.path.abspath(folder))
-        for name in names
-        if name.lower().endswith((".jpg", ".jpeg"))
-    )
+    paths = pathlib.Path(folder).absolute().rglob("*")
+    files = sorted(str(p) for p in paths if p.suffix.lower() in (".jpg", ".jpeg"))
     return (files * (count // len(files) + 1))[:count]
 
 
 def _write_records(files, path):
     import tensorflow as tf
 
+    label = tf.train.Feature(int64_list=tf.train.Int64List(value=[1]))
     with tf.io.TFRecordWriter(path) as writer:
         for name in files:
-            with open(name, "rb") as file:
-                image = tf.train.BytesList(value=[file.read()])
-            label = tf.train.Int64List(value=[1])
-            features = {
-                "image/encoded": tf.train.Feature(bytes_list=image),
-                "image/class/label": tf.train.Feature(int64_list=label),
-            }
+            image = tf.train.BytesList(value=[pathlib.Path(name).read_bytes()])
+            image = tf.train.Feature(bytes_list=image)
+            features = {"image/encoded": image, "image/class/label": label}
             features = tf.train.Features(feature=features)
             writer.write(tf.train.Example(features=features).SerializeToString())
 
 
-def _measure(code, given, python, home):
-    """Returns images a second, and CPU milliseconds for an image."""
-    answer = subprocess.run(
-        [python, "-c", _START + code + _END],
-        input=json.dumps(given),
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "KERAS_HOME": home},  # For the index of the records.
-    )
-    return json.loads(answer.stdout.splitlines()[-1])
-
-
-def _compare(kind, given, home):
+def _compare(kind, given, rounds, torch_python):
     """Measures the sides of a kind in turn; returns a row for each."""
-    values, sides = flags.FLAGS, SIDES[kind]
-    measured = {side: [] for side in sides}
-    for _ in range(values.rounds):
-        for side, code in sides.items():
-            torch = side.startswith("torch")
-            python = values.torch_python if torch else sys.executable
-            measured[side].append(_measure(code, given, python, home))
-    rates, cpu = (
-        {side: [pair[i] for pair in pairs] for side, pairs in measured.items()}
-        for i in range(2)
-    )
-    rows = []
-    for side, rate in rates.items():
-        middle, lowest, highest = ratios(rates[next(iter(sides))], rate)
-        rows.append(
-            {
-                "images": kind,
-                "side": side,
-                "images_per_second": round(sorted(rate)[len(rate) // 2]),
-                "ours/side": middle,
-                "lowest": lowest,
-                "highest": highest,
-                "cpu_ms": round(sorted(cpu[side])[len(rate) // 2], 3),
-                "number": given["images"],
-                "rounds": len(rate),
-            }
-        )
-    return rows
+    # The index of the records is cached in Keras's folder.
+    env = {**os.environ, "KERAS_HOME": os.path.dirname(given["records"])}
+    sides = {}
+    for name, code in SIDES[kind].items():
+        python = torch_python if name.startswith("torch") else sys.executable
+        sides[name] = python, _START + code + _END
+    columns = ask_in_turn(sides, rounds, input=json.dumps(given), env=env)
+    ours = columns[next(iter(sides))][0]
+    return [
+        {
+            "images": kind,
+            "side": side,
+            "images_per_second": round(statistics.median_high(rate)),
+            **ratios(ours, rate, "ours/side"),
+            "cpu_ms": round(statistics.median_high(cpu), 3),
+            "number": given["images"],
+            "rounds": rounds,
+        }
+        for side, (rate, cpu) in columns.items()
+    ]
 
 
-def main(argv):
+def main(folder, torch_python, images, rounds):
     """Writes `results/jpeg.csv` on evaluation and `results/pipeline.csv` on training."""
-    del argv
-    count = flags.FLAGS.images
     with tempfile.TemporaryDirectory() as home:
-        given = {"files": _find_files(flags.FLAGS.folder, count), "images": count}
+        given = {"files": _find_files(folder, images), "images": images}
         given |= {"batch": 64, "records": os.path.join(home, "train-00000-of-00001")}
         _write_records(given["files"], given["records"])
-        small = given | {"images": 25 * count, "batch": 128}
-        write_results("jpeg", _compare("evaluation", given, home))
-        rows = _compare("photographs", given, home)
-        write_results("pipeline", rows + _compare("small images", small, home))
+        small = given | {"images": 25 * images, "batch": 128}
+        write_results("jpeg", _compare("evaluation", given, rounds, torch_python))
+        rows = _compare("photographs", given, rounds, torch_python)
+        rows += _compare("small images", small, rounds, torch_python)
+        write_results("pipeline", rows)
 
 
 if __name__ == "__main__":
-    from keras_resnet.support import run_command
-
-    flags.DEFINE_string("folder", None, "Of JPEG files.", required=True)
-    flags.DEFINE_string("torch_python", sys.executable, "Python with torchvision.")
-    flags.DEFINE_integer("images", 2000, "To read; files are read again if fewer.", 1)
-    flags.DEFINE_integer("rounds", 5, "Passes of each side.", 1)
-    run_command(main)
+    run(
+        main,
+        required=("folder",),
+        folder=(None, "Of JPEG files."),
+        torch_python=(sys.executable, "Python with torchvision."),
+        images=(2000, "To read; files are read again if fewer."),
+        rounds=(5, "Passes of each side."),
+    )

@@ -18,16 +18,15 @@ import os
 import tempfile
 
 import numpy as np
-from absl import flags
 
-from benchmarks.side_by_side import write_results
+from benchmarks.side_by_side import run, write_results
 
 CALIBRATION_IMAGES = 200
 
 
 def networks(weights, crops, data_dir):
     """Yields (classifier, calibration images, images to judge on, labels)."""
-    from keras_resnet.evaluation.classifier import load_classifier, load_images
+    from keras_resnet.evaluation import load_classifier, load_images
 
     if weights:
         held_out = np.load(os.path.join(crops, "imagenet_crops200.npz"))
@@ -49,12 +48,10 @@ def litert_quantizer(content, images, by_extremes):
     from litert_quantizer.utils import qsv_utils
 
     data = {"serving_default": [{"image": np.float32(i[None])} for i in images]}
-    update = (
-        qsv_utils.min_max_update if by_extremes else qsv_utils.moving_average_update
-    )
+    updates = (qsv_utils.moving_average_update, qsv_utils.min_max_update)
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(recipe.static_wi8_ai8())
-    measured = calibrator.Calibrator(content, qsv_update_func=update)
+    measured = calibrator.Calibrator(content, qsv_update_func=updates[by_extremes])
     measured.calibrate(data, manager)
     quantizer = Quantizer(content, recipe.static_wi8_ai8())
     return bytes(quantizer.quantize(measured.get_model_qsvs()).quantized_model)
@@ -62,60 +59,45 @@ def litert_quantizer(content, images, by_extremes):
 
 def candidates(classifier, calibration, folder):
     """Yields (name of the quantiser, content of the file that it makes)."""
-    from export.formats import saved_model, tflite
-    from export.quantization import repair
-    from keras_resnet.nets import folding
+    from export.formats import TFLITE_FORMATS, convert_to_tflite, write_static
+    from export.quantization import repair_network
+    from keras_resnet.nets import fold
 
-    folded = dataclasses.replace(classifier, model=folding.fold(classifier.model))
-    static = os.path.join(folder, "static")
-    saved_model.write_static(folded, static, "float32")
-    yield (
-        "TFLite",
-        tflite.convert_to_tflite(
-            static, tflite.TFLITE_FORMATS["float_io"], calibration
-        ),
-    )
-    content = tflite.convert_to_tflite(static, tflite.TFLITE_FORMATS["float32"])
+    def by_tflite(network, file_format="float_io"):
+        static = os.path.join(folder, "static")
+        write_static(network, static, "float32")
+        return convert_to_tflite(static, TFLITE_FORMATS[file_format], calibration)
+
+    folded = dataclasses.replace(classifier, model=fold(classifier.model))
+    yield "TFLite", by_tflite(folded)
+    content = by_tflite(folded, "float32")
     try:
         for by_extremes in (False, True):
             name = "litert-quantizer, " + ("extremes" if by_extremes else "averages")
             yield name, litert_quantizer(content, calibration, by_extremes)
     except ImportError as error:
         print(f"No rows for litert-quantizer, which cannot be imported: {error}")
-    repaired = os.path.join(folder, "repaired")
-    saved_model.write_static(
-        repair.repair_network(folded, calibration), repaired, "float32"
-    )
-    yield (
-        "TFLite, repaired",
-        tflite.convert_to_tflite(
-            repaired, tflite.TFLITE_FORMATS["float_io"], calibration
-        ),
-    )
+    yield "TFLite, repaired", by_tflite(repair_network(folded, calibration))
 
 
-def main(argv):
+def main(weights, crops, data_dir):
     """Measures all and writes `results/quantizers.csv`."""
-    del argv
-    from export.device import comparison, runtimes
-    from export.formats import saved_model
+    from export.device import compare, softmax
+    from export.device.runtimes import open_tflite
+    from export.formats import reference_logits
 
-    values = flags.FLAGS
     rows = []
-    for classifier, calibration, images, labels in networks(
-        values.weights, values.crops, values.data_dir
-    ):
-        logits = saved_model.reference_logits(classifier.model, images)
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        expected = exponentials / exponentials.sum(axis=1, keepdims=True)
+    for classifier, calibration, images, labels in networks(weights, crops, data_dir):
+        logits = reference_logits(classifier.model, images)
         with tempfile.TemporaryDirectory() as folder:
             for name, content in candidates(classifier, calibration, folder):
                 path = os.path.join(folder, "int8.tflite")
                 with open(path, "wb") as file:
                     file.write(content)
-                classify = runtimes.open_tflite(path)
-                found = np.concatenate([classify(image[None]) for image in images])
-                judged = comparison.compare(found, logits, labels)
+                classify = open_tflite(path)
+                answers = np.concatenate([classify(image[None]) for image in images])
+                judged = compare(answers, logits, labels)
+                difference = np.abs(answers - softmax(logits)).sum(axis=1).mean()
                 row = {
                     "network": classifier.name,
                     "quantizer": name,
@@ -125,9 +107,7 @@ def main(argv):
                     "loss_low": round(judged.loss_interval[0], 2),
                     "loss_high": round(judged.loss_interval[1], 2),
                     "agreement": round(judged.agreement, 4),
-                    "difference": round(
-                        float(np.abs(found - expected).sum(axis=1).mean()), 4
-                    ),
+                    "difference": round(float(difference), 4),
                     "bytes": len(content),
                 }
                 print(row, flush=True)
@@ -136,9 +116,9 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    from keras_resnet.support import program
-
-    flags.DEFINE_string("weights", None, "Folder of expanded ImageNet weights.")
-    flags.DEFINE_string("crops", None, "Folder of the crops and calibration images.")
-    flags.DEFINE_string("data_dir", None, "Where TFDS keeps its sets.")
-    program.run_command(main)
+    run(
+        main,
+        weights=(None, "Folder of expanded ImageNet weights."),
+        crops=(None, "Folder of the crops and calibration images."),
+        data_dir=(None, "Where TFDS keeps its sets."),
+    )

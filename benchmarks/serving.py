@@ -28,12 +28,10 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
-from absl import flags
 
 from benchmarks.serving_files import OURS, PEERS, load_images, prepare, prepared
-from benchmarks.side_by_side import alone, compare, take_turns, write_results
-from keras_resnet.support.errors import InputError
-from keras_resnet.support.progress import progress_bar
+from benchmarks.side_by_side import alone, compare, run, take_turns, write_results
+from keras_resnet.support import InputError, progress_bar, without_notes
 
 THREADS = 2
 CALLS = 5  # In a turn; the first finds the caches full of another side's weights.
@@ -69,11 +67,11 @@ def tensorflow(path, images, settings=False):
     ((name, spec),) = serve.structured_input_signature[1].items()
     images = _for(spec.dtype.as_numpy_dtype, images)
 
-    def run(keep=loaded):
-        (answer,) = serve(**{name: tf.constant(images)}).values()
-        return answer.numpy()
+    def answer(keep=loaded):
+        (probabilities,) = serve(**{name: tf.constant(images)}).values()
+        return probabilities.numpy()
 
-    return run
+    return answer
 
 
 def litert(path, images):
@@ -117,11 +115,11 @@ def torch_compiled(path, images):
     network = torch.compile(network)
     pixels = torch.from_numpy(prepared(images)).permute(0, 3, 1, 2)
 
-    def run():
+    def answer():
         with torch.no_grad():
             return network(pixels).numpy()
 
-    return run
+    return answer
 
 
 # What opens it, the file, and further arguments.
@@ -151,14 +149,13 @@ SIDES = {
 def serve(name, folder, batch, notes):
     """Opens a side and notes what that took; returns a function of a turn."""
     from export.device.timing import peak_memory
-    from keras_resnet.support import without_notes
 
     open_side, file, *args = SIDES[name]
     images = np.resize(load_images(folder), (batch, 224, 224, 3))
     begin = time.perf_counter()
     with without_notes():
-        run = open_side(os.path.join(folder, file), images, *args)
-        run()
+        answer = open_side(os.path.join(folder, file), images, *args)
+        answer()
     start = 1e3 * (time.perf_counter() - begin)
     peak = peak_memory() / 2**20
     with open(os.path.join(notes, name), "w") as file:
@@ -166,72 +163,65 @@ def serve(name, folder, batch, notes):
 
     def turn():
         for _ in range(CALLS):
-            run()
+            answer()
 
     return turn
 
 
-def row_of(pair, times, notes, batch):
-    """Returns the row of the table for two sides."""
-    ours, peer = pair
+def row_of(ours, peer, times, notes):
+    """Returns what was measured of two sides, as columns."""
     facts = {}
     for whose, name in (("ours", ours), ("peer", peer)):
         with open(os.path.join(notes, name)) as file:
             facts |= {f"{whose}_{key}": fact for key, fact in json.load(file).items()}
-    measured = compare({"ours": times[ours], peer: times[peer]}, peer, CALLS)
-    return {"ours": ours, "batch": batch, "threads": THREADS, **measured, **facts}
+    return compare({"ours": times[ours], peer: times[peer]}, peer, CALLS) | facts
 
 
-def main(argv):
+def prepare_files(folder):
+    """Makes the files that the folder lacks."""
+    os.makedirs(folder, exist_ok=True)
+    files, spawn = (*OURS, *PEERS), multiprocessing.get_context("spawn")
+    bar = progress_bar("preparing", len(files))
+    with ProcessPoolExecutor(1, spawn) as pool, bar as advance:
+        for file in files:
+            pool.submit(prepare, file, folder).result()
+            advance()
+
+
+def main(rounds, batch, folder):
     """Measures all sides in turn and writes `results/serving.csv`."""
-    del argv
     for name in ("onnx", "onnxruntime", "openvino", "nncf"):
         if not importlib.util.find_spec(name):
             raise InputError(
                 "This benchmark runs every artifact: pip install "
                 f"'keras-resnet-zoo[onnx,openvino]'. Received: no {name}"
             )
-    values = flags.FLAGS
-    names = [name for name in SIDES if name != "torch.compile"]
-    if importlib.util.find_spec("torch"):
-        names.append("torch.compile")
+    has_torch = importlib.util.find_spec("torch")
+    names = [name for name in SIDES if has_torch or name != "torch.compile"]
     with tempfile.TemporaryDirectory() as notes:
-        folder = os.path.abspath(values.folder or os.path.join(notes, "files"))
-        os.makedirs(folder, exist_ok=True)
-        spawn = multiprocessing.get_context("spawn")
-        files = (*OURS, *PEERS)
-        with (
-            ProcessPoolExecutor(1, spawn) as pool,
-            progress_bar("preparing", len(files)) as advance,
-        ):
-            for file in files:
-                pool.submit(prepare, file, folder).result()
-                advance()
+        folder = os.path.abspath(folder or os.path.join(notes, "files"))
+        prepare_files(folder)
         sides = {}
         with progress_bar("starting", len(names)) as advance:
             for name in names:  # One after the other, for the time that each takes.
-                sides[name] = alone(serve, name, folder, values.batch, notes)
+                sides[name] = alone(serve, name, folder, batch, notes)
                 sides[name]()
                 advance()
         # Thread pools spin a while after their turn.
-        times = take_turns(sides, values.rounds, lambda: time.sleep(0.02))
+        times = take_turns(sides, rounds, lambda: time.sleep(0.02))
         pairs = [(a, b) for a, peers in PAIRS.items() for b in peers if b in times]
         fastest = sorted(times, key=lambda name: statistics.median(times[name]))
-        pairs.append(
-            (
-                next(name for name in fastest if name in PAIRS),
-                next(name for name in fastest if name not in PAIRS),
-            )
-        )
-        write_results(
-            "serving", [row_of(pair, times, notes, values.batch) for pair in pairs]
-        )
+        ours = next(name for name in fastest if name in PAIRS)
+        pairs.append((ours, next(name for name in fastest if name not in PAIRS)))
+        about = {"batch": batch, "threads": THREADS}
+        rows = [{"ours": a, **about, **row_of(a, b, times, notes)} for a, b in pairs]
+        write_results("serving", rows)
 
 
 if __name__ == "__main__":
-    from keras_resnet.support import program
-
-    flags.DEFINE_integer("rounds", 30, "Turns of each side.", 1)
-    flags.DEFINE_integer("batch", 1, "Images at a time.", 1)
-    flags.DEFINE_string("folder", None, "Keeps what is prepared, or has it already.")
-    program.run_command(main)
+    run(
+        main,
+        rounds=(30, "Turns of each side."),
+        batch=(1, "Images at a time."),
+        folder=(None, "Keeps what is prepared, or has it already."),
+    )

@@ -6,6 +6,7 @@ All come from a `keras.applications.ResNet50` with random weights, saved by Kera
 import contextlib
 import dataclasses
 import functools
+import io
 import os
 import sys
 
@@ -17,11 +18,11 @@ OURS = ("saved_model", "float32", "int8", "onnx", "openvino", "openvino_int8")
 def prepare(name, folder):
     """Makes one file, unless the folder has it.
 
-    To be called in a process of its own: what it imports takes gigabytes.
+    Call it in a process of its own: what it imports takes gigabytes.
 
     Args:
-        name: of `OURS` or `PEERS`, whose order is that in which they are made.
-        folder: where it will have that name.
+        name: Name in `OURS` or `PEERS`, whose order is that in which they are made.
+        folder: Folder where it will have that name.
     """
     path, parts = os.path.join(folder, name), os.path.join(folder, "parts")
     if os.path.exists(path):
@@ -32,11 +33,7 @@ def prepare(name, folder):
 
     os.makedirs(parts, exist_ok=True)
     part = os.path.join(parts, name)
-    with (
-        without_notes(),
-        open(os.devnull, "w") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-    ):
+    with without_notes(), contextlib.redirect_stdout(io.StringIO()):
         if name in OURS:
             ARTIFACTS[name].write(part, _source(folder))
         else:
@@ -50,8 +47,8 @@ def _source(folder):
     import keras
 
     from export.artifacts import Source
-    from keras_resnet.evaluation.classifier import load_classifier
-    from keras_resnet.nets import folding
+    from keras_resnet.evaluation import load_classifier
+    from keras_resnet.nets import fold
 
     weights = os.path.join(folder, "net.h5")
     if not os.path.exists(weights):
@@ -66,7 +63,7 @@ def _source(folder):
         network.save(part)
         os.replace(part, weights)
     classifier = load_classifier(weights)
-    folded = dataclasses.replace(classifier, model=folding.fold(classifier.model))
+    folded = dataclasses.replace(classifier, model=fold(classifier.model))
     return Source(folded, load_images(folder), folder, os.path.join(folder, "parts"))
 
 
@@ -142,21 +139,17 @@ def to_onnx_int8(path, folder):
             return None if image is None else {"image": image[None]}
 
     quantization.quantize_static(
-        os.path.join(folder, "onnx"),
-        path,
-        Reader(),
-        quantization.QuantFormat.QDQ,
-        per_channel=True,
-        activation_type=quantization.QuantType.QUInt8,
+        os.path.join(folder, "onnx"), path, Reader(), quantization.QuantFormat.QDQ,
+        per_channel=True, activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
-    )
+    )  # fmt: skip
 
 
 PEERS = {
     "keras": export_keras,
     "keras.tflite": to_tflite,
-    "keras_int8.tflite": lambda path, folder: to_tflite(path, folder, True),
+    "keras_int8.tflite": functools.partial(to_tflite, int8=True),
     "keras_openvino": to_openvino,
-    "keras_nncf": lambda path, folder: to_openvino(path, folder, True),
+    "keras_nncf": functools.partial(to_openvino, int8=True),
     "onnx_int8": to_onnx_int8,
 }

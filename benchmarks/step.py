@@ -4,7 +4,7 @@ python -m benchmarks.step
 
 Every side has a process, and in it the same network, which normalises raw pixels
 inside, SGD with momentum, and one batch of noise in memory over and over. Ours is
-`keras_resnet.steps.Step` with the recipe's weight decay, of which `fit` has none.
+`keras_resnet.training.step.Step` with the recipe's weight decay, of which `fit` has none.
 "fit" has `jit_compile=False`, "fit, XLA" `jit_compile=True`, which its default of
 "auto" amounts to for these networks, and "fit, oneDNN off" is as TensorFlow is on
 older CPUs. PyTorch (`benchmarks.torch_nets`; skipped where it is not installed) is
@@ -17,10 +17,8 @@ one another without sleeping.
 import importlib.util
 import os
 
-from absl import flags
-
 from benchmarks.cases import CASES
-from benchmarks.side_by_side import alone, compare, take_turns, write_results
+from benchmarks.side_by_side import alone, compare, run, take_turns, write_results
 
 
 def ours(case, steps, precision="float32"):
@@ -79,10 +77,9 @@ def torch_side(case, steps, compiled=False, bfloat16=False):
     return take_steps
 
 
-def main(argv):
+def main(rounds, steps):
     """Measures every case and writes `results/step.csv`."""
-    del argv
-    steps, rows = flags.FLAGS.steps, []
+    rows = []
     for case in CASES:
         peers = {
             "fit": (fit, case, steps),
@@ -97,15 +94,10 @@ def main(argv):
                 "torch.compile, bfloat16": (torch_side, case, steps, True, True),
             }
         sides = {"ours": (ours, case, steps), **peers}
-        sides = {name: alone(*side) for name, side in sides.items()}
-        times = take_turns(sides, flags.FLAGS.rounds)
+        times = take_turns({name: alone(*s) for name, s in sides.items()}, rounds)
         rows += [{**case.columns(), **compare(times, peer, steps)} for peer in peers]
     write_results("step", rows)
 
 
 if __name__ == "__main__":
-    from keras_resnet.support import program
-
-    flags.DEFINE_integer("rounds", 7, "Turns of each side.", 1)
-    flags.DEFINE_integer("steps", 5, "Steps in a turn.", 1)
-    program.run_command(main)
+    run(main, rounds=(7, "Turns of each side."), steps=(5, "Steps in a turn."))

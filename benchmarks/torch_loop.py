@@ -3,8 +3,6 @@
 python -m benchmarks.torch_loop DATA.npz OUTPUT.csv EPOCHS SEED
 """
 
-import csv
-import os
 import sys
 import time
 
@@ -12,6 +10,7 @@ import numpy as np
 import torch
 
 from benchmarks.torch_nets import build, make_step
+from keras_resnet.support import to_csv, write_file
 
 BATCH = 128
 
@@ -25,10 +24,9 @@ def augmented(images, generator):
     columns = left[:, None] + torch.arange(width)
     mirrored = torch.rand(count, generator=generator) < 0.5
     columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    each = torch.arange(count)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[each, rows[:, :, None], columns[:, None]].permute(
-        0, 3, 1, 2
-    )
+    number = torch.arange(count)[:, None, None]
+    last = padded.permute(0, 2, 3, 1)[number, rows[:, :, None], columns[:, None]]
+    return last.permute(0, 3, 1, 2)
 
 
 def main(data, output, epochs, seed):
@@ -42,11 +40,9 @@ def main(data, output, epochs, seed):
     images, test_images = images.permute(0, 3, 1, 2), test_images.permute(0, 3, 1, 2)
     network = build("resnet20", 10).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(network.parameters(), 0.1, 0.9, weight_decay=1e-4)
-    steps = -(-len(images) // BATCH)
-    total = epochs * steps
-    schedule = torch.optim.lr_scheduler.MultiStepLR(
-        optimizer, [total // 2, total * 3 // 4]
-    )
+    total = epochs * -(-len(images) // BATCH)
+    drops = [total // 2, total * 3 // 4]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, drops)
     step = make_step(network, optimizer)
     rows, seconds = [], 0.0
     for epoch in range(epochs):
@@ -59,23 +55,17 @@ def main(data, output, epochs, seed):
             schedule.step()
         seconds += time.monotonic() - begin
         network.eval()
+        tests = zip(test_images.split(500), test_labels.split(500), strict=True)
         with torch.no_grad():
             right = sum(
                 (network((x.float() - 127.5) / 64).argmax(1) == y).sum().item()
-                for x, y in zip(
-                    test_images.split(500), test_labels.split(500), strict=True
-                )
+                for x, y in tests
             )
         accuracy = right / len(test_labels)
         rows.append({"epoch": epoch + 1, "seconds": seconds, "val_accuracy": accuracy})
-        print(
-            f"epoch {epoch + 1}/{epochs} - {accuracy:.4f} - {seconds:.0f} s", flush=True
-        )
-    with open(f"{output}.part", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(f"{output}.part", output)
+        words = f"epoch {epoch + 1}/{epochs} - {accuracy:.4f} - {seconds:.0f} s"
+        print(words, flush=True)
+    write_file(output, to_csv(rows))
 
 
 if __name__ == "__main__":

@@ -31,11 +31,8 @@ class Bottleneck(nn.Module):
 
     def __init__(self, inputs, width, stride):
         super().__init__()
-        sizes = (
-            (inputs, width, 1, stride),
-            (width, width, 3, 1),
-            (width, 4 * width, 1, 1),
-        )
+        last = (width, 4 * width, 1, 1)
+        sizes = ((inputs, width, 1, stride), (width, width, 3, 1), last)
         self.convs = nn.ModuleList(
             nn.Conv2d(i, o, size, step, size // 2, bias=False)
             for i, o, size, step in sizes
@@ -57,13 +54,13 @@ class Bottleneck(nn.Module):
         return functional.relu(self.shortcut(x) + y)
 
 
-def build(name, classes, channels=3):
+def build(name, classes):
     """Returns `resnet20` or `resnet50`, initialised as the paper's."""
     if name == "resnet20":
-        stem = [nn.Conv2d(channels, 16, 3, 1, 1, bias=False)]
+        stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False)]
         block, blocks, width, inputs = Basic, (3, 3, 3), 16, 16
     else:
-        stem = [nn.Conv2d(channels, 64, 7, 2, 3, bias=False)]
+        stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False)]
         block, blocks, width, inputs = Bottleneck, (3, 4, 6, 3), 64, 64
     stem += [nn.BatchNorm2d(inputs), nn.ReLU()]
     layers = [*stem, nn.MaxPool2d(3, 2, 1)] if name == "resnet50" else stem
@@ -84,10 +81,10 @@ def make_step(network, optimizer, compiled=False, precision=None):
     """Returns a function of uint8 images and labels that takes a step.
 
     Args:
-        network: takes (batch, channels, height, width).
-        optimizer: of its parameters.
-        compiled: whether `torch.compile` takes forward and loss.
-        precision: dtype for autocast, such as `torch.bfloat16`.
+        network: Network of images (batch, channels, height, width).
+        optimizer: Optimizer of its parameters.
+        compiled: Whether `torch.compile` takes forward and loss.
+        precision: Dtype for autocast, such as `torch.bfloat16`.
     """
     kind = next(network.parameters()).device.type
 

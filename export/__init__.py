@@ -6,8 +6,7 @@ options: What can be chosen, as one typed value.
 bundle: Writes the whole folder, or nothing.
 artifacts: The table of artifacts: how each is written, run and judged.
 making: Writes one artifact and judges it; times all of them.
-proof: The held-out images and the Keras model's answers.
-calibration: The images that int8 is calibrated on.
+proof: The held-out images, the Keras model's answers, and int8's calibration set.
 formats/: The file formats.
 quantization/: Networks that lose less in int8.
 device/: What runs with LiteRT and NumPy alone.

@@ -27,30 +27,18 @@ from .quantization import REPAIR, equalise, repair_network
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What artifacts are made of.
+    """What artifacts are made of."""
 
-    Attributes:
-        classifier: The network, folded; see `keras_resnet.nets.fold`.
-        calibration: Calibration set, uint8, (n, height, width, channels).
-        bundle: Folder that the artifacts are written to.
-        scratch: Folder for intermediate files.
-        repair: What was done to the network so that int8 loses less.
-        statics: Folders of the SavedModels for converters, by type of pixel.
-    """
-
-    classifier: Classifier
-    calibration: np.ndarray
-    bundle: str
-    scratch: str
-    repair: str = ""
+    classifier: Classifier  # Folded; see `keras_resnet.nets.fold`.
+    calibration: np.ndarray  # uint8, (n, height, width, channels)
+    bundle: str  # Folder that the artifacts are written to.
+    scratch: str  # Folder for intermediate files.
+    repair: str = ""  # What was done to the network so that int8 loses less.
+    # Folders of the SavedModels for converters, by type of pixel.
     statics: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def static(self, pixels: str) -> str:
-        """Returns the folder of a SavedModel for converters.
-
-        Args:
-            pixels: Type of its images.
-        """
+        """Returns the folder of a SavedModel for converters, of that type of pixel."""
         if pixels not in self.statics:
             path = tempfile.mkdtemp(dir=self.scratch)
             write_static(self.classifier, path, pixels)
@@ -59,50 +47,35 @@ class Source:
 
     def repaired(self) -> "Source":
         """Returns the same with a network that loses less in int8."""
-        return dataclasses.replace(
-            self,
-            classifier=repair_network(self.classifier, self.calibration),
-            repair=REPAIR,
-            statics={},
-        )
+        network = repair_network(self.classifier, self.calibration)
+        return dataclasses.replace(self, classifier=network, repair=REPAIR, statics={})
 
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """One kind of artifact.
+    """One kind of artifact."""
 
-    Attributes:
-        path: Path in the bundle.
-        write: Writes the artifact to a path.
-        runtime: Key of `RUNTIMES`; `None` if no program here can run it.
-        precision: Precision in which it computes, a key of `LIMITS`; `None` if it is
-            not judged.
-        calibrated: Whether it needs calibration images.
-        default: Whether it is written if no formats are named.
-        needs: Other artifacts that it is made of.
-        note: What its user must know beyond its signature.
-        check: Refuses an artifact, at a path, for faults that `probabilities` does
-            not show. It gets the classifier and some images.
-    """
-
-    path: str
-    write: Callable[[str, Source], None]
-    runtime: str | None
-    precision: str | None = None
-    calibrated: bool = False
-    default: bool = False
-    needs: tuple[str, ...] = ()
-    note: str = ""
+    path: str  # In the bundle.
+    write: Callable[[str, Source], None]  # To a path.
+    runtime: str | None  # Key of `RUNTIMES`; `None` if no program here can run it.
+    precision: str | None = None  # Key of `LIMITS`; `None` if it is not judged.
+    calibrated: bool = False  # Whether it needs calibration images.
+    default: bool = False  # Whether it is written if no formats are named.
+    needs: tuple[str, ...] = ()  # Other artifacts that it is made of.
+    note: str = ""  # What its user must know beyond its signature.
+    # Refuses the artifact at a path for faults that `probabilities` does not show, by
+    # the classifier and some images.
     check: Callable[[str, Classifier, np.ndarray], None] | None = None
 
-    @property
-    def can_be_repaired(self) -> bool:
-        """Whether `Source.repaired` helps: it is made for TFLite's way to round."""
-        return self.calibrated and self.runtime == "LiteRT"
+
+def _alone(write: Callable[..., None]) -> Callable[[str, Source], None]:
+    """Returns what writes an artifact that is made of the classifier alone."""
+    return lambda path, source: write(path=path, classifier=source.classifier)
 
 
-def _tflite(name: str, precision: str = "int8") -> Artifact:
+def _tflite(name: str) -> Artifact:
     row = TFLITE_FORMATS[name]
+    precision = name if name in ("float32", "float16") else "int8"
 
     def write(path: str, source: Source) -> None:
         content = convert_to_tflite(source.static(row.pixels), row, source.calibration)
@@ -110,7 +83,7 @@ def _tflite(name: str, precision: str = "int8") -> Artifact:
 
     return Artifact(
         f"{name}.tflite", write, "LiteRT", precision, row.calibrated,
-        default=not row.on_request, note=row.warning or "",
+        default=not row.on_request, note=row.warning,
     )  # fmt: skip
 
 
@@ -129,39 +102,18 @@ def _write_web(path: str, source: Source) -> None:
 # In the order in which they are written.
 ARTIFACTS = {
     "saved_model": Artifact(
-        "saved_model/1",
-        lambda path, source: write_saved_model(source.classifier, path),
-        "TensorFlow",
-        "float32",
-        default=True,
-        check=check_signatures,
+        "saved_model/1", _alone(write_saved_model), "TensorFlow", "float32",
+        default=True, check=check_signatures,
     ),
-    **{
-        name: _tflite(name, name if name in ("float32", "float16") else "int8")
-        for name in TFLITE_FORMATS
-    },
-    "onnx": Artifact(
-        "model.onnx",
-        lambda path, source: write_onnx(path, source.classifier),
-        "ONNX Runtime",
-        "float32",
-    ),
-    "openvino": Artifact(
-        "openvino",
-        lambda path, source: write_openvino(path, source.classifier),
-        "OpenVINO",
-        "float32",
-    ),
+    **{name: _tflite(name) for name in TFLITE_FORMATS},
+    "onnx": Artifact("model.onnx", _alone(write_onnx), "ONNX Runtime", "float32"),
+    "openvino": Artifact("openvino", _alone(write_openvino), "OpenVINO", "float32"),
     "openvino_int8": Artifact(
-        "openvino_int8",
-        _write_openvino_int8,
-        "OpenVINO",
-        "int8",
-        calibrated=True,
+        "openvino_int8", _write_openvino_int8, "OpenVINO", "int8", calibrated=True,
         note="for CPUs with VNNI or AMX; on older ones run python -m export.verify",
     ),
     "web": Artifact("web", _write_web, None, needs=("float16", "int8")),
-}
+}  # fmt: skip
 
 
 def order_formats(formats: Iterable[str] | None) -> list[str]:

@@ -30,7 +30,6 @@ from keras_resnet.support import (
 )
 
 from .artifacts import ARTIFACTS, Source, order_formats
-from .calibration import choose_calibration
 from .device import (
     LABELS_FILE,
     MANIFEST_FORMAT,
@@ -44,7 +43,7 @@ from .device import (
 from .formats import check_model
 from .making import make_artifact, time_artifacts
 from .options import ExportOptions
-from .proof import Proof, prove_on, write_check
+from .proof import Proof, choose_calibration, prove_on, write_check
 from .quantization import write_layer_report
 
 
@@ -80,7 +79,7 @@ def export(options: ExportOptions) -> Manifest:
     calibration = np.empty((0, *classifier.preprocessing.shape), np.uint8)
     if options.debug_quantization or any(ARTIFACTS[n].calibrated for n in formats):
         calibration, manifest["calibration"] = choose_calibration(
-            options, dataset, classifier.preprocessing, proof.images
+            options, dataset, classifier.preprocessing, proof
         )
     with (
         replace_folder_when_whole(output) as folder,
@@ -103,11 +102,7 @@ def export(options: ExportOptions) -> Manifest:
 
 
 def _refuse_to_replace(output: str) -> None:
-    """Refuses a path where there is anything but, at most, an earlier bundle.
-
-    Raises:
-        InputError: The message says what is there.
-    """
+    """Refuses a path where there is anything but, at most, an earlier bundle."""
     if not os.path.lexists(output):
         return
     if os.path.islink(output) or not os.path.isdir(output):
@@ -132,6 +127,8 @@ def _describe(classifier: Classifier, dataset: Dataset, proof: Proof) -> Manifes
     right = proof.logits.argmax(axis=1) == proof.labels
     count, name = len(classifier.classes), without_folders(dataset.name)
     settings = classifier.provenance.to_settings()
+    labels = [proof.labels[right], proof.labels]
+    by_class = [np.bincount(values, minlength=count).tolist() for values in labels]
     return {
         "format": MANIFEST_FORMAT,
         "name": classifier.model.name,
@@ -143,10 +140,8 @@ def _describe(classifier: Classifier, dataset: Dataset, proof: Proof) -> Manifes
             "split": "held out",
             "images": len(right),
             "keras_right": int(right.sum()),
-            "right_by_class": np.bincount(
-                proof.labels[right], minlength=count
-            ).tolist(),
-            "images_by_class": np.bincount(proof.labels, minlength=count).tolist(),
+            "right_by_class": by_class[0],
+            "images_by_class": by_class[1],
         },
         "check": {
             "images": len(proof.check["image"]),

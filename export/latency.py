@@ -32,15 +32,7 @@ from .device import (
 
 
 def draw(rows: Sequence[LatencyRow], manifest: Manifest) -> bytes:
-    """Draws accuracy against the latency of one image with all threads.
-
-    Args:
-        rows: The rows of `measure`.
-        manifest: The manifest of the bundle.
-
-    Returns:
-        The bytes of a PNG.
-    """
+    """Draws accuracy against the latency of one image with all threads, as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.5), layout="constrained")
@@ -51,19 +43,13 @@ def draw(rows: Sequence[LatencyRow], manifest: Manifest) -> bytes:
     for row, marker in zip(shown, itertools.cycle("osD^vP*Xdh")):
         entry = manifest["artifacts"][row["artifact"]]
         share = entry["right"] / total
-        low, high = (abs(end - share) for end in wilson(entry["right"], total))
+        ends = [[100 * abs(end - share)] for end in wilson(entry["right"], total)]
+        time, size = f"{row['median_ms']:.3g} ms", f"{entry['bytes'] / 1e6:.3g} MB"
         axes.errorbar(
-            row["median_ms"],
-            100 * share,
-            yerr=[[100 * low], [100 * high]],
-            fmt=marker,
-            markersize=8,
-            elinewidth=0.8,
-            capsize=3,
-            alpha=0.75,
-            label=f"{row['artifact']}: {row['median_ms']:.3g} ms, "
-            f"{entry['bytes'] / 1e6:.3g} MB",
-        )
+            row["median_ms"], 100 * share, yerr=ends, fmt=marker, markersize=8,
+            elinewidth=0.8, capsize=3, alpha=0.75,
+            label=f"{row['artifact']}: {time}, {size}",
+        )  # fmt: skip
     axes.set_xscale("log")
     axes.margins(x=0.2)
     axes.set_xlabel(f"median milliseconds for {batch} image(s), {threads} thread(s)")
@@ -89,16 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--threads", type=_threads, default=(1, None), help="threads: 1,all"
     )
     given = parser.parse_args(argv)
+    folder, rounds = given.bundle, given.rounds
     try:
-        manifest = read_manifest(given.bundle)
+        manifest = read_manifest(folder)
         count = len(manifest["artifacts"])
-        print(
-            f"measuring {count} artifacts in turn, each {given.rounds} times",
-            flush=True,
-        )
-        rows, missing = measure(
-            given.bundle, given.batches, given.threads, given.rounds
-        )
+        print(f"measuring {count} artifacts in turn, each {rounds} times", flush=True)
+        rows, missing = measure(folder, given.batches, given.threads, rounds)
         for name, reason in missing.items():
             print(f"not measured: {name} ({reason})")
         if not rows:
@@ -110,8 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ModuleNotFoundError:
             print("no picture: matplotlib is not installed")
         else:
-            write_file(os.path.join(given.bundle, "latency.png"), picture)
-        write_description(given.bundle, manifest)
+            write_file(os.path.join(folder, "latency.png"), picture)
+        write_description(folder, manifest)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -19,6 +19,7 @@ from .device import (
     compare,
     describe_files,
     judge,
+    limit_of,
     time_in_turn,
 )
 from .proof import Proof
@@ -29,24 +30,14 @@ CHECKED_TWICE = 8
 
 
 class JudgedArtifact(NamedTuple):
-    """An artifact that was written and not refused.
-
-    Attributes:
-        row: Its row of the manifest.
-        classify: The artifact in its runtime; `None` if no program here can run it.
-    """
+    """An artifact that was written and not refused."""
 
     row: ArtifactRow
-    classify: Classify | None
+    classify: Classify | None  # `None` if no program here can run it.
 
 
 def make_artifact(name: str, source: Source, proof: Proof) -> JudgedArtifact:
-    """Writes an artifact, opens it and refuses it if it disagrees.
-
-    Args:
-        name: Key of `ARTIFACTS`.
-        source: What the artifact is made of.
-        proof: What the artifact is judged on.
+    """Writes an artifact of `ARTIFACTS`, opens it and refuses it if it disagrees.
 
     Raises:
         Disagreement: The artifact differs by more than its limit, also when it is made
@@ -59,34 +50,29 @@ def make_artifact(name: str, source: Source, proof: Proof) -> JudgedArtifact:
     try:
         judgement, classify = _judge(name, source, proof)
     except Disagreement as error:
-        if source.repair or not artifact.can_be_repaired:
+        # The repair is made for TFLite's way to round.
+        can_be_repaired = artifact.calibrated and artifact.runtime == "LiteRT"
+        if source.repair or not can_be_repaired:
             raise Disagreement(
                 f"{error}. Nothing was written; --formats can leave {name} out"
             ) from None
         print(f"{error}. Trying again: {REPAIR}", flush=True)
         return make_artifact(name, source.repaired(), proof)
+    fields = ("path", "runtime", "precision", "note")
+    row = {field: getattr(artifact, field) for field in fields}
+    row |= {"repair": source.repair} if source.repair else {}
     files = describe_files(source.bundle, [artifact.path])
-    row = {
-        "path": artifact.path,
-        "runtime": artifact.runtime,
-        "precision": artifact.precision,
-        "note": artifact.note,
-        **({"repair": source.repair} if source.repair else {}),
-        **judgement,
-        "bytes": sum(file["bytes"] for file in files.values()),
-        "files": files,
-    }
+    size = sum(file["bytes"] for file in files.values())
+    row |= judgement | {"bytes": size, "files": files}
     return JudgedArtifact(cast(ArtifactRow, row), classify)
 
 
 def _judge(
     name: str, source: Source, proof: Proof
 ) -> tuple[dict[str, Any], Classify | None]:
-    """Opens an artifact, and refuses it if it disagrees.
+    """Opens an artifact and refuses it if it disagrees; of none that runs here: nothing.
 
-    Returns:
-        What its row of the manifest says of the judgement, and the artifact in its
-        runtime. Empty and `None` if no program here can run it.
+    Returns what its row of the manifest says, and the artifact in its runtime.
     """
     artifact = ARTIFACTS[name]
     if artifact.runtime is None or artifact.precision is None:
@@ -98,20 +84,17 @@ def _judge(
     classify = runtime.open(path)
     answers = runtime.predict(classify, proof.images)
     comparison = compare(answers, proof.logits, proof.labels)
-    limit = proof.limit(artifact.precision)
+    limit = limit_of(artifact.precision, count, proof.modern)
     judge(name, comparison, limit)
     if artifact.check:
         artifact.check(path, source.classifier, proof.images[:CHECKED_TWICE])
     judgement = dataclasses.asdict(comparison)
-    check_row = check_answers(
-        runtime.predict(classify, proof.check["image"]), proof.check
-    )
+    answers = runtime.predict(classify, proof.check["image"])
+    check = check_answers(answers, proof.check)
     if limit.logits is None:
-        del judgement["logit_difference"], check_row["logit_difference"]
-    judgement["limit"] = dataclasses.asdict(limit)
-    judgement["check"] = check_row
-    judgement["signatures"] = runtime.describe(path)
-    return judgement, classify
+        del judgement["logit_difference"], check["logit_difference"]
+    judgement |= {"limit": dataclasses.asdict(limit), "check": check}
+    return judgement | {"signatures": runtime.describe(path)}, classify
 
 
 def time_artifacts(
@@ -119,13 +102,8 @@ def time_artifacts(
 ) -> float:
     """Times the artifacts and the Keras model, compiled, in turn.
 
-    Args:
-        model: The Keras model.
-        artifacts: The artifacts by name. Each row gets its `latency_ms`.
-        image: uint8, (1, height, width, channels).
-
-    Returns:
-        The latency of the Keras model, in milliseconds.
+    The image is uint8, (1, height, width, channels). Each artifact's row gets its
+    `latency_ms`; that of the Keras model is returned.
     """
     compiled = tf.function(model, reduce_retracing=True)
 

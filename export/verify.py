@@ -30,24 +30,15 @@ from .device import (
 
 
 class Finding(NamedTuple):
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-        artifact: Path of the artifact; `"files"` for the files of the bundle.
-        verdict: `"ok"`, `"wrong"` or `"unchecked"`.
-        details: What was found.
-    """
-
-    artifact: str
-    verdict: str
+    artifact: str  # Its path; "files" for the files of the bundle.
+    verdict: str  # "ok", "wrong" or "unchecked"
     details: str
 
 
 def verify(folder: Folder) -> tuple[list[Finding], bool]:
     """Checks a bundle again.
-
-    Args:
-        folder: The bundle.
 
     Returns:
         The rows of the table, and whether nothing is wrong with what could be checked.
@@ -57,10 +48,7 @@ def verify(folder: Folder) -> tuple[list[Finding], bool]:
     """
     manifest = read_manifest(folder)
     problems = check_files(folder, manifest)
-    findings = [
-        Finding("files", "wrong", f"{name} {problem}")
-        for name, problem in problems.items()
-    ]
+    findings = [Finding("files", "wrong", " ".join(p)) for p in problems.items()]
     if not problems:
         findings.append(Finding("files", "ok", "every sha256 is the manifest's"))
     if "check.npz" in problems or "check.npz" not in manifest["files"]:
@@ -79,7 +67,6 @@ def verify(folder: Folder) -> tuple[list[Finding], bool]:
 def _check_artifact(
     folder: Folder, row: ArtifactRow, check: Mapping[str, np.ndarray]
 ) -> tuple[str, str]:
-    """Verdict and details of one artifact."""
     name = row["runtime"]
     if name is None:
         return "unchecked", "its files only; a browser runs it"
@@ -99,7 +86,6 @@ def _check_artifact(
 def _judge_answers(
     row: ArtifactRow, answers: Mapping[str, float], count: int
 ) -> tuple[str, str]:
-    """Verdict and details of an artifact's answers to that many images."""
     at_export, drift = row["check"], DRIFT[str(row["precision"])]
     margins = {"agreement": drift, "right": drift * count}
     wrong = [
@@ -121,10 +107,8 @@ def _judge_answers(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Verifies a bundle and prints the table; status 1 if something is wrong.
-
-    It uses argparse, not absl's flags, because a device has LiteRT and NumPy alone.
-    """
+    """Verifies a bundle and prints the table; status 1 if something is wrong."""
+    # Not absl's flags, because a device has LiteRT and NumPy alone.
     parser = argparse.ArgumentParser(prog="python -m export.verify")
     parser.description = "Checks every file and every artifact of a bundle again."
     parser.add_argument("bundle", help="folder that python -m export wrote")

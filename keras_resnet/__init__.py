@@ -9,29 +9,27 @@ names stand in one list, `__init__.pyi`.
 
 from typing import Any
 
-from keras_resnet.support.front_door import open_front_door, read_stub
+from keras_resnet.support.front_door import open_front_door
 
 __version__ = "0.2.0.dev0"
 
-_import, _, _names = open_front_door(__name__, __file__)
-# The stub annotates the constructors, which `zoo` makes at first use.
-_constructors = [n for n in read_stub(__file__)[1] if not n.startswith("__")]
-__all__ = sorted([*_names, *_constructors])  # noqa: PLE0605
+
+def _make(name: str) -> Any:
+    """Makes a constructor, which the stub annotates."""
+    from keras_resnet.zoo import constructor
+
+    return constructor(name)
+
+
+_import, __dir__, __all__ = open_front_door(__name__, __file__, _make)
 
 
 def __getattr__(name: str) -> Any:
     try:
-        if name not in _constructors:
-            return _import(name)
-        from keras_resnet.zoo import constructor
+        return _import(name)
     except ModuleNotFoundError as error:
         from keras_resnet.support import NO_TENSORFLOW, lacks_tensorflow
 
         if not lacks_tensorflow(error):
             raise
         raise ImportError(NO_TENSORFLOW, name="tensorflow") from error
-    return constructor(name)
-
-
-def __dir__() -> list[str]:
-    return __all__

@@ -50,15 +50,9 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     printed, value = row["paper"], row["ours"]
     decimals = len(str(printed).split(".")[1])
     rounds = round(value, decimals) == printed
-    return (
-        row["network"],
-        row["shortcut"],
-        str(row["layers"]),
-        str(printed),
-        f"{value:.3f}",
-        f"{value / printed - 1:+.1%}",
-        "" if rounds else f"does not round to {printed}",
-    )
+    note = "" if rounds else f"does not round to {printed}"
+    numbers = str(printed), f"{value:.3f}", f"{value / printed - 1:+.1%}"
+    return row["network"], row["shortcut"], str(row["layers"]), *numbers, note
 
 
 def main(argv: list[str]) -> None:

@@ -75,11 +75,9 @@ def convert(
     from keras_resnet.weights import PIXELS, save_model, save_state_dict, save_weights
     from keras_resnet.zoo import build_from_checkpoint
 
-    savers = {
-        ".safetensors": save_state_dict,
-        ".keras": save_model,
-        ".weights.h5": save_weights,
-    }
+    savers = dict(
+        zip(TARGETS, (save_state_dict, save_model, save_weights), strict=True)
+    )
     save = next((savers[end] for end in TARGETS if target.endswith(end)), None)
     if save is None or not os.path.isdir(os.path.dirname(target) or "."):
         raise InputError(
@@ -100,11 +98,11 @@ def convert(
 
 def _check_pixels(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
     """Refuses a mean without a standard deviation, and numbers that are neither."""
-    if (mean is None) != (std is None) or any(
-        values is not None
-        and not (len(values) == 3 and all(low <= v <= 255 for v in values))
-        for values, low in ((mean, 0), (std, 1e-3))
-    ):
+    if mean is None and std is None:
+        return
+    for values, low in ((mean, 0), (std, 1e-3)):
+        if values and len(values) == 3 and all(low <= v <= 255 for v in values):
+            continue
         raise InputError(
             "mean and std go together, three numbers each, from 0 to 255. "
             f"Received: mean={mean}, std={std}"
@@ -120,29 +118,21 @@ def open_source(source: str, sha256: str | None = None) -> "Checkpoint":
     from keras_resnet.weights import (
         ENDINGS,
         cache_folder,
-        download_file,
-        has_digest,
+        fetch_file,
         open_checkpoint,
         read_file,
     )
 
     if "://" in source:
-        if (
-            not sha256
-            or len(sha256) < 8
-            or set(sha256.lower()) - set("0123456789abcdef")
-        ):
+        digest = (sha256 or "").lower()
+        if len(digest) < 8 or set(digest) - set("0123456789abcdef"):
             raise InputError(
                 "A file at an address needs --sha256, as its publisher states it: 64 "
                 f"hex digits, or at least the first 8. Received: sha256={sha256!r}"
             )
-        path = os.path.join(
-            cache_folder(), os.path.basename(urllib.parse.urlsplit(source).path)
-        )
-        digest = sha256.lower()
-        if not os.path.exists(path) or not has_digest(path, "sha256", digest):
-            download_file(source, path, "sha256", digest)
-        return read_file(path)
+        name = os.path.basename(urllib.parse.urlsplit(source).path)
+        path = os.path.join(cache_folder(), name)
+        return read_file(fetch_file(source, path, "sha256", digest))
     if "/" in source or source.lower().endswith(ENDINGS):
         return open_checkpoint(source)
     raise InputError(
@@ -162,10 +152,8 @@ def main(argv: list[str]) -> None:
         )
     options = read_flags(ConversionOptions)
     try:
-        mean, std = (
-            [float(value) for value in values] if values else None
-            for values in (options.mean, options.std)
-        )
+        mean = [float(value) for value in options.mean] if options.mean else None
+        std = [float(value) for value in options.std] if options.std else None
     except ValueError:
         raise InputError(
             "mean and std must be three numbers each, such as 123.7,116.3,103.5. "

@@ -13,22 +13,32 @@ from typing import TYPE_CHECKING, Any
 
 from keras_resnet.spec import ModelOptions
 from keras_resnet.support import (
+    InputError,
+    choose,
     define_flags,
     option,
+    progress_bar,
     read_flags,
     run_command,
     takes_options,
+    write_file,
 )
 
 if TYPE_CHECKING:
-    from keras_resnet.data import Dataset, Split
+    from keras_resnet.data import Dataset
     from keras_resnet.evaluation import Classifier
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationOptions(ModelOptions):
-    """What a network is evaluated on, and how."""
+class EvaluationOptions:
+    """What a network is evaluated on, and how; positions as in version 0.1.0."""
 
+    model: str = option(
+        ModelOptions.model, "Run folder, .keras file, or a network, such as resnet50."
+    )
+    weights: str | None = option(
+        None, "A network's: imagenet, torchvision_v2 or a file."
+    )
     dataset: str | None = option(
         None, "digits, folder:PATH or a TFDS name; the model's own."
     )
@@ -37,6 +47,7 @@ class EvaluationOptions(ModelOptions):
     )
     split: str | None = option(None, "test, train or all; the images held out.")
     views: str = option("single", "single, 10crop or multiscale.")
+    image_size: int | None = option(None, "A network's input, pixels; its own.", 1)
     batch_size: int = option(256, "Images a step, all replicas together.", 1)
     strategy: str = option("mirrored", "one_device or mirrored (all GPUs, or the CPU).")
     virtual_devices: int = option(0, "Split the CPU in that many, for trying out.", 0)
@@ -74,7 +85,6 @@ def evaluate(options: EvaluationOptions) -> dict[str, Any]:
         predictions_csv,
         write_report,
     )
-    from keras_resnet.support import choose, progress_bar, write_file
 
     choose("views", options.views, VIEWS)
     if options.split is not None:
@@ -86,7 +96,9 @@ def evaluate(options: EvaluationOptions) -> dict[str, Any]:
         classifier = load_classifier(options.model, options.weights, options.image_size)
     model, preprocessing = classifier.model, classifier.preprocessing
     images = _load_images(options, classifier)
-    split = _choose_split(images, options.split)
+    split = images.train if options.split in ("train", "all") else images.test
+    if options.split == "all":
+        split += images.test
     evaluator = Evaluator(
         model, split, preprocessing, options.batch_size, strategy, options.views
     )
@@ -117,30 +129,19 @@ def _load_images(options: EvaluationOptions, classifier: "Classifier") -> "Datas
     from keras_resnet.evaluation import load_images
 
     run, dataset = classifier.provenance.run, options.dataset
-    is_foreign = run is None or (
-        dataset and resolve_dataset_name(dataset) != run.dataset
-    )
     only_test = options.split in (None, "test") and not options.recalibrate_bn
-    return load_images(
-        classifier, dataset, options.data_dir, bool(is_foreign and only_test)
-    )
-
-
-def _choose_split(images: "Dataset", name: str | None) -> "Split":
-    if name == "all":
-        return images.train + images.test
-    return images.train if name == "train" else images.test
+    if run and (not dataset or resolve_dataset_name(dataset) == run.dataset):
+        only_test = False
+    return load_images(classifier, dataset, options.data_dir, only_test)
 
 
 def _make_folders(options: EvaluationOptions, classifier: "Classifier") -> str:
     """Makes the folders that are written to, and returns that of the report."""
-    from keras_resnet.support import InputError
-
     output = options.output
-    if output is None:
+    if output is None and classifier.folder:
+        output = os.path.join(classifier.folder, "evaluation")
+    elif output is None:
         output = os.path.join("evaluation", classifier.name)
-        if classifier.folder:
-            output = os.path.join(classifier.folder, "evaluation")
     for folder in (output, os.path.dirname(options.predictions or "") or "."):
         try:
             os.makedirs(folder, exist_ok=True)
@@ -161,7 +162,6 @@ def _recalibrate(
 ) -> None:
     """Recalibrates batch normalisation in place, and saves the model."""
     from keras_resnet.evaluation import recalibrate
-    from keras_resnet.support import InputError
     from keras_resnet.weights import save_model
 
     if not len(images.train):

@@ -106,14 +106,8 @@ def main(argv: list[str]) -> int:
 
     options = read_flags(PredictionOptions)
     with progress_bar("reading", len(find_images(argv)), shown_from=20) as advance:
-        answers = predict(
-            argv,
-            options.model,
-            options.weights,
-            options.image_size,
-            options.top,
-            advance,
-        )
+        model, size = options.model, options.image_size
+        answers = predict(argv, model, options.weights, size, options.top, advance)
     if options.json:
         print(json.dumps([_as_record(*item) for item in answers.items()], indent=2))
     status = 0

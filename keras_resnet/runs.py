@@ -37,15 +37,11 @@ class Outcome:
 
     Attributes:
         name: Path of the folder.
-        model: Name of the network.
-        dataset: Name of the data set.
-        recipe: Name of the recipe.
         epochs_done: Number of epochs with metrics.
         epochs: Number of epochs that the run was to have.
         best_accuracy: Best accuracy on the held-out images, from 0 to 1.
         last_accuracy: Accuracy on the held-out images after the last epoch.
         last_loss: Loss on the held-out images after the last epoch.
-        seed: Random seed.
         state: `"done"`, `"at step N of M"` (the run goes on, or was cut short there),
             or what is wrong with the folder.
         commit: Commit of the checkout that began the run.
@@ -79,9 +75,7 @@ def list_runs(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """
     if not os.path.isdir(root):
         raise InputError(f"There is no folder {os.fspath(root)!r}")
-    outcomes = [
-        dataclasses.asdict(_outcome(folder)) for folder in _run_folders(os.fspath(root))
-    ]
+    outcomes = [vars(_outcome(folder)) for folder in _run_folders(os.fspath(root))]
     return sorted(outcomes, key=lambda run: (-(run["best_accuracy"] or 0), run["name"]))
 
 
@@ -100,21 +94,19 @@ def _run_folders(root: str) -> Iterator[str]:
 def _outcome(folder: str) -> Outcome:
     from keras_resnet.evaluation import read_record
 
-    run = Outcome(folder)
+    run = Outcome(folder, state="run.json is damaged")
     try:
         record = read_record(folder)
         if record is None:
-            return dataclasses.replace(run, state="not a run folder")
+            return Outcome(folder, state="not a run folder")
         spec, run.commit = record.spec, record.commit
         run.model, run.dataset, run.seed = spec.model, spec.dataset, spec.seed
         run.recipe = spec.recipe_name
         run.epochs = math.ceil(spec.total_steps / spec.steps_per_epoch)
-    except (InputError, TypeError, ValueError, ZeroDivisionError):
-        return dataclasses.replace(run, state="run.json is damaged")
-    try:
+        run.state = "metrics.csv is damaged"
         accuracies, losses = _read_metrics(folder)
-    except (KeyError, TypeError, ValueError, csv.Error):
-        return dataclasses.replace(run, state="metrics.csv is damaged")
+    except (InputError, KeyError, TypeError, ValueError, ZeroDivisionError, csv.Error):
+        return run
     run.epochs_done = len(accuracies)
     if accuracies:
         run.best_accuracy, run.last_accuracy = max(accuracies), accuracies[-1]
@@ -132,10 +124,8 @@ def _read_metrics(folder: str) -> tuple[list[float], list[float]]:
         return [], []
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    accuracies, losses = (
-        [float(row[name]) for row in rows] for name in ("val_accuracy", "val_loss")
-    )
-    return accuracies, losses
+    accuracies = [float(row["val_accuracy"]) for row in rows]
+    return accuracies, [float(row["val_loss"]) for row in rows]
 
 
 def _newest_step(folder: str) -> int:

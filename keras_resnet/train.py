@@ -63,11 +63,7 @@ def main(argv: list[str]) -> int:
 
 
 def read_changes(pairs: list[str], recipe_flags: RecipeFlags) -> dict[str, Any]:
-    """Returns the fields of a recipe that the flags change.
-
-    Args:
-        pairs: What `--set` was given.
-        recipe_flags: The fields that have a flag.
+    """Returns the fields of a recipe that the flags and the pairs of `--set` change.
 
     Raises:
         InputError: A field is given twice, or `--set` names none.
@@ -91,11 +87,8 @@ def _start_workers(count: int, options: RunOptions) -> int:
         )
     if not options.model_dir:
         raise InputError("local_workers needs --model_dir, which they share")
-    return run_local_workers(
-        count,
-        [sys.executable, *sys.orig_argv[1:]],
-        f"{os.path.normpath(options.model_dir)}-workers",
-    )
+    logs = f"{os.path.normpath(options.model_dir)}-workers"
+    return run_local_workers(count, [sys.executable, *sys.orig_argv[1:]], logs)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from keras_resnet.nets import (
     Shape,
     build_network,
     channel_axis,
+    image_shape,
     without_random_kernels,
 )
 from keras_resnet.spec import Variant, find_variant
@@ -65,32 +66,26 @@ def ResNet(  # noqa: PLR0913, PLR0917 (keras.applications' signature)
         **variation: `shortcut`, `stride_on` and other fields of
             `keras_resnet.spec.Variant`; `None` means the architecture's.
 
-    Returns:
-        A functional `keras.Model`.
-
     Raises:
         InputError: An argument is not one of those accepted.
     """
-    row = find_variant(variant)
-    name = name or str(variant).lower()
-    checkpoint = None
+    row = find_variant(variant).changed(**variation)
+    key = str(variant).lower()
+    checkpoint = normalise = None
     if weights is not None:
-        checkpoint = open_checkpoint(weights, str(variant).lower())
-    row = row.changed(**variation)
-    normalise = None
-    if checkpoint:
-        origin = checkpoint.origin
+        checkpoint = open_checkpoint(weights, key)
+        origin, pixels = checkpoint.origin, checkpoint.origin.pixels
         row = row.changed(stride_on=_follow(origin, row, variation.get("stride_on")))
         if classes is None:
             classes = checkpoint.classes
-        if input_shape is None and row.stem == "cifar":
-            input_shape = _shape_of(origin.pixels)
-        if origin.pixels:
-            normalise = functools.partial(_normalise, origin, origin.pixels)
+        if pixels:
+            if input_shape is None and row.stem == "cifar" and pixels.size:
+                input_shape = image_shape(pixels.size, len(pixels.mean))
+            normalise = functools.partial(_normalise, origin.source, pixels)
     with without_random_kernels() if checkpoint else contextlib.nullcontext():
         model = build_network(
             row,
-            name,
+            name or key,
             Head(include_top, classes, classifier_activation, pooling),
             output_stride,
             input_tensor=input_tensor,
@@ -105,14 +100,12 @@ def ResNet(  # noqa: PLR0913, PLR0917 (keras.applications' signature)
 
 def _follow(origin: Origin, row: Variant, stride_on: str | None) -> str | None:
     """Returns the `stride_on` of weights; refuses weights of another function."""
-    differ: dict[str, tuple[Any, Any]] = {}
-    if origin.certain:
-        differ["stride_on"] = (stride_on, origin.stride_on)
-    if origin.shortcut:
-        differ["shortcut"] = (row.shortcut, origin.shortcut)
-    if row.shortcut in ("B", "C"):
-        differ["avg_down"] = (row.avg_down, origin.avg_down)
-    for field, (given, known) in differ.items():
+    has_projections = row.shortcut in ("B", "C")
+    for field, given, known in (
+        ("stride_on", stride_on, origin.stride_on if origin.certain else None),
+        ("shortcut", row.shortcut, origin.shortcut),
+        ("avg_down", row.avg_down, origin.avg_down if has_projections else None),
+    ):
         if known is not None and given not in (None, known):
             raise InputError(
                 f"The weights are of a net with {field}={known!r}. "
@@ -121,32 +114,16 @@ def _follow(origin: Origin, row: Variant, stride_on: str | None) -> str | None:
     return stride_on or origin.stride_on
 
 
-def _normalise(origin: Origin, pixels: Pixels, x: KerasTensor) -> KerasTensor:
+def _normalise(source: str, pixels: Pixels, x: KerasTensor) -> KerasTensor:
     """Maps raw pixels to what the weights were trained on."""
+    mean, variance = pixels.mean, pixels.variance
     channels = x.shape[channel_axis()]
-    if channels != len(pixels.mean):
+    if channels != len(mean):
         raise InputError(
-            f"These weights are of a net for images of {len(pixels.mean)} channel(s). "
-            f"Received: {channels} channel(s) with {origin.source}"
+            f"These weights are of a net for images of {len(mean)} channel(s). "
+            f"Received: {channels} channel(s) with {source}"
         )
-    return layers.Normalization(
-        axis=channel_axis(),
-        mean=pixels.mean,
-        variance=pixels.variance,
-        name="normalization",
-    )(x)
-
-
-def _shape_of(pixels: Pixels | None) -> Shape | None:
-    """Returns the input that small weights were trained on, if it is known."""
-    if pixels is None or pixels.size is None:
-        return None
-    return _input_shape(pixels.size, len(pixels.mean))
-
-
-def _input_shape(size: int, channels: int) -> Shape:
-    shape = (size, size, channels)
-    return shape if channel_axis() == -1 else shape[::-1]
+    return layers.Normalization(channel_axis(), mean, variance, name="normalization")(x)
 
 
 def build_from_checkpoint(
@@ -160,14 +137,10 @@ def build_from_checkpoint(
         image_size: Height and width of the input in pixels. `None` is the size of
             the weights, or else of the architecture.
 
-    Returns:
-        A `keras.Model`.
-
     Raises:
         InputError: The weights are of no architecture of this package.
     """
-    origin = checkpoint.origin
-    pixels = origin.pixels
+    origin, pixels = checkpoint.origin, checkpoint.origin.pixels
     variation: dict[str, Any]
     if checkpoint.tensors is None:
         name = name or origin.model
@@ -185,13 +158,12 @@ def build_from_checkpoint(
         # says which it is.
         if find_variant(name).shortcut == "none" and not origin.shortcut:
             del variation["shortcut"]
-        stem = ("conv1_1_conv/kernel", "conv1_conv/kernel")
-        kernel = next(filter(None, map(checkpoint.tensors.get, stem)))
-        channels = kernel.shape[2]
+        is_deep = "conv1_1_conv/kernel" in checkpoint.tensors
+        stem = "conv1_1_conv/kernel" if is_deep else "conv1_conv/kernel"
+        channels = checkpoint.tensors[stem].shape[2]
     size = image_size or (pixels and pixels.size) or find_variant(name).size
-    model = ResNet(
-        name, weights=checkpoint, input_shape=_input_shape(size, channels), **variation
-    )
+    shape = image_shape(size, channels)
+    model = ResNet(name, weights=checkpoint, input_shape=shape, **variation)
     model.origin = dataclasses.replace(model.origin, model=name)
     return model
 
@@ -241,7 +213,15 @@ def constructor(title: str) -> Constructor:
     """
     key = title.lower()
     row = find_variant(key)
-    signature = _signature(row, key)
+    defaults = {**dataclasses.asdict(row), "name": key}
+    signature = inspect.signature(Constructor.__call__)
+    _, *parameters = signature.parameters.values()  # Without `self`.
+    signature = signature.replace(
+        parameters=[
+            p.replace(default=defaults[p.name]) if p.default is ... else p
+            for p in parameters
+        ]
+    )
 
     def build(*args: Any, **kwargs: Any) -> keras.Model:
         try:
@@ -253,57 +233,34 @@ def constructor(title: str) -> Constructor:
 
     build.__name__ = build.__qualname__ = title
     build.__module__ = __package__
+    kind = "plain" if row.shortcut == "none" else "residual"
+    data = "CIFAR-10" if row.stem == "cifar" else "ImageNet"
     build.__doc__ = _DOC.format(
-        title=title,
-        kind="plain" if row.shortcut == "none" else "residual",
-        stride_on=row.stride_on,
-        layers=row.depth,
-        data="CIFAR-10" if row.stem == "cifar" else "ImageNet",
-        source=_source(row),
-        parameters=f"{row.parameters:,}",
-        classes=row.classes,
-        size=row.size,
-        stride=row.stride,
-        shortcut=row.shortcut,
+        title=title, row=row, kind=kind, data=data, source=_source(row)
     )
     build.__signature__ = signature  # type: ignore[attr-defined]
     return build
 
 
-def _signature(row: Variant, name: str) -> inspect.Signature:
-    """Returns the signature of a constructor, with the defaults of a variant."""
-    defaults = {**dataclasses.asdict(row), "name": name}
-    signature = inspect.signature(Constructor.__call__)
-    _, *parameters = signature.parameters.values()  # Without `self`.
-    return signature.replace(
-        parameters=[
-            p.replace(default=defaults[p.name]) if p.default is ... else p
-            for p in parameters
-        ]
-    )
-
-
 def _source(row: Variant) -> str:
     """Where an architecture was published, in Markdown."""
-    title, number = "Deep Residual Learning for Image Recognition", "1512.03385"
-    if row.preact:
-        title, number = "Identity Mappings in Deep Residual Networks", "1603.05027"
-    elif row.avg_down:
-        title, number = "Bag of Tricks for Image Classification", "1812.01187"
-    elif row.se:
-        title, number = "Squeeze-and-Excitation Networks", "1709.01507"
-    elif row.groups > 1:
-        title, number = "Aggregated Residual Transformations", "1611.05431"
-    elif row.group_width > 64:
-        title, number = "Wide Residual Networks", "1605.07146"
+    papers = (
+        (row.preact, "Identity Mappings in Deep Residual Networks", "1603.05027"),
+        (row.avg_down, "Bag of Tricks for Image Classification", "1812.01187"),
+        (row.se, "Squeeze-and-Excitation Networks", "1709.01507"),
+        (row.groups > 1, "Aggregated Residual Transformations", "1611.05431"),
+        (row.group_width > 64, "Wide Residual Networks", "1605.07146"),
+        (True, "Deep Residual Learning for Image Recognition", "1512.03385"),
+    )
+    title, number = next(paper for applies, *paper in papers if applies)
     return f"[{title}](https://arxiv.org/abs/{number})"
 
 
 _DOC = """Instantiates the {title} architecture.
 
-    The {layers}-layer {kind} net for {data} of
+    The {row.depth}-layer {kind} net for {data} of
     {source},
-    with {parameters} trainable parameters at its defaults.
+    with {row.parameters:,} trainable parameters at its defaults.
 
     With weights the model takes raw RGB pixels from 0 to 255 and normalises them
     in its first layer as those weights were trained; no client can mix that up.
@@ -325,31 +282,31 @@ _DOC = """Instantiates the {title} architecture.
             other layers) to use as image input for the model.
         input_shape: optional shape tuple, (height, width, channels) in the
             "channels_last" data format and (channels, height, width) in
-            "channels_first". Sides are at least {stride} pixels, or `None` for
-            any size, with or without the top. Defaults to {size}x{size} with 3
+            "channels_first". Sides are at least {row.stride} pixels, or `None` for
+            any size, with or without the top. Defaults to {row.size}x{row.size} with 3
             channels.
         pooling: what to return when `include_top` is `False`. `None`: the 4D
             output of the last stage. `"avg"` or `"max"`: its global average or
             maximum, a 2D tensor. Defaults to `None`.
         classes: number of classes to classify images into, where `include_top`
-            is `True`. Defaults to that of the weights, or else to {classes}.
+            is `True`. Defaults to that of the weights, or else to {row.classes}.
         classifier_activation: `str` or callable. The activation of the top
             layer; `None` returns logits. Defaults to `"softmax"`.
         name: the name of the model.
         shortcut: the paper's option. `"A"`: identity, zeros for new channels,
             no parameters. `"B"`: 1x1 convolutions where the shape changes.
             `"C"`: 1x1 convolutions on every shortcut. `"none"`: no shortcut, a
-            plain net. Defaults to `"{shortcut}"`.
+            plain net. Defaults to `"{row.shortcut}"`.
         stride_on: the convolution of a bottleneck block that has the stride.
             `"1x1"` is the paper's and keras.applications', `"3x3"` is
             torchvision's and timm's ("v1.5"). Nets of basic blocks are the same
-            either way. Defaults to that of the weights, or else `"{stride_on}"`.
+            either way. Defaults to that of the weights, or else `"{row.stride_on}"`.
         output_stride: 8, 16 or 32 input pixels to one position of the last stage.
             Stages that would go beyond do not subsample, and dilate what follows
             instead: for dense prediction, with the same weights. Every position
             that the net has without it has the same value; exceptions are squeeze
             and excitation, whose averages are over other positions, and with
-            `avg_down` the second stage that is dilated. Defaults to {stride}.
+            `avg_down` the second stage that is dilated. Defaults to {row.stride}.
         stem: `"imagenet"`, `"deep"` (ResNet-D's three 3x3 convolutions) or
             `"cifar"`. This and all that follow default to the architecture's.
         preact: pre-activation ("v2") in keras.applications' layout, which

@@ -4,7 +4,6 @@ from .card import write_description as write_description
 from .comparison import DRIFT as DRIFT
 from .comparison import LIMITS as LIMITS
 from .comparison import Disagreement as Disagreement
-from .comparison import Limit as Limit
 from .comparison import check_answers as check_answers
 from .comparison import compare as compare
 from .comparison import judge as judge
@@ -15,7 +14,6 @@ from .labels import LABELS_FILE as LABELS_FILE
 from .labels import label_lines as label_lines
 from .manifest import MANIFEST_FORMAT as MANIFEST_FORMAT
 from .manifest import ArtifactRow as ArtifactRow
-from .manifest import CalibrationRow as CalibrationRow
 from .manifest import Folder as Folder
 from .manifest import LatencyRow as LatencyRow
 from .manifest import Manifest as Manifest

@@ -7,14 +7,7 @@ from keras_resnet.support import format_table, write_file, write_json
 
 from .clients import describe_use
 from .labels import LABELS_FILE, label_lines
-from .manifest import (
-    ArtifactRow,
-    CalibrationRow,
-    EvaluationRow,
-    Folder,
-    Manifest,
-    describe_files,
-)
+from .manifest import ArtifactRow, Folder, Manifest, describe_files
 
 _CARD = """# {name}
 
@@ -54,33 +47,22 @@ artifact again.
 {use}
 """
 
-
 _RECIPE = """\
 | recipe | {run.recipe_name}: {recipe.epochs} epochs of {recipe.optimizer}, batch {recipe.batch_size}, learning rate {recipe.learning_rate}, weight decay {recipe.weight_decay} |
 | random seed | {run.seed} |"""
 
-
 # Number of classes that a card lists. If there are more, the worst ones are listed.
 _LISTED = 20
 
-
 # Files of a bundle that are not artifacts. The last three are not in every bundle.
-_OTHERS = (
-    LABELS_FILE,
-    "check.npz",
-    "MODEL_CARD.md",
-    "latency.png",
-    "quantization.csv",
-    "quantization.png",
-)
+_OTHERS = [LABELS_FILE, "check.npz", "MODEL_CARD.md"]
+_OTHERS += ["latency.png", "quantization.csv", "quantization.png"]
 
 
 def write_description(folder: Folder, manifest: Manifest) -> None:
     """Writes MODEL_CARD.md, and manifest.json with the sha256 of all other files.
 
-    Args:
-        folder: The bundle. All of its other files must exist.
-        manifest: The manifest. Its `files` are set here.
+    All other files of the bundle must exist. The manifest's `files` are set here.
     """
     write_file(os.path.join(folder, "MODEL_CARD.md"), model_card(manifest))
     names = [n for n in _OTHERS if os.path.exists(os.path.join(folder, n))]
@@ -104,13 +86,13 @@ def model_card(manifest: Manifest) -> str:
         accuracy=evaluation["keras_right"] / evaluation["images"],
         rows="\n".join(map(_describe_artifact, artifacts)),
         notes="".join(
-            f"\n`{row['path']}`: {row['note']}.\n" for row in artifacts if row["note"]
+            f"\n`{r['path']}`: {r['note']}.\n" for r in artifacts if r["note"]
         ),
         machine=manifest["machine"],
         latency=_describe_latency(manifest),
         checked=evaluation["dataset"],
-        calibration=_describe_calibration(manifest["calibration"]),
-        by_class=_describe_classes(evaluation, manifest["classes"]),
+        calibration=_describe_calibration(manifest),
+        by_class=_describe_classes(manifest),
         use=describe_use(manifest),
     )
 
@@ -151,7 +133,6 @@ def _describe_artifact(row: ArtifactRow) -> str:
 
 
 def _describe_latency(manifest: Manifest) -> str:
-    """The card's part on latency, if `python -m export.latency` has measured it."""
     if not manifest.get("latency"):
         return "\n`keras-resnet-latency .` measures more, on your own machine.\n"
     return (
@@ -161,7 +142,8 @@ def _describe_latency(manifest: Manifest) -> str:
     )
 
 
-def _describe_calibration(calibration: CalibrationRow | None) -> str:
+def _describe_calibration(manifest: Manifest) -> str:
+    calibration = manifest["calibration"]
     if calibration is None:
         return ""
     return (
@@ -170,15 +152,11 @@ def _describe_calibration(calibration: CalibrationRow | None) -> str:
     )
 
 
-def _describe_classes(evaluation: EvaluationRow, classes: list[str]) -> str:
+def _describe_classes(manifest: Manifest) -> str:
     """The Keras model's accuracy by class, as a table; of many, the worst."""
-    counts = zip(
-        label_lines(classes),
-        evaluation["right_by_class"],
-        evaluation["images_by_class"],
-        strict=True,
-    )
-    rows = [row for row in counts if row[2]]
+    counts = [manifest["evaluation"][f"{n}_by_class"] for n in ("right", "images")]
+    named = zip(label_lines(manifest["classes"]), *counts, strict=True)
+    rows = [row for row in named if row[2]]
     title = "Keras model, class by class:"
     if len(rows) > _LISTED:
         rows = sorted(rows, key=lambda row: row[1] / row[2])[:_LISTED]
@@ -205,24 +183,22 @@ def closing_table(manifest: Manifest) -> str:
         return f"{right} of {count}", f"{right / count:.2%}"
 
     keras = *counted(evaluation["keras_right"]), "", ""
-    head = ("artifact", "size", "right", "top-1", "agreement", "difference")
-    rows = [
-        [*head, "latency ms"],
-        ["Keras", "", *keras, f"{evaluation['keras_latency_ms']:.2f}"],
-    ]
+    head = "artifact", "size", "right", "top-1", "agreement", "difference", "latency ms"
+    rows: list[tuple[str, ...]] = [head]
+    rows.append(("Keras", "", *keras, f"{evaluation['keras_latency_ms']:.2f}"))
     for row in manifest["artifacts"].values():
         cells = [row["path"], f"{row['bytes'] / 1e6:.2f} MB"]
         if row["runtime"] is not None:
-            cells += [*counted(row["right"]), f"{row['agreement']:.2%}"]
-            cells += [f"{row['difference']:.1e}", f"{row['latency_ms']:.2f}"]
-        rows.append(cells + [""] * (7 - len(cells)))
+            numbers = f"{row['agreement']:.2%} {row['difference']:.1e} {row['latency_ms']:.2f}"
+            cells += [*counted(row["right"]), *numbers.split()]
+        rows.append((*cells, *[""] * (7 - len(cells))))
     return format_table(rows)
 
 
 def latency_table(manifest: Manifest) -> str:
     """Returns the rows of `timing.measure`, as a table."""
-    head = ("artifact", "threads", "batch", "median ms", "p95 ms", "images/s")
-    rows = [[*head, "peak MiB", "start ms", "size MB"]]
+    units = ("median ms", "p95 ms", "images/s", "peak MiB", "start ms", "size MB")
+    rows = [["artifact", "threads", "batch", *units]]
     for row in manifest["latency"]["rows"]:
         size = manifest["artifacts"][row["artifact"]]["bytes"] / 1e6
         numbers = (

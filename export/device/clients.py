@@ -8,24 +8,13 @@ from .manifest import Manifest
 
 @dataclasses.dataclass(frozen=True)
 class Client:
-    """How a program opens an artifact.
-
-    Attributes:
-        name: Name of the client.
-        artifacts: Names of the artifacts that it runs. The first one that a bundle has
-            is shown.
-        code: About five lines, with FILE for the artifact's path and CLASSES for the
-            number of classes.
-        note: What a user must know of it.
-        channels: Numbers of channels of the networks that it takes.
-        language: Language of the code.
-    """
+    """How a program opens an artifact."""
 
     name: str
-    artifacts: tuple[str, ...]
-    code: str
+    artifacts: tuple[str, ...]  # The first one that a bundle has is shown.
+    code: str  # FILE is the artifact's path, CLASSES the number of classes.
     note: str = ""
-    channels: tuple[int, ...] = (1, 3)
+    channels: tuple[int, ...] = (1, 3)  # Of the networks that it takes.
     language: str = "python"
 
     def lines(self, path: str, classes: int) -> str:
@@ -34,7 +23,6 @@ class Client:
 
 
 _TFLITE = ("int8", "float32", "float16", "dynamic")
-
 
 CLIENTS = {
     "litert": Client(

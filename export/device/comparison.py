@@ -16,18 +16,11 @@ from keras_resnet.support import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Limit:
-    """What an artifact may differ by from its Keras model.
-
-    Attributes:
-        agreement: Smallest fraction of the images on which both name the same class.
-        logits: Largest difference of a logit, as a fraction of the largest logit.
-        loss_points: Largest loss of accuracy in percentage points: the lower end of
-            its 95 % interval may not lie above.
-    """
+    """What an artifact may differ by from its Keras model; see `Comparison`."""
 
     agreement: float
     logits: float | None = None
-    loss_points: float | None = None
+    loss_points: float | None = None  # For the lower end of the 95 % interval.
 
 
 # By the precision in which an artifact computes.
@@ -37,14 +30,10 @@ LIMITS = {
     "int8": Limit(0.95, loss_points=0.5),
 }
 
-
 # With at least MANY images, int8 has narrower limits: one for networks that were
 # trained by the paper's recipe, one for newer recipes.
 MANY = 5000
-
-
 LOSS_POINTS = {"paper": 0.3, "modern": 0.6}
-
 
 # Kernels of another machine round differently: fraction of the images in check.npz
 # whose answer may differ from that at export, by precision.
@@ -52,12 +41,9 @@ DRIFT = {"float32": 0.01, "float16": 0.01, "int8": 0.05}
 
 
 def limit_of(precision: str, images: int, modern: bool) -> Limit:
-    """Returns the `Limit` of an artifact.
+    """Returns the limit of an artifact that is judged on so many images.
 
-    Args:
-        precision: A key of `LIMITS`.
-        images: Number of images that the artifact is judged on.
-        modern: Whether the network was trained by more than the paper's recipe.
+    `modern` says whether the network was trained by more than the paper's recipe.
     """
     limit = LIMITS[precision]
     if limit.loss_points is None or images < MANY:
@@ -72,27 +58,17 @@ class Disagreement(InputError):
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """An artifact beside its Keras model on the same images.
-
-    Attributes:
-        images: Number of images.
-        right: Number of images that the artifact classifies correctly.
-        keras_right: Number of images that the Keras model classifies correctly.
-        agreement: Fraction of the images on which both name the same class.
-        loss_points: Accuracy lost by the artifact, in percentage points.
-        loss_interval: 95 % interval of `loss_points`.
-        difference: Largest difference of any probability.
-        logit_difference: Largest difference of any logit, as a fraction of the largest
-            logit; infinite if a probability is 0, as in int8.
-    """
+    """An artifact beside its Keras model on the same images."""
 
     images: int
-    right: int
-    keras_right: int
-    agreement: float
-    loss_points: float
-    loss_interval: tuple[float, float]
-    difference: float
+    right: int  # Images that the artifact classifies correctly.
+    keras_right: int  # Images that the Keras model classifies correctly.
+    agreement: float  # Fraction of the images on which both name the same class.
+    loss_points: float  # Accuracy lost by the artifact, in percentage points.
+    loss_interval: tuple[float, float]  # 95 % interval of `loss_points`.
+    difference: float  # The largest one of any probability.
+    # The largest one of any logit, as a fraction of the largest logit; infinite if a
+    # probability is 0, as in int8.
     logit_difference: float
 
 
@@ -101,26 +77,21 @@ def compare(
 ) -> Comparison:
     """Compares an artifact's probabilities with a Keras model's logits.
 
-    Args:
-        probabilities: The artifact's answers, (n, classes).
-        logits: The Keras model's logits, (n, classes).
-        labels: Whole numbers, (n,).
+    Both are (n, classes); the labels are whole numbers, (n,).
     """
-    expected_shares = softmax(logits)
-    named, expected = probabilities.argmax(axis=1), logits.argmax(axis=1)
-    right, keras_right = named == labels, expected == labels
+    expected, largest = softmax(logits), float(np.abs(logits).max())
+    named, keras_named = probabilities.argmax(axis=1), logits.argmax(axis=1)
+    right, keras_right = named == labels, keras_named == labels
     lost, won = int((keras_right & ~right).sum()), int((right & ~keras_right).sum())
     return Comparison(
         images=len(labels),
         right=int(right.sum()),
         keras_right=int(keras_right.sum()),
-        agreement=float((named == expected).mean()),
+        agreement=float((named == keras_named).mean()),
         loss_points=100 * (lost - won) / len(labels),
         loss_interval=paired_interval(lost, won, len(labels)),
-        difference=float(np.abs(probabilities - expected_shares).max()),
-        logit_difference=_logit_difference(
-            probabilities, expected_shares, float(np.abs(logits).max())
-        ),
+        difference=float(np.abs(probabilities - expected).max()),
+        logit_difference=_logit_difference(probabilities, expected, largest),
     )
 
 
@@ -135,12 +106,8 @@ def paired_interval(lost: float, won: float, images: int) -> tuple[float, float]
 
     Agresti and Min 2005, "Simple improved confidence intervals for comparing
     matched proportions": Wald's interval after half an image is added to each of
-    the four outcomes. It holds its level where few images differ.
-
-    Args:
-        lost: Number of images that only the first classifies correctly.
-        won: Number of images that only the second classifies correctly.
-        images: Number of images.
+    the four outcomes. It holds its level where few images differ. `lost` is the number
+    of images that only the first classifies correctly, `won` that of the second.
     """
     lost, won, images = lost + 0.5, won + 0.5, images + 2
     middle = (lost - won) / images
@@ -171,16 +138,7 @@ def _logit_difference(
 
 
 def judge(name: str, comparison: Comparison, limit: Limit) -> None:
-    """Refuses an artifact that disagrees beyond the limit.
-
-    Args:
-        name: Name of the artifact.
-        comparison: The artifact beside its Keras model.
-        limit: The limit for it.
-
-    Raises:
-        Disagreement: The message names the limit.
-    """
+    """Refuses an artifact of that name by a `Disagreement` that names the limit."""
     difference = comparison.logit_difference
     if limit.logits is not None and not difference <= limit.logits:  # NaN included.
         raise Disagreement(
@@ -203,23 +161,17 @@ def judge(name: str, comparison: Comparison, limit: Limit) -> None:
 def check_answers(
     answers: np.ndarray, check: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-    """Compares probabilities with those in a bundle's `check.npz`.
+    """Compares probabilities, (n, classes), with those in a bundle's `check.npz`.
 
-    Args:
-        answers: An artifact's probabilities, (n, classes).
-        check: `probability`, (n, classes), and `largest_logit`, both of the Keras
-            model; and `label`, (n,), if the images are real ones.
-
-    Returns:
-        `agreement`, `logit_difference` and, of real images, `right`.
+    That has `probability` and `largest_logit` of the Keras model and, if the images are
+    real ones, `label`, (n,). Returns `agreement`, `logit_difference` and, then, `right`.
     """
     expected = check["probability"].astype(np.float64)
     named = answers.argmax(axis=1)
+    largest = float(check["largest_logit"])
     row = {
         "agreement": float((named == expected.argmax(axis=1)).mean()),
-        "logit_difference": _logit_difference(
-            answers, expected, float(check["largest_logit"])
-        ),
+        "logit_difference": _logit_difference(answers, expected, largest),
     }
     if "label" in check:
         row["right"] = int((named == check["label"]).sum())

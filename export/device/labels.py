@@ -13,12 +13,6 @@ def label_lines(classes: Iterable[str]) -> tuple[str, ...]:
     Line breaks, control characters and what UTF-8 cannot hold (a file name's stray
     bytes) become Python's escapes, such as `\n`. A repeated name gets a number:
     `crane`, `crane (2)`. Other names stay as they are, with commas and all.
-
-    Args:
-        classes: Any strings.
-
-    Returns:
-        As many strings, in the same order.
     """
     lines = ["".join(map(_printable, name)) for name in classes]
     taken, count = set(lines), collections.Counter[str]()

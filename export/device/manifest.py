@@ -8,12 +8,12 @@ from typing import Any, NotRequired, TypedDict
 
 from keras_resnet.support import InputError
 
-# Of manifest.json.
-MANIFEST_FORMAT = 2
-
+MANIFEST_FORMAT = 2  # Of manifest.json.
 
 Folder = str | os.PathLike[str]
 
+# Size in `bytes` and `sha256` of files, by path in the bundle.
+Files = dict[str, dict[str, Any]]
 
 # `inputs` and `outputs` of a function in an artifact: from names to tensors. A tensor is
 # a list: its type, its shape (-1 is any size) and, if it is quantised, its scale and
@@ -21,32 +21,12 @@ Folder = str | os.PathLike[str]
 Signature = dict[str, dict[str, list[Any]]]
 
 
-class FileRow(TypedDict):
-    """One file of a bundle."""
+class ArtifactRow(TypedDict, total=False):
+    """One artifact: what is read of it.
 
-    bytes: int
-    sha256: str
-
-
-class ComparisonRow(TypedDict, total=False):
-    """A `comparison.Comparison`, of artifacts that a runtime can run."""
-
-    images: int
-    right: int
-    keras_right: int
-    agreement: float
-    loss_points: float
-    loss_interval: tuple[float, float]
-    difference: float
-    logit_difference: float
-
-
-class ArtifactRow(ComparisonRow):
-    """One artifact.
-
-    Without a runtime, it has neither `limit` nor what follows it. `limit` is a
-    `comparison.Limit`, and `check` the artifact's answers to check.npz; see
-    `comparison.check_answers`.
+    From `images` on only with a runtime. There the fields of a `comparison.Comparison`
+    stand; `limit` is a `comparison.Limit`, and `check` the artifact's answers to
+    check.npz, see `comparison.check_answers`.
     """
 
     path: str
@@ -54,34 +34,15 @@ class ArtifactRow(ComparisonRow):
     precision: str | None
     note: str
     bytes: int
-    files: dict[str, FileRow]
-    repair: NotRequired[str]
-    limit: NotRequired[dict[str, float | None]]
-    check: NotRequired[dict[str, float]]
-    signatures: NotRequired[dict[str, Signature]]
-    latency_ms: NotRequired[float]
-
-
-class EvaluationRow(TypedDict):
-    """The Keras model on the held-out images."""
-
-    dataset: str
-    split: str
+    files: Files
     images: int
-    keras_right: int
-    right_by_class: list[int]
-    images_by_class: list[int]
-    keras_latency_ms: NotRequired[float]
-
-
-class CalibrationRow(TypedDict):
-    """The images that int8 was calibrated on: their numbers in the data set."""
-
-    dataset: str
-    seed: int
-    images: list[int]
-    of: int
-    left_out_as_evaluated: int
+    right: int
+    agreement: float
+    loss_interval: tuple[float, float]
+    difference: float
+    limit: dict[str, float | None]
+    check: dict[str, float]
+    latency_ms: float
 
 
 class LatencyRow(TypedDict):
@@ -98,18 +59,13 @@ class LatencyRow(TypedDict):
     calls: int
 
 
-class Latency(TypedDict):
-    """What `python -m export.latency` measured."""
-
-    machine: str
-    rows: list[LatencyRow]
-
-
 class Manifest(TypedDict):
     """The content of manifest.json.
 
-    `settings` is a `keras_resnet.spec.Provenance`, and `preprocessing` the fields of
-    a `keras_resnet.data.Preprocessing`.
+    `settings` is a `keras_resnet.spec.Provenance`, `preprocessing` the fields of a
+    `keras_resnet.data.Preprocessing`, and `evaluation` the Keras model on the held-out
+    images. `calibration` has the numbers of its images in their data set, and `latency`
+    the `machine` and the `rows` that `python -m export.latency` measured.
     """
 
     format: int
@@ -117,14 +73,14 @@ class Manifest(TypedDict):
     classes: list[str]
     settings: dict[str, Any]
     preprocessing: dict[str, Any]
-    evaluation: EvaluationRow
+    evaluation: dict[str, Any]
     check: dict[str, Any]
     versions: dict[str, str]
     machine: str
-    calibration: CalibrationRow | None
+    calibration: dict[str, Any] | None
     artifacts: dict[str, ArtifactRow]
-    files: dict[str, FileRow]
-    latency: NotRequired[Latency]
+    files: Files
+    latency: NotRequired[dict[str, Any]]
 
 
 def read_manifest(folder: Folder) -> Manifest:
@@ -134,6 +90,7 @@ def read_manifest(folder: Folder) -> Manifest:
         InputError: The folder has none that this version reads.
     """
     path = os.path.join(folder, "manifest.json")
+    problem = "damaged, or not a bundle's"
     try:
         with open(path, encoding="utf-8") as file:
             manifest = json.load(file)
@@ -141,12 +98,10 @@ def read_manifest(folder: Folder) -> Manifest:
             problem = f"of format {manifest['format']}, where {MANIFEST_FORMAT} is read"
         elif _has_shape(manifest):
             return manifest
-        else:
-            problem = "damaged, or not a bundle's"
     except OSError as error:
         problem = str(error.strerror)
     except (ValueError, KeyError, TypeError, AttributeError):
-        problem = "damaged, or not a bundle's"
+        pass
     raise InputError(
         "BUNDLE must be a folder that python -m export wrote. "
         f"Received: {folder!r}, whose manifest.json is: {problem}"
@@ -155,12 +110,11 @@ def read_manifest(folder: Folder) -> Manifest:
 
 def _has_shape(manifest: Any) -> bool:
     """Whether a manifest has everything that `verify` and `latency` read."""
-    rows = manifest["artifacts"].values()
     return isinstance(manifest["files"], dict) and all(
         isinstance(row["files"], dict)
         and isinstance(row["path"], str)
         and (row["runtime"] is None or ("logits" in row["limit"] and row["check"]))
-        for row in rows
+        for row in manifest["artifacts"].values()
     )
 
 
@@ -175,17 +129,9 @@ def without_folders(value: Any) -> Any:
     return kind + colon + os.path.basename(path) if os.path.isabs(path) else value
 
 
-def describe_files(folder: Folder, paths: Iterable[str]) -> dict[str, FileRow]:
-    """Returns size and sha256 of files, and of all files in folders.
-
-    Args:
-        folder: The bundle.
-        paths: Paths in the bundle.
-
-    Returns:
-        A dict from the path of each file in the bundle.
-    """
-    rows: dict[str, FileRow] = {}
+def describe_files(folder: Folder, paths: Iterable[str]) -> Files:
+    """Returns size and sha256 of files, and of all files in folders, of a bundle."""
+    rows: Files = {}
     for path in paths:
         for name in _list_files(folder, path) or [path]:
             whole = os.path.join(folder, name)
@@ -202,11 +148,7 @@ def find_strangers(folder: Folder, manifest: Manifest) -> list[str]:
 
 
 def check_files(folder: Folder, manifest: Manifest) -> dict[str, str]:
-    """Finds the files of a bundle that are not as the manifest lists them.
-
-    Returns:
-        A dict from the path of each such file in the bundle to what is wrong with it.
-    """
+    """Returns what is wrong with files of a bundle, by path in it."""
     problems = dict.fromkeys(find_strangers(folder, manifest), "is not of this bundle")
     for name, expected in _listed(manifest).items():
         if not os.path.isfile(os.path.join(folder, name)):
@@ -216,8 +158,7 @@ def check_files(folder: Folder, manifest: Manifest) -> dict[str, str]:
     return problems
 
 
-def _listed(manifest: Manifest) -> dict[str, FileRow]:
-    """Size and sha256 of each file of a bundle, as its manifest lists them."""
+def _listed(manifest: Manifest) -> Files:
     rows = dict(manifest["files"])
     for artifact in manifest["artifacts"].values():
         rows |= artifact["files"]

@@ -32,13 +32,9 @@ class MissingRuntime(InputError):
 
 @contextlib.contextmanager
 def needs(extra: str | None = None) -> Iterator[None]:
-    """Says which extra of the distribution brings what is imported within.
+    """Raises `MissingRuntime` if a module that is imported within is not installed.
 
-    Args:
-        extra: Name of the extra. `None` names the missing module instead.
-
-    Raises:
-        MissingRuntime: A module is not installed.
+    The message names the extra of the distribution; without one, the module.
     """
     try:
         yield
@@ -51,10 +47,9 @@ def needs(extra: str | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def without_telemetry() -> Iterator[None]:
-    """Keeps OpenVINO and NNCF, imported within, from reporting their use.
+    """Keeps OpenVINO and NNCF, imported within, from reporting their use to their makers.
 
-    Both report to their makers unless the user has objected. Without the module
-    `openvino_telemetry` they do not.
+    Without the module `openvino_telemetry` they do not.
     """
     name = "openvino_telemetry"
     known = name in sys.modules
@@ -67,15 +62,9 @@ def without_telemetry() -> Iterator[None]:
 
 
 def open_tflite(path: str, threads: int | None = None) -> Classify:
-    """Loads a `.tflite` file into LiteRT.
+    """Loads a `.tflite` file into LiteRT, with one thread for each CPU if none are named.
 
-    Args:
-        path: The file.
-        threads: Number of threads; `None` is one for each CPU.
-
-    Returns:
-        A function that classifies images. A file for integer-only or float clients
-        gets the same pixels in its own type.
+    A file for integer-only or float clients gets the same pixels in its own type.
     """
     with needs():
         from ai_edge_litert.interpreter import Interpreter
@@ -94,7 +83,7 @@ def open_tflite(path: str, threads: int | None = None) -> Classify:
 
 
 def encode(images: np.ndarray, details: dict[str, Any]) -> np.ndarray:
-    """Returns raw pixels, uint8, in the type and scale of a tensor of LiteRT."""
+    """Returns uint8 pixels in the type and scale of a tensor of LiteRT."""
     dtype = details["dtype"]
     if dtype == np.uint8:
         return images
@@ -138,12 +127,10 @@ def _onnx_session(
     path: str, threads: int | None = None
 ) -> "onnxruntime.InferenceSession":
     with needs("onnx"):
-        import onnxruntime
-    options = onnxruntime.SessionOptions()
+        import onnxruntime as ort
+    options = ort.SessionOptions()
     options.intra_op_num_threads = threads or os.cpu_count()
-    return onnxruntime.InferenceSession(
-        path, options, providers=["CPUExecutionProvider"]
-    )
+    return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def open_openvino(path: str, threads: int | None = None) -> Classify:
@@ -193,15 +180,12 @@ def describe_tflite(path: str) -> dict[str, Signature]:
         dtype = np.dtype(tensor["dtype"]).name
         return name, [dtype, tensor["shape"].tolist(), *quantised]
 
-    return {
-        name: _signature(
-            runner.get_input_details().items(),
-            runner.get_output_details().items(),
-            describe,
-        )
-        for name in interpreter.get_signature_list()
-        for runner in [interpreter.get_signature_runner(name)]
-    }
+    signatures: dict[str, Signature] = {}
+    for name in interpreter.get_signature_list():
+        runner = interpreter.get_signature_runner(name)
+        inputs, outputs = runner.get_input_details(), runner.get_output_details()
+        signatures[name] = _signature(inputs.items(), outputs.items(), describe)
+    return signatures
 
 
 def describe_saved_model(path: str) -> dict[str, Signature]:
@@ -212,14 +196,12 @@ def describe_saved_model(path: str) -> dict[str, Signature]:
         name, spec = named
         return name, [spec.dtype.name, [-1 if n is None else n for n in spec.shape]]
 
-    return {
-        name: _signature(
-            function.structured_input_signature[1].items(),
-            function.structured_outputs.items(),
-            describe,
-        )
-        for name, function in tf.saved_model.load(path).signatures.items()
-    }
+    signatures: dict[str, Signature] = {}
+    for name, function in tf.saved_model.load(path).signatures.items():
+        _, inputs = function.structured_input_signature
+        outputs = function.structured_outputs
+        signatures[name] = _signature(inputs.items(), outputs.items(), describe)
+    return signatures
 
 
 def describe_onnx(path: str) -> dict[str, Signature]:
@@ -247,30 +229,19 @@ def describe_openvino(path: str) -> dict[str, Signature]:
 
 
 def _signature(
-    inputs: Iterable[Any],
-    outputs: Iterable[Any],
-    describe: Callable[[Any], tuple[str, list[Any]]],
+    inputs: Iterable[Any], outputs: Iterable[Any], describe: Callable[[Any], Any]
 ) -> Signature:
-    return {
-        "inputs": dict(map(describe, inputs)),
-        "outputs": dict(map(describe, outputs)),
-    }
+    tensors = {"inputs": inputs, "outputs": outputs}
+    return {kind: dict(map(describe, values)) for kind, values in tensors.items()}
 
 
 @dataclasses.dataclass(frozen=True)
 class Runtime:
-    """What runs an artifact.
-
-    Attributes:
-        load: Loads an artifact; see `open_tflite`.
-        describe: Returns the signatures of an artifact, by name.
-        batch: Number of images in a batch when an artifact is judged. A `.tflite`
-            file is judged as it is written, for one image.
-    """
+    """What runs an artifact."""
 
     load: Callable[[str, int | None], Classify]
-    describe: Callable[[str], dict[str, Signature]]
-    batch: int = 64
+    describe: Callable[[str], dict[str, Signature]]  # By name of the signature.
+    batch: int = 64  # Images at a time when an artifact is judged.
 
     def open(self, path: str, threads: int | None = None) -> Classify:
         """Loads an artifact, without its runtime's notes; see `open_tflite`."""
@@ -285,7 +256,7 @@ class Runtime:
 
 # By the name that a manifest calls it.
 RUNTIMES = {
-    "LiteRT": Runtime(open_tflite, describe_tflite, batch=1),
+    "LiteRT": Runtime(open_tflite, describe_tflite, batch=1),  # As it is written.
     "TensorFlow": Runtime(open_saved_model, describe_saved_model),
     "ONNX Runtime": Runtime(open_onnx, describe_onnx),
     "OpenVINO": Runtime(open_openvino, describe_openvino),

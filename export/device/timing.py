@@ -1,6 +1,7 @@
 """Timing artifacts, each in a process of its own, in turn."""
 
 import itertools
+import math
 import multiprocessing
 import os
 import signal
@@ -8,7 +9,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,13 +23,13 @@ from .runtimes import RUNTIMES, MissingRuntime
 # Seconds between two calls: the threads of the previous call spin for a while.
 PAUSE = 0.02
 
-
 # Number of calls of each artifact, with each batch, that are not timed.
 WARM_UP = 3
 
-
 # Smallest number of timed calls, however long they take.
 FEWEST = 5
+
+Key = TypeVar("Key")
 
 
 def time_in_turn(
@@ -35,29 +38,37 @@ def time_in_turn(
     rounds: int = 30,
     warm_up: int = 5,
 ) -> dict[str, float]:
-    """Times functions of this process on one image, in turn.
+    """Returns the median milliseconds of functions of this process, by name.
 
-    Args:
-        functions: Functions of an image, by name.
-        image: The image, uint8, (1, height, width, channels).
-        rounds: Number of times that each function is timed.
-        warm_up: Number of rounds beforehand that are not timed.
-
-    Returns:
-        The median of each function, in milliseconds.
+    They are called in turn on one image, uint8, (1, height, width, channels), and timed
+    in each of the rounds after the warm-up.
     """
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(warm_up + rounds):
-        for name, function in functions.items():
-            # The threads of the previous function spin for a while, and its weights
-            # fill the caches.
-            time.sleep(PAUSE)
-            function(image)
-            start = time.perf_counter()
-            function(image)
-            if turn >= warm_up:
-                times[name].append(1e3 * (time.perf_counter() - start))
+
+    def call(function: Callable[[np.ndarray], object]) -> float:
+        function(image)  # The weights of the previous function fill the caches.
+        start = time.perf_counter()
+        function(image)
+        return 1e3 * (time.perf_counter() - start)
+
+    calls = {name: partial(call, function) for name, function in functions.items()}
+    times = _take_turns(calls, rounds, warm_up, math.inf)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def _take_turns(
+    calls: Mapping[Key, Callable[[], float]], rounds: int, warm_up: int, seconds: float
+) -> dict[Key, list[float]]:
+    """Returns the milliseconds that calls return, each until its time is used up."""
+    times: dict[Key, list[float]] = {key: [] for key in calls}
+    for turn in range(warm_up + rounds):
+        for key, values in times.items():
+            if len(values) >= FEWEST and sum(values) > 1e3 * seconds:
+                continue
+            time.sleep(PAUSE)
+            milliseconds = calls[key]()
+            if turn >= warm_up:
+                values.append(milliseconds)
+    return times
 
 
 def measure(
@@ -74,8 +85,8 @@ def measure(
         batches: Numbers of images in a call.
         threads: Numbers of threads; `None` is one for each CPU.
         rounds: Number of timed calls of each artifact, with each batch.
-        seconds: Time that an artifact may take for all timed calls with a batch. A slow
-            artifact is called less often, but at least `FEWEST` times.
+        seconds: Time for all timed calls of an artifact with a batch. A slow one is
+            called less often, but at least `FEWEST` times.
 
     Returns:
         A row for each artifact, number of threads and batch: median and 95th percentile
@@ -102,18 +113,16 @@ def measure(
                 missing[name] = "a browser runs it"
                 continue
             path = os.path.join(folder, row["path"])
-            runner = Runner(name, row["runtime"], path, number, images[:1])
+            count = number or os.cpu_count() or 1
+            runner = Runner(name, row["runtime"], path, count, images[:1])
             if runner.problem:
                 missing[name] = runner.problem
             else:
                 runners.append(runner)
-        rows = [
-            row
-            for batch in batches
-            for row in _in_turn(
-                runners, np.resize(images, (batch, *images.shape[1:])), rounds, seconds
-            )
-        ]
+        rows: list[LatencyRow] = []
+        for batch in batches:
+            pixels = np.resize(images, (batch, *images.shape[1:]))
+            rows += _in_turn(runners, pixels, rounds, seconds)
     finally:
         for runner in runners:
             runner.stop()
@@ -125,15 +134,8 @@ def _in_turn(
     runners: Sequence["Runner"], images: np.ndarray, rounds: int, seconds: float
 ) -> Iterator[LatencyRow]:
     """Calls each artifact with the same images in turn, and yields its row."""
-    times: dict[Runner, list[float]] = {runner: [] for runner in runners}
-    for turn in range(WARM_UP + rounds):
-        for runner, values in times.items():
-            if len(values) >= FEWEST and sum(values) > 1e3 * seconds:
-                continue
-            milliseconds = runner.call(images)
-            if turn >= WARM_UP:
-                values.append(milliseconds)
-            time.sleep(PAUSE)
+    calls = {runner: partial(runner.call, images) for runner in runners}
+    times = _take_turns(calls, rounds, WARM_UP, seconds)
     for runner, values in times.items():
         median = statistics.median(values)
         yield {
@@ -150,35 +152,21 @@ def _in_turn(
 
 
 class Runner:
-    """A process that runs one artifact when it is told to.
+    """A process that runs one artifact when it is told to."""
 
-    Attributes:
-        start: Milliseconds to its first answer.
-        peak: Peak memory so far, in bytes.
-        problem: Why it could not start; `None` if it has started.
-    """
-
-    start: float
-    peak: int
-    problem: str | None
+    start: float  # Milliseconds to its first answer.
+    peak: int  # Peak memory so far, in bytes.
+    problem: str | None  # Why it could not start.
 
     def __init__(
-        self,
-        artifact: str,
-        runtime: str,
-        path: str,
-        threads: int | None,
-        image: np.ndarray,
+        self, artifact: str, runtime: str, path: str, threads: int, image: np.ndarray
     ) -> None:
-        self.artifact, self.threads = artifact, threads or os.cpu_count() or 1
+        self.artifact, self.threads = artifact, threads
         # A new interpreter, so that this process's memory does not count as its own.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(
-            target=_serve,
-            args=(theirs, runtime, path, self.threads, image),
-            daemon=True,
-        )
+        given = theirs, runtime, path, threads, image
+        self.process = context.Process(target=_serve, args=given, daemon=True)
         self.process.start()
         theirs.close()
         try:

@@ -50,13 +50,7 @@ def add_metadata(content: bytes, classifier: Classifier) -> bytes:
 
     A converter leaves the batch open beside the shape that it writes; LiteRT resizes
     a file without that too, and LiteRT.js and some delegates refuse a file with it.
-
-    Args:
-        content: The file's bytes, as a converter gave them.
-        classifier: The classifier.
-
-    Returns:
-        The bytes of the file to write.
+    `content` and what is returned are the bytes of a file.
     """
     model = schema.ModelT.InitFromPackedBuf(content)
     for subgraph in model.subgraphs:
@@ -97,18 +91,17 @@ def _describe(classifier: Classifier) -> bytes:
     provenance, count = classifier.provenance, len(classifier.classes)
     known = {"author": provenance.publisher, "license": provenance.licence}
     (name,) = label_lines([classifier.name])
+    graph = _table(
+        "SubGraphMetadata",
+        input_tensor_metadata=[_describe_image(classifier.preprocessing)],
+        output_tensor_metadata=[_describe_probabilities(count)],
+    )
     model = _table(
         "ModelMetadata",
         name=name,
         description=f"Image classifier of {count} classes by keras_resnet.",
         version="1",
-        subgraph_metadata=[
-            _table(
-                "SubGraphMetadata",
-                input_tensor_metadata=[_describe_image(classifier.preprocessing)],
-                output_tensor_metadata=[_describe_probabilities(count)],
-            )
-        ],
+        subgraph_metadata=[graph],
         # The first version of the format has all these fields.
         min_parser_version="1.0.0",
         **{field: text for field, text in known.items() if text},
@@ -121,58 +114,48 @@ def _describe(classifier: Classifier) -> bytes:
 def _describe_image(preprocessing: Preprocessing) -> _Table:
     grey = preprocessing.channels == 1
     height, width = preprocessing.height, preprocessing.width
+    size = _table("ImageSize", width=np.uint32(width), height=np.uint32(height))
+    space = np.int8(2 if grey else 1)
+    image = _table("ImageProperties", color_space=space, default_size=size)
+    # That there is nothing to do has to be said where the input is float32.
+    nothing = _table("NormalizationOptions", mean=_floats(0), std=_floats(1))
     return _table(
         "TensorMetadata",
         name="image",
         description=f"{'Grey' if grey else 'RGB'} image, {height} rows of {width} pixels "
         "from 0 to 255; the model normalises them itself.",
-        content=_table(
-            "Content",
-            content_properties_type=np.uint8(2),  # ImageProperties
-            content_properties=_table(
-                "ImageProperties",
-                color_space=np.int8(2 if grey else 1),
-                default_size=_table(
-                    "ImageSize", width=np.uint32(width), height=np.uint32(height)
-                ),
-            ),
-        ),
-        # That there is nothing to do has to be said where the input is float32.
-        process_units=[
-            _table(
-                "ProcessUnit",
-                options_type=np.uint8(1),  # NormalizationOptions
-                options=_table("NormalizationOptions", mean=_floats(0), std=_floats(1)),
-            )
-        ],
+        content=_union("Content", "content_properties", 2, image),
+        process_units=[_union("ProcessUnit", "options", 1, nothing)],
         stats=_table("Stats", max=_floats(255), min=_floats(0)),
     )
 
 
 def _describe_probabilities(count: int) -> _Table:
+    feature = _table("FeatureProperties")
+    labels = _table(
+        "AssociatedFile",
+        name=LABELS_FILE,
+        description="Name of each class, in the order of the probabilities.",
+        type=np.int8(2),  # TENSOR_AXIS_LABELS
+    )
     return _table(
         "TensorMetadata",
         name="probabilities",
         description=f"Probability of each of {count} classes.",
-        content=_table(
-            "Content",
-            content_properties_type=np.uint8(1),
-            content_properties=_table("FeatureProperties"),
-        ),
+        content=_union("Content", "content_properties", 1, feature),
         stats=_table("Stats", max=_floats(1), min=_floats(0)),
-        associated_files=[
-            _table(
-                "AssociatedFile",
-                name=LABELS_FILE,
-                description="Name of each class, in the order of the probabilities.",
-                type=np.int8(2),  # TENSOR_AXIS_LABELS
-            )
-        ],
+        associated_files=[labels],
     )
 
 
-def _floats(*values: float) -> np.ndarray:
-    return np.array(values, np.float32)
+def _floats(value: float) -> np.ndarray:
+    return np.array([value], np.float32)
+
+
+def _union(kind: str, field: str, number: int, table: _Table) -> _Table:
+    """Returns a table with a union that holds the table of that number in the schema."""
+    fields: dict[str, _Value] = {f"{field}_type": np.uint8(number), field: table}
+    return _table(kind, **fields)
 
 
 def _table(kind: str, **fields: _Value) -> _Table:

@@ -32,14 +32,7 @@ def write_onnx(path: str | os.PathLike[str], classifier: Classifier) -> None:
 
     It takes `image`, uint8 (n, height, width, channels) with any n, normalises
     inside and gives `probabilities`, float32 (n, classes). Its metadata hold
-    `classes` and `preprocessing`, in JSON.
-
-    Args:
-        path: File to write.
-        classifier: The classifier.
-
-    Raises:
-        InputError: As `to_onnx`.
+    `classes` and `preprocessing`, in JSON. It raises what `to_onnx` does.
     """
     write_file(path, to_onnx(classifier).SerializeToString())
 
@@ -53,26 +46,25 @@ def to_onnx(classifier: Classifier) -> "onnx.ModelProto":
     """
     with needs("onnx"):
         import onnx
+    helper, kinds = onnx.helper, onnx.TensorProto
     graph = _Graph()
-    pixels = graph.add("Cast", "image", to=onnx.TensorProto.FLOAT)
-    _emit_model(graph, classifier.model, _Value(graph.to_nchw(pixels)))
+    pixels = graph.add("Cast", "image", to=kinds.FLOAT)
+    pixels = graph.add("Transpose", pixels, perm=[0, 3, 1, 2])
+    _emit_model(graph, classifier.model, _Value(pixels))
     graph.nodes[-1].output[0] = "probabilities"
-    describe = onnx.helper.make_tensor_value_info
-    images: list[str | int | None] = ["batch", *classifier.preprocessing.shape]
-    answers: list[str | int | None] = ["batch", len(classifier.classes)]
-    model = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            graph.nodes,
-            classifier.name,
-            [describe("image", onnx.TensorProto.UINT8, images)],
-            [describe("probabilities", onnx.TensorProto.FLOAT, answers)],
-            graph.constants,
+    describe = helper.make_tensor_value_info
+    shape: list[str | int | None] = ["batch", *classifier.preprocessing.shape]
+    images = describe("image", kinds.UINT8, shape)
+    answers = describe("probabilities", kinds.FLOAT, ["batch", len(classifier.classes)])
+    model = helper.make_model(
+        helper.make_graph(
+            graph.nodes, classifier.name, [images], [answers], graph.constants
         ),
-        opset_imports=[onnx.helper.make_opsetid("", OPSET)],
+        opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
         producer_name="keras_resnet",
     )
-    onnx.helper.set_model_props(model, describe_classifier(classifier))
+    helper.set_model_props(model, describe_classifier(classifier))
     onnx.checker.check_model(model, full_check=True)
     return model
 
@@ -87,18 +79,12 @@ def describe_classifier(classifier: Classifier) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Value:
-    """A tensor of the graph, (n, channels, height, width).
-
-    Attributes:
-        name: Name of the tensor.
-        pads: Rows and columns of zeros that its reader adds: above, to the left,
-            below and to the right.
-        rectified: Whether nothing in it is below zero.
-    """
+    """A tensor of the graph, (n, channels, height, width)."""
 
     name: str
+    # Rows and columns of zeros that its reader adds: above, left, below, right.
     pads: tuple[int, ...] = (0, 0, 0, 0)
-    rectified: bool = False
+    rectified: bool = False  # Whether nothing in it is below zero.
 
 
 class _Graph:
@@ -108,9 +94,7 @@ class _Graph:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
-    def add(
-        self, kind: str, *inputs: str, name: str | None = None, **attributes: Any
-    ) -> str:
+    def add(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
         """Adds a node and returns the name of its output."""
         import onnx
 
@@ -129,16 +113,12 @@ class _Graph:
         self.constants.append(onnx.numpy_helper.from_array(value, name))
         return name
 
-    def to_nchw(self, name: str) -> str:
-        return self.add("Transpose", name, perm=[0, 3, 1, 2])
-
     def pad(self, value: _Value, name: str, channels: tuple[int, int] = (0, 0)) -> str:
         """Adds the zeros around a value, and channels of zeros; returns a name."""
         above, left, below, right = value.pads
         front, behind = channels
-        sizes = self.constant(
-            f"{name}/sizes", [0, front, above, left, 0, behind, below, right], np.int64
-        )
+        pads = [0, front, above, left, 0, behind, below, right]
+        sizes = self.constant(f"{name}/sizes", pads, np.int64)
         return self.add("Pad", value.name, sizes, name=name)
 
     def padded(self, value: _Value) -> str:
@@ -151,13 +131,7 @@ _Emitter = Callable[..., _Value]
 
 
 def _emit_model(graph: _Graph, model: keras.Model, value: _Value) -> _Value:
-    """Adds every layer of a model.
-
-    Args:
-        graph: The graph that is being written.
-        model: A functional model with one input and one output.
-        value: The model's input.
-    """
+    """Adds every layer of a functional model with one input, `value`, and one output."""
     entry = keras.Input(batch_shape=model.input.shape, dtype=model.input.dtype)
     values = {id(entry): value}
 
@@ -198,11 +172,8 @@ def _activated(graph: _Graph, layer: keras.Layer, name: str) -> _Value:
             f"ONNX can be written of the activations linear, {', '.join(kinds)}. "
             f"Received: {layer.name} with {activation}"
         )
-    kind = kinds[activation]
-    return _Value(
-        graph.add(kind, name, name=f"{layer.name}/{activation}"),
-        rectified=activation == "relu",
-    )
+    name = graph.add(kinds[activation], name, name=f"{layer.name}/{activation}")
+    return _Value(name, rectified=activation == "relu")
 
 
 def _activation(graph: _Graph, layer: layers.Activation, value: _Value) -> _Value:
@@ -210,9 +181,7 @@ def _activation(graph: _Graph, layer: layers.Activation, value: _Value) -> _Valu
 
 
 def _normalization(graph: _Graph, layer: layers.Normalization, value: _Value) -> _Value:
-    mean, variance = (
-        np.reshape(part, (-1, 1, 1)) for part in (layer.mean, layer.variance)
-    )
+    mean, variance = np.reshape([layer.mean, layer.variance], (2, -1, 1, 1))
     subtracted = graph.constant(f"{layer.name}/mean", mean)
     name = graph.add("Sub", graph.padded(value), subtracted)
     if (variance != 1).any():  # Else it is folded into the convolution.
@@ -222,21 +191,15 @@ def _normalization(graph: _Graph, layer: layers.Normalization, value: _Value) ->
     return _Value(name)
 
 
-def _batch_normalization(
-    graph: _Graph, layer: layers.BatchNormalization, value: _Value
-) -> _Value:
+def _batch_normalization(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
     *affine, mean, variance = layer.get_weights()
     gamma = affine.pop(0) if layer.scale else np.ones_like(mean)
     beta = affine.pop(0) if layer.center else np.zeros_like(mean)
     parts = {"gamma": gamma, "beta": beta, "mean": mean, "variance": variance}
-    name = graph.add(
-        "BatchNormalization",
-        graph.padded(value),
-        *(graph.constant(f"{layer.name}/{part}", w) for part, w in parts.items()),
-        name=layer.name,
-        epsilon=layer.epsilon,
-    )
-    return _Value(name)
+    read = graph.padded(value)
+    constants = [graph.constant(f"{layer.name}/{p}", w) for p, w in parts.items()]
+    attributes = {"name": layer.name, "epsilon": layer.epsilon}
+    return _Value(graph.add("BatchNormalization", read, *constants, **attributes))
 
 
 def _zero_padding(graph: _Graph, layer: layers.ZeroPadding2D, value: _Value) -> _Value:
@@ -250,9 +213,8 @@ def _zero_padding(graph: _Graph, layer: layers.ZeroPadding2D, value: _Value) -> 
 
 def _convolution(graph: _Graph, layer: layers.Conv2D, value: _Value) -> _Value:
     pads = value.pads
-    reach = [
-        d * (k - 1) for d, k in zip(layer.dilation_rate, layer.kernel_size, strict=True)
-    ]
+    sizes = zip(layer.dilation_rate, layer.kernel_size, strict=True)
+    reach = [rate * (size - 1) for rate, size in sizes]
     if layer.padding == "same" and any(reach):
         if any(r % 2 for r in reach) or layer.strides != (1, 1):
             raise InputError(
@@ -264,41 +226,27 @@ def _convolution(graph: _Graph, layer: layers.Conv2D, value: _Value) -> _Value:
     weights = [graph.constant(f"{layer.name}/kernel", kernel.transpose(3, 2, 0, 1))]
     weights += [graph.constant(f"{layer.name}/bias", b) for b in bias]
     name = graph.add(
-        "Conv",
-        value.name,
-        *weights,
-        name=layer.name,
-        kernel_shape=layer.kernel_size,
-        strides=layer.strides,
+        "Conv", value.name, *weights, name=layer.name, group=layer.groups, pads=pads,
+        kernel_shape=layer.kernel_size, strides=layer.strides,
         dilations=layer.dilation_rate,
-        group=layer.groups,
-        pads=pads,
-    )
+    )  # fmt: skip
     return _activated(graph, layer, name)
 
 
 def _max_pooling(graph: _Graph, layer: layers.MaxPooling2D, value: _Value) -> _Value:
     # ONNX pads with minus infinity. After a ReLU that is the same as zeros.
     fits = value.rectified
-    name = graph.add(
-        "MaxPool",
-        value.name if fits else graph.padded(value),
-        name=layer.name,
-        pads=value.pads if fits else (0, 0, 0, 0),
-        **_window(layer),
-    )
+    read = value.name if fits else graph.padded(value)
+    pads = value.pads if fits else (0, 0, 0, 0)
+    name = graph.add("MaxPool", read, name=layer.name, pads=pads, **_window(layer))
     return _Value(name, rectified=fits)
 
 
-def _average_pooling(
-    graph: _Graph, layer: layers.AveragePooling2D, value: _Value
-) -> _Value:
+def _average_pooling(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
     # One of a single pixel is a choice of pixels, which stays exact in int8.
     kind = "AveragePool" if max(layer.pool_size) > 1 else "MaxPool"
-    return _Value(
-        graph.add(kind, graph.padded(value), name=layer.name, **_window(layer)),
-        rectified=value.rectified,
-    )
+    name = graph.add(kind, graph.padded(value), name=layer.name, **_window(layer))
+    return _Value(name, rectified=value.rectified)
 
 
 def _window(layer: layers.MaxPooling2D | layers.AveragePooling2D) -> dict[str, Any]:
@@ -310,31 +258,22 @@ def _window(layer: layers.MaxPooling2D | layers.AveragePooling2D) -> dict[str, A
     }
 
 
-def _global_average_pooling(
-    graph: _Graph, layer: layers.GlobalAveragePooling2D, value: _Value
-) -> _Value:
+def _global_average_pooling(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
     name = graph.add("GlobalAveragePool", graph.padded(value), name=layer.name)
-    return _Value(
-        name if layer.keepdims else graph.add("Flatten", name),
-        rectified=value.rectified,
-    )
+    name = name if layer.keepdims else graph.add("Flatten", name)
+    return _Value(name, rectified=value.rectified)
 
 
 def _dense(graph: _Graph, layer: layers.Dense, value: _Value) -> _Value:
-    weights = [
-        graph.constant(f"{layer.name}/{part}", w)
-        for part, w in zip(("kernel", "bias"), layer.get_weights(), strict=False)
-    ]
+    parts = zip(("kernel", "bias"), layer.get_weights(), strict=False)
+    weights = [graph.constant(f"{layer.name}/{part}", w) for part, w in parts]
     name = graph.add("Gemm", value.name, *weights, name=layer.name)
     return _activated(graph, layer, name)
 
 
 def _pairwise(kind: str) -> _Emitter:
-    def emit(
-        graph: _Graph, layer: keras.Layer, first: _Value, second: _Value
-    ) -> _Value:
-        read = graph.padded(first), graph.padded(second)
-        return _Value(graph.add(kind, *read, name=layer.name))
+    def emit(graph: _Graph, layer: keras.Layer, *values: _Value) -> _Value:
+        return _Value(graph.add(kind, *map(graph.padded, values), name=layer.name))
 
     return emit
 

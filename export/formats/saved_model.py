@@ -30,7 +30,13 @@ def check_model(model: keras.Model) -> None:
             "that reads the image. "
             f"Received: {model.name} with inputs {shorten_list(i.name for i in model.inputs)}"
         )
-    if custom := _custom_layers(model):
+    custom = [
+        f"{layer.name} ({type(layer).__name__})"
+        for layer in flat_layers(model)
+        if type(layer).__module__.split(".")[0] != "keras"
+        or isinstance(layer, keras.layers.Lambda)
+    ]
+    if custom:
         raise InputError(
             "Export needs Keras's own layers, which every converter knows; replace the "
             "others, or write a SavedModel alone by Keras's model.export(PATH). "
@@ -49,15 +55,6 @@ def check_model(model: keras.Model) -> None:
             "--image_size=224 with a file of its weights. "
             f"Received: {model.name} with input {model.input_shape}"
         )
-
-
-def _custom_layers(model: keras.Model) -> list[str]:
-    return [
-        f"{layer.name} ({type(layer).__name__})"
-        for layer in flat_layers(model)
-        if type(layer).__module__.split(".")[0] != "keras"
-        or isinstance(layer, keras.layers.Lambda)
-    ]
 
 
 def write_saved_model(classifier: Classifier, path: str) -> None:
@@ -86,22 +83,19 @@ def write_saved_model(classifier: Classifier, path: str) -> None:
     top = min(5, len(classifier.classes))
 
     def classify_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        images = tf.map_fn(
-            preprocessing.read,
-            image_bytes,
-            fn_output_signature=tf.TensorSpec(preprocessing.shape, tf.uint8),
-        )
+        image = tf.TensorSpec(preprocessing.shape, tf.uint8)
+        images = tf.map_fn(preprocessing.read, image_bytes, fn_output_signature=image)
         scores, best = tf.math.top_k(network(images)["probabilities"], top)
         return {"classes": tf.gather(names, best), "scores": scores}
 
-    def part(name: str) -> Endpoint:
-        return lambda image: {name: network(image)[name]}
+    def part(name: str) -> tuple[Endpoint, tf.TensorSpec]:
+        return lambda image: {name: network(image)[name]}, pixels
 
     _write(
         path,
-        serving_default=(part("probabilities"), pixels),
+        serving_default=part("probabilities"),
         image_bytes=(classify_bytes, encoded),
-        features=(part("features"), pixels),
+        features=part("features"),
     )
 
 
@@ -110,26 +104,16 @@ def _frozen(model: keras.Model) -> Endpoint:
 
     With constants TensorFlow's kernels lay the weights out once, not in every call
     (docs/serving.md). Signatures that call one `tf.function` share its constants.
-
-    Returns:
-        A function from `image` to `probabilities` and `features`.
     """
-    outputs = {
-        "probabilities": model.output,
-        "features": model.get_layer("avg_pool").output,
-    }
+    features = model.get_layer("avg_pool").output
+    outputs = {"probabilities": model.output, "features": features}
     both = keras.Model(model.input, outputs)
     trainable = [variable.numpy() for variable in both.trainable_variables]
     others = [variable.numpy() for variable in both.non_trainable_variables]
 
     def network(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        answers, _ = both.stateless_call(
-            [tf.constant(values) for values in trainable],
-            [tf.constant(values) for values in others],
-            image,
-            training=False,
-        )
-        return answers
+        weights = [list(map(tf.constant, values)) for values in (trainable, others)]
+        return both.stateless_call(*weights, image, training=False)[0]
 
     return network
 
@@ -138,12 +122,8 @@ def write_static(classifier: Classifier, path: str, pixels: str = "uint8") -> No
     """Writes the SavedModel that converters read: one signature, static but for the batch.
 
     With a batch of 1 the converter would bake reshapes into nets that end in one
-    position, and the file could not be resized to more images.
-
-    Args:
-        classifier: The classifier.
-        path: Folder to write.
-        pixels: dtype of `image`, whose values are from 0 to 255 in any.
+    position, and the file could not be resized to more images. `pixels` is the dtype of
+    `image`, whose values are from 0 to 255 in any.
     """
     spec = tf.TensorSpec((None, *classifier.preprocessing.shape), pixels, "image")
 
@@ -154,12 +134,9 @@ def write_static(classifier: Classifier, path: str, pixels: str = "uint8") -> No
 
 
 def check_signatures(path: str, classifier: Classifier, images: np.ndarray) -> None:
-    """Refuses a SavedModel whose `image_bytes` or `features` are not the network's.
+    """Refuses a SavedModel whose `image_bytes` or `features` are not the classifier's.
 
-    Args:
-        path: Its folder.
-        classifier: The classifier that it was written of.
-        images: uint8, (n, height, width, channels).
+    The images are uint8, (n, height, width, channels).
 
     Raises:
         Disagreement: Another class comes first, or features differ by more than
@@ -167,10 +144,8 @@ def check_signatures(path: str, classifier: Classifier, images: np.ndarray) -> N
     """
     files = [tf.io.encode_png(image) for image in images]
     decoded = np.stack([classifier.preprocessing.read(file) for file in files])
-    expected = [
-        classifier.classes[place].encode()
-        for place in reference_logits(classifier.model, decoded).argmax(axis=1)
-    ]
+    places = reference_logits(classifier.model, decoded).argmax(axis=1)
+    expected = [classifier.classes[place].encode() for place in places]
     model = tf.saved_model.load(path)
     named = model.signatures["image_bytes"](image_bytes=tf.stack(files))["classes"]
     if named.numpy()[:, 0].tolist() != expected:
@@ -192,26 +167,17 @@ def _features(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.get_layer("avg_pool").output)
 
 
-def reference_logits(
-    model: keras.Model, images: np.ndarray, batch_size: int = 64
-) -> np.ndarray:
+def reference_logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
     """Returns the Keras model's logits, which every artifact is compared with.
 
-    Args:
-        model: A model that `check_model` accepts.
-        images: uint8, (n, height, width, channels).
-        batch_size: Number of images at a time.
-
-    Returns:
-        float64, (n, classes): before the softmax, from the model's own features.
+    They are float64, (n, classes), before the softmax, from the model's own features.
+    The images are uint8, (n, height, width, channels).
     """
     features = _features(model)
     head = model.get_layer("predictions")
     kernel, bias = (np.asarray(w, np.float64) for w in head.get_weights())
-    parts = [
-        np.asarray(features(images[i : i + batch_size], training=False), np.float64)
-        for i in range(0, len(images), batch_size)
-    ]
+    batches = [images[i : i + 64] for i in range(0, len(images), 64)]
+    parts = [np.asarray(features(b, training=False), np.float64) for b in batches]
     return np.concatenate(parts) @ kernel + bias
 
 
@@ -224,6 +190,5 @@ def _write(path: str, **endpoints: tuple[Endpoint, tf.TensorSpec]) -> None:
     try:
         archive.write_out(path, verbose=False)
     except tf.errors.OpError as error:
-        raise OSError(
-            f"Could not write {path}: {error.message.splitlines()[0]}"
-        ) from error
+        problem = error.message.splitlines()[0]
+        raise OSError(f"Could not write {path}: {problem}") from error

@@ -16,30 +16,19 @@ _OPS = tf.lite.OpsSet
 
 @dataclasses.dataclass(frozen=True)
 class TFLiteFormat:
-    """One way to write a `.tflite` file; it answers with float32 where not said.
+    """One way to write a `.tflite` file; it answers with float32 where not said."""
 
-    Attributes:
-        pixels: Type of the static SavedModel that it is converted from. From
-            float32 pixels the quantiser makes an input of scale 1 without a cast.
-        optimised: Whether weights are stored in fewer bits.
-        weights: Type of the weights, where it is not int8.
-        calibrated: Whether activations are quantised too, by ranges measured on
-            images.
-        ops: Sets of operations that the file is restricted to.
-        io: Types of `image` and `probabilities`, where they are not those of the
-            static SavedModel.
-        on_request: Whether it is left out where no formats are named.
-        warning: What to know before using it.
-    """
-
+    # Type of the static SavedModel that it is converted from. From float32 pixels the
+    # quantiser makes an input of scale 1 without a cast.
     pixels: str = "uint8"
-    optimised: bool = True
-    weights: tf.DType | None = None
-    calibrated: bool = False
-    ops: tuple[tf.lite.OpsSet, ...] = (_OPS.TFLITE_BUILTINS,)
+    optimised: bool = True  # Whether weights are stored in fewer bits.
+    weights: tf.DType | None = None  # Their type, where it is not int8.
+    calibrated: bool = False  # Whether activations are quantised, by ranges of images.
+    ops: tuple[tf.lite.OpsSet, ...] = (_OPS.TFLITE_BUILTINS,)  # No others are used.
+    # Types of `image` and `probabilities`, if not the static SavedModel's.
     io: tuple[tf.DType, tf.DType] | None = None
-    on_request: bool = False
-    warning: str | None = None
+    on_request: bool = False  # Whether it is left out where no formats are named.
+    warning: str = ""  # What to know before using it.
 
 
 TFLITE_FORMATS = {
@@ -50,26 +39,21 @@ TFLITE_FORMATS = {
     "int8": TFLiteFormat("float32", calibrated=True, io=(tf.uint8, tf.float32)),
     # For clients that know integers only: microcontrollers, Edge TPU.
     "int8_io": TFLiteFormat(
-        "float32",
-        calibrated=True,
-        ops=(_OPS.TFLITE_BUILTINS_INT8,),
-        io=(tf.int8, tf.int8),
-        on_request=True,
+        "float32", calibrated=True, ops=(_OPS.TFLITE_BUILTINS_INT8,),
+        io=(tf.int8, tf.int8), on_request=True,
     ),
     # int8 within, for clients that give float32 pixels, from 0 to 255.
     "float_io": TFLiteFormat("float32", calibrated=True, on_request=True),
     "int16x8": TFLiteFormat(
         calibrated=True,
         # The first has no cast from uint8.
-        ops=(
-            _OPS.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
-            _OPS.TFLITE_BUILTINS,
-        ),
+        ops=(_OPS.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+             _OPS.TFLITE_BUILTINS),
         on_request=True,
         warning="int16x8 runs on LiteRT's reference kernels: on x86 about 30 times "
         "slower than int8",
     ),
-}
+}  # fmt: skip
 
 
 def convert_to_tflite(static: str, row: TFLiteFormat, calibration: np.ndarray) -> bytes:
@@ -81,14 +65,10 @@ def convert_to_tflite(static: str, row: TFLiteFormat, calibration: np.ndarray) -
     and a zero point that the file tells: of `image`, 1 and -128.
 
     Args:
-        static: Path of a SavedModel that `saved_model.write_static` wrote for
-            `row.pixels`.
+        static: Path that `saved_model.write_static` wrote for `row.pixels`.
         row: A value of `TFLITE_FORMATS`.
-        calibration: Images to calibrate activations with: uint8, (n, height, width,
-            channels). Formats that are not calibrated do not read them.
-
-    Returns:
-        The file's bytes.
+        calibration: Images that calibrated formats measure activations with: uint8,
+            (n, height, width, channels).
     """
     converter = tf.lite.TFLiteConverter.from_saved_model(
         static, signature_keys=["serving_default"]
@@ -112,10 +92,9 @@ def convert_to_tflite(static: str, row: TFLiteFormat, calibration: np.ndarray) -
 
 
 def _with_both_ends(images: np.ndarray) -> np.ndarray:
-    """Images whose first has one pixel black and one white.
+    """Returns images whose first has one pixel black and one white.
 
-    So that the calibrated range of the input is all of 0 to 255, and a level of
-    int8 is exactly one of the pixels'.
+    So the calibrated range is all of 0 to 255, and a level of int8 is one of a pixel.
     """
     images = images.copy()
     images[0, 0, 0] = 0

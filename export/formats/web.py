@@ -23,7 +23,6 @@ from keras_resnet.support import InputError, write_file
 
 TEMPLATE = pathlib.Path(__file__).parent / "web"
 
-
 # The page takes the first that is there of each: one that is small and quick, which
 # it opens with, and one that is nearest to the trained network. In Chromium (one
 # thread, x86, ResNet-18) int8 is a quarter of float32's size and takes a third of its
@@ -36,11 +35,7 @@ TIMEOUT = 600  # Seconds, of one call of npm.
 
 # LiteRT.js' builds: with relaxed SIMD, the same with threads, and for browsers that
 # have neither.
-BUILDS = (
-    "litert_wasm_internal",
-    "litert_wasm_threaded_internal",
-    "litert_wasm_compat_internal",
-)
+BUILDS = [f"litert_wasm_{kind}internal" for kind in ("", "threaded_", "compat_")]
 
 _QUIET = ("npm_config_audit", "npm_config_fund", "npm_config_update_notifier")
 
@@ -68,11 +63,8 @@ def write_web(
         InputError: There is no such file among them, or the page cannot be built.
         OSError: The folder cannot be written.
     """
-    chosen = [
-        next(name for name in names if name in files)
-        for names in (QUICK, EXACT)
-        if any(name in files for name in names)
-    ]
+    present = [[name for name in names if name in files] for names in (QUICK, EXACT)]
+    chosen = [names[0] for names in present if names]
     if not chosen:
         raise InputError(
             f"web needs at least one of {', '.join(WEB_MODELS)}. "
@@ -89,48 +81,33 @@ def write_web(
 def _describe(classifier: Classifier, path: pathlib.Path, models: list[str]) -> str:
     """Returns what the page knows of its network, in JSON."""
     preprocessing = classifier.preprocessing
+    sizes = {name: os.path.getsize(path / f"{name}.tflite") for name in models}
     description = {
         "name": classifier.name,
         "classes": list(classifier.classes),
         **dataclasses.asdict(preprocessing),
         # Python's rounding, which JavaScript's is not.
-        "cover": [
-            round(side / preprocessing.crop)
-            for side in (preprocessing.height, preprocessing.width)
-        ],
+        "cover": [round(side / preprocessing.crop) for side in preprocessing.shape[:2]],
         "models": [
-            {
-                "name": name,
-                "file": f"{name}.tflite",
-                "bytes": os.path.getsize(path / f"{name}.tflite"),
-            }
-            for name in models
+            {"name": name, "file": f"{name}.tflite", "bytes": size}
+            for name, size in sizes.items()
         ],
     }
     return json.dumps(description, indent=1, ensure_ascii=False)
 
 
 def _build(work: pathlib.Path, path: pathlib.Path) -> None:
-    """Bundles the page with LiteRT.js.
+    """Bundles the page with LiteRT.js, in an empty folder: the template may be read-only.
 
-    Args:
-        work: An empty folder; the template's own may be read-only.
-        path: Folder to write, created once all packages are there.
+    The folder at `path` is created once all packages are there.
     """
     for file in TEMPLATE.iterdir():
         if file.is_file():
             shutil.copyfile(file, work / file.name)
-    _npm(
-        work,
-        "ci",
-        # Also where NODE_ENV=production or the user's settings leave esbuild out.
-        "--include=dev",
-        "--include=optional",
-        "--ignore-scripts",
-        "--prefer-offline",
-        "--fetch-retries=1",
-        "--fetch-timeout=60000",
-    )
+    # Also where NODE_ENV=production or the user's settings leave esbuild out.
+    settings = ["--include=dev", "--include=optional", "--ignore-scripts"]
+    settings += ["--prefer-offline", "--fetch-retries=1", "--fetch-timeout=60000"]
+    _npm(work, "ci", *settings)
     path.mkdir(parents=True)
     for name in ("index.html", "style.css"):
         shutil.copyfile(work / name, path / name)
@@ -174,9 +151,7 @@ def _npm(work: pathlib.Path, *arguments: str) -> None:
 
 def _first_error(output: str) -> str:
     """Returns the line of npm's output that says what went wrong."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [
-        line.removeprefix("npm error ") for line in lines if "npm warn" not in line
-    ]
+    lines = [line.strip() for line in output.splitlines() if "npm warn" not in line]
+    errors = [line.removeprefix("npm error ") for line in lines if line]
     facts = ("code ", "errno ", "syscall ", "path ")
     return next((e for e in errors if not e.startswith(facts)), "no word from npm")

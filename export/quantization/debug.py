@@ -29,22 +29,13 @@ _Run = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 class LayerError(NamedTuple):
-    """How far the output of a layer is from float32's.
-
-    Attributes:
-        layer: Name of the layer.
-        scale: Value of one level of its output.
-        error_in_levels: Root mean square of the difference, in levels.
-        sqnr_db: Ratio of the power of the output to that of the difference, in
-            decibels (6 is one bit).
-        cosine: Cosine of the two outputs.
-    """
+    """How far the output of a layer is from float32's."""
 
     layer: str
-    scale: float
-    error_in_levels: float
-    sqnr_db: float
-    cosine: float
+    scale: float  # Value of one level of the output.
+    error_in_levels: float  # Root mean square of the difference.
+    sqnr_db: float  # Power of the output over that of the difference; 6 dB is a bit.
+    cosine: float  # Of the two outputs.
 
 
 def compare_layers(
@@ -55,24 +46,15 @@ def compare_layers(
     Errors add up along the network, as they do in use.
 
     Args:
-        static: Path of a SavedModel of float32 pixels, as
-            `saved_model.write_static` writes it.
+        static: Path of a SavedModel of float32 pixels from `saved_model.write_static`.
         model: The model that it was written from, for the layers' names.
-        calibration: Images to calibrate int8 with: uint8, (n, height, width,
-            channels).
+        calibration: Images for int8: uint8, (n, height, width, channels).
         images: Images to compare on, of the same shape; a few are enough.
-
-    Returns:
-        The error of each layer, in the order of the network.
     """
-    (run_exact, _), (run_int8, scales) = (
-        _open(
-            convert_to_tflite(
-                static, dataclasses.replace(row, pixels="float32"), calibration
-            )
-        )
-        for row in (TFLITE_FORMATS["float32"], TFLITE_FORMATS["float_io"])
-    )
+    float32 = dataclasses.replace(TFLITE_FORMATS["float32"], pixels="float32")
+    run_exact, _ = _open(convert_to_tflite(static, float32, calibration))
+    int8 = convert_to_tflite(static, TFLITE_FORMATS["float_io"], calibration)
+    run_int8, scales = _open(int8)
     sums: dict[str, np.ndarray] = {}  # Over the images, by the name of a tensor.
     for image in images:
         expected, quantised = run_exact(image), run_int8(image)
@@ -88,12 +70,7 @@ def compare_layers(
 
 
 def _open(content: bytes) -> tuple[_Run, dict[str, float]]:
-    """Loads a `.tflite` file.
-
-    Returns:
-        A function that runs it, and the scale of each tensor that an operation
-        computes, 0 in float32, in the order of the graph.
-    """
+    """Returns what runs a file, and the scale of each tensor (0 in float32), in order."""
     with warnings.catch_warnings(), without_notes():
         warnings.simplefilter("ignore")  # That all this needs memory.
         interpreter = Interpreter(
@@ -138,12 +115,7 @@ def _measure_error(layer: str, scale: float, sums: np.ndarray) -> LayerError:
 
 
 def _find_layer(tensor: str, places: dict[str, int]) -> str | None:
-    """Returns the last of the layers that a tensor is named after.
-
-    Args:
-        tensor: Name of the tensor, such as `net_1/conv1_relu_1/Relu;net_1/conv1_conv_1`.
-        places: Places of the layers in the network, by their names.
-    """
+    """Returns the last layer in a tensor's name, `net_1/conv1_relu_1/Relu;...`, say."""
     parts = (re.sub(r"_\d+$", "", part) for part in re.split("[/;]", tensor))
     known = [part for part in parts if part in places]
     return max(known, key=places.__getitem__, default=None)
@@ -156,14 +128,10 @@ def write_layer_report(
     images: np.ndarray,
     folder: str,
 ) -> None:
-    """Prints where int8 departs from float32, and writes it down.
+    """Prints where int8 departs from float32, in the first of the images.
 
-    Args:
-        static: As for `compare_layers`.
-        model: As for `compare_layers`.
-        calibration: As for `compare_layers`.
-        images: As for `compare_layers`; the first ones are used.
-        folder: Folder to write `quantization.csv` and `quantization.png` into.
+    It writes `quantization.csv` and `quantization.png` into a folder. The other
+    arguments are those of `compare_layers`.
     """
     errors = compare_layers(static, model, calibration, images[:_REPORT_IMAGES])
     head = ("layer", "scale", "error in levels", "SQNR", "cosine")
@@ -184,10 +152,9 @@ def draw_layers(errors: list[LayerError]) -> bytes:
 
     figure = Figure(figsize=(max(5, 0.16 * len(errors) + 1), 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.bar(range(len(errors)), [error.sqnr_db for error in errors])
-    axes.set_xticks(
-        range(len(errors)), [error.layer for error in errors], rotation=90, fontsize=7
-    )
+    places, names = range(len(errors)), [error.layer for error in errors]
+    axes.bar(places, [error.sqnr_db for error in errors])
+    axes.set_xticks(places, names, rotation=90, fontsize=7)
     axes.margins(x=0.01)
     axes.set_ylabel("signal to quantisation noise (dB)")
     axes.set_title("int8 beside float32, layer by layer")

@@ -19,16 +19,14 @@ _HOMOGENEOUS = (
     layers.MaxPooling2D,
 )
 
-
 # These end with another factor than they begin with.
 WEIGHTED_LAYERS = (layers.Conv2D, layers.Dense)
 
 _TINY = 1e-30  # In place of a range of zero, which is divided by.
+_BATCH = 16
 
 
-def equalise(
-    model: keras.Model, images: np.ndarray, batch_size: int = 16
-) -> keras.Model:
+def equalise(model: keras.Model, images: np.ndarray) -> keras.Model:
     """Returns a network that computes the same, with ranges that suit int8.
 
     All channels of a tensor share one scale in int8: one with large values takes
@@ -45,7 +43,6 @@ def equalise(
     Args:
         model: A functional model, left unchanged.
         images: Input of the model: (n, height, width, channels).
-        batch_size: Number of images at a time.
 
     Returns:
         A folded model.
@@ -53,12 +50,9 @@ def equalise(
     model = fold(model)
     groups = _find_groups(model)
     tensors = [tensor for group in groups for tensor in group.tensors]
-    peaks_of_tensors = iter(_measure_peaks(model, tensors, images, batch_size))
-    weights = {
-        layer: layer.get_weights()
-        for group in groups
-        for layer in (*group.writers, *group.readers)
-    }
+    peaks_of_tensors = iter(_measure_peaks(model, tensors, images))
+    ends = [layer for group in groups for layer in (*group.writers, *group.readers)]
+    weights = {layer: layer.get_weights() for layer in ends}
     for group in groups:
         peaks = [next(peaks_of_tensors) for _ in group.tensors]
         kernels = [weights[reader][0] for reader in group.readers]
@@ -74,20 +68,13 @@ def equalise(
 
 
 class _Group:
-    """Tensors whose channels can only be scaled together.
-
-    Attributes:
-        tensors: The tensors, which all have the same channels.
-        writers: Layers with weights that compute one of them.
-        readers: Layers with weights that read one of them.
-        free: Whether every layer at the group's ends can take a factor.
-    """
+    """Tensors whose channels can only be scaled together."""
 
     def __init__(self, free: bool) -> None:
         self.tensors: list[keras.KerasTensor] = []
-        self.writers: list[keras.Layer] = []
-        self.readers: list[keras.Layer] = []
-        self.free = free
+        self.writers: list[keras.Layer] = []  # With weights; they compute a tensor.
+        self.readers: list[keras.Layer] = []  # With weights; they read one.
+        self.free = free  # Whether all layers at the ends can take a factor.
 
     def add(self, other: "_Group") -> None:
         self.tensors += other.tensors
@@ -139,17 +126,14 @@ def _passes(layer: keras.Layer) -> bool:
 
 
 def _measure_peaks(
-    model: keras.Model,
-    tensors: list[keras.KerasTensor],
-    images: np.ndarray,
-    batch_size: int,
+    model: keras.Model, tensors: list[keras.KerasTensor], images: np.ndarray
 ) -> list[np.ndarray]:
     """Returns the largest absolute value of each channel: (channels,) of each tensor."""
     peaks = [
         keras.ops.max(keras.ops.abs(t), axis=tuple(range(t.ndim - 1))) for t in tensors
     ]
     probe = keras.Model(model.input, peaks)
-    batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
+    batches = [images[i : i + _BATCH] for i in range(0, len(images), _BATCH)]
     parts = [keras.tree.flatten(probe(batch, training=False)) for batch in batches]
     return [np.max(batch_peaks, axis=0) for batch_peaks in zip(*parts, strict=True)]
 
@@ -157,9 +141,7 @@ def _measure_peaks(
 def _choose_factors(peaks: list[np.ndarray], kernels: list[np.ndarray]) -> np.ndarray:
     """Returns the number that each channel of a group is divided by: (channels,).
 
-    Args:
-        peaks: Largest absolute value of each channel, of each tensor of the group.
-        kernels: The kernels that read the group.
+    `peaks` are the largest absolute values of its tensors; the kernels read them.
     """
     written = np.max([peak / max(peak.max(), _TINY) for peak in peaks], axis=0)
     read = np.max([_read_peaks(kernel, len(written)) for kernel in kernels], axis=0)
@@ -172,9 +154,7 @@ def _choose_factors(peaks: list[np.ndarray], kernels: list[np.ndarray]) -> np.nd
 def _read_peaks(kernel: np.ndarray, channels: int) -> np.ndarray:
     """Returns the largest weight that reads each channel, over its output's largest.
 
-    Args:
-        kernel: (..., input channels of a convolution's group, output channels).
-        channels: Number of channels that are read, in all groups.
+    `kernel` is (..., input channels of a convolution's group, output channels).
     """
     kernel = np.abs(kernel).reshape(-1, *kernel.shape[-2:]).max(axis=0)
     kernel = kernel / np.maximum(kernel.max(axis=0), _TINY)

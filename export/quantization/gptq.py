@@ -42,11 +42,8 @@ def round_weights(
         A folded model. A converter to int8 leaves its kernels as they are.
     """
     model = fold(model)
-    weighted = [
-        layer
-        for layer in model.layers
-        if type(layer) in WEIGHTED_LAYERS and layer.use_bias
-    ]
+    known = [layer for layer in model.layers if type(layer) in WEIGHTED_LAYERS]
+    weighted = [layer for layer in known if layer.use_bias]
     moments = _input_moments(model, weighted, images, batch_size)
     with progress_bar("rounding weights", len(weighted)) as advance:
         for layer, (products, means) in zip(weighted, moments, strict=True):
@@ -56,44 +53,27 @@ def round_weights(
 
 
 def _round_layer(layer: keras.Layer, products: np.ndarray, means: np.ndarray) -> None:
-    """Rounds the kernel of a layer and corrects its bias.
-
-    Args:
-        layer: A layer with a kernel and a bias.
-        products: Means of products of its inputs: (groups, read, read).
-        means: Means of its inputs: (groups, read).
-    """
+    """Rounds the kernel of a layer and corrects its bias; see `_input_moments`."""
     kernel, bias = layer.get_weights()
     parts = np.split(kernel.reshape(-1, kernel.shape[-1]), len(means), axis=1)
     covariances = products - means[:, :, None] * means[:, None, :]
-    rounded = [
-        _round(part, covariance)
-        for part, covariance in zip(parts, covariances, strict=True)
-    ]
-    shifts = [
-        mean @ (after - before)
-        for mean, after, before in zip(means, rounded, parts, strict=True)
-    ]
+    rounded = list(map(_round, parts, covariances))
+    groups = zip(means, rounded, parts, strict=True)
+    shifts = [mean @ (after - before) for mean, after, before in groups]
     kernel = np.concatenate(rounded, axis=1).reshape(kernel.shape)
     layer.set_weights([kernel, bias - np.concatenate(shifts)])
 
 
 def _round(weights: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Rounds weights to multiples of a 127th of the largest of each output.
+    """Rounds weights, (read, written), to multiples of a 127th of each output's largest.
 
-    Args:
-        weights: (read, written).
-        covariance: Covariance of what is read: (read, read).
-
-    Returns:
-        float64, of the shape of `weights`.
+    `covariance`, (read, read), is that of what is read. Returns float64.
     """
     count, peak = len(weights), np.abs(weights).max(axis=0)
     level = np.maximum(np.float64(peak), 1e-30) / 127
     covariance = covariance.astype(np.float64)
-    covariance[np.diag_indices(count)] += (
-        _DAMPING * np.trace(covariance) / count + 1e-12
-    )
+    ridge = _DAMPING * np.trace(covariance) / count + 1e-12
+    covariance[np.diag_indices(count)] += ridge
     # First what varies most: many are left to make good what it loses.
     order = np.argsort(-np.diag(covariance), kind="stable")
     left = weights.astype(np.float64)[order]
@@ -120,9 +100,8 @@ def _input_moments(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Measures what an output of a layer reads: of a convolution, a patch.
 
-    Returns:
-        For each layer the means of products (groups, read, read) and the means
-        (groups, read), in the order of its kernel.
+    Yields the means of products (groups, read, read) and the means (groups, read) for
+    each layer, in the order of its kernel.
     """
     probe = keras.Model(model.input, [layer.input for layer in weighted])
 
@@ -130,11 +109,9 @@ def _input_moments(
     def moments(batch: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         inputs = keras.tree.flatten(probe(batch, training=False))
         patches = list(map(_patches, weighted, inputs))
-        products = [
-            tf.einsum("ngi,ngj->gij", patch, patch)
-            / tf.cast(tf.shape(patch)[0], patch.dtype)
-            for patch in patches
-        ]
+        counts = [tf.cast(tf.shape(patch)[0], patch.dtype) for patch in patches]
+        totals = [tf.einsum("ngi,ngj->gij", patch, patch) for patch in patches]
+        products = list(map(tf.divide, totals, counts))
         return products, [tf.reduce_mean(patch, axis=0) for patch in patches]
 
     sums: list[list[np.ndarray]] = []
@@ -150,13 +127,9 @@ def _patches(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
     """Returns what each output of a layer reads: (outputs, groups, read)."""
     groups, taken = getattr(layer, "groups", 1), inputs.shape[-1]
     if isinstance(layer, layers.Conv2D):
-        inputs = tf.image.extract_patches(
-            inputs,
-            (1, *layer.kernel_size, 1),
-            (1, *layer.strides, 1),
-            (1, *layer.dilation_rate, 1),
-            layer.padding.upper(),
-        )
+        windows = layer.kernel_size, layer.strides, layer.dilation_rate
+        sizes = [(1, *window, 1) for window in windows]
+        inputs = tf.image.extract_patches(inputs, *sizes, layer.padding.upper())
     places = inputs.shape[-1] // taken
     inputs = tf.reshape(inputs, (-1, places, groups, taken // groups))
     inputs = tf.transpose(inputs, (0, 2, 1, 3))

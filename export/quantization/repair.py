@@ -13,23 +13,14 @@ from .gptq import round_weights
 REPAIR = "channels equalised, weights rounded by their joint loss"
 
 
-def repair_network(
-    classifier: Classifier, calibration: np.ndarray, batch_size: int = 16
-) -> Classifier:
+def repair_network(classifier: Classifier, calibration: np.ndarray) -> Classifier:
     """Prepares a network for int8 conversion, so that it loses less accuracy.
 
-    First `equalise`, then `round_weights`. Neither needs labels or training.
-
-    Args:
-        classifier: Left unchanged.
-        calibration: Images to measure activations on: uint8, (n, height, width,
-            channels).
-        batch_size: Number of images at a time.
+    First `equalise`, then `round_weights`. Neither needs labels or training. They measure
+    activations on the calibration images: uint8, (n, height, width, channels).
 
     Returns:
         A classifier whose model is folded. Use it only to convert it to int8.
     """
-    model = equalise(classifier.model, calibration, batch_size)
-    return dataclasses.replace(
-        classifier, model=round_weights(model, calibration, batch_size)
-    )
+    model = round_weights(equalise(classifier.model, calibration), calibration)
+    return dataclasses.replace(classifier, model=model)

@@ -1,8 +1,8 @@
 """Random changes of training images: pure functions, for a tf.data graph.
 
-Every random number is drawn from the seed that a function is given, so that a batch
-depends on its seed alone. Images are uint8 (height, width, channels) of 1 or 3
-channels and stay so.
+Every random number is drawn from the seed that a function is given, integers (2,), so
+that a batch depends on its seed alone. Images are uint8 (height, width, channels) of
+1 or 3 channels and stay so.
 
 Keras's layers are not used: RandAugment, MixUp, CutMix and RandomErasing draw from
 seed generators that keep state, and RandAugment has other operations and ranges than
@@ -46,7 +46,6 @@ def inception_box(
 
     Args:
         sides: Height and width of the image in pixels, int32 (2,).
-        seed: Random seed, integers (2,).
         scale: Range of the share of the area, drawn uniformly.
         ratio: Range of width / height, whose logarithm is drawn uniformly.
 
@@ -83,7 +82,6 @@ def shorter_side_box(
 
     Args:
         sides: Height and width of the image in pixels, int32 (2,).
-        seed: Random seed, integers (2,).
         size: Height and width of the input, in pixels.
         shorter: Range of the shorter side for an input of 224, whole pixels.
 
@@ -105,8 +103,8 @@ def shorter_side_box(
     resized = covering_sides(sides, [drawn * side / min(size) for side in size])
     corner = whole_numbers(draws[1:], resized - size + 1)
     scale = resized / sides
-    box = tf.concat([tf.cast(corner, scale.dtype) / scale, size / scale], 0)
-    return tf.cast(box, tf.float32)
+    corner = tf.cast(corner, scale.dtype)
+    return tf.cast(tf.concat([corner / scale, size / scale], 0), tf.float32)
 
 
 def erase(
@@ -123,15 +121,10 @@ def erase(
     ten tries that is smaller than the image along both sides; where none is, nothing.
 
     Args:
-        image: uint8 (height, width, channels).
-        seed: Random seed, integers (2,).
         probability: Probability that anything is covered.
         fill: Colour of the box: a pixel value for each channel or for all, rounded.
         scale: Range of the share of the area, drawn uniformly.
         ratio: Range of height / width, whose logarithm is drawn uniformly.
-
-    Returns:
-        uint8 (height, width, channels).
     """
     image = tf.convert_to_tensor(image)
     sides = tf.shape(image)[:2]
@@ -193,15 +186,8 @@ def pca_colour(image: tf.Tensor, seed: tf.Tensor, std: float = 0.1) -> tf.Tensor
     """Shifts the colour of an image along the principal axes of ImageNet's colours.
 
     Krizhevsky et al. 2012, section 4.1, whose "standard color augmentation" the paper
-    uses, with the numbers of fb.resnet.torch.
-
-    Args:
-        image: uint8 (height, width, channels); a grey one is not changed.
-        seed: Random seed, integers (2,).
-        std: Standard deviation of the random factor of each eigenvalue.
-
-    Returns:
-        uint8 (height, width, channels), rounded and clipped.
+    uses, with the numbers of fb.resnet.torch. `std` is the standard deviation of the
+    random factor of each eigenvalue. A grey image is not changed.
     """
     image = tf.convert_to_tensor(image)
     if image.shape[-1] == 1:
@@ -233,7 +219,6 @@ def mix(
     Args:
         images: uint8 (batch, height, width, channels).
         labels: float32 (batch, classes), each row adding up to 1.
-        seed: Random seed, integers (2,).
         mixup: Alpha of the blending; 0 for none.
         cutmix: Alpha of the boxes; 0 for none.
 
@@ -258,8 +243,7 @@ def mix(
         sides = tf.shape(images)[1:3]
         centre = whole_numbers(tf.random.stateless_uniform((2,), place), sides)
         half = whole_numbers(tf.sqrt(1 - _beta(share, cutmix)) / 2, sides)
-        corner = tf.maximum(centre - half, 0)
-        end = tf.minimum(centre + half, sides)
+        corner, end = tf.maximum(centre - half, 0), tf.minimum(centre + half, sides)
         inside = _inside(sides, corner, end)
         replaced = tf.reduce_prod(end - corner) / tf.reduce_prod(sides)
         return tf.where(inside, others, images), 1 - tf.cast(replaced, tf.float32)
@@ -293,16 +277,11 @@ def crop_and_flip(
         draws: Numbers from [0, 1) that decide the rows, the columns and the mirroring
             of each image, (batch, 3).
         flip: Whether half of the images are mirrored.
-
-    Returns:
-        (batch, *size, channels) of the same type.
     """
     height, width = size
     rows, columns = images.shape[1] - height + 1, images.shape[2] - width + 1
-    top = tf.cast(draws[:, 0] * rows, tf.int32)[:, None]
-    left = tf.cast(draws[:, 1] * columns, tf.int32)[:, None]
-    rows = top + tf.range(height)
-    columns = left + tf.range(width)
+    rows = tf.cast(draws[:, 0] * rows, tf.int32)[:, None] + tf.range(height)
+    columns = tf.cast(draws[:, 1] * columns, tf.int32)[:, None] + tf.range(width)
     if flip:
         columns = tf.where(draws[:, 2:] < 0.5, columns, columns[:, ::-1])
     images = tf.gather(images, rows, axis=1, batch_dims=1)

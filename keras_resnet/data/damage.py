@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 
 import tensorflow as tf
 
-from keras_resnet.data.decoding import PixelFunction
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.record_index import MAX_DAMAGED
 from keras_resnet.data.splits import Split
@@ -15,30 +14,27 @@ from keras_resnet.support import InputError, shorten_list
 def damaged_images(
     split: Split, preprocessing: Preprocessing, places: Iterable[int] | None = None
 ) -> list[int]:
-    """Returns the places of the images that cannot be decoded, in order.
+    """Returns which of the images at `places` (`None`: all) cannot be decoded, in order.
 
-    Args:
-        split: The images.
-        preprocessing: Decodes them.
-        places: Places of the images that are tried; `None` is all.
+    Raises:
+        InputError: A file of records has changed since its records were found.
     """
     read = split.reader(preprocessing.decode, lambda image: image)
-    encoded = split.reader(lambda encoded: encoded, lambda image: image)
     damaged = []
     for place in range(len(split)) if places is None else sorted(set(places)):
         try:
             read(split.images[place])
         except tf.errors.OpError:
             if split.records:
-                _check_record(encoded, split, place)
+                _check_record(split, place)
             damaged.append(int(place))
     return damaged
 
 
-def _check_record(read: PixelFunction, split: Split, place: int) -> None:
+def _check_record(split: Split, place: int) -> None:
     """Refuses a file that is not what it was when its records were found."""
     try:
-        read(split.images[place])
+        split.reader(lambda encoded: encoded, lambda image: image)(split.images[place])
     except tf.errors.OpError as error:
         raise InputError(
             "A file of records has changed, or cannot be read any more; start again to "
@@ -61,14 +57,13 @@ def replace_damaged(
 ) -> Split:
     """Lets the next good image stand in for each damaged one.
 
+    A share of MAX_DAMAGED may be replaced in all.
+
     Args:
         split: The images.
-        preprocessing: Decodes them.
+        preprocessing: How they are decoded.
         places: Places of the images that are tried.
         error: Error of the reading, raised if none of them is damaged.
-
-    Returns:
-        A split of as many images. A share of MAX_DAMAGED may be replaced in all.
 
     Raises:
         InputError: There are more, or another fault made reading fail.
@@ -81,17 +76,16 @@ def replace_damaged(
         if len(split) < 10_000:
             refuse_damaged(split, preprocessing)
         raise InputError(_describe_damage(split, damaged, count))
-    print(
-        f"{_describe_damage(split, damaged, count)}; others stand in", file=sys.stderr
-    )
+    message = _describe_damage(split, damaged, count)
+    print(f"{message}; others stand in", file=sys.stderr)
     return split.without(damaged)
 
 
 def _describe_damage(
     split: Split, damaged: Sequence[int], count: int | None = None
 ) -> str:
-    names = split.names()
-    names = [names[place] for place in damaged]
+    all_names = split.names()
+    names = [all_names[place] for place in damaged]
     names = [f"number {name}" if name.isdigit() else name for name in names]
     return (
         f"{count or len(names)} of {len(split)} images cannot be decoded; repair or "

@@ -1,6 +1,7 @@
 """Decoding image files to pixels, as functions for a tf.data graph."""
 
 from collections.abc import Callable
+from functools import partial
 
 import tensorflow as tf
 
@@ -20,21 +21,14 @@ _ORIENTATION = (
 
 
 def decode_image(encoded: tf.Tensor, channels: int, upright: bool) -> tf.Tensor:
-    """Decodes a JPEG, PNG, WebP, BMP or GIF (first frame) file.
+    """Decodes a file as `Preprocessing.decode` does."""
 
-    Args:
-        encoded: Content of the file, a scalar string.
-        channels: 1 (grey) or 3 (RGB).
-        upright: Whether a JPEG is turned as its EXIF orientation says.
+    def decode_jpeg() -> tf.Tensor:
+        image = tf.io.decode_jpeg(encoded, 3, dct_method="INTEGER_ACCURATE")
+        return _turn_upright(image, exif_orientation(encoded)) if upright else image
 
-    Returns:
-        uint8 (any height, any width, channels).
-    """
-    image = tf.cond(
-        tf.io.is_jpeg(encoded),
-        lambda: _decode_jpeg(encoded, upright),
-        lambda: _decode_by_signature(encoded),
-    )
+    is_jpeg = tf.io.is_jpeg(encoded)
+    image = tf.cond(is_jpeg, decode_jpeg, lambda: _decode_by_signature(encoded))
     return _with_channels(tf.ensure_shape(image, (None, None, 3)), channels)
 
 
@@ -45,12 +39,9 @@ def decode_jpeg_part(
 
     Args:
         encoded: Content of the file, a scalar string.
-        part: (row, column, height, width) of the part, int32.
+        part: (row, column, height, width) in pixels, int32.
         channels: 1 (grey) or 3 (RGB).
         dct_method: `"INTEGER_ACCURATE"`, or `"INTEGER_FAST"`.
-
-    Returns:
-        uint8 (height, width, channels).
     """
     image = tf.image.decode_and_crop_jpeg(encoded, part, 3, dct_method=dct_method)
     return _with_channels(image, channels)
@@ -61,30 +52,20 @@ def _with_channels(image: tf.Tensor, channels: int) -> tf.Tensor:
     return image if channels == 3 else tf.image.rgb_to_grayscale(image)
 
 
-def _decode_jpeg(encoded: tf.Tensor, upright: bool) -> tf.Tensor:
-    image = tf.io.decode_jpeg(encoded, 3, dct_method="INTEGER_ACCURATE")
-    return _turn_upright(image, exif_orientation(encoded)) if upright else image
-
-
 def _decode_by_signature(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes a file that is no JPEG by what its first bytes say."""
-    is_webp = (tf.strings.length(encoded) > 20) & (
-        tf.strings.substr(encoded, 0, 4) + _bytes_at(encoded, 8, 4) == "RIFFWEBP"
-    )
-    is_bmp = (tf.strings.length(encoded) > 54) & (
-        tf.strings.substr(encoded, 0, 2) == "BM"
-    )
-    return tf.cond(
-        is_webp,
-        lambda: _decode_webp(encoded),
-        lambda: tf.cond(
-            is_bmp, lambda: _decode_bmp(encoded), lambda: _decode_other(encoded)
-        ),
-    )
+    second = tf.minimum(8, tf.strings.length(encoded))  # It may end before.
+    marks = tf.strings.substr(encoded, 0, 4) + tf.strings.substr(encoded, second, 4)
+    is_webp = (tf.strings.length(encoded) > 20) & (marks == "RIFFWEBP")
+    is_bmp = tf.strings.substr(encoded, 0, 2) == "BM"
+    is_bmp &= tf.strings.length(encoded) > 54
+    bmp, other = partial(_decode_bmp, encoded), partial(_decode_other, encoded)
+    webp = partial(_decode_webp, encoded)
+    return tf.cond(is_webp, webp, lambda: tf.cond(is_bmp, bmp, other))
 
 
-def _decode_other(encoded: tf.Tensor) -> tf.Tensor:
-    return tf.io.decode_image(encoded, 3, expand_animations=False)
+def _decode_other(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
+    return tf.io.decode_image(encoded, channels, expand_animations=False)
 
 
 def _decode_webp(encoded: tf.Tensor) -> tf.Tensor:
@@ -94,36 +75,21 @@ def _decode_webp(encoded: tf.Tensor) -> tf.Tensor:
     head = tf.io.decode_raw(tf.strings.substr(encoded, 12, 9), tf.uint8)
     extended = tf.strings.substr(encoded, 12, 4) == "VP8X"
     animated = extended & (tf.bitwise.bitwise_and(head[8], 2) > 0)
-    image = tf.cond(
-        animated,
-        lambda: _decode_other(encoded),
-        lambda: tf.io.decode_image(encoded, 0, expand_animations=False),
-    )
-    return image[..., :3]
+    other, own = (partial(_decode_other, encoded, channels) for channels in (3, 0))
+    return tf.cond(animated, other, own)[..., :3]
 
 
 def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
+    def with_palette() -> tf.Tensor:
+        # decode_image takes the numbers of the colours for grey.
+        start = 14 + _number_at(encoded, 14)
+        palette = tf.strings.substr(encoded, start, _number_at(encoded, 10) - start)
+        palette = tf.reshape(tf.io.decode_raw(palette, tf.uint8), (-1, 4))
+        numbers = _decode_other(encoded)[..., 0]
+        return tf.gather(palette, tf.cast(numbers, tf.int32))[..., 2::-1]
+
     has_palette = _number_at(encoded, 28) % 65536 == 8
-    return tf.cond(
-        has_palette,
-        lambda: _decode_palette_bmp(encoded),
-        lambda: _decode_other(encoded),
-    )
-
-
-def _decode_palette_bmp(encoded: tf.Tensor) -> tf.Tensor:
-    # decode_image takes the numbers of the colours for grey.
-    start = 14 + _number_at(encoded, 14)
-    palette = tf.strings.substr(encoded, start, _number_at(encoded, 10) - start)
-    palette = tf.reshape(tf.io.decode_raw(palette, tf.uint8), (-1, 4))
-    numbers = _decode_other(encoded)[..., 0]
-    return tf.gather(palette, tf.cast(numbers, tf.int32))[..., 2::-1]
-
-
-def _bytes_at(encoded: tf.Tensor, start: int, length: int) -> tf.Tensor:
-    """A part of a file; empty where the file ends before it."""
-    start = tf.minimum(start, tf.strings.length(encoded))
-    return tf.strings.substr(encoded, start, length)
+    return tf.cond(has_palette, with_palette, partial(_decode_other, encoded))
 
 
 def _number_at(encoded: tf.Tensor, place: int) -> tf.Tensor:

@@ -12,8 +12,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data import augmentation
-from keras_resnet.data.augmentation import Colour
+from keras_resnet.data.augmentation import Colour, mix
 from keras_resnet.data.preprocessing import Cut, Preprocessing, central_crop
 from keras_resnet.data.service import serve_batches
 from keras_resnet.data.splits import Split
@@ -40,9 +39,8 @@ def check_batch_size(batch_size: int, shares: int) -> None:
 class TrainingBatches:
     """The augmented batches of a run.
 
-    A batch is a function of the seed and its step, so that a resumed run sees what an
-    undisturbed one would. The images of a step, with their augmentation, are the same
-    for any number of replicas.
+    The images of a step, with their augmentation, are the same for any number of
+    replicas.
 
     Each use of the seed adds another number to it, because a stateless function of
     TensorFlow draws the same numbers wherever it is given the same pair: the order of
@@ -51,7 +49,6 @@ class TrainingBatches:
     augmentation, `seed + 3` for mixing.
 
     Attributes:
-        split: The training images.
         preprocessing: To the training images' size.
         recipe: What the batch and all about augmentation is read from.
         replicas: Number of replicas that share each batch. Their parts differ by one
@@ -75,11 +72,7 @@ class TrainingBatches:
     service: str = ""
 
     def dataset(self, start: int, stop: int) -> tf.data.Dataset:
-        """Returns the batches of some steps.
-
-        Args:
-            start: First step, counted from the beginning of the run.
-            stop: Step after the last.
+        """Returns the batches of the steps from `start` to before `stop`.
 
         Returns:
             A `tf.data.Dataset` of (images, labels, weights), an element for each
@@ -99,8 +92,8 @@ class TrainingBatches:
 
     def places_of_step(self, step: int) -> np.ndarray:
         """Returns the places of a step's images in the split, in order."""
-        epoch = tf.constant(step // self._steps_per_epoch, tf.int64)
-        orders = self._orders(epoch).skip(step % self._steps_per_epoch)
+        epoch, rest = divmod(step, self._steps_per_epoch)
+        orders = self._orders(tf.constant(epoch, tf.int64)).skip(rest)
         return next(orders.as_numpy_iterator())[1]
 
     @property
@@ -120,69 +113,62 @@ class TrainingBatches:
     def _lane(
         self, readers: ImageReaders, start: int, stop: int, number: int, count: int
     ) -> tf.data.Dataset:
-        """Every `count`-th step from the `number`-th on.
-
-        Returns:
-            A `tf.data.Dataset` of the step, the bounds of the replicas' parts, images,
-            labels and weights.
-        """
-        first = start // self._steps_per_epoch
-        last = -(-stop // self._steps_per_epoch)
+        """Every `count`-th step from the `number`-th on, as `_finish` returns it."""
+        first, last = start // self._steps_per_epoch, -(-stop // self._steps_per_epoch)
         batches = tf.data.Dataset.range(first, last).flat_map(self._orders)
         batches = batches.skip(start - first * self._steps_per_epoch)
         batches = batches.take(stop - start).shard(count, number).map(self._plan)
         read_batch, read_image = readers
-        if read_batch is None:
+        cores = os.cpu_count() or 1
+
+        def read(reader: ImageReader, *rows: tf.Tensor) -> Rows:
+            return reader(*rows[:3]), rows[0], *rows[3:]
+
+        def read_unless_padding(place: tf.Tensor, *rest: tf.Tensor) -> tf.Tensor:
+            nothing = tf.zeros(self.preprocessing.shape, tf.uint8)
+            return tf.cond(
+                place >= 0, lambda: read_image(place, *rest), lambda: nothing
+            )
+
+        if read_batch:
+            batches = batches.map(functools.partial(read, read_batch), cores)
+        else:
             # The images of all steps are one stream, so that those of several steps
             # are read in parallel, and are put together to batches again.
             rows = batches.map(self._fill).unbatch()
-            rows = rows.map(
-                lambda *row: self._read_row(read_image, *row),
-                4 * (os.cpu_count() or 1),
-                deterministic=True,
-            )
+            rows = rows.map(functools.partial(read, read_unless_padding), 4 * cores)
             batches = rows.batch(self._rows)
-        else:
-            batches = batches.map(
-                lambda *rows: (read_batch(*rows[:3]), rows[0], *rows[3:]),
-                os.cpu_count(),
-                deterministic=True,
-            )
-        batches = batches.map(self._finish, os.cpu_count(), deterministic=True)
+        batches = batches.map(self._finish, cores)
         return batches.with_options(_options())
 
     def _orders(self, epoch: tf.Tensor) -> tf.data.Dataset:
         """The steps of an epoch, each with the places of its images."""
-        steps, images = self._steps_per_epoch, len(self.split)
-        batch_size = self.recipe.batch_size
-        used = min(steps * batch_size, images)
-        shuffled = tf.random.experimental.stateless_shuffle(
-            tf.range(images), (self.seed, epoch)
-        )
+        steps, images = self._steps_per_epoch, tf.range(len(self.split))
+        batch_size, seed = self.recipe.batch_size, (self.seed, epoch)
+        shuffled = tf.random.experimental.stateless_shuffle(images, seed)
+        used = min(steps * batch_size, len(self.split))
         # Of repeated images the second round follows the first.
         place, distinct = tf.range(used), -(-batch_size // self.recipe.repeats)
         place = place // batch_size * distinct + place % batch_size % distinct
         step = epoch * steps + tf.range(steps, dtype=tf.int64)
         order = tf.data.Dataset.from_tensor_slices(tf.gather(shuffled, place))
-        return tf.data.Dataset.zip(
-            tf.data.Dataset.from_tensor_slices(step), order.batch(batch_size)
-        )
+        steps_of = tf.data.Dataset.from_tensor_slices(step)
+        return tf.data.Dataset.zip(steps_of, order.batch(batch_size))
 
     def _bounds(self, count: tf.Tensor) -> tf.Tensor:
         """Where the parts of this process's replicas begin and end in a batch."""
         # Images are mixed in pairs, so both must be on the same replica.
         unit = 2 if self.recipe.mixes else 1
-        local = self._local
-        bounds = tf.range(local.start, local.stop + 1) * -(-count // unit)
+        replicas = tf.range(self._local.start, self._local.stop + 1)
+        bounds = replicas * -(-count // unit)
         return tf.minimum(bounds // self.replicas * unit, count)
 
     def _plan(self, step: tf.Tensor, order: tf.Tensor) -> Rows:
         """A row for each image of this process's part of a step."""
         count = tf.size(order)
         draws = tf.random.stateless_uniform((count, 3), (self.seed + 1, step))
-        seeds = tf.random.stateless_uniform(
-            (count, 2), (self.seed + 2, step), None, None, tf.int32
-        )
+        seed = (self.seed + 2, step)
+        seeds = tf.random.stateless_uniform((count, 2), seed, None, None, tf.int32)
         bounds = self._bounds(count)
         part = slice(bounds[0], bounds[-1])
         step, counts = tf.repeat(step, count), tf.repeat(count, count)
@@ -198,35 +184,17 @@ class TrainingBatches:
         padded = [tf.concat([row, tf.repeat(row[:1], lacking, 0)], 0) for row in rows]
         return tf.concat([order, tf.fill([lacking], -1)], 0), *padded
 
-    def _read_row(
-        self,
-        read_image: ImageReader,
-        place: tf.Tensor,
-        draws: tf.Tensor,
-        seed: tf.Tensor,
-        *rest: tf.Tensor,
-    ) -> Rows:
-        image = tf.cond(
-            place >= 0,
-            lambda: read_image(place, draws, seed),
-            lambda: tf.zeros(self.preprocessing.shape, tf.uint8),
-        )
-        return image, place, *rest
-
     def _finish(
         self, images: tf.Tensor, order: tf.Tensor, steps: tf.Tensor, counts: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        """Labels, mixes and weights the images of a step, without the padding."""
+        """The step, its bounds, and images, labels and weights without the padding."""
         step, count = steps[0], counts[0]
         bounds = self._bounds(count) - self._bounds(count)[0]
         images, order = images[: bounds[-1]], order[: bounds[-1]]
-        labels = tf.gather(self.split.labels, order)
-        recipe = self.recipe
+        labels, recipe = tf.gather(self.split.labels, order), self.recipe
         if recipe.mixes:
-            labels = tf.one_hot(labels, self.classes)
-            images, labels = augmentation.mix(
-                images, labels, (self.seed + 3, step), recipe.mixup, recipe.cutmix
-            )
+            labels, seed = tf.one_hot(labels, self.classes), (self.seed + 3, step)
+            images, labels = mix(images, labels, seed, recipe.mixup, recipe.cutmix)
         weights = tf.fill(tf.shape(order), 1 / tf.cast(count, tf.float32))
         return step, bounds, images, labels, weights
 
@@ -246,7 +214,6 @@ def evaluation_batches(
     """Every image once, in order.
 
     Args:
-        split: The images.
         cut: What is taken of each image; see `central_crop`.
         batch_size: Number of images over all replicas; a multiple of `replicas`.
         replicas: Number of replicas that share each batch equally. The last batch is
@@ -258,30 +225,22 @@ def evaluation_batches(
     filled = -(-len(split) // replicas) * replicas
     order = np.arange(filled) % len(split)
     weights = (np.arange(filled) < len(split)).astype(np.float32)
-    read = _batch_reader(split, cut)
+    read, rows = _batch_reader(split, cut), tf.data.Dataset.from_tensor_slices
 
     def load(order: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return read(order), tf.gather(split.labels, order), weights
 
     def parts(order: tf.Tensor, weights: tf.Tensor) -> tf.data.Dataset:
-        share = tf.size(order) // replicas
-        return tf.data.Dataset.from_tensor_slices((order, weights)).batch(
-            tf.cast(share, tf.int64)
-        )
+        share = tf.size(order, tf.int64) // replicas
+        return rows((order, weights)).batch(share)
 
-    batches = tf.data.Dataset.from_tensor_slices((order, weights)).batch(batch_size)
-    batches = batches.flat_map(parts).map(
-        load, num_parallel_calls=os.cpu_count(), deterministic=True
-    )
+    batches = rows((order, weights)).batch(batch_size).flat_map(parts)
+    batches = batches.map(load, os.cpu_count())
     return batches.prefetch(2).with_options(_options())
 
 
 def load_views(split: Split, preprocessing: Preprocessing) -> np.ndarray:
-    """Returns every image as the network sees it.
-
-    Returns:
-        uint8 (number, height, width, channels).
-    """
+    """Returns every image as the network sees it: uint8 (number, *shape)."""
     batches = evaluation_batches(split, central_crop(preprocessing), 64, 1)
     return np.concatenate([images for images, _, _ in batches.as_numpy_iterator()])
 
@@ -299,7 +258,8 @@ def _batch_reader(split: Split, cut: Cut) -> Callable[[tf.Tensor], tf.Tensor]:
 
 
 def _options() -> tf.data.Options:
-    # tf.data's autotuning was seen to stall steps for up to seconds.
     options = tf.data.Options()
+    options.deterministic = True
+    # tf.data's autotuning was seen to stall steps for up to seconds.
     options.autotune.enabled = False
     return options

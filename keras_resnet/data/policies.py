@@ -1,10 +1,9 @@
 """RandAugment and TrivialAugment, as torchvision and timm have them."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -14,12 +13,16 @@ from keras_resnet.support import InputError
 # ITU-R 601-2 luma, as Pillow has it: exact in float32, sums included.
 _LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 
-# From an image and an affine matrix to the moved image; see `_warp`.
-Warp = Callable[[tf.Tensor, tuple[tf.Tensor | float, ...]], tf.Tensor]
-# From an image, an amount (`None` for an operation without one) and `Warp` to an image.
+# (a, b, c, d, e, f): what comes to (x, y) was at (ax + by + c, dx + ey + f), in pixels;
+# the centre of the first pixel is (0.5, 0.5).
+Matrix = tuple[tf.Tensor | float, ...]
+# From an image and a matrix to the moved image.
+Warp = Callable[[tf.Tensor, Matrix], tf.Tensor]
+# From an image, an amount and `Warp` to an image.
 Operation = Callable[[tf.Tensor, Any, Warp], tf.Tensor]
 # From a level (0 to 1), a sign (-1 or 1) and the image's (height, width) to the amount.
 Amount = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+# By name. The amount is `None` for an operation without one.
 Operations = Mapping[str, tuple[Operation, Amount | None]]
 
 
@@ -41,10 +44,6 @@ def _starts(image: tf.Tensor) -> tf.Tensor:
     return 256 * tf.range(image.shape[-1])
 
 
-def _identity(image: tf.Tensor, *_: Any) -> tf.Tensor:
-    return image
-
-
 def _auto_contrast(image: tf.Tensor, *_: Any) -> tf.Tensor:
     low = tf.cast(tf.reduce_min(image, (0, 1)), tf.float64)[:, None]
     high = tf.cast(tf.reduce_max(image, (0, 1)), tf.float64)[:, None]
@@ -56,11 +55,8 @@ def _auto_contrast(image: tf.Tensor, *_: Any) -> tf.Tensor:
 
 def _equalize(image: tf.Tensor, *_: Any) -> tf.Tensor:
     channels = image.shape[-1]
-    histogram = tf.math.bincount(
-        tf.cast(image, tf.int32) + _starts(image),
-        minlength=256 * channels,
-        maxlength=256 * channels,
-    )
+    values, size = tf.cast(image, tf.int32) + _starts(image), 256 * channels
+    histogram = tf.math.bincount(values, minlength=size, maxlength=size)
     histogram = tf.reshape(histogram, (channels, 256))
     brightest = tf.cast(tf.reduce_max(image, (0, 1)), tf.int32)
     last = tf.gather(histogram, brightest, batch_dims=1)
@@ -68,10 +64,6 @@ def _equalize(image: tf.Tensor, *_: Any) -> tf.Tensor:
     below = tf.cumsum(histogram, 1, exclusive=True)
     tables = tf.minimum((step // 2 + below) // tf.maximum(step, 1), 255)
     return _look_up(image, tf.where(step > 0, tables, tf.range(256)))
-
-
-def _invert(image: tf.Tensor, *_: Any) -> tf.Tensor:
-    return 255 - image
 
 
 def _posterize(image: tf.Tensor, bits: tf.Tensor, _: Warp) -> tf.Tensor:
@@ -88,81 +80,59 @@ def _solarize_add(image: tf.Tensor, addition: tf.Tensor, _: Warp) -> tf.Tensor:
     return image + tf.cast(image < 128, tf.uint8) * tf.cast(addition, tf.uint8)
 
 
-def _blend(flat: tf.Tensor | float, image: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
+def _enhance(flat_of: Callable[[tf.Tensor], tf.Tensor | float]) -> Operation:
     """Away from a flat version of an image, or towards it; Pillow's ImageEnhance."""
-    return to_pixels(flat + factor * (image - flat))
+
+    def enhanced(image: tf.Tensor, factor: tf.Tensor, _: Warp) -> tf.Tensor:
+        image = tf.cast(image, tf.float32)
+        flat = flat_of(image)
+        return to_pixels(flat + factor * (image - flat))
+
+    return enhanced
 
 
-def _brightness(image: tf.Tensor, factor: tf.Tensor, _: Warp) -> tf.Tensor:
-    return _blend(0.0, tf.cast(image, tf.float32), factor)
-
-
-def _colour_balance(image: tf.Tensor, factor: tf.Tensor, _: Warp) -> tf.Tensor:
-    if image.shape[-1] == 1:
-        return image
-    image = tf.cast(image, tf.float32)
-    return _blend(_luma(image), image, factor)
-
-
-def _contrast(image: tf.Tensor, factor: tf.Tensor, _: Warp) -> tf.Tensor:
-    image = tf.cast(image, tf.float32)
+def _mean_grey(image: tf.Tensor) -> tf.Tensor:
     mean = tf.reduce_mean(tf.cast(_luma(image), tf.float64))
-    return _blend(tf.cast(tf.floor(mean + 0.5), tf.float32), image, factor)
+    return tf.cast(tf.floor(mean + 0.5), tf.float32)
 
 
-def _sharpness(image: tf.Tensor, factor: tf.Tensor, _: Warp) -> tf.Tensor:
-    image = tf.cast(image, tf.float32)
+def _smooth(image: tf.Tensor) -> tf.Tensor:
     rows = image[:-2] + image[1:-1] + image[2:]
     sums = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * image[1:-1, 1:-1]
     detail = image[1:-1, 1:-1] - tf.floor(sums / 13 + 0.5)
     # The outermost pixels have no neighbours to be smoothed with.
-    detail = tf.pad(detail, [[1, 1], [1, 1], [0, 0]])
-    return _blend(image - detail, image, factor)
+    return image - tf.pad(detail, [[1, 1], [1, 1], [0, 0]])
 
 
-def _shear_x(image: tf.Tensor, shear: tf.Tensor, warp: Warp) -> tf.Tensor:
-    return warp(image, (1, shear, 0, 0, 1, 0))
+_brightness = _enhance(lambda image: 0.0)
+_colour_balance = _enhance(_luma)
+_contrast = _enhance(_mean_grey)
+_sharpness = _enhance(_smooth)
 
 
-def _shear_y(image: tf.Tensor, shear: tf.Tensor, warp: Warp) -> tf.Tensor:
-    return warp(image, (1, 0, 0, shear, 1, 0))
+def _affine(matrix_of: Callable[[tf.Tensor], Matrix]) -> Operation:
+    return lambda image, amount, warp: warp(image, matrix_of(amount))
 
 
-def _translate_x(image: tf.Tensor, pixels: tf.Tensor, warp: Warp) -> tf.Tensor:
-    return warp(image, (1, 0, pixels, 0, 1, 0))
-
-
-def _translate_y(image: tf.Tensor, pixels: tf.Tensor, warp: Warp) -> tf.Tensor:
-    return warp(image, (1, 0, 0, 0, 1, pixels))
+_shear_x = _affine(lambda shear: (1, shear, 0, 0, 1, 0))
+_shear_y = _affine(lambda shear: (1, 0, 0, shear, 1, 0))
+_translate_x = _affine(lambda pixels: (1, 0, pixels, 0, 1, 0))
+_translate_y = _affine(lambda pixels: (1, 0, 0, 0, 1, pixels))
 
 
 def _rotate(image: tf.Tensor, degrees: tf.Tensor, warp: Warp) -> tf.Tensor:
     turn = tf.cast(degrees, tf.float64) * (math.pi / 180)
     cos, sin = tf.cos(turn), tf.sin(turn)
     y, x = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float64) / 2)
-    return warp(
-        image, (cos, -sin, x - x * cos + y * sin, sin, cos, y - x * sin - y * cos)
-    )
+    across, down = x - x * cos + y * sin, y - x * sin - y * cos
+    return warp(image, (cos, -sin, across, sin, cos, down))
 
 
-def _warp(
-    image: tf.Tensor,
-    matrix: tuple[tf.Tensor | float, ...],
-    bilinear: bool,
-    fill: Colour,
-) -> tf.Tensor:
-    """Moves the pixels of an image, as Pillow's affine transform does.
+def _warp(image: tf.Tensor, matrix: Matrix, bilinear: bool, fill: Colour) -> tf.Tensor:
+    """Moves the pixels of an image, sides below 10000, as Pillow's affine transform does.
 
-    Args:
-        image: uint8 (height, width, channels), sides below 10000 pixels.
-        matrix: (a, b, c, d, e, f): what comes to (x, y) was at (ax + by + c,
-            dx + ey + f), in pixels; the centre of the first pixel is (0.5, 0.5).
-        bilinear: Whether to interpolate, which gives Pillow's pixels to a level but
-            for a few at the border, or to take the nearest pixel, which is exact.
-        fill: Colour of what comes from outside.
-
-    Returns:
-        uint8 (height, width, channels).
+    The nearest pixels are exact, `bilinear` ones Pillow's to a level but for a few at
+    the border.
     """
     height, width = tf.unstack(tf.shape(image)[:2])
     a, b, c, d, e, f = (tf.cast(number, tf.float64) for number in matrix)
@@ -197,21 +167,13 @@ def _warp(
     return tf.where(inside[..., None], moved, colour)
 
 
-@dataclasses.dataclass(frozen=True)
-class Space:
-    """What a policy draws from.
-
-    Attributes:
-        ops: Operations by name, each with its amount, or `None` if it has none.
-        top: Highest magnitude, which is level 1.
-        probability: Probability that a chosen operation is applied.
-        bilinear: Whether moved pixels are interpolated.
-    """
+class Space(NamedTuple):
+    """What a policy draws from."""
 
     ops: Operations
-    top: int
-    probability: float
-    bilinear: bool
+    top: int  # The highest magnitude, which is level 1.
+    probability: float  # That a chosen operation is applied.
+    bilinear: bool  # Whether moved pixels are interpolated.
 
 
 def _either(most: float) -> Amount:
@@ -236,7 +198,7 @@ def _torchvision(
 ) -> Operations:
     """The operations of torchvision's RandAugment and TrivialAugmentWide."""
     return {
-        "Identity": (_identity, None),
+        "Identity": (lambda image, *_: image, None),
         "ShearX": (_shear_x, _either(shear)),
         "ShearY": (_shear_y, _either(shear)),
         "TranslateX": (_translate_x, _truncated(across)),
@@ -261,7 +223,7 @@ _WIDE = _torchvision(0.99, _either(32), _either(32), 135, 0.99, 6)
 _INCREASING: Operations = {
     "AutoContrast": (_auto_contrast, None),
     "Equalize": (_equalize, None),
-    "Invert": (_invert, None),
+    "Invert": (lambda image, *_: 255 - image, None),
     "Rotate": (_rotate, _either(30)),
     "Posterize": (_posterize, lambda level, *_: 4 - tf.floor(level * 4)),
     "Solarize": (_solarize, lambda level, *_: 256 - tf.floor(level * 256)),
@@ -303,19 +265,15 @@ def rand_augment(
     timm draws between that and bicubic each time.
 
     Args:
-        image: uint8 (height, width, channels). Grey ones keep their colour;
-            nothing else changes for them.
+        image: uint8 (height, width, channels). The colour of grey ones does not change.
         seed: Random seed, integers (2,).
         ops: Number of operations, one after the other; each is drawn from all.
         magnitude: Magnitude from 0 to 30, or to 10 if `increasing`.
-        std: Standard deviation of the magnitude, which is drawn for each operation
-            and clipped to its range; in its unit.
+        std: Standard deviation of the magnitude, in its unit; it is drawn for each
+            operation and clipped to its range.
         increasing: Whether it is timm's version.
         fill: Colour of what comes from outside of the image: a pixel value for
             each channel or for all. timm's is the mean colour.
-
-    Returns:
-        uint8 (height, width, channels).
 
     Raises:
         InputError: There is no such magnitude.
@@ -338,15 +296,8 @@ def rand_augment(
 def trivial_augment(image: tf.Tensor, seed: tf.Tensor, fill: Colour = 0) -> tf.Tensor:
     """Applies one operation with a magnitude, both drawn (TrivialAugment, wide).
 
-    Müller & Hutter 2021 (arXiv:2103.10158), as torchvision's TrivialAugmentWide.
-
-    Args:
-        image: uint8 (height, width, channels), as for `rand_augment`.
-        seed: Random seed, integers (2,).
-        fill: As for `rand_augment`.
-
-    Returns:
-        uint8 (height, width, channels).
+    Müller & Hutter 2021 (arXiv:2103.10158), as torchvision's TrivialAugmentWide. The
+    arguments are those of `rand_augment`.
     """
     space = SPACES["wide"]
     draws = tf.random.stateless_uniform((4,), seed)

@@ -8,18 +8,16 @@ normalises them itself, in its first layer, so that no client can get that wrong
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data.decoding import (
-    IMAGE_FORMATS,
-    PixelFunction,
-    decode_image,
-    decode_jpeg_part,
-    exif_orientation,
-)
+from keras_resnet.data import decoding
+from keras_resnet.data.decoding import IMAGE_FORMATS, PixelFunction
+
+# Height and width, or row and column, in pixels.
+Sides: TypeAlias = tf.Tensor | Sequence[int | tf.Tensor]
 
 # The shorter sides that the paper averages over (section 3.4).
 PAPER_SCALES = (224, 256, 384, 480, 640)
@@ -35,7 +33,7 @@ class Preprocessing:
 
     Attributes:
         height: Height of the network's input, in pixels.
-        width: Width of the network's input, in pixels.
+        width: Its width, in pixels.
         channels: 1 (grey) or 3 (RGB).
         crop: Share of the resized image, along each side, that the central crop
             keeps: 1 for small images, 0.875 (224 of 256 pixels) for photographs.
@@ -54,13 +52,7 @@ class Preprocessing:
         return (self.height, self.width, self.channels)
 
     def load(self, path: str | os.PathLike[str]) -> np.ndarray:
-        """Reads an image file as the network sees it.
-
-        Args:
-            path: A JPEG, PNG, WebP, BMP or GIF file.
-
-        Returns:
-            uint8 (height, width, channels).
+        """Reads an image file as the network sees it: uint8 (height, width, channels).
 
         Raises:
             OSError: The file cannot be read.
@@ -86,7 +78,7 @@ class Preprocessing:
         Returns:
             uint8 (any height, any width, channels).
         """
-        return decode_image(encoded, self.channels, upright)
+        return decoding.decode_image(encoded, self.channels, upright)
 
     def view(self, image: tf.Tensor, margin: int = 0) -> tf.Tensor:
         """The central crop of an image: what the network sees of it.
@@ -98,17 +90,15 @@ class Preprocessing:
 
         Args:
             image: uint8 (any height, any width, channels).
-            margin: Number of pixels that are kept around the crop, at most
-                `self.margin`.
+            margin: Pixels that are kept around the crop, at most `self.margin`.
 
         Returns:
             uint8 (height + 2 margin, width + 2 margin, channels).
         """
-        size = self._size(margin)
+        size, sides = self._size(margin), tf.shape(image)[:2]
         if self.crop == 1 and image.shape[:2] == size:
             return image
-        sides = tf.shape(image)[:2]
-        resized, corner = self._place(sides, size)
+        resized, corner = self._place(sides, size, self.crop)
         return self._resample(image, (0, 0), resized / sides, corner, size)
 
     def read(
@@ -124,12 +114,11 @@ class Preprocessing:
             upright: As in `decode`.
 
         Returns:
-            What `view(decode(encoded, upright), margin)` gives, but for rounding: a
-            few pixels differ by 1.
+            `view(decode(encoded, upright), margin)`, but a few pixels differ by 1.
         """
         is_upright_jpeg = tf.io.is_jpeg(encoded)
         if upright:
-            is_upright_jpeg &= exif_orientation(encoded) == 1
+            is_upright_jpeg &= decoding.exif_orientation(encoded) == 1
         image = tf.cond(
             is_upright_jpeg,
             lambda: self._read_jpeg_part(encoded, self._size(margin)),
@@ -140,7 +129,7 @@ class Preprocessing:
     def _read_jpeg_part(self, encoded: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
         """Decodes and resamples the part of a JPEG under the crop."""
         sides = tf.io.extract_jpeg_shape(encoded)[:2]
-        resized, corner = self._place(sides, size)
+        resized, corner = self._place(sides, size, self.crop)
         scale = resized / sides
         # What the kernel reaches, and a pixel more.
         reach = _KERNELS[self.interpolation][1] * tf.maximum(1 / scale, 1.0) + 1
@@ -149,7 +138,9 @@ class Preprocessing:
         last = tf.cast(tf.math.ceil((corner64 + size) / scale + reach), tf.int32)
         first = tf.cast(first, tf.int32)
         part = tf.concat([first, tf.minimum(sides, last) - first], 0)
-        image = decode_jpeg_part(encoded, part, self.channels, "INTEGER_ACCURATE")
+        image = decoding.decode_jpeg_part(
+            encoded, part, self.channels, "INTEGER_ACCURATE"
+        )
         return self._resample(image, first, scale, corner, size)
 
     def cut(
@@ -158,14 +149,13 @@ class Preprocessing:
         """A part of an image, stretched to the network's input.
 
         For training: quicker than `read`, with pixels that differ from those of
-        Pillow's bilinear filter by about one level in the mean, which is less than
-        from its bilinear to its bicubic one.
+        Pillow's bilinear filter by about one level in the mean, less than those of its
+        bicubic one.
 
         Args:
             image: Content of a file, of which a JPEG is decoded within the part only;
                 or uint8 (any height, any width, channels).
-            box_of: Function of (height, width) that gives the part: int32
-                (row, column, height, width).
+            box_of: From (height, width) to the part: int32 (row, column, height, width).
 
         Returns:
             uint8 (height, width, channels).
@@ -178,26 +168,23 @@ class Preprocessing:
         def part_of_jpeg() -> tf.Tensor:
             part = box_of(tf.io.extract_jpeg_shape(image)[:2])
             # The quick transform: training sees other pixels each time anyway.
-            return decode_jpeg_part(image, part, self.channels, "INTEGER_FAST")
+            return decoding.decode_jpeg_part(image, part, self.channels, "INTEGER_FAST")
+
+        def part_of_other() -> tf.Tensor:
+            return part_of(self.decode(image, upright=False))
 
         if image.dtype == tf.string:
-            part = tf.cond(
-                tf.io.is_jpeg(image),
-                part_of_jpeg,
-                lambda: part_of(self.decode(image, upright=False)),
-            )
+            part = tf.cond(tf.io.is_jpeg(image), part_of_jpeg, part_of_other)
         else:
             part = part_of(image)
-        part, size = part[None], self.shape[:2]
-        shrinks = tf.reduce_prod(tf.shape(part)[1:3]) > self.height * self.width
+        shrinks = tf.reduce_prod(tf.shape(part)[:2]) > self.height * self.width
+        images = {"images": part[None], "size": self.shape[:2]}
         # Half as much work as the antialiased kernels of `read`, whatever the
         # interpolation: averages where there are more pixels than wanted.
         resized = tf.cond(
             shrinks,
-            lambda: tf.raw_ops.ResizeArea(images=part, size=size),
-            lambda: tf.raw_ops.ResizeBilinear(
-                images=part, size=size, half_pixel_centers=True
-            ),
+            lambda: tf.raw_ops.ResizeArea(**images),
+            lambda: tf.raw_ops.ResizeBilinear(**images, half_pixel_centers=True),
         )
         return tf.ensure_shape(tf.cast(resized[0] + 0.5, tf.uint8), self.shape)
 
@@ -215,44 +202,31 @@ class Preprocessing:
         Returns:
             uint8 (10, height, width, channels).
         """
-        size = [round(side / 0.875) for side in self.shape[:2]]
+        size = (round(self.height / 0.875), round(self.width / 0.875))
         sides = tf.shape(image)[:2]
-        resized = covering_sides(sides, size)
-        corner = tf.round((tf.cast(resized, tf.float64) - size) / 2)
-        corner = tf.cast(corner, tf.int32)
+        resized, corner = self._place(sides, size, 0.875)
         image = self._resample(image, (0, 0), resized / sides, corner, size)
         down, across = size[0] - self.height, size[1] - self.width
-        corners = [(round(down / 2), round(across / 2))] + [
-            (y, x) for y in (0, down) for x in (0, across)
-        ]
-        crops = tf.stack(
-            [image[y : y + self.height, x : x + self.width] for y, x in corners]
-        )
+        corners = [(round(down / 2), round(across / 2))]
+        corners += [(y, x) for y in (0, down) for x in (0, across)]
+        crops = [image[y : y + self.height, x : x + self.width] for y, x in corners]
+        crops = tf.stack(crops)
         return tf.concat([crops, crops[:, :, ::-1]], 0)
 
     def whole_at(self, image: tf.Tensor, shorter: int) -> tf.Tensor:
-        """The whole image, resized.
-
-        Args:
-            image: uint8 (any height, any width, channels).
-            shorter: New length of its shorter side, in pixels.
-
-        Returns:
-            uint8 (height, width, channels), the aspect kept.
-        """
+        """The whole image, its shorter side resized to `shorter` pixels, aspect kept."""
         sides = tf.shape(image)[:2]
         size = covering_sides(sides, (shorter, shorter))
-        corner = tf.zeros(2, tf.int32)
-        return self._resample(image, (0, 0), size / sides, corner, size)
+        return self._resample(image, (0, 0), size / sides, (0, 0), size)
 
     def _size(self, margin: int) -> tuple[int, int]:
         return (self.height + 2 * margin, self.width + 2 * margin)
 
     def _place(
-        self, sides: tf.Tensor, size: tuple[int, int]
+        self, sides: tf.Tensor, size: tuple[int, int], crop: float
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Sides of the resized image, and the crop's corner in it; int32 (2,) each."""
-        target = [round(self.height / self.crop), round(self.width / self.crop)]
+        target = [round(side / crop) for side in self.shape[:2]]
         resized = covering_sides(sides, target)
         # Half to even, as Python rounds in torchvision.
         corner = tf.round((tf.cast(resized, tf.float64) - size) / 2)
@@ -261,22 +235,14 @@ class Preprocessing:
     def _resample(
         self,
         image: tf.Tensor,
-        first: tf.Tensor | tuple[int, int],
+        first: Sides,
         scale: tf.Tensor,
-        corner: tf.Tensor,
-        size: Sequence[int] | tf.Tensor,
+        corner: Sides,
+        size: Sides,
     ) -> tf.Tensor:
-        """A part of a resized image, of which only a part may be given.
+        """The part of a resized image from `corner` on, uint8 (*size, channels).
 
-        Args:
-            image: Part of the image from `first` on, uint8.
-            first: Place of that part in the whole image (row, column).
-            scale: Factors of the resizing (vertical, horizontal).
-            corner: Place of the wanted part in the resized image (row, column).
-            size: Size of the wanted part (height, width).
-
-        Returns:
-            uint8 (*size, channels).
+        `image` is the original from (row, column) `first` on.
         """
         shift = tf.cast(first, scale.dtype) * scale - tf.cast(corner, scale.dtype)
         image = tf.raw_ops.ScaleAndTranslate(
@@ -294,10 +260,8 @@ class Preprocessing:
     @property
     def margin(self) -> int:
         """Pixels of a resized image on each side of the central crop."""
-        return (
-            int(round(min(self.height, self.width) / self.crop) - min(self.shape[:2]))
-            // 2
-        )
+        shorter = min(self.height, self.width)
+        return int(round(shorter / self.crop) - shorter) // 2
 
 
 class Cut(NamedTuple):
@@ -317,12 +281,9 @@ class Cut(NamedTuple):
 def central_crop(preprocessing: Preprocessing, margin: int = 0) -> Cut:
     """The central crop of each image, of data sets as they are stored.
 
-    Args:
-        preprocessing: To the network's input.
-        margin: As in `Preprocessing.view`.
+    `margin` is that of `Preprocessing.view`.
     """
-    height, width, channels = preprocessing.shape
-    shape = (height + 2 * margin, width + 2 * margin, channels)
+    shape = (*preprocessing._size(margin), preprocessing.channels)
     return Cut(
         lambda encoded: preprocessing.read(encoded, margin, upright=False),
         lambda image: preprocessing.view(image, margin),
@@ -330,23 +291,19 @@ def central_crop(preprocessing: Preprocessing, margin: int = 0) -> Cut:
     )
 
 
-def covering_sides(
-    sides: tf.Tensor, target: tf.Tensor | Sequence[int | tf.Tensor]
-) -> tf.Tensor:
+def covering_sides(sides: tf.Tensor, target: Sides) -> tf.Tensor:
     """Sides of an image resized until it just covers `target`, as torchvision's."""
     sides, target = tf.cast(sides, tf.float64), tf.cast(target, tf.float64)
     return tf.cast(tf.floor(sides * tf.reduce_max(target / sides) + 1e-6), tf.int32)
 
 
 def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and variance of each channel.
+    """Mean and variance of each channel, in pixel values and their squares.
+
+    A channel that never changes gets the variance 1.
 
     Args:
         images: uint8 (number, height, width, channels).
-
-    Returns:
-        Two lists of one float for each channel, in pixel values and their
-        squares. A channel that never changes gets the variance 1.
     """
     sums, squares = np.zeros(images.shape[-1]), np.zeros(images.shape[-1])
     for image in images:  # One at a time: float64 copies of all would not fit.

@@ -8,7 +8,6 @@ import struct
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -40,20 +39,15 @@ INDEX_FORMAT = 1
 
 # Columns of the index, and their types; labels as they are in the files.
 _COLUMNS = {
-    "shard": np.int32,
-    "number": np.int32,
-    "offset": np.int64,
-    "length": np.int64,
-    "labels": np.int32,
+    "shard": "i4",
+    "number": "i4",
+    "offset": "i8",
+    "length": "i8",
+    "labels": "i4",
 }
 
 # The index as it is kept: `_COLUMNS`, "image", "label" and "damaged".
 Table = dict[str, np.ndarray]
-
-
-def cache_folder() -> str:
-    """Where indices are kept: `$KERAS_HOME/records`, or `~/.keras/records`."""
-    return os.path.join(keras_home(), "records")
 
 
 def index(
@@ -75,7 +69,8 @@ def index(
             `image/class/label` of which none is below 1, as in TensorFlow's
             ImageNet files, where 0 is the background; otherwise 0. A held-out
             part, which may lack a class, should be given the training part's.
-        cache_dir: Folder where indices are kept; `None` is `cache_folder()`.
+        cache_dir: Folder where indices are kept; `None` is
+            `$KERAS_HOME/records`, or `~/.keras/records`.
         on_file: Called after each file that is read.
 
     Returns:
@@ -91,7 +86,8 @@ def index(
         times = [(stat.length, stat.mtime_nsec) for stat in stats]
         key = json.dumps([INDEX_FORMAT, paths, times])
         key = hashlib.sha256(key.encode()).hexdigest()[:32]
-        cached = os.path.join(cache_dir or cache_folder(), f"{key}.npz")
+        cache_dir = cache_dir or os.path.join(keras_home(), "records")
+        cached = os.path.join(cache_dir, f"{key}.npz")
         table = _load(cached)
         if table is None:
             table = _make(paths, [stat.length for stat in stats], on_file)
@@ -105,19 +101,15 @@ def index(
         first_label = int(table["label"] == "image/class/label" and labels.min() == 1)
     columns = {name: table[name] for name in _COLUMNS}
     columns["labels"] = np.maximum(labels - first_label, -1)
+    image = str(table["image"])
     return Records(
-        paths,
-        **columns,
-        image=str(table["image"]),
-        first_label=first_label,
-        damaged=damaged,
+        paths, **columns, image=image, first_label=first_label, damaged=damaged
     )
 
 
 def _make(
     paths: tuple[str, ...], sizes: Sequence[int], on_file: Callable[[], None]
 ) -> Table:
-    """Makes the index of files."""
     image, label = _features(paths)
     parts: list[np.ndarray] = []
     damaged: list[str] = []
@@ -125,25 +117,19 @@ def _make(
     # Threads: all but a little of the work is in TensorFlow's C++.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         scans = pool.map(_Scanner(image, label).scan, paths, sizes)
-        for shard, scan in enumerate(scans):
-            numbers = np.full(scan.columns.shape[1], shard)
-            parts.append(np.vstack([numbers, scan.columns]))
-            damaged += scan.damaged
-            broken |= not scan.is_whole
+        for shard, (part, bad, is_whole) in enumerate(scans):
+            parts.append(np.vstack([np.full(part.shape[1], shard), part]))
+            damaged += bad
+            broken |= not is_whole
             on_file()
     columns = np.concatenate(parts, 1)
     whole = columns.shape[1]
     if broken or len(damaged) > MAX_DAMAGED * (whole + len(damaged)):
         raise InputError(f"{_cannot_be_used(damaged, whole)}; copy these files anew")
-    table = {
-        name: column.astype(kind)
-        for (name, kind), column in zip(_COLUMNS.items(), columns, strict=True)
-    }
-    return table | {
-        "image": np.array(image),
-        "label": np.array(label),
-        "damaged": np.array(damaged, str),
-    }
+    kinds = zip(_COLUMNS.items(), columns, strict=True)
+    table = {name: column.astype(kind) for (name, kind), column in kinds}
+    names = {"image": np.array(image), "label": np.array(label)}
+    return table | names | {"damaged": np.array(damaged, str)}
 
 
 def _features(paths: tuple[str, ...]) -> tuple[str, str]:
@@ -177,27 +163,8 @@ _PROBLEMS = {_NO_IMAGE: "no encoded image", _DAMAGED: "damaged"}
 _FAILURES = (tf.errors.OpError, UnicodeDecodeError)
 
 
-class _Scan(NamedTuple):
-    """What is in a file.
-
-    Attributes:
-        columns: Numbers, offsets, lengths and labels of the records, int64 (4, number).
-        damaged: What to call the damaged records.
-        is_whole: Whether the file could be read to its end.
-    """
-
-    columns: np.ndarray
-    damaged: list[str]
-    is_whole: bool
-
-
 class _Scanner:
-    """Reads whole files.
-
-    Args:
-        image: Name of the feature that is the encoded image.
-        label: Name of the feature that is the label.
-    """
+    """Reads whole files, whose image and label are the features of these names."""
 
     def __init__(self, image: str, label: str) -> None:
         self._image, self._label = image, label
@@ -205,8 +172,13 @@ class _Scanner:
         signature = [tf.TensorSpec([], t) for t in ("string", "int64", "int64")]
         self._look_at = tf.function(self._look_at_records, input_signature=signature)
 
-    def scan(self, path: str, size: int) -> _Scan:
-        """Finds the records of a file of that size in bytes."""
+    def scan(self, path: str, size: int) -> tuple[np.ndarray, list[str], bool]:
+        """Finds the records of a file of that size in bytes.
+
+        Returns:
+            Numbers, offsets, lengths and labels of the records, int64 (4, number); what
+            to call the damaged ones; and whether the file could be read to its end.
+        """
         try:
             lengths, labels = (x.numpy() for x in self._look_at(path, 0, -1))
         except _FAILURES:
@@ -220,15 +192,13 @@ class _Scanner:
         if len(lengths) > len(labels):
             labels = np.array(self._look_in_parts(path, offsets))
         numbers = np.arange(len(labels))
-        damaged = [
-            f"{record_name(path, number)} ({_PROBLEMS[labels[number]]})"
-            for number in numbers[labels < -1]
-        ]
+        bad = numbers[labels < -1]
+        damaged = [f"{record_name(path, n)} ({_PROBLEMS[labels[n]]})" for n in bad]
         if not is_whole:
             first = (numbers[labels != _DAMAGED] + 1).max(initial=0)
             damaged.append(f"{record_name(path, first)} and all after it")
         columns = np.stack([numbers, offsets, lengths, labels])
-        return _Scan(columns[:, labels >= -1], damaged, bool(is_whole))
+        return columns[:, labels >= -1], damaged, bool(is_whole)
 
     def _look_at_records(
         self, path: tf.Tensor, offset: tf.Tensor, count: tf.Tensor
@@ -264,8 +234,7 @@ class _Scanner:
 
 def _lengths(path: str, size: int) -> np.ndarray:
     """The lengths of a file's records, as far as they make sense."""
-    lengths: list[int] = []
-    offset = 0
+    lengths, offset = [], 0
     with tf.io.gfile.GFile(path, "rb") as file:
         while offset + FRAME <= size:
             file.seek(offset)
@@ -289,12 +258,10 @@ def _load(path: str) -> Table | None:
     """A kept index; `None` where there is none, or a damaged one."""
     try:
         with np.load(path) as file:
-            return {
-                name: file[name] for name in (*_COLUMNS, "image", "label", "damaged")
-            }
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-        return None
-    except RuntimeError:  # By zipfile: encrypted, or of a newer kind.
+            names = (*_COLUMNS, "image", "label", "damaged")
+            return {name: file[name] for name in names}
+    # zipfile raises RuntimeError where it is encrypted, or of a newer kind.
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile):
         return None
 
 

@@ -1,8 +1,7 @@
 """Data sets too large for memory: TFRecord files of `tf.train.Example`, read anywhere.
 
-An index of where each record begins is made once. Any batch of a shuffled epoch is
-then a function of the seed and the step alone, as for the sets held in memory:
-nothing that came before it is read.
+An index of where each record begins is made once. A batch of a shuffled epoch is then
+read without what came before it, as with the sets held in memory.
 """
 
 import dataclasses
@@ -18,7 +17,6 @@ from keras_resnet.support import InputError
 # Parts that are held out, the first of them counts: test images are for the end, and
 # ImageNet's have no labels.
 HELD_OUT = ("validation", "val", "test")
-
 
 # Bytes around each record: its length and that number's checksum before it, its own
 # checksum after it.
@@ -48,8 +46,8 @@ class Records:
     length: np.ndarray
     labels: np.ndarray
     image: str
-    first_label: int = 0
-    damaged: tuple[str, ...] = ()
+    first_label: int
+    damaged: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -67,8 +65,7 @@ def find(name: str, only_test: bool = False) -> dict[str, tuple[str, ...]]:
             such as `train-00000-of-01024`, `validation-00000-of-00128` or TFDS's
             `mnist-test.tfrecord-00000-of-00001`; or with folders train and
             validation (or val, test) of such files or of `*.tfrecord`. Of several
-            parts held out the first in that order counts: ImageNet's test images
-            have no labels.
+            parts held out the first in that order counts.
         only_test: Whether training files may be missing.
 
     Returns:
@@ -128,13 +125,9 @@ def _part(folder: str, part: str) -> tuple[str, ...]:
 def read_class_names(folder: str) -> tuple[str, ...] | None:
     """Reads the names of the classes beside the files, if they are there.
 
-    Args:
-        folder: As `name` in `find`. Of its `labels.txt` (or TFDS's
-            `label.labels.txt`) each line names a class. TF-slim's, such as `0:daisy`,
-            may be numbered; its ImageNet's first name, background, is no class here.
-
-    Returns:
-        A tuple of names, or `None`.
+    `folder` is as `name` in `find`. Of its `labels.txt` (or TFDS's `label.labels.txt`)
+    each line names a class. TF-slim's, such as `0:daisy`, may be numbered; its
+    ImageNet's first name, background, is no class here.
     """
     folder = os.path.expanduser(folder.removeprefix("tfrecord:"))
     paths = [os.path.join(folder, n) for n in ("labels.txt", "label.labels.txt")]
@@ -145,9 +138,8 @@ def read_class_names(folder: str) -> tuple[str, ...] | None:
         with tf.io.gfile.GFile(path, "rb") as file:
             names = file.read().decode().strip().splitlines()
     except UnicodeDecodeError:
-        raise InputError(
-            f"{path} must be text in UTF-8, a class on each line"
-        ) from None
+        message = f"{path} must be text in UTF-8, a class on each line"
+        raise InputError(message) from None
     if all(name.startswith(f"{i}:") for i, name in enumerate(names)):
         names = [name.partition(":")[2] for name in names]
     names = tuple(name.strip() for name in names)
@@ -155,15 +147,11 @@ def read_class_names(folder: str) -> tuple[str, ...] | None:
 
 
 def reader(records: Records) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns a function from the place of a record to its encoded image.
+    """Returns a function from the place of a record to its encoded image, for tf.data.
 
-    The function is for the map of a `tf.data.Dataset`. It is TensorFlow's ops alone
-    and may be sent to another process, which must see the files under the same
-    paths. It reads that record only, and verifies its checksum: a file that has
-    changed since is a `tf.errors.DataLossError`.
-
-    Returns:
-        A function from an integer scalar to a string scalar.
+    It is TensorFlow's ops alone and may be sent to another process, which must see
+    the files under the same paths. It reads that record only, and verifies its
+    checksum: a file that has changed since is a `tf.errors.DataLossError`.
     """
     with tf.device("CPU:0"):
         paths, shard = tf.constant(records.paths), tf.constant(records.shard)
@@ -182,13 +170,7 @@ def reader(records: Records) -> Callable[[tf.Tensor], tf.Tensor]:
 def records_from(
     path: tf.Tensor, offset: tf.Tensor, buffer: tf.Tensor | int
 ) -> tf.data.Dataset:
-    """The records of a file from a place on.
-
-    Args:
-        path: Path of the file.
-        offset: Where the frame of the first record begins, in bytes.
-        buffer: Number of bytes that are read at once.
-    """
+    """The records of a file from the frame at `offset` on; all numbers in bytes."""
     # tf.data.TFRecordDataset has no argument for its op's byte_offsets, and
     # FixedLengthRecordDataset reads all of the header that it is told to skip.
     records = tf.raw_ops.TFRecordDatasetV2(

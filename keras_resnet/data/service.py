@@ -27,25 +27,18 @@ def serve_batches(lane: Lane, service: str, start: int, stop: int) -> tf.data.Da
         service: Addresses, such as `"grpc://one:5000,grpc://two:5000"`.
         start: First step.
         stop: Step after the last.
-
-    Returns:
-        The steps in order, as `lane` makes them.
     """
     addresses = [address.strip() for address in service.split(",")]
     for address in addresses:
         _check_service(address)
     lanes = [
-        lane(number, len(addresses)).apply(
-            tf.data.experimental.service.distribute("parallel_epochs", address)
-        )
+        _distribute(lane(number, len(addresses)), address)
         for number, address in enumerate(addresses)
     ]
     turns = tf.data.Dataset.range(stop - start).map(lambda step: step % len(lanes))
     batches = tf.data.Dataset.choose_from_datasets(lanes, turns, False)
 
-    def check(
-        expected: tf.Tensor, batch: tuple[tf.Tensor, ...]
-    ) -> tuple[tf.Tensor, ...]:
+    def check(expected: tf.Tensor, batch: tuple) -> tuple[tf.Tensor, ...]:
         step, *rest = batch
         message = f"{_ONE_WORKER} Received: {service}"
         equal = tf.debugging.assert_equal(step, expected, message)
@@ -53,6 +46,11 @@ def serve_batches(lane: Lane, service: str, start: int, stop: int) -> tf.data.Da
             return tf.identity(step), *rest
 
     return tf.data.Dataset.zip(tf.data.Dataset.range(start, stop), batches).map(check)
+
+
+def _distribute(batches: tf.data.Dataset, address: str) -> tf.data.Dataset:
+    distribute = tf.data.experimental.service.distribute
+    return batches.apply(distribute("parallel_epochs", address))
 
 
 _ONE_WORKER = (
@@ -70,45 +68,35 @@ def _check_service(address: str) -> None:
             "data_service is an address such as grpc://host:5000, or several with "
             f"commas between. Received: {address!r}"
         )
-    _await_service(address, host.strip("[]"), int(port))
-    workers = _count_workers(address)
-    if not workers:
-        raise InputError(
-            f"The tf.data service had no worker within {SERVICE_TIMEOUT} s. "
-            f"Received: data_service={address}"
-        )
-    if workers > 1:
-        raise InputError(
-            f"{_ONE_WORKER} Received: data_service={address} with {workers}"
-        )
-
-
-def _await_service(address: str, host: str, port: int) -> None:
-    """Waits until a service listens."""
+    received = f"Received: data_service={address}"
     deadline = time.monotonic() + SERVICE_TIMEOUT
     while True:
         try:
-            socket.create_connection((host, port), 5).close()
-            return
+            socket.create_connection((host.strip("[]"), int(port)), 5).close()
+            break
         except OSError as error:
             if time.monotonic() > deadline:
-                raise InputError(
-                    f"No tf.data service answered within {SERVICE_TIMEOUT} s ({error}). "
-                    f"Received: data_service={address}"
-                ) from None
+                late = f"answered within {SERVICE_TIMEOUT} s ({error}). {received}"
+                raise InputError(f"No tf.data service {late}") from None
             time.sleep(0.2)
+    workers = _count_workers(address)
+    if not workers:
+        late = f"no worker within {SERVICE_TIMEOUT} s. {received}"
+        raise InputError(f"The tf.data service had {late}")
+    if workers > 1:
+        raise InputError(f"{_ONE_WORKER} {received} with {workers}")
 
 
 def _count_workers(address: str) -> int:
     """Number of workers of a service; 0 if none answers within SERVICE_TIMEOUT."""
     # Each worker prepares this element.
-    probe = tf.data.Dataset.range(1).apply(
-        tf.data.experimental.service.distribute("parallel_epochs", address)
-    )
+    probe = _distribute(tf.data.Dataset.range(1), address)
     counts: list[int] = []
-    thread = threading.Thread(
-        target=lambda: counts.append(len(list(probe.as_numpy_iterator()))), daemon=True
-    )
+
+    def count() -> None:
+        counts.append(len(list(probe.as_numpy_iterator())))
+
+    thread = threading.Thread(target=count, daemon=True)
     thread.start()
     thread.join(SERVICE_TIMEOUT)
     return counts[0] if counts else 0

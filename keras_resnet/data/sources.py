@@ -1,4 +1,4 @@
-"""Data sets.
+"""Data sets by name.
 
 Small images are held in memory, as pixels; larger ones lie in files, one each or
 many as the records of one, and are read where they are, in any order.
@@ -33,13 +33,12 @@ def load_dataset(
     """Loads a data set.
 
     Args:
-        name: `"digits"`, scikit-learn's 1,797 handwritten digits of 8x8 pixels,
-            of which a fifth is held out; `"folder:PATH"`, image files in one
-            folder for each class, below PATH/train and PATH/test (or PATH/val)
-            or right below PATH, where a fifth of each class is held out;
-            `"tfrecord:PATH"`, a folder of TFRecord files (see
-            `keras_resnet.data.records.find`); or any image classification set of TFDS,
-            such as `"cifar10"` or `"imagenet2012"`.
+        name: `"digits"`, scikit-learn's 1,797 handwritten digits of 8x8 pixels, of
+            which a fifth is held out; `"folder:PATH"`, image files in one folder for
+            each class, below PATH/train and PATH/test (or PATH/val) or right below
+            PATH, where a fifth of each class is held out; `"tfrecord:PATH"`, a folder
+            of TFRecord files (see `keras_resnet.data.records.find`); or any image
+            classification set of TFDS, such as `"cifar10"` or `"imagenet2012"`.
         data_dir: Folder where TFDS keeps its sets; `None` is its own default.
         only_test: Whether no training images are wanted: those of a TFDS set are
             not read, and a folder without a part held out is one, whole.
@@ -71,17 +70,11 @@ def _digits() -> Dataset:
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     labels = digits.target.astype(np.int32)
-    parts = train_test_split(
-        images, labels, test_size=0.2, random_state=0, stratify=labels
-    )
-    return Dataset(
-        "digits",
-        tuple(map(str, digits.target_names)),
-        Split(parts[0], parts[2]),
-        Split(parts[1], parts[3]),
-        (8, 8, 1),
-        own_split=False,
-    )
+    places = np.arange(len(labels))
+    parts = train_test_split(places, test_size=0.2, random_state=0, stratify=labels)
+    train, test = (Split(images[part], labels[part]) for part in parts)
+    classes = tuple(map(str, digits.target_names))
+    return Dataset("digits", classes, train, test, (8, 8, 1), own_split=False)
 
 
 def _folder(name: str, only_test: bool) -> Dataset:
@@ -96,15 +89,12 @@ def _folder(name: str, only_test: bool) -> Dataset:
     own_split = "train" in parts and bool(held_out)
     if own_split:
         classes = _class_folders(parts["train"])
-        train = _files(parts["train"], classes)
-        test = _files(parts[held_out[0]], classes)
+        train, test = (_files(parts[p], classes) for p in ("train", held_out[0]))
     else:
         classes = _class_folders(path)
         files = _files(path, classes)
         # Every fifth file of each class, in the order of their names.
-        place = np.concatenate(
-            [np.arange(n) for n in np.bincount(files.labels, minlength=len(classes))]
-        )
+        place = np.concatenate([np.arange(n) for n in np.bincount(files.labels)])
         out = (place % 5 == 4) | only_test
         train, test = files.take(~out), files.take(out)
     held = np.bincount(test.labels, minlength=len(classes))
@@ -118,11 +108,8 @@ def _folder(name: str, only_test: bool) -> Dataset:
 
 
 def _class_folders(path: str) -> list[str]:
-    classes = sorted(
-        entry.name
-        for entry in os.scandir(path)
-        if entry.is_dir() and not entry.name.startswith(".")
-    )
+    names = (entry.name for entry in os.scandir(path) if entry.is_dir())
+    classes = sorted(name for name in names if not name.startswith("."))
     for name in classes:
         if any("\ud800" <= c <= "\udfff" for c in name):  # Bytes that are no text.
             raise InputError(
@@ -167,15 +154,10 @@ def _image_files(path: str) -> Iterator[str]:
 
 
 def find_images(paths: Sequence[str]) -> list[str]:
-    """Returns the image files among paths and in the folders among them.
-
-    Raises:
-        InputError: No path was named.
-    """
+    """Returns the image files among paths, at least one, and in the folders among them."""
     if not paths:
-        raise InputError(
-            f"Name at least one image or folder of images: {IMAGE_FORMATS}"
-        )
+        message = f"Name at least one image or folder of images: {IMAGE_FORMATS}"
+        raise InputError(message)
     images: list[str] = []
     for path in paths:
         inside = _image_files(path) if os.path.isdir(path) else ()

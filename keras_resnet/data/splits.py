@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -10,9 +11,6 @@ from keras_resnet.data import records
 from keras_resnet.data.decoding import PixelFunction
 from keras_resnet.data.records import Records
 from keras_resnet.support import InputError, shorten_list
-
-# Places of images in a split, or a mask.
-Places = np.ndarray | Sequence[int] | slice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +36,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, places: Places) -> "Split":
+    def take(self, places: np.ndarray | Sequence[int] | slice) -> "Split":
         """Returns the images at some places, or where a mask is true."""
-        return dataclasses.replace(
-            self, images=self.images[places], labels=self.labels[places]
-        )
+        images, labels = self.images[places], self.labels[places]
+        return dataclasses.replace(self, images=images, labels=labels)
 
     def __add__(self, other: "Split") -> "Split":
         """Returns the images of both."""
@@ -51,12 +48,9 @@ class Split:
             assert other.records is not None  # Both are of one data set.
             more = more + len(joined)
             joined = _joined(joined, other.records)
-        return dataclasses.replace(
-            self,
-            images=np.concatenate([self.images, more]),
-            labels=np.concatenate([self.labels, other.labels]),
-            records=joined,
-        )
+        images = np.concatenate([self.images, more])
+        labels = np.concatenate([self.labels, other.labels])
+        return dataclasses.replace(self, images=images, labels=labels, records=joined)
 
     def names(self) -> list[str]:
         """Returns what to call each image: its path, its record, or its number."""
@@ -67,17 +61,12 @@ class Split:
         return list(map(str, range(len(self))))
 
     def without(self, places: Sequence[int]) -> "Split":
-        """Returns this with the next good image in the place of each damaged one.
-
-        Args:
-            places: Places of the damaged images.
-        """
+        """Returns this with the next good image in each of the damaged `places`."""
         good = np.setdiff1d(np.arange(len(self)), places)
         stand_in = np.arange(len(self))
         stand_in[places] = good[np.searchsorted(good, places) % len(good)]
-        return dataclasses.replace(
-            self.take(stand_in), replaced=self.replaced + len(places)
-        )
+        replaced = self.replaced + len(places)
+        return dataclasses.replace(self.take(stand_in), replaced=replaced)
 
     def entries(self) -> tf.Tensor:
         """Returns `images` as a tensor."""
@@ -94,9 +83,7 @@ class Split:
     def reader(self, decode: PixelFunction, view: PixelFunction) -> PixelFunction:
         """Returns a function from one entry of `images` to pixels.
 
-        Args:
-            decode: From an encoded file to pixels.
-            view: From a uint8 image to pixels.
+        `decode` is for encoded files, `view` for uint8 images.
         """
         if self.images.dtype == np.uint8:
             return view
@@ -115,16 +102,13 @@ def _joined(records: Records, more: Records) -> Records:
             "Files that are read together must call their images alike. Received: "
             f"{records.image} in {records.paths[0]}, {more.image} in {more.paths[0]}"
         )
-    return dataclasses.replace(
-        records,
-        paths=records.paths + more.paths,
-        shard=np.concatenate([records.shard, more.shard + len(records.paths)]),
-        number=np.concatenate([records.number, more.number]),
-        offset=np.concatenate([records.offset, more.offset]),
-        length=np.concatenate([records.length, more.length]),
-        labels=np.concatenate([records.labels, more.labels]),
-        damaged=records.damaged + more.damaged,
-    )
+    more = dataclasses.replace(more, shard=more.shard + len(records.paths))
+    columns: dict[str, Any] = {
+        name: np.concatenate([getattr(records, name), getattr(more, name)])
+        for name in ("shard", "number", "offset", "length", "labels")
+    }
+    paths, damaged = records.paths + more.paths, records.damaged + more.damaged
+    return dataclasses.replace(records, paths=paths, damaged=damaged, **columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,10 +133,7 @@ class Dataset:
 
 
 def check_dataset(images: Dataset) -> Dataset:
-    """Returns a data set that somebody made, or says what is wrong with it.
-
-    Args:
-        images: The data set. Labels of any whole numbers become int32.
+    """Returns a data set that somebody made, its labels, any whole numbers, as int32.
 
     Raises:
         InputError: Images are no uint8 pixels, paths or encoded files, or the labels
@@ -176,22 +157,15 @@ def check_dataset(images: Dataset) -> Dataset:
                 f"{labels.shape} for {len(split.images)} images"
             )
         # Before they become 32 bits, in which another label may lie in range.
-        check_labels(
-            images.name, dataclasses.replace(split, labels=labels), images.classes
-        )
+        split = dataclasses.replace(split, labels=labels)
+        check_labels(images.name, split, images.classes)
         split = dataclasses.replace(split, labels=labels.astype(np.int32))
         images = dataclasses.replace(images, **{part: split})
     return images
 
 
 def check_labels(name: str, split: Split, classes: Sequence[str]) -> None:
-    """Refuses a split whose labels are none of the classes.
-
-    Args:
-        name: Name of the data set.
-        split: Images with labels.
-        classes: Names of the classes.
-    """
+    """Refuses a split of the data set `name` whose labels are none of the classes."""
     wrong = np.flatnonzero((split.labels < 0) | (split.labels >= len(classes)))
     if len(wrong):
         first = wrong[0]
@@ -208,17 +182,12 @@ def unnamed_classes(count: int) -> tuple[str, ...]:
 
 
 def hold_out(images: Dataset, share: float) -> Dataset:
-    """Holds out a share of the training images in the place of the test images.
+    """Holds out a share, 0 to 1, of the training images in the place of the test images.
 
     Always the same ones, whatever the seed of a run.
-
-    Args:
-        images: The data set.
-        share: Share of the training images, from 0 to 1.
     """
     order = np.random.default_rng(0).permutation(len(images.train))
     count = max(1, round(share * len(order)))
-    held, left = np.sort(order[:count]), np.sort(order[count:])
-    return dataclasses.replace(
-        images, train=images.train.take(left), test=images.train.take(held)
-    )
+    train = images.train.take(np.sort(order[count:]))
+    test = images.train.take(np.sort(order[:count]))
+    return dataclasses.replace(images, train=train, test=test)

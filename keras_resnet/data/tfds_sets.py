@@ -90,8 +90,6 @@ def _prepare(builder: "tfds.core.DatasetBuilder") -> None:
 
 def _tfds_split(builder: "tfds.core.DatasetBuilder", split: str) -> Split:
     examples = builder.as_dataset(split=split, shuffle_files=False)
-    examples = list(
-        examples.map(lambda e: (e["image"], e["label"])).as_numpy_iterator()
-    )
-    images = np.stack([image for image, _ in examples])
-    return Split(images, np.array([label for _, label in examples], np.int32))
+    examples = examples.map(lambda e: (e["image"], e["label"])).as_numpy_iterator()
+    images, labels = zip(*examples, strict=True)
+    return Split(np.stack(images), np.array(labels, np.int32))

@@ -2,12 +2,11 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
 
 import tensorflow as tf
 
 from keras_resnet.data import augmentation, policies
-from keras_resnet.data.augmentation import Colour, crop_and_flip
+from keras_resnet.data.augmentation import Colour, crop_and_flip, whole_numbers
 from keras_resnet.data.preprocessing import Preprocessing, central_crop
 from keras_resnet.data.splits import Split
 from keras_resnet.spec import Recipe
@@ -15,47 +14,32 @@ from keras_resnet.spec import Recipe
 # From a place in the split, three numbers from [0, 1) and a seed (2,) to an image.
 # Each has a leading dimension where it is for a batch.
 ImageReader = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
-
-
-class ImageReaders(NamedTuple):
-    """How the images of a step come about.
-
-    Attributes:
-        batch: Reads all images of a step at once; `None` where they are better read
-            one by one, in parallel.
-        single: Reads one image.
-    """
-
-    batch: ImageReader | None
-    single: ImageReader
+# For all images of a step at once, `None` where they are better read one by one, in
+# parallel; and for one image.
+ImageReaders = tuple[ImageReader | None, ImageReader]
 
 
 def make_readers(
     split: Split, preprocessing: Preprocessing, recipe: Recipe, mean: Colour
 ) -> ImageReaders:
-    """Makes the functions that read and augment training images.
-
-    Args:
-        split: The training images.
-        preprocessing: To the training images' size.
-        recipe: What the augmentation is read from.
-        mean: Mean of each channel in pixel values, the colour of erased rectangles.
-    """
+    """Makes the functions that read and augment images; as for `TrainingBatches`."""
     if recipe.crop == "pad":
         return _padded_readers(split, preprocessing, recipe, mean)
-    size, entries = preprocessing.shape[:2], split.entries()
-    draw_box = {"inception": _inception, "shorter_side": _shorter_side}[recipe.crop]
+    entries = split.entries()
+
+    def draw_box(sides: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        if recipe.crop == "inception":
+            return augmentation.inception_box(sides, seed, (recipe.area, 1.0))
+        return _shorter_side(sides, seed, preprocessing.shape[:2])
 
     def read_boxed(place: tf.Tensor, draws: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         seeds = tf.random.experimental.stateless_split(seed, 2)
-        read = functools.partial(
-            preprocessing.cut,
-            box_of=lambda sides: draw_box(sides, seeds[0], size, recipe),
-        )
+        box_of = functools.partial(draw_box, seed=seeds[0])
+        read = functools.partial(preprocessing.cut, box_of=box_of)
         image = split.reader(read, read)(entries[place])
-        return _augment(_flip(image, draws, recipe), seeds[1], recipe, mean)
+        return _augment(image, draws, seeds[1], recipe, mean)
 
-    return ImageReaders(None, read_boxed)
+    return None, read_boxed
 
 
 def _padded_readers(
@@ -69,10 +53,9 @@ def _padded_readers(
 
     def read_padded(place: tf.Tensor, draws: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         image = tf.pad(split.reader(decode, view)(entries[place]), border)
-        room = tf.shape(image)[:2] - size + 1
-        corner = tf.cast(draws[:2] * tf.cast(room, tf.float32), tf.int32)
+        corner = whole_numbers(draws[:2], tf.shape(image)[:2] - size + 1)
         image = tf.slice(image, [*tf.unstack(corner), 0], preprocessing.shape)
-        return _augment(_flip(image, draws, recipe), seed, recipe, mean)
+        return _augment(image, draws, seed, recipe, mean)
 
     def read_all(places: tf.Tensor, draws: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
         del seeds
@@ -81,21 +64,13 @@ def _padded_readers(
 
     augments = recipe.policy != "none" or recipe.colour or recipe.erase
     at_once = not augments and split.stays_under(view)
-    return ImageReaders(read_all if at_once else None, read_padded)
-
-
-def _inception(
-    sides: tf.Tensor, seed: tf.Tensor, size: tuple[int, int], recipe: Recipe
-) -> tf.Tensor:
-    del size
-    return augmentation.inception_box(sides, seed, (recipe.area, 1.0))
+    return read_all if at_once else None, read_padded
 
 
 def _shorter_side(
-    sides: tf.Tensor, seed: tf.Tensor, size: tuple[int, int], recipe: Recipe
+    sides: tf.Tensor, seed: tf.Tensor, size: tuple[int, int]
 ) -> tf.Tensor:
     """The paper's box, moved to whole pixels of the image."""
-    del recipe
     box = augmentation.shorter_side_box(sides, seed, size)
     first, last = tf.round(box[:2]), tf.round(box[:2] + box[2:])
     first = tf.minimum(tf.cast(first, tf.int32), sides - 1)
@@ -103,16 +78,12 @@ def _shorter_side(
     return tf.concat([first, last - first], 0)
 
 
-def _flip(image: tf.Tensor, draws: tf.Tensor, recipe: Recipe) -> tf.Tensor:
-    if not recipe.flip:
-        return image
-    return tf.cond(draws[2] < 0.5, lambda: image, lambda: tf.reverse(image, [1]))
-
-
 def _augment(
-    image: tf.Tensor, seed: tf.Tensor, recipe: Recipe, mean: Colour
+    image: tf.Tensor, draws: tf.Tensor, seed: tf.Tensor, recipe: Recipe, mean: Colour
 ) -> tf.Tensor:
-    """Changes the colours and shapes of an image."""
+    """Mirrors an image at random, and changes its colours and shapes."""
+    if recipe.flip:
+        image = tf.cond(draws[2] < 0.5, lambda: image, lambda: tf.reverse(image, [1]))
     seeds = tf.random.experimental.stateless_split(seed, 3)
     if recipe.policy == "trivial_augment":
         image = policies.trivial_augment(image, seeds[0])

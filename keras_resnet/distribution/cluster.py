@@ -93,7 +93,6 @@ def _from_kubernetes() -> tuple[list[str], int]:
         index = int(os.environ["JOB_COMPLETION_INDEX"])
         count = int(os.environ["KERAS_RESNET_WORKERS"])
         domain = os.environ["KERAS_RESNET_SERVICE"]
-        job = socket.gethostname().removesuffix(f"-{index}")
     except (KeyError, ValueError) as error:
         raise InputError(
             "multi_worker on Kubernetes needs TF_CONFIG, which a training operator sets, or "
@@ -101,6 +100,7 @@ def _from_kubernetes() -> tuple[list[str], int]:
             "KERAS_RESNET_SERVICE (its headless service, the pods' subdomain). Received: "
             f"{type(error).__name__}: {error}"
         ) from None
+    job = socket.gethostname().removesuffix(f"-{index}")
     return [f"{job}-{pod}.{domain}:{PORT}" for pod in range(count)], index
 
 

@@ -74,42 +74,31 @@ def _multi_worker(addresses: tuple[str, ...], index: int) -> tf.distribute.Strat
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(resolver)
     except RuntimeError as error:  # TensorFlow has run something.
-        raise InputError(
-            f"multi_worker must be made before anything else: {error}"
-        ) from error
+        message = f"multi_worker must be made before anything else: {error}"
+        raise InputError(message) from error
 
 
 def next_batch(strategy: tf.distribute.Strategy, batches: Batches) -> tuple:
-    """Takes one element for each replica, within a `tf.function`.
+    """Takes the arguments of `strategy.run`, within a `tf.function`.
 
-    Args:
-        strategy: Strategy with the replicas.
-        batches: What `iterate_batches` returned; or any iterator over a
-            `tf.data.Dataset` with an element for each replica of this process.
-
-    Returns:
-        What `strategy.run` takes as its arguments.
+    `batches` is what `iterate_batches` returned; or any iterator over a
+    `tf.data.Dataset` with an element for each replica of this process.
     """
     if isinstance(batches, tf.distribute.DistributedIterator):
         return next(batches)
-    return strategy.experimental_distribute_values_from_function(
-        lambda context: next(batches)
-    )
+    distribute = strategy.experimental_distribute_values_from_function
+    return distribute(lambda context: next(batches))
 
 
 def iterate_batches(
     strategy: tf.distribute.Strategy, batches: tf.data.Dataset
 ) -> Batches:
-    """Returns an iterator for `next_batch`.
+    """Returns an iterator for `next_batch`, of an element for each replica of this process.
 
     On GPUs each replica's next batch is copied there ahead of time, by a distributed
     data set. On CPUs there is none: making one sets malloc to return memory to the
     system at once (TensorFlow 2.21, GeneratorDatasetOp), which made the steps of
     ResNet-50 twice as long.
-
-    Args:
-        strategy: Strategy with the replicas.
-        batches: Data set with an element for each replica of this process.
     """
     if tf.config.list_physical_devices("GPU"):
         return iter(strategy.distribute_datasets_from_function(lambda _: batches))
@@ -194,9 +183,8 @@ def _tpu() -> tf.distribute.Strategy:
         tf.tpu.experimental.initialize_tpu_system(resolver)
         return tf.distribute.TPUStrategy(resolver)
     except (tf.errors.OpError, OSError, ImportError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"The TPU {address!r} cannot be used: {first_line(error)}"
-        ) from error
+        message = f"The TPU {address!r} cannot be used: {first_line(error)}"
+        raise InputError(message) from error
 
 
 def _split_cpu(parts: int) -> None:

@@ -119,26 +119,20 @@ def _environment(addresses: Sequence[str], index: int) -> dict[str, str]:
     # All workers share the cores; without this each would take as many threads as
     # there are cores.
     threads = max(1, (os.cpu_count() or 1) // len(addresses))
+    task = {"type": "worker", "index": index}
     return {
         "TF_NUM_INTRAOP_THREADS": str(threads),
         **os.environ,
         LOCAL_WORKER: str(index),
-        "TF_CONFIG": json.dumps(
-            {
-                "cluster": {"worker": addresses},
-                "task": {"type": "worker", "index": index},
-            }
-        ),
+        "TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": task}),
     }
 
 
 def _free_addresses(count: int) -> list[str]:
     with contextlib.ExitStack() as stack:
-        servers = [
-            stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-            for _ in range(count)
-        ]
-        return [f"127.0.0.1:{server.getsockname()[1]}" for server in servers]
+        servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+        ports = [stack.enter_context(server).getsockname()[1] for server in servers]
+        return [f"127.0.0.1:{port}" for port in ports]
 
 
 def _last_line(log: pathlib.Path) -> str:

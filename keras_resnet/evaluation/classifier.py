@@ -178,15 +178,12 @@ def _classify_with(model: keras.Model, name: str, weights: str | None) -> Classi
 
 def _usual_classes(model: keras.Model, name: str) -> tuple[str, ...]:
     """Returns the classes that a network has if its weights do not name them."""
-    number = model.output_shape[-1]
-    names = None
+    number, names = model.output_shape[-1], None
     if number == 1000:
         names = class_names("imagenet")
     elif number == 10 and model.input_shape[1:] == (32, 32, 3):
-        print(
-            f"{name} does not name its 10 classes; taken for CIFAR-10's",
-            file=sys.stderr,
-        )
+        note = f"{name} does not name its 10 classes; taken for CIFAR-10's"
+        print(note, file=sys.stderr)
         names = class_names("cifar10")
     return names or unnamed_classes(number)
 
@@ -198,14 +195,8 @@ def _provenance(name: str, source: str) -> Provenance:
             # Without an address, this package trained them and ships the run's record.
             shipped = "://" not in entry.address
             record = read_record(os.path.dirname(entry.path)) if shipped else None
-            return Provenance(
-                name,
-                source,
-                record.spec if record else None,
-                entry.source,
-                entry.licence,
-                entry.top1,
-            )
+            publisher = entry.source, entry.licence, entry.top1
+            return Provenance(name, source, record.spec if record else None, *publisher)
     return Provenance(name, source)
 
 
@@ -215,7 +206,7 @@ def load_images(
     data_dir: str | None = None,
     only_test: bool = False,
 ) -> Dataset:
-    """Loads the data set that a classifier is to be tried on.
+    """Loads the data set that a classifier is to be tried on; its classes are the model's.
 
     Args:
         classifier: Network with its classes.
@@ -226,9 +217,6 @@ def load_images(
         data_dir: Folder of TFDS sets.
         only_test: Whether no training images are wanted; see
             `keras_resnet.data.load_dataset`.
-
-    Returns:
-        A `Dataset` whose classes are the model's.
 
     Raises:
         InputError: It has other classes, or images of another number of channels.
@@ -251,11 +239,12 @@ def load_images(
                 f"The model knows the classes {shorten_list(classifier.classes, 20)}. "
                 f"Received: {images.name} with the classes {shorten_list(images.classes, 20)}"
             )
+        train, test = (
+            dataclasses.replace(split, labels=places[split.labels])
+            for split in (images.train, images.test)
+        )
         images = dataclasses.replace(
-            images,
-            classes=classifier.classes,
-            train=dataclasses.replace(images.train, labels=places[images.train.labels]),
-            test=dataclasses.replace(images.test, labels=places[images.test.labels]),
+            images, classes=classifier.classes, train=train, test=test
         )
     channels = classifier.preprocessing.channels
     if images.shape and images.shape[2] != channels:
@@ -267,14 +256,9 @@ def load_images(
 
 
 def _places(names: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
-    """Returns the places of a data set's classes among those of a model.
+    """Returns the places of a data set's classes among a model's; int32 (names,).
 
-    Args:
-        names: Names of the data set's classes.
-        classes: Names of the model's classes.
-
-    Returns:
-        int32 (number of names,); `None` if not all of them are among the classes.
+    `None` if not all of them are among the classes.
     """
     known = [classes]
     if tuple(classes) == class_names("imagenet"):

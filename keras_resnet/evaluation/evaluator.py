@@ -52,14 +52,7 @@ class Predictions:
         }
 
     def confusion(self, classes: int) -> np.ndarray:
-        """Counts each pair of right and named class.
-
-        Args:
-            classes: Number of classes.
-
-        Returns:
-            int64 (classes, classes), a row for each right class.
-        """
+        """Counts pairs: int64 (right class, named class), of so many classes."""
         pairs = self.labels.astype(np.int64) * classes + self.classes[:, 0]
         return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
@@ -108,13 +101,10 @@ class Evaluator:
         self._step = _make_step(strategy, view.classify, min(5, model.output_shape[-1]))
 
     def predict(self, on_step: Callable[[], object] = lambda: None) -> Predictions:
-        """Says what the model, as it is now, makes of each image.
+        """Says what the model, as it is now, makes of each image, in their order.
 
         Args:
             on_step: Function that is called after each of `steps` steps.
-
-        Returns:
-            Predictions in the order of the split.
 
         Raises:
             InputError: Images cannot be decoded; it names them.
@@ -147,17 +137,7 @@ class Evaluator:
 def _make_step(
     strategy: tf.distribute.Strategy, classify: Classify, top: int
 ) -> Callable[[Iterator[tf.Tensor]], tuple[tf.Tensor, ...]]:
-    """Makes the step that judges a batch on each replica.
-
-    Args:
-        strategy: Strategy in whose scope the model was made.
-        classify: From images to probabilities.
-        top: Number of classes that are kept.
-
-    Returns:
-        A function of an iterator over batches, to likeliest classes, their scores and
-        the losses.
-    """
+    """Makes the step: from a batch to the `top` classes, their scores, and losses."""
 
     def replica_step(
         images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor

@@ -41,25 +41,16 @@ def write_report(
     """
     os.makedirs(folder, exist_ok=True)
     # JSON has no NaN, which a diverged network's loss is.
-    summary = {
-        name: value if math.isfinite(value) else None
-        for name, value in predictions.summary().items()
-    }
-    write_json(
-        os.path.join(folder, "evaluation.json"),
-        {
-            **summary,
-            **about,
-            "settings": classifier.provenance.to_settings(),
-            "versions": versions(),
-            "machine": machine(),
-        },
-    )
+    summary = predictions.summary().items()
+    report: dict[str, Any] = {k: v if math.isfinite(v) else None for k, v in summary}
+    settings = classifier.provenance.to_settings()
+    report |= {**about, "settings": settings, "versions": versions()}
+    report["machine"] = machine()
+    write_json(os.path.join(folder, "evaluation.json"), report)
     classes = classifier.classes
     confusion = predictions.confusion(len(classes))
-    table = to_csv(per_class(confusion, classes))
-    write_file(os.path.join(folder, "per_class.csv"), table)
-    picture = draw_confusion(confusion, classes)
+    table, picture = per_class(confusion, classes), draw_confusion(confusion, classes)
+    write_file(os.path.join(folder, "per_class.csv"), to_csv(table))
     write_file(os.path.join(folder, "confusion.png"), picture)
 
 
@@ -95,13 +86,7 @@ def per_class(confusion: np.ndarray, classes: Sequence[str]) -> list[dict[str, A
 def predictions_csv(
     predictions: Predictions, names: Sequence[str], classes: Sequence[str]
 ) -> str:
-    """Returns what was said of each image, as CSV.
-
-    Args:
-        predictions: Predictions, one for each image.
-        names: Names of the images.
-        classes: Names of the classes.
-    """
+    """Returns what was said of each image, as CSV, by names of images and classes."""
     ranks = range(1, predictions.classes.shape[1] + 1)
     rows = []
     for i, name in enumerate(names):
@@ -155,8 +140,10 @@ def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
         _name_classes(axes, names)
     else:
         axes.set(xticks=[], yticks=[], xlabel=f"named ({len(seen)} classes, in order)")
-    if len(seen) <= 20:
-        _write_counts(axes, counts)
+    for y, x in np.argwhere(counts) if len(seen) <= 20 else ():
+        colour = "white" if counts[y, x] > counts.max() ** 0.6 else "black"
+        place: dict[str, Any] = {"ha": "center", "va": "center"}
+        axes.text(x, y, counts[y, x], fontsize=8, color=colour, **place)
     images, right = confusion.sum(), np.trace(confusion)
     axes.set_title(f"{right:,} of {images:,} right, {right / images:.2%}", fontsize=10)
     ticks = [n * 10**power for power in range(6) for n in (1, 2, 5)]
@@ -177,12 +164,3 @@ def _name_classes(axes: "Axes", names: Sequence[str]) -> None:
         rotation_mode="default" if upright else "anchor",
     )
     axes.set_yticks(range(len(names)), names)
-
-
-def _write_counts(axes: "Axes", counts: np.ndarray) -> None:
-    """Writes the number of images into each cell that has any."""
-    for y, x in np.argwhere(counts):
-        colour = "white" if counts[y, x] > counts.max() ** 0.6 else "black"
-        axes.text(
-            x, y, counts[y, x], ha="center", va="center", fontsize=8, color=colour
-        )

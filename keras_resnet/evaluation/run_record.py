@@ -85,16 +85,12 @@ def write_record(folder: str | os.PathLike[str], record: RunRecord) -> None:
     Raises:
         OSError: It could not be written.
     """
+    content = vars(record) | {
+        "settings": record.spec.to_settings(),
+        "preprocessing": dataclasses.asdict(record.preprocessing),
+    }
+    order = ("format", "settings", "classes", "preprocessing", "versions", "commit",
+             "machine", "command")  # fmt: skip
     write_json(
-        os.path.join(folder, "run.json"),
-        {
-            "format": record.format,
-            "settings": record.spec.to_settings(),
-            "classes": record.classes,
-            "preprocessing": dataclasses.asdict(record.preprocessing),
-            "versions": record.versions,
-            "commit": record.commit,
-            "machine": record.machine,
-            "command": record.command,
-        },
+        os.path.join(folder, "run.json"), {name: content[name] for name in order}
     )

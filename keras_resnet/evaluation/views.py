@@ -23,6 +23,8 @@ from keras_resnet.data import PAPER_SCALES, Cut, Preprocessing, central_crop
 from keras_resnet.nets import channel_axis, has_imagenet_stem
 from keras_resnet.support import InputError
 
+VIEWS = ("single", "10crop", "multiscale")
+
 # From what is cut from a batch of images, and `training=False`, to probabilities
 # (batch, classes). A `keras.Model` is one.
 Classify = Callable[..., tf.Tensor]
@@ -46,12 +48,7 @@ class View(NamedTuple):
 
 
 def make_view(name: str, model: keras.Model, preprocessing: Preprocessing) -> View:
-    """Makes a view for a network.
-
-    Args:
-        name: One of `VIEWS`.
-        model: Network that takes what `preprocessing` gives.
-        preprocessing: From an image to the network's input.
+    """Makes a view, one of `VIEWS`, for a network.
 
     Raises:
         InputError: The view is not for this network.
@@ -62,11 +59,10 @@ def make_view(name: str, model: keras.Model, preprocessing: Preprocessing) -> Vi
             "10crop and multiscale are for ImageNet nets; a CIFAR net sees the whole "
             f"image. Received: views={name!r} with {model.name}"
         )
-    return _MAKERS[name](model, preprocessing)
-
-
-def _single(model: keras.Model, preprocessing: Preprocessing) -> View:
-    return View(central_crop(preprocessing), model)
+    if name == "single":
+        return View(central_crop(preprocessing), model)
+    make = _ten_crops if name == "10crop" else _multiscale
+    return make(model, preprocessing)
 
 
 def _ten_crops(model: keras.Model, preprocessing: Preprocessing) -> View:
@@ -110,8 +106,3 @@ def _multiscale(model: keras.Model, preprocessing: Preprocessing) -> View:
         crops=None,
         refresh=lambda: whole.set_weights(model.get_weights()),
     )
-
-
-_MAKERS = {"single": _single, "10crop": _ten_crops, "multiscale": _multiscale}
-
-VIEWS = tuple(_MAKERS)

@@ -12,3 +12,4 @@ from .graph import synchronized as synchronized
 from .resnet import Head as Head
 from .resnet import Shape as Shape
 from .resnet import build_network as build_network
+from .resnet import image_shape as image_shape

@@ -6,8 +6,8 @@ function serves both data formats of `keras.config.image_data_format()`.
 
 import contextlib
 import contextvars
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import keras
 from keras import KerasTensor, layers
@@ -18,29 +18,26 @@ from keras_resnet.spec import Variant
 _KERNELS = "he_normal"
 _initializer = contextvars.ContextVar("kernel_initializer", default=_KERNELS)
 
-Dilations = tuple[int, int]
-
 
 class Place(NamedTuple):
     """Where a block stands in its network.
 
     Attributes:
         name: Prefix of the layers' names, such as `"conv2_block1"`.
+        variant: The architecture.
         width: Channels of the paper's 3x3 convolutions in this stage.
         stride: Stride of the block.
         dilations: Dilation of 3x3 convolutions up to the one that has the stride,
             and after it.
+        drop: Probability that a training step leaves out the residual branch.
     """
 
     name: str
+    variant: Variant
     width: int
     stride: int
-    dilations: Dilations
-
-
-# From a batch of images to the sum of shortcut and branch, before its nonlinearity,
-# which the caller applies.
-Block = Callable[[KerasTensor, Variant, Place], KerasTensor]
+    dilations: tuple[int, int] = (1, 1)
+    drop: float = 0.0
 
 
 @contextlib.contextmanager
@@ -70,11 +67,7 @@ def relu(x: KerasTensor, name: str) -> KerasTensor:
 def bn(x: KerasTensor, name: str, gamma: str = "ones") -> KerasTensor:
     """Batch normalisation; the one place that sets its momentum and epsilon."""
     return layers.BatchNormalization(
-        axis=channel_axis(),
-        momentum=0.9,
-        epsilon=1e-5,
-        gamma_initializer=gamma,
-        name=f"{name}_bn",
+        channel_axis(), 0.9, 1e-5, gamma_initializer=gamma, name=f"{name}_bn"
     )(x)
 
 
@@ -87,9 +80,9 @@ def conv(
     *,
     dilation: int = 1,
     groups: int = 1,
-    bias: bool = False,
+    gamma: str | None = "ones",
 ) -> KerasTensor:
-    """Convolution whose padding is symmetric at every stride.
+    """Convolution whose padding is symmetric at every stride, then batch normalisation.
 
     As in the original and in torchvision; TensorFlow's `"same"` is not at stride
     2: zeros are added explicitly and the convolution is `"valid"`. At stride 1
@@ -99,14 +92,13 @@ def conv(
         x: Batch of images.
         filters: Number of output channels.
         size: Height and width of the kernel, odd.
-        stride: Stride in both directions; 1 if the convolution is dilated.
+        stride: Stride in both directions; 1 if the convolution is dilated. Height and
+            width are divided by it and rounded up.
         name: Prefix of the layers' names.
         dilation: Pixels from one tap of the kernel to the next.
         groups: Number of groups of channels that are convolved separately.
-        bias: Whether a number is added to each output channel.
-
-    Returns:
-        Height and width divided by `stride`, rounded up; `filters` channels.
+        gamma: Initial scale of the batch normalisation. `None`: a convolution with a
+            bias that nothing normalises.
     """
     padding = "same"
     if stride > 1 and size > 1:
@@ -115,73 +107,51 @@ def conv(
     layer = layers.Conv2D(
         filters,
         size,
-        strides=stride,
-        padding=padding,
-        dilation_rate=dilation if size > 1 else 1,
+        stride,
+        padding,
+        dilation_rate=dilation,
         groups=groups,
-        use_bias=bias,
+        use_bias=gamma is None,
         kernel_initializer=_initializer.get(),
         name=f"{name}_conv",
     )
     x = layer(x)
-    if _initializer.get() != _KERNELS:
+    if _initializer.get() != _KERNELS:  # Each new initializer draws a seed.
         layer.kernel_initializer = keras.initializers.get(_KERNELS)
-    return x
-
-
-def conv_bn(
-    x: KerasTensor,
-    filters: int,
-    size: int,
-    stride: int,
-    name: str,
-    *,
-    gamma: str = "ones",
-    **options: Any,
-) -> KerasTensor:
-    """Convolution without bias, then batch normalisation; see `conv`."""
-    return bn(conv(x, filters, size, stride, name, **options), name, gamma)
+    return bn(x, name, gamma) if gamma else x
 
 
 def shortcut(
-    x: KerasTensor,
-    activated: KerasTensor,
-    variant: Variant,
-    filters: int,
-    stride: int,
-    name: str,
+    x: KerasTensor, activated: KerasTensor, place: Place, filters: int
 ) -> KerasTensor:
     """The shortcut of a residual block; the one place that decides which.
+
+    The variant's `shortcut` is the paper's option (section 4.1). `"A"`: identity,
+    with zeros for new channels; no parameters. `"B"`: a 1x1 convolution where the
+    shape changes, else identity. `"C"`: a 1x1 convolution always.
 
     Args:
         x: Input of the block.
         activated: The same after the block's pre-activation, which a projection
             reads; `x` in a network without it.
-        variant: The architecture, whose `shortcut` is the paper's option (section
-            4.1). `"A"`: identity, with zeros for new channels; no parameters.
-            `"B"`: a 1x1 convolution where the shape changes, else identity.
-            `"C"`: a 1x1 convolution always.
+        place: The block.
         filters: Number of output channels of the block.
-        stride: Stride of the block.
-        name: Prefix of the layers' names.
 
     Returns:
         A tensor of the same shape as the block's residual branch.
     """
+    variant, stride, name = place.variant, place.stride, f"{place.name}_0"
     new_channels = filters - x.shape[channel_axis()]
     # Published pre-activation nets subsample without a convolution.
     changes = new_channels != 0 or (stride > 1 and not variant.preact)
     if variant.shortcut == "C" or (variant.shortcut == "B" and changes):
         if variant.avg_down and stride > 1:
-            activated = layers.AveragePooling2D(
-                2, stride, padding="same", name=f"{name}_0_pool"
-            )(activated)
-            stride = 1
-        if variant.preact:
-            return conv(activated, filters, 1, stride, f"{name}_0", bias=True)
-        return conv_bn(activated, filters, 1, stride, f"{name}_0")
+            pool = layers.AveragePooling2D(2, stride, "same", name=f"{name}_pool")
+            activated, stride = pool(activated), 1
+        gamma = None if variant.preact else "ones"
+        return conv(activated, filters, 1, stride, name, gamma=gamma)
     if stride > 1:
-        x = layers.AveragePooling2D(1, stride, name=f"{name}_0_pool")(x)
+        x = layers.AveragePooling2D(1, stride, name=f"{name}_pool")(x)
     if new_channels:
         # The paper says only "extra zero entries padded"; half of them stand in
         # front and half behind, as in published CIFAR checkpoints. Read in the
@@ -192,7 +162,7 @@ def shortcut(
             pad, read_as = ((0, 0), (front, behind)), "channels_first"
         else:
             pad, read_as = ((front, behind), (0, 0)), "channels_last"
-        x = layers.ZeroPadding2D(pad, data_format=read_as, name=f"{name}_0_pad")(x)
+        x = layers.ZeroPadding2D(pad, read_as, name=f"{name}_pad")(x)
     return x
 
 
@@ -205,81 +175,54 @@ def squeeze_excite(x: KerasTensor, name: str) -> KerasTensor:
     channels = x.shape[channel_axis()]
     between = max(8, (channels // 16 + 4) // 8 * 8)
     share = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_se_pool")(x)
-    share = conv(share, between, 1, 1, f"{name}_se_1", bias=True)
+    share = conv(share, between, 1, 1, f"{name}_se_1", gamma=None)
     share = relu(share, f"{name}_se_1_relu")
-    share = conv(share, channels, 1, 1, f"{name}_se_2", bias=True)
+    share = conv(share, channels, 1, 1, f"{name}_se_2", gamma=None)
     share = layers.Activation("sigmoid", name=f"{name}_se_sigmoid")(share)
     return layers.Multiply(name=f"{name}_se_scale")([x, share])
 
 
-def basic_block(x: KerasTensor, variant: Variant, place: Place) -> KerasTensor:
-    """Two 3x3 convolutions beside a shortcut (Figure 5, left); see `Block`."""
-    name, width, stride, (before, after) = place
-    start = _activate(x, variant, name)
-    y = conv_bn(start, width, 3, stride, f"{name}_1", dilation=before)
-    y = relu(y, f"{name}_1_relu")
-    y = _last(y, variant, width, 3, f"{name}_2", after)
-    return _add(x, start, y, variant, place)
+def residual_block(x: KerasTensor, place: Place) -> KerasTensor:
+    """Returns the sum of shortcut and branch (Figure 5), before its nonlinearity.
 
-
-def bottleneck_block(x: KerasTensor, variant: Variant, place: Place) -> KerasTensor:
-    """1x1, 3x3 and 1x1 convolutions beside a shortcut (Figure 5, right); see `Block`.
-
-    The variant's `stride_on` says which convolution has the stride. The block gives
-    four times the place's width; groups may widen its first two convolutions.
+    A basic block's branch has two 3x3 convolutions. A bottleneck's has 1x1, 3x3 and
+    1x1; its `stride_on` says which one has the stride, it gives four times the
+    place's width, and groups may widen its first two convolutions.
     """
-    name, width, stride, dilations = place
-    on_1x1, on_3x3 = (stride, 1) if variant.stride_on == "1x1" else (1, stride)
-    dilation = dilations[variant.stride_on == "1x1"]
-    groups = variant.groups
-    inner = width * variant.group_width // 64 * groups
-    start = _activate(x, variant, name)
-    y = relu(conv_bn(start, inner, 1, on_1x1, f"{name}_1"), f"{name}_1_relu")
-    y = conv_bn(y, inner, 3, on_3x3, f"{name}_2", dilation=dilation, groups=groups)
-    y = relu(y, f"{name}_2_relu")
-    y = _last(y, variant, 4 * width, 1, f"{name}_3")
-    return _add(x, start, y, variant, place)
-
-
-BLOCKS: dict[str, Block] = {"basic": basic_block, "bottleneck": bottleneck_block}
-
-
-def _activate(x: KerasTensor, variant: Variant, name: str) -> KerasTensor:
-    """What a block's branch reads: with pre-activation, normalised and rectified."""
-    if not variant.preact:
-        return x
-    return relu(bn(x, f"{name}_preact"), f"{name}_preact_relu")
-
-
-def _last(
-    y: KerasTensor,
-    variant: Variant,
-    filters: int,
-    size: int,
-    name: str,
-    dilation: int = 1,
-) -> KerasTensor:
-    """The last convolution of a branch; nothing normalises a pre-activated one."""
-    if variant.preact:
-        return conv(y, filters, size, 1, name, bias=True, dilation=dilation)
-    gamma = "zeros" if variant.zero_gamma else "ones"
-    return conv_bn(y, filters, size, 1, name, gamma=gamma, dilation=dilation)
-
-
-def _add(
-    x: KerasTensor, start: KerasTensor, y: KerasTensor, variant: Variant, place: Place
-) -> KerasTensor:
-    """Adds the shortcut of `x` to the residual branch `y`; a plain net has none."""
-    name = place.name
+    name, variant, width, stride, (before, after), drop = place
+    preact, groups = variant.preact, 1
+    if variant.block == "basic":
+        convolutions = [(width, 3, stride, before), (width, 3, 1, after)]
+    else:
+        groups = variant.groups
+        inner = width * variant.group_width // 64 * groups
+        if variant.stride_on == "1x1":
+            convolutions = [(inner, 1, stride, 1), (inner, 3, 1, after)]
+        else:
+            convolutions = [(inner, 1, 1, 1), (inner, 3, stride, before)]
+        convolutions.append((4 * width, 1, 1, 1))
+    start = relu(bn(x, f"{name}_preact"), f"{name}_preact_relu") if preact else x
+    # Nothing normalises the end of a pre-activated branch.
+    gamma = None if preact else "zeros" if variant.zero_gamma else "ones"
+    y, last = start, len(convolutions)
+    for i, (filters, size, step, dilation) in enumerate(convolutions, 1):
+        y = conv(
+            y,
+            filters,
+            size,
+            step,
+            f"{name}_{i}",
+            dilation=dilation,
+            groups=groups if size == 3 else 1,
+            gamma="ones" if i < last else gamma,
+        )
+        if i < last:
+            y = relu(y, f"{name}_{i}_relu")
     if variant.se:
         y = squeeze_excite(y, name)
     if variant.shortcut == "none":
         return y
-    if variant.stochastic_depth:
-        y = layers.Dropout(
-            variant.stochastic_depth, noise_shape=(None, 1, 1, 1), name=f"{name}_drop"
-        )(y)
-    filters = y.shape[channel_axis()]
-    return layers.Add(name=f"{name}_add")(
-        [shortcut(x, start, variant, filters, place.stride, name), y]
-    )
+    if drop:
+        y = layers.Dropout(drop, (None, 1, 1, 1), name=f"{name}_drop")(y)
+    beside = shortcut(x, start, place, y.shape[channel_axis()])
+    return layers.Add(name=f"{name}_add")([beside, y])

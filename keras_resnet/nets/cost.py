@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import TypedDict
+from typing import Any, NamedTuple
 
 import keras
 from keras import layers
@@ -15,17 +15,11 @@ from keras_resnet.spec import find_variant
 from keras_resnet.support import InputError, format_table
 
 
-@dataclasses.dataclass(frozen=True)
-class LayerProfile:
+class LayerProfile(NamedTuple):
     """One layer that has parameters.
 
-    Attributes:
-        name: Name of the layer.
-        kind: Name of its class, such as `"Conv2D"`.
-        output_shape: Shape of its output, without the batch.
-        parameters: Number of trainable parameters.
-        multiply_adds: Number for one image, of convolutions and dense layers; 0 for
-            others, as in the paper.
+    `kind` is the name of its class, such as `"Conv2D"`; `output_shape` is without the
+    batch; only convolutions and dense layers have `multiply_adds`, as in the paper.
     """
 
     name: str
@@ -37,32 +31,26 @@ class LayerProfile:
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """Parameters and multiply-adds of a network; prints as a table.
-
-    Attributes:
-        layers: The layers that have parameters, in order.
-        parameters: Number of trainable parameters of the network.
-        multiply_adds: Number for one image.
-    """
+    """Trainable parameters and multiply-adds for one image; prints as a table."""
 
     layers: tuple[LayerProfile, ...]
     parameters: int
     multiply_adds: int
 
     def __str__(self) -> str:
-        head = ("layer", "kind", "output", "parameters", "multiply-adds")
+        total = LayerProfile("total", "", (), self.parameters, self.multiply_adds)
         rows = [
             (
-                layer.name,
-                layer.kind,
-                "x".join(map(str, layer.output_shape)),
-                f"{layer.parameters:,}",
-                f"{layer.multiply_adds:,}",
+                row.name,
+                row.kind,
+                "x".join(map(str, row.output_shape)),
+                f"{row.parameters:,}",
+                f"{row.multiply_adds:,}",
             )
-            for layer in self.layers
+            for row in (*self.layers, total)
         ]
-        total = ("total", "", "", f"{self.parameters:,}", f"{self.multiply_adds:,}")
-        return format_table([head, *rows, total], left=(0, 1, 2))
+        head = ("layer", "kind", "output", "parameters", "multiply-adds")
+        return format_table([head, *rows], left=(0, 1, 2))
 
 
 def profile(model: keras.Model) -> Profile:
@@ -91,11 +79,8 @@ def profile(model: keras.Model) -> Profile:
         for layer in flat_layers(model)
         if layer.weights
     )
-    return Profile(
-        rows,
-        sum(row.parameters for row in rows),
-        sum(row.multiply_adds for row in rows),
-    )
+    parameters = sum(row.parameters for row in rows)
+    return Profile(rows, parameters, sum(row.multiply_adds for row in rows))
 
 
 def _multiply_adds(layer: layers.Layer, model: keras.Model) -> int:
@@ -107,53 +92,29 @@ def _multiply_adds(layer: layers.Layer, model: keras.Model) -> int:
     positions = shape[:2] if channel_axis() == -1 else shape[1:]
     if None in positions:
         raise InputError(
-            "Multiply-adds need a fixed input size, such as "
-            f"input_shape=(224, 224, 3). Received: {model.name} with input "
-            f"{model.input_shape}"
+            "Multiply-adds need a fixed input size, such as input_shape=(224, 224, 3). "
+            f"Received: {model.name} with input {model.input_shape}"
         )
     return math.prod(positions) * math.prod(layer.kernel.shape)
 
 
 # Table 1's multiply-adds, in 1e9, and Table 6's parameters, in 1e6, as printed.
 PAPER_TABLE_1 = {
-    "resnet18": 1.8,
-    "resnet34": 3.6,
-    "resnet50": 3.8,
-    "resnet101": 7.6,
-    "resnet152": 11.3,
-}
+    "resnet18": 1.8, "resnet34": 3.6, "resnet50": 3.8, "resnet101": 7.6, "resnet152": 11.3,
+}  # fmt: skip
 PAPER_TABLE_6 = {
-    "resnet20": 0.27,
-    "resnet32": 0.46,
-    "resnet44": 0.66,
-    "resnet56": 0.85,
-    "resnet110": 1.7,
-    "resnet1202": 19.4,
-}
+    "resnet20": 0.27, "resnet32": 0.46, "resnet44": 0.66,
+    "resnet56": 0.85, "resnet110": 1.7, "resnet1202": 19.4,
+}  # fmt: skip
 
 
-class PaperRow(TypedDict):
-    """One row of the paper's Table 1 or 6, beside our network.
+def beside_paper() -> Iterator[tuple[dict[str, Any], keras.Model]]:
+    """Yields each row of the paper's Tables 1 and 6 with its network, built for it.
 
-    Attributes:
-        table: 1 or 6.
-        network: Name of the network.
-        shortcut: The paper's option.
-        layers: Number of weighted layers.
-        paper: Value as printed.
-        ours: Multiply-adds in 1e9 in Table 1, parameters in 1e6 in Table 6.
+    A row has the number of the `table`, the name of the `network`, its `shortcut`,
+    its number of weighted `layers`, and the value of the `paper` beside `ours`:
+    multiply-adds in 1e9 in Table 1, parameters in 1e6 in Table 6.
     """
-
-    table: int
-    network: str
-    shortcut: str
-    layers: int
-    paper: float
-    ours: float
-
-
-def beside_paper() -> Iterator[tuple[PaperRow, keras.Model]]:
-    """Yields each row of the paper's Tables 1 and 6 with its network, built for it."""
     for table, paper in ((1, PAPER_TABLE_1), (6, PAPER_TABLE_6)):
         for name, printed in paper.items():
             variant = find_variant(name)
@@ -163,14 +124,16 @@ def beside_paper() -> Iterator[tuple[PaperRow, keras.Model]]:
             for shortcut in shortcuts:
                 network = build_network(variant.changed(shortcut=shortcut), name)
                 cost = profile(network)
-                row = PaperRow(
-                    table=table,
-                    network=name,
-                    shortcut=shortcut,
-                    layers=variant.depth,
-                    paper=printed,
-                    ours=cost.multiply_adds / 1e9
-                    if table == 1
-                    else cost.parameters / 1e6,
-                )
+                row = {
+                    "table": table,
+                    "network": name,
+                    "shortcut": shortcut,
+                    "layers": variant.depth,
+                    "paper": printed,
+                    "ours": (
+                        cost.multiply_adds / 1e9
+                        if table == 1
+                        else cost.parameters / 1e6
+                    ),
+                }
                 yield row, network

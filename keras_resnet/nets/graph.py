@@ -13,9 +13,7 @@ from keras_resnet.support import InputError
 def flat_layers(model: keras.Model) -> list[layers.Layer]:
     """Returns every layer of a model, with those of its sub-models in their place.
 
-    Args:
-        model: A built model. Only the deepest networks have sub-models; see
-            `keras_resnet.nets.resnet`.
+    Only the deepest networks have sub-models; see `keras_resnet.nets.resnet`.
     """
     flat: list[layers.Layer] = []
     for layer in model.layers:
@@ -26,9 +24,7 @@ def flat_layers(model: keras.Model) -> list[layers.Layer]:
 def batch_norms(model: keras.Model) -> list[layers.BatchNormalization]:
     """Returns the batch normalisations of a model."""
     return [
-        layer
-        for layer in flat_layers(model)
-        if isinstance(layer, layers.BatchNormalization)
+        la for la in flat_layers(model) if isinstance(la, layers.BatchNormalization)
     ]
 
 
@@ -36,8 +32,7 @@ def batch_norms(model: keras.Model) -> list[layers.BatchNormalization]:
 def synchronized(model: keras.Model) -> Iterator[None]:
     """Normalises batches over all replicas while a step is traced.
 
-    The saved model stays an ordinary one, which also loads where there are no
-    replicas.
+    The saved model stays an ordinary one, which also loads without replicas.
     """
     norms = batch_norms(model)
     for layer in norms:

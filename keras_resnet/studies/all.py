@@ -22,28 +22,16 @@ from keras_resnet.studies import (
 from keras_resnet.support import write_file
 
 STUDIES = (
-    complexity.STUDY,
-    degradation.STUDY,
-    shortcuts.STUDY,
-    gradients.STUDY,
-    responses.STUDY,
-    identity.STUDY,
-    lesion.STUDY,
-    schedule.STUDY,
-    overfitting.STUDY,
-)
+    complexity.STUDY, degradation.STUDY, shortcuts.STUDY, gradients.STUDY,
+    responses.STUDY, identity.STUDY, lesion.STUDY, schedule.STUDY, overfitting.STUDY,
+)  # fmt: skip
 
 
 def run_all(changes: dict[str, Any] | None = None, measured: bool = False) -> str:
-    """Runs every study.
+    """Runs every study, or makes the reports of their tables alone (`measured`).
 
-    Args:
-        changes: Fields of `keras_resnet.studies.lib.Options` that are other than each
-            study's own.
-        measured: Whether to make the reports of their tables alone.
-
-    Returns:
-        The path of the page.
+    The changes are fields of `keras_resnet.studies.lib.Options` that are other than each
+    study's own. Returns the path of the page.
 
     Raises:
         InputError: A study cannot be run with these; none is then.

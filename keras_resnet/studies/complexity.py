@@ -28,12 +28,7 @@ def jobs(options: lib.Options) -> lib.Rows:
 def times(functions: Sequence[Callable[[], object]], rounds: int) -> np.ndarray:
     """Times functions in turn, so that a slow minute of the machine slows all of them.
 
-    Args:
-        functions: Functions to time. Each is called once before, untimed.
-        rounds: Number of times that each is timed.
-
-    Returns:
-        Seconds, (rounds, functions).
+    Each is called once before, untimed. Returns seconds, (rounds, functions).
     """
     for function in functions:
         function()
@@ -61,13 +56,10 @@ def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
     seconds = times([classifies(network) for _, network in networks], job["rounds"])
     for (row, network), of_network in zip(networks, seconds.T, strict=True):
         counts = profile(network)
+        costs = {"parameters": counts.parameters, "multiply_adds": counts.multiply_adds}
         ms = np.quantile(1000 * of_network / IMAGES, (0.5, 0, 1)).round(4).tolist()
-        columns = {
-            "parameters": counts.parameters,
-            "multiply_adds": counts.multiply_adds,
-            **dict(zip(("ms", "ms_low", "ms_high"), ms, strict=True)),
-        }
-        rows.append({**row, **columns})
+        names = ("ms", "ms_low", "ms_high")
+        rows.append({**row, **costs, **dict(zip(names, ms, strict=True))})
     return rows
 
 
@@ -77,10 +69,8 @@ def draw(rows: lib.Rows) -> Figure:
     )
     for table, colour, side in ((1, "#0072B2", "left"), (6, "#D55E00", "right")):
         part = [row for row in rows if row["table"] == table]
-        names = [
-            f"{row['layers']} {row['shortcut']}: {row['ours']:.2f} for {row['paper']}"
-            for row in part
-        ]
+        form = "{layers} {shortcut}: {ours:.2f} for {paper}"
+        names = [form.format(**row) for row in part]
         off = [100 * (row["ours"] / row["paper"] - 1) for row in part]
         left.barh(names, off, color=colour, label=FAMILY[table])
         bars = [[r["ms"] - r["ms_low"], r["ms_high"] - r["ms"]] for r in part]
@@ -124,19 +114,16 @@ def judge(rows: lib.Rows) -> list[lib.Verdict]:
         for table, rate in rates.items()
     )
     ranked = "; ".join(f"{FAMILY[t]}: {rank:.2f}" for t, rank in ranks.items())
+    seen = f"of {len(off)} counts the farthest off is {worst}'s, by {off[worst]:+.1%}"
     return [
-        (
-            f"of {len(off)} counts the farthest off is {worst}'s, by {off[worst]:+.1%}",
-            abs(off[worst]) < 0.02,
-        ),
+        (seen, abs(off[worst]) < 0.02),
         (ranked, min(ranks.values()) >= 0.9),
         (f"for 1e9 multiply-adds, {spans}", min(rates[6]) > max(rates[1])),
     ]
 
 
 STUDY = lib.Study(
-    name="complexity",
-    title="What a network costs",
+    name="complexity", title="What a network costs",
     claim="Multiply-adds and parameters as tables 1 and 6 print them, and the time that "
     "an image takes. A multiply-add does not always take the same time: the CIFAR nets' "
     "layers of 16 to 64 channels do few of them for each value that they read and write, "
@@ -148,14 +135,9 @@ STUDY = lib.Study(
         "multiply-adds alone do not tell the time: each of them takes longer in every "
         "CIFAR net than in any ImageNet net",
     ),
-    jobs=jobs,
-    measure=measure,
-    draw=draw,
-    judge=judge,
-    defaults=lib.Options(seeds=10),
-    alone=True,
-    budget="{seeds} rounds on one thread",
-)
+    jobs=jobs, measure=measure, draw=draw, judge=judge,
+    defaults=lib.Options(seeds=10), alone=True, budget="{seeds} rounds on one thread",
+)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -54,8 +54,7 @@ def judge(rows: lib.Rows) -> list[lib.Verdict]:
 
 
 STUDY = lib.Study(
-    name="degradation",
-    title="Degradation",
+    name="degradation", title="Degradation",
     claim="Stacking more layers on a plain net makes its training error higher, so this "
     "is no overfitting; with shortcuts it does not (figures 1, 4 and 6, tables 2 and 6).",
     expected=(
@@ -64,12 +63,9 @@ STUDY = lib.Study(
         "shallowest's",
         "at the greatest depth the residual net has the lower held-out error",
     ),
-    jobs=lib.plain_and_residual,
-    measure=measure,
-    draw=draw,
-    judge=judge,
+    jobs=lib.plain_and_residual, measure=measure, draw=draw, judge=judge,
     least_depths=2,
-)
+)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -17,15 +17,7 @@ from keras_resnet.studies import lib
 SCALES = (0.5, 1.0, 2.0)  # Of the initial weights, as shares of He's.
 STEPS = (0, 10, 100)
 TERMS = ("shortcut", "branch")
-
-
-def jobs(options: lib.Options) -> lib.Rows:
-    return [
-        {**net, "batch_norm": normalised, "scale": scale}
-        for net in lib.plain_and_residual(options)
-        for normalised in ("with", "without")
-        for scale in SCALES
-    ]
+BATCH_NORM = ("with", "without")
 
 
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
@@ -58,7 +50,7 @@ def draw(rows: lib.Rows) -> Figure:
         if runs := [run for run in runs if run]:  # Some blew up before.
             lib.draw_curves(axes, None, runs, label, colour, where["step"] > 0)
 
-    for normalised, (*whole, terms) in zip(("with", "without"), grid, strict=True):
+    for normalised, (*whole, terms) in zip(BATCH_NORM, grid, strict=True):
         for axes, scale in zip(whole, SCALES, strict=True):
             for kind, (title, colour) in lib.KINDS.items():
                 where = {"kind": kind, "batch_norm": normalised, "scale": scale}
@@ -117,8 +109,7 @@ def judge(rows: lib.Rows) -> list[lib.Verdict]:
 
 
 STUDY = lib.Study(
-    name="gradients",
-    title="Gradients",
+    name="gradients", title="Gradients",
     claim="A block that gives f(g) + g hands back a gradient of two terms, "
     "(df/dg)(dg/dx) + dg/dx. The second holds no weight of f: where the first vanishes, "
     "it keeps the gradient of early layers alive. With batch norm, the paper finds, plain "
@@ -135,14 +126,13 @@ STUDY = lib.Study(
         "of the two terms in a residual net with batch norm and He's weights, the "
         "shortcut's is the larger in the geometric mean over blocks",
     ),
-    jobs=jobs,
-    measure=measure,
-    draw=draw,
-    judge=judge,
-    defaults=lib.Options(depths=(44,)),
-    deepest=362,
+    jobs=lib.combine(
+        kind=lib.KINDS, depth=None, seed=None, batch_norm=BATCH_NORM, scale=SCALES
+    ),
+    measure=measure, draw=draw, judge=judge,
+    defaults=lib.Options(depths=(44,)), deepest=362,
     budget=f"{STEPS[-1]} steps with {{images}}{{dataset}}; {{depths}} layers, {{seeds}} seeds",
-)
+)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -2,12 +2,8 @@
 
 The paper's section 1: "there exists a solution by construction to the deeper model". With
 shortcuts it is had by zeros: a block whose last gamma and beta are zero gives what it
-reads. Without shortcuts such a block gives zeros, and no gradient gets through it.
-
-A plain net is not without such a solution: what a block reads is not negative, so that
-kernels with a single one (Dirac's), and a normalisation that undoes itself, give what they
-read in inference mode. But each block has to hold these very numbers; nothing draws it
-to them, and in training, batch normalisation shifts them with each batch.
+reads. Without shortcuts such a block gives zeros, and no gradient gets through it; a
+plain net would need Dirac kernels and a normalisation that undoes itself.
 """
 
 import os
@@ -54,26 +50,23 @@ def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
     start = lib.deepened(shallow, f"cifar_{job['kind']}net{job['to']}")
     name = lib.run_key({"": "deepened", **job, **options.budget})
     folder = os.path.join(options.folder, "runs", name)
-    save_network(start, f"{folder}.keras")
-    further = trained(
-        job["to"], folder=folder, weights=f"{folder}.keras", learning_rate=0.01
-    )
+    weights = f"{folder}.keras"
+    save_network(start, weights)
+    further = trained(job["to"], folder=folder, weights=weights, learning_rate=0.01)
     train, test = options.load().train, options.load().test
-    least = 100 * (1 - np.bincount(train.labels).max() / len(train))
     before = lib.probabilities({"": shallow}, train.images)
-    rows = []
+    rows: lib.Rows = []
     for name, net in zip(NETS, (shallow, start, further, scratch), strict=True):
         outputs = lib.probabilities({"": net}, train.images)
         held_out = lib.probabilities({"": net}, test.images)
-        rows.append(
-            {
-                "net": name,
-                "training_error": lib.error_rate(outputs, train.labels),
-                "test_error": lib.error_rate(held_out, test.labels),
-                "difference": float(np.abs(outputs - before).max()),
-                "chance": least,
-            }
-        )
+        row = {
+            "net": name,
+            "training_error": lib.error_rate(outputs, train.labels),
+            "test_error": lib.error_rate(held_out, test.labels),
+            "difference": float(np.abs(outputs - before).max()),
+            "chance": 100 * (1 - np.bincount(train.labels).max() / len(train)),
+        }
+        rows.append(row)
     return rows
 
 
@@ -122,8 +115,7 @@ def judge(rows: lib.Rows) -> list[lib.Verdict]:
 
 
 STUDY = lib.Study(
-    name="identity",
-    title="A solution by construction",
+    name="identity", title="A solution by construction",
     claim="A deeper net can do what a shallower one does, if its added layers are the "
     "identity; that training does not find it is the degradation problem (section 1). With "
     "shortcuts the identity is had by zeros. Nets from scratch have the recipe's rate and "
@@ -135,14 +127,9 @@ STUDY = lib.Study(
         "and its held-out error at most 1 point above",
         "a plain net that is deepened so gives one answer for all images, and no better",
     ),
-    jobs=jobs,
-    measure=measure,
-    draw=draw,
-    judge=judge,
-    defaults=lib.Options(depths=(8, 44)),
-    least_depths=2,
-    deepest=362,
-)
+    jobs=jobs, measure=measure, draw=draw, judge=judge,
+    defaults=lib.Options(depths=(8, 44)), least_depths=2, deepest=362,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

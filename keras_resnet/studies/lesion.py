@@ -65,15 +65,10 @@ def draw(rows: lib.Rows) -> Figure:
 
 
 class _Net(NamedTuple):
-    """What was measured of one net.
-
-    Attributes:
-        depth: Number of layers.
-        percent: Values in the order of `at`, by `what` was done.
-    """
+    """What was measured of one net."""
 
     depth: int
-    percent: dict[str, list[float]]
+    percent: dict[str, list[float]]  # In the order of `at`, by `what` was done.
 
     def lost(self, what: str, at: slice = slice(None)) -> float:
         """Points of error more than the intact net has, in the mean over places."""
@@ -109,14 +104,12 @@ def judge(rows: lib.Rows) -> list[lib.Verdict]:
     nets = {title: _read_nets(rows, kind) for kind, (title, _) in lib.KINDS.items()}
 
     def of(summary: Callable[[_Net], float], unit: str = " points") -> _Summary:
-        words = [
-            f"{title}, {depth} layers: "
-            + lib.mean_and_deviation(
-                [summary(n) for n in of_kind if n.depth == depth], unit
-            )
-            for depth in lib.distinct_values(rows, "depth")
-            for title, of_kind in nets.items()
-        ]
+        words = []
+        for depth in lib.distinct_values(rows, "depth"):
+            for title, of_kind in nets.items():
+                values = [summary(net) for net in of_kind if net.depth == depth]
+                spread = lib.mean_and_deviation(values, unit)
+                words.append(f"{title}, {depth} layers: {spread}")
         plain, residual = (list(map(summary, of_kind)) for of_kind in nets.values())
         return _Summary(plain, residual, "; ".join(words))
 
@@ -150,8 +143,7 @@ def judge(rows: lib.Rows) -> list[lib.Verdict]:
 
 
 STUDY = lib.Study(
-    name="lesion",
-    title="Lesions",
+    name="lesion", title="Lesions",
     claim="In a residual net a block adds little to what it reads: the deeper the net, the "
     "less each layer modifies it (section 4.2, figure 7). It should therefore bear to lose or "
     "exchange some, and a plain net none (Veit et al., arXiv:1605.06431). Effective depth: "
@@ -168,14 +160,9 @@ STUDY = lib.Study(
         "a residual net's kernels hold 90 % of their energy in fewer directions than untrained "
         "ones, in the mean over layers",
     ),
-    jobs=lib.plain_and_residual,
-    measure=measure,
-    draw=draw,
-    judge=judge,
-    defaults=lib.Options(depths=(20, 44)),
-    shallowest=14,
-    deepest=362,
-)
+    jobs=lib.plain_and_residual, measure=measure, draw=draw, judge=judge,
+    defaults=lib.Options(depths=(20, 44)), shallowest=14, deepest=362,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -36,16 +36,10 @@ def with_wrong_labels(
 def errors(
     named: np.ndarray, truth: np.ndarray, given: np.ndarray, training: np.ndarray
 ) -> dict[str, float]:
-    """Compares a network's answers with labels of which some are wrong.
+    """Compares a network's answers with labels of which some are wrong, in %.
 
-    Args:
-        named: Classes that the network names, (images,).
-        truth: Right labels, (images,).
-        given: Labels of which some are wrong, (images,).
-        training: Whether the network was trained on the image, (images,).
-
-    Returns:
-        Errors and shares, in %.
+    Arrays are (images,): the classes that it names, the right labels, those of which some
+    are wrong, and whether it was trained on the image.
     """
 
     def share(mask: np.ndarray, of: np.ndarray) -> float:
@@ -89,10 +83,12 @@ def of_seeds(
     rows: lib.Rows, column: str, depth: int, wrong: float = 0.0, augmented: str = "yes"
 ) -> np.ndarray:
     """A column, of all seeds; `gap` is test minus training error, by labels alike."""
-    where = {"depth": depth, "wrong": wrong, "augmented": augmented}
     if column == "gap":
-        measured = lib.select_column(rows, "measured_error", **where)
-        return np.subtract(measured, lib.select_column(rows, "training_error", **where))
+        columns = ("measured_error", "training_error")
+        return np.subtract(
+            *(of_seeds(rows, c, depth, wrong, augmented) for c in columns)
+        )
+    where = {"depth": depth, "wrong": wrong, "augmented": augmented}
     return np.array(lib.select_column(rows, column, **where))
 
 
@@ -128,34 +124,24 @@ def judge(rows: lib.Rows) -> list[lib.Verdict]:
     tests = {s: [of_seeds(rows, "test_error", d, s) for d in depths] for s in given}
     rises = {s: np.subtract(tests[s], tests[0]).ravel() for s in given[1:]}
     risen = ", ".join(f"{points(rise)} with {s:.0%}" for s, rise in rises.items())
-    learnt = [
-        lib.mean_and_deviation(of_seeds(rows, column, deepest, most))
-        for column in LEARNT
-    ]
+    learnt = [of_seeds(rows, column, deepest, most) for column in LEARNT]
+    rightly, as_labelled = map(lib.mean_and_deviation, learnt)
     sums = np.array([[row[c] for c in SUM] for row in rows if row["wrong"]])
     apart = abs(sums @ [1, 1, -1])
     less = all(max(rise) < 100 * share for share, rise in rises.items())
-    return [
-        (
-            f"{points(shallow)} with {depths[0]}, {points(deep)} with {deepest}",
-            min(deep - shallow) > 0,
-        ),
-        (
-            f"{points(bare)} without, {points(deep)} with augmentation",
-            min(bare - deep) > 0,
-        ),
-        (
-            f"by {risen} wrong; of {most:.0%} named rightly {learnt[0]}, as labelled "
-            f"{learnt[1]}",
-            less,
-        ),
-        (f"apart by {points(apart)}, at most {max(apart):.2f}", max(apart) < 1),
-    ]
+    words = (
+        f"{points(shallow)} with {depths[0]}, {points(deep)} with {deepest}",
+        f"{points(bare)} without, {points(deep)} with augmentation",
+        f"by {risen} wrong; of {most:.0%} named rightly {rightly}, as labelled "
+        f"{as_labelled}",
+        f"apart by {points(apart)}, at most {max(apart):.2f}",
+    )
+    holds = (min(deep - shallow) > 0, min(bare - deep) > 0, less, max(apart) < 1)
+    return list(zip(words, map(bool, holds), strict=True))
 
 
 STUDY = lib.Study(
-    name="overfitting",
-    title="Depth, augmentation and wrong labels",
+    name="overfitting", title="Depth, augmentation and wrong labels",
     claim="The net of 1202 layers has the training error of that of 110 and a higher "
     "test error: it overfits (section 4.2). Left: that gap. Right: wrong labels, where the "
     "test error is by right ones, the measured by as wrong ones (arXiv:1611.03530).",
@@ -165,11 +151,8 @@ STUDY = lib.Study(
         "wrong labels raise the test error by less than their share, in every run",
         "they are a ceiling: the measured error is their share and the test error, to a point",
     ),
-    jobs=jobs,
-    measure=measure,
-    draw=draw,
-    judge=judge,
-)
+    jobs=jobs, measure=measure, draw=draw, judge=judge,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

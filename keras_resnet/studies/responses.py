@@ -63,8 +63,7 @@ def judge(rows: lib.Rows) -> list[lib.Verdict]:
 
 
 STUDY = lib.Study(
-    name="responses",
-    title="Layer responses",
+    name="responses", title="Layer responses",
     claim="Residual functions are closer to zero than others: the outputs of residual "
     "nets' 3x3 layers, after batch norm and before what follows, deviate less than those of "
     "plain nets, and the less the deeper the net: each layer changes the signal less "
@@ -76,14 +75,9 @@ STUDY = lib.Study(
         "layers of the deepest residual net deviate less than those of the shallowest, on "
         "average over layers",
     ),
-    jobs=lib.plain_and_residual,
-    measure=measure,
-    draw=draw,
-    judge=judge,
-    defaults=lib.Options(depths=(8, 20, 44)),
-    least_depths=2,
-    deepest=362,
-)
+    jobs=lib.plain_and_residual, measure=measure, draw=draw, judge=judge,
+    defaults=lib.Options(depths=(8, 20, 44)), least_depths=2, deepest=362,
+)  # fmt: skip
 
 
 if __name__ == "__main__":

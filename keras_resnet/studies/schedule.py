@@ -14,15 +14,6 @@ from keras_resnet.studies import lib
 PATIENCE = (1, 2, 4, 8)  # Epochs without a lower error, after which the rate drops.
 
 
-def jobs(options: lib.Options) -> lib.Rows:
-    return [
-        {"depth": depth, "patience": patience, "seed": seed}
-        for seed in range(options.seeds)
-        for depth in options.depths
-        for patience in PATIENCE
-    ]
-
-
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
     """Errors in % and learning rate of each epoch, and how often it has dropped."""
     changes = {"schedule": "plateau", "warmup": 0.0, "patience": job["patience"]}
@@ -94,8 +85,7 @@ def judge(rows: lib.Rows) -> list[lib.Verdict]:
 
 
 STUDY = lib.Study(
-    name="schedule",
-    title="When to drop the learning rate",
+    name="schedule", title="When to drop the learning rate",
     claim="The rate is divided by 10 when the error levels off (section 3.4), and on "
     "CIFAR-10 at 32k and 48k of 64k iterations, long after it first does (section 4.2). Here "
     "it is divided each time that the held-out error has not fallen for some epochs, the "
@@ -106,12 +96,10 @@ STUDY = lib.Study(
         "and with a lower training error: rates that drop at the first "
         "setback are soon too small to learn with",
     ),
-    jobs=jobs,
-    measure=measure,
-    draw=draw,
-    judge=judge,
+    jobs=lib.combine(depth=None, patience=PATIENCE, seed=None),
+    measure=measure, draw=draw, judge=judge,
     defaults=lib.Options(depths=(20,), epochs=48),
-)
+)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -7,15 +7,6 @@ from keras_resnet.studies import lib
 KINDS = ("none", "A", "B", "C")
 
 
-def jobs(options: lib.Options) -> lib.Rows:
-    return [
-        {"shortcut": kind, "depth": depth, "seed": seed}
-        for seed in range(options.seeds)
-        for depth in options.depths
-        for kind in KINDS
-    ]
-
-
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
     """Errors at the end, in %."""
     kind, depth = job["shortcut"], job["depth"]
@@ -65,20 +56,17 @@ def judge(rows: lib.Rows) -> list[lib.Verdict]:
 
 
 STUDY = lib.Study(
-    name="shortcuts",
-    title="Shortcuts A, B and C",
+    name="shortcuts", title="Shortcuts A, B and C",
     claim="All three shortcuts are much better than none, and differ little: projections "
     "are not essential (table 3).",
     expected=(
         "each of A, B and C has a lower held-out error than none",
         "A, B and C differ by less than the worst of them differs from none",
     ),
-    jobs=jobs,
-    measure=measure,
-    draw=draw,
-    judge=judge,
+    jobs=lib.combine(shortcut=KINDS, depth=None, seed=None),
+    measure=measure, draw=draw, judge=judge,
     defaults=lib.Options(depths=(20, 44)),
-)
+)  # fmt: skip
 
 
 if __name__ == "__main__":

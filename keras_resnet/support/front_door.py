@@ -11,31 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 
-def read_stub(path: str) -> tuple[dict[str, str], list[str]]:
-    """Reads the stub beside an `__init__.py`.
-
-    Args:
-        path: The `__file__` of the package.
-
-    Returns:
-        A dict from each name that the stub imports to the module that it
-        imports it from, and the list of names that it only annotates.
-    """
-    # A folder that Bazel or a zip made may lack the suffix "c" or have it.
-    stub = pathlib.Path(path).with_name("__init__.pyi")
-    homes, annotated = {}, []
-    for node in ast.parse(stub.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ImportFrom):
-            # Imports without `as` are only for the stub's own annotations.
-            module = f"{'.' * node.level}{node.module}"
-            homes.update({a.asname: module for a in node.names if a.asname})
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            annotated.append(node.target.id)
-    return homes, annotated
-
-
 def open_front_door(
-    package: str, path: str
+    package: str, path: str, make: Callable[[str], Any] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Makes what a package's `__init__.py` needs to import its names at first use.
 
@@ -46,15 +23,29 @@ def open_front_door(
         package: The package's `__name__`.
         path: The package's `__file__`. The stub `__init__.pyi` beside it lists the
             public names.
+        make: Function that makes what the stub only annotates, from its name.
 
     Returns:
         The package's `__getattr__`, `__dir__` and `__all__`.
     """
-    homes, _ = read_stub(path)
+    # A folder that Bazel or a zip made may lack the suffix "c" or have it.
+    stub = pathlib.Path(path).with_name("__init__.pyi").read_text(encoding="utf-8")
+    homes: dict[str, str] = {}  # The module of each name.
+    made: set[str] = set()
+    for node in ast.parse(stub).body:
+        if isinstance(node, ast.ImportFrom):
+            # Imports without `as` are only for the stub's own annotations.
+            module = f"{'.' * node.level}{node.module}"
+            homes.update({a.asname: module for a in node.names if a.asname})
+        elif make and isinstance(node, ast.AnnAssign):
+            made.add(ast.unparse(node.target))
+    names = sorted({*homes, *made} - {"__version__"})
 
     def get(name: str) -> Any:
+        if make and name in made:
+            return make(name)
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(homes[name], package), name)
 
-    return get, lambda: sorted(homes), list(homes)
+    return get, lambda: names, names

@@ -7,12 +7,10 @@ network.py           the network: new or from weights, frozen stages, a fresh he
 loop.py              epochs and steps, callbacks, checkpoints, stopping
 step.py              one training step: loss, gradients, averages
 optimizers.py        optimizers and learning rates of the recipes
-fused_batch_norm.py  TensorFlow's batch normalisation while a step is traced
 batch_source.py      the batches from any step on; damaged images are replaced
 validation.py        loss and accuracy on the validation split
 epoch_log.py         what is printed and checked of an epoch
-stop_signal.py       SIGTERM as a flag
-worker_group.py      what several workers agree on
+worker_group.py       what several workers agree on; SIGTERM as a flag
 checkpoints.py       what a killed run resumes from
 run_folder.py        what a run leaves; figures.py draws its pictures
 rate_range.py        the learning-rate range test

@@ -13,11 +13,7 @@ from keras_resnet.training.step import BatchIterator
 
 
 class BatchSource:
-    """Opens the batches of a run, and replaces images that cannot be decoded.
-
-    Args:
-        run: The run.
-    """
+    """Opens the batches of a run, and replaces images that cannot be decoded."""
 
     def __init__(self, run: Run) -> None:
         self._run, self._images = run, run.images
@@ -42,12 +38,11 @@ class BatchSource:
 
     def _size_at(self, step: int) -> tuple[int | None, int]:
         """Returns the image size of a step, and the step where it ends."""
-        run = self._run
-        sizes = run.spec.recipe.sizes
+        sizes, total = self._run.spec.recipe.sizes, self._run.total
         if not sizes:
-            return None, run.total
-        part = step * len(sizes) // run.total
-        return sizes[part], -(-(part + 1) * run.total // len(sizes))
+            return None, total
+        part = step * len(sizes) // total
+        return sizes[part], -(-(part + 1) * total // len(sizes))
 
     def replace_damaged(self, step: int, error: tf.errors.OpError) -> None:
         """Replaces the images of a step that cannot be decoded.
@@ -59,18 +54,13 @@ class BatchSource:
         Raises:
             InputError: Too many images are damaged.
         """
-        train = replace_damaged(
-            self._images.train, self._run.preprocessing, self._places(step), error
-        )
+        images, preprocessing = self._images.train, self._run.preprocessing
+        train = replace_damaged(images, preprocessing, self._places(step), error)
         self._images = dataclasses.replace(self._images, train=train)
         self._batches = None
 
     def refuse_damaged(self, step: int) -> None:
-        """Names the images of a step that cannot be decoded, if there are any.
-
-        Raises:
-            InputError: Naming them.
-        """
+        """Raises an InputError that names a step's damaged images, if it has any."""
         split = self._images.train.take(self._places(step))
         refuse_damaged(split, self._run.preprocessing)
 
@@ -90,5 +80,5 @@ class BatchSource:
             images, labels, _ = next(iter(first))
         except tf.errors.OpError:
             return None
-        classes = self._images.classes
-        return images, draw_batch(images.numpy(), labels.numpy(), classes)
+        names = self._images.classes
+        return images, draw_batch(images.numpy(), labels.numpy(), names)

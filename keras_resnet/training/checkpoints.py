@@ -17,13 +17,12 @@ from keras_resnet.training.step import Step
 # Of what Progress writes; a higher one is a newer version's.
 FORMAT = 1
 
+# Errors of TensorFlow at a checkpoint that is damaged or of another network.
+_DAMAGE = (tf.errors.OpError, AssertionError, RuntimeError, ValueError, LookupError)
+
 
 class Progress(tf.train.experimental.PythonState):
-    """What a checkpoint holds beside variables: the step, and the callbacks.
-
-    Args:
-        callbacks: Keras callbacks, whose plain attributes it holds.
-    """
+    """The step, and the plain attributes of callbacks: no variables of TensorFlow."""
 
     def __init__(self, callbacks: Sequence[keras.callbacks.Callback]) -> None:
         super().__init__()
@@ -32,17 +31,11 @@ class Progress(tf.train.experimental.PythonState):
         self._restored: list[dict[str, Any]] = []
 
     def serialize(self) -> str:
-        states = [
-            {
-                "class": type(callback).__name__,
-                "state": {
-                    key: value
-                    for key, value in vars(callback).items()
-                    if key != "params" and _is_plain(value)
-                },
-            }
-            for callback in self._callbacks
-        ]
+        states = []
+        for callback in self._callbacks:
+            items = vars(callback).items()
+            plain = {k: v for k, v in items if k != "params" and _is_plain(v)}
+            states.append({"class": type(callback).__name__, "state": plain})
         state = {"format": FORMAT, "step": self.step, "callbacks": states}
         return json.dumps(state, default=_encode)
 
@@ -72,10 +65,8 @@ def _is_plain(value: Any) -> bool:
         return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
     if isinstance(value, list):
         return all(map(_is_plain, value))
-    return value is None or isinstance(
-        value,
-        str | bool | int | float | np.ndarray | np.integer | np.floating | np.bool_,
-    )
+    numbers = int | float | np.ndarray | np.integer | np.floating | np.bool_
+    return value is None or isinstance(value, str | numbers)
 
 
 def _encode(array: np.ndarray | np.generic) -> Any:
@@ -96,11 +87,11 @@ class Checkpoints:
     """Writes and reads the checkpoints of a run.
 
     Args:
-        directory: the folder that they are in.
-        network: a `keras.Model`, with the run's optimizer.
-        step: the `keras_resnet.steps.Step` whose sums and averages belong to it.
-        progress: a `Progress`.
-        keep: how many of the last are kept.
+        directory: Folder of the checkpoints.
+        network: Network with the run's optimizer.
+        step: Step, whose sums and averages are kept.
+        progress: Number of steps, and the callbacks.
+        keep: Number of checkpoints that are kept, the last ones.
 
     Raises:
         InputError: TensorFlow's note of which there are is damaged.
@@ -148,32 +139,27 @@ class Checkpoints:
 
     def newest(self) -> str | None:
         """Returns the path of the newest checkpoint, `None` if there is none."""
-        return next(iter(self._noted()), None)
+        noted = reversed(self._manager.checkpoints)
+        return next((path for path in noted if os.path.exists(f"{path}.index")), None)
 
     def restore(self) -> bool:
         """Reads the newest checkpoint that is whole; returns whether there is one.
 
-        Of those that TensorFlow noted as written to the end. One that was damaged
-        later is passed over for the one before.
+        One that was damaged after it was written is passed over for the one before.
 
         Raises:
-            InputError: none of them can be read, or one is of something else.
+            InputError: None of them can be read, or one is of something else.
         """
-        paths = list(reversed(self._manager.checkpoints))
-        for number, path in enumerate(paths):
+        paths = self._manager.checkpoints
+        for path in reversed(paths):
             try:
                 self._read(path)
-            except (
-                tf.errors.OpError,
-                AssertionError,
-                RuntimeError,
-                ValueError,
-                LookupError,
-            ) as error:
-                if isinstance(error, InputError):
-                    raise
+                return True
+            except InputError:
+                raise
+            except _DAMAGE as error:
                 reason = first_line(error)
-                if number + 1 == len(paths):
+                if path == paths[0]:
                     raise InputError(
                         f"The checkpoint {path} is damaged or of another network, and "
                         f"none before it is whole; remove {self._directory} to begin "
@@ -183,14 +169,7 @@ class Checkpoints:
                     f"The checkpoint {path} is damaged; taking the one before ({reason})",
                     file=sys.stderr,
                 )
-            else:
-                return True
         return False
-
-    def _noted(self) -> list[str]:
-        """The paths of those that were written to the end, the newest first."""
-        noted = reversed(self._manager.checkpoints)
-        return [path for path in noted if os.path.exists(f"{path}.index")]
 
     def _read(self, path: str) -> None:
         key = "progress/.ATTRIBUTES/py_state"
@@ -203,6 +182,5 @@ class Checkpoints:
                 f"The checkpoint {path} has format {format_number}, from a newer keras_resnet; "
                 f"this one reads up to {FORMAT}"
             )
-        status = self._manager.checkpoint.restore(path).expect_partial()
-        status.assert_consumed()
+        self._manager.checkpoint.restore(path).expect_partial().assert_consumed()
         self._progress.check_callbacks()

@@ -17,15 +17,14 @@ class EpochLog:
     """Loss and accuracy of the training images of an epoch so far.
 
     Args:
-        step: The step, whose sums are read.
-        checkpoints: For messages that name the last good one.
+        step: Step, whose sums are read.
+        checkpoints: Checkpoints of which messages name the last.
         first_step: Number of steps of the run before this epoch.
     """
 
     def __init__(self, step: Step, checkpoints: Checkpoints, first_step: int) -> None:
         self._step, self._checkpoints = step, checkpoints
-        self._first_step = first_step
-        self._read_at = -math.inf
+        self._first_step, self._read_at = first_step, -math.inf
         self._logs: dict[str, float] = {}
 
     def recent(self) -> dict[str, float]:
@@ -61,9 +60,12 @@ def current_rate(optimizer: keras.optimizers.Optimizer) -> float:
 def last_good(checkpoints: Checkpoints) -> str:
     """Says where a run can be taken up again after its loss went astray."""
     path = checkpoints.newest()
-    if path is None:
-        return "there is no checkpoint before it. A lower learning_rate may help"
-    return f"the last good checkpoint is {path}. A lower learning_rate may help"
+    last = (
+        f"the last good checkpoint is {path}"
+        if path
+        else "there is no checkpoint before it"
+    )
+    return f"{last}. A lower learning_rate may help"
 
 
 def format_epoch(
@@ -73,15 +75,7 @@ def format_epoch(
     images_per_second: float,
     seconds_left: float,
 ) -> str:
-    """Returns one line of an epoch's results.
-
-    Args:
-        epoch: Number of the epoch, counted from 1.
-        epochs: Number of epochs.
-        logs: Metrics by name.
-        images_per_second: Speed of training.
-        seconds_left: Estimate for the rest of the run.
-    """
+    """Returns one line of the results of an epoch, counted from 1."""
     values = " - ".join(f"{name}: {value:.4f}" for name, value in logs.items())
     return (
         f"epoch {epoch}/{epochs} - {values} - {images_per_second:.0f} images/s - "

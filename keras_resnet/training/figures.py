@@ -1,10 +1,14 @@
 """Pictures that a run leaves, as the bytes of a PNG."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from keras_resnet.support import to_png
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Number of images that `draw_batch` shows, and of those in a row.
 MOST_IMAGES, IMAGES_IN_A_ROW = 32, 8
@@ -28,7 +32,12 @@ def draw_curves(rows: Sequence[dict[str, float]]) -> bytes:
     left.set(xlabel="epoch", ylabel="cross-entropy loss", yscale="log")
     right.set(xlabel="epoch", ylabel="error (%)")
     right.set_ylim(0, max(2.0, min(100.0, 3 * max(error[len(error) // 4 :]))))
-    for axes in (left, right):
+    return _finish(figure)
+
+
+def _finish(figure: "Figure") -> bytes:
+    """Adds grids and legends to plots, and returns the PNG."""
+    for axes in figure.axes:
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     return to_png(figure)
@@ -83,6 +92,4 @@ def draw_range(rates: Sequence[float], losses: Sequence[float], best: float) -> 
     axes.axvline(best, linestyle="--", color="tab:red", label=f"steepest at {best:.2g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="smoothed training loss")
     axes.set_ylim(0.9 * min(losses), 1.5 * losses[0])
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    return to_png(figure)
+    return _finish(figure)

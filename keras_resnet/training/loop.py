@@ -10,10 +10,10 @@ repeated.
 import math
 import os
 import time
-from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
+from keras.callbacks import CallbackList
 
 from keras_resnet.distribution import lost_worker
 from keras_resnet.support import Preempted, write_file
@@ -26,10 +26,8 @@ from keras_resnet.training.epoch_log import (
     last_good,
 )
 from keras_resnet.training.preparation import Run
-from keras_resnet.training.step import Step
-from keras_resnet.training.stop_signal import Stopped, StopSignal
 from keras_resnet.training.validation import Validation
-from keras_resnet.training.worker_group import WorkerGroup
+from keras_resnet.training.worker_group import Stopped, StopSignal, WorkerGroup
 
 # Number of steps between two checks of the workers' stop flag. Each check blocks.
 ASK_EVERY = 10
@@ -42,22 +40,13 @@ class Loop:
         run: The run.
         callbacks: Keras callbacks, whose state the checkpoints hold.
         workers: The workers of the run.
-
-    Attributes:
-        step: The training step.
     """
 
     def __init__(
-        self,
-        run: Run,
-        callbacks: Sequence[keras.callbacks.Callback],
-        workers: WorkerGroup,
+        self, run: Run, callbacks: list[keras.callbacks.Callback], workers: WorkerGroup
     ) -> None:
         self._run, self._callbacks, self._workers = run, callbacks, workers
-        spec = run.spec
-        self.step = Step(
-            run.network, run.strategy, spec.recipe, run.total, spec.execution
-        )
+        self.step = run.make_step(run.total)
         run.network.optimizer = self.step.optimizer
         self._validation = Validation(run, workers)
         self._progress = Progress(callbacks)
@@ -66,7 +55,7 @@ class Loop:
             run.network,
             self.step,
             self._progress,
-            spec.execution.keep_checkpoints,
+            run.spec.execution.keep_checkpoints,
         )
         self._source = BatchSource(run)
         self._stop = StopSignal()
@@ -113,14 +102,14 @@ class Loop:
                 raise
         callbacks.on_train_end()
 
-    def _callback_list(self, verbose: int) -> keras.callbacks.CallbackList:
+    def _callback_list(self, verbose: int) -> CallbackList:
         run = self._run
         # Its state is not in the checkpoints: it may be switched on for a resumed run.
-        tensorboard = []
+        callbacks = list(self._callbacks)
         if run.spec.execution.tensorboard and self._workers.is_chief:
-            tensorboard = [keras.callbacks.TensorBoard(run.tensorboard_dir)]
-        return keras.callbacks.CallbackList(
-            [*self._callbacks, *tensorboard],
+            callbacks.append(keras.callbacks.TensorBoard(run.tensorboard_dir))
+        return CallbackList(
+            callbacks,
             add_progbar=verbose == 1,
             model=run.network,
             verbose=verbose,
@@ -130,8 +119,7 @@ class Loop:
 
     def _draw_first_batch(self) -> None:
         """Leaves a picture of the first training batch, as the network gets it."""
-        run = self._run
-        drawn = self._source.draw_first()
+        run, drawn = self._run, self._source.draw_first()
         if drawn is None:
             return
         images, picture = drawn
@@ -140,9 +128,7 @@ class Loop:
             with tf.summary.create_file_writer(run.tensorboard_dir).as_default():
                 tf.summary.image("augmented", images, step=0, max_outputs=32)
 
-    def _take_epochs(
-        self, callbacks: keras.callbacks.CallbackList, verbose: int
-    ) -> None:
+    def _take_epochs(self, callbacks: CallbackList, verbose: int) -> None:
         run, progress, network = self._run, self._progress, self._run.network
         is_resumed = progress.step > 0
         for epoch in range(max(0, progress.step - 1) // run.steps, run.epochs):
@@ -150,7 +136,7 @@ class Loop:
             if is_resumed:
                 progress.restore_callbacks()
             else:
-                self.step.sums.assign(tf.zeros_like(self.step.sums))
+                self.step.clear_sums()
             is_resumed = False
             started_at, first_step = time.monotonic(), progress.step
             logs = self._take_epoch(epoch, callbacks)
@@ -162,15 +148,12 @@ class Loop:
                 steps = progress.step - first_step
                 speed = steps * run.spec.recipe.batch_size / seconds
                 left = (run.total - progress.step) * seconds / max(1, steps)
-                print(
-                    format_epoch(epoch + 1, run.epochs, logs, speed, left), flush=True
-                )
+                line = format_epoch(epoch + 1, run.epochs, logs, speed, left)
+                print(line, flush=True)
             if network.stop_training:
                 break
 
-    def _take_epoch(
-        self, epoch: int, callbacks: keras.callbacks.CallbackList
-    ) -> dict[str, float]:
+    def _take_epoch(self, epoch: int, callbacks: CallbackList) -> dict[str, float]:
         """Takes the steps of an epoch that are left; returns its training logs."""
         run, progress = self._run, self._progress
         first_step = epoch * run.steps
@@ -196,9 +179,7 @@ class Loop:
     def _take_steps(self, first_step: int, end: int) -> int:
         """Takes as many steps as the device may without Python; returns the number.
 
-        Args:
-            first_step: Number of steps of the run before this epoch.
-            end: Step where the epoch ends.
+        The epoch goes from `first_step` to `end`, both counted from the run's start.
         """
         progress, execution = self._progress, self._run.spec.execution
         batches, batches_end = self._source.batches(progress.step)
@@ -224,10 +205,9 @@ class Loop:
         return count
 
     def _is_told_to_stop(self, count: int) -> bool:
-        """Whether the run ends now; several workers decide it after the same step.
+        """Whether the run ends now, `count` steps after the last call.
 
-        Args:
-            count: Number of steps since the last call.
+        Several workers decide it after the same step.
         """
         if self._workers.count == 1:
             return self._stop.is_set
@@ -235,10 +215,7 @@ class Loop:
         return is_asked_now and bool(self.step.asked.numpy() > 0)
 
     def _end_epoch(
-        self,
-        epoch: int,
-        logs: dict[str, float],
-        callbacks: keras.callbacks.CallbackList,
+        self, epoch: int, logs: dict[str, float], callbacks: CallbackList
     ) -> dict[str, float]:
         """Evaluates the network after an epoch; returns all logs of the epoch."""
 

@@ -14,6 +14,9 @@ from keras_resnet.support import InputError
 Rate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule
 Gradients = list[tuple[tf.Tensor, keras.Variable]]
 
+# Section 4.2 of the paper: "about 400 iterations".
+CAREFUL_STEPS = 400
+
 
 class _PerVariable(keras.optimizers.Optimizer):
     """What both optimizers share: their decay and their rate differ by variable.
@@ -31,9 +34,9 @@ class _PerVariable(keras.optimizers.Optimizer):
         """Builds the optimizer.
 
         Args:
-            variables: the trainable ones of a network.
-            decays: weight decay of each.
-            rates: learning rate of each, as a share of the optimizer's.
+            variables: Trainable variables of a network.
+            decays: Weight decay of each.
+            rates: Learning rate of each, as a share of the optimizer's.
         """
         self.build(variables)
         self._decays, self._rates = list(decays), list(rates)
@@ -102,10 +105,10 @@ def make_optimizer(
 
     Args:
         recipe: The recipe.
-        steps: of the whole run.
-        precision: with `"mixed_float16"` the loss is scaled, and a step whose
+        steps: Number of steps of the whole run.
+        precision: With `"mixed_float16"` the loss is scaled, and a step whose
             gradients overflow is left out.
-        rate: a learning rate or schedule in the place of the recipe's.
+        rate: Learning rate or schedule in the place of the recipe's.
 
     Returns:
         A Keras optimizer that `set_shares` has yet to build, and what is to be given
@@ -123,18 +126,13 @@ def make_optimizer(
 
 
 def learning_rate(recipe: Recipe, steps: int) -> Rate:
-    """The learning rate over a run.
+    """Returns the learning rate over a run of so many steps.
 
-    Args:
-        recipe: The recipe.
-        steps: of the whole run.
-
-    Returns:
-        A Keras learning rate schedule; for `"plateau"` the number that
-        `ReduceLROnPlateau` begins with.
+    It is a Keras schedule; for `"plateau"` the number that `ReduceLROnPlateau` begins
+    with.
 
     Raises:
-        InputError: the recipe's fields don't go together.
+        InputError: The recipe's fields do not go together.
     """
     schedules, highest = keras.optimizers.schedules, recipe.learning_rate
     warmup = min(round(recipe.warmup * steps), steps - 1)
@@ -166,7 +164,7 @@ def learning_rate(recipe: Recipe, steps: int) -> Rate:
             f"The rate of {steps} steps changes after {boundaries}, which must ascend; "
             "train for longer, or choose other drops or careful_start"
         )
-    return _Steps(boundaries, rates, warmup, recipe.warmup_from * highest, highest)
+    return _Steps(boundaries, rates, warmup, recipe)
 
 
 class _Steps(keras.optimizers.schedules.LearningRateSchedule):
@@ -176,15 +174,11 @@ class _Steps(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(
-        self,
-        boundaries: Sequence[int],
-        rates: Sequence[float],
-        warmup: int,
-        low: float,
-        high: float,
+        self, boundaries: list[int], rates: list[float], warmup: int, recipe: Recipe
     ) -> None:
-        self._boundaries, self._rates = boundaries, rates
-        self._warmup, self._low, self._high = warmup, low, high
+        self._boundaries, self._rates, self._warmup = boundaries, rates, warmup
+        self._high = recipe.learning_rate
+        self._low = recipe.warmup_from * self._high
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         step = ops.cast(step, "float32")
@@ -198,12 +192,6 @@ class _Steps(keras.optimizers.schedules.LearningRateSchedule):
         return ops.where(share < 1, growing, rate)
 
 
-# Section 4.2 of the paper: "about 400 iterations".
-CAREFUL_STEPS = 400
-
-
 def all_finite(tensors: Iterable[tf.Tensor]) -> tf.Tensor:
     """Whether no tensor has an infinity or a NaN."""
-    return tf.reduce_all(
-        [tf.reduce_all(tf.math.is_finite(tensor)) for tensor in tensors]
-    )
+    return tf.reduce_all([tf.reduce_all(tf.math.is_finite(x)) for x in tensors])

@@ -14,10 +14,12 @@ from keras_resnet.nets import profile
 from keras_resnet.spec import FREE_FIELDS, Execution, RunOptions, RunSpec
 from keras_resnet.support import InputError
 from keras_resnet.training.network import make_network
+from keras_resnet.training.optimizers import Rate
 from keras_resnet.training.resolution import resolve_execution, resolve_run
 from keras_resnet.training.run_folder import has_begun, remove_leftovers
+from keras_resnet.training.step import Step
 from keras_resnet.training.worker_group import WorkerGroup
-from keras_resnet.weights import Checkpoint, open_checkpoint, pixels_of
+from keras_resnet.weights import open_checkpoint, pixels_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,13 @@ class Run:
         """The folder of what TensorBoard shows."""
         return os.path.join(self.model_dir, "tensorboard")
 
+    def make_step(self, steps: int, rate: Rate | None = None) -> Step:
+        """Makes the training step; see `Step` for the arguments."""
+        spec = self.spec
+        return Step(
+            self.network, self.strategy, spec.recipe, steps, spec.execution, rate
+        )
+
     def batches(
         self, images: Dataset | None = None, size: int | None = None
     ) -> TrainingBatches:
@@ -72,8 +81,7 @@ class Run:
 
         Args:
             images: Images in the place of the run's.
-            size: Height and width of the images in pixels, in the place of the
-                network's input.
+            size: Height and width in pixels, in the place of the network's input.
         """
         images, preprocessing = images or self.images, self.preprocessing
         if size:
@@ -95,16 +103,13 @@ class Run:
 def prepare_run(
     options: RunOptions, suffix: str = "", is_quiet: bool = False
 ) -> Run | None:
-    """Makes a run of what a user asks for.
+    """Makes a run of what a user asks for; `None` if it has ended before.
 
     Args:
         options: What the user asks for.
         suffix: Ending of the folder's name. With one the run is temporary: an
             existing folder is not inspected.
         is_quiet: Whether nothing is printed.
-
-    Returns:
-        The run; `None` if it has ended before.
 
     Raises:
         InputError: An option cannot be used, or the run folder holds something else.
@@ -128,7 +133,11 @@ def prepare_run(
             print(f"The run in {model_dir} has ended; nothing to do.")
         return None
     checkpoint = open_checkpoint(spec.weights, spec.model) if spec.weights else None
-    preprocessing = _as_the_weights(checkpoint, spec, images, preprocessing)
+    if checkpoint and (pixels := checkpoint.origin.pixels):
+        crop = 1.0 if images.shape else spec.recipe.test_crop or pixels.crop
+        preprocessing = dataclasses.replace(
+            preprocessing, crop=crop, interpolation=pixels.interpolation
+        )
     with strategy.scope():
         network, images = make_network(spec, images, preprocessing, checkpoint)
     run = Run(spec, network, strategy, images, preprocessing, model_dir)
@@ -138,24 +147,23 @@ def prepare_run(
 
 
 def _start_devices(options: RunOptions, execution: Execution) -> tf.distribute.Strategy:
-    """Seeds the random generators and makes the strategy.
-
-    Raises:
-        InputError: An option cannot be used on this machine.
-    """
-    if not 0 <= options.seed < 2**31:
-        raise InputError(
-            f"seed must be from 0 to 2**31 - 1. Received: seed={options.seed}"
-        )
+    """Seeds the random generators and makes the strategy."""
+    seed = options.seed
+    if not 0 <= seed < 2**31:
+        raise InputError(f"seed must be from 0 to 2**31 - 1. Received: seed={seed}")
     if keras.config.image_data_format() != "channels_last":
-        raise InputError(
-            "Training needs Keras's image_data_format to be 'channels_last'"
-        )
-    keras.utils.set_random_seed(options.seed)
+        raise InputError("Training needs Keras's image_data_format 'channels_last'")
+    keras.utils.set_random_seed(seed)
     if execution.deterministic:
         tf.config.experimental.enable_op_determinism()
     if execution.tensorboard:
-        _check_tensorboard()
+        try:
+            import tensorboard  # noqa: F401
+        except ModuleNotFoundError:
+            raise InputError(
+                "tensorboard needs its package: pip install "
+                "'keras-resnet-zoo[tensorboard]'. Received: tensorboard=True"
+            ) from None
     strategy = make_strategy(options.strategy, options.virtual_devices)
     replicas = strategy.num_replicas_in_sync
     if execution.jit_compile and replicas > 1:
@@ -165,16 +173,6 @@ def _start_devices(options: RunOptions, execution: Execution) -> tf.distribute.S
             "replicas"
         )
     return strategy
-
-
-def _check_tensorboard() -> None:
-    try:
-        import tensorboard  # noqa: F401
-    except ModuleNotFoundError:
-        raise InputError(
-            "tensorboard needs its package: pip install 'keras-resnet-zoo[tensorboard]'. "
-            "Received: tensorboard=True"
-        ) from None
 
 
 def _choose_folder(model_dir: str | os.PathLike[str] | None, spec: RunSpec) -> str:
@@ -187,11 +185,7 @@ def _choose_folder(model_dir: str | os.PathLike[str] | None, spec: RunSpec) -> s
 
 
 def _has_ended(model_dir: str, spec: RunSpec, classes: tuple[str, ...]) -> bool:
-    """Whether a folder holds the end of this run.
-
-    Raises:
-        InputError: The folder is another run's, or holds other files.
-    """
+    """Whether a folder holds the end of this run; refuses those of another one."""
     record = read_record(model_dir)
     if record is None:
         if os.path.isdir(model_dir) and os.listdir(model_dir):
@@ -215,23 +209,6 @@ def _has_ended(model_dir: str, spec: RunSpec, classes: tuple[str, ...]) -> bool:
             f"another model_dir. Different: {', '.join(differ)}"
         )
     return os.path.exists(os.path.join(model_dir, "final.keras"))
-
-
-def _as_the_weights(
-    checkpoint: Checkpoint | None,
-    spec: RunSpec,
-    images: Dataset,
-    preprocessing: Preprocessing,
-) -> Preprocessing:
-    """Returns the preprocessing with the crop and interpolation of the weights."""
-    if checkpoint is None or checkpoint.origin.pixels is None:
-        return preprocessing
-    pixels = checkpoint.origin.pixels
-    return dataclasses.replace(
-        preprocessing,
-        crop=1.0 if images.shape else spec.recipe.test_crop or pixels.crop,
-        interpolation=pixels.interpolation,
-    )
 
 
 def _describe(run: Run) -> str:

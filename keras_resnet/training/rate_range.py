@@ -4,14 +4,12 @@ import os
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_resnet.distribution import iterate_batches
 from keras_resnet.spec import RunOptions
 from keras_resnet.support import takes_options, to_csv, write_file
 from keras_resnet.training.figures import draw_range
 from keras_resnet.training.preparation import Run, prepare_run
-from keras_resnet.training.step import Step
 from keras_resnet.training.worker_group import WorkerGroup
 
 # Number of steps, and the rates that the first and the last one take.
@@ -36,11 +34,9 @@ def find_learning_rate(options: RunOptions) -> tuple[list[float], list[float], f
     run = prepare_run(options, suffix="-find_lr", is_quiet=True)
     assert run is not None  # A temporary run never has ended.
     losses = _losses(run)
-    rates = (
-        LOWEST * (HIGHEST / LOWEST) ** (np.arange(len(losses)) / (STEPS - 1))
-    ).tolist()
-    slopes = np.gradient(losses, np.log(rates))
-    best = rates[int(np.argmin(slopes))]
+    shares = np.arange(len(losses)) / (STEPS - 1)
+    rates = (LOWEST * (HIGHEST / LOWEST) ** shares).tolist()
+    best = rates[int(np.argmin(np.gradient(losses, np.log(rates))))]
     if WorkerGroup(run.strategy).is_chief:
         rows = [
             {"learning_rate": f"{rate:.6g}", "loss": f"{loss:.6g}"}
@@ -62,12 +58,11 @@ def _losses(run: Run) -> list[float]:
     rate = keras.optimizers.schedules.ExponentialDecay(
         LOWEST, STEPS - 1, HIGHEST / LOWEST
     )
-    spec = run.spec
-    step = Step(run.network, run.strategy, spec.recipe, STEPS, spec.execution, rate)
+    step = run.make_step(STEPS, rate)
     batches = iterate_batches(run.strategy, run.batches().dataset(0, STEPS))
     losses: list[float] = []
     for _ in range(STEPS):
-        step.sums.assign(tf.zeros_like(step.sums))
+        step.clear_sums()
         step(batches)
         loss, _, count, *_ = step.sums.numpy()
         mean = loss / count

@@ -65,17 +65,16 @@ def resolve_run(
     Raises:
         InputError: An option cannot be used, or two contradict each other.
     """
-    variant = find_variant(options.model)
-    images = _load_images(options)
+    variant, freeze = find_variant(options.model), options.freeze
+    if isinstance(options.dataset, Dataset):
+        images = check_dataset(options.dataset)
+    else:
+        images = load_dataset(options.dataset, options.data_dir)
     weights = _weights_path(options.weights)
-    freeze = options.freeze
     frozen = parse_stages(freeze, len(variant.blocks)) if freeze else ()
     preprocessing = _choose_preprocessing(variant, images, options.image_size)
-    recipe_name = options.recipe
-    if recipe_name is None:
-        is_photographs = preprocessing.crop < 1
-        by_data = default_recipe(images.name, photographs=is_photographs)
-        recipe_name = "finetune" if weights else by_data
+    by_data = default_recipe(images.name, photographs=preprocessing.crop < 1)
+    recipe_name = options.recipe or ("finetune" if weights else by_data)
     recipe = _resolve_recipe(recipe_name, options, variant, images)
     if recipe.validation:
         images = hold_out(images, recipe.validation)
@@ -102,12 +101,6 @@ def resolve_run(
     return spec, images, preprocessing
 
 
-def _load_images(options: RunOptions) -> Dataset:
-    if isinstance(options.dataset, Dataset):
-        return check_dataset(options.dataset)
-    return load_dataset(options.dataset, options.data_dir)
-
-
 def _weights_path(weights: str | os.PathLike[str] | None) -> str | None:
     """Returns the whole path of a file, or the name of published weights as it is."""
     if weights is None:
@@ -120,13 +113,9 @@ def _choose_preprocessing(
     variant: Variant, images: Dataset, image_size: int | None
 ) -> Preprocessing:
     """Chooses the network's input for a data set."""
+    height, width, channels = images.shape or (variant.size, variant.size, 3)
     if image_size:
         height = width = image_size
-    elif images.shape:
-        height, width = images.shape[:2]
-    else:
-        height = width = variant.size
-    channels = images.shape[2] if images.shape else 3
     is_photographs = variant.stem != "cifar" and not images.shape
     return Preprocessing(height, width, channels, 0.875 if is_photographs else 1.0)
 
@@ -156,11 +145,7 @@ def _resolve_recipe(
 
 
 def _check(spec: RunSpec) -> None:
-    """Refuses a run whose parts do not go together.
-
-    Raises:
-        InputError: Saying which parts.
-    """
+    """Refuses a run whose parts do not go together."""
     recipe, stride = spec.recipe, find_variant(spec.model).stride
     check_batch_size(recipe.batch_size, recipe.shares(spec.replicas))
     if min(recipe.sizes, default=stride) < stride:
@@ -176,14 +161,11 @@ def _check(spec: RunSpec) -> None:
 
 
 def parse_stages(text: str, count: int) -> tuple[str, ...]:
-    """Reads the names of stages.
+    """Reads names of stages, such as `"conv1..conv3"` or `"conv1,conv2"`, in order.
 
     Args:
-        text: Names and ranges, such as `"conv1..conv3"` or `"conv1,conv2"`.
+        text: Names and ranges.
         count: Number of the network's stages after the stem.
-
-    Returns:
-        The names of the stages, in order.
 
     Raises:
         InputError: The network has no such stage.

@@ -66,11 +66,9 @@ def train(
     workers.wait()  # Until all of them have looked into the folder.
     is_chief = workers.is_chief
     folder = RunFolder(run.model_dir, writes=is_chief)
-    with (
-        open_run_folder(run.model_dir, run.record)
-        if is_chief
-        else contextlib.nullcontext()
-    ):
+    with contextlib.ExitStack() as stack:
+        if is_chief:
+            stack.enter_context(open_run_folder(run.model_dir, run.record))
         loop = Loop(run, [*callbacks, *_callbacks_of(run.spec.recipe), folder], workers)
         loop.train(verbose if is_chief else 0)
         if is_chief:
@@ -82,17 +80,13 @@ def train(
 
 def _callbacks_of(recipe: Recipe) -> list[keras.callbacks.Callback]:
     """Returns the callbacks by which a recipe reacts to the validation accuracy."""
-    callbacks = []
+    callbacks: list[keras.callbacks.Callback] = []
     if recipe.schedule == "plateau":
-        callbacks.append(
-            keras.callbacks.ReduceLROnPlateau(
-                "val_accuracy", factor=0.1, patience=recipe.patience, min_delta=0.0
-            )
+        plateau = keras.callbacks.ReduceLROnPlateau(
+            "val_accuracy", factor=0.1, patience=recipe.patience, min_delta=0.0
         )
-    if recipe.early_stopping:
-        callbacks.append(
-            keras.callbacks.EarlyStopping(
-                "val_accuracy", patience=recipe.early_stopping
-            )
-        )
+        callbacks.append(plateau)
+    if patience := recipe.early_stopping:
+        stopping = keras.callbacks.EarlyStopping("val_accuracy", patience=patience)
+        callbacks.append(stopping)
     return callbacks

@@ -108,11 +108,8 @@ class RunFolder(keras.callbacks.Callback):
     """Keeps `metrics.csv` and `best.keras`, and draws `curves.png` at the end.
 
     `metrics.csv` is written whole after each epoch, from the rows in the checkpoint:
-    a resumed run leaves the same file as an undisturbed one.
-
-    Args:
-        path: The run folder.
-        writes: Whether this process writes; one of several workers does.
+    a resumed run leaves the same file as an undisturbed one. Of several workers one
+    `writes`.
     """
 
     def __init__(self, path: Path, writes: bool = True) -> None:

@@ -6,7 +6,9 @@ ordinary float32 network of standard layers.
 """
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -14,11 +16,11 @@ import tensorflow as tf
 from keras_resnet.distribution import next_batch
 from keras_resnet.nets import batch_norms, flat_layers, stages, synchronized
 from keras_resnet.spec import Execution, Recipe
-from keras_resnet.training.fused_batch_norm import fused
 from keras_resnet.training.optimizers import Rate, all_finite, make_optimizer
 
-# Of images, labels and weights; see `keras_resnet.data.TrainingBatches`.
-BatchIterator = Iterator[tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
+# Images, labels and weights; see `keras_resnet.data.TrainingBatches`.
+Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+BatchIterator = Iterator[Batch]
 
 
 def rates(network: keras.Model, stage_rate: float) -> list[float]:
@@ -34,40 +36,76 @@ def rates(network: keras.Model, stage_rate: float) -> list[float]:
 
 
 @contextlib.contextmanager
-def _logits(network: keras.Model) -> Iterator[None]:
-    """Without the softmax while a step is traced: losses take logits."""
-    head = flat_layers(network)[-1]
-    kept, head.activation = head.activation, keras.activations.linear
+def _replaced(
+    layers: Sequence[keras.layers.Layer], name: str, value: Any
+) -> Iterator[None]:
+    """Gives an attribute of layers another value while a step is traced."""
+    kept = [getattr(layer, name) for layer in layers]
+    for layer in layers:
+        setattr(layer, name, value)
     try:
         yield
     finally:
-        head.activation = kept
+        for layer, old in zip(layers, kept, strict=True):
+            setattr(layer, name, old)
 
 
 @contextlib.contextmanager
-def _mixed(network: keras.Model, precision: str) -> Iterator[None]:
-    """Another precision while a step is traced, the head's float32 excepted."""
-    layers = [] if precision == "float32" else flat_layers(network)[:-1]
-    kept = [layer.dtype_policy for layer in layers]
-    for layer in layers:
-        layer.dtype_policy = precision
+def _fused(network: keras.Model) -> Iterator[None]:
+    """Batch normalisation by TensorFlow's kernel while a step is traced.
+
+    Keras computes it by a dozen operations, each of which passes over the
+    activations: a third of ResNet-20's step on a CPU (benchmarks/results/step.csv).
+    The numbers are the same but for rounding. For float32 variables, alone or with
+    mixed precision, and channels last; others stay as they are.
+    """
+    norms = [
+        layer
+        for layer in batch_norms(network)
+        if layer.variable_dtype == "float32" and layer.axis in (-1, 3)
+    ]
+    for layer in norms:
+        layer.call = functools.partial(_call_fused, layer)
     try:
         yield
     finally:
-        for layer, policy in zip(layers, kept, strict=True):
-            layer.dtype_policy = policy
+        for layer in norms:
+            del layer.call
+
+
+def _call_fused(
+    layer: keras.layers.BatchNormalization,
+    inputs: tf.Tensor,
+    training: bool | None = None,
+    mask: Any = None,
+) -> tf.Tensor:
+    """Calls a layer of batch normalisation by the fused kernel, if it trains."""
+    if not (training and layer.trainable) or mask is not None:
+        return type(layer).call(layer, inputs, training=training, mask=mask)
+    outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=inputs,
+        scale=tf.cast(layer.gamma, tf.float32),
+        offset=tf.cast(layer.beta, tf.float32),
+        mean=tf.constant([], tf.float32),
+        variance=tf.constant([], tf.float32),
+        epsilon=layer.epsilon,
+        is_training=True,
+    )
+    # The kernel's variance is unbiased, and Keras's moving average of biased ones.
+    count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
+    variance *= (count - 1) / count
+    for moving, now in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+        moving.assign(moving * layer.momentum + now * (1 - layer.momentum))
+    return outputs
 
 
 def loss_of(recipe: Recipe, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """Loss of each image.
+    """Returns the loss of each image, (batch,).
 
     Args:
-        recipe: a `keras_resnet.recipes.Recipe`.
-        labels: classes, int32 (batch,), or shares of them, (batch, classes).
+        recipe: Recipe with the loss and its smoothing.
+        labels: Classes, int32 (batch,), or shares of them, (batch, classes).
         logits: (batch, classes).
-
-    Returns:
-        (batch,).
     """
     smoothing, classes = recipe.label_smoothing, logits.shape[-1]
     if recipe.loss == "cross_entropy" and labels.shape.rank == 1 and not smoothing:
@@ -98,15 +136,9 @@ def _at(network: keras.Model, size: int) -> keras.Model:
 def _average_moving_statistics(
     network: keras.Model, context: tf.distribute.ReplicaContext
 ) -> None:
-    """Gives all replicas the mean of their moving statistics.
-
-    Without synchronised batch normalisation Keras leaves each replica its own.
-    """
-    moving = [
-        variable
-        for norm in batch_norms(network)
-        for variable in (norm.moving_mean, norm.moving_variance)
-    ]
+    """Gives all replicas the mean of their moving statistics, as Keras does not."""
+    norms = batch_norms(network)
+    moving = [v for norm in norms for v in (norm.moving_mean, norm.moving_variance)]
     means = context.all_reduce("MEAN", [tf.identity(v.value) for v in moving])
     for variable, mean in zip(moving, means, strict=True):
         variable.assign(mean)
@@ -116,21 +148,21 @@ class Step:
     """Takes training steps.
 
     Args:
-        network: a `keras.Model` of this package that ends in a softmax.
-        strategy: in whose scope it was made.
-        recipe: a `keras_resnet.recipes.Recipe`.
-        steps: of the whole run, over which the learning rate changes.
-        execution: a `keras_resnet.recipes.Execution`; `None` is its defaults.
-        rate: a learning rate in the place of the recipe's.
+        network: Network of this package that ends in a softmax.
+        strategy: Strategy in whose scope it was made.
+        recipe: Loss, optimizer and schedule.
+        steps: Number of steps of the whole run, over which the rate changes.
+        execution: How steps are executed; `None` is the defaults.
+        rate: Learning rate in the place of the recipe's.
 
     Attributes:
-        sums: variable of four numbers: over the steps since it was last set to 0,
-            the summed loss, right answers, and images; and the number of steps until
-            a loss was not finite.
-        asks_to_stop: variable by which this worker asks all of them to stop.
-        asked: variable above 0 once any worker has asked, on all of them.
-        optimizer: what changes the weights.
-        averages: of the network's variables, with `recipe.ema`, else none.
+        sums: Four numbers: over the steps since they were last set to 0, the summed
+            loss, right answers, and images; and the number of steps until a loss was
+            not finite.
+        asks_to_stop: Variable by which this worker asks all of them to stop.
+        asked: Variable above 0 once any worker has asked, on all of them.
+        optimizer: Optimizer that gets the gradients.
+        averages: Averages of the network's variables, with `recipe.ema`, else none.
     """
 
     def __init__(
@@ -142,10 +174,11 @@ class Step:
         execution: Execution | None = None,
         rate: Rate | None = None,
     ) -> None:
-        self._network, self._strategy = network, strategy
-        self._recipe = recipe
+        self._network, self._strategy, self._recipe = network, strategy, recipe
         self._execution = execution = execution or Execution()
         variables = network.trainable_variables
+        floats = [v for v in network.variables if v.dtype.startswith("float")]
+        self._averaged = floats if recipe.ema else []
         with strategy.scope():
             inner, self.optimizer = make_optimizer(
                 recipe, steps, execution.precision, rate
@@ -158,11 +191,6 @@ class Step:
             ]
             inner.set_shares(variables, decays, rates(network, recipe.stage_rate))
             self.optimizer.build(variables)
-            self._averaged = [
-                v
-                for v in (network.variables if recipe.ema else [])
-                if v.dtype.startswith("float")
-            ]
             self.averages = [
                 tf.Variable(v.value, trainable=False, name=f"average/{v.path}")
                 for v in self._averaged
@@ -175,24 +203,23 @@ class Step:
         self._networks[tuple(network.input_shape[1:3])] = network
         self._one = tf.function(self._step)
         self._many = tf.function(self._loop)
-        self._finite = tf.function(
-            lambda: all_finite(
-                [v.value for v in network.variables if v.dtype.startswith("float")]
-            )
-        )
+        self._finite = tf.function(lambda: all_finite([v.value for v in floats]))
 
     def __call__(self, batches: BatchIterator, count: int = 1) -> None:
-        """Takes some steps.
+        """Takes some steps in one call of the device.
 
         Args:
-            batches: iterator over training batches, as
-                `keras_resnet.strategies.iterate` makes it.
-            count: number of steps, in one call of the device.
+            batches: Iterator that `keras_resnet.distribution.iterate_batches` makes.
+            count: Number of steps.
         """
         if count == 1:
             self._one(batches)
         else:
             self._many(batches, tf.constant(count))
+
+    def clear_sums(self) -> None:
+        """Sets the sums to 0."""
+        self.sums.assign(tf.zeros_like(self.sums))
 
     def is_finite(self) -> bool:
         """Whether all weights, and the moving statistics, are numbers."""
@@ -225,30 +252,27 @@ class Step:
     def _step(self, batches: BatchIterator) -> None:
         args = next_batch(self._strategy, batches)
         sizes = self._strategy.experimental_local_results(args[0])[0].shape[1:3]
-        network = self._networks[tuple(sizes)]
-        shared = self._execution.sync_bn and self._strategy.num_replicas_in_sync > 1
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(_logits(network))
-            stack.enter_context(_mixed(network, self._execution.precision))
-            stack.enter_context(synchronized(network) if shared else fused(network))
-            replica_step = lambda *batch: self._replica_step(network, *batch)  # noqa: E731
-            if self._execution.jit_compile:
-                replica_step = tf.function(replica_step, jit_compile=True)
-            found = self._strategy.run(replica_step, args=args)
-        found = self._strategy.reduce("SUM", found, axis=None)
-        good = tf.math.is_finite(found[0]) & tf.math.is_finite(self.sums[0])
-        self.asked.assign_add(found[3])
-        self.sums.assign_add(tf.concat([found[:3], [tf.cast(good, tf.float64)]], 0))
+        network, execution = self._networks[tuple(sizes)], self._execution
+        *layers, head = flat_layers(network)
+        mixed = layers if execution.precision != "float32" else []
+        shared = execution.sync_bn and self._strategy.num_replicas_in_sync > 1
+        replica_step = functools.partial(self._replica_step, network)
+        if execution.jit_compile:
+            replica_step = tf.function(replica_step, jit_compile=True)
+        with (
+            _replaced([head], "activation", keras.activations.linear),  # Logits.
+            _replaced(mixed, "dtype_policy", execution.precision),
+            synchronized(network) if shared else _fused(network),
+        ):
+            sums = self._strategy.run(replica_step, args=args)
+        sums = self._strategy.reduce("SUM", sums, axis=None)
+        good = tf.math.is_finite(sums[0]) & tf.math.is_finite(self.sums[0])
+        self.asked.assign_add(sums[3])
+        self.sums.assign_add(tf.concat([sums[:3], [tf.cast(good, tf.float64)]], 0))
         self._update_averages()
 
-    def _replica_step(
-        self,
-        network: keras.Model,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        weights: tf.Tensor,
-    ) -> tf.Tensor:
-        gradients, sums = self._accumulated(network, images, labels, weights)
+    def _replica_step(self, network: keras.Model, *batch: tf.Tensor) -> tf.Tensor:
+        gradients, sums = self._accumulated(network, batch)
         if self._strategy.num_replicas_in_sync > 1:
             context = tf.distribute.get_replica_context()
             gradients = context.all_reduce("SUM", gradients)
@@ -262,21 +286,17 @@ class Step:
         return sums
 
     def _accumulated(
-        self,
-        network: keras.Model,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        weights: tf.Tensor,
+        self, network: keras.Model, batch: Sequence[tf.Tensor]
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
         """Adds up what `_gradients` gives for each part of a replica's images."""
         parts = self._recipe.accumulate
-        bounds = tf.range(parts + 1) * tf.shape(labels)[0] // parts
+        bounds = tf.range(parts + 1) * tf.shape(batch[1])[0] // parts
         gradients: list[tf.Tensor] = []
         sums = 0.0
         for i in range(parts):
             part = slice(bounds[i], bounds[i + 1]) if parts > 1 else slice(None)
             new_gradients, new_sums = self._gradients(
-                network, images[part], labels[part], weights[part]
+                network, *(x[part] for x in batch)
             )
             if gradients:
                 pairs = zip(gradients, new_gradients, strict=True)
@@ -302,7 +322,7 @@ class Step:
         if labels.shape.rank == 2:  # Of a mixed image, the class that it shows most.
             labels = tf.argmax(labels, -1, tf.int32)
         right = labels == tf.argmax(logits, -1, tf.int32)
-        sums = [tf.reduce_sum(tf.cast(each, tf.float64)) for each in (losses, right)]
+        sums = [tf.reduce_sum(tf.cast(x, tf.float64)) for x in (losses, right)]
         count = tf.cast(tf.shape(labels)[0], tf.float64)
         return gradients, tf.stack([*sums, count, self.asks_to_stop.read_value()])
 

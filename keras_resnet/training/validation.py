@@ -11,12 +11,7 @@ from keras_resnet.training.worker_group import WorkerGroup
 
 
 class Validation:
-    """Evaluates the network of a run; each worker takes a part of the images.
-
-    Args:
-        run: The run.
-        workers: Its workers.
-    """
+    """Evaluates the network of a run; each worker takes a part of the images."""
 
     def __init__(self, run: Run, workers: WorkerGroup) -> None:
         self._workers = workers
@@ -32,20 +27,15 @@ class Validation:
         )
 
     def __call__(self, on_step: Callable[[], None]) -> dict[str, float]:
-        """Evaluates the network as it is now.
-
-        Args:
-            on_step: Function that is called after each step.
+        """Evaluates the network as it is now, and calls `on_step` after each step.
 
         Returns:
             `val_loss`, the mean cross-entropy, and `val_accuracy`, from 0 to 1.
         """
         summary = self._evaluator.predict(on_step).summary()
-        loss, accuracy, count = (
-            summary[name] for name in ("loss", "accuracy", "images")
-        )
+        loss, accuracy, count = summary["loss"], summary["accuracy"], summary["images"]
         if self._workers.count > 1:
             sums = [loss * count, accuracy * count, count]
-            total_loss, right, count = self._workers.sum(sums)
-            loss, accuracy = total_loss / count, right / count
+            loss, accuracy, count = self._workers.sum(sums)
+            loss, accuracy = loss / count, accuracy / count
         return {"val_loss": loss, "val_accuracy": accuracy}

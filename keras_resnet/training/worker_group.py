@@ -1,4 +1,9 @@
-"""What the workers of a run agree on."""
+"""What the workers of a run agree on, and SIGTERM, which ends one, as a flag."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -27,8 +32,7 @@ class WorkerGroup:
 
     def __init__(self, strategy: tf.distribute.Strategy) -> None:
         self._strategy = strategy
-        self.count = worker_count(strategy)
-        self.index = worker_index(strategy)
+        self.count, self.index = worker_count(strategy), worker_index(strategy)
         self.is_chief = is_chief(strategy)
 
     def sum(self, values: list[float]) -> list[float]:
@@ -49,10 +53,6 @@ class WorkerGroup:
     def check_same_step(self, step: int, model_dir: str) -> None:
         """Refuses workers that found different checkpoints.
 
-        Args:
-            step: Step from which this worker goes on.
-            model_dir: The run folder, for the message.
-
         Raises:
             InputError: They would go on from different steps.
         """
@@ -63,3 +63,34 @@ class WorkerGroup:
                 f"that they share. Received: {model_dir!r}, where this one found step "
                 f"{step}"
             )
+
+
+class Stopped(Exception):
+    """The run was told to stop, between two steps."""
+
+
+class StopSignal:
+    """A flag that SIGTERM sets.
+
+    Attributes:
+        is_set: Whether this process was told to stop.
+    """
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handles SIGTERM within; only in the main thread, where Python allows it."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(*_: object) -> None:
+            self.is_set = True
+
+        before = signal.signal(signal.SIGTERM, stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)

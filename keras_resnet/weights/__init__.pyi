@@ -1,7 +1,6 @@
 from .assign import assign_weights as assign_weights
 from .checkpoint import Checkpoint as Checkpoint
-from .download import download_file as download_file
-from .download import has_digest as has_digest
+from .download import fetch_file as fetch_file
 from .formats import ENDINGS as ENDINGS
 from .formats import load_model as load_model
 from .formats import read_file as read_file

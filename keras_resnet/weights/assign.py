@@ -2,7 +2,6 @@
 
 import sys
 import warnings
-from collections.abc import Mapping
 
 import keras
 from keras import layers
@@ -11,16 +10,14 @@ from keras_resnet.support import InputError, shorten_list
 from keras_resnet.weights.checkpoint import Checkpoint, Tensor, tensors_of, variables_of
 from keras_resnet.weights.formats import unreadable
 
+_FLOATS = {"f16", "f32", "f64", "bf16", "float16", "float32", "float64", "bfloat16"}
+
 
 def assign_weights(model: keras.Model, checkpoint: Checkpoint) -> None:
     """Gives a model all weights of a checkpoint, or none.
 
     The head is left as it is, with a note on standard error, where the model has
     none or one of another number of classes.
-
-    Args:
-        model: A built model.
-        checkpoint: The weights.
 
     Raises:
         InputError: Weights are left over, missing or of another shape.
@@ -38,62 +35,42 @@ def assign_weights(model: keras.Model, checkpoint: Checkpoint) -> None:
         tensors = _read_weights_h5(model, checkpoint)
     head = ("predictions/kernel", "predictions/bias")
     if head[0] in tensors:
-        classes = tensors[head[0]].shape[-1]
-        if head[0] not in variables:
-            _say(f"{source}: its head of {classes} classes is left out")
-        elif variables[head[0]].shape[-1] != classes:
-            _say(
-                f"{source}: its head of {classes} classes is left out; the new one, of "
-                f"{variables[head[0]].shape[-1]}, is random"
-            )
+        theirs = tensors[head[0]].shape[-1]
+        ours = variables[head[0]].shape[-1] if head[0] in variables else None
+        if ours != theirs:
+            new = f"; the new one, of {ours}, is random" if ours else ""
+            _say(f"{source}: its head of {theirs} classes is left out{new}")
             variables = {n: v for n, v in variables.items() if n not in head}
-        if head[0] not in variables:
             tensors = {n: t for n, t in tensors.items() if n not in head}
-    _refuse_misfits(model, variables, tensors, source)
+    missing = sorted(variables.keys() - tensors.keys())
+    faults = {
+        "left over": sorted(t.key for n, t in tensors.items() if n not in variables),
+        "missing": missing,
+        "of another shape": [
+            f"{name} {tensors[name].shape} in the file, {tuple(variable.shape)} in the model"
+            for name, variable in variables.items()
+            if name in tensors and tensors[name].shape != tuple(variable.shape)
+        ],
+        "of another type than float": [
+            f"{tensor.key} {tensor.dtype}"
+            for tensor in tensors.values()
+            if tensor.dtype.lower() not in _FLOATS
+        ],
+    }
+    texts = [
+        f"{fault}: {shorten_list(names)}" for fault, names in faults.items() if names
+    ]
+    if missing and all(name.startswith("predictions/") for name in missing):
+        texts.append("for weights without a head, build with include_top=False")
+    if texts:
+        raise InputError(
+            f"{source} does not hold weights of {model.name}. {'; '.join(texts)}"
+        )
     for name, variable in variables.items():
         try:
             variable.assign(tensors[name].read())
         except Exception as error:  # A file that ends early, of any library.
             raise unreadable(source, f"weights of {model.name}", error) from error
-
-
-_FLOATS = {"f16", "f32", "f64", "bf16", "float16", "float32", "float64", "bfloat16"}
-
-
-def _refuse_misfits(
-    model: keras.Model,
-    variables: Mapping[str, keras.Variable],
-    tensors: Mapping[str, Tensor],
-    source: str,
-) -> None:
-    differ = [
-        f"{name} {tensors[name].shape} in the file, {tuple(variable.shape)} in the model"
-        for name, variable in variables.items()
-        if name in tensors and tensors[name].shape != tuple(variable.shape)
-    ]
-    left = [tensors[name].key for name in tensors.keys() - variables.keys()]
-    missing = variables.keys() - tensors.keys()
-    strange = [
-        f"{tensor.key} {tensor.dtype}"
-        for tensor in tensors.values()
-        if tensor.dtype.lower() not in _FLOATS
-    ]
-    faults = [
-        f"{fault}: {shorten_list(names)}"
-        for fault, names in (
-            ("left over", sorted(left)),
-            ("missing", sorted(missing)),
-            ("of another shape", differ),
-            ("of another type than float", strange),
-        )
-        if names
-    ]
-    if missing and all(name.startswith("predictions/") for name in missing):
-        faults.append("for weights without a head, build with include_top=False")
-    if faults:
-        raise InputError(
-            f"{source} does not hold weights of {model.name}. {'; '.join(faults)}"
-        )
 
 
 def _read_weights_h5(model: keras.Model, checkpoint: Checkpoint) -> dict[str, Tensor]:

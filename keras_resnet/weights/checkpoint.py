@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_resnet.nets import flat_layers
-from keras_resnet.weights import dialects
+from keras_resnet.weights.dialects import turn
 from keras_resnet.weights.origin import Origin
 
 
@@ -31,14 +31,13 @@ class Tensor(NamedTuple):
     @classmethod
     def of_array(cls, key: str, array: np.ndarray) -> "Tensor":
         """Makes one of an array in memory."""
-        read = functools.partial(np.asarray, array)
-        return cls(key, array.shape, str(array.dtype), read)
+        return cls(key, array.shape, str(array.dtype), lambda: array)
 
     def from_torch(self) -> "Tensor":
         """Returns this tensor of torch with our order of axes."""
+        shape = turn(np.broadcast_to(0, self.shape), to_torch=False).shape
         return self._replace(
-            shape=dialects.turned_shape(self.shape),
-            read=lambda: dialects.turn(np.asarray(self.read()), to_torch=False),
+            shape=shape, read=lambda: turn(self.read(), to_torch=False)
         )
 
 

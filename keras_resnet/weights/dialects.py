@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_resnet.nets import has_imagenet_stem
-
 # Ours to torchvision's: layers outside of blocks, and after `conv2_block1_`.
 _OUTSIDE = {"conv1_conv": "conv1", "conv1_bn": "bn1", "predictions": "fc"}
 _INSIDE = {
@@ -35,28 +33,21 @@ _AVG_DOWN = {"0_conv": "downsample.1", "0_bn": "downsample.2"}
 _SHORTCUT = {"0_conv": "shortcut.0", "0_bn": "shortcut.1"}
 _LINEAR = {"predictions": "linear"}
 
-# Ours to torch's: variables of a layer.
-_VARIABLES = {
-    "bn": {
-        "gamma": "weight",
-        "beta": "bias",
-        "moving_mean": "running_mean",
-        "moving_variance": "running_var",
-    },
-    "other": {"kernel": "weight", "bias": "bias"},
+# Ours to torch's: variables of a batch normalisation, and of other layers.
+_NORM = {
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
 }
+_OTHER = {"kernel": "weight", "bias": "bias"}
 
 _BLOCK_KEY = re.compile(r"layer(\d+)\.(\d+)\.(.+)")
 BLOCK_NAME = re.compile(r"conv(\d+)_block(\d+)_(.+)")
 
 
 class Dialect(NamedTuple):
-    """Names of layers in one torch repository, by ours.
-
-    Attributes:
-        outside: Names of layers outside of blocks.
-        inside: Names of layers in a block.
-    """
+    """Names of layers in one torch repository, by ours: outside and inside of blocks."""
 
     outside: Mapping[str, str]
     inside: Mapping[str, str]
@@ -69,7 +60,7 @@ class Dialect(NamedTuple):
 
         Args:
             deep_stem: Whether the stem has three 3x3 convolutions.
-            avg_down: Whether an average precedes the convolution of a shortcut.
+            avg_down: Whether shortcuts average; see `keras_resnet.spec.Variant`.
             cifar: Whether the head is called `linear`.
             shortcut: Whether a shortcut is called `shortcut`.
         """
@@ -80,11 +71,7 @@ class Dialect(NamedTuple):
 
     @classmethod
     def of_keys(cls, shapes: Mapping[str, Sequence[int]]) -> "Dialect | None":
-        """Returns the dialect of a state dict; `None` if it is no ResNet's.
-
-        Args:
-            shapes: Shapes of the arrays, by their keys.
-        """
+        """Returns the dialect of a state dict's shapes; `None` if it is no ResNet's."""
         if not any(_BLOCK_KEY.match(key) for key in shapes):
             return None
         return cls.choose(
@@ -97,47 +84,32 @@ class Dialect(NamedTuple):
             shortcut=any(".shortcut.0." in key for key in shapes),
         )
 
-    @classmethod
-    def of_names(cls, names: Container[str], avg_down: bool) -> "Dialect":
-        """Returns the dialect in which a network of ours is written.
-
-        Args:
-            names: Names of its layers.
-            avg_down: See `keras_resnet.spec.Variant`.
-        """
-        cifar = not has_imagenet_stem(names)
-        return cls.choose("conv1_1_conv" in names, avg_down, cifar, cifar)
-
     def ours(self, key: str) -> str | None:
         """Returns our name of a state dict's key; `None` if it has none."""
-        module, _, leaf = key.rpartition(".")
-        if match := _BLOCK_KEY.fullmatch(module):
-            parts = {theirs: ours for ours, theirs in self.inside.items()}
+        part, _, leaf = key.rpartition(".")
+        prefix, parts = "", self.outside
+        if match := _BLOCK_KEY.fullmatch(part):
             prefix = f"conv{int(match[1]) + 1}_block{int(match[2]) + 1}_"
-            part = parts.get(match[3])
-        else:
-            prefix = ""
-            parts = {theirs: ours for ours, theirs in self.outside.items()}
-            part = parts.get(module)
-        if part is None:
-            return None
-        kind = "bn" if part.endswith("_bn") else "other"
-        for variable, name in _VARIABLES[kind].items():
-            if name == leaf:
-                return f"{prefix}{part}/{variable}"
+            parts, part = self.inside, match[3]
+        for layer, name in parts.items():
+            for variable, theirs in _variables(layer).items():
+                if (name, theirs) == (part, leaf):
+                    return f"{prefix}{layer}/{variable}"
         return None
 
     def theirs(self, name: str) -> str | None:
         """Returns the key of one of our weights; `None` if there is none."""
         layer, _, variable = name.partition("/")
+        prefix, part = "", self.outside.get(layer)
         if match := BLOCK_NAME.fullmatch(layer):
             prefix = f"layer{int(match[1]) - 1}.{int(match[2]) - 1}."
             part = self.inside.get(match[3])
-        else:
-            prefix, part = "", self.outside.get(layer)
-        kind = "bn" if layer.endswith("_bn") else "other"
-        leaf = _VARIABLES[kind].get(variable)
+        leaf = _variables(layer).get(variable)
         return None if part is None or leaf is None else f"{prefix}{part}.{leaf}"
+
+
+def _variables(layer: str) -> dict[str, str]:
+    return _NORM if layer.endswith("_bn") else _OTHER
 
 
 def turn(array: np.ndarray, to_torch: bool) -> np.ndarray:
@@ -154,23 +126,13 @@ def turn(array: np.ndarray, to_torch: bool) -> np.ndarray:
     return array.T if array.ndim == 2 else array
 
 
-def turned_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """Returns the shape that `turn(array, to_torch=False)` gives."""
-    if len(shape) == 4:
-        return tuple(shape[axis] for axis in (2, 3, 1, 0))
-    return tuple(reversed(shape)) if len(shape) == 2 else tuple(shape)
-
-
 def fold_keras_applications(arrays: dict[str, np.ndarray]) -> None:
     """Turns weights of keras.applications' ResNets into ours.
 
     There a convolution that is normalised has a bias too, which is taken from the
     moving mean; epsilon is 1.001e-5, of which what is above our 1e-5 is added to
     the moving variance; and ResNet v1 takes BGR. All three are exact but for
-    rounding.
-
-    Args:
-        arrays: The arrays by our names, changed in place.
+    rounding. The arrays, by our names, are changed in place.
     """
     for name in [n for n in arrays if n.endswith("_bn/moving_variance")]:
         arrays[name] = arrays[name] + np.float32(1.001e-5 - 1e-5)

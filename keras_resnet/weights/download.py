@@ -11,24 +11,8 @@ from keras_resnet.weights.registry import PublishedWeights
 
 
 def fetch_weights(entry: PublishedWeights) -> str:
-    """Returns the path of published weights, downloaded unless they lie there.
-
-    The hash is verified each time. The file appears whole or not at all; two
-    processes at once each download it, and leave the same file.
-
-    Raises:
-        InputError: It cannot be downloaded, or is another file than published.
-        OSError: It cannot be written.
-    """
-    if os.path.exists(entry.path):
-        if has_digest(entry.path, entry.algorithm, entry.digest):
-            return entry.path
-        print(
-            f"{entry.path} is not the published file or is damaged; downloading it anew",
-            file=sys.stderr,
-        )
-    download_file(entry.address, entry.path, entry.algorithm, entry.digest)
-    return entry.path
+    """Returns the path of published weights; see `fetch_file`."""
+    return fetch_file(entry.address, entry.path, entry.algorithm, entry.digest)
 
 
 def has_digest(path: str, algorithm: str, digest: str) -> bool:
@@ -37,8 +21,11 @@ def has_digest(path: str, algorithm: str, digest: str) -> bool:
         return hashlib.file_digest(file, algorithm).hexdigest().startswith(digest)
 
 
-def download_file(address: str, path: str, algorithm: str, digest: str) -> None:
-    """Downloads a file and verifies it before it appears.
+def fetch_file(address: str, path: str, algorithm: str, digest: str) -> str:
+    """Downloads a file unless it lies there already.
+
+    The hash is verified each time. The file appears whole or not at all; two
+    processes at once each download it, and leave the same file.
 
     Args:
         address: Address of the file.
@@ -46,10 +33,20 @@ def download_file(address: str, path: str, algorithm: str, digest: str) -> None:
         algorithm: Algorithm of the hash, such as `"sha256"`.
         digest: Hash in hex digits; at least the first 8.
 
+    Returns:
+        `path`.
+
     Raises:
         InputError: It cannot be downloaded, or has another hash.
         OSError: It cannot be written.
     """
+    if os.path.exists(path):
+        if has_digest(path, algorithm, digest):
+            return path
+        print(
+            f"{path} is not the published file or is damaged; downloading it anew",
+            file=sys.stderr,
+        )
     folder, name = os.path.split(path)
     try:
         os.makedirs(folder, exist_ok=True)
@@ -81,6 +78,7 @@ def download_file(address: str, path: str, algorithm: str, digest: str) -> None:
             f"Could not write {name} to {folder} after {received / 2**20:.1f} MiB: "
             f"{error.strerror or error}. Nothing was kept"
         ) from error
+    return path
 
 
 def _open(address: str, path: str) -> HTTPResponse:
@@ -88,9 +86,7 @@ def _open(address: str, path: str) -> HTTPResponse:
     try:
         answer: HTTPResponse = urllib.request.urlopen(address, timeout=30)
     except (OSError, ValueError, HTTPException) as error:
-        raise InputError(
-            f"Could not download {address} ({_reason(error)}). {_by_hand(path)}"
-        ) from None
+        raise _failure(f"Could not download {address}", error, path) from None
     if not (answer.length and sys.stderr.isatty()):
         length = f" {answer.length / 2**20:.1f} MiB" if answer.length else ""
         print(f"Downloading {address}{length}", file=sys.stderr)
@@ -102,15 +98,12 @@ def _read(answer: HTTPResponse, address: str, path: str) -> bytes:
     try:
         return answer.read(2**18)
     except (OSError, HTTPException) as error:
-        raise InputError(
-            f"The download of {address} broke off ({_reason(error)}). {_by_hand(path)}"
-        ) from None
+        raise _failure(f"The download of {address} broke off", error, path) from None
 
 
-def _by_hand(path: str) -> str:
-    return f"Where there is no network, put the file at {path}"
-
-
-def _reason(error: Exception) -> str:
-    text = str(getattr(error, "reason", "") or error) or type(error).__name__
-    return " ".join(text.split())
+def _failure(text: str, error: Exception, path: str) -> InputError:
+    reason = str(getattr(error, "reason", "") or error) or type(error).__name__
+    return InputError(
+        f"{text} ({' '.join(reason.split())}). "
+        f"Where there is no network, put the file at {path}"
+    )

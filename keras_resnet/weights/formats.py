@@ -63,16 +63,14 @@ def load_model(path: Path) -> keras.Model:
 def _check(path: Path, endings: Collection[str]) -> str:
     """Returns the path of a file that is there and has one of these endings."""
     accepted = f"Accepted: a file {', '.join(endings)}. Received: {path!r}"
-    known = isinstance(path, str | os.PathLike)
-    if not known or not str(path).lower().endswith(tuple(endings)):
+    is_path = isinstance(path, str | os.PathLike)
+    if not is_path or not str(path).lower().endswith(tuple(endings)):
         raise InputError(accepted)
     if not os.path.isfile(path):
         raise InputError(f"There is no such file. {accepted}")
     if str(path).endswith((".keras", ".npz")) and not zipfile.is_zipfile(path):
-        ending = os.path.splitext(path)[1]
-        raise InputError(
-            f"The file is damaged, or no {ending} file. Received: {path!r}"
-        )
+        kind = os.path.splitext(path)[1]
+        raise InputError(f"The file is damaged, or no {kind} file. Received: {path!r}")
     return os.fspath(path)
 
 
@@ -139,16 +137,10 @@ def _read_keras_applications(path: str) -> Checkpoint:
             f"This is of another net; save ours as .keras. Received: {path}"
         )
     dialects.fold_keras_applications(arrays)
-    origin = Origin(
-        path,
-        PIXELS["tf" if preact else "caffe"],
-        stride_on="3x3" if preact else "1x1",
-        shortcut="B",
-        avg_down=False,
-    )
-    return Checkpoint.of_tensors(
-        origin, {name: Tensor.of_array(name, array) for name, array in arrays.items()}
-    )
+    pixels, stride_on = PIXELS["tf" if preact else "caffe"], "3x3" if preact else "1x1"
+    origin = Origin(path, pixels, stride_on=stride_on, shortcut="B", avg_down=False)
+    tensors = {name: Tensor.of_array(name, array) for name, array in arrays.items()}
+    return Checkpoint.of_tensors(origin, tensors)
 
 
 def _text(name: str | bytes) -> str:
@@ -192,7 +184,7 @@ def _read_safetensors(path: str) -> Checkpoint:
 
 def _read_npz(path: str) -> Checkpoint:
     with np.load(path, allow_pickle=False) as archive:
-        return _of_arrays({key: archive[key] for key in archive.files}, path)
+        return _of_arrays(dict(archive), path)
 
 
 def import_torch(path: str) -> ModuleType:
@@ -222,10 +214,12 @@ def _read_torch(path: str) -> Checkpoint:
             state = state[wrapper]
     if not isinstance(state, dict):
         raise InputError(f"{path} does not hold a state dict")
-    tensors = {k: v.detach() for k, v in state.items() if isinstance(v, torch.Tensor)}
     arrays = {
-        key: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-        for key, tensor in tensors.items()
+        key: (value.float() if value.dtype == torch.bfloat16 else value)
+        .detach()
+        .numpy()
+        for key, value in state.items()
+        if isinstance(value, torch.Tensor)
     }
     return _of_arrays(arrays, path)
 
@@ -237,13 +231,7 @@ def _of_arrays(arrays: Mapping[str, np.ndarray], path: str) -> Checkpoint:
 def _of_state_dict(
     state: Iterable[Tensor], path: str, note: str | None = None
 ) -> Checkpoint:
-    """Makes a checkpoint of a torch state dict.
-
-    Args:
-        state: Its tensors, with torch's order of axes.
-        path: The file that it is of.
-        note: See `Origin.note`; `None` in a file that others wrote.
-    """
+    """Makes a checkpoint of a torch state dict; other programs' have no `Origin.note`."""
     by_key = {
         tensor.key.removeprefix("module."): tensor
         for tensor in state
@@ -268,7 +256,7 @@ def _of_state_dict(
     }
     if note:
         return Checkpoint.of_tensors(Origin.of_note(note, path), tensors)
-    fields = describe_architecture({n: t.shape for n, t in tensors.items()}) or {}
+    fields = describe_architecture(tensors) or {}
     cifar = fields.get("stem") == "cifar"
     origin = Origin(
         path,

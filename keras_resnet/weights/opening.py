@@ -48,44 +48,42 @@ def open_checkpoint(
             "python -m keras_resnet.convert ADDRESS TARGET --sha256=...  "
             f"Received: {weights!r}"
         )
+    entry: PublishedWeights | None
     path = os.path.expanduser(weights)
     if path.lower().endswith(ENDINGS):
-        entry = find_file(path)
-        return _with_facts(read_file(path), entry) if entry else read_file(path)
-    first, _, rest = weights.partition("/")
-    if rest and first and "." not in weights and os.sep not in rest:
-        model, weights = first, rest
-    elif os.sep in weights or "." in weights:
-        raise InputError(f"weights must be {_ACCEPTED}. Received: {weights!r}")
-    entry = find_weights(model, weights)
-    if entry.path.endswith(".pth"):
-        import_torch(weights)
-    return _with_facts(read_file(fetch_weights(entry)), entry)
-
-
-def find_file(path: str) -> PublishedWeights | None:
-    """Returns the published weights that a file is; `None` if it is none of them."""
-    if not os.path.isfile(path):
-        return None
-    for row in list_weights():
-        has_name = os.path.basename(row.address) == os.path.basename(path)
-        if has_name and has_digest(path, row.algorithm, row.digest):
-            return row
-    return None
-
-
-def _with_facts(checkpoint: Checkpoint, entry: PublishedWeights) -> Checkpoint:
-    """Returns a checkpoint with what its publisher states."""
-    source = f"{entry.model}/{entry.name}"
-    if entry.pixels is None:
-        origin = dataclasses.replace(checkpoint.origin, source=source)
+        entry = _find_published(path)
     else:
+        first, _, rest = weights.partition("/")
+        if rest and first and "." not in weights and os.sep not in rest:
+            model, weights = first, rest
+        elif os.sep in weights or "." in weights:
+            raise InputError(f"weights must be {_ACCEPTED}. Received: {weights!r}")
+        entry = find_weights(model, weights)
+        if entry.path.endswith(".pth"):
+            import_torch(weights)
+        path = fetch_weights(entry)
+    checkpoint = read_file(path)
+    if entry is None:
+        return checkpoint
+    origin, source = checkpoint.origin, f"{entry.model}/{entry.name}"
+    if entry.pixels is None:
+        origin = dataclasses.replace(origin, source=source)
+    else:  # What the publisher states, and the file does not.
         origin = Origin(
             source,
             entry.pixels,
             class_names(entry.data),
             entry.model,
             entry.stride_on,
-            avg_down=checkpoint.origin.avg_down,
+            avg_down=origin.avg_down,
         )
     return dataclasses.replace(checkpoint, origin=origin)
+
+
+def _find_published(path: str) -> PublishedWeights | None:
+    """Returns the published weights that a file is; `None` if it is none of them."""
+    for row in list_weights() if os.path.isfile(path) else ():
+        has_name = os.path.basename(row.address) == os.path.basename(path)
+        if has_name and has_digest(path, row.algorithm, row.digest):
+            return row
+    return None

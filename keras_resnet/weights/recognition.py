@@ -11,59 +11,53 @@ from keras import layers
 from keras_resnet.nets import flat_layers, has_imagenet_stem
 from keras_resnet.spec import VARIANTS
 from keras_resnet.support import InputError
-from keras_resnet.weights.checkpoint import Checkpoint, variables_of
+from keras_resnet.weights.checkpoint import Checkpoint, Tensor, variables_of
 from keras_resnet.weights.dialects import BLOCK_NAME, is_preactivated
 from keras_resnet.weights.origin import Origin, Pixels
 
 
 def describe_architecture(
-    shapes: Mapping[str, tuple[int, ...]],
+    weights: Mapping[str, Tensor | keras.Variable],
 ) -> dict[str, Any] | None:
-    """Tells a network's architecture from the shapes of its weights.
-
-    Args:
-        shapes: Shapes in our order of axes, by our names.
+    """Tells a network's architecture from the shapes of its weights, by our names.
 
     Returns:
         A dict of fields of `keras_resnet.spec.Variant` without `avg_down` and
         `stride_on`, which cannot be told; a plain net is taken for one with
         shortcut A, whose weights are the same. `None` if it is no ResNet.
     """
-    matches = [BLOCK_NAME.fullmatch(name.split("/")[0]) for name in shapes]
+    matches = [BLOCK_NAME.fullmatch(name.split("/")[0]) for name in weights]
     places = {(int(match[1]), int(match[2])) for match in matches if match}
-    if not places or "conv1_conv/kernel" not in shapes:
+    if not places or "conv1_conv/kernel" not in weights:
         return None
     stages = range(2, max(stage for stage, _ in places) + 1)
     blocks = tuple(sum(s == stage for s, _ in places) for stage in stages)
-    bottleneck = "conv2_block1_3_conv/kernel" in shapes
-    size, _, _, width = shapes["conv1_conv/kernel"]
-    deep = "conv1_1_conv/kernel" in shapes
+    bottleneck = "conv2_block1_3_conv/kernel" in weights
+    size, _, _, width = weights["conv1_conv/kernel"].shape
+    deep = "conv1_1_conv/kernel" in weights
     fields: dict[str, Any] = {
         "block": "bottleneck" if bottleneck else "basic",
         "blocks": blocks,
         "stem": "deep" if deep else "imagenet" if size == 7 else "cifar",
         "width": width,
-        "preact": is_preactivated(shapes),
-        "se": "conv2_block1_se_1_conv/kernel" in shapes,
+        "preact": is_preactivated(weights),
+        "se": "conv2_block1_se_1_conv/kernel" in weights,
         "shortcut": "A",
     }
     if bottleneck:
-        _, _, per_group, inner = shapes["conv2_block1_2_conv/kernel"]
+        _, _, per_group, inner = weights["conv2_block1_2_conv/kernel"].shape
         groups, group_width = inner // per_group, per_group * 64 // width
         fields |= {"groups": groups, "group_width": group_width}
-    if "conv3_block1_0_conv/kernel" in shapes:
+    if "conv3_block1_0_conv/kernel" in weights:
         # The first block of the first stage changes shapes where it is a bottleneck.
         same = "conv2_block2" if bottleneck else "conv2_block1"
-        every = f"{same}_0_conv/kernel" in shapes
+        every = f"{same}_0_conv/kernel" in weights
         fields["shortcut"] = "C" if every else "B"
     return fields
 
 
 def recognise(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
-    """Tells the architecture of weights.
-
-    Args:
-        checkpoint: Weights with `tensors`.
+    """Tells the architecture of weights that have `tensors`.
 
     Returns:
         Its name, and the fields of `keras_resnet.spec.Variant` in which the
@@ -73,8 +67,7 @@ def recognise(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
         InputError: It is none of ours.
     """
     origin = checkpoint.origin
-    tensors = checkpoint.tensors or {}
-    fields = describe_architecture({n: t.shape for n, t in tensors.items()})
+    fields = describe_architecture(checkpoint.tensors or {})
     if fields is None:
         raise InputError(f"{origin.source} does not hold a ResNet")
     variation = {field: fields.pop(field) for field in ("shortcut", "stem")}
@@ -107,17 +100,11 @@ def recognise(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
 def origin_of(model: keras.Model, source: str) -> Origin | None:
     """Returns what belongs to a model's weights, from its layers and its `origin`.
 
-    Args:
-        model: A model, of this package or not.
-        source: Name or path of the weights; see `Origin`.
-
-    Returns:
-        `None` if the model is no network of this package.
+    `None` if the model is no network of this package. `source` is the name or path
+    of the weights.
     """
     by_name = {layer.name: layer for layer in flat_layers(model)}
-    fields = describe_architecture(
-        {name: tuple(v.shape) for name, v in variables_of(model).items()}
-    )
+    fields = describe_architecture(variables_of(model))
     if fields is None:
         return None
     stride_on = None
@@ -133,23 +120,20 @@ def origin_of(model: keras.Model, source: str) -> Origin | None:
         known.model if known else None,
         stride_on,
         fields["shortcut"] if adds else "none",
-        averages_shortcuts(model),
+        # ResNet-D's shortcuts average before they subsample.
+        any(
+            tuple(p.pool_size) == (2, 2)
+            for n, p in by_name.items()
+            if n.endswith("_0_pool")
+        ),
     )
-
-
-def averages_shortcuts(model: keras.Model) -> bool:
-    """Whether shortcuts of a model average before they subsample (ResNet-D)."""
-    pools = [la for la in flat_layers(model) if la.name.endswith("_0_pool")]
-    return any(tuple(pool.pool_size) == (2, 2) for pool in pools)
 
 
 def pixels_of(model: keras.Model) -> Pixels | None:
     """Returns what a model's first layer says of the pixels that it takes.
 
-    Returns:
-        The normalisation, with the crop and the interpolation of the model's
-        origin, or else the usual ones; `None` if the model does not normalise its
-        input itself.
+    The crop and the interpolation are those of the model's origin, or else the usual
+    ones. `None` if the model does not normalise its input itself.
     """
     known = getattr(model, "origin", None)
     by_name = {layer.name: layer for layer in flat_layers(model)}

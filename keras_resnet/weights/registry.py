@@ -8,11 +8,12 @@ published, on ImageNet's 50,000 validation images, one central crop.
 import dataclasses
 import functools
 import os
-import re
 
 from keras_resnet.spec import find_variant
 from keras_resnet.support import InputError, choose, keras_home
 from keras_resnet.weights.origin import PIXELS, Pixels
+
+Top = tuple[float, float]  # The share of the first, and of the first five classes.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,7 @@ class PublishedWeights:
     """One checkpoint that somebody published.
 
     Attributes:
-        model: Architecture, a name that `keras_resnet.list_models()` gives.
+        model: Architecture, as `keras_resnet.list_models()` names it.
         name: What `weights=` takes for it, such as `"torchvision_v2"`.
         address: Address of the file; without `://` its place in this package.
         algorithm: Algorithm of the hash, `"md5"` or `"sha256"`.
@@ -62,14 +63,8 @@ def cache_folder() -> str:
     return os.path.join(keras_home(), "models")
 
 
-def _stride_on(model: str) -> str | None:
-    """Torch's bottlenecks have the stride on the 3x3; basic blocks have no choice."""
-    basic = re.fullmatch(r"(se)?resnet(18|34)d?", model)
-    return None if basic else "3x3"
-
-
 def _keras(
-    model: str, digest: str, top1: float, top5: float, size: int, mebibytes: float
+    model: str, digest: str, top: Top, size: int, mebibytes: float
 ) -> PublishedWeights:
     # Version 2 was measured at 299 pixels: at 224 users find some 8 points less.
     v2 = model.endswith("v2")
@@ -82,8 +77,7 @@ def _keras(
         digest,
         PIXELS["tf" if v2 else "caffe"]._replace(interpolation="bicubic", size=size),
         "3x3" if v2 else "1x1",
-        top1,
-        top5,
+        *top,
         mebibytes,
         "BSD" if v2 else "MIT",
         "keras.applications",
@@ -91,13 +85,7 @@ def _keras(
 
 
 def _torchvision(
-    model: str,
-    version: int,
-    digest: str,
-    resize: int,
-    top1: float,
-    top5: float,
-    mebibytes: float,
+    model: str, version: int, digest: str, resize: int, top: Top, mebibytes: float
 ) -> PublishedWeights:
     return PublishedWeights(
         model,
@@ -106,9 +94,8 @@ def _torchvision(
         "sha256",
         digest,
         PIXELS["torch"]._replace(crop=224 / resize, size=224),
-        _stride_on(model),
-        top1,
-        top5,
+        None if find_variant(model).block == "basic" else "3x3",
+        *top,
         mebibytes,
         "BSD-3-Clause (torchvision; the weights may have terms of their own)",
         "torchvision",
@@ -116,14 +103,7 @@ def _torchvision(
 
 
 def _timm(
-    model: str,
-    recipe: str,
-    owner: str,
-    file: str,
-    size: int,
-    resize: int,
-    top1: float,
-    top5: float,
+    model: str, recipe: str, owner: str, file: str, size: int, resize: int, top: Top
 ) -> PublishedWeights:
     return PublishedWeights(
         model,
@@ -134,9 +114,8 @@ def _timm(
         PIXELS["torch"]._replace(
             crop=size / resize, interpolation="bicubic", size=size
         ),
-        _stride_on(model),
-        top1,
-        top5,
+        None if find_variant(model).block == "basic" else "3x3",
+        *top,
         None,
         "Apache-2.0",
         "timm",
@@ -148,59 +127,59 @@ def _timm(
 # where there are any, which need no PyTorch to be read and are the paper's own nets,
 # then torchvision's.
 REGISTRY = (
-    _keras("resnet50", "2cb95161c43110f7111970584f804107", 74.9, 92.1, 224, 98),
-    _keras("resnet101", "f1aeb4b969a6efcfb50fad2f0c20cfc5", 76.4, 92.8, 224, 171),
-    _keras("resnet152", "100835be76be38e30d865e96f2aaae62", 76.6, 93.1, 224, 232),
-    _keras("resnet50v2", "3ef43a0b657b3be2300d5770ece849e0", 76.0, 93.0, 299, 98),
-    _keras("resnet101v2", "6343647c601c52e1368623803854d971", 77.2, 93.8, 299, 171),
-    _keras("resnet152v2", "a49b44d1979771252814e80f8ec446f9", 78.0, 94.2, 299, 232),
-    _torchvision("resnet18", 1, "f37072fd", 256, 69.758, 89.078, 44.661),
-    _torchvision("resnet34", 1, "b627a593", 256, 73.314, 91.42, 83.275),
-    _torchvision("resnet50", 1, "0676ba61", 256, 76.13, 92.862, 97.781),
-    _torchvision("resnet50", 2, "11ad3fa6", 232, 80.858, 95.434, 97.79),
-    _torchvision("resnet101", 1, "63fe2227", 256, 77.374, 93.546, 170.511),
-    _torchvision("resnet101", 2, "cd907fc2", 232, 81.886, 95.78, 170.53),
-    _torchvision("resnet152", 1, "394f9c45", 256, 78.312, 94.046, 230.434),
-    _torchvision("resnet152", 2, "f82ba261", 232, 82.284, 96.002, 230.474),
-    _torchvision("resnext50_32x4d", 1, "7cdf4587", 256, 77.618, 93.698, 95.789),
-    _torchvision("resnext50_32x4d", 2, "1a0047aa", 232, 81.198, 95.34, 95.833),
-    _torchvision("resnext101_32x8d", 1, "8ba56ff5", 256, 79.312, 94.526, 339.586),
-    _torchvision("resnext101_32x8d", 2, "110c445d", 232, 82.834, 96.228, 339.673),
-    _torchvision("resnext101_64x4d", 1, "173b62eb", 232, 83.246, 96.454, 319.318),
-    _torchvision("wide_resnet50_2", 1, "95faca4d", 256, 78.468, 94.086, 131.82),
-    _torchvision("wide_resnet50_2", 2, "9ba9bcbe", 232, 81.602, 95.758, 263.124),
-    _torchvision("wide_resnet101_2", 1, "32ee1156", 256, 78.848, 94.284, 242.896),
-    _torchvision("wide_resnet101_2", 2, "d733dc28", 232, 82.51, 96.02, 484.747),
-    _timm("resnet18", "a1", "huggingface", "v0.1-rsb-weights/resnet18_a1_0-d63eafa0.pth", 224, 235, 71.488, 90.076),
-    _timm("resnet18", "a2", "huggingface", "v0.1-rsb-weights/resnet18_a2_0-b61bd467.pth", 224, 235, 70.634, 89.486),
-    _timm("resnet18", "a3", "huggingface", "v0.1-rsb-weights/resnet18_a3_0-40c531c8.pth", 224, 235, 68.246, 88.158),
-    _timm("resnet18d", "ra2", "rwightman", "v0.1-weights/resnet18d_ra2-48a79e06.pth", 224, 256, 72.268, 90.682),
-    _timm("resnet34", "a1", "huggingface", "v0.1-rsb-weights/resnet34_a1_0-46f8f793.pth", 224, 235, 76.414, 92.886),
-    _timm("resnet34", "a2", "huggingface", "v0.1-rsb-weights/resnet34_a2_0-82d47d71.pth", 224, 235, 75.516, 92.456),
-    _timm("resnet34", "a3", "huggingface", "v0.1-rsb-weights/resnet34_a3_0-a20cabb6.pth", 224, 235, 72.982, 91.116),
-    _timm("resnet34d", "ra2", "rwightman", "v0.1-weights/resnet34d_ra2-f8dcfcaf.pth", 224, 256, 77.104, 93.376),
-    _timm("resnet50", "a1", "rwightman", "v0.1-rsb-weights/resnet50_a1_0-14fe96d1.pth", 224, 235, 80.382, 94.598),
-    _timm("resnet50", "a2", "huggingface", "v0.1-rsb-weights/resnet50_a2_0-a2746f79.pth", 224, 235, 79.828, 94.560),
-    _timm("resnet50", "a3", "huggingface", "v0.1-rsb-weights/resnet50_a3_0-59cae1ef.pth", 224, 235, 78.052, 93.780),
-    _timm("resnet50d", "ra2", "rwightman", "v0.1-weights/resnet50d_ra2-464e36ba.pth", 224, 256, 80.548, 95.158),
-    _timm("resnet50d", "a1", "huggingface", "v0.1-rsb-weights/resnet50d_a1_0-e20cff14.pth", 224, 235, 80.730, 94.678),
-    _timm("resnet50d", "a2", "huggingface", "v0.1-rsb-weights/resnet50d_a2_0-a3adc64d.pth", 224, 235, 80.268, 94.642),
-    _timm("resnet50d", "a3", "huggingface", "v0.1-rsb-weights/resnet50d_a3_0-403fdfad.pth", 224, 235, 78.742, 94.236),
-    _timm("resnet101", "a1", "huggingface", "v0.1-rsb-weights/resnet101_a1_0-cdcb52a9.pth", 224, 235, 81.494, 95.164),
-    _timm("resnet101", "a2", "huggingface", "v0.1-rsb-weights/resnet101_a2_0-6edb36c7.pth", 224, 235, 81.344, 95.198),
-    _timm("resnet101", "a3", "huggingface", "v0.1-rsb-weights/resnet101_a3_0-1db14157.pth", 224, 235, 79.820, 94.614),
-    _timm("resnet101d", "ra2", "rwightman", "v0.1-weights/resnet101d_ra2-2803ffab.pth", 256, 269, 82.252, 96.068),
-    _timm("resnet152", "a1", "huggingface", "v0.1-rsb-weights/resnet152_a1_0-2eee8a7a.pth", 224, 235, 81.998, 95.294),
-    _timm("resnet152", "a2", "huggingface", "v0.1-rsb-weights/resnet152_a2_0-b4c6978f.pth", 224, 235, 81.764, 95.270),
-    _timm("resnet152", "a3", "huggingface", "v0.1-rsb-weights/resnet152_a3_0-134d4688.pth", 224, 235, 80.548, 95.004),
-    _timm("resnet152d", "ra2", "rwightman", "v0.1-weights/resnet152d_ra2-5cac0439.pth", 256, 269, 83.156, 96.382),
-    _timm("seresnet50", "a1", "huggingface", "v0.1-rsb-weights/seresnet50_a1_0-ffa00869.pth", 224, 235, 80.012, 94.706),
-    _timm("seresnet50", "a2", "huggingface", "v0.1-rsb-weights/seresnet50_a2_0-850de0d9.pth", 224, 235, 80.102, 94.720),
-    _timm("seresnet50", "a3", "huggingface", "v0.1-rsb-weights/seresnet50_a3_0-317ecd56.pth", 224, 235, 77.036, 93.072),
-    _timm("seresnet50", "ra2", "rwightman", "v0.1-weights/seresnet50_ra_224-8efdb4bb.pth", 224, 256, 80.260, 95.068),
-    _timm("resnext50_32x4d", "a1", "huggingface", "v0.1-rsb-weights/resnext50_32x4d_a1_0-b5a91a1d.pth", 224, 235, 80.526, 94.458),
-    _timm("resnext50_32x4d", "a2", "huggingface", "v0.1-rsb-weights/resnext50_32x4d_a2_0-efc76add.pth", 224, 235, 80.444, 94.630),
-    _timm("resnext50_32x4d", "a3", "huggingface", "v0.1-rsb-weights/resnext50_32x4d_a3_0-3e450271.pth", 224, 235, 79.252, 94.290),
+    _keras("resnet50", "2cb95161c43110f7111970584f804107", (74.9, 92.1), 224, 98),
+    _keras("resnet101", "f1aeb4b969a6efcfb50fad2f0c20cfc5", (76.4, 92.8), 224, 171),
+    _keras("resnet152", "100835be76be38e30d865e96f2aaae62", (76.6, 93.1), 224, 232),
+    _keras("resnet50v2", "3ef43a0b657b3be2300d5770ece849e0", (76.0, 93.0), 299, 98),
+    _keras("resnet101v2", "6343647c601c52e1368623803854d971", (77.2, 93.8), 299, 171),
+    _keras("resnet152v2", "a49b44d1979771252814e80f8ec446f9", (78.0, 94.2), 299, 232),
+    _torchvision("resnet18", 1, "f37072fd", 256, (69.758, 89.078), 44.661),
+    _torchvision("resnet34", 1, "b627a593", 256, (73.314, 91.42), 83.275),
+    _torchvision("resnet50", 1, "0676ba61", 256, (76.13, 92.862), 97.781),
+    _torchvision("resnet50", 2, "11ad3fa6", 232, (80.858, 95.434), 97.79),
+    _torchvision("resnet101", 1, "63fe2227", 256, (77.374, 93.546), 170.511),
+    _torchvision("resnet101", 2, "cd907fc2", 232, (81.886, 95.78), 170.53),
+    _torchvision("resnet152", 1, "394f9c45", 256, (78.312, 94.046), 230.434),
+    _torchvision("resnet152", 2, "f82ba261", 232, (82.284, 96.002), 230.474),
+    _torchvision("resnext50_32x4d", 1, "7cdf4587", 256, (77.618, 93.698), 95.789),
+    _torchvision("resnext50_32x4d", 2, "1a0047aa", 232, (81.198, 95.34), 95.833),
+    _torchvision("resnext101_32x8d", 1, "8ba56ff5", 256, (79.312, 94.526), 339.586),
+    _torchvision("resnext101_32x8d", 2, "110c445d", 232, (82.834, 96.228), 339.673),
+    _torchvision("resnext101_64x4d", 1, "173b62eb", 232, (83.246, 96.454), 319.318),
+    _torchvision("wide_resnet50_2", 1, "95faca4d", 256, (78.468, 94.086), 131.82),
+    _torchvision("wide_resnet50_2", 2, "9ba9bcbe", 232, (81.602, 95.758), 263.124),
+    _torchvision("wide_resnet101_2", 1, "32ee1156", 256, (78.848, 94.284), 242.896),
+    _torchvision("wide_resnet101_2", 2, "d733dc28", 232, (82.51, 96.02), 484.747),
+    _timm("resnet18", "a1", "huggingface", "v0.1-rsb-weights/resnet18_a1_0-d63eafa0.pth", 224, 235, (71.488, 90.076)),
+    _timm("resnet18", "a2", "huggingface", "v0.1-rsb-weights/resnet18_a2_0-b61bd467.pth", 224, 235, (70.634, 89.486)),
+    _timm("resnet18", "a3", "huggingface", "v0.1-rsb-weights/resnet18_a3_0-40c531c8.pth", 224, 235, (68.246, 88.158)),
+    _timm("resnet18d", "ra2", "rwightman", "v0.1-weights/resnet18d_ra2-48a79e06.pth", 224, 256, (72.268, 90.682)),
+    _timm("resnet34", "a1", "huggingface", "v0.1-rsb-weights/resnet34_a1_0-46f8f793.pth", 224, 235, (76.414, 92.886)),
+    _timm("resnet34", "a2", "huggingface", "v0.1-rsb-weights/resnet34_a2_0-82d47d71.pth", 224, 235, (75.516, 92.456)),
+    _timm("resnet34", "a3", "huggingface", "v0.1-rsb-weights/resnet34_a3_0-a20cabb6.pth", 224, 235, (72.982, 91.116)),
+    _timm("resnet34d", "ra2", "rwightman", "v0.1-weights/resnet34d_ra2-f8dcfcaf.pth", 224, 256, (77.104, 93.376)),
+    _timm("resnet50", "a1", "rwightman", "v0.1-rsb-weights/resnet50_a1_0-14fe96d1.pth", 224, 235, (80.382, 94.598)),
+    _timm("resnet50", "a2", "huggingface", "v0.1-rsb-weights/resnet50_a2_0-a2746f79.pth", 224, 235, (79.828, 94.560)),
+    _timm("resnet50", "a3", "huggingface", "v0.1-rsb-weights/resnet50_a3_0-59cae1ef.pth", 224, 235, (78.052, 93.780)),
+    _timm("resnet50d", "ra2", "rwightman", "v0.1-weights/resnet50d_ra2-464e36ba.pth", 224, 256, (80.548, 95.158)),
+    _timm("resnet50d", "a1", "huggingface", "v0.1-rsb-weights/resnet50d_a1_0-e20cff14.pth", 224, 235, (80.730, 94.678)),
+    _timm("resnet50d", "a2", "huggingface", "v0.1-rsb-weights/resnet50d_a2_0-a3adc64d.pth", 224, 235, (80.268, 94.642)),
+    _timm("resnet50d", "a3", "huggingface", "v0.1-rsb-weights/resnet50d_a3_0-403fdfad.pth", 224, 235, (78.742, 94.236)),
+    _timm("resnet101", "a1", "huggingface", "v0.1-rsb-weights/resnet101_a1_0-cdcb52a9.pth", 224, 235, (81.494, 95.164)),
+    _timm("resnet101", "a2", "huggingface", "v0.1-rsb-weights/resnet101_a2_0-6edb36c7.pth", 224, 235, (81.344, 95.198)),
+    _timm("resnet101", "a3", "huggingface", "v0.1-rsb-weights/resnet101_a3_0-1db14157.pth", 224, 235, (79.820, 94.614)),
+    _timm("resnet101d", "ra2", "rwightman", "v0.1-weights/resnet101d_ra2-2803ffab.pth", 256, 269, (82.252, 96.068)),
+    _timm("resnet152", "a1", "huggingface", "v0.1-rsb-weights/resnet152_a1_0-2eee8a7a.pth", 224, 235, (81.998, 95.294)),
+    _timm("resnet152", "a2", "huggingface", "v0.1-rsb-weights/resnet152_a2_0-b4c6978f.pth", 224, 235, (81.764, 95.270)),
+    _timm("resnet152", "a3", "huggingface", "v0.1-rsb-weights/resnet152_a3_0-134d4688.pth", 224, 235, (80.548, 95.004)),
+    _timm("resnet152d", "ra2", "rwightman", "v0.1-weights/resnet152d_ra2-5cac0439.pth", 256, 269, (83.156, 96.382)),
+    _timm("seresnet50", "a1", "huggingface", "v0.1-rsb-weights/seresnet50_a1_0-ffa00869.pth", 224, 235, (80.012, 94.706)),
+    _timm("seresnet50", "a2", "huggingface", "v0.1-rsb-weights/seresnet50_a2_0-850de0d9.pth", 224, 235, (80.102, 94.720)),
+    _timm("seresnet50", "a3", "huggingface", "v0.1-rsb-weights/seresnet50_a3_0-317ecd56.pth", 224, 235, (77.036, 93.072)),
+    _timm("seresnet50", "ra2", "rwightman", "v0.1-weights/seresnet50_ra_224-8efdb4bb.pth", 224, 256, (80.260, 95.068)),
+    _timm("resnext50_32x4d", "a1", "huggingface", "v0.1-rsb-weights/resnext50_32x4d_a1_0-b5a91a1d.pth", 224, 235, (80.526, 94.458)),
+    _timm("resnext50_32x4d", "a2", "huggingface", "v0.1-rsb-weights/resnext50_32x4d_a2_0-efc76add.pth", 224, 235, (80.444, 94.630)),
+    _timm("resnext50_32x4d", "a3", "huggingface", "v0.1-rsb-weights/resnext50_32x4d_a3_0-3e450271.pth", 224, 235, (79.252, 94.290)),
     # Trained by this package itself; the run's record and log lie beside the file.
     PublishedWeights("resnet20", "fashion_mnist", "trained/resnet20_fashion_mnist/resnet20_fashion_mnist.keras", "sha256", "39db9c7adc2afa55ae6b84c1cf0aafac94a041cb6481457c8b852570125ad7d7", None, None, 94.0, 99.9, 1.29, "Apache-2.0", "keras_resnet", "fashion_mnist"),
 )
@@ -233,11 +212,7 @@ def list_weights(model: str | None = None) -> list[PublishedWeights]:
 
 
 def find_weights(model: str | None, name: str) -> PublishedWeights:
-    """Returns the published weights of a network by their name.
-
-    Args:
-        model: Name of the architecture.
-        name: Name of the weights, or `"imagenet"`.
+    """Returns the published weights of an architecture by their name or `"imagenet"`.
 
     Raises:
         InputError: There are none of that name.
@@ -255,31 +230,24 @@ def find_weights(model: str | None, name: str) -> PublishedWeights:
     return rows[0 if name == DEFAULT_WEIGHTS else names.index(name)]
 
 
-@functools.cache
 def class_ids(data: str) -> tuple[str, ...] | None:
     """Returns the WordNet id of each class of ImageNet; `None` for other data."""
-    lines = _class_lines() if data == "imagenet" else []
-    return tuple(line.split(" ", 1)[0] for line in lines) or None
+    return _imagenet_classes(0) if data == "imagenet" else None
 
 
-@functools.cache
 def class_names(data: str) -> tuple[str, ...] | None:
     """Returns the name of each class of a data set, in the order of its labels.
 
-    Args:
-        data: Name of the data set.
-
-    Returns:
-        The names of `"imagenet"` (1,000, none of them twice) and of `"cifar10"`;
-        `None` for others.
+    Those of `"imagenet"` (1,000, none of them twice) and of `"cifar10"` are known;
+    `None` for others.
     """
     if data == "cifar10":
         return CIFAR10_CLASSES
-    lines = _class_lines() if data == "imagenet" else []
-    return tuple(line.split(" ", 1)[1] for line in lines) or None
+    return _imagenet_classes(1) if data == "imagenet" else None
 
 
-def _class_lines() -> list[str]:
+@functools.cache
+def _imagenet_classes(column: int) -> tuple[str, ...]:
     path = os.path.join(os.path.dirname(__file__), "imagenet_classes.txt")
     with open(path, encoding="utf-8") as file:
-        return file.read().splitlines()
+        return tuple(line.rstrip("\n").split(" ", 1)[column] for line in file)

@@ -6,12 +6,12 @@ import zipfile
 import keras
 import numpy as np
 
-from keras_resnet.nets import flat_layers
+from keras_resnet.nets import flat_layers, has_imagenet_stem
 from keras_resnet.support import InputError, replace_when_whole, shorten_list
-from keras_resnet.weights import dialects
 from keras_resnet.weights.checkpoint import variables_of
+from keras_resnet.weights.dialects import Dialect, turn
 from keras_resnet.weights.origin import NOTE
-from keras_resnet.weights.recognition import averages_shortcuts, origin_of
+from keras_resnet.weights.recognition import origin_of
 
 Path = str | os.PathLike[str]
 
@@ -62,15 +62,22 @@ def save_state_dict(model: keras.Model, path: Path) -> None:
     """
     from safetensors.numpy import save_file
 
+    origin = origin_of(model, "")
     names = {layer.name for layer in flat_layers(model)}
-    dialect = dialects.Dialect.of_names(names, averages_shortcuts(model))
+    is_cifar = not has_imagenet_stem(names)
+    dialect = Dialect.choose(
+        deep_stem="conv1_1_conv" in names,
+        avg_down=bool(origin and origin.avg_down),
+        cifar=is_cifar,
+        shortcut=is_cifar,
+    )
     arrays, strangers = {}, []
     for name, variable in variables_of(model).items():
         key = dialect.theirs(name)
         if key is None:
             strangers.append(name)
             continue
-        array = dialects.turn(keras.ops.convert_to_numpy(variable), to_torch=True)
+        array = turn(keras.ops.convert_to_numpy(variable), to_torch=True)
         arrays[key] = np.ascontiguousarray(array)
         if key.endswith("running_var"):
             tracked = key.replace("running_var", "num_batches_tracked")
@@ -80,9 +87,7 @@ def save_state_dict(model: keras.Model, path: Path) -> None:
             f"{model.name} has weights that torch's ResNets have no names for: "
             f"{shorten_list(strangers)}"
         )
-    metadata = {"format": "pt"}
-    if note := _note_of(model):
-        metadata[NOTE] = note
+    metadata = {"format": "pt"} | ({NOTE: origin.note()} if origin else {})
     with replace_when_whole(path) as beside:
         save_file(arrays, beside, metadata=metadata)
 

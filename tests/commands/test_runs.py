@@ -9,50 +9,7 @@ from conftest import assert_one_line
 
 from keras_resnet import runs
 from keras_resnet.support.errors import InputError
-from keras_resnet.training import figures, run_folder
-from keras_resnet.weights.formats import load_model
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + b"\0" * 18, b"{}", "half"])
-def test_a_damaged_model(trained, tmp_path, content):
-    whole = (trained / "final.keras").read_bytes()
-    path = tmp_path / "final.keras"
-    path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
-    with pytest.raises(InputError, match=r"final\.keras"):
-        load_model(str(path))
-
-
-def test_curves_are_a_picture():
-    rows = [
-        {
-            "epoch": i,
-            "loss": 1 / i,
-            "accuracy": 0.5,
-            "val_loss": 2 / i,
-            "val_accuracy": 0.6,
-        }
-        for i in (1, 2, 3)
-    ]
-    png = figures.draw_curves(rows)
-    assert png.startswith(b"\x89PNG")
-    assert int.from_bytes(png[16:20], "big") > 800  # Pixels wide.
-
-
-def test_a_run_of_no_epoch_has_no_curves(tmp_path):
-    folder = run_folder.RunFolder(str(tmp_path))
-    folder.on_train_end()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_a_killed_process_left(tmp_path):
-    for name in ("best.part.keras", "metrics.csv.part", "best.keras", "my.partition"):
-        (tmp_path / name).write_text("")
-    (tmp_path / "checkpoints").mkdir()
-    run_folder.remove_leftovers(tmp_path)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"best.keras", "my.partition", "checkpoints"}
-    run_folder.remove_leftovers(tmp_path, ended=True)
-    assert not (tmp_path / "checkpoints").exists()
+from keras_resnet.training import run_folder
 
 
 @pytest.fixture

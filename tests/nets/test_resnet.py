@@ -11,7 +11,7 @@ import tensorflow as tf
 from conftest import run_python
 
 import keras_resnet
-from keras_resnet.nets.blocks import shortcut
+from keras_resnet.nets.blocks import Place, shortcut
 from keras_resnet.nets.graph import flat_layers
 from keras_resnet.spec.variants import VARIANTS
 from keras_resnet.support.errors import InputError
@@ -305,8 +305,8 @@ def test_shortcut_a(inputs, stride, size):
         np.random.default_rng(0).normal(size=(2, size, size, inputs)).astype("float32")
     )
     entry = keras.Input(images.shape[1:])
-    net = VARIANTS["resnet20"]
-    model = keras.Model(entry, shortcut(entry, entry, net, 16, stride, "block"))
+    place = Place("block", VARIANTS["resnet20"], 16, stride)
+    model = keras.Model(entry, shortcut(entry, entry, place, 16))
     expected = np.zeros((2, -(-size // stride), -(-size // stride), 16), "float32")
     front = (16 - inputs) // 2
     expected[..., front : front + inputs] = images[:, ::stride, ::stride]

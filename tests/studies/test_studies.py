@@ -97,11 +97,11 @@ def test_an_interrupted_study_resumes(small, monkeypatch, tmp_path):
     options, done = dataclasses.replace(small, output=str(tmp_path)), []
     measure = jobs._measure
 
-    def interrupted(study, options, job):
+    def interrupted(study, job):
         if len(done) == 1:
             raise KeyboardInterrupt
         done.append(job)
-        return measure(study, options, job)
+        return measure(study, job)
 
     monkeypatch.setattr(jobs, "_measure", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -109,7 +109,7 @@ def test_an_interrupted_study_resumes(small, monkeypatch, tmp_path):
     assert not (tmp_path / "digits/degradation/degradation.csv").exists()
     resumed = []
     monkeypatch.setattr(
-        jobs, "_measure", lambda *args: resumed.append(args[2]) or measure(*args)
+        jobs, "_measure", lambda *args: resumed.append(args[1]) or measure(*args)
     )
     STUDY.run(options)
     assert len(resumed) == 3 and done[0] not in resumed
@@ -192,7 +192,7 @@ def test_one_page_of_several_studies(small, monkeypatch):
     assert '<a href="#1">Layer responses</a>' in page and '<h2 id="1">' in page
 
 
-def measure_or_fail(options, job):
+def measure_or_fail(job):
     """A job of a study; in a module of its own, so that a process finds it."""
     if job["seed"] == 0:
         raise FloatingPointError("The loss is no longer a number")
@@ -204,7 +204,7 @@ def test_the_other_jobs_are_done_when_one_fails():
     found = {str(seed): {"seed": seed} for seed in range(3)}
     done = []
     with pytest.raises(FloatingPointError, match=r"seed 0: The loss is no longer"):
-        for name, rows in jobs.measure_each(measure_or_fail, SMALL, found, 2):
+        for name, rows in jobs.measure_each(measure_or_fail, found, 2):
             done.append((name, rows))
     assert sorted(done) == [("1", [{"error": 1}]), ("2", [{"error": 2}])]
 
@@ -302,8 +302,8 @@ def test_help_names_the_defaults(name):
 
 def test_figures_of_one_run_and_many_colours():
     _, (axes,) = style.new_figure("title")
-    style.draw_curves(axes, None, [[1, 2, 3]], "one", style.PLAIN)
-    style.draw_points(axes, [8, 20], [[1], [2, 4]], "points", style.RESIDUAL)
+    style.draw_curves(axes, None, [[1, 2, 3]], "one", style.COLOURS[0])
+    style.draw_points(axes, [8, 20], [[1], [2, 4]], "points", style.COLOURS[1])
     assert list(axes.lines[1].get_ydata()) == [1, 3]
     assert len(style.with_colours(range(20))) == 20
 

@@ -8,13 +8,18 @@ from keras_resnet.zoo import ResNet
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), np.uint8)
 
 
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+    monkeypatch.setattr(surgery, "BATCH", 5)
+
+
 def net(kind="res", depth=14, seed=0):
     keras.utils.set_random_seed(seed)
     return ResNet(f"cifar_{kind}net{depth}", input_shape=(8, 8, 1))
 
 
 def said(parts):
-    return surgery.probabilities(parts, IMAGES, batch_size=5)
+    return surgery.probabilities(parts, IMAGES)
 
 
 def silence(network, block):

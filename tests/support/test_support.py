@@ -27,11 +27,20 @@ def test_notes_are_held_back_and_errors_are_not(capfd):
     with pytest.raises(RuntimeError), notes.without_notes():
         os.write(2, b"I0000 00:00:1 cpu_feature_guard.cc:1] optimized\n")
         os.write(2, b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n")
+        converter = "W0000 00:00:1712345678.123456    1234 "
+        for note in (
+            "tf_tfl_flatbuffer_helpers.cc:364] Ignored output_format.",
+            "tf_tfl_flatbuffer_helpers.cc:367] Ignored drop_control_dependency.",
+            "flatbuffer_export.cc:4161] Skipping runtime version metadata in the model.",
+            "flatbuffer_export.cc:4161] Failed to export an operation",
+        ):
+            os.write(2, f"{converter}{note}\n".encode())
         os.write(2, b"E0000 00:00:1 real error\n")
         print("from Python", file=sys.__stderr__, flush=True)
         os.write(2, b"malloc(): no newline at the end")
         raise RuntimeError
     assert capfd.readouterr().err.splitlines() == [
+        f"{converter}flatbuffer_export.cc:4161] Failed to export an operation",
         "E0000 00:00:1 real error",
         "from Python",
         "malloc(): no newline at the end",

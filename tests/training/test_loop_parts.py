@@ -17,9 +17,8 @@ from keras_resnet.training import worker_group
 from keras_resnet.training.batch_source import BatchSource
 from keras_resnet.training.epoch_log import EpochLog, format_duration, format_epoch
 from keras_resnet.training.preparation import prepare_run
-from keras_resnet.training.stop_signal import StopSignal
 from keras_resnet.training.validation import Validation
-from keras_resnet.training.worker_group import WorkerGroup
+from keras_resnet.training.worker_group import StopSignal, WorkerGroup
 
 
 def prepare(folder, dataset="digits", **options):

@@ -254,7 +254,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 from keras_resnet.weights import download
 address, path, digest = sys.argv[1:]
 try:
-    download.download_file(address, path, "sha256", digest)
+    download.fetch_file(address, path, "sha256", digest)
 except OSError as error:
     print(type(error).__name__, error)
 """

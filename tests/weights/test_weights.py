@@ -745,3 +745,12 @@ def test_file_that_knows_no_pixels(ending, tmp_path):
     model = small(weights=path)
     assert "normalization" not in [layer.name for layer in model.layers]
     assert model.origin.pixels is None
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + b"\0" * 18, b"{}", "half"])
+def test_a_damaged_model(trained, tmp_path, content):
+    whole = (trained / "final.keras").read_bytes()
+    path = tmp_path / "final.keras"
+    path.write_bytes(whole[: len(whole) // 2] if content == "half" else content)
+    with pytest.raises(InputError, match=r"final\.keras"):
+        formats.load_model(str(path))

@@ -3,11 +3,11 @@ from .probes import chain_rule_error as chain_rule_error
 from .probes import responses as responses
 from .program import run_study as run_study
 from .program import run_with_options as run_with_options
-from .report import Section as Section
 from .report import render_page as render_page
 from .study import Options as Options
 from .study import Study as Study
 from .study import Verdict as Verdict
+from .study import combine as combine
 from .study import mean_and_deviation as mean_and_deviation
 from .study import plain_and_residual as plain_and_residual
 from .style import COLOURS as COLOURS

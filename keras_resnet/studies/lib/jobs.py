@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,18 +18,14 @@ from keras_resnet.support import InputError
 if TYPE_CHECKING:
     from keras_resnet.data import Dataset, Split
 
-Options = TypeVar("Options")
+Measure = Callable[[Row], Rows]
 
 
 @functools.lru_cache(maxsize=1)
 def load_images(name: str, data_dir: str | None = None, count: int = 0) -> "Dataset":
     """Loads a data set, or a part of it that is the same every time.
 
-    Args:
-        name: Name of the data set; see `keras_resnet.data.load_dataset`.
-        data_dir: Folder of prepared TFDS sets.
-        count: Number of training images; a fifth as many are held out. 0 is all of
-            both.
+    The part has `count` training images and a fifth as many held-out ones.
 
     Raises:
         InputError: There is no such data set, or it has fewer images.
@@ -49,18 +45,15 @@ def load_images(name: str, data_dir: str | None = None, count: int = 0) -> "Data
         places = np.random.default_rng(0).permutation(len(split))[:number]
         return split.take(np.sort(places))
 
-    return dataclasses.replace(
-        images, train=part(images.train, count), test=part(images.test, count // 5)
-    )
+    train, test = part(images.train, count), part(images.test, count // 5)
+    return dataclasses.replace(images, train=train, test=test)
 
 
 def worker_count(wanted: int | None, alone: bool = False) -> int:
     """Returns the number of processes that measure; 0 is this very process.
 
-    Args:
-        wanted: Number that the user asked for; `None` is one for each CPU, or a
-            single one with a GPU.
-        alone: Whether jobs are measured one after the other.
+    The user's number is `wanted`; `None` is one for each CPU, or a single one with a
+    GPU. With `alone`, jobs are measured one after the other.
     """
     if wanted is None:
         import tensorflow as tf
@@ -80,21 +73,14 @@ def describe(job: Row) -> str:
 
 
 def measure_each(
-    measure: Callable[[Options, Row], Rows],
-    options: Options,
-    jobs: Mapping[str, Row],
-    workers: int,
+    measure: Measure, jobs: Mapping[str, Row], workers: int
 ) -> Iterator[tuple[str, Rows]]:
-    """Measures jobs, and yields each when it is done.
+    """Measures jobs, and yields the name and the rows of each when it is done.
 
     Args:
-        measure: A function of a module; see `keras_resnet.studies.lib.study.Measure`.
-        options: First argument of `measure`.
+        measure: Function of a job that can be pickled.
         jobs: Jobs by name.
         workers: Number of processes; 0 is this very process.
-
-    Yields:
-        Pairs of a job's name and its rows.
 
     Raises:
         InputError: A job cannot be done, or a process died; the others are done first.
@@ -102,7 +88,7 @@ def measure_each(
     """
     if not workers:
         for name, job in jobs.items():
-            yield name, _measure(measure, options, job)
+            yield name, _measure(measure, job)
         return
     others = multiprocessing.active_children()
     executor = concurrent.futures.ProcessPoolExecutor(
@@ -111,8 +97,7 @@ def measure_each(
     failed: InputError | FloatingPointError | None = None
     try:
         futures = {
-            executor.submit(_measure, measure, options, job): name
-            for name, job in jobs.items()
+            executor.submit(_measure, measure, job): name for name, job in jobs.items()
         }
         for future in concurrent.futures.as_completed(futures):
             name = futures[future]
@@ -158,10 +143,8 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _measure(
-    measure: Callable[[Options, Row], Rows], options: Options, job: Row
-) -> Rows:
+def _measure(measure: Measure, job: Row) -> Rows:
     import keras
 
     keras.backend.clear_session()
-    return measure(options, job)
+    return measure(job)

@@ -18,12 +18,11 @@ def responses(network: keras.Model, images: np.ndarray) -> list[float]:
     """Standard deviation of what each 3x3 layer gives, after its batch normalisation
     and before what follows: the sum with a shortcut, or the nonlinearity (Figure 7).
 
+    It is over images, places and channels of each layer, first to last.
+
     Args:
         network: A CIFAR net without sub-models.
         images: uint8, (number, height, width, channels).
-
-    Returns:
-        One number for each layer, first to last, over images, places and channels.
     """
     norms = [n for n in batch_norms(network) if not n.name.endswith("_0_bn")]
     probe = keras.Model(network.input, [layer.output for layer in norms])
@@ -38,33 +37,20 @@ def responses(network: keras.Model, images: np.ndarray) -> list[float]:
 
 
 class _Block(NamedTuple):
-    """The begin of a block's branch.
+    """The begin of a block's branch."""
 
-    Attributes:
-        source: `id` of the Keras tensor that branch and shortcut read.
-        first: Name of the first layer of the branch.
-        kernel: Kernel of the first convolution of the branch.
-    """
-
-    source: int
-    first: str
-    kernel: keras.Variable
+    source: int  # `id` of the Keras tensor that branch and shortcut read.
+    first: str  # Name of the first layer of the branch.
+    kernel: keras.Variable  # Of the first convolution of the branch.
 
 
 class _Measured(NamedTuple):
-    """Tensors of a block by which the loss is differentiated, or gradients' norms.
+    """Tensors of a block by which the loss is differentiated, or gradients' norms."""
 
-    Attributes:
-        gradient: What the block reads.
-        branch: The copy of it that the branch reads.
-        shortcut: The copy of it that the shortcut reads.
-        kernel: Kernel of the first convolution.
-    """
-
-    gradient: tf.Tensor
-    branch: tf.Tensor
-    shortcut: tf.Tensor
-    kernel: tf.Variable
+    gradient: tf.Tensor  # What the block reads.
+    branch: tf.Tensor  # The copy of it that the branch reads.
+    shortcut: tf.Tensor  # The copy of it that the shortcut reads.
+    kernel: tf.Variable  # Kernel of the first convolution.
 
 
 def gradient_meter(
@@ -114,13 +100,11 @@ def gradient_meter(
 def _find_blocks(network: keras.Model) -> list[_Block]:
     layers = {layer.name: layer for layer in network.layers}
     blocks = []
-    for name in layers:
-        if name.endswith("_out"):
-            convolution = f"{name.removesuffix('_out')}_1_conv"
-            pad = f"{name.removesuffix('_out')}_1_pad"
-            first = pad if pad in layers else convolution
-            source, kernel = id(layers[first].input), layers[convolution].kernel
-            blocks.append(_Block(source, first, kernel))
+    for name, layer in layers.items():
+        if name.endswith("_1_conv"):
+            pad = name.replace("_conv", "_pad")
+            first = pad if pad in layers else name
+            blocks.append(_Block(id(layers[first].input), first, layer.kernel))
     return blocks
 
 
@@ -132,9 +116,7 @@ def _run(
 ) -> tuple[tf.Tensor, list[_Measured]]:
     """Runs a network in training mode, with two copies of what each block reads.
 
-    Returns:
-        The logits, which keep what a softmax would lose, (batch, classes); and the
-        tensors of each block.
+    Logits, (batch, classes), keep what a softmax would lose.
     """
     by_source = {block.source: block for block in blocks}
     *body, head = network.layers[1:]
@@ -161,13 +143,8 @@ def chain_rule_error(seed: int) -> float:
     """Checks d(f(g(x)) + g(x))/dx = (df/dg)(dg/dx) + dg/dx on a small net.
 
     f and g are layers of 5 tanh units, in float64. The left side is by central
-    differences, the right side of the two layers' own Jacobians.
-
-    Args:
-        seed: Seed of weights and input.
-
-    Returns:
-        The largest difference, as a share of the largest entry.
+    differences, the right side of the two layers' own Jacobians. Returns the largest
+    difference, as a share of the largest entry.
     """
     draw = np.random.default_rng(seed)
     weights, x = draw.normal(size=(2, 5, 5)), draw.normal(size=5)
@@ -205,17 +182,12 @@ class GradientProbe(keras.callbacks.Callback):
     """
 
     def __init__(
-        self,
-        split: "Split",
-        steps: Collection[int],
-        scale: float = 1.0,
-        normalised: bool = True,
+        self, split: "Split", steps: Collection[int], scale: float, normalised: bool
     ) -> None:
         super().__init__()
         self._batch, self._at = (split.images, split.labels), steps
         self._scale, self._normalised = scale, normalised
         self._taken = 0
-        self._meter: Callable[[], Rows] | None = None
         self.rows: Rows = []
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -225,15 +197,14 @@ class GradientProbe(keras.callbacks.Callback):
         for layer in batch_norms(self.model):
             layer.trainable = self._normalised
         self._meter = gradient_meter(self.model, *self._batch)
-        self._measure(self._meter)
+        self._measure()
 
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
         self._taken += 1
-        if self._meter:
-            self._measure(self._meter)
+        self._measure()
 
-    def _measure(self, meter: Callable[[], Rows]) -> None:
+    def _measure(self) -> None:
         if self._taken in self._at:
-            self.rows += [{"step": self._taken, **row} for row in meter()]
+            self.rows += [{"step": self._taken, **row} for row in self._meter()]

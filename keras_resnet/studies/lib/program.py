@@ -25,10 +25,8 @@ def run_with_options(
 ) -> None:
     """Defines the flags, parses them and runs.
 
-    Args:
-        run: Function of the fields of `Options` that were given, and of whether to
-            make the report alone.
-        defaults: Options of the study, for the help; `None` where each has its own.
+    Arguments of `run` are the fields of `Options` that were given, and whether to make the
+    report alone. The help shows `defaults`; `None` is where each study has its own.
     """
     flags_class = _without_defaults(defaults)
     define_flags(flags_class)
@@ -46,10 +44,7 @@ def run_with_options(
 
 
 def _without_defaults(defaults: Options | None) -> type:
-    """Returns a class of the same options that are `None` unless they are given.
-
-    Their descriptions show `defaults`. It has `report` too.
-    """
+    """Returns a class of `report` and these options, `None` unless they are given."""
     report = option(False, "Make the report again from its CSV; train nothing.")
     fields: list[tuple[str, Any, Any]] = [("report", bool, report)]
     for field in dataclasses.fields(Options):

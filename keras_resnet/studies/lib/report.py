@@ -6,7 +6,7 @@ import html
 import json
 import os
 from collections.abc import Sequence
-from typing import Any, NotRequired, TypedDict, TypeVar
+from typing import Any, TypeVar
 
 from keras_resnet.support import InputError, commit, machine, versions, write_json
 
@@ -16,34 +16,8 @@ FORMAT = 1
 Options = TypeVar("Options")
 
 
-class About(TypedDict):
-    """How a table was made: the contents of `study.json`."""
-
-    format: NotRequired[int]
-    command: str
-    options: dict[str, Any]
-    commit: str | None
-    machine: str
-    versions: dict[str, str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """A prediction and what the table shows.
-
-    Attributes:
-        expected: The prediction, stated before the measurement.
-        seen: The result, with figures.
-        holds: Whether the result confirms the prediction.
-    """
-
-    expected: str
-    seen: str
-    holds: bool
-
-    def __str__(self) -> str:
-        verdict = "borne out" if self.holds else "NOT borne out"
-        return f"{verdict}: {self.expected}\n    {self.seen}"
+About = dict[str, Any]
+"""How a table was made: the contents of `study.json`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +27,7 @@ class Section:
     Attributes:
         title: Heading.
         claim: What the paper says and what the figure shows.
-        findings: Predictions and results.
+        findings: Predictions, results with figures, and whether these confirm those.
         picture: The figure as a PNG.
         about: How the table was made.
         table: Path of the CSV.
@@ -62,7 +36,7 @@ class Section:
 
     title: str
     claim: str
-    findings: Sequence[Finding]
+    findings: Sequence[tuple[str, str, bool]]
     picture: bytes
     about: About
     table: str
@@ -70,17 +44,8 @@ class Section:
 
 
 def write_about(folder: str, command: str, options: Any) -> About:
-    """Writes `study.json`: how the table beside it was made.
-
-    Args:
-        folder: Folder of the study.
-        command: Command that makes the study.
-        options: Options of the study, a dataclass.
-
-    Returns:
-        Its contents.
-    """
-    about: About = {
+    """Writes `study.json`: command and options, a dataclass. Returns its contents."""
+    about = {
         "format": FORMAT,
         "command": command,
         "options": dataclasses.asdict(options),
@@ -93,14 +58,7 @@ def write_about(folder: str, command: str, options: Any) -> About:
 
 
 def read_about(folder: str, kind: type[Options]) -> tuple[About, Options]:
-    """Reads `study.json`.
-
-    Args:
-        folder: Folder of the study.
-        kind: Class of the options.
-
-    Returns:
-        Its contents, and the options in it.
+    """Reads `study.json`; returns its contents, and its options as a `kind`.
 
     Raises:
         InputError: The file is missing or damaged, or a newer version wrote it.
@@ -135,14 +93,12 @@ li { margin: .4rem 0 }
 def render_page(title: str, sections: Sequence[Section]) -> str:
     """Returns an HTML page that holds its pictures and needs no other file.
 
-    Args:
-        title: Title of the page.
-        sections: Its sections. Several get a table of contents.
+    Several sections get a table of contents.
     """
     several = len(sections) > 1
     contents = "".join(
         f'<li><a href="#{number}">{html.escape(section.title)}</a>: '
-        f"{sum(finding.holds for finding in section.findings)} of "
+        f"{sum(holds for *_, holds in section.findings)} of "
         f"{len(section.findings)} borne out</li>"
         for number, section in enumerate(sections)
     )
@@ -161,11 +117,9 @@ def _section(section: Section, number: int, heading: bool) -> str:
     about = section.about
     picture = base64.b64encode(section.picture).decode()
     findings = "".join(
-        f"<li>{html.escape(finding.expected)}<br>"
-        f'<span class="{"yes" if finding.holds else "no"}">'
-        f"{'Borne out' if finding.holds else 'Not borne out'}</span>: "
-        f"{html.escape(finding.seen)}</li>\n"
-        for finding in section.findings
+        f'<li>{html.escape(expected)}<br><span class="{"yes" if holds else "no"}">'
+        f"{'Borne out' if holds else 'Not borne out'}</span>: {html.escape(seen)}</li>\n"
+        for expected, seen, holds in section.findings
     )
     settings = (
         f"{section.budget}; commit {about['commit']}, {about['machine']}, Keras "

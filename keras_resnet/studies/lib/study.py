@@ -7,6 +7,8 @@ training.
 """
 
 import dataclasses
+import functools
+import itertools
 import os
 import shlex
 import statistics
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 
 from keras_resnet.studies.lib import jobs, report, tables
+from keras_resnet.studies.lib.report import About, Section
 from keras_resnet.studies.lib.style import KINDS
 from keras_resnet.studies.lib.tables import Row, Rows, run_key
 from keras_resnet.support import InputError, option, progress_bar, to_png, write_file
@@ -96,11 +99,8 @@ class Options:
             model: Name of the network.
             seed: Seed of the run.
             dataset: Images; `None` is the study's own.
-            folder: Run folder; `None` is one named after the arguments.
+            folder: Run folder, which is returned; `None` names it after the arguments.
             **changes: Further arguments of `keras_resnet.training.train`.
-
-        Returns:
-            The run folder.
         """
         from keras_resnet.training import train
 
@@ -109,51 +109,15 @@ class Options:
         if "iterations" not in changes:
             changes = {"epochs": self.epochs or None, **changes}
         train(
-            model,
-            dataset or self.load(),
-            recipe=self.recipe_name,
-            seed=seed,
-            strategy="one_device",
-            model_dir=folder,
-            verbose=0,
-            validation=0.0,
+            model, dataset or self.load(), recipe=self.recipe_name, seed=seed,
+            strategy="one_device", model_dir=folder, verbose=0, validation=0.0,
             **changes,
-        )
+        )  # fmt: skip
         return folder
 
-    def check(self) -> None:
-        """Refuses what no study could be run with.
-
-        Raises:
-            InputError: A depth is not 6n+2, or there are no such data or recipe.
-        """
-        from keras_resnet.spec import find_recipe, find_variant
-
-        for depth in self.depths:
-            find_variant(f"cifar_resnet{depth}")
-        if self.recipe:
-            find_recipe(self.recipe)
-        if self.load().shape is None:
-            raise InputError(
-                "Studies need images that are all of one size, such as digits, "
-                f"fashion_mnist or cifar10. Received: dataset={self.dataset!r}"
-            )
-
-
-MakeJobs = Callable[[Options], Rows]
-"""Makes the jobs of a study. A job is a dict that begins each of its rows."""
-
-Measure = Callable[[Options, Row], Rows]
-"""Measures a job, perhaps in a process of its own. Returns the further columns."""
-
-Draw = Callable[[Rows], Figure]
-"""Draws the rows of all jobs."""
 
 Verdict = tuple[str, bool]
 """What the rows show of a prediction, with figures, and whether they confirm it."""
-
-Judge = Callable[[Rows], list[Verdict]]
-"""Judges the rows of all jobs: a verdict for each prediction, in their order."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,10 +129,11 @@ class Study:
         title: Title of its page.
         claim: What the paper says, where, and what the figure shows.
         expected: Predictions for every seed, stated before the measurement.
-        jobs: Makes the jobs.
-        measure: Measures a job.
-        draw: Draws the figure.
-        judge: Compares the rows with `expected`.
+        jobs: Makes the jobs. A job is a dict that begins each of its rows.
+        measure: Measures a job, perhaps in a process of its own. Returns the further
+            columns.
+        draw: Draws the rows of all jobs.
+        judge: Judges these rows: a verdict for each prediction, in their order.
         defaults: Defaults of its flags; they end within ten minutes on two CPU cores.
         least_depths: Number of depths that it compares.
         shallowest: Smallest depth that it can be done with.
@@ -181,10 +146,10 @@ class Study:
     title: str
     claim: str
     expected: tuple[str, ...]
-    jobs: MakeJobs
-    measure: Measure
-    draw: Draw
-    judge: Judge
+    jobs: Callable[[Options], Rows]
+    measure: Callable[[Options, Row], Rows]
+    draw: Callable[[Rows], Figure]
+    judge: Callable[[Rows], list[Verdict]]
     defaults: Options = Options()
     least_depths: int = 1
     shallowest: int = 8
@@ -196,8 +161,11 @@ class Study:
         """Returns the options with their depths in order.
 
         Raises:
-            InputError: This study cannot be run with them.
+            InputError: This study cannot be run with their depths, or none with a depth
+                that is not 6n+2, or there are no such data or recipe.
         """
+        from keras_resnet.spec import find_recipe, find_variant
+
         depths = tuple(sorted(set(options.depths)))
         if len(depths) < self.least_depths:
             raise InputError(
@@ -211,20 +179,22 @@ class Study:
                 f"{self.deepest or 'any'}. Received: {as_text(options.depths)}"
             )
         if not self.alone:
-            options.check()
+            for depth in depths:
+                find_variant(f"cifar_resnet{depth}")
+            if options.recipe:
+                find_recipe(options.recipe)
+            if options.load().shape is None:
+                raise InputError(
+                    "Studies need images that are all of one size, such as digits, "
+                    f"fashion_mnist or cifar10. Received: dataset={options.dataset!r}"
+                )
         return dataclasses.replace(options, depths=depths)
 
-    def run(
-        self, options: Options | None = None, measured: bool = False
-    ) -> report.Section:
+    def run(self, options: Options | None = None, measured: bool = False) -> Section:
         """Measures what is not there yet, and writes table, picture and page.
 
-        Args:
-            options: Options; `None` is the study's own.
-            measured: Whether to take the table that is there, and measure nothing.
-
-        Returns:
-            The study's section of a page.
+        Without options, the study's own are taken. With `measured`, it takes the table
+        that is there and measures nothing. Returns the study's section of a page.
 
         Raises:
             InputError: An option cannot be used, or there is no table.
@@ -262,71 +232,67 @@ class Study:
             os.path.join(scratch, f"{run_key({**job, **options.budget})}.csv"): job
             for job in self.jobs(options)
         }
-        missing = {
-            path: job for path, job in paths.items() if not tables.is_table(path)
-        }
+        missing = {p: job for p, job in paths.items() if not tables.is_table(p)}
         if len(missing) < len(paths):
             print(f"{len(paths) - len(missing)} of {len(paths)} measured before")
         workers = min(jobs.worker_count(options.workers, self.alone), len(missing))
         begun = time.monotonic()
         with progress_bar(self.name, len(missing)) as advance:
-            results = jobs.measure_each(self.measure, options, missing, workers)
+            measure = functools.partial(self.measure, options)
+            results = jobs.measure_each(measure, missing, workers)
             for done, (path, rows) in enumerate(results, 1):
                 job = missing[path]
                 tables.write_table(path, [{**job, **row} for row in rows])
-                left = (time.monotonic() - begun) * (len(missing) - done) / done
-                print(
-                    f"{done}/{len(missing)}: {jobs.describe(job)}; about "
-                    f"{left / 60:.1f} min left",
-                    flush=True,
-                )
+                left = (time.monotonic() - begun) * (len(missing) - done) / done / 60
+                words = f"{done}/{len(missing)}: {jobs.describe(job)}"
+                print(f"{words}; about {left:.1f} min left", flush=True)
                 advance()
         return [row for path in paths for row in tables.read_table(path)]
 
     def _section(
-        self, rows: Rows, table: str, about: report.About, options: Options
-    ) -> report.Section:
-        findings = [
-            report.Finding(expected, seen, holds)
-            for expected, (seen, holds) in zip(
-                self.expected, self.judge(rows), strict=True
-            )
-        ]
+        self, rows: Rows, table: str, about: About, options: Options
+    ) -> Section:
+        pairs = zip(self.expected, self.judge(rows), strict=True)
+        findings = [(expected, seen, holds) for expected, (seen, holds) in pairs]
         picture, budget = to_png(self.draw(rows)), self.budget.format(**options.words())
-        return report.Section(
-            self.title, self.claim, findings, picture, about, table, budget
-        )
+        return Section(self.title, self.claim, findings, picture, about, table, budget)
 
-    def _publish(self, section: report.Section, folder: str) -> None:
+    def _publish(self, section: Section, folder: str) -> None:
         """Writes picture and page, and prints the findings."""
         write_file(os.path.join(folder, f"{self.name}.png"), section.picture)
         page = os.path.join(folder, "report.html")
         write_file(page, report.render_page(self.title, [section]))
         print(f"\n{self.title}: {section.budget}")
-        for finding in section.findings:
-            print(finding)
+        for expected, seen, holds in section.findings:
+            print(f"{'borne' if holds else 'NOT borne'} out: {expected}\n    {seen}")
         print(f"see {page}", flush=True)
 
     def command(self, options: Options) -> str:
         """Returns the command that makes this study with these options."""
-        changed = [
-            f"--{name}={as_text(value)}"
-            for name, value in vars(options).items()
-            if value != getattr(self.defaults, name)
-        ]
-        return shlex.join(
-            ["python", "-m", f"keras_resnet.studies.{self.name}", *changed]
-        )
+        command = ["python", "-m", f"keras_resnet.studies.{self.name}"]
+        for name, value in vars(options).items():
+            if value != getattr(self.defaults, name):
+                command.append(f"--{name}={as_text(value)}")
+        return shlex.join(command)
 
 
-def plain_and_residual(options: Options) -> Rows:
-    """Returns jobs of a plain and a residual net of each depth, with each seed."""
-    return [
-        {"kind": kind, "depth": depth, "seed": seed}
-        for seed in range(options.seeds)
-        for depth in options.depths
-        for kind in KINDS
-    ]
+def combine(**columns: Iterable[Any] | None) -> Callable[[Options], Rows]:
+    """Returns a function that makes a job of each combination of values.
+
+    The columns `depth` and `seed`, given as `None`, have the values of the options.
+    """
+
+    def jobs(options: Options) -> Rows:
+        values: dict[str, Any] = {"seed": range(options.seeds), "depth": options.depths}
+        values |= {name: v for name, v in columns.items() if v is not None}
+        combinations = itertools.product(*values.values())
+        rows = [dict(zip(values, row, strict=True)) for row in combinations]
+        return [{name: row[name] for name in columns} for row in rows]
+
+    return jobs
+
+
+plain_and_residual = combine(kind=KINDS, depth=None, seed=None)
 
 
 def as_text(value: Any) -> str:

@@ -15,10 +15,8 @@ Values = Sequence[float] | np.ndarray
 # keep their order in a black and white print.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
-PLAIN, RESIDUAL = "#D55E00", "#0072B2"
-
 # By the kind in a network's name: in words, and the colour.
-KINDS = {"plain": ("plain", PLAIN), "res": ("residual", RESIDUAL)}
+KINDS = {"plain": ("plain", "#D55E00"), "res": ("residual", "#0072B2")}
 
 
 def new_figure(
@@ -28,22 +26,15 @@ def new_figure(
     height: float = 3.6,
     share_y: bool = False,
 ) -> tuple[Figure, np.ndarray]:
-    """Makes a figure with a row of axes, or several rows below each other.
+    """Makes a figure with axes for each title, or several rows of them.
 
-    Args:
-        *titles: Titles of the axes of the first row.
-        rows: Number of rows.
-        width: Width of each axes, in inches.
-        height: Height of each axes, in inches.
-        share_y: Whether the axes of a row share their y axis.
-
-    Returns:
-        The figure, and its axes: an array (titles,), or (rows, titles) of several rows.
+    Width and height, in inches, are of each axes; those of a row may share their y axis.
+    Returns the figure, and its axes: (titles,), or (rows, titles) of several rows.
     """
-    size = (width * len(titles), height * rows)
-    figure = Figure(figsize=size, layout="constrained")
+    columns = len(titles)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
     axes = figure.subplots(
-        rows, len(titles), sharey="row" if share_y else False, squeeze=False
+        rows, columns, sharey="row" if share_y else False, squeeze=False
     )
     for panel, title in zip(axes[0], titles, strict=True):
         panel.set_title(title, fontsize=10)
@@ -66,15 +57,10 @@ def draw_curves(
     colour: str,
     training: bool = False,
 ) -> None:
-    """Draws the mean of several runs, and the band that they all lie in.
+    """Draws the mean of runs (runs, points), and the band that they all lie in.
 
-    Args:
-        axes: Axes to draw on.
-        x: Places, (points,); `None` counts from 1.
-        runs: Values, (runs, points).
-        label: Label of the line.
-        colour: Colour of the line.
-        training: Whether the line is thin and dashed as the paper's training errors.
+    Places are `x`, (points,); `None` counts from 1. A line of `training` is thin and
+    dashed, as the paper's training errors.
     """
     runs = np.asarray(runs, float)
     if x is None:
@@ -95,15 +81,9 @@ def draw_points(
     colour: str,
     line: str = "-",
 ) -> None:
-    """Draws the mean of several runs at some places, with all of them as small dots.
+    """Draws the mean of several runs at each place, with all of them as small dots.
 
-    Args:
-        axes: Axes to draw on.
-        x: Places, or names of them.
-        runs: Values of all runs, for each place.
-        label: Label of the line.
-        colour: Colour of the line.
-        line: Style of the line; empty between names that have no order.
+    Places are numbers or names. The style `line` is empty where names have no order.
     """
     means = [np.mean(values) for values in runs]
     axes.plot(x, means, color=colour, marker="o", ls=line, label=label)

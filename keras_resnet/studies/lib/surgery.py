@@ -15,6 +15,8 @@ from keras_resnet.nets import flat_layers
 from keras_resnet.studies.lib.tables import Rows
 from keras_resnet.zoo import ResNet
 
+BATCH = 100  # Images at a time.
+
 # Models by name: each reads what the one before it gives.
 Parts = dict[str, keras.Model]
 
@@ -22,31 +24,22 @@ Parts = dict[str, keras.Model]
 def cut(network: keras.Model) -> Parts:
     """Cuts a network before and after each block.
 
-    Returns:
-        Models that share its layers: `"stem"`, each block by its name, such as
-        `"conv2_block1"`, and `"head"`.
+    The parts share its layers: `"stem"`, each block by its name, such as
+    `"conv2_block1"`, and `"head"`.
     """
-    outs = {
-        layer.name.removesuffix("_out"): layer.output
-        for layer in network.layers
-        if layer.name.endswith("_out")
-    }
+    outs = [layer for layer in network.layers if layer.name.endswith("_out")]
+    inner = {layer.name.removesuffix("_out"): layer.output for layer in outs}
     first = network.get_layer("conv2_block1_1_conv").input
-    ends = {"stem": first, **outs, "head": network.output}
+    ends = {"stem": first, **inner, "head": network.output}
     begins = (network.input, *ends.values())
-    return {
-        name: keras.Model(begin, end)
-        for begin, (name, end) in zip(begins, ends.items(), strict=False)
-    }
+    pairs = zip(ends, begins, strict=False)
+    return {name: keras.Model(begin, ends[name]) for name, begin in pairs}
 
 
 def blocks(parts: Parts) -> list[str]:
     """Returns the names of the blocks that keep the shape: those that can be left out."""
-    return [
-        name
-        for name, part in parts.items()
-        if "_block" in name and part.input_shape == part.output_shape
-    ]
+    names = [name for name in parts if "_block" in name]
+    return [n for n in names if parts[n].input_shape == parts[n].output_shape]
 
 
 def without(parts: Parts, names: Collection[str]) -> Parts:
@@ -60,22 +53,16 @@ def swapped(parts: Parts, first: str, second: str) -> Parts:
     return {name: places.get(name, part) for name, part in parts.items()}
 
 
-def probabilities(
-    parts: Parts, images: np.ndarray, batch_size: int = 100
-) -> np.ndarray:
-    """Returns the outputs of a network in inference mode.
+def probabilities(parts: Parts, images: np.ndarray) -> np.ndarray:
+    """Returns the outputs of a network in inference mode: float32, (number, classes).
 
     Args:
         parts: Its models, see `cut`; of a whole network `{"": network}`.
         images: uint8, (number, height, width, channels).
-        batch_size: Number of images at a time.
-
-    Returns:
-        float32, (number, classes).
     """
     outputs = []
-    for begin in range(0, len(images), batch_size):
-        x = images[begin : begin + batch_size].astype(np.float32)
+    for begin in range(0, len(images), BATCH):
+        x = images[begin : begin + BATCH].astype(np.float32)
         # Not `predict`, which would compile each part anew for each lesion.
         for part in parts.values():
             x = part(x, training=False)
@@ -86,26 +73,20 @@ def probabilities(
 def error_rate(outputs: np.ndarray, labels: np.ndarray) -> float:
     """Returns the share of images that are named wrongly, in %.
 
-    Args:
-        outputs: Probabilities, (number, classes).
-        labels: The right classes, (number,).
+    Outputs are (number, classes), labels (number,).
     """
     return 100 * float(np.mean(outputs.argmax(axis=1) != labels))
 
 
 def kernels(network: keras.Model) -> list[np.ndarray]:
     """Returns the kernels of a network's convolutions, in order."""
-    return [
-        keras.ops.convert_to_numpy(layer.kernel) for layer in _convolutions(network)
-    ]
+    return [keras.ops.convert_to_numpy(c.kernel) for c in _convolutions(network)]
 
 
 def pruned(network: keras.Model, share: float) -> keras.Model:
     """Returns a copy whose smallest weights are zero.
 
-    Args:
-        network: A network.
-        share: Share of the weights of all convolutions together, from 0 to 1.
+    The share, from 0 to 1, is of the weights of all convolutions together.
     """
     copy = keras.models.clone_model(network)
     copy.set_weights(network.get_weights())
@@ -122,22 +103,18 @@ def _convolutions(network: keras.Model) -> list[keras.layers.Conv2D]:
     return [layer for layer in layers if isinstance(layer, keras.layers.Conv2D)]
 
 
-def rank_share(kernel: np.ndarray, energy: float = 0.9) -> float:
-    """Returns how many of a kernel's directions hold a share of its energy.
+def rank_share(kernel: np.ndarray) -> float:
+    """Returns the least share of a kernel's directions that hold 90 % of its energy.
 
-    Args:
-        kernel: (height, width, read, written), a matrix of height x width x read
-            rows and a column for each channel that it writes.
-        energy: Share of the sum of the squared singular values.
-
-    Returns:
-        The least number of directions, as a share of those that there are.
+    The kernel, (height, width, read, written), is a matrix of height x width x read rows
+    and a column for each channel that it writes; the energy is the sum of its squared
+    singular values.
     """
     matrix = np.reshape(kernel, (-1, kernel.shape[-1]))
     squares = np.linalg.svd(matrix, compute_uv=False) ** 2
     held = np.cumsum(squares) / squares.sum()
     # A matrix of rank 1 may hold 1 - 1e-16 with its first direction.
-    return (1 + int(np.searchsorted(held, energy - 1e-6))) / len(squares)
+    return (1 + int(np.searchsorted(held, 0.9 - 1e-6))) / len(squares)
 
 
 def lesions(
@@ -145,7 +122,7 @@ def lesions(
     images: np.ndarray,
     labels: np.ndarray,
     shares: Iterable[float],
-    seed: int = 0,
+    seed: int,
 ) -> Rows:
     """Does all of this to a network, and sees what it names wrongly.
 
@@ -207,9 +184,6 @@ def deepened(shallow: keras.Model, model: str) -> keras.Model:
     Args:
         shallow: A trained network of basic blocks.
         model: Name of a network with more blocks in its stages.
-
-    Returns:
-        The deeper network, which reads what the shallow one reads.
     """
     deep = ResNet(
         model,
@@ -223,6 +197,6 @@ def deepened(shallow: keras.Model, model: str) -> keras.Model:
         elif re.fullmatch(r"conv\d+_block\d+_2_bn", layer.name):
             layer.gamma.assign(np.zeros(layer.gamma.shape))
             layer.beta.assign(np.zeros(layer.beta.shape))
-    # What belongs to its first layer and its classes.
+    # The origin describes its first layer and its classes.
     deep.origin = getattr(shallow, "origin", None)
     return deep

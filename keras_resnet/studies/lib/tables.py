@@ -10,8 +10,7 @@ from keras_resnet.support import InputError, to_csv, write_file
 
 Path = str | os.PathLike[str]
 
-# From column names to values, each an int, a float or a str. Any, because only the
-# study that made a column knows which of them it holds.
+# Values are int, float or str: only the study that made a column knows which.
 Row = dict[str, Any]
 Rows = list[Row]
 
@@ -19,14 +18,10 @@ Rows = list[Row]
 def run_key(about: Mapping[str, Any]) -> str:
     """Names a file after what it holds, such as `resnet8-epochs-24-seed-0`.
 
-    Args:
-        about: Names and values; values of `None` are left out.
+    Values of `None` are left out.
     """
-    parts = [
-        f"{name}-{value}".strip("-")
-        for name, value in about.items()
-        if value is not None
-    ]
+    known = {name: value for name, value in about.items() if value is not None}
+    parts = [f"{name}-{value}".strip("-") for name, value in known.items()]
     return re.sub(r"[^\w.=-]+", "_", "-".join(parts))
 
 
@@ -76,11 +71,8 @@ def _value(text: str) -> int | float | str:
 
 def select_column(rows: Rows, column: str, **where: Any) -> list[Any]:
     """The values of a column in the rows that match."""
-    return [
-        row[column]
-        for row in rows
-        if all(row[name] == value for name, value in where.items())
-    ]
+    conditions = where.items()
+    return [row[column] for row in rows if all(row[k] == v for k, v in conditions)]
 
 
 def select_runs(rows: Rows, column: str, **where: Any) -> list[list[Any]]:
@@ -95,14 +87,10 @@ def distinct_values(rows: Rows, column: str) -> list[Any]:
 
 
 def errors_by_epoch(folder: Path) -> Rows:
-    """Errors of a run after each epoch, in %.
+    """Errors of a run folder after each epoch, in %.
 
-    Args:
-        folder: Run folder.
-
-    Returns:
-        Dicts of `epoch`, `training_error` (of augmented images, while the weights
-        change, as in the paper's figures) and `test_error`, of held-out images.
+    A row has `epoch`, `training_error` (of augmented images, while the weights change,
+    as in the paper's figures) and `test_error`, of held-out images.
     """
     return [
         {
