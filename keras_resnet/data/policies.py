@@ -218,7 +218,6 @@ def _torchvision(
 _RAND = _torchvision(0.3, _of_side(0, 150 / 331), _of_side(1, 150 / 331), 30, 0.9, 4)
 _WIDE = _torchvision(0.99, _either(32), _either(32), 135, 0.99, 6)
 
-
 # timm.data.auto_augment's _RAND_INCREASING_TRANSFORMS.
 _INCREASING: Operations = {
     "AutoContrast": (_auto_contrast, None),
@@ -237,7 +236,6 @@ _INCREASING: Operations = {
     "TranslateX": (_translate_x, _of_side(1, 0.45)),
     "TranslateY": (_translate_y, _of_side(0, 0.45)),
 }
-
 
 SPACES = {
     "rand": Space(_RAND, top=30, probability=1.0, bilinear=False),

@@ -1,4 +1,8 @@
-"""The index of TFRecord files: where each image lies, made once."""
+"""The index of TFRecord files: where each image lies, made once.
+
+Our own, because TensorFlow reads such files only from their beginning, and TFDS's random
+access needs ArrayRecord files.
+"""
 
 import concurrent.futures
 import hashlib

@@ -23,19 +23,16 @@ _CHOICES = {
     "precision": ("float32", "mixed_float16", "mixed_bfloat16"),
 }
 
-
 # Fields that may not be 0, and shares, of which 1 is the most.
 _ABOVE_ZERO = {
     "epochs", "batch_size", "learning_rate", "stage_rate", "accumulate", "repeats",
     "steps_per_execution", "checkpoint_every", "keep_checkpoints", "patience", "sizes",
 }  # fmt: skip
 
-
 _SHARES = {
     "warmup", "warmup_from", "momentum", "stage_rate", "label_smoothing", "ema",
     "stochastic_depth", "validation", "test_crop", "pad", "area", "erase", "drops",
 }  # fmt: skip
-
 
 # Of which even 1 would leave nothing.
 _BELOW_ONE = {

@@ -134,7 +134,6 @@ class Recipe:
 
 _PAPER: dict[str, Any] = {"decay_all": True, "schedule": "steps"}
 
-
 _STRIKES_BACK: dict[str, Any] = {
     "batch_size": 2048,
     "optimizer": "lamb",
@@ -146,7 +145,6 @@ _STRIKES_BACK: dict[str, Any] = {
     "policy": "rand_augment_increasing",
     "test_crop": 0.95,
 }
-
 
 RECIPES = {
     # python -m keras_resnet.train

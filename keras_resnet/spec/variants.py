@@ -15,9 +15,7 @@ from keras_resnet.support import InputError, choose
 
 SHORTCUTS = ("A", "B", "C", "none")
 
-
 STEMS = ("imagenet", "deep", "cifar")
-
 
 STRIDE_ON = ("1x1", "3x3")
 
@@ -151,7 +149,6 @@ class Variant:
 
 _ACCEPTED = {"shortcut": SHORTCUTS, "stride_on": STRIDE_ON, "stem": STEMS}
 
-
 # fmt: off
 VARIANTS = {
     # name                  block         blocks           stem     width shortcut parameters
@@ -194,7 +191,6 @@ VARIANTS = {
     "wide_resnet50_2":   Variant("bottleneck", (3, 4, 6, 3),  "imagenet", 64, "B", 68_883_240, group_width=128, stride_on="3x3"),
     "wide_resnet101_2":  Variant("bottleneck", (3, 4, 23, 3), "imagenet", 64, "B", 126_886_696, group_width=128, stride_on="3x3"),
 }
-
 
 _CIFAR_NAME = re.compile(r"cifar_(resnet|plainnet)(\d+)")
 

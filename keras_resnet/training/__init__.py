@@ -10,9 +10,10 @@ optimizers.py        optimizers and learning rates of the recipes
 batch_source.py      the batches from any step on; damaged images are replaced
 validation.py        loss and accuracy on the validation split
 epoch_log.py         what is printed and checked of an epoch
-worker_group.py       what several workers agree on; SIGTERM as a flag
+worker_group.py      what several workers agree on; SIGTERM as a flag
 checkpoints.py       what a killed run resumes from
-run_folder.py        what a run leaves; figures.py draws its pictures
+run_folder.py        what a run leaves; refuses another run's folder
+figures.py           its pictures
 rate_range.py        the learning-rate range test
 """
 

@@ -9,14 +9,14 @@ import tensorflow as tf
 
 from keras_resnet.data import Dataset, Preprocessing, TrainingBatches
 from keras_resnet.distribution import local_replicas, make_strategy
-from keras_resnet.evaluation import RunRecord, read_record
+from keras_resnet.evaluation import RunRecord
 from keras_resnet.nets import profile
-from keras_resnet.spec import FREE_FIELDS, Execution, RunOptions, RunSpec
+from keras_resnet.spec import Execution, RunOptions, RunSpec
 from keras_resnet.support import InputError
 from keras_resnet.training.network import make_network
 from keras_resnet.training.optimizers import Rate
 from keras_resnet.training.resolution import resolve_execution, resolve_run
-from keras_resnet.training.run_folder import has_begun, remove_leftovers
+from keras_resnet.training.run_folder import has_ended, remove_leftovers
 from keras_resnet.training.step import Step
 from keras_resnet.training.worker_group import WorkerGroup
 from keras_resnet.weights import open_checkpoint, pixels_of
@@ -126,7 +126,7 @@ def prepare_run(
             f"with {spec.images[1]}"
         )
     model_dir = _choose_folder(options.model_dir, spec) + suffix
-    if not suffix and _has_ended(model_dir, spec, images.classes):
+    if not suffix and has_ended(model_dir, spec, images.classes):
         if workers.is_chief:
             remove_leftovers(model_dir, ended=True)
         if not is_quiet:
@@ -182,33 +182,6 @@ def _choose_folder(model_dir: str | os.PathLike[str] | None, spec: RunSpec) -> s
     source = spec.dataset.partition(":")[2] or spec.dataset
     name = os.path.basename(source).replace(":", "-") or "root"
     return os.path.join("runs", f"{spec.model}-{name}")
-
-
-def _has_ended(model_dir: str, spec: RunSpec, classes: tuple[str, ...]) -> bool:
-    """Whether a folder holds the end of this run; refuses those of another one."""
-    record = read_record(model_dir)
-    if record is None:
-        if os.path.isdir(model_dir) and os.listdir(model_dir):
-            raise InputError(
-                "model_dir must be a new or empty folder, or that of the same run. "
-                f"Received: {model_dir!r}, which holds other files"
-            )
-        return False
-    if not has_begun(model_dir):
-        return False
-    began = {**record.spec.to_settings(), "classes": list(record.classes)}
-    now = {**spec.to_settings(), "classes": list(classes)}
-    differ = [
-        f"{name} (began with {began[name]!r}, now {now[name]!r})"
-        for name in began
-        if began[name] != now[name] and name not in FREE_FIELDS
-    ]
-    if differ:
-        raise InputError(
-            f"The run in {model_dir} began with other settings; repeat them, or choose "
-            f"another model_dir. Different: {', '.join(differ)}"
-        )
-    return os.path.exists(os.path.join(model_dir, "final.keras"))
 
 
 def _describe(run: Run) -> str:

@@ -23,7 +23,8 @@ from typing import Any
 
 import keras
 
-from keras_resnet.evaluation import RunRecord, write_record
+from keras_resnet.evaluation import RunRecord, read_record, write_record
+from keras_resnet.spec import FREE_FIELDS, RunSpec
 from keras_resnet.support import InputError, remove_partial_files, to_csv, write_file
 from keras_resnet.training.figures import draw_curves
 from keras_resnet.weights import save_model
@@ -81,10 +82,36 @@ def locked_folder(folder: Path) -> Iterator[None]:
         os.close(handle)  # This releases the lock, as the end of the process would.
 
 
-def has_begun(folder: Path) -> bool:
-    """Whether a folder holds results of training, not only the record of a run."""
+def has_ended(model_dir: str, spec: RunSpec, classes: tuple[str, ...]) -> bool:
+    """Whether a folder holds the end of this run.
+
+    Raises:
+        InputError: The folder is of a run with other settings, or holds other files.
+    """
+    record = read_record(model_dir)
+    if record is None:
+        if os.path.isdir(model_dir) and os.listdir(model_dir):
+            raise InputError(
+                "model_dir must be a new or empty folder, or that of the same run. "
+                f"Received: {model_dir!r}, which holds other files"
+            )
+        return False
     results = ("metrics.csv", "checkpoints", "final.keras")
-    return any(os.path.exists(os.path.join(folder, name)) for name in results)
+    if not any(os.path.exists(os.path.join(model_dir, name)) for name in results):
+        return False  # Nothing but the record: the run has not begun.
+    began = {**record.spec.to_settings(), "classes": list(record.classes)}
+    now = {**spec.to_settings(), "classes": list(classes)}
+    differ = [
+        f"{name} (began with {began[name]!r}, now {now[name]!r})"
+        for name in began
+        if began[name] != now[name] and name not in FREE_FIELDS
+    ]
+    if differ:
+        raise InputError(
+            f"The run in {model_dir} began with other settings; repeat them, or choose "
+            f"another model_dir. Different: {', '.join(differ)}"
+        )
+    return os.path.exists(os.path.join(model_dir, "final.keras"))
 
 
 def remove_leftovers(folder: Path, ended: bool = False) -> None:

@@ -15,7 +15,6 @@ FORMAT = 1
 
 Options = TypeVar("Options")
 
-
 About = dict[str, Any]
 """How a table was made: the contents of `study.json`."""
 
