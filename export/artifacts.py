@@ -10,6 +10,7 @@ import numpy as np
 from keras_resnet.evaluation import Classifier
 from keras_resnet.support import InputError, choose, write_file
 
+from .device import needs, without_telemetry
 from .formats import (
     TFLITE_FORMATS,
     WEB_MODELS,
@@ -88,6 +89,9 @@ def _tflite(name: str) -> Artifact:
 
 
 def _write_openvino_int8(path: str, source: Source) -> None:
+    with needs("openvino"), without_telemetry():  # Before the network is equalised.
+        import nncf  # noqa: F401
+        import openvino  # noqa: F401
     model = equalise(source.classifier.model, source.calibration)
     classifier = dataclasses.replace(source.classifier, model=model)
     write_openvino(path, classifier, source.calibration)

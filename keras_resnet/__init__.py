@@ -18,10 +18,11 @@ def _make(name: str) -> Any:
     """Makes a constructor, which the stub annotates."""
     from keras_resnet.zoo import constructor
 
-    return constructor(name)
+    # Kept, so that two threads get the same function, which can be pickled.
+    return globals().setdefault(name, constructor(name))
 
 
-_import, __dir__, __all__ = open_front_door(__name__, __file__, _make)
+_import, __dir__, __all__ = open_front_door(__name__, _make)
 
 
 def __getattr__(name: str) -> Any:

@@ -96,6 +96,8 @@ if __name__ == "__main__":
     define_flags(RecipeFlags)
     define_flags(CommandFlags)
     flags.DEFINE_multi_string(
-        "set", [], "FIELD=VALUE: any other field of keras_resnet/spec/recipes.py."
+        "set",
+        [],
+        "FIELD=VALUE: any other field of keras_resnet/spec/recipes.py or execution.py.",
     )
     run_command(main)

@@ -99,7 +99,7 @@ class Child:
         errors = "".join(
             line
             for line in self._texts[1].splitlines(keepends=True)
-            # As `programs.run` leaves them out; here TensorFlow was there before.
+            # As `without_notes` leaves them out; here TensorFlow was there before.
             if not line.startswith(("I0000", "WARNING: All log messages before"))
         )
         return subprocess.CompletedProcess(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from typing import Any, NotRequired, TypedDict
 
+from keras_resnet.spec import Provenance
 from keras_resnet.support import InputError
 
 MANIFEST_FORMAT = 2  # Of manifest.json.
@@ -110,6 +111,7 @@ def read_manifest(folder: Folder) -> Manifest:
 
 def _has_shape(manifest: Any) -> bool:
     """Whether a manifest has everything that `verify` and `latency` read."""
+    Provenance.from_settings(manifest["settings"])
     return isinstance(manifest["files"], dict) and all(
         isinstance(row["files"], dict)
         and isinstance(row["path"], str)

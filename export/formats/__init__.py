@@ -10,4 +10,4 @@ web            a page that classifies pictures in a browser; its files are in we
 
 from keras_resnet.support.front_door import open_front_door
 
-__getattr__, __dir__, __all__ = open_front_door(__name__, __file__)
+__getattr__, __dir__, __all__ = open_front_door(__name__)

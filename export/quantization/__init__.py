@@ -8,4 +8,4 @@ debug       int8 beside float32, layer by layer
 
 from keras_resnet.support.front_door import open_front_door
 
-__getattr__, __dir__, __all__ = open_front_door(__name__, __file__)
+__getattr__, __dir__, __all__ = open_front_door(__name__)

@@ -11,4 +11,4 @@
 
 from keras_resnet.support.front_door import open_front_door
 
-__getattr__, __dir__, __all__ = open_front_door(__name__, __file__)
+__getattr__, __dir__, __all__ = open_front_door(__name__)

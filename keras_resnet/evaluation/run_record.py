@@ -6,7 +6,7 @@ import os
 import sys
 
 from keras_resnet.data import Preprocessing
-from keras_resnet.spec import RunSpec
+from keras_resnet.spec import RunSpec, known_fields
 from keras_resnet.support import InputError, commit, machine, versions, write_json
 
 # A higher number is a newer version's. Files of version 0.1.0 have none.
@@ -64,7 +64,9 @@ def read_record(folder: str | os.PathLike[str]) -> RunRecord | None:
         return RunRecord(
             spec=RunSpec.from_settings(record["settings"]),
             classes=tuple(record["classes"]),
-            preprocessing=Preprocessing(**record["preprocessing"]),
+            preprocessing=Preprocessing(
+                **known_fields(Preprocessing, record["preprocessing"])
+            ),
             versions=record.get("versions", {}),
             commit=record.get("commit"),
             machine=record.get("machine", ""),

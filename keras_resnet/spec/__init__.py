@@ -10,4 +10,4 @@ run_spec.py   what a run was resolved to, and where a network comes from
 
 from keras_resnet.support.front_door import open_front_door
 
-__getattr__, __dir__, __all__ = open_front_door(__name__, __file__)
+__getattr__, __dir__, __all__ = open_front_door(__name__)

@@ -1,6 +1,7 @@
 from .execution import FREE_FIELDS as FREE_FIELDS
 from .execution import Execution as Execution
 from .fields import changed_fields as changed_fields
+from .fields import known_fields as known_fields
 from .options import ModelOptions as ModelOptions
 from .options import RunOptions as RunOptions
 from .recipes import RECIPES as RECIPES

@@ -23,26 +23,33 @@ _CHOICES = {
     "precision": ("float32", "mixed_float16", "mixed_bfloat16"),
 }
 
-# Fields that may not be 0, and shares, of which 1 is the most.
+# Fields that must be above 0.
 _ABOVE_ZERO = {
     "epochs", "batch_size", "learning_rate", "stage_rate", "accumulate", "repeats",
     "steps_per_execution", "checkpoint_every", "keep_checkpoints", "patience", "sizes",
 }  # fmt: skip
-
+# Shares, which are at most 1.
 _SHARES = {
     "warmup", "warmup_from", "momentum", "stage_rate", "label_smoothing", "ema",
     "stochastic_depth", "validation", "test_crop", "pad", "area", "erase", "drops",
 }  # fmt: skip
-
-# Of which even 1 would leave nothing.
+# Shares of which 1 would leave nothing.
 _BELOW_ONE = {
-    "warmup",
-    "momentum",
-    "ema",
-    "stochastic_depth",
-    "validation",
-    "label_smoothing",
-}
+    "warmup", "momentum", "ema", "stochastic_depth", "validation", "label_smoothing",
+}  # fmt: skip
+
+
+def known_fields(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values that are fields of a dataclass, with lists as tuples.
+
+    Files of a newer version may hold others.
+    """
+    names = {field.name for field in dataclasses.fields(kind)}
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in values.items()
+        if name in names
+    }
 
 
 def changed_fields(values: "Fields", changes: Mapping[str, Any]) -> "Fields":

@@ -60,17 +60,16 @@ class RunOptions:
 
     @classmethod
     def of(
-        cls, model: str = "resnet20", dataset: Any = "digits", **options: Any
+        cls, model: str = "resnet20", dataset: Any = "digits", **changes: Any
     ) -> "RunOptions":
         """Makes options from keyword arguments.
 
         Args:
             model: Name of the network.
             dataset: Name of the data set, or a `keras_resnet.data.Dataset`.
-            **options: Other fields of this class. Any other name is a field of
-                `Recipe` or `Execution` that is changed.
+            **changes: Other fields of this class; and fields of `Recipe` and
+                `Execution`.
         """
-        names = {field.name for field in dataclasses.fields(cls)}
-        own = {name: value for name, value in options.items() if name in names}
-        changes = {name: value for name, value in options.items() if name not in names}
+        names = {field.name for field in dataclasses.fields(cls)} - {"changes"}
+        own = {name: changes.pop(name) for name in names & changes.keys()}
         return cls(model, dataset, **own, changes=changes)

@@ -6,13 +6,12 @@ manifest). That dict exists only in `to_settings` and `from_settings`.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from keras_resnet.spec.execution import Execution
+from keras_resnet.spec.fields import known_fields
 from keras_resnet.spec.recipes import Recipe
 from keras_resnet.spec.variants import Variant, find_variant
-
-Settings = TypeVar("Settings", Recipe, Execution)
 
 # Of a run's `stride_on`: the weights that it starts from decide.
 OF_THE_WEIGHTS = "of the weights"
@@ -100,8 +99,8 @@ class RunSpec:
             images=(training, validation),
             input_shape=(height, width, channels),
             recipe_name=settings["recipe"],
-            recipe=_of_settings(Recipe, settings),
-            execution=_of_settings(Execution, settings),
+            recipe=Recipe(**known_fields(Recipe, settings)),
+            execution=Execution(**known_fields(Execution, settings)),
             seed=settings["seed"],
             strategy=settings["strategy"],
             replicas=settings["replicas"],
@@ -132,17 +131,6 @@ class RunSpec:
     def total_steps(self) -> int:
         """Number of training steps of the whole run."""
         return self.recipe.iterations or self.recipe.epochs * self.steps_per_epoch
-
-
-def _of_settings(kind: type[Settings], settings: Mapping[str, Any]) -> Settings:
-    """Makes a `Recipe` or an `Execution` of the settings that are its fields."""
-    names = {field.name for field in dataclasses.fields(kind)}
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in settings.items()
-        if name in names
-    }
-    return kind(**values)
 
 
 def steps_per_epoch(images: int, batch_size: int, shares: int) -> int:

@@ -191,6 +191,7 @@ VARIANTS = {
     "wide_resnet50_2":   Variant("bottleneck", (3, 4, 6, 3),  "imagenet", 64, "B", 68_883_240, group_width=128, stride_on="3x3"),
     "wide_resnet101_2":  Variant("bottleneck", (3, 4, 23, 3), "imagenet", 64, "B", 126_886_696, group_width=128, stride_on="3x3"),
 }
+# fmt: on
 
 _CIFAR_NAME = re.compile(r"cifar_(resnet|plainnet)(\d+)")
 

@@ -13,4 +13,4 @@ front_door.py   names of a room, imported at first use
 
 from keras_resnet.support.front_door import open_front_door
 
-__getattr__, __dir__, __all__ = open_front_door(__name__, __file__)
+__getattr__, __dir__, __all__ = open_front_door(__name__)

@@ -52,7 +52,7 @@ def replace_when_whole(path: Path, ending: str = "") -> Iterator[str]:
     except Exception as error:  # Each library raises kinds of its own.
         raise OSError(f"Could not write {path}: {first_line(error)}") from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):  # Nothing may be there to remove.
             os.remove(beside)
 
 
@@ -69,7 +69,7 @@ def replace_folder_when_whole(path: Path) -> Iterator[str]:
     Raises:
         InputError: No folder can be made there.
     """
-    path = os.fspath(path)
+    path = os.path.normpath(path)
     beside = _partial_name(path)
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
@@ -79,18 +79,21 @@ def replace_folder_when_whole(path: Path) -> Iterator[str]:
             f"output must be in a folder that can be written. Received: {path!r} "
             f"({error.strerror})"
         ) from None
+    old = f"{beside}.old"
     try:
         yield beside
-        if not os.path.lexists(path):
-            os.rename(beside, path)
-            return
-        old = f"{beside}.old"
-        os.rename(path, old)
+        for folder, _, names in os.walk(beside):
+            for name in (*names, ""):
+                _flush(os.path.join(folder, name))
+        if os.path.lexists(path):
+            os.rename(path, old)
         try:
             os.rename(beside, path)
         except OSError:
-            os.rename(old, path)
+            if os.path.lexists(old):
+                os.rename(old, path)
             raise
+        _flush(os.path.dirname(path) or ".")
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
@@ -102,8 +105,9 @@ def write_file(path: Path, content: str | bytes) -> None:
     Raises:
         OSError: It could not be written.
     """
+    content = content.encode() if isinstance(content, str) else content
     with replace_when_whole(path) as beside, open(beside, "xb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
+        file.write(content)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -144,15 +148,17 @@ def remove_partial_files(folder: Path) -> None:
 
 def _partial_name(path: str) -> str:
     folder, name = os.path.split(path)
-    return os.path.join(folder, f".{name}.{secrets.token_hex(4)}.part")
+    # Cut, so that the longest names that a file system takes can be written.
+    return os.path.join(folder, f".{name[:80]}.{secrets.token_hex(4)}.part")
 
 
 def _flush(path: str) -> None:
     """Waits until a file, or the names in a folder, are on the disk."""
-    if os.name == "nt" and os.path.isdir(path):  # Windows cannot open folders.
-        return
-    handle = os.open(path, os.O_RDONLY if os.path.isdir(path) else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    is_folder = os.path.isdir(path)
+    # Windows cannot open folders, and some network file systems cannot flush them.
+    with contextlib.suppress(OSError) if is_folder else contextlib.nullcontext():
+        handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

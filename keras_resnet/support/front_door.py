@@ -6,13 +6,13 @@ verifies a bundle has LiteRT and NumPy alone.
 
 import ast
 import importlib
-import pathlib
+import pkgutil
 from collections.abc import Callable
 from typing import Any
 
 
 def open_front_door(
-    package: str, path: str, make: Callable[[str], Any] | None = None
+    package: str, make: Callable[[str], Any] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Makes what a package's `__init__.py` needs to import its names at first use.
 
@@ -20,16 +20,14 @@ def open_front_door(
     it uses answers `--help` and a mistyped flag before that.
 
     Args:
-        package: The package's `__name__`.
-        path: The package's `__file__`. The stub `__init__.pyi` beside it lists the
+        package: The package's `__name__`. The stub `__init__.pyi` in it lists the
             public names.
         make: Function that makes what the stub only annotates, from its name.
 
     Returns:
         The package's `__getattr__`, `__dir__` and `__all__`.
     """
-    # A folder that Bazel or a zip made may lack the suffix "c" or have it.
-    stub = pathlib.Path(path).with_name("__init__.pyi").read_text(encoding="utf-8")
+    stub = pkgutil.get_data(package, "__init__.pyi") or b""
     homes: dict[str, str] = {}  # The module of each name.
     made: set[str] = set()
     for node in ast.parse(stub).body:

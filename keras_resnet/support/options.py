@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 Options = TypeVar("Options")
@@ -51,18 +51,20 @@ def _flag_type(hint: Any) -> type:
 
 
 def takes_options(
-    options: type[Options],
+    options: type[Options], required: Collection[str] = ()
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Lets a function of an options object be called with the options themselves.
 
     Args:
         options: The options class. A class method `of` makes an object from
             arguments; without it the class itself does.
+        required: Options that a caller must name, although their flags have defaults.
 
     Returns:
-        A decorator. The decorated function takes the options by position or keyword, or
-        one options object, and its own keyword-only parameters. Its signature and the `Args` of its
-        docstring, which must have the line `{options}`, list all of them.
+        A decorator. The decorated function takes the options by position or keyword (as
+        `of` does), or one options object, and its own keyword-only parameters. Its
+        signature and the `Args` of its docstring, which must have the line `{options}`,
+        list all of them. A type checker sees none: it takes any arguments.
     """
 
     def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
@@ -70,27 +72,38 @@ def takes_options(
         del first
         own = {parameter.name for parameter in rest}
         fields = [field for field, _ in option_fields(options)]
-        kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
         hints = typing.get_type_hints(options)
-        positional = [
+        make = getattr(options, "of", options)
+        known = inspect.signature(make).parameters
+        parameters = [
             inspect.Parameter(
-                field.name, kind, default=field.default, annotation=hints[field.name]
+                field.name,
+                known[field.name].kind
+                if field.name in known
+                else inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty
+                if field.name in required
+                else field.default,
+                annotation=hints[field.name],
             )
             for field in fields
         ]
+        open_ended = [p for p in known.values() if p.kind is p.VAR_KEYWORD]
+        signature = inspect.Signature(
+            [*parameters, *rest, *open_ended],
+            return_annotation=inspect.signature(function).return_annotation,
+        )
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Result:
             given = {name: kwargs.pop(name) for name in own & kwargs.keys()}
             if not (args and isinstance(args[0], options)):
-                args = (getattr(options, "of", options)(*args, **kwargs),)
+                signature.bind(*args, **kwargs)
+                args = (make(*args, **kwargs),)
                 kwargs = {}
             return function(*args, **kwargs, **given)
 
-        call.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [*positional, *rest],
-            return_annotation=inspect.signature(function).return_annotation,
-        )
+        call.__signature__ = signature  # type: ignore[attr-defined]
         described = "\n".join(
             f"        {field.name}: {field.metadata['description']}" for field in fields
         )

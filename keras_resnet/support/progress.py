@@ -36,6 +36,7 @@ def progress_bar(
         progress.TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
+        redirect_stdout=sys.stdout.isatty(),  # Or lines would miss their file.
     )
     with bar:
         task = bar.add_task(description, total=steps)

@@ -176,11 +176,11 @@ class Checkpoints:
         reader = tf.train.load_checkpoint(path)
         if not reader.has_tensor(key):
             raise InputError(f"The checkpoint {path} was not written by keras_resnet")
-        format_number = json.loads(reader.get_tensor(key))["format"]
+        format_number = json.loads(reader.get_tensor(key)).get("format", 1)
         if format_number > FORMAT:
             raise InputError(
-                f"The checkpoint {path} has format {format_number}, from a newer keras_resnet; "
-                f"this one reads up to {FORMAT}"
+                f"The checkpoint {path} has format {format_number}, from a newer "
+                f"keras_resnet; this one reads up to {FORMAT}"
             )
         self._manager.checkpoint.restore(path).expect_partial().assert_consumed()
         self._progress.check_callbacks()

@@ -63,7 +63,7 @@ def train(
     if run is None:
         return []
     workers = WorkerGroup(run.strategy)
-    workers.wait()  # Until all of them have looked into the folder.
+    workers.wait()  # All workers read the folder before the chief writes to it.
     is_chief = workers.is_chief
     folder = RunFolder(run.model_dir, writes=is_chief)
     with contextlib.ExitStack() as stack:

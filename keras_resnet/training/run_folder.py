@@ -51,7 +51,7 @@ def open_run_folder(model_dir: str, record: RunRecord) -> Iterator[None]:
         except OSError as error:
             raise InputError(
                 "model_dir must be a folder that can be written. "
-                f"Received: {model_dir!r} ({error.strerror})"
+                f"Received: {model_dir!r} ({error.strerror or error})"
             ) from None
         yield
 

@@ -57,7 +57,7 @@ def fetch_file(address: str, path: str, algorithm: str, digest: str) -> str:
         with replace_when_whole(path) as beside:
             # The file is opened first: a folder that is read-only costs no download.
             with open(beside, "xb") as file, _open(address, path) as answer:
-                size = answer.length or 0
+                size = getattr(answer, "length", None) or 0
                 with progress_bar(name, size, unit="bytes") as advance:
                     while block := _read(answer, address, path):
                         file.write(block)
@@ -87,8 +87,9 @@ def _open(address: str, path: str) -> HTTPResponse:
         answer: HTTPResponse = urllib.request.urlopen(address, timeout=30)
     except (OSError, ValueError, HTTPException) as error:
         raise _failure(f"Could not download {address}", error, path) from None
-    if not (answer.length and sys.stderr.isatty()):
-        length = f" {answer.length / 2**20:.1f} MiB" if answer.length else ""
+    size = getattr(answer, "length", None)  # A file:// address has none.
+    if not (size and sys.stderr.isatty()):
+        length = f" {size / 2**20:.1f} MiB" if size else ""
         print(f"Downloading {address}{length}", file=sys.stderr)
     return answer
 

@@ -139,7 +139,7 @@ def test_published_parameter_counts(name, parameters):
 )
 def test_parameter_counts_of_the_variations(name, parameters):
     assert VARIANTS[name].parameters == parameters
-    if "50" in name or "18" in name:  # The others: tests/test_layouts.py.
+    if "50" in name or "18" in name:  # The others: tests/weights/test_dialects.py.
         assert count(keras_resnet.ResNet(name).trainable_weights) == parameters
 
 

@@ -94,6 +94,16 @@ def test_a_function_takes_options():
         function(sise=3)
 
 
+def test_a_required_option_has_a_default_for_its_flag_alone():
+    @options.takes_options(Options, required=("name",))
+    def strict(given):
+        return given
+
+    assert strict("b").name == "b" and strict(Options()).name == "a"
+    with pytest.raises(TypeError, match="name"):
+        strict(size=3)
+
+
 def test_its_signature_and_documentation_list_them():
     parameters = inspect.signature(function).parameters
     assert list(parameters) == [

@@ -1,4 +1,4 @@
-// From a picture to a network's input, as keras_resnet/preprocessing.py does it:
+// From a picture to a network's input, as keras_resnet/data/preprocessing.py does it:
 // resized with antialiasing until it just covers `cover`, then the centre. A
 // canvas' own resizing differs from browser to browser, and from every network's
 // training.

@@ -12,4 +12,4 @@ surgery: What is done to a trained network: blocks left out, pruning, deepening.
 
 from keras_resnet.support.front_door import open_front_door
 
-__getattr__, __dir__, __all__ = open_front_door(__name__, __file__)
+__getattr__, __dir__, __all__ = open_front_door(__name__)

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from keras_resnet.spec import known_fields
 from keras_resnet.support import InputError, commit, machine, versions, write_json
 
 # A higher number is a newer version's. Files of version 0.1.0 have none.
@@ -67,7 +68,7 @@ def read_about(folder: str, kind: type[Options]) -> tuple[About, Options]:
         with open(path, encoding="utf-8") as file:
             about = json.load(file)
         if (number := about.get("format", FORMAT)) <= FORMAT:
-            return about, kind(**about["options"])
+            return about, kind(**known_fields(kind, about["options"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
             f"{path}, which says how the table beside it was made, is missing or damaged"
