@@ -1,10 +1,10 @@
 """Networks as `keras.Model`s, without their weights.
 
-- `blocks`: convolutions, shortcuts and residual blocks.
-- `resnet`: a whole network, from a `Variant`.
-- `graph`: walking a built network: its layers, stages, endpoints, batch norms.
-- `folding`: the same network with fewer layers, for inference.
-- `cost`: parameters and multiply-adds.
+blocks.py   convolutions, shortcuts and residual blocks
+resnet.py   a whole network, from a `Variant`
+graph.py    walking a built network: its layers, stages, endpoints, batch norms
+folding.py  the same network with fewer layers, for inference
+cost.py     parameters and multiply-adds
 """
 
 from keras_resnet.support.front_door import open_front_door

@@ -46,10 +46,6 @@ def run_command(
     folder = os.environ.pop("BUILD_WORKING_DIRECTORY", None)
     if folder and ".runfiles" in __file__ and os.path.isdir(folder):
         os.chdir(folder)
-    # TensorFlow reads this when it is imported: warnings and errors only.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # A filter, because TensorFlow sets the level of its logger when it is imported.
-    logging.getLogger("tensorflow").addFilter(lambda r: r.levelno >= logging.WARNING)
 
     def guarded(argv: list[str]) -> int | None:
         if not flags.FLAGS["verbosity"].present:
@@ -84,7 +80,11 @@ def run_command(
 
 
 def import_keras() -> None:
-    """Imports Keras, and TensorFlow with it, without the notes of its C++ part."""
+    """Imports Keras, and TensorFlow with it, so that only warnings and errors show."""
+    # TensorFlow reads this when it is imported.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # A filter, because TensorFlow sets the level of its logger when it is imported.
+    logging.getLogger("tensorflow").addFilter(lambda r: r.levelno >= logging.WARNING)
     with without_notes():
         import keras  # noqa: F401
 

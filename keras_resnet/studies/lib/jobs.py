@@ -126,7 +126,6 @@ def _begin() -> None:
     """Sets a process up: one thread; it ends with its parent, and without a word."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     from keras_resnet.support import import_keras
 
     import_keras()
