@@ -5,6 +5,7 @@ it; there the program runs as `python -m` runs it, real signals and exit status
 included. A fault is a function of this module that the process calls first.
 """
 
+import fnmatch
 import functools
 import json
 import multiprocessing
@@ -130,18 +131,18 @@ def _run(argv, cwd, faults, outputs, terminal):
 # The faults.
 
 
-def kill_on(event, ending, count=1):
+def kill_on(event, pattern, count=1):
     """Dies where Python is about to do that to a path for the count-th time.
 
     Args:
         event: of `sys.audit`, such as `"os.rename"`, `"open"`, `"shutil.rmtree"`.
-        ending: of the path.
+        pattern: of the path, as for `fnmatch`.
         count: how often it happens.
     """
     left = [count]
 
     def hook(name, args):
-        if name == event and any(str(a).endswith(ending) for a in args):
+        if name == event and any(fnmatch.fnmatch(str(a), pattern) for a in args):
             left[0] -= 1
             if not left[0]:
                 _die()
@@ -173,13 +174,15 @@ def kill_instead_of_failing():
     CheckpointManager.save = save
 
 
-def kill_in_archive(ending, member):
+def kill_in_archive(pattern, member):
     """Dies where half of a file in a zip archive has been written."""
     original = zipfile._ZipWriteFile.write
 
     def write(self, content):
         archive = self._zipfile
-        if self._zinfo.filename == member and archive.filename.endswith(ending):
+        if self._zinfo.filename == member and fnmatch.fnmatch(
+            archive.filename, pattern
+        ):
             original(self, bytes(content)[: len(content) // 2])
             archive.fp.flush()
             _die()

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -16,6 +17,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Path = str | os.PathLike[str]
+
+
+class WriteError(OSError):
+    """A file could not be written."""
+
+    def __str__(self) -> str:
+        return f"Could not write {self.filename}: {self.strerror}"
 
 
 @contextlib.contextmanager
@@ -45,12 +53,10 @@ def replace_when_whole(path: Path, ending: str = "") -> Iterator[str]:
         _flush(os.path.dirname(path) or ".")
     except InputError:
         raise
-    except OSError as error:
-        if error.errno is None:  # HDF5 gives no number.
-            raise OSError(f"Could not write {path}: {first_line(error)}") from error
-        raise OSError(error.errno, error.strerror, path) from error
     except Exception as error:  # Each library raises kinds of its own.
-        raise OSError(f"Could not write {path}: {first_line(error)}") from error
+        code = getattr(error, "errno", None) or errno.EIO
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise WriteError(code, reason, path) from error
     finally:
         with contextlib.suppress(OSError):  # Nothing may be there to remove.
             os.remove(beside)

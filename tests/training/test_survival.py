@@ -74,13 +74,13 @@ def unblock_index(run, step):
 
 
 AFTER_STEP_1 = [("kill_after_step", 1)]
-IN_BEST = [("kill_in_archive", "best.part.keras", "model.weights.h5")]
+IN_BEST = [("kill_in_archive", "*/.best.keras.*.part.keras", "model.weights.h5")]
 WITHOUT_INDEX = [("kill_instead_of_failing",)]
 WITHOUT_NOTE = [("kill_before", MANAGEMENT, "update_checkpoint_state_internal")]
 BEFORE_DELETION = [("kill_before", MANAGEMENT, "_delete_file_if_exists")]
 IN_DELETION = [("kill_before", MANAGEMENT, "_delete_file_if_exists", 2)]
-BEFORE_RENAME = [("kill_on", "os.rename", "/final.part.keras")]
-BEFORE_REMOVAL = [("kill_on", "shutil.rmtree", "/checkpoints")]
+BEFORE_RENAME = [("kill_on", "os.rename", "*/.final.keras.*.part.keras")]
+BEFORE_REMOVAL = [("kill_on", "shutil.rmtree", "*/checkpoints")]
 
 
 def test_killed_at_the_worst_moments(whole, tmp_path):
@@ -93,7 +93,8 @@ def test_killed_at_the_worst_moments(whole, tmp_path):
 
     killed = train(tmp_path, *IN_BEST)
     assert (killed.returncode, resumed(killed)) == (SIGKILL, 0), killed.stderr
-    assert (run / "best.part.keras").stat().st_size > 10_000
+    (partial,) = run.glob(".best.keras.*.part.keras")
+    assert partial.stat().st_size > 10_000
     assert not (run / "best.keras").exists()
     assert checkpoints_of(run) == {"data": [4], "index": [4]}
 
@@ -120,7 +121,8 @@ def test_killed_at_the_worst_moments(whole, tmp_path):
 
     killed = train(tmp_path, *BEFORE_RENAME)
     assert (killed.returncode, resumed(killed)) == (SIGKILL, 16), killed.stderr
-    assert (run / "final.part.keras").exists() and not (run / "final.keras").exists()
+    assert list(run.glob(".final.keras.*.part.keras"))
+    assert not (run / "final.keras").exists()
 
     killed = train(tmp_path, *BEFORE_REMOVAL)
     assert (killed.returncode, resumed(killed)) == (SIGKILL, 16), killed.stderr
@@ -141,11 +143,14 @@ def test_killed_at_the_worst_moments(whole, tmp_path):
         (WITHOUT_INDEX, 16),
         (WITHOUT_NOTE, None),
         (IN_DELETION, None),
-        ([("kill_on", "os.rename", "/metrics.csv.part", 2)], None),
-        ([("kill_on", "open", "/best.part.keras", 2)], None),
-        ([("kill_on", "os.rename", "/curves.png.part")], None),
-        ([("kill_in_archive", "final.part.keras", "model.weights.h5")], None),
-        ([("kill_on", "os.remove", "checkpoint")], None),  # Half of checkpoints/.
+        ([("kill_on", "os.rename", "*/.metrics.csv.*.part", 2)], None),
+        ([("kill_on", "open", "*/.best.keras.*.part.keras", 2)], None),
+        ([("kill_on", "os.rename", "*/.curves.png.*.part")], None),
+        (
+            [("kill_in_archive", "*/.final.keras.*.part.keras", "model.weights.h5")],
+            None,
+        ),
+        ([("kill_on", "os.remove", "*checkpoint")], None),  # Half of checkpoints/.
     ],
 )
 def test_killed_once(faults, blocked, whole, tmp_path):
