@@ -96,8 +96,6 @@ if __name__ == "__main__":
     define_flags(RecipeFlags)
     define_flags(CommandFlags)
     flags.DEFINE_multi_string(
-        "set",
-        [],
-        "FIELD=VALUE: any other field of keras_resnet/spec/recipes.py or execution.py.",
+        "set", [], "FIELD=VALUE: another field of keras_resnet/spec."
     )
     run_command(main)
