@@ -47,7 +47,9 @@ from .proof import Proof, choose_calibration, prove_on, write_check
 from .quantization import write_layer_report
 
 
-@takes_options(ExportOptions, required=("model", "output"))
+@takes_options(
+    ExportOptions, order=("model", "output", "formats"), required=("model", "output")
+)
 def export(options: ExportOptions) -> Manifest:
     """Writes a bundle, whole and proven, or nothing.
 

@@ -8,22 +8,15 @@ from keras_resnet.support import option
 
 
 @dataclasses.dataclass(frozen=True)
-class _FirstOptions:
-    """The options that `export` also takes by position, in order."""
+class ExportOptions(ModelOptions):
+    """What is asked of an export."""
 
-    model: str = ""  # `ModelOptions` describes it.
     output: str = option("artifacts/resnet20-digits", "Folder to write.")
     formats: tuple[str, ...] | None = option(
         None,
         "Artifacts to write: saved_model, float32, float16, dynamic, int8 if not given; "
         "also int8_io, float_io, int16x8, onnx, openvino, openvino_int8, web.",
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class ExportOptions(ModelOptions, _FirstOptions):
-    """What is asked of an export."""
-
     # A notebook may also pass a `keras_resnet.data.Dataset`.
     dataset: Any = option(None, "digits, folder:PATH or a TFDS name; the model's own.")
     data_dir: str | None = option(

@@ -30,15 +30,9 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class EvaluationOptions:
-    """What a network is evaluated on, and how; positions as in version 0.1.0."""
+class EvaluationOptions(ModelOptions):
+    """What a network is evaluated on, and how."""
 
-    model: str = option(
-        ModelOptions.model, "Run folder, .keras file, or a network, such as resnet50."
-    )
-    weights: str | None = option(
-        None, "A network's: imagenet, torchvision_v2 or a file."
-    )
     dataset: str | None = option(
         None, "digits, folder:PATH or a TFDS name; the model's own."
     )
@@ -47,7 +41,6 @@ class EvaluationOptions:
     )
     split: str | None = option(None, "test, train or all; the images held out.")
     views: str = option("single", "single, 10crop or multiscale.")
-    image_size: int | None = option(None, "A network's input, pixels; its own.", 1)
     batch_size: int = option(256, "Images a step, all replicas together.", 1)
     strategy: str = option("mirrored", "one_device or mirrored (all GPUs, or the CPU).")
     virtual_devices: int = option(0, "Split the CPU in that many, for trying out.", 0)
@@ -56,7 +49,10 @@ class EvaluationOptions:
     predictions: str | None = option(None, "CSV to write, a row for each image.")
 
 
-@takes_options(EvaluationOptions)
+@takes_options(
+    EvaluationOptions,
+    order=("model", "weights", "dataset", "data_dir", "split", "views"),
+)
 def evaluate(options: EvaluationOptions) -> dict[str, Any]:
     """Evaluates a network and writes a report.
 

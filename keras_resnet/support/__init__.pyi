@@ -8,6 +8,7 @@ from .errors import choose as choose
 from .errors import first_line as first_line
 from .errors import lacks_tensorflow as lacks_tensorflow
 from .errors import shorten_list as shorten_list
+from .files import Path as Path
 from .files import keras_home as keras_home
 from .files import remove_partial_files as remove_partial_files
 from .files import replace_folder_when_whole as replace_folder_when_whole

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeVar
 
 Options = TypeVar("Options")
@@ -51,13 +51,14 @@ def _flag_type(hint: Any) -> type:
 
 
 def takes_options(
-    options: type[Options], required: Collection[str] = ()
+    options: type[Options], order: Sequence[str] = (), required: Collection[str] = ()
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Lets a function of an options object be called with the options themselves.
 
     Args:
         options: The options class. A class method `of` makes an object from
             arguments; without it the class itself does.
+        order: Options that come first in the signature, in this order.
         required: Options that a caller must name, although their flags have defaults.
 
     Returns:
@@ -72,6 +73,8 @@ def takes_options(
         del first
         own = {parameter.name for parameter in rest}
         fields = [field for field, _ in option_fields(options)]
+        places = {name: place for place, name in enumerate(order)}
+        fields.sort(key=lambda field: places.get(field.name, len(order)))
         hints = typing.get_type_hints(options)
         make = getattr(options, "of", options)
         known = inspect.signature(make).parameters
@@ -98,8 +101,10 @@ def takes_options(
         def call(*args: Any, **kwargs: Any) -> Result:
             given = {name: kwargs.pop(name) for name in own & kwargs.keys()}
             if not (args and isinstance(args[0], options)):
-                signature.bind(*args, **kwargs)
-                args = (make(*args, **kwargs),)
+                values = signature.bind(*args, **kwargs).arguments
+                for parameter in open_ended:
+                    values |= values.pop(parameter.name, {})
+                args = (make(**values),)
                 kwargs = {}
             return function(*args, **kwargs, **given)
 

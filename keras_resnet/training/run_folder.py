@@ -25,11 +25,15 @@ import keras
 
 from keras_resnet.evaluation import RunRecord, read_record, write_record
 from keras_resnet.spec import FREE_FIELDS, RunSpec
-from keras_resnet.support import InputError, remove_partial_files, to_csv, write_file
+from keras_resnet.support import (
+    InputError,
+    Path,
+    remove_partial_files,
+    to_csv,
+    write_file,
+)
 from keras_resnet.training.figures import draw_curves
 from keras_resnet.weights import save_model
-
-Path = str | os.PathLike[str]
 
 
 @contextlib.contextmanager

@@ -17,13 +17,11 @@ import keras
 import numpy as np
 
 from keras_resnet.nets import batch_norms
-from keras_resnet.support import InputError, first_line, shorten_list
+from keras_resnet.support import InputError, Path, first_line, shorten_list
 from keras_resnet.weights import dialects
 from keras_resnet.weights.checkpoint import Checkpoint, Tensor, tensors_of
 from keras_resnet.weights.origin import NOTE, PIXELS, Origin
 from keras_resnet.weights.recognition import describe_architecture, origin_of
-
-Path = str | os.PathLike[str]
 
 
 def read_file(path: Path) -> Checkpoint:

@@ -1,19 +1,16 @@
 """Saving weights, whole or not at all."""
 
-import os
 import zipfile
 
 import keras
 import numpy as np
 
 from keras_resnet.nets import flat_layers, has_imagenet_stem
-from keras_resnet.support import InputError, replace_when_whole, shorten_list
+from keras_resnet.support import InputError, Path, replace_when_whole, shorten_list
 from keras_resnet.weights.checkpoint import variables_of
 from keras_resnet.weights.dialects import Dialect, turn
 from keras_resnet.weights.origin import NOTE
 from keras_resnet.weights.recognition import origin_of
-
-Path = str | os.PathLike[str]
 
 
 def save_model(model: keras.Model, path: Path) -> None:

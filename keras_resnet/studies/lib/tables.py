@@ -6,9 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from keras_resnet.support import InputError, to_csv, write_file
-
-Path = str | os.PathLike[str]
+from keras_resnet.support import InputError, Path, to_csv, write_file
 
 # Values are int, float or str: only the study that made a column knows which.
 Row = dict[str, Any]
