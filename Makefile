@@ -1,10 +1,11 @@
-# make train      trains, evaluates and exports a ResNet-20 on handwritten digits
-# make test       the test suite without slow clients: make test-clients runs those;
-#                 make test-full runs both, and the longer proofs
-# make test-arm   LiteRT on an emulated ARM CPU, which Debian 12 can prepare
-# make bazel      the BUILD files, by buildifier (npm) and Debian's Bazel
-# make lint       format, lint and types
-# make lock       resolves the dependencies anew
+# make train         trains, evaluates and exports a ResNet-20 on handwritten digits
+# make test          runs the tests, except those marked as slow
+# make test-clients  runs the tests with browsers, OpenVINO, MediaPipe, wheels and notebooks
+# make test-full     runs all tests except Bazel's, including the slow ones
+# make test-arm      tests LiteRT on an emulated ARM CPU; needs Debian 12
+# make bazel         checks the BUILD files with buildifier (npm) and Debian's Bazel
+# make lint          checks format, lint rules and types
+# make lock          updates the lock files of the dependencies
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -19,7 +20,6 @@ train: $(VENV)/ready
 test: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
-# Browsers, OpenVINO, MediaPipe, wheels and notebooks.
 test-clients: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "clients and not full"
 
@@ -60,7 +60,7 @@ $(VENV)/python:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# With bytecode, or every import of TensorFlow would compile it again.
+# pip must write bytecode. Without it, every import would compile TensorFlow again.
 $(VENV)/ready: requirements.lock | $(VENV)/python
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pip install --quiet --require-hashes -r requirements.lock
 	@touch $@
@@ -69,7 +69,7 @@ $(VENV)/ready-dev: requirements-dev.lock | $(VENV)/ready
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
 	@touch $@
 
-# Needs uv. Hashes and no addresses; every platform and Python in one file.
+# Needs uv. The lock files have hashes and no URLs, and cover all platforms and Pythons.
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet -c constraints.txt
 lock:
 	$(COMPILE) setup.py --extra cpu -o requirements.lock

@@ -1,4 +1,4 @@
-"""Metadata of the distribution; the tools are set up in pyproject.toml."""
+"""Metadata of the distribution. pyproject.toml configures the development tools."""
 
 import pathlib
 import re
@@ -14,19 +14,19 @@ NOT_X86 = "(sys_platform != 'linux' and sys_platform != 'win32') or (platform_ma
 
 DATASETS = [
     "tensorflow-datasets>=4.9.10",
-    # TFDS 4.9.10 imports it without requiring it.
+    # TFDS 4.9.10 imports importlib_resources without requiring it.
     "importlib_resources",
 ]
 
 ONNX = ["onnx", "onnxruntime"]
-# NNCF 3.1 is the first that takes a current NumPy.
+# NNCF 3.1 is the first version that supports a current NumPy.
 OPENVINO = ["openvino>=2026.1", "nncf>=3.1"]
 MEDIAPIPE = ["mediapipe>=1.2"]
 
 setup(
     name="keras-resnet-zoo",
     version=VERSION,
-    description="ResNets in Keras 3: built, trained, proven right and exported to the edge",
+    description="ResNets in Keras 3: build, train, verify and export to the edge",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
@@ -36,9 +36,9 @@ setup(
         re.sub("^export", "keras_resnet_export", package)
         for package in find_packages(include=["keras_resnet*", "export*"])
     ],
-    # A wheel must not take the global name "export".
+    # A wheel must not install a package with the common name "export".
     package_dir={"keras_resnet_export": "export"},
-    # The stubs list what a package imports at first use.
+    # Stubs list the public names, which a package imports at first use.
     package_data={
         "": ["*.pyi"],
         "keras_resnet": ["py.typed"],
@@ -58,17 +58,17 @@ setup(
         "scikit-learn",
     ],
     extras_require={
-        # TensorFlow comes by an extra only: tensorflow-cpu and tensorflow in one
-        # environment break each other.
+        # Only extras install TensorFlow, because tensorflow-cpu and tensorflow break each
+        # other in one environment.
         "cpu": [f"tensorflow-cpu>=2.21; {X86}", f"tensorflow>=2.21; {NOT_X86}"],
         "gpu": ["tensorflow[and-cuda]>=2.21"],
         "datasets": DATASETS,
         "tensorboard": ["tensorboard"],
-        # Clients of exported artifacts.
+        # Runtimes of exported artifacts.
         "mediapipe": MEDIAPIPE,
         "onnx": ONNX,
         "openvino": OPENVINO,
-        # Reads .pth and .th files.
+        # PyTorch reads .pth and .th files.
         "torch": ["torch"],
         "dev": [
             *DATASETS,
@@ -101,6 +101,6 @@ setup(
             "keras-resnet-latency = keras_resnet_export.latency:main",
         ]
     },
-    # setuptools' default, "build", is the file BUILD on macOS and Windows.
+    # On macOS and Windows, setuptools' default folder "build" clashes with the file BUILD.
     options={"build": {"build_base": "build_wheel"}},
 )

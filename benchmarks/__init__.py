@@ -1,1 +1,1 @@
-"""Side-by-side measurements against peers; `results/` keeps them as CSV."""
+"""Benchmarks against peers. `results/` contains the results as CSV files."""

@@ -1,13 +1,13 @@
-"""Time to accuracy: `modern_cifar` beside the paper's recipe and a PyTorch loop.
+"""Time to accuracy: `modern_cifar` against the paper's recipe and a PyTorch loop.
 
 python -m benchmarks.accuracy --data_dir=TFDS
 
-ResNet-20 on a fixed subset of 10,000 training images of the JPEG `cifar10` (see
-`../shared/tools/prepare_tfds.py`; no figure on it is the paper's), judged on its
-10,000 test images. All schedules are scaled to ten epochs. PyTorch has the paper's
-recipe, channels last, and augments whole batches, without worker processes. Seconds
-are those of training, without evaluation. A run that is cut short goes on where it
-was; one that is done is not repeated: remove its folder under `--output` for that.
+ResNet-20 is trained on the first 10,000 training images of the JPEG `cifar10` dataset
+and evaluated on its 10,000 test images. The dataset comes from
+`../shared/tools/prepare_tfds.py`; its accuracies are not comparable with the paper's.
+All schedules are scaled to ten epochs. The PyTorch loop uses the paper's recipe with
+channels last, and augments whole batches without worker processes. Seconds are training
+time without evaluation. Interrupted runs resume. Complete runs in `--output` are reused.
 """
 
 import csv
@@ -26,23 +26,23 @@ EPOCHS, IMAGES = 10, 10_000
 SIDES = ("modern_cifar", "paper_cifar", "pytorch")
 
 
-def subset(data_dir):
-    """Returns the data set with the first 10,000 of its images to train on."""
+def load_subset(data_dir):
+    """Returns the dataset with only its first 10,000 training images."""
     from keras_resnet.data import load_dataset
 
-    whole = load_dataset("cifar10", data_dir)
-    train = whole.train.take(np.arange(IMAGES))
-    return dataclasses.replace(whole, name=f"cifar10-{IMAGES}", train=train)
+    dataset = load_dataset("cifar10", data_dir)
+    train = dataset.train.take(np.arange(IMAGES))
+    return dataclasses.replace(dataset, name=f"cifar10-{IMAGES}", train=train)
 
 
 def train_ours(recipe, images, folder, seed, precision):
-    """Trains by a recipe; returns a row for each epoch."""
+    """Trains with a recipe of this package and returns a row for each epoch."""
     import keras
 
     from keras_resnet.training import train
 
     class Clock(keras.callbacks.Callback):
-        """Seconds of training up to the end of each epoch; kept in checkpoints."""
+        """Training time in seconds at the end of each epoch, saved in checkpoints."""
 
         def __init__(self):
             super().__init__()
@@ -68,28 +68,24 @@ def train_ours(recipe, images, folder, seed, precision):
 
 
 def train_side(side, images, folder, seed, precision):
-    """Trains one side unless it is done; returns its rows."""
+    """Trains one side unless its rows are already in a file, and returns them."""
     path = os.path.join(folder, f"{side}-{seed}.csv")
     if not os.path.exists(path) and side == "pytorch":
-        data, train, test = (
-            os.path.join(folder, "subset.npz"),
-            images.train,
-            images.test,
-        )
-        tests = {"test_x": test.images, "test_y": test.labels}
-        np.savez(data, x=train.images, y=train.labels, **tests)
+        data, train = os.path.join(folder, "subset.npz"), images.train
+        test = {"test_x": images.test.images, "test_y": images.test.labels}
+        np.savez(data, x=train.images, y=train.labels, **test)
         command = ["benchmarks.torch_loop", data, path, str(EPOCHS), str(seed)]
         subprocess.run([sys.executable, "-m", *command], check=True)
     elif not os.path.exists(path):
-        where = os.path.join(folder, f"{side}-{seed}")
-        rows = train_ours(side, images, where, seed, precision)
+        model_dir = os.path.join(folder, f"{side}-{seed}")
+        rows = train_ours(side, images, model_dir, seed, precision)
         write_file(path, to_csv(rows))
     with open(path, encoding="utf-8") as file:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
-def reached(rows, accuracy):
-    """Epoch and seconds at which an accuracy was first reached; `None` if never."""
+def find_first(rows, accuracy):
+    """Returns epoch and seconds when an accuracy is first reached, or `None` twice."""
     for row in rows:
         if row["val_accuracy"] >= accuracy:
             return int(row["epoch"]), round(row["seconds"])
@@ -97,7 +93,7 @@ def reached(rows, accuracy):
 
 
 def draw(trained):
-    """Returns a PNG of accuracy against epochs and against seconds."""
+    """Returns a PNG file of the test accuracy over epochs and over seconds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -116,9 +112,9 @@ def draw(trained):
 
 
 def main(data_dir, output, seed, precision):
-    """Trains each side; writes `results/accuracy*.csv` and `docs/accuracy.png`."""
+    """Trains all sides; writes `results/accuracy*.csv`, `docs/images/accuracy.png`."""
     os.makedirs(output, exist_ok=True)
-    images = subset(data_dir)
+    images = load_subset(data_dir)
     trained = {s: train_side(s, images, output, seed, precision) for s in SIDES}
     rows = []
     for side, epochs in trained.items():
@@ -126,19 +122,19 @@ def main(data_dir, output, seed, precision):
         row["final_accuracy"] = epochs[-1]["val_accuracy"]
         row["seconds"] = round(epochs[-1]["seconds"])
         for percent in (50, 60, 65, 70):
-            epoch, seconds = reached(epochs, percent / 100)
+            epoch, seconds = find_first(epochs, percent / 100)
             row |= {f"epochs_to_{percent}": epoch, f"seconds_to_{percent}": seconds}
         rows.append(row)
         write_file(os.path.join(RESULTS, f"accuracy-{side}.csv"), to_csv(epochs))
     write_results("accuracy", rows)
-    write_file("docs/accuracy.png", draw(trained))
+    write_file("docs/images/accuracy.png", draw(trained))
 
 
 if __name__ == "__main__":
     run(
         main,
-        data_dir=(None, "Where TFDS keeps cifar10."),
-        output=("runs/accuracy", "Folder of the runs."),
-        seed=(0, "Of both."),
-        precision=("float32", "Of ours."),
+        data_dir=(None, "Folder of the prepared TFDS datasets."),
+        output=("runs/accuracy", "Folder for all runs."),
+        seed=(0, "Random seed of all runs."),
+        precision=("float32", "Precision of the runs with this package."),
     )

@@ -1,24 +1,25 @@
-"""Time to build a network, beside keras.applications and KerasHub.
+"""Time to build a network, compared with keras.applications and KerasHub.
 
 python -m benchmarks.build
 
-Both sides build the same layers with random weights at 224x224: the paper's
-network with its top beside `keras.applications` (whose convolutions have a bias
-each), and version 1.5 without a top beside KerasHub's `ResNetBackbone`, whose
-parameters are as many. The peers draw their kernels from Glorot's uniform
-distribution, ours from He's normal one, as the paper does, which takes longer.
-CIFAR nets have no peer and stand for the record.
-`peer/ours` is the median over the rounds, with the lowest and the highest beside
-it; above 1 ours is faster.
+Both sides build the same layers with random weights for images of 224x224 pixels. The
+paper's network with its top is compared with `keras.applications`, whose convolutions
+have a bias. Version 1.5 without top is compared with KerasHub's `ResNetBackbone`, which
+has the same number of parameters. This package initialises kernels with He's normal
+distribution, like the paper, which takes longer than the peers' Glorot uniform
+distribution. CIFAR networks have no peer; their times are recorded only.
+
+`peer/ours` is the median ratio over all rounds, `lowest` and `highest` are its range.
+This package is faster if the ratio is above 1.
 """
 
 import functools
 
-from benchmarks.side_by_side import compare, run, take_turns, write_results
+from benchmarks.side_by_side import compare, run, time_turns, write_results
 
 
-def backbone(depth):
-    """Returns a function that builds KerasHub's backbone of that depth."""
+def make_backbone(depth):
+    """Returns a function that builds KerasHub's backbone with `depth` layers."""
     from keras_hub.models import ResNetBackbone
 
     from keras_resnet.spec import find_variant
@@ -35,8 +36,8 @@ def backbone(depth):
     )
 
 
-def pairs():
-    """Yields (network, its constructor, peer, its constructor), none without."""
+def make_pairs():
+    """Yields (network, constructor, peer, constructor of the peer or `None`)."""
     import keras
 
     import keras_resnet
@@ -46,14 +47,14 @@ def pairs():
 
     for depth in (50, 101, 152):
         name = f"ResNet{depth}"
-        theirs = functools.partial(getattr(keras.applications, name), weights=None)
-        yield name, ours(depth), "keras.applications", theirs
+        peer = functools.partial(getattr(keras.applications, name), weights=None)
+        yield name, ours(depth), "keras.applications", peer
     try:
         for depth in (18, 34, 50, 101, 152):
             v15 = ours(depth, include_top=False, stride_on="3x3")
-            yield f"ResNet{depth} without top", v15, "KerasHub", backbone(depth)
+            yield f"ResNet{depth} without top", v15, "KerasHub", make_backbone(depth)
     except ImportError as error:
-        print(f"No rows for KerasHub, which cannot be imported: {error}")
+        print(f"KerasHub is skipped, because it cannot be imported: {error}")
     for depth in (20, 56, 110, 1202):
         yield f"ResNet{depth}", ours(depth), None, None
 
@@ -63,14 +64,14 @@ def main(rounds):
     import keras
 
     rows = []
-    for network, ours, peer, theirs in pairs():
-        sides = {"ours": ours, **({peer: theirs} if peer else {})}
-        # Half a minute for each ResNet-1202.
+    for network, ours, peer, build_peer in make_pairs():
+        sides = {"ours": ours, **({peer: build_peer} if peer else {})}
+        # Building ResNet-1202 takes half a minute.
         count = 1 if network == "ResNet1202" else rounds
-        times = take_turns(sides, count, keras.backend.clear_session)
+        times = time_turns(sides, count, keras.backend.clear_session)
         rows.append({"network": network, **compare(times, peer)})
     write_results("build", rows)
 
 
 if __name__ == "__main__":
-    run(main, rounds=(5, "Networks built by each side of a pair."))
+    run(main, rounds=(5, "Number of networks built by each side of a pair."))

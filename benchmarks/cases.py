@@ -1,10 +1,10 @@
-"""What `benchmarks.step` and `benchmarks.checkpoint` train."""
+"""Networks and data of the benchmarks `step` and `checkpoint`."""
 
 from typing import NamedTuple
 
 
 class Case(NamedTuple):
-    """A network and its data: one batch of noise in memory, over and over."""
+    """A network and its training data, a single batch of noise that is repeated."""
 
     model: str
     recipe: str
@@ -13,16 +13,16 @@ class Case(NamedTuple):
     classes: int
 
     def columns(self):
-        """Returns what a result says of the case."""
+        """Returns the columns of a result that describe the case."""
         return {"network": self.model, "batch": self.batch_size, "pixels": self.size}
 
     def find_recipe(self):
-        """Returns the recipe, at a rate that noise cannot blow up."""
+        """Returns the recipe with a learning rate so low that noise cannot diverge."""
         from keras_resnet.spec import find_recipe
 
         return find_recipe(self.recipe, learning_rate=1e-3)
 
-    def batch(self):
+    def make_batch(self):
         """Returns uint8 images and int32 labels."""
         import tensorflow as tf
 
@@ -30,22 +30,22 @@ class Case(NamedTuple):
         images = tf.random.stateless_uniform(shape, (0, 0), 0, 256, tf.int32)
         return tf.cast(images, tf.uint8), tf.range(self.batch_size) % self.classes
 
-    def network(self):
-        """Returns a network, as a training run has it."""
+    def build_network(self):
+        """Returns the network that a training run would build."""
         from keras_resnet.data import Dataset, Split
         from keras_resnet.spec import Execution, RunOptions
         from keras_resnet.training.network import make_network
         from keras_resnet.training.resolution import resolve_run
 
-        noise = Split(*(array.numpy() for array in self.batch()))
+        noise = Split(*(array.numpy() for array in self.make_batch()))
         classes = tuple(map(str, range(self.classes)))
-        images = Dataset("noise", classes, noise, noise, (self.size, self.size, 3))
-        options = RunOptions.of(self.model, images, batch_size=self.batch_size)
-        spec, images, preprocessing = resolve_run(options, Execution(), 1)
-        return make_network(spec, images, preprocessing, None)[0]
+        data = Dataset("noise", classes, noise, noise, (self.size, self.size, 3))
+        options = RunOptions.from_keywords(self.model, data, batch_size=self.batch_size)
+        spec, data, preprocessing = resolve_run(options, Execution(), 1)
+        return make_network(spec, data, preprocessing, None)[0]
 
-    def training(self, precision="float32"):
-        """Returns a function that takes one of our steps, the network, the `Step`."""
+    def prepare_training(self, precision="float32"):
+        """Returns a function that makes a training step, the network and the `Step`."""
         import tensorflow as tf
 
         from keras_resnet.distribution import make_strategy
@@ -54,12 +54,12 @@ class Case(NamedTuple):
 
         strategy = make_strategy("mirrored")
         with strategy.scope():
-            network = self.network()
+            network = self.build_network()
         execution = Execution(precision=precision)
         step = Step(network, strategy, self.find_recipe(), 1000, execution)
         network.optimizer = step.optimizer
         weights = tf.fill([self.batch_size], 1 / self.batch_size)
-        batches = tf.data.Dataset.from_tensors((*self.batch(), weights)).repeat()
+        batches = tf.data.Dataset.from_tensors((*self.make_batch(), weights)).repeat()
         batches = iter(batches)
         return lambda: step(batches), network, step
 

@@ -1,38 +1,39 @@
-"""What a checkpoint costs a training run, beside its steps.
+"""Time to write a training checkpoint, compared with the time of a training step.
 
 python -m benchmarks.checkpoint
 
-Steps and checkpoints of the same run take turns, the checkpoints as a run writes
-them, into a temporary folder, each removing the last but one. `checkpoint/step`
-is the median over the rounds, with the lowest and the highest beside it; the
-overhead is that of a run with `checkpoint_every=100`.
+Steps and checkpoints of one run are measured in turn. Checkpoints are written into a
+temporary folder and rotated as in a training run. `checkpoint/step` is the median ratio
+over all rounds, `lowest` and `highest` are its range. The overhead is computed for
+`checkpoint_every=100`.
 """
 
 import itertools
 import tempfile
 
 from benchmarks.cases import CASES
-from benchmarks.side_by_side import milliseconds, ratios, run, take_turns, write_results
+from benchmarks.side_by_side import median_ms, ratios, run, time_turns, write_results
 
 
 def measure(case, directory, rounds):
-    """Returns the row of a case."""
+    """Returns the result row of a case."""
     from keras_resnet.training.checkpoints import Checkpoints, Progress
     from keras_resnet.training.run_folder import RunFolder
 
-    step, network, taken = case.training()
+    run_step, network, step = case.prepare_training()
     progress = Progress([RunFolder(directory)])
-    checkpoints = Checkpoints(directory, network, taken, progress)
+    checkpoints = Checkpoints(directory, network, step, progress)
     numbers = itertools.count(1)
     sides = {
-        "step": lambda: (step(), taken.sums.numpy()),  # which waits for the device
+        # `numpy()` waits until the device has finished the step.
+        "step": lambda: (run_step(), step.sums.numpy()),
         "checkpoint": lambda: checkpoints.save(next(numbers)),
     }
-    times = take_turns(sides, rounds)
+    times = time_turns(sides, rounds)
     compared = ratios(times["checkpoint"], times["step"], "checkpoint/step")
     return {
         **case.columns(),
-        **{f"{side}_ms": milliseconds(t) for side, t in times.items()},
+        **{f"{side}_ms": median_ms(t) for side, t in times.items()},
         **compared,
         "overhead_every_100": f"{compared['checkpoint/step'] / 100:.2%}",
         "rounds": rounds,
@@ -49,4 +50,4 @@ def main(rounds):
 
 
 if __name__ == "__main__":
-    run(main, rounds=(10, "Steps and checkpoints of each network."))
+    run(main, rounds=(10, "Number of steps and of checkpoints of each network."))

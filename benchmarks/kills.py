@@ -1,11 +1,11 @@
-"""Whether a run that is killed at any moment ends as if nothing had happened.
+"""Test that a training run that is killed and resumed has bit-identical results.
 
 python -m benchmarks.kills --kills=100
 
-Each run is killed once with SIGKILL, at a moment drawn from its whole length, start
-and last writing included, and then started again. `identical` says whether both
-networks that it leaves and `metrics.csv` are those of an undisturbed run, bit for
-bit. The same command goes on where it was interrupted.
+Each run is killed once with SIGKILL and then started again. The moment of the kill is
+random, from the start of the process to its final writes. `identical` states whether
+`metrics.csv` and both saved networks are bit-identical to an uninterrupted run's.
+An interrupted benchmark resumes with the same command.
 """
 
 import json
@@ -26,7 +26,7 @@ COLUMNS = ("kill", "moment_s", "run_s", "resumed_step", "identical")
 
 
 def start(folder):
-    """Starts the run in that folder: 69 steps, a checkpoint after each 5."""
+    """Starts a run of 69 steps in a folder, with a checkpoint every 5 steps."""
     command = [
         sys.executable, "-m", "keras_resnet.train", "--model=cifar_resnet8",
         "--strategy=one_device", "--epochs=3", "--set", "checkpoint_every=5",
@@ -36,18 +36,18 @@ def start(folder):
 
 
 def finish(process):
-    """Waits for the end of a run; returns the step after which it had resumed."""
+    """Waits for the end of a run and returns the step after which it resumed."""
     output, _ = process.communicate()
     if process.returncode:
-        raise RuntimeError(f"a run failed with status {process.returncode}: {output}")
+        raise RuntimeError(f"A run failed with status {process.returncode}: {output}")
     if "has ended" in output:
         return "ended"
     resumed = re.search(r"Resuming after step (\d+)", output)
     return int(resumed[1]) if resumed else 0
 
 
-def content(folder):
-    """What must be the same, as bytes."""
+def read_results(folder):
+    """Returns the bytes of a run's results, which must be identical."""
     with open(os.path.join(folder, "metrics.csv"), "rb") as file:
         contents = [file.read()]
     for name in ("final.keras", "best.keras"):
@@ -56,47 +56,47 @@ def content(folder):
     return contents
 
 
-def kill_once(folder, took):
-    """Kills a run and lets it resume; returns the moment and the step."""
+def kill_once(folder, duration):
+    """Kills a run, resumes it, and returns the second of the kill and the step."""
     while True:
         shutil.rmtree(folder, ignore_errors=True)
-        process, moment = start(folder), random.uniform(0, took)
+        process, kill_time = start(folder), random.uniform(0, duration)
         try:
-            process.communicate(timeout=moment)
+            process.communicate(timeout=kill_time)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-            return moment, finish(start(folder))
-        # It had ended before: that is no kill.
+            return kill_time, finish(start(folder))
+        # The run ended before the kill, so another one is started.
 
 
-def main(wanted, work_dir):
-    """Kills as often as asked for, less those that were done before."""
+def main(kills, work_dir):
+    """Kills the remaining runs; results of an interrupted benchmark are reused."""
     names = ("whole", "cut", "kills.json")
-    whole, cut, path = (os.path.abspath(os.path.join(work_dir, n)) for n in names)
+    original, killed, path = (os.path.abspath(os.path.join(work_dir, n)) for n in names)
     rows = []
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             rows = json.load(file)
-    shutil.rmtree(whole, ignore_errors=True)
+    shutil.rmtree(original, ignore_errors=True)
     began = time.perf_counter()
-    finish(start(whole))
-    took = time.perf_counter() - began
-    expected = content(whole)
-    with progress_bar("kills", wanted) as advance:
-        for number in range(1, wanted + 1):
+    finish(start(original))
+    duration = time.perf_counter() - began
+    expected = read_results(original)
+    with progress_bar("kills", kills) as advance:
+        for number in range(1, kills + 1):
             if number > len(rows):
-                moment, step = kill_once(cut, took)
-                same = "yes" if content(cut) == expected else "no"
-                values = (number, round(moment, 2), round(took, 2), step, same)
+                kill_time, step = kill_once(killed, duration)
+                same = "yes" if read_results(killed) == expected else "no"
+                values = (number, round(kill_time, 2), round(duration, 2), step, same)
                 rows.append(dict(zip(COLUMNS, values, strict=True)))
                 write_file(path, json.dumps(rows))
             advance()
-    write_results("kills", rows[:wanted])
-    same = sum(row["identical"] == "yes" for row in rows[:wanted])
-    print(f"{same} of {wanted} killed runs ended bit for bit as the undisturbed one.")
-    return int(same < wanted)
+    write_results("kills", rows[:kills])
+    same = sum(row["identical"] == "yes" for row in rows[:kills])
+    print(f"{same} of {kills} killed runs are bit-identical to the uninterrupted run.")
+    return int(same < kills)
 
 
 if __name__ == "__main__":
-    run(main, kills=(100, "How many."), work_dir=("runs/kills", "Where the runs are."))
+    run(main, kills=(100, "Number of kills."), work_dir=("runs/kills", "Run folders."))

@@ -1,12 +1,11 @@
-"""Loading ResNet-152's weights, beside keras.applications and timm.
+"""Time to load the weights of ResNet-152, compared with keras.applications and timm.
 
 python -m benchmarks.load --torch_python=/path/to/python/with/timm
 
-Every side is a process of its own that has imported what it needs before the
-clock starts; it builds the net, loads the file and gives the time and the most
-memory that the process ever held. Ours reads safetensors with torchvision's
-names, as timm does; keras.applications its own h5. Random weights of the same
-shapes: how long a load takes does not depend on their values.
+Each side is a separate process. After its imports, it builds the network, loads the
+file, and reports the time and the peak memory of the process. This package and timm
+read a safetensors file with torchvision's names, keras.applications its own h5 format.
+The weights are random, since their values do not affect the time.
 """
 
 import os
@@ -14,7 +13,7 @@ import statistics
 import sys
 import tempfile
 
-from benchmarks.side_by_side import ask_in_turn, ratios, run, write_results
+from benchmarks.side_by_side import ratios, run, run_scripts, write_results
 
 _SIDE = """
 import json, sys, time
@@ -49,7 +48,7 @@ SIDES = {
 
 
 def _write_files(folder):
-    """ResNet-152 in both formats, as published files are."""
+    """Writes ResNet-152 in both formats, in the layout of published files."""
     import h5py
     import keras
 
@@ -58,9 +57,9 @@ def _write_files(folder):
 
     model = keras_resnet.ResNet152(stride_on="3x3")
     save_state_dict(model, f"{folder}/net.safetensors")
-    theirs = keras.applications.ResNet152(weights=None)
+    peer = keras.applications.ResNet152(weights=None)
     with h5py.File(f"{folder}/net.h5", "w") as file:
-        layers = [layer for layer in theirs.layers if layer.weights]
+        layers = [layer for layer in peer.layers if layer.weights]
         file.attrs["layer_names"] = [layer.name.encode() for layer in layers]
         for layer in layers:
             group = file.create_group(layer.name)
@@ -79,7 +78,7 @@ def main(torch_python, rounds):
             python = torch_python if name == "timm" else sys.executable
             code = _SIDE.format(imports=imports, load=load.format(folder=folder))
             sides[name] = python, code
-        columns = ask_in_turn(sides, rounds)
+        columns = run_scripts(sides, rounds)
     rows = []
     for name, (seconds, peak, added) in columns.items():
         row = {
@@ -99,6 +98,6 @@ if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     run(
         main,
-        torch_python=(sys.executable, "Python that has timm."),
-        rounds=(5, "Loads of each side."),
+        torch_python=(sys.executable, "Python interpreter with timm."),
+        rounds=(5, "Number of loads by each side."),
     )

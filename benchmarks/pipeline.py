@@ -1,23 +1,23 @@
-"""Reading images for evaluation and for training, beside torch's DataLoader.
+"""Speed of reading images for evaluation and training, against torch's DataLoader.
 
 python -m benchmarks.pipeline --folder=imagenet/val --torch_python=/path/to/python
 
 The other Python needs torch, torchvision and Pillow (`pip install torch==2.14.1
-torchvision==0.29.1 pillow`). Each side is a process of its own, with two workers or
-as many threads as there are CPUs; the sides take turns.
+torchvision==0.29.1 pillow`). Each side is a separate process with two workers (torch)
+or one thread per CPU (this package). The sides are measured in turn.
 
-Evaluation: JPEG files in batches of 64, in order: shorter side to 256 pixels (bilinear,
-antialiased), the central 224. Photographs: the same files, in random order: an
-inception crop of 224 pixels and a flip, ours from files and from TFRecords. Small
-images: arrays of 32 pixels in batches of 128, padded, cropped and flipped.
+- "evaluation": JPEG files in order, in batches of 64. The shorter side is resized to
+  256 pixels (bilinear, antialiased), then the central 224 pixels are cropped.
+- "photographs": The same files in random order, with an inception crop of 224 pixels
+  and a random flip. This package reads them from files and from TFRecords.
+- "small images": Arrays of 32x32 pixels in batches of 128, padded, cropped and flipped.
 
-Ours gives uint8, since our nets normalise themselves; torch's is Pillow with
-torchvision's transforms, once to normalised floats, as its nets take them, and once to
-uint8. "decoding only" is TensorFlow's decoder, in training within the crop, with
-nothing behind it: what no pipeline on it can beat.
+This package outputs uint8, since its networks normalise the pixels. The torch sides use
+Pillow and torchvision's transforms and output normalised floats or uint8. "decoding
+only" is TensorFlow's decoder alone (in training, inside the crop), the upper limit.
 
-Time is taken from the fifth batch on, when every side's queue has been full. On a
-machine that does other things too, CPU milliseconds say more than images a second.
+The time starts at the fifth batch, when the queue of each side has been full. If the
+machine has other load, CPU milliseconds are more reliable than images per second.
 """
 
 import json
@@ -27,14 +27,14 @@ import statistics
 import sys
 import tempfile
 
-from benchmarks.side_by_side import ask_in_turn, ratios, run, write_results
+from benchmarks.side_by_side import ratios, run, run_scripts, write_results
 
 _START = """
 import json, os, resource, sys, time
 import numpy as np
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-given = json.load(sys.stdin)
-files, count, size = given["files"], given["images"], given["batch"]
+config = json.load(sys.stdin)
+files, count, size = config["files"], config["images"], config["batch"]
 
 
 def cpu():
@@ -89,7 +89,7 @@ def _ours(split, recipe="photographs", shape="224, 224", crop="0.875"):
 
 _DECODING = """
 import tensorflow as tf
-from keras_resnet.data.augmentation import inception_box
+from keras_resnet.data.augmentation import draw_inception_box
 
 
 def decode(path, i):
@@ -106,7 +106,7 @@ def batches():
 """
 _WHOLE = "tf.io.decode_jpeg(file, 3)"
 _BOX = """tf.image.decode_and_crop_jpeg(
-    file, inception_box(tf.io.extract_jpeg_shape(file)[:2], (0, i)), 3,
+    file, draw_inception_box(tf.io.extract_jpeg_shape(file)[:2], (0, i)), 3,
     dct_method="INTEGER_FAST",
 )"""
 _TORCH = """
@@ -123,7 +123,7 @@ class Images(torch.utils.data.Dataset):
         return count
 
     def __getitem__(self, i):
-        return view({opened}), 0
+        return view({image}), 0
 
 
 def batches():
@@ -135,14 +135,14 @@ def batches():
 
 
 def _torch_sides(view, images="files", shuffle=True):
-    opened = 'Image.open(images[i]).convert("RGB")'
+    image = 'Image.open(images[i]).convert("RGB")'
     if images != "files":
-        opened = "Image.fromarray(images[i])"
+        image = "Image.fromarray(images[i])"
     floats = "t.ToTensor(), t.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))"
-    same = {"view": view, "images": images, "shuffle": shuffle, "opened": opened}
+    fields = {"view": view, "images": images, "shuffle": shuffle, "image": image}
     return {
-        "torch DataLoader": _TORCH.format(tail=floats, **same),
-        "torch DataLoader, uint8": _TORCH.format(tail="t.PILToTensor()", **same),
+        "torch DataLoader": _TORCH.format(tail=floats, **fields),
+        "torch DataLoader, uint8": _TORCH.format(tail="t.PILToTensor()", **fields),
     }
 
 
@@ -155,7 +155,7 @@ SIDES = {
     },
     "photographs": {
         "ours, files": _ours(_FOLDER),
-        "ours, TFRecords": _ours('read_records([given["records"]])'),
+        "ours, TFRecords": _ours('read_records([config["records"]])'),
         **_torch_sides(_FLIPPED.format("t.RandomResizedCrop(224)")),
         "decoding only": _DECODING.format(decoded=_BOX),
     },
@@ -187,15 +187,15 @@ def _write_records(files, path):
             writer.write(tf.train.Example(features=features).SerializeToString())
 
 
-def _compare(kind, given, rounds, torch_python):
-    """Measures the sides of a kind in turn; returns a row for each."""
-    # The index of the records is cached in Keras's folder.
-    env = {**os.environ, "KERAS_HOME": os.path.dirname(given["records"])}
+def _compare(kind, config, rounds, torch_python):
+    """Measures the sides for a kind of images in turn and returns a row for each."""
+    # The index of the TFRecords is cached in Keras's folder.
+    env = {**os.environ, "KERAS_HOME": os.path.dirname(config["records"])}
     sides = {}
     for name, code in SIDES[kind].items():
         python = torch_python if name.startswith("torch") else sys.executable
         sides[name] = python, _START + code + _END
-    columns = ask_in_turn(sides, rounds, input=json.dumps(given), env=env)
+    columns = run_scripts(sides, rounds, input=json.dumps(config), env=env)
     ours = columns[next(iter(sides))][0]
     return [
         {
@@ -204,7 +204,7 @@ def _compare(kind, given, rounds, torch_python):
             "images_per_second": round(statistics.median_high(rate)),
             **ratios(ours, rate, "ours/side"),
             "cpu_ms": round(statistics.median_high(cpu), 3),
-            "number": given["images"],
+            "number": config["images"],
             "rounds": rounds,
         }
         for side, (rate, cpu) in columns.items()
@@ -212,14 +212,14 @@ def _compare(kind, given, rounds, torch_python):
 
 
 def main(folder, torch_python, images, rounds):
-    """Writes `results/jpeg.csv` on evaluation and `results/pipeline.csv` on training."""
+    """Writes `results/jpeg.csv` (evaluation) and `results/pipeline.csv` (training)."""
     with tempfile.TemporaryDirectory() as home:
-        given = {"files": _find_files(folder, images), "images": images}
-        given |= {"batch": 64, "records": os.path.join(home, "train-00000-of-00001")}
-        _write_records(given["files"], given["records"])
-        small = given | {"images": 25 * images, "batch": 128}
-        write_results("jpeg", _compare("evaluation", given, rounds, torch_python))
-        rows = _compare("photographs", given, rounds, torch_python)
+        config = {"files": _find_files(folder, images), "images": images}
+        config |= {"batch": 64, "records": os.path.join(home, "train-00000-of-00001")}
+        _write_records(config["files"], config["records"])
+        small = config | {"images": 25 * images, "batch": 128}
+        write_results("jpeg", _compare("evaluation", config, rounds, torch_python))
+        rows = _compare("photographs", config, rounds, torch_python)
         rows += _compare("small images", small, rounds, torch_python)
         write_results("pipeline", rows)
 
@@ -228,8 +228,8 @@ if __name__ == "__main__":
     run(
         main,
         required=("folder",),
-        folder=(None, "Of JPEG files."),
-        torch_python=(sys.executable, "Python with torchvision."),
-        images=(2000, "To read; files are read again if fewer."),
-        rounds=(5, "Passes of each side."),
+        folder=(None, "Folder of JPEG files."),
+        torch_python=(sys.executable, "Python interpreter with torchvision."),
+        images=(2000, "Number of images; files repeat if there are fewer."),
+        rounds=(5, "Number of passes of each side."),
     )

@@ -1,21 +1,23 @@
-"""Inference of a ResNet-50: the bundle's artifacts beside its peers.
+"""Inference of a ResNet-50 with the artifacts of a bundle, compared with peers.
 
 python -m benchmarks.serving --rounds=30
 
-Every side has a process, in it the same weights, two threads and the same image of
-224x224. Ours is what `python -m export` writes: it takes raw pixels. The peers are
-what users of `keras.applications.ResNet50` make of those weights: a SavedModel by
-`model.export`, from it TFLite's files and OpenVINO's, in int8 by the recipes of
-TFLite's guide and of NNCF's; they get pixels that are normalised already, in float32.
-"settings" are those of docs/serving.md. OpenVINO computes in float32, or what is not
-int8 in what it chooses ("any precision": bfloat16 where the CPU has it). ONNX Runtime
-has our graph, quantised by its own `quantize_static`, since tf2onnx does not run
-beside this TensorFlow. PyTorch (skipped where it is not installed) is
-`benchmarks.torch_nets`, frozen, by `torch.compile`, with random weights of its own.
+Each side is a separate process with the same weights, two threads and the same image of
+224x224 pixels. The artifacts of this package come from `python -m export` and take raw
+pixels. The peers are conversions of a `keras.applications.ResNet50` with these weights
+and take normalised float32 pixels: a SavedModel from `model.export`, and TFLite and
+OpenVINO files made from it, in int8 with the recipes of the guides of TFLite and NNCF.
 
-`peer/ours` is the median over the rounds; above 1 ours is faster. `start_ms` is
-from before the runtime's import to the first answer, `peak_mib` the most memory of
-the process. All weights are random: what int8 costs in accuracy, the bundle tells.
+- "settings": Thread settings of docs/how-to/serve.md.
+- "any precision": OpenVINO chooses the precision of operations that are not int8, such
+  as bfloat16 on CPUs that support it. Otherwise it computes in float32.
+- "ONNX Runtime int8": The ONNX artifact of this package, quantised with ONNX Runtime's
+  `quantize_static`, since tf2onnx does not run with this version of TensorFlow.
+- "torch.compile": `benchmarks.torch_nets`, frozen, with other random weights; optional.
+
+`peer/ours` is the median ratio over all rounds; above 1, this package is faster.
+`start_ms` is the time from the import of the runtime to the first prediction.
+`peak_mib` is the peak memory of the process. Bundles report the accuracy of int8.
 """
 
 import importlib.util
@@ -29,13 +31,13 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
-from benchmarks.serving_files import OURS, PEERS, load_images, prepare, prepared
-from benchmarks.side_by_side import alone, compare, run, take_turns, write_results
-from keras_resnet.support import InputError, progress_bar, without_notes
+from benchmarks.serving_files import OURS, PEERS, load_images, prepare, preprocess
+from benchmarks.side_by_side import compare, isolate, run, time_turns, write_results
+from keras_resnet.support import InputError, filter_native_logs, progress_bar
 
 THREADS = 2
-CALLS = 5  # In a turn; the first finds the caches full of another side's weights.
-# What each is compared with; last come the fastest of ours and of the peers.
+CALLS = 5  # Number of calls in a turn. The first one starts with cold CPU caches.
+# Peers of each side. The fastest artifact and the fastest peer are compared as well.
 PAIRS = {
     "saved_model": ("keras",),
     "saved_model, settings": ("keras", "keras, settings"),
@@ -49,13 +51,13 @@ PAIRS = {
 }
 
 
-def _for(dtype, images):
-    """Raw pixels for what takes them, else what keras.applications takes."""
-    return images if np.dtype(dtype) == np.uint8 else prepared(images)
+def _convert(dtype, images):
+    """Returns raw pixels for uint8 inputs, else the input of keras.applications."""
+    return images if np.dtype(dtype) == np.uint8 else preprocess(images)
 
 
-def tensorflow(path, images, settings=False):
-    """Returns a function that runs a SavedModel, as those below run theirs."""
+def open_saved_model(path, images, settings=False):
+    """Returns a function that predicts with a SavedModel, on the given images."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     import tensorflow as tf
 
@@ -65,25 +67,25 @@ def tensorflow(path, images, settings=False):
     loaded = tf.saved_model.load(path)
     serve = loaded.signatures["serving_default"]
     ((name, spec),) = serve.structured_input_signature[1].items()
-    images = _for(spec.dtype.as_numpy_dtype, images)
+    images = _convert(spec.dtype.as_numpy_dtype, images)
 
-    def answer(keep=loaded):
+    def predict(keep=loaded):
         (probabilities,) = serve(**{name: tf.constant(images)}).values()
         return probabilities.numpy()
 
-    return answer
+    return predict
 
 
-def litert(path, images):
+def open_litert(path, images):
     from ai_edge_litert.interpreter import Interpreter
 
     runner = Interpreter(path, num_threads=THREADS).get_signature_runner()
     ((name, details),) = runner.get_input_details().items()
-    given = {name: _for(details["dtype"], images)}
-    return lambda: next(iter(runner(**given).values()))
+    inputs = {name: _convert(details["dtype"], images)}
+    return lambda: next(iter(runner(**inputs).values()))
 
 
-def onnx_runtime(path, images):
+def open_onnx_runtime(path, images):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -92,7 +94,7 @@ def onnx_runtime(path, images):
     return lambda: session.run(None, {"image": images})[0]
 
 
-def openvino(path, images, hint="f32"):
+def open_openvino(path, images, hint="f32"):
     import openvino
 
     options = {"INFERENCE_NUM_THREADS": THREADS, "PERFORMANCE_HINT": "LATENCY"}
@@ -100,11 +102,11 @@ def openvino(path, images, hint="f32"):
         options["INFERENCE_PRECISION_HINT"] = hint
     file = os.path.join(path, "model.xml")
     model = openvino.Core().compile_model(file, "CPU", options)
-    images = _for(model.input(0).element_type.to_dtype(), images)
+    images = _convert(model.input(0).element_type.to_dtype(), images)
     return lambda: model(images)[0]
 
 
-def torch_compiled(path, images):
+def open_torch(path, images):
     import torch
 
     from benchmarks.torch_nets import build
@@ -113,49 +115,49 @@ def torch_compiled(path, images):
     torch._inductor.config.freezing = True
     network = build("resnet50", 1000).eval().to(memory_format=torch.channels_last)
     network = torch.compile(network)
-    pixels = torch.from_numpy(prepared(images)).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(preprocess(images)).permute(0, 3, 1, 2)
 
-    def answer():
+    def predict():
         with torch.no_grad():
             return network(pixels).numpy()
 
-    return answer
+    return predict
 
 
-# What opens it, the file, and further arguments.
+# Function that opens the side, name of its file, and further arguments of the function.
 SIDES = {
-    "saved_model": (tensorflow, "saved_model"),
-    "keras": (tensorflow, "keras"),
-    "saved_model, settings": (tensorflow, "saved_model", True),
-    "keras, settings": (tensorflow, "keras", True),
-    "float32": (litert, "float32"),
-    "keras, TFLite": (litert, "keras.tflite"),
-    "int8": (litert, "int8"),
-    "keras, TFLite int8": (litert, "keras_int8.tflite"),
-    "onnx": (onnx_runtime, "onnx"),
-    "ONNX Runtime int8": (onnx_runtime, "onnx_int8"),
-    "openvino": (openvino, "openvino"),
-    "keras, OpenVINO": (openvino, "keras_openvino"),
-    "openvino, any precision": (openvino, "openvino", None),
-    "keras, OpenVINO, any precision": (openvino, "keras_openvino", None),
-    "openvino_int8": (openvino, "openvino_int8"),
-    "keras, NNCF": (openvino, "keras_nncf"),
-    "openvino_int8, any precision": (openvino, "openvino_int8", None),
-    "keras, NNCF, any precision": (openvino, "keras_nncf", None),
-    "torch.compile": (torch_compiled, ""),
+    "saved_model": (open_saved_model, "saved_model"),
+    "keras": (open_saved_model, "keras"),
+    "saved_model, settings": (open_saved_model, "saved_model", True),
+    "keras, settings": (open_saved_model, "keras", True),
+    "float32": (open_litert, "float32"),
+    "keras, TFLite": (open_litert, "keras.tflite"),
+    "int8": (open_litert, "int8"),
+    "keras, TFLite int8": (open_litert, "keras_int8.tflite"),
+    "onnx": (open_onnx_runtime, "onnx"),
+    "ONNX Runtime int8": (open_onnx_runtime, "onnx_int8"),
+    "openvino": (open_openvino, "openvino"),
+    "keras, OpenVINO": (open_openvino, "keras_openvino"),
+    "openvino, any precision": (open_openvino, "openvino", None),
+    "keras, OpenVINO, any precision": (open_openvino, "keras_openvino", None),
+    "openvino_int8": (open_openvino, "openvino_int8"),
+    "keras, NNCF": (open_openvino, "keras_nncf"),
+    "openvino_int8, any precision": (open_openvino, "openvino_int8", None),
+    "keras, NNCF, any precision": (open_openvino, "keras_nncf", None),
+    "torch.compile": (open_torch, ""),
 }
 
 
 def serve(name, folder, batch, notes):
-    """Opens a side and notes what that took; returns a function of a turn."""
+    """Opens a side, writes start time and memory, and returns a function for a turn."""
     from export.device.timing import peak_memory
 
     open_side, file, *args = SIDES[name]
     images = np.resize(load_images(folder), (batch, 224, 224, 3))
     begin = time.perf_counter()
-    with without_notes():
-        answer = open_side(os.path.join(folder, file), images, *args)
-        answer()
+    with filter_native_logs():
+        predict = open_side(os.path.join(folder, file), images, *args)
+        predict()
     start = 1e3 * (time.perf_counter() - begin)
     peak = peak_memory() / 2**20
     with open(os.path.join(notes, name), "w") as file:
@@ -163,22 +165,22 @@ def serve(name, folder, batch, notes):
 
     def turn():
         for _ in range(CALLS):
-            answer()
+            predict()
 
     return turn
 
 
-def row_of(ours, peer, times, notes):
-    """Returns what was measured of two sides, as columns."""
-    facts = {}
-    for whose, name in (("ours", ours), ("peer", peer)):
+def make_row(ours, peer, times, notes):
+    """Returns the measurements of two sides as columns."""
+    columns = {}
+    for side, name in (("ours", ours), ("peer", peer)):
         with open(os.path.join(notes, name)) as file:
-            facts |= {f"{whose}_{key}": fact for key, fact in json.load(file).items()}
-    return compare({"ours": times[ours], peer: times[peer]}, peer, CALLS) | facts
+            columns |= {f"{side}_{key}": v for key, v in json.load(file).items()}
+    return compare({"ours": times[ours], peer: times[peer]}, peer, CALLS) | columns
 
 
 def prepare_files(folder):
-    """Makes the files that the folder lacks."""
+    """Makes the files that are missing in the folder."""
     os.makedirs(folder, exist_ok=True)
     files, spawn = (*OURS, *PEERS), multiprocessing.get_context("spawn")
     bar = progress_bar("preparing", len(files))
@@ -193,8 +195,8 @@ def main(rounds, batch, folder):
     for name in ("onnx", "onnxruntime", "openvino", "nncf"):
         if not importlib.util.find_spec(name):
             raise InputError(
-                "This benchmark runs every artifact: pip install "
-                f"'keras-resnet-zoo[onnx,openvino]'. Received: no {name}"
+                "This benchmark runs every artifact and needs pip install "
+                f"'keras-resnet-zoo[onnx,openvino]'. Missing: {name}"
             )
     has_torch = importlib.util.find_spec("torch")
     names = [name for name in SIDES if has_torch or name != "torch.compile"]
@@ -203,25 +205,25 @@ def main(rounds, batch, folder):
         prepare_files(folder)
         sides = {}
         with progress_bar("starting", len(names)) as advance:
-            for name in names:  # One after the other, for the time that each takes.
-                sides[name] = alone(serve, name, folder, batch, notes)
+            for name in names:  # One at a time, so that start times are comparable.
+                sides[name] = isolate(serve, name, folder, batch, notes)
                 sides[name]()
                 advance()
-        # Thread pools spin a while after their turn.
-        times = take_turns(sides, rounds, lambda: time.sleep(0.02))
+        # The pause lets the thread pools of the previous side stop spinning.
+        times = time_turns(sides, rounds, lambda: time.sleep(0.02))
         pairs = [(a, b) for a, peers in PAIRS.items() for b in peers if b in times]
         fastest = sorted(times, key=lambda name: statistics.median(times[name]))
         ours = next(name for name in fastest if name in PAIRS)
         pairs.append((ours, next(name for name in fastest if name not in PAIRS)))
         about = {"batch": batch, "threads": THREADS}
-        rows = [{"ours": a, **about, **row_of(a, b, times, notes)} for a, b in pairs]
+        rows = [{"ours": a, **about, **make_row(a, b, times, notes)} for a, b in pairs]
         write_results("serving", rows)
 
 
 if __name__ == "__main__":
     run(
         main,
-        rounds=(30, "Turns of each side."),
-        batch=(1, "Images at a time."),
-        folder=(None, "Keeps what is prepared, or has it already."),
+        rounds=(30, "Number of turns of each side."),
+        batch=(1, "Number of images in a batch."),
+        folder=(None, "Folder that keeps the prepared files for later runs."),
     )

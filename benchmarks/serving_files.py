@@ -1,6 +1,6 @@
-"""What `benchmarks.serving` serves: our artifacts and the peers' of the same weights.
+"""Files for `benchmarks.serving`: artifacts of this package and files of the peers.
 
-All come from a `keras.applications.ResNet50` with random weights, saved by Keras.
+All are made from a `keras.applications.ResNet50` with random weights, saved by Keras.
 """
 
 import contextlib
@@ -16,34 +16,34 @@ OURS = ("saved_model", "float32", "int8", "onnx", "openvino", "openvino_int8")
 
 
 def prepare(name, folder):
-    """Makes one file, unless the folder has it.
+    """Makes one file unless it is in the folder already.
 
-    Call it in a process of its own: what it imports takes gigabytes.
+    The function needs a separate process, since its imports take gigabytes of memory.
 
     Args:
-        name: Name in `OURS` or `PEERS`, whose order is that in which they are made.
-        folder: Folder where it will have that name.
+        name: Name of the file, from `OURS` or `PEERS`. Files need those before them.
+        folder: Folder of the files.
     """
-    path, parts = os.path.join(folder, name), os.path.join(folder, "parts")
+    path, temporary_dir = os.path.join(folder, name), os.path.join(folder, "parts")
     if os.path.exists(path):
         return
-    sys.modules["openvino_telemetry"] = None  # It would report to its maker.
+    sys.modules["openvino_telemetry"] = None  # Disables OpenVINO's telemetry.
     from export.artifacts import ARTIFACTS
-    from keras_resnet.support import without_notes
+    from keras_resnet.support import filter_native_logs
 
-    os.makedirs(parts, exist_ok=True)
-    part = os.path.join(parts, name)
-    with without_notes(), contextlib.redirect_stdout(io.StringIO()):
+    os.makedirs(temporary_dir, exist_ok=True)
+    temporary_path = os.path.join(temporary_dir, name)
+    with filter_native_logs(), contextlib.redirect_stdout(io.StringIO()):
         if name in OURS:
-            ARTIFACTS[name].write(part, _source(folder))
+            ARTIFACTS[name].write(temporary_path, _make_source(folder))
         else:
-            PEERS[name](part, folder)
-    os.replace(part, path)
+            PEERS[name](temporary_path, folder)
+    os.replace(temporary_path, path)
 
 
 @functools.cache
-def _source(folder):
-    """What the bundle's writers need; makes weights and images, too."""
+def _make_source(folder):
+    """Returns the input of the artifact writers; makes weights and images if needed."""
     import keras
 
     from export.artifacts import Source
@@ -59,41 +59,41 @@ def _source(folder):
         smooth = keras.ops.image.resize(coarse, (224, 224), "bicubic")
         images = np.clip(smooth, 0, 255).astype(np.uint8)
         np.save(os.path.join(folder, "images.npy"), images)
-        part = os.path.join(folder, "parts", "net.h5")
-        network.save(part)
-        os.replace(part, weights)
+        temporary_path = os.path.join(folder, "parts", "net.h5")
+        network.save(temporary_path)
+        os.replace(temporary_path, weights)
     classifier = load_classifier(weights)
     folded = dataclasses.replace(classifier, model=fold(classifier.model))
     return Source(folded, load_images(folder), folder, os.path.join(folder, "parts"))
 
 
 def _randomise(network):
-    """Statistics as after training: such that folding them changes every weight."""
+    """Randomises batch normalisation, so that folding it changes every weight."""
     import keras
 
-    draws = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             size = layer.gamma.shape[0]
-            # The last of a block is small, as in trained nets, which stay in range.
+            # A small last scale of each block, as after training, bounds activations.
             low, high = (0.1, 0.3) if layer.name.endswith("_3_bn") else (0.5, 1.5)
-            scale, variance = (draws.uniform(*e, size) for e in ((low, high), (0.5, 2)))
-            offset, mean = draws.normal(0, 0.3, (2, size))
+            scale, variance = (rng.uniform(*r, size) for r in ((low, high), (0.5, 2)))
+            offset, mean = rng.normal(0, 0.3, (2, size))
             layer.set_weights([scale, offset, mean, variance])
 
 
-def prepared(images):
-    """What `keras.applications.resnet.preprocess_input` gives, without Keras."""
+def preprocess(images):
+    """Does the same as `keras.applications.resnet.preprocess_input`, without Keras."""
     return np.float32(images[..., ::-1]) - np.float32((103.939, 116.779, 123.68))
 
 
 def load_images(folder):
-    """The images to calibrate with, uint8 (16, 224, 224, 3), once they are made."""
+    """Returns the calibration images, uint8, (16, 224, 224, 3), after they are made."""
     return np.load(os.path.join(folder, "images.npy"))
 
 
 def export_keras(path, folder):
-    """`model.export` of keras.applications."""
+    """Exports the keras.applications network with `model.export`."""
     import keras
 
     network = keras.models.load_model(os.path.join(folder, "net.h5"), compile=False)
@@ -101,12 +101,12 @@ def export_keras(path, folder):
 
 
 def to_tflite(path, folder, int8=False):
-    """TFLite's guide: "full integer with float fallback" for int8."""
+    """Converts to TFLite; int8 is "full integer with float fallback" of its guide."""
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_saved_model(os.path.join(folder, "keras"))
     if int8:
-        images = prepared(load_images(folder))
+        images = preprocess(load_images(folder))
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: ([image[None]] for image in images)
     with open(path, "wb") as file:
@@ -114,13 +114,13 @@ def to_tflite(path, folder, int8=False):
 
 
 def to_openvino(path, folder, int8=False):
-    """OpenVINO's converter and NNCF's defaults."""
+    """Converts with OpenVINO; int8 uses NNCF's defaults."""
     import nncf
     import openvino
 
     model = openvino.convert_model(os.path.join(folder, "keras"))
     if int8:
-        images = prepared(load_images(folder))
+        images = preprocess(load_images(folder))
         model = nncf.quantize(model, nncf.Dataset([image[None] for image in images]))
     os.makedirs(path, exist_ok=True)
     file = os.path.join(path, "model.xml")
@@ -128,7 +128,7 @@ def to_openvino(path, folder, int8=False):
 
 
 def to_onnx_int8(path, folder):
-    """Our graph by ONNX Runtime's guide for x86: QDQ, activations uint8."""
+    """Quantises the ONNX artifact as in ONNX Runtime's guide for x86 (QDQ, uint8)."""
     from onnxruntime import quantization
 
     class Reader(quantization.CalibrationDataReader):

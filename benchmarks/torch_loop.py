@@ -1,4 +1,4 @@
-"""A plain PyTorch training loop of ResNet-20, the paper's recipe; for `accuracy`.
+"""Plain PyTorch training of ResNet-20 with the paper's recipe, for `accuracy`.
 
 python -m benchmarks.torch_loop DATA.npz OUTPUT.csv EPOCHS SEED
 """
@@ -15,22 +15,22 @@ from keras_resnet.support import to_csv, write_file
 BATCH = 128
 
 
-def augmented(images, generator):
-    """Pads by 4, crops at random and mirrors half: whole batches at a time."""
+def augment(images, generator):
+    """Pads a batch by 4 pixels, crops at random and flips half of the images."""
     count, _, height, width = images.shape
     padded = torch.nn.functional.pad(images, (4, 4, 4, 4))
     top, left = torch.randint(0, 9, (2, count), generator=generator)
     rows = top[:, None] + torch.arange(height)
     columns = left[:, None] + torch.arange(width)
-    mirrored = torch.rand(count, generator=generator) < 0.5
-    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    number = torch.arange(count)[:, None, None]
-    last = padded.permute(0, 2, 3, 1)[number, rows[:, :, None], columns[:, None]]
-    return last.permute(0, 3, 1, 2)
+    is_flipped = torch.rand(count, generator=generator) < 0.5
+    columns = torch.where(is_flipped[:, None], columns.flip(1), columns)
+    index = torch.arange(count)[:, None, None]
+    crops = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None]]
+    return crops.permute(0, 3, 1, 2)
 
 
 def main(data, output, epochs, seed):
-    """Trains, and writes a row for each epoch."""
+    """Trains the network and writes a CSV file with a row for each epoch."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     arrays = np.load(data)
@@ -48,23 +48,23 @@ def main(data, output, epochs, seed):
     for epoch in range(epochs):
         network.train()
         begin = time.monotonic()
-        for part in torch.randperm(len(images), generator=generator).split(BATCH):
-            batch = augmented(images[part], generator)
+        for indices in torch.randperm(len(images), generator=generator).split(BATCH):
+            batch = augment(images[indices], generator)
             batch = batch.contiguous(memory_format=torch.channels_last)
-            step(batch, labels[part].long())
+            step(batch, labels[indices].long())
             schedule.step()
         seconds += time.monotonic() - begin
         network.eval()
         tests = zip(test_images.split(500), test_labels.split(500), strict=True)
         with torch.no_grad():
-            right = sum(
+            correct = sum(
                 (network((x.float() - 127.5) / 64).argmax(1) == y).sum().item()
                 for x, y in tests
             )
-        accuracy = right / len(test_labels)
+        accuracy = correct / len(test_labels)
         rows.append({"epoch": epoch + 1, "seconds": seconds, "val_accuracy": accuracy})
-        words = f"epoch {epoch + 1}/{epochs} - {accuracy:.4f} - {seconds:.0f} s"
-        print(words, flush=True)
+        line = f"Epoch {epoch + 1}/{epochs} - {accuracy:.4f} - {seconds:.0f} s"
+        print(line, flush=True)
     write_file(output, to_csv(rows))
 
 

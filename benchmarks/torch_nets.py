@@ -1,4 +1,4 @@
-"""The networks in plain PyTorch, as a user of it writes them; needs torch alone."""
+"""The benchmarked networks in plain PyTorch. The module needs only torch."""
 
 import torch
 from torch import nn
@@ -6,7 +6,7 @@ from torch.nn import functional
 
 
 class Basic(nn.Module):
-    """Two 3x3 convolutions beside shortcut A."""
+    """Block with two 3x3 convolutions and shortcut A."""
 
     def __init__(self, inputs, width, stride):
         super().__init__()
@@ -14,20 +14,20 @@ class Basic(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.stride, self.new = stride, width - inputs
+        self.stride, self.added = stride, width - inputs  # Added channels of zeros.
 
     def forward(self, x):
         y = functional.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        if self.new:
+        if self.added:
             x = x[:, :, :: self.stride, :: self.stride]
-            front = self.new // 2
-            x = functional.pad(x, (0, 0, 0, 0, front, self.new - front))
+            front = self.added // 2
+            x = functional.pad(x, (0, 0, 0, 0, front, self.added - front))
         return functional.relu(x + y)
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions beside shortcut B, the stride on the first."""
+    """Block with 1x1 (strided), 3x3 and 1x1 convolutions and shortcut B."""
 
     def __init__(self, inputs, width, stride):
         super().__init__()
@@ -55,7 +55,7 @@ class Bottleneck(nn.Module):
 
 
 def build(name, classes):
-    """Returns `resnet20` or `resnet50`, initialised as the paper's."""
+    """Returns the network `resnet20` or `resnet50`, initialised as in the paper."""
     if name == "resnet20":
         stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False)]
         block, blocks, width, inputs = Basic, (3, 3, 3), 16, 16
@@ -78,27 +78,27 @@ def build(name, classes):
 
 
 def make_step(network, optimizer, compiled=False, precision=None):
-    """Returns a function of uint8 images and labels that takes a step.
+    """Returns a function that makes a training step with uint8 images and labels.
 
     Args:
-        network: Network of images (batch, channels, height, width).
-        optimizer: Optimizer of its parameters.
-        compiled: Whether `torch.compile` takes forward and loss.
-        precision: Dtype for autocast, such as `torch.bfloat16`.
+        network: Network for images of shape (batch, channels, height, width).
+        optimizer: Optimizer of the network's parameters.
+        compiled: Whether forward pass and loss are compiled with `torch.compile`.
+        precision: Dtype for autocast, such as `torch.bfloat16`. Default: no autocast.
     """
-    kind = next(network.parameters()).device.type
+    device_type = next(network.parameters()).device.type
 
-    def loss_of(images, labels):
-        with torch.autocast(kind, precision, enabled=precision is not None):
+    def compute_loss(images, labels):
+        with torch.autocast(device_type, precision, enabled=precision is not None):
             logits = network((images.float() - 127.5) / 64)
         return functional.cross_entropy(logits.float(), labels)
 
     if compiled:
-        loss_of = torch.compile(loss_of)
+        compute_loss = torch.compile(compute_loss)
 
     def step(images, labels):
         optimizer.zero_grad()
-        loss = loss_of(images, labels)
+        loss = compute_loss(images, labels)
         loss.backward()
         optimizer.step()
         return loss.detach()

@@ -1,4 +1,4 @@
-"""Exports a trained network as a bundle that proves itself.
+"""Exports a trained network as a bundle of checked artifacts.
 
 python -m export --model=runs/demo --output=artifacts/demo
 python -m export --model=runs/demo --output=artifacts/demo --formats=web
@@ -12,14 +12,14 @@ from .options import ExportOptions
 
 
 def main(argv: list[str]) -> None:
-    """Reads the flags, exports and prints the closing table."""
+    """Reads the flags, writes the bundle and prints a summary."""
     del argv
     from .bundle import export
-    from .device import closing_table
+    from .device import format_summary
 
     options = read_flags(ExportOptions)
-    table = closing_table(export(options))
-    print(f"\n{table}\n\nin {options.output}, described by manifest.json")
+    summary = format_summary(export(options))
+    print(f"\n{summary}\n\nThe bundle is in {options.output} (see manifest.json).")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The table of artifacts: what each is made of, what runs it, how it is judged."""
+"""Table of artifacts: how each of them is written, run and checked."""
 
 import dataclasses
 import os
@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from keras_resnet.evaluation import Classifier
-from keras_resnet.support import InputError, choose, write_file
+from keras_resnet.support import InputError, check_choice, write_file
 
-from .device import needs, without_telemetry
+from .device import disable_telemetry, require_extra
 from .formats import (
     TFLITE_FORMATS,
     WEB_MODELS,
@@ -20,66 +20,70 @@ from .formats import (
     write_onnx,
     write_openvino,
     write_saved_model,
-    write_static,
+    write_static_model,
     write_web,
 )
-from .quantization import REPAIR, equalise, repair_network
+from .quantization import REPAIR_DESCRIPTION, equalise, repair_network
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What artifacts are made of."""
+    """Network, calibration images and folders that artifacts are written from."""
 
-    classifier: Classifier  # Folded; see `keras_resnet.nets.fold`.
+    classifier: Classifier  # Its model is folded; see `keras_resnet.nets.fold`.
     calibration: np.ndarray  # uint8, (n, height, width, channels)
-    bundle: str  # Folder that the artifacts are written to.
-    scratch: str  # Folder for intermediate files.
-    repair: str = ""  # What was done to the network so that int8 loses less.
-    # Folders of the SavedModels for converters, by type of pixel.
-    statics: dict[str, str] = dataclasses.field(default_factory=dict)
+    bundle_dir: str  # Folder that the artifacts are written to.
+    scratch_dir: str  # Folder for intermediate files.
+    repair: str = ""  # Description of the network's repair, if it is repaired.
+    # Folders of the SavedModels for converters, by dtype of their input.
+    static_models: dict[str, str] = dataclasses.field(default_factory=dict)
 
-    def static(self, pixels: str) -> str:
-        """Returns the folder of a SavedModel for converters, of that type of pixel."""
-        if pixels not in self.statics:
-            path = tempfile.mkdtemp(dir=self.scratch)
-            write_static(self.classifier, path, pixels)
-            self.statics[pixels] = path
-        return self.statics[pixels]
+    def get_static_model(self, pixel_dtype: str) -> str:
+        """Returns a SavedModel's folder for converters. Writes it on the first call."""
+        if pixel_dtype not in self.static_models:
+            path = tempfile.mkdtemp(dir=self.scratch_dir)
+            write_static_model(self.classifier, path, pixel_dtype)
+            self.static_models[pixel_dtype] = path
+        return self.static_models[pixel_dtype]
 
-    def repaired(self) -> "Source":
-        """Returns the same with a network that loses less in int8."""
+    def with_repaired_network(self) -> "Source":
+        """Returns a source whose network is repaired to lose less accuracy in int8."""
         network = repair_network(self.classifier, self.calibration)
-        return dataclasses.replace(self, classifier=network, repair=REPAIR, statics={})
+        return dataclasses.replace(
+            self, classifier=network, repair=REPAIR_DESCRIPTION, static_models={}
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
     """One kind of artifact."""
 
-    path: str  # In the bundle.
-    write: Callable[[str, Source], None]  # To a path.
-    runtime: str | None  # Key of `RUNTIMES`; `None` if no program here can run it.
-    precision: str | None = None  # Key of `LIMITS`; `None` if it is not judged.
+    path: str  # Path relative to the bundle.
+    write: Callable[[str, Source], None]  # Writes the artifact to a path.
+    runtime: str | None  # Key of `RUNTIMES`; `None` if it runs only in browsers.
+    precision: str | None = None  # Key of `LIMITS`; `None` if it cannot be compared.
     calibrated: bool = False  # Whether it needs calibration images.
-    default: bool = False  # Whether it is written if no formats are named.
-    needs: tuple[str, ...] = ()  # Other artifacts that it is made of.
-    note: str = ""  # What its user must know beyond its signature.
-    # Refuses the artifact at a path for faults that `probabilities` does not show, by
-    # the classifier and some images.
+    default: bool = False  # Whether it is written if no formats are given.
+    requires: tuple[str, ...] = ()  # Names of the artifacts that it is made from.
+    note: str = ""  # Advice for users of the artifact.
+    # Checks outputs other than `probabilities`, and raises an error. Takes the path of
+    # the artifact, the classifier and a few images.
     check: Callable[[str, Classifier, np.ndarray], None] | None = None
 
 
-def _alone(write: Callable[..., None]) -> Callable[[str, Source], None]:
-    """Returns what writes an artifact that is made of the classifier alone."""
+def _adapt(write: Callable[..., None]) -> Callable[[str, Source], None]:
+    """Adapts a function of `path` and `classifier` to the type of `Artifact.write`."""
     return lambda path, source: write(path=path, classifier=source.classifier)
 
 
-def _tflite(name: str) -> Artifact:
+def _make_tflite_artifact(name: str) -> Artifact:
     row = TFLITE_FORMATS[name]
     precision = name if name in ("float32", "float16") else "int8"
 
     def write(path: str, source: Source) -> None:
-        content = convert_to_tflite(source.static(row.pixels), row, source.calibration)
+        content = convert_to_tflite(
+            source.get_static_model(row.pixel_dtype), row, source.calibration
+        )
         write_file(path, add_metadata(content, source.classifier))
 
     return Artifact(
@@ -89,7 +93,8 @@ def _tflite(name: str) -> Artifact:
 
 
 def _write_openvino_int8(path: str, source: Source) -> None:
-    with needs("openvino"), without_telemetry():  # Before the network is equalised.
+    # Fail before the slow equalisation if a package is missing.
+    with require_extra("openvino"), disable_telemetry():
         import nncf  # noqa: F401
         import openvino  # noqa: F401
     model = equalise(source.classifier.model, source.calibration)
@@ -98,41 +103,43 @@ def _write_openvino_int8(path: str, source: Source) -> None:
 
 
 def _write_web(path: str, source: Source) -> None:
-    files = {n: os.path.join(source.bundle, f"{n}.tflite") for n in WEB_MODELS}
-    present = {name: file for name, file in files.items() if os.path.exists(file)}
-    write_web(path, source.classifier, present)
+    files = {n: os.path.join(source.bundle_dir, f"{n}.tflite") for n in WEB_MODELS}
+    existing = {name: file for name, file in files.items() if os.path.exists(file)}
+    write_web(path, source.classifier, existing)
 
 
-# In the order in which they are written.
+# All artifacts by name, in the order in which they are written.
 ARTIFACTS = {
     "saved_model": Artifact(
-        "saved_model/1", _alone(write_saved_model), "TensorFlow", "float32",
+        "saved_model/1", _adapt(write_saved_model), "TensorFlow", "float32",
         default=True, check=check_signatures,
     ),
-    **{name: _tflite(name) for name in TFLITE_FORMATS},
-    "onnx": Artifact("model.onnx", _alone(write_onnx), "ONNX Runtime", "float32"),
-    "openvino": Artifact("openvino", _alone(write_openvino), "OpenVINO", "float32"),
+    **{name: _make_tflite_artifact(name) for name in TFLITE_FORMATS},
+    "onnx": Artifact("model.onnx", _adapt(write_onnx), "ONNX Runtime", "float32"),
+    "openvino": Artifact("openvino", _adapt(write_openvino), "OpenVINO", "float32"),
     "openvino_int8": Artifact(
         "openvino_int8", _write_openvino_int8, "OpenVINO", "int8", calibrated=True,
-        note="for CPUs with VNNI or AMX; on older ones run python -m export.verify",
+        note="for CPUs with VNNI or AMX; on older CPUs, run python -m export.verify",
     ),
-    "web": Artifact("web", _write_web, None, needs=("float16", "int8")),
+    "web": Artifact("web", _write_web, None, requires=("float16", "int8")),
 }  # fmt: skip
 
 
-def order_formats(formats: Iterable[str] | None) -> list[str]:
-    """Returns the artifacts to write, in order: those named and what they need.
+def resolve_formats(formats: Iterable[str] | None) -> list[str]:
+    """Returns the names of the artifacts to write, in the order of `ARTIFACTS`.
+
+    Adds the artifacts that the given ones require.
 
     Args:
-        formats: Keys of `ARTIFACTS`; `None` names the default ones.
+        formats: Keys of `ARTIFACTS`. `None` selects the default ones.
 
     Raises:
-        InputError: There is no such artifact, or none is named.
+        InputError: If a name is unknown, or `formats` is empty.
     """
     if formats is None:
         return [name for name, artifact in ARTIFACTS.items() if artifact.default]
-    wanted = {choose("format", name, ARTIFACTS) for name in formats}
-    if not wanted:
-        raise InputError(f"Name at least one format: {', '.join(ARTIFACTS)}")
-    wanted = wanted.union(*(ARTIFACTS[name].needs for name in wanted))
-    return [name for name in ARTIFACTS if name in wanted]
+    selected = {check_choice("format", name, ARTIFACTS) for name in formats}
+    if not selected:
+        raise InputError(f"formats must not be empty. Accepted: {', '.join(ARTIFACTS)}")
+    selected = selected.union(*(ARTIFACTS[name].requires for name in selected))
+    return [name for name in ARTIFACTS if name in selected]

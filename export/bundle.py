@@ -1,13 +1,13 @@
-"""The bundle: every artifact of a network, proven and described.
+"""Writing of bundles. A bundle is a folder with the checked artifacts of a network.
 
-saved_model/1/          in TensorFlow Serving's layout
+saved_model/1/          SavedModel in TensorFlow Serving's folder layout
 float32.tflite float16.tflite dynamic.tflite int8.tflite
-labels.txt              a class a line, in the order of the probabilities
-check.npz               images and Keras's answers, for `python -m export.verify`
-MODEL_CARD.md
+labels.txt              one class per line, in the order of the probabilities
+check.npz               images and the Keras model's outputs for `export.verify`
+MODEL_CARD.md           description for users of the artifacts
 manifest.json           sha256, sizes, signatures, accuracy, agreement, latency
 
-and whatever else was asked for: see `ARTIFACTS`.
+A bundle may contain other artifacts instead; see `ARTIFACTS`.
 """
 
 import contextlib
@@ -22,40 +22,40 @@ from keras_resnet.evaluation import Classifier, load_classifier, load_images
 from keras_resnet.nets import fold
 from keras_resnet.support import (
     InputError,
-    machine,
-    replace_folder_when_whole,
+    describe_machine,
+    package_versions,
+    replace_folder_atomically,
     takes_options,
-    versions,
     write_file,
 )
 
-from .artifacts import ARTIFACTS, Source, order_formats
+from .artifacts import ARTIFACTS, Source, resolve_formats
 from .device import (
     LABELS_FILE,
     MANIFEST_FORMAT,
     Manifest,
-    find_strangers,
-    label_lines,
+    find_unexpected_files,
+    make_label_lines,
     read_manifest,
-    without_folders,
+    strip_folders,
     write_description,
 )
 from .formats import check_model
 from .making import make_artifact, time_artifacts
 from .options import ExportOptions
-from .proof import Proof, choose_calibration, prove_on, write_check
 from .quantization import write_layer_report
+from .reference import Reference, choose_calibration, get_reference, write_check
 
 
 @takes_options(
     ExportOptions, order=("model", "output", "formats"), required=("model", "output")
 )
 def export(options: ExportOptions) -> Manifest:
-    """Writes a bundle, whole and proven, or nothing.
+    """Writes a bundle atomically, after comparing every artifact with the Keras model.
 
-    An earlier bundle in `output` is replaced. With `debug_quantization`, the bundle
-    also has `quantization.csv` and `quantization.png`. Images of a data set whose
-    licence allows it are in check.npz whatever `share_images` is.
+    Replaces an earlier bundle in `output`. With `debug_quantization`, the bundle also
+    contains `quantization.csv` and `quantization.png`. If the licence of the dataset
+    allows it, check.npz contains test images even without `share_images`.
 
     Args:
         {options}
@@ -64,93 +64,97 @@ def export(options: ExportOptions) -> Manifest:
         The content of manifest.json.
 
     Raises:
-        InputError: An argument cannot be used, or (`Disagreement`) an artifact differs
-            from the Keras model by more than its limit.
-        OSError: The folder cannot be written.
+        InputError: If an argument is invalid.
+        Disagreement: If an artifact differs too much from the Keras model.
+        OSError: If the folder cannot be written.
     """
-    formats = order_formats(options.formats)
+    formats = resolve_formats(options.formats)
     output = os.path.normpath(options.output)
     if options.seed < 0:
         raise InputError(f"seed must be 0 or more. Received: seed={options.seed}")
-    _refuse_to_replace(output)
+    _check_replaceable(output)
     classifier = load_classifier(options.model, options.weights, options.image_size)
     check_model(classifier.model)
     dataset = load_images(classifier, options.dataset, options.data_dir)
-    proof = prove_on(dataset, options.images, classifier, options.share_images)
-    manifest = _describe(classifier, dataset, proof)
+    reference = get_reference(dataset, options.images, classifier, options.share_images)
+    manifest = _new_manifest(classifier, dataset, reference)
     calibration = np.empty((0, *classifier.preprocessing.shape), np.uint8)
     if options.debug_quantization or any(ARTIFACTS[n].calibrated for n in formats):
         calibration, manifest["calibration"] = choose_calibration(
-            options, dataset, classifier.preprocessing, proof
+            options, dataset, classifier.preprocessing, reference
         )
     with (
-        replace_folder_when_whole(output) as folder,
+        replace_folder_atomically(output) as folder,
         tempfile.TemporaryDirectory() as scratch,
     ):
         folded = dataclasses.replace(classifier, model=fold(classifier.model))
         source = Source(folded, calibration, folder, scratch)
         if options.debug_quantization:
-            static = source.static("float32")
-            write_layer_report(static, folded.model, calibration, proof.images, folder)
-        artifacts = {name: make_artifact(name, source, proof) for name in formats}
+            path = source.get_static_model("float32")
+            write_layer_report(
+                path, folded.model, calibration, reference.images, folder
+            )
+        artifacts = {name: make_artifact(name, source, reference) for name in formats}
         manifest["artifacts"] = {name: a.row for name, a in artifacts.items()}
-        latency = time_artifacts(classifier.model, artifacts, proof.images[:1])
+        latency = time_artifacts(classifier.model, artifacts, reference.images[:1])
         manifest["evaluation"]["keras_latency_ms"] = latency
-        lines = "".join(f"{line}\n" for line in label_lines(classifier.classes))
+        lines = "".join(f"{line}\n" for line in make_label_lines(classifier.classes))
         write_file(os.path.join(folder, LABELS_FILE), lines)
-        write_check(os.path.join(folder, "check.npz"), proof)
+        write_check(os.path.join(folder, "check.npz"), reference)
         write_description(folder, manifest)
     return manifest
 
 
-def _refuse_to_replace(output: str) -> None:
-    """Refuses a path where there is anything but, at most, an earlier bundle."""
+def _check_replaceable(output: str) -> None:
+    """Raises `InputError` unless `output` is a new or empty folder, or a bundle."""
     if not os.path.lexists(output):
         return
     if os.path.islink(output) or not os.path.isdir(output):
-        problem = "which is no folder"
+        problem = "which is not a folder"
     elif os.path.samefile(output, os.curdir):
-        problem = "the folder that the program runs in"
+        problem = "which is the working directory"
     else:
-        others = os.listdir(output)
-        with contextlib.suppress(InputError):  # Without a manifest, all are others.
-            others = others and find_strangers(output, read_manifest(output))
-        if not others:
+        files = os.listdir(output)  # Without a manifest, all files are unexpected.
+        with contextlib.suppress(InputError):
+            files = files and find_unexpected_files(output, read_manifest(output))
+        if not files:
             return
-        problem = f"which holds other files, such as {min(others)}"
+        problem = f"which contains other files, such as {min(files)}"
     raise InputError(
-        "output must be a new or empty folder, or an earlier bundle, which is "
-        f"replaced. Received: {output!r}, {problem}"
+        "output must be a new or empty folder, or a bundle to replace. "
+        f"Received: {output!r}, {problem}"
     )
 
 
-def _describe(classifier: Classifier, dataset: Dataset, proof: Proof) -> Manifest:
-    """The manifest, without artifacts and files."""
-    right = proof.logits.argmax(axis=1) == proof.labels
-    count, name = len(classifier.classes), without_folders(dataset.name)
+def _new_manifest(
+    classifier: Classifier, dataset: Dataset, reference: Reference
+) -> Manifest:
+    """Returns a manifest without artifacts and files."""
+    is_correct = reference.logits.argmax(axis=1) == reference.labels
+    num_classes, name = len(classifier.classes), strip_folders(dataset.name)
     settings = classifier.provenance.to_settings()
-    labels = [proof.labels[right], proof.labels]
-    by_class = [np.bincount(values, minlength=count).tolist() for values in labels]
+    groups = [reference.labels[is_correct], reference.labels]
+    counts = [np.bincount(group, minlength=num_classes).tolist() for group in groups]
     return {
         "format": MANIFEST_FORMAT,
         "name": classifier.model.name,
         "classes": list(classifier.classes),
-        "settings": {key: without_folders(value) for key, value in settings.items()},
+        "settings": {key: strip_folders(value) for key, value in settings.items()},
         "preprocessing": dataclasses.asdict(classifier.preprocessing),
         "evaluation": {
             "dataset": name,
             "split": "held out",
-            "images": len(right),
-            "keras_right": int(right.sum()),
-            "right_by_class": by_class[0],
-            "images_by_class": by_class[1],
+            "images": len(is_correct),
+            "keras_right": int(is_correct.sum()),
+            "right_by_class": counts[0],
+            "images_by_class": counts[1],
         },
         "check": {
-            "images": len(proof.check["image"]),
-            "of": name if "label" in proof.check else "patterns",
+            "images": len(reference.check["image"]),
+            "of": name if "label" in reference.check else "patterns",
         },
-        "versions": versions(),
-        "machine": machine(),
+        "versions": package_versions(),
+        "machine": describe_machine(),
         "calibration": None,
         "artifacts": {},
         "files": {},

@@ -1,4 +1,4 @@
-"""The console script of the export command."""
+"""Console script of the export command."""
 
 from keras_resnet.support import console_script
 

@@ -1,15 +1,14 @@
-"""How long each artifact of a bundle takes, with what memory, and to start.
+"""Command that measures latency, memory and start-up time of a bundle's artifacts.
 
     python -m export.latency artifacts/demo
 
-Each runs in a process of its own, with one thread and with one for each CPU. All of them
-are loaded, then called in turn, so that all meet the same noise and the same clock of
-the CPU, and one after the other, so that none disturbs the next. The medians go into
-the bundle's manifest.json and MODEL_CARD.md, and with the accuracies into latency.png.
+Each artifact runs in its own process, once with one thread and once with one for each
+CPU. All processes stay loaded and are called in turn, never two at a time. Thus all of
+them meet the same noise and CPU clock, and do not disturb each other. The command adds
+the results to manifest.json and MODEL_CARD.md, and draws latency.png.
 
-Like `export.verify` it needs LiteRT and NumPy alone, so that a device can measure
-itself. Artifacts whose runtime is missing are left out, and the picture needs
-matplotlib.
+Like `export.verify`, it needs only LiteRT and NumPy, so that it can run on a device. It
+skips artifacts whose runtime is missing, and the figure if matplotlib is missing.
 """
 
 import argparse
@@ -18,43 +17,43 @@ import os
 import sys
 from collections.abc import Sequence
 
-from keras_resnet.support import InputError, machine, to_png, write_file
+from keras_resnet.support import InputError, describe_machine, to_png, write_file
 
 from .device import (
     LatencyRow,
     Manifest,
-    latency_table,
-    measure,
+    format_latency,
+    measure_latency,
     read_manifest,
-    wilson,
+    wilson_interval,
     write_description,
 )
 
 
-def draw(rows: Sequence[LatencyRow], manifest: Manifest) -> bytes:
-    """Draws accuracy against the latency of one image with all threads, as PNG."""
+def draw_figure(rows: Sequence[LatencyRow], manifest: Manifest) -> bytes:
+    """Returns a PNG of accuracy against latency, for the first batch size of `rows`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.add_subplot()
     batch, threads = rows[0]["batch"], max(row["threads"] for row in rows)
     total = manifest["evaluation"]["images"]
-    shown = [r for r in rows if (r["batch"], r["threads"]) == (batch, threads)]
-    for row, marker in zip(shown, itertools.cycle("osD^vP*Xdh")):
+    drawn_rows = [r for r in rows if (r["batch"], r["threads"]) == (batch, threads)]
+    for row, marker in zip(drawn_rows, itertools.cycle("osD^vP*Xdh")):
         entry = manifest["artifacts"][row["artifact"]]
-        share = entry["right"] / total
-        ends = [[100 * abs(end - share)] for end in wilson(entry["right"], total)]
+        top1 = entry["right"] / total
+        errors = [[100 * abs(x - top1)] for x in wilson_interval(entry["right"], total)]
         time, size = f"{row['median_ms']:.3g} ms", f"{entry['bytes'] / 1e6:.3g} MB"
         axes.errorbar(
-            row["median_ms"], 100 * share, yerr=ends, fmt=marker, markersize=8,
+            row["median_ms"], 100 * top1, yerr=errors, fmt=marker, markersize=8,
             elinewidth=0.8, capsize=3, alpha=0.75,
             label=f"{row['artifact']}: {time}, {size}",
         )  # fmt: skip
     axes.set_xscale("log")
     axes.margins(x=0.2)
-    axes.set_xlabel(f"median milliseconds for {batch} image(s), {threads} thread(s)")
-    axes.set_ylabel(f"top-1 accuracy on {total} images, %, with 95 % interval")
-    axes.set_title(f"{manifest['name']} on {machine()}")
+    axes.set_xlabel(f"median latency (ms) of {batch} image(s), {threads} thread(s)")
+    axes.set_ylabel(f"top-1 accuracy (%) on {total} images, 95 % interval")
+    axes.set_title(f"{manifest['name']} on {describe_machine()}")
     axes.grid(alpha=0.3, which="both")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
@@ -63,36 +62,36 @@ def draw(rows: Sequence[LatencyRow], manifest: Manifest) -> bytes:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures a bundle, enters and prints the table; status 1 on an error."""
+    """Measures a bundle and records the results. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m export.latency")
-    parser.description = "Measures every artifact of a bundle, in turn."
+    parser.description = "Measures latency and memory of every artifact of a bundle."
     parser.add_argument("bundle", help="folder that python -m export wrote")
-    parser.add_argument("--rounds", type=_positive, default=30, help="calls of each")
+    parser.add_argument("--rounds", type=_positive, default=30, help="timed calls each")
     parser.add_argument(
-        "--batches", type=_batches, default=(1, 16), help="images in a call: 1,16"
+        "--batches", type=_batches, default=(1, 16), help="batch sizes (default 1,16)"
     )
     parser.add_argument(
-        "--threads", type=_threads, default=(1, None), help="threads: 1,all"
+        "--threads", type=_threads, default=(1, None), help="threads (default 1,all)"
     )
-    given = parser.parse_args(argv)
-    folder, rounds = given.bundle, given.rounds
+    args = parser.parse_args(argv)
+    folder, rounds = args.bundle, args.rounds
     try:
         manifest = read_manifest(folder)
         count = len(manifest["artifacts"])
-        print(f"measuring {count} artifacts in turn, each {rounds} times", flush=True)
-        rows, missing = measure(folder, given.batches, given.threads, rounds)
-        for name, reason in missing.items():
-            print(f"not measured: {name} ({reason})")
+        print(f"Measuring {count} artifacts in turn, {rounds} calls each", flush=True)
+        rows, skipped = measure_latency(folder, args.batches, args.threads, rounds)
+        for name, reason in skipped.items():
+            print(f"Not measured: {name} ({reason})")
         if not rows:
             raise InputError("No artifact of the bundle could be measured")
-        manifest["latency"] = {"machine": machine(), "rows": rows}
-        print(latency_table(manifest))
+        manifest["latency"] = {"machine": describe_machine(), "rows": rows}
+        print(format_latency(manifest))
         try:
-            picture = draw(rows, manifest)
+            png = draw_figure(rows, manifest)
         except ModuleNotFoundError:
-            print("no picture: matplotlib is not installed")
+            print("latency.png is not drawn, because matplotlib is not installed")
         else:
-            write_file(os.path.join(folder, "latency.png"), picture)
+            write_file(os.path.join(folder, "latency.png"), png)
         write_description(folder, manifest)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Writes one artifact and judges it, and times all of them."""
+"""Writing, checking and timing of artifacts."""
 
 import dataclasses
 import os
@@ -13,97 +13,100 @@ from .artifacts import ARTIFACTS, Source
 from .device import (
     RUNTIMES,
     ArtifactRow,
-    Classify,
+    ClassifyFunction,
     Disagreement,
-    check_answers,
+    check_limit,
     compare,
+    compare_with_check,
     describe_files,
-    judge,
-    limit_of,
+    find_limit,
     time_in_turn,
 )
-from .proof import Proof
-from .quantization import REPAIR
+from .quantization import REPAIR_DESCRIPTION
+from .reference import Reference
 
-# Number of images for signatures other than that of `probabilities`.
-CHECKED_TWICE = 8
+# Number of test images for `Artifact.check`.
+NUM_CHECK_IMAGES = 8
 
 
-class JudgedArtifact(NamedTuple):
-    """An artifact that was written and not refused."""
+class CheckedArtifact(NamedTuple):
+    """An artifact that agrees with the Keras model within its limit."""
 
     row: ArtifactRow
-    classify: Classify | None  # `None` if no program here can run it.
+    classify: ClassifyFunction | None  # `None` if it runs only in browsers.
 
 
-def make_artifact(name: str, source: Source, proof: Proof) -> JudgedArtifact:
-    """Writes an artifact of `ARTIFACTS`, opens it and refuses it if it disagrees.
+def make_artifact(name: str, source: Source, reference: Reference) -> CheckedArtifact:
+    """Writes an artifact of `ARTIFACTS` and compares it with the Keras model.
+
+    If an int8 `.tflite` file exceeds its limit, repairs the network and tries again.
 
     Raises:
-        Disagreement: The artifact differs by more than its limit, also when it is made
-            of a repaired network.
+        Disagreement: If the artifact exceeds its limit, even with a repaired network.
     """
     artifact = ARTIFACTS[name]
     note = f" ({artifact.note})" if artifact.note else ""
-    print(f"writing {artifact.path}{note}", flush=True)
-    artifact.write(os.path.join(source.bundle, artifact.path), source)
+    print(f"Writing {artifact.path}{note}", flush=True)
+    artifact.write(os.path.join(source.bundle_dir, artifact.path), source)
     try:
-        judgement, classify = _judge(name, source, proof)
+        results, classify = _check(name, source, reference)
     except Disagreement as error:
-        # The repair is made for TFLite's way to round.
+        # The repair optimises weights for the rounding of TFLite.
         can_be_repaired = artifact.calibrated and artifact.runtime == "LiteRT"
         if source.repair or not can_be_repaired:
             raise Disagreement(
-                f"{error}. Nothing was written; --formats can leave {name} out"
+                f"{error}. No bundle was written; to omit {name}, set --formats"
             ) from None
-        print(f"{error}. Trying again: {REPAIR}", flush=True)
-        return make_artifact(name, source.repaired(), proof)
+        print(f"{error}. Repairing the network: {REPAIR_DESCRIPTION}", flush=True)
+        return make_artifact(name, source.with_repaired_network(), reference)
     fields = ("path", "runtime", "precision", "note")
     row = {field: getattr(artifact, field) for field in fields}
     row |= {"repair": source.repair} if source.repair else {}
-    files = describe_files(source.bundle, [artifact.path])
+    files = describe_files(source.bundle_dir, [artifact.path])
     size = sum(file["bytes"] for file in files.values())
-    row |= judgement | {"bytes": size, "files": files}
-    return JudgedArtifact(cast(ArtifactRow, row), classify)
+    row |= results | {"bytes": size, "files": files}
+    return CheckedArtifact(cast(ArtifactRow, row), classify)
 
 
-def _judge(
-    name: str, source: Source, proof: Proof
-) -> tuple[dict[str, Any], Classify | None]:
-    """Opens an artifact and refuses it if it disagrees; of none that runs here: nothing.
+def _check(
+    name: str, source: Source, reference: Reference
+) -> tuple[dict[str, Any], ClassifyFunction | None]:
+    """Compares an artifact with the Keras model and checks its limit.
 
-    Returns what its row of the manifest says, and the artifact in its runtime.
+    Returns:
+        Fields for its row of the manifest, and the function that runs the artifact.
+        The dict is empty and the function `None` if it runs only in browsers.
     """
     artifact = ARTIFACTS[name]
     if artifact.runtime is None or artifact.precision is None:
         return {}, None
-    count = len(proof.labels)
-    print(f"checking {artifact.path} on {count} held-out images", flush=True)
+    count = len(reference.labels)
+    print(f"Comparing {artifact.path} with Keras on {count} test images", flush=True)
     runtime = RUNTIMES[artifact.runtime]
-    path = os.path.join(source.bundle, artifact.path)
+    path = os.path.join(source.bundle_dir, artifact.path)
     classify = runtime.open(path)
-    answers = runtime.predict(classify, proof.images)
-    comparison = compare(answers, proof.logits, proof.labels)
-    limit = limit_of(artifact.precision, count, proof.modern)
-    judge(name, comparison, limit)
+    probabilities = runtime.predict(classify, reference.images)
+    comparison = compare(probabilities, reference.logits, reference.labels)
+    limit = find_limit(artifact.precision, count, reference.modern)
+    check_limit(name, comparison, limit)
     if artifact.check:
-        artifact.check(path, source.classifier, proof.images[:CHECKED_TWICE])
-    judgement = dataclasses.asdict(comparison)
-    answers = runtime.predict(classify, proof.check["image"])
-    check = check_answers(answers, proof.check)
+        artifact.check(path, source.classifier, reference.images[:NUM_CHECK_IMAGES])
+    results = dataclasses.asdict(comparison)
+    probabilities = runtime.predict(classify, reference.check["image"])
+    check = compare_with_check(probabilities, reference.check)
     if limit.logits is None:
-        del judgement["logit_difference"], check["logit_difference"]
-    judgement |= {"limit": dataclasses.asdict(limit), "check": check}
-    return judgement | {"signatures": runtime.describe(path)}, classify
+        del results["logit_difference"], check["logit_difference"]
+    results |= {"limit": dataclasses.asdict(limit), "check": check}
+    return results | {"signatures": runtime.describe(path)}, classify
 
 
 def time_artifacts(
-    model: keras.Model, artifacts: Mapping[str, JudgedArtifact], image: np.ndarray
+    model: keras.Model, artifacts: Mapping[str, CheckedArtifact], image: np.ndarray
 ) -> float:
-    """Times the artifacts and the Keras model, compiled, in turn.
+    """Measures the latency of all artifacts and of the compiled Keras model, in turn.
 
-    The image is uint8, (1, height, width, channels). Each artifact's row gets its
-    `latency_ms`; that of the Keras model is returned.
+    `image` is uint8, (1, height, width, channels). Sets `latency_ms` in each artifact's
+    row, and returns the latency of the Keras model in milliseconds.
     """
     compiled = tf.function(model, reduce_retracing=True)
 

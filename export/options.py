@@ -1,4 +1,4 @@
-"""What can be chosen of an export."""
+"""Options of an export."""
 
 import dataclasses
 from typing import Any
@@ -9,29 +9,29 @@ from keras_resnet.support import option
 
 @dataclasses.dataclass(frozen=True)
 class ExportOptions(ModelOptions):
-    """What is asked of an export."""
+    """Options of `python -m export` and of `export.bundle.export`."""
 
-    output: str = option("artifacts/resnet20-digits", "Folder to write.")
+    output: str = option("artifacts/resnet20-digits", "Folder of the bundle.")
     formats: tuple[str, ...] | None = option(
         None,
-        "Artifacts to write: saved_model, float32, float16, dynamic, int8 if not given; "
-        "also int8_io, float_io, int16x8, onnx, openvino, openvino_int8, web.",
+        "Artifacts to write. Default: saved_model, float32, float16, dynamic, int8. "
+        "Others: int8_io, float_io, int16x8, onnx, openvino, openvino_int8, web.",
     )
     # A notebook may also pass a `keras_resnet.data.Dataset`.
-    dataset: Any = option(None, "digits, folder:PATH or a TFDS name; the model's own.")
-    data_dir: str | None = option(
-        None, "Folder of prepared TFDS sets; TFDS's own if not given."
+    dataset: Any = option(
+        None, "Test images: digits, folder:PATH or TFDS name. Default: the model's."
     )
-    images: int = option(2000, "Held-out images to check on, at most.", 1)
+    data_dir: str | None = option(
+        None, "Folder of prepared TFDS datasets. Default: that of TFDS."
+    )
+    images: int = option(2000, "Maximum number of test images.", 1)
     calibration: str | None = option(
         None,
-        "What int8 is calibrated on: folder:PATH, with images of any class, or the "
-        "training images of another data set; if not given, those of the data set.",
+        "Calibration images for int8: folder:PATH, with images of any class, or a "
+        "dataset with training images. Default: training images of `dataset`.",
     )
-    seed: int = option(0, "Of the choice of images for calibration.", 0)
+    seed: int = option(0, "Random seed for the choice of calibration images.", 0)
     share_images: bool = option(
-        False, "Put held-out images into check.npz, though their licence is not known."
+        False, "Put test images into check.npz even if their licence is unknown."
     )
-    debug_quantization: bool = option(
-        False, "Show layer by layer where int8 departs from float."
-    )
+    debug_quantization: bool = option(False, "Report the error of each layer in int8.")

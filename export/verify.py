@@ -1,10 +1,10 @@
-"""Whether an artifact agrees with its Keras model.
+"""Command that checks a bundle, for example after it was copied to a device.
 
     python -m export.verify artifacts/demo
 
-That reads a bundle again, wherever it was copied to, with LiteRT and NumPy alone: the
-sha256 of every file, and on the images of its `check.npz` the agreement and the accuracy
-of each artifact whose runtime is installed.
+Compares the sha256 of every file with the manifest. Runs each artifact whose runtime is
+installed on the images of check.npz, and compares its predictions with the Keras
+model's. The command itself needs only LiteRT and NumPy.
 """
 
 import argparse
@@ -18,46 +18,46 @@ import numpy as np
 from keras_resnet.support import InputError, format_table, shorten_list
 
 from .device import (
-    DRIFT,
+    DRIFT_LIMITS,
     RUNTIMES,
     ArtifactRow,
     Folder,
     MissingRuntime,
-    check_answers,
     check_files,
+    compare_with_check,
     read_manifest,
 )
 
 
 class Finding(NamedTuple):
-    """A row of the table."""
+    """Result of one check, a row of the printed table."""
 
-    artifact: str  # Its path; "files" for the files of the bundle.
-    verdict: str  # "ok", "wrong" or "unchecked"
+    artifact: str  # Path of the artifact, or "files" for the sha256 of all files.
+    verdict: str  # One of "ok", "wrong" and "unchecked".
     details: str
 
 
 def verify(folder: Folder) -> tuple[list[Finding], bool]:
-    """Checks a bundle again.
+    """Checks the files and artifacts of a bundle.
 
     Returns:
-        The rows of the table, and whether nothing is wrong with what could be checked.
+        Results of all checks, and whether no verdict is "wrong".
 
     Raises:
-        InputError: The folder is not a bundle.
+        InputError: If the folder is not a bundle.
     """
     manifest = read_manifest(folder)
     problems = check_files(folder, manifest)
     findings = [Finding("files", "wrong", " ".join(p)) for p in problems.items()]
     if not problems:
-        findings.append(Finding("files", "ok", "every sha256 is the manifest's"))
+        findings.append(Finding("files", "ok", "all sha256 match the manifest"))
     if "check.npz" in problems or "check.npz" not in manifest["files"]:
         return findings, False
     with np.load(os.path.join(folder, "check.npz")) as file:
         check = dict(file)
     for row in manifest["artifacts"].values():
         if problems.keys() & row["files"].keys():
-            verdict, details = "unchecked", "its files are not as exported"
+            verdict, details = "unchecked", "its files are missing or changed"
         else:
             verdict, details = _check_artifact(folder, row, check)
         findings.append(Finding(row["path"], verdict, details))
@@ -69,52 +69,52 @@ def _check_artifact(
 ) -> tuple[str, str]:
     name = row["runtime"]
     if name is None:
-        return "unchecked", "its files only; a browser runs it"
+        return "unchecked", "runs only in browsers; its files were checked"
     if name not in RUNTIMES:
-        return "unchecked", f"this version does not know {name}"
+        return "unchecked", f"this version does not support {name}"
     runtime = RUNTIMES[name]
     try:
         classify = runtime.open(os.path.join(folder, row["path"]))
-        answers = runtime.predict(classify, check["image"])
+        outputs = runtime.predict(classify, check["image"])
     except (MissingRuntime, ImportError) as error:
         return "unchecked", str(error)
     except (ValueError, RuntimeError, OSError) as error:
         return "wrong", f"{name} cannot run it: {' '.join(str(error).split())}"
-    return _judge_answers(row, check_answers(answers, check), len(answers))
+    return _check_results(row, compare_with_check(outputs, check), len(outputs))
 
 
-def _judge_answers(
-    row: ArtifactRow, answers: Mapping[str, float], count: int
+def _check_results(
+    row: ArtifactRow, results: Mapping[str, float], count: int
 ) -> tuple[str, str]:
-    at_export, drift = row["check"], DRIFT[str(row["precision"])]
+    at_export, drift = row["check"], DRIFT_LIMITS[str(row["precision"])]
     margins = {"agreement": drift, "right": drift * count}
-    wrong = [
-        f"{name} {answers[name]:.4g}, at export {at_export[name]:.4g}"
+    problems = [
+        f"{name} {results[name]:.4g}, at export {at_export[name]:.4g}"
         for name, margin in margins.items()
-        if name in answers and answers[name] < at_export[name] - margin
+        if name in results and results[name] < at_export[name] - margin
     ]
     limit = row["limit"]["logits"]
-    if limit is not None and not answers["logit_difference"] <= limit:  # NaN included.
-        wrong.append(
-            f"logits differ by {answers['logit_difference']:.1e}; the limit is {limit:.0e}"
+    if limit is not None and not results["logit_difference"] <= limit:  # NaN included.
+        problems.append(
+            f"logits differ by {results['logit_difference']:.1e}; the limit is {limit:.0e}"
         )
-    if wrong:
-        return "wrong", "; ".join(wrong)
-    details = f"same class as Keras on {answers['agreement']:.1%} of {count}"
-    if "right" in answers:
-        details += f", {answers['right']} right (at export {at_export['right']})"
+    if problems:
+        return "wrong", "; ".join(problems)
+    details = f"agrees with Keras on {results['agreement']:.1%} of {count} images"
+    if "right" in results:
+        details += f", {results['right']} correct (at export {at_export['right']})"
     return "ok", details
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Verifies a bundle and prints the table; status 1 if something is wrong."""
-    # Not absl's flags, because a device has LiteRT and NumPy alone.
+    """Checks a bundle, prints the results and returns 1 if anything is wrong."""
+    # argparse instead of absl, because a device may have only LiteRT and NumPy.
     parser = argparse.ArgumentParser(prog="python -m export.verify")
-    parser.description = "Checks every file and every artifact of a bundle again."
+    parser.description = "Checks every file and every artifact of a bundle."
     parser.add_argument("bundle", help="folder that python -m export wrote")
     folder = parser.parse_args(argv).bundle
     try:
-        findings, is_well = verify(folder)
+        findings, passed = verify(folder)
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -122,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     unchecked = [f.artifact for f in findings if f.verdict == "unchecked"]
     if unchecked:
         print(f"unchecked: {shorten_list(unchecked, 20)}")
-    return 0 if is_well else 1
+    return 0 if passed else 1
 
 
 if __name__ == "__main__":

@@ -3,34 +3,34 @@
     import keras_resnet
     model = keras_resnet.ResNet50()
 
-`help(keras_resnet.ResNet50)` documents what every constructor takes. The public
-names stand in one list, `__init__.pyi`.
+`help(keras_resnet.ResNet50)` documents the arguments of every constructor. The stub
+`__init__.pyi` lists the public names.
 """
 
 from typing import Any
 
-from keras_resnet.support.front_door import open_front_door
+from keras_resnet.support.lazy_imports import attach_stub
 
 __version__ = "0.2.0.dev0"
 
 
-def _make(name: str) -> Any:
-    """Makes a constructor, which the stub annotates."""
-    from keras_resnet.zoo import constructor
+def _make_network_constructor(name: str) -> Any:
+    """Returns the constructor of a network that the stub annotates."""
+    from keras_resnet.zoo import make_constructor
 
-    # Kept, so that two threads get the same function, which can be pickled.
-    return globals().setdefault(name, constructor(name))
+    # All threads must receive the same function, or it could not be pickled.
+    return globals().setdefault(name, make_constructor(name))
 
 
-_import, __dir__, __all__ = open_front_door(__name__, _make)
+_import, __dir__, __all__ = attach_stub(__name__, _make_network_constructor)
 
 
 def __getattr__(name: str) -> Any:
     try:
         return _import(name)
     except ModuleNotFoundError as error:
-        from keras_resnet.support import NO_TENSORFLOW, lacks_tensorflow
+        from keras_resnet.support import NO_TENSORFLOW, is_tensorflow_missing
 
-        if not lacks_tensorflow(error):
+        if not is_tensorflow_missing(error):
             raise
         raise ImportError(NO_TENSORFLOW, name="tensorflow") from error

@@ -9,7 +9,7 @@ from .zoo import ResNet as ResNet
 
 __version__: str
 
-# The rows of the paper, then later variations.
+# The networks of the paper, then later variations.
 ResNet18: Constructor
 ResNet34: Constructor
 ResNet50: Constructor

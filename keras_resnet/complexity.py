@@ -1,9 +1,9 @@
-"""Parameters and multiply-adds of a network.
+"""Prints the parameters and multiply-adds of networks.
 
-    python -m keras_resnet.complexity
+python -m keras_resnet.complexity
 
-prints the paper's Table 1 and Table 6 beside ours; with --model, every layer of
-one network.
+Without --model, this command compares the networks with Tables 1 and 6 of the
+paper. With --model, it lists every layer of one network.
 """
 
 import dataclasses
@@ -21,42 +21,42 @@ from keras_resnet.support import (
 
 @dataclasses.dataclass(frozen=True)
 class ComplexityOptions:
-    """Which network is counted."""
+    """Options of the command."""
 
     model: str | None = option(
-        None, "Network to print layer by layer; none prints the tables."
+        None, "Network to print layer by layer. Default: print the tables."
     )
     shortcut: str | None = option(
-        None, "A, B, C or none; default: the paper's for that network."
+        None, "Shortcut: A, B, C or none. Default: as in the paper."
     )
 
 
 def compare_with_paper() -> str:
-    """Returns the paper's Tables 1 and 6 beside our networks', as text."""
-    from keras_resnet.nets import beside_paper
+    """Returns a text that compares the networks with the paper's Tables 1 and 6."""
+    from keras_resnet.nets import profile_paper_networks
 
-    rows = [row for row, _ in beside_paper()]
+    rows = [row for row, _ in profile_paper_networks()]
     parts = []
     head = ("network", "shortcut", "layers", "paper", "ours", "off by", "")
     for table, title in ((1, "multiply-adds, in 1e9"), (6, "parameters, in 1e6")):
-        lines = [_cells(row) for row in rows if row["table"] == table]
+        lines = [_format_cells(row) for row in rows if row["table"] == table]
         text = format_table([head, *lines], left=(0, 1, 6))
         parts.append(f"Table {table}: {title}\n{text}")
     return "\n\n".join(parts)
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns a row of `beside_paper` as text."""
+def _format_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the table cells of a row of `profile_paper_networks`."""
     printed, value = row["paper"], row["ours"]
     decimals = len(str(printed).split(".")[1])
-    rounds = round(value, decimals) == printed
-    note = "" if rounds else f"does not round to {printed}"
+    rounds_to_printed = round(value, decimals) == printed
+    note = "" if rounds_to_printed else f"does not round to {printed}"
     numbers = str(printed), f"{value:.3f}", f"{value / printed - 1:+.1%}"
     return row["network"], row["shortcut"], str(row["layers"]), *numbers, note
 
 
 def main(argv: list[str]) -> None:
-    """Prints the paper's tables, or the layers of the network in --model."""
+    """Prints the comparison with the paper, or the layers of one network."""
     del argv
     options = read_flags(ComplexityOptions)
     if options.model:

@@ -1,12 +1,12 @@
-"""Carries weights from one file format to another, both ways.
+"""Converts weights between file formats without changing their values.
 
 python -m keras_resnet.convert runs/photos/final.keras photos.safetensors
 
 python -m keras_resnet.convert resnet50/torchvision_v2 resnet50.keras
 
-A .safetensors file has torchvision's names (timm's for ResNet-D and squeeze
-and excitation), so that torchvision and timm open it; a .keras file is a
-network that takes raw pixels. Arrays keep every bit.
+A .safetensors file has the key names of torchvision, which can load it. For
+ResNet-D and squeeze and excitation the names are those of timm. A .keras file
+contains a complete network whose input is raw pixels.
 """
 
 import dataclasses
@@ -34,14 +34,16 @@ TARGETS = (".safetensors", ".keras", ".weights.h5")
 
 @dataclasses.dataclass(frozen=True)
 class ConversionOptions:
-    """What is known of the weights beside their file."""
+    """Options of the command."""
 
-    model: str | None = option(None, "Network; told from the weights if not given.")
-    sha256: str | None = option(None, "Of a file at an address, as published.")
+    model: str | None = option(None, "Network. Default: detected from the weights.")
+    sha256: str | None = option(None, "Published SHA-256 of the file at a URL.")
     mean: tuple[str, ...] | None = option(
-        None, "Subtracted from RGB, 0 to 255; the file's."
+        None, "Mean of RGB, 0 to 255. Default: the file's."
     )
-    std: tuple[str, ...] | None = option(None, "RGB is divided by it; the file's.")
+    std: tuple[str, ...] | None = option(
+        None, "Standard deviation of RGB, 0 to 255. Default: the file's."
+    )
 
 
 def convert(
@@ -52,42 +54,47 @@ def convert(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> "keras.Model":
-    """Converts weights.
+    """Converts weights between file formats.
 
     Args:
-        source: File that `weights=` accepts; published weights, such as
-            `"resnet50/torchvision_v2"`; or the address of such a file.
+        source: File that `weights=` accepts, published weights such as
+            `"resnet50/torchvision_v2"`, or URL of a file.
         target: File to write: `.safetensors`, `.keras` or `.weights.h5`.
-        model: Name of the architecture; `None` reads it from the weights. A plain
-            network's weights are those of the residual network with shortcut A.
-        sha256: Hash of the file at an address, in hex digits, as its publisher states.
-        mean: Mean of red, green and blue, from 0 to 255, that the network was trained
-            to subtract; `None` is what the file says or its origin's habit.
-        std: Standard deviation of red, green and blue, to divide by.
+        model: Name of the variant. Default: detected from the weights. Plain networks
+            from other software must be named: a residual network has equal weights.
+        sha256: SHA-256 of the file at the URL, in hex digits, as published.
+        mean: Mean of red, green and blue, from 0 to 255, that the network subtracts.
+            Default: the mean in the file, or the usual mean for its origin.
+        std: Standard deviation of red, green and blue, by which the network divides.
 
     Returns:
         The network that was written.
 
     Raises:
-        InputError: The source cannot be used, or the target's kind is unknown.
-        OSError: The target cannot be written.
+        InputError: If the source is invalid or the target's suffix is unknown.
+        OSError: If the target cannot be written.
     """
-    from keras_resnet.weights import PIXELS, save_model, save_state_dict, save_weights
+    from keras_resnet.weights import (
+        PIXEL_FORMATS,
+        save_model,
+        save_state_dict,
+        save_weights,
+    )
     from keras_resnet.zoo import build_from_checkpoint
 
     savers = dict(
         zip(TARGETS, (save_state_dict, save_model, save_weights), strict=True)
     )
-    save = next((savers[end] for end in TARGETS if target.endswith(end)), None)
+    save = next((savers[s] for s in TARGETS if target.endswith(s)), None)
     if save is None or not os.path.isdir(os.path.dirname(target) or "."):
         raise InputError(
-            f"The target must be a file {', '.join(TARGETS)} in a folder that is there. "
+            f"The target must be a {', '.join(TARGETS)} file in an existing folder. "
             f"Received: {target!r}"
         )
     _check_pixels(mean, std)
     checkpoint = open_source(source, sha256)
     if mean and std:
-        pixels = checkpoint.origin.pixels or PIXELS["torch"]
+        pixels = checkpoint.origin.pixels or PIXEL_FORMATS["torch"]
         pixels = pixels._replace(mean=tuple(mean), variance=tuple(s * s for s in std))
         origin = dataclasses.replace(checkpoint.origin, pixels=pixels)
         checkpoint = dataclasses.replace(checkpoint, origin=origin)
@@ -97,57 +104,57 @@ def convert(
 
 
 def _check_pixels(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
-    """Refuses a mean without a standard deviation, and numbers that are neither."""
+    """Checks that mean and standard deviation are both given and valid."""
     if mean is None and std is None:
         return
     for values, low in ((mean, 0), (std, 1e-3)):
         if values and len(values) == 3 and all(low <= v <= 255 for v in values):
             continue
         raise InputError(
-            "mean and std go together, three numbers each, from 0 to 255. "
+            "mean and std must both be given, as three numbers each, from 0 to 255. "
             f"Received: mean={mean}, std={std}"
         )
 
 
 def open_source(source: str, sha256: str | None = None) -> "Checkpoint":
-    """Opens a file, published weights, or a file at an address.
+    """Opens a file, published weights, or the file at a URL.
 
     Raises:
-        InputError: There is none, or an address comes without its hash.
+        InputError: If the source does not exist or a URL is given without its SHA-256.
     """
     from keras_resnet.weights import (
         ENDINGS,
         cache_folder,
         fetch_file,
         open_checkpoint,
-        read_file,
+        read_checkpoint,
     )
 
     if "://" in source:
         digest = (sha256 or "").lower()
         if len(digest) < 8 or set(digest) - set("0123456789abcdef"):
             raise InputError(
-                "A file at an address needs --sha256, as its publisher states it: 64 "
-                f"hex digits, or at least the first 8. Received: sha256={sha256!r}"
+                "A URL needs --sha256, the published hash of its file: 64 hex digits, "
+                f"or at least the first 8. Received: sha256={sha256!r}"
             )
         name = os.path.basename(urllib.parse.urlsplit(source).path)
         path = os.path.join(cache_folder(), name)
-        return read_file(fetch_file(source, path, "sha256", digest))
+        return read_checkpoint(fetch_file(source, path, "sha256", digest))
     if "/" in source or source.lower().endswith(ENDINGS):
         return open_checkpoint(source)
     raise InputError(
         "The source must be a file, published weights such as resnet50/torchvision_v2, "
-        f"or an address. Received: {source!r}"
+        f"or a URL. Received: {source!r}"
     )
 
 
 def main(argv: list[str]) -> None:
-    """Reads the flags, converts and says what was written."""
-    from keras_resnet.weights import origin_of
+    """Reads the flags, converts the weights and prints a summary."""
+    from keras_resnet.weights import find_origin
 
     if len(argv) != 2:
         raise InputError(
-            "Name the weights to read and the file to write: convert SOURCE TARGET. "
+            "Two arguments are required: convert SOURCE TARGET. "
             f"Received: {' '.join(argv) or 'nothing'}"
         )
     options = read_flags(ConversionOptions)
@@ -162,26 +169,25 @@ def main(argv: list[str]) -> None:
     source, target = argv
     model = convert(source, target, options.model, options.sha256, mean, std)
     size = os.path.getsize(target) / 1e6
-    origin = origin_of(model, "")
+    origin = find_origin(model, "")
     if origin and target.endswith(".safetensors"):
-        print(_for_torch(origin), file=sys.stderr)
-    print(f"{model.name}, {model.count_params():,} numbers, {size:.1f} MB: {target}")
+        print(_describe_torch_use(origin), file=sys.stderr)
+    print(f"{model.name}, {model.count_params():,} weights, {size:.1f} MB: {target}")
 
 
-def _for_torch(origin: "Origin") -> str:
-    """Returns what somebody must know who opens the weights in torch."""
-    text = "In torch, take pixels from 0 to 1"
+def _describe_torch_use(origin: "Origin") -> str:
+    text = "In PyTorch, use pixels from 0 to 1"
     if origin.pixels:
         mean = ", ".join(f"{value / 255:.4g}" for value in origin.pixels.mean)
         std = ", ".join(f"{value**0.5 / 255:.4g}" for value in origin.pixels.variance)
-        text += f", less ({mean}), over ({std})"
-    differ = []
+        text += f", subtract ({mean}) and divide by ({std})"
+    differences = []
     if origin.stride_on == "1x1":
-        differ.append("its stride on the 1x1 convolution")
+        differences.append("its stride on the 1x1 convolution")
     if origin.shortcut != "B":
-        differ.append(f"shortcut {origin.shortcut}")
-    if differ:
-        text += f". This net has {' and '.join(differ)}; torchvision's has not"
+        differences.append(f"shortcut {origin.shortcut}")
+    if differences:
+        text += f". Unlike torchvision's, this network has {' and '.join(differences)}"
     return text
 
 

@@ -1,4 +1,4 @@
-"""Evaluates a network on held-out images, each counted exactly once.
+"""Evaluates a network on test images and writes a report.
 
 python -m keras_resnet.evaluate --model=runs/resnet20-digits
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from keras_resnet.spec import ModelOptions
 from keras_resnet.support import (
     InputError,
-    choose,
+    check_choice,
     define_flags,
     option,
     progress_bar,
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationOptions(ModelOptions):
-    """What a network is evaluated on, and how."""
+    """Options of an evaluation."""
 
     dataset: str | None = option(
-        None, "digits, folder:PATH or a TFDS name; the model's own."
+        None, "digits, folder:PATH or a TFDS name. Default: the run's dataset."
     )
     data_dir: str | None = option(
-        None, "Folder of prepared TFDS sets; TFDS's own if not given."
+        None, "Folder of prepared TFDS datasets. Default: TFDS's own."
     )
-    split: str | None = option(None, "test, train or all; the images held out.")
-    views: str = option("single", "single, 10crop or multiscale.")
-    batch_size: int = option(256, "Images a step, all replicas together.", 1)
+    split: str | None = option(None, "Split: test, train or all. Default: test.")
+    views: str = option("single", "Views per image: single, 10crop or multiscale.")
+    batch_size: int = option(256, "Images per step, over all replicas.", 1)
     strategy: str = option("mirrored", "one_device or mirrored (all GPUs, or the CPU).")
-    virtual_devices: int = option(0, "Split the CPU in that many, for trying out.", 0)
+    virtual_devices: int = option(0, "Number of virtual CPU devices, for tests.", 0)
     recalibrate_bn: bool = option(False, "Recompute BN statistics on training images.")
-    output: str | None = option(None, "Folder for the report; in the run folder.")
-    predictions: str | None = option(None, "CSV to write, a row for each image.")
+    output: str | None = option(None, "Report folder. Default: in the run folder.")
+    predictions: str | None = option(None, "CSV file to write, one row per image.")
 
 
 @takes_options(
@@ -56,36 +56,37 @@ class EvaluationOptions(ModelOptions):
 def evaluate(options: EvaluationOptions) -> dict[str, Any]:
     """Evaluates a network and writes a report.
 
-    The report is `evaluation.json`, `per_class.csv` and `confusion.png`. Without a
-    `split`, the images are those held out, or a whole folder if it has no held-out
-    part and the network was not trained on it. With `recalibrate_bn`, the model is
-    kept as `recalibrated.keras`, in the run folder or in `output`.
+    The report consists of `evaluation.json`, `per_class.csv` and `confusion.png`. The
+    default split is the test split. If a folder has no test split and the network was
+    not trained on it, all of its images are evaluated. Every image counts exactly once.
+    With `recalibrate_bn`, the recalibrated model is saved as `recalibrated.keras` in
+    the run folder, or in `output` if there is no run folder.
 
     Args:
         {options}
 
     Returns:
-        The values of `Predictions.summary` in `keras_resnet.evaluation.evaluator`, and
-        the folder of the report as `"output"`.
+        The results (see `Predictions.summary` in `keras_resnet.evaluation.evaluator`),
+        and the folder of the report as `"output"`.
 
     Raises:
-        InputError: An argument cannot be used.
-        OSError: The output cannot be written.
+        InputError: If an argument is invalid.
+        OSError: If the output cannot be written.
     """
     from keras_resnet.data import check_batch_size
     from keras_resnet.distribution import make_strategy
     from keras_resnet.evaluation import (
         VIEWS,
         Evaluator,
+        format_predictions,
         load_classifier,
-        predictions_csv,
         write_report,
     )
 
-    choose("views", options.views, VIEWS)
+    check_choice("views", options.views, VIEWS)
     if options.split is not None:
-        choose("split", options.split, ("test", "train", "all"))
-    choose("strategy", options.strategy, ("one_device", "mirrored"))
+        check_choice("split", options.split, ("test", "train", "all"))
+    check_choice("strategy", options.strategy, ("one_device", "mirrored"))
     strategy = make_strategy(options.strategy, options.virtual_devices)
     check_batch_size(options.batch_size, strategy.num_replicas_in_sync)
     with strategy.scope():
@@ -103,24 +104,24 @@ def evaluate(options: EvaluationOptions) -> dict[str, Any]:
         _recalibrate(options, classifier, images, strategy, output)
     with progress_bar("evaluating", evaluator.steps) as advance:
         predictions = evaluator.predict(advance)
-    has_parts = images.own_split or len(images.train)
+    has_splits = images.own_split or len(images.train)
     write_report(
         output,
         classifier,
         predictions,
         dataset=images.name,
-        split=options.split or "test" if has_parts else "whole",
+        split=options.split or "test" if has_splits else "whole",
         views=options.views,
         recalibrated=options.recalibrate_bn,
     )
     if options.predictions:
-        table = predictions_csv(predictions, split.names(), classifier.classes)
+        table = format_predictions(predictions, split.names(), classifier.classes)
         write_file(options.predictions, table)
     return predictions.summary() | {"output": output}
 
 
 def _load_images(options: EvaluationOptions, classifier: "Classifier") -> "Dataset":
-    """Loads the data set; only its held-out part where the rest is not needed."""
+    """Loads the dataset, without its training split if that is not needed."""
     from keras_resnet.data import resolve_dataset_name
     from keras_resnet.evaluation import load_images
 
@@ -132,7 +133,7 @@ def _load_images(options: EvaluationOptions, classifier: "Classifier") -> "Datas
 
 
 def _make_folders(options: EvaluationOptions, classifier: "Classifier") -> str:
-    """Makes the folders that are written to, and returns that of the report."""
+    """Creates the output folders and returns the folder of the report."""
     output = options.output
     if output is None and classifier.folder:
         output = os.path.join(classifier.folder, "evaluation")
@@ -143,7 +144,7 @@ def _make_folders(options: EvaluationOptions, classifier: "Classifier") -> str:
             os.makedirs(folder, exist_ok=True)
         except OSError as error:
             raise InputError(
-                "The report must go to a folder that can be written. "
+                "The folders of the report and the predictions must be writable. "
                 f"Received: {folder!r} ({error.strerror})"
             ) from None
     return output
@@ -156,31 +157,31 @@ def _recalibrate(
     strategy: Any,
     output: str,
 ) -> None:
-    """Recalibrates batch normalisation in place, and saves the model."""
+    """Recalibrates batch normalisation in place and saves the model."""
     from keras_resnet.evaluation import recalibrate
     from keras_resnet.weights import save_model
 
     if not len(images.train):
         raise InputError(f"{images.name} has no training images to recalibrate on")
     model, preprocessing = classifier.model, classifier.preprocessing
-    used = recalibrate(model, images.train, preprocessing, options.batch_size, strategy)
-    print(f"Batch normalisation recalibrated on {used:,} training images")
+    num = recalibrate(model, images.train, preprocessing, options.batch_size, strategy)
+    print(f"Batch normalisation recalibrated on {num:,} training images")
     save_model(model, os.path.join(classifier.folder or output, "recalibrated.keras"))
 
 
 def main(argv: list[str]) -> None:
-    """Reads the flags, evaluates and prints one line."""
+    """Reads the flags, evaluates and prints the results."""
     del argv
     options = read_flags(EvaluationOptions)
     result = evaluate(options)
-    right = round(result["accuracy"] * result["images"])
-    kind = "" if options.split in ("all", "train") else "held-out "
+    correct = round(result["accuracy"] * result["images"])
+    kind = "" if options.split in ("all", "train") else "test "
     print(
-        f"{right:,} of {result['images']:,} {kind}images right: top-1 "
+        f"{correct:,} of {result['images']:,} {kind}images correct: top-1 "
         f"{result['accuracy']:.2%}, top-5 {result['top5_accuracy']:.2%}, "
         f"loss {result['loss']:.4f}"
     )
-    print(f"per class, and a confusion picture: {result['output']}", file=sys.stderr)
+    print(f"report with results per class: {result['output']}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Names what is on images: the five likeliest classes of each.
+"""Classifies image files and prints the likeliest classes of each image.
 
 python -m keras_resnet.predict --model=resnet50 photo.jpg holiday/
 """
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 _BATCH = 16
 
-# The likeliest classes of an image with their probabilities, or why it has none.
-Answer = list[tuple[str, float]] | str
+# The likeliest classes of an image with their probabilities, or an error message.
+Prediction = list[tuple[str, float]] | str
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictionOptions(ModelOptions):
-    """Which network names the classes, and how they are printed."""
+    """Options of the command."""
 
-    top: int = option(5, "Number of classes to name for each image.", 1)
+    top: int = option(5, "Number of classes to print for each image.", 1)
     json: bool = option(False, "Print JSON.")
 
 
@@ -38,24 +38,24 @@ def predict(
     image_size: int | None = None,
     top: int = 5,
     on_image: Callable[[], object] = lambda: None,
-) -> dict[str, Answer]:
+) -> dict[str, Prediction]:
     """Classifies image files.
 
     Args:
-        paths: Image files (JPEG, PNG, WebP, BMP or GIF), and folders, of which every
-            file with such a name is taken.
+        paths: Image files (JPEG, PNG, WebP, BMP or GIF) and folders. Every image file
+            in or below a folder is classified.
         model: Run folder, `.keras` file, or name of a network.
-        weights: With the name of a network; see `keras_resnet.ResNet50`.
-        image_size: With the name of a network; input height and width in pixels.
-        top: Number of classes for each image.
+        weights: Weights of a named network; see `keras_resnet.ResNet50`.
+        image_size: Input height and width of a named network, in pixels.
+        top: Number of classes to return for each image.
         on_image: Function that is called after each image.
 
     Returns:
-        A dict from each file's path to a list of (class name, probability), likeliest
-        first; or to the reason, a string, why it could not be read.
+        A dict with the path of each file as key. The value is a list of (class name,
+        probability), likeliest first, or an error message if the file is unreadable.
 
     Raises:
-        InputError: No image was named, or the model cannot be used.
+        InputError: If `paths` is empty or the model cannot be loaded.
     """
     import numpy as np
 
@@ -64,13 +64,13 @@ def predict(
 
     files = find_images(paths)
     classifier = load_classifier(model, weights, image_size)
-    answers: dict[str, Answer] = dict.fromkeys(files, "")
+    predictions: dict[str, Prediction] = dict.fromkeys(files, "")
     for start in range(0, len(files), _BATCH):
         images = {}
         for path in files[start : start + _BATCH]:
             image = _read(path, classifier.preprocessing)
             if isinstance(image, str):
-                answers[path] = image
+                predictions[path] = image
             else:
                 images[path] = image
             on_image()
@@ -79,53 +79,53 @@ def predict(
             batch_probabilities = np.asarray(classifier.model(batch, training=False))
             for path, probabilities in zip(images, batch_probabilities, strict=True):
                 best = np.argsort(-probabilities, kind="stable")[:top]
-                answers[path] = [
+                predictions[path] = [
                     (classifier.classes[i], float(probabilities[i])) for i in best
                 ]
-    return answers
+    return predictions
 
 
 def _read(path: str, preprocessing: "Preprocessing") -> "np.ndarray | str":
-    """Returns an image as the network takes it, or why it cannot be read."""
+    """Returns an image as the network's input, or a message if it is unreadable."""
     from keras_resnet.data import IMAGE_FILES, IMAGE_FORMATS
 
     try:
         return preprocessing.load(path)
     except IsADirectoryError:
-        return f"a folder without images ({' '.join(IMAGE_FILES)})"
+        return f"The folder contains no images ({' '.join(IMAGE_FILES)})"
     except OSError as error:
         return error.strerror or str(error)
     except ValueError:
-        return f"damaged, or no {IMAGE_FORMATS} image"
+        return f"The file is damaged or not a {IMAGE_FORMATS} image"
 
 
 def main(argv: list[str]) -> int:
-    """Reads the flags and prints the classes; status 1 if a file was unreadable."""
+    """Prints the classes of each image; returns 1 if a file is unreadable, else 0."""
     from keras_resnet.data import find_images
     from keras_resnet.support import progress_bar
 
     options = read_flags(PredictionOptions)
-    with progress_bar("reading", len(find_images(argv)), shown_from=20) as advance:
+    with progress_bar("reading", len(find_images(argv)), min_steps=20) as advance:
         model, size = options.model, options.image_size
-        answers = predict(argv, model, options.weights, size, options.top, advance)
+        predictions = predict(argv, model, options.weights, size, options.top, advance)
     if options.json:
-        print(json.dumps([_as_record(*item) for item in answers.items()], indent=2))
+        print(json.dumps([_to_record(*item) for item in predictions.items()], indent=2))
     status = 0
-    for path, answer in answers.items():
-        if isinstance(answer, str):
-            print(f"error: {path}: {answer}", file=sys.stderr)
+    for path, prediction in predictions.items():
+        if isinstance(prediction, str):
+            print(f"error: {path}: {prediction}", file=sys.stderr)
             status = 1
         elif not options.json:
             print(path)
-            for name, probability in answer:
+            for name, probability in prediction:
                 print(f"  {probability:7.2%}  {name}")
     return status
 
 
-def _as_record(path: str, answer: Answer) -> dict[str, Any]:
-    if isinstance(answer, str):
-        return {"image": path, "error": answer}
-    classes = [{"class": name, "probability": share} for name, share in answer]
+def _to_record(path: str, prediction: Prediction) -> dict[str, Any]:
+    if isinstance(prediction, str):
+        return {"image": path, "error": prediction}
+    classes = [{"class": name, "probability": p} for name, p in prediction]
     return {"image": path, "classes": classes}
 
 

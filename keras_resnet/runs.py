@@ -1,4 +1,4 @@
-"""Lists run folders with their results, the best first.
+"""Lists run folders with their results, sorted by accuracy.
 
 python -m keras_resnet.runs
 python -m keras_resnet.runs runs/cifar10 --csv > runs.csv
@@ -26,25 +26,25 @@ from keras_resnet.support import (
 
 @dataclasses.dataclass(frozen=True)
 class ListOptions:
-    """How runs are listed."""
+    """Options of the command."""
 
     csv: bool = option(False, "Print CSV instead of a table.")
 
 
 @dataclasses.dataclass
 class Outcome:
-    """What became of a run; the columns of the table. `None` is unknown.
+    """Settings and results of a run: the columns of the table. `None` is unknown.
 
     Attributes:
-        name: Path of the folder.
-        epochs_done: Number of epochs with metrics.
-        epochs: Number of epochs that the run was to have.
-        best_accuracy: Best accuracy on the held-out images, from 0 to 1.
-        last_accuracy: Accuracy on the held-out images after the last epoch.
-        last_loss: Loss on the held-out images after the last epoch.
-        state: `"done"`, `"at step N of M"` (the run goes on, or was cut short there),
-            or what is wrong with the folder.
-        commit: Commit of the checkout that began the run.
+        name: Path of the run folder.
+        epochs_done: Number of epochs in metrics.csv.
+        epochs: Total number of epochs of the complete run.
+        best_accuracy: Best accuracy on the validation split, from 0 to 1.
+        last_accuracy: Accuracy on the validation split after the last epoch.
+        last_loss: Loss on the validation split after the last epoch.
+        state: `"done"`, `"at step N of M"` (the run is in progress or was interrupted),
+            or a problem of the folder.
+        commit: Git commit of the code that started the run.
     """
 
     name: str
@@ -62,36 +62,36 @@ class Outcome:
 
 
 def list_runs(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Lists the run folders below a folder, and what became of each.
+    """Returns the settings and results of all run folders in a folder.
 
     Args:
-        root: Run folder, or folder of them, at any depth.
+        root: Run folder, or folder that contains run folders at any depth.
 
     Returns:
-        The fields of `Outcome` as a dict for each run, the best first.
+        A dict with the fields of `Outcome` for each run, sorted by best accuracy.
 
     Raises:
-        InputError: There is no such folder.
+        InputError: If `root` is not a folder.
     """
     if not os.path.isdir(root):
         raise InputError(f"There is no folder {os.fspath(root)!r}")
-    outcomes = [vars(_outcome(folder)) for folder in _run_folders(os.fspath(root))]
+    outcomes = [vars(_read_outcome(path)) for path in _find_folders(os.fspath(root))]
     return sorted(outcomes, key=lambda run: (-(run["best_accuracy"] or 0), run["name"]))
 
 
-def _run_folders(root: str) -> Iterator[str]:
-    """Yields each folder with a record, and each that has nothing of the kind."""
+def _find_folders(root: str) -> Iterator[str]:
+    """Yields run folders, and the innermost folders that are not run folders."""
     if os.path.exists(os.path.join(root, "run.json")):
         yield root
         return
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
-        # Logs of local workers, and range tests.
-        ours = entry.name.endswith(("-workers", "-find_lr"))
-        if entry.is_dir(follow_symlinks=False) and not ours:
-            yield from list(_run_folders(entry.path)) or [entry.path]
+        # These folders contain logs of local workers and learning rate range tests.
+        is_auxiliary = entry.name.endswith(("-workers", "-find_lr"))
+        if entry.is_dir(follow_symlinks=False) and not is_auxiliary:
+            yield from list(_find_folders(entry.path)) or [entry.path]
 
 
-def _outcome(folder: str) -> Outcome:
+def _read_outcome(folder: str) -> Outcome:
     from keras_resnet.evaluation import read_record
 
     run = Outcome(folder, state="run.json is damaged")
@@ -111,7 +111,7 @@ def _outcome(folder: str) -> Outcome:
     if accuracies:
         run.best_accuracy, run.last_accuracy = max(accuracies), accuracies[-1]
         run.last_loss = losses[-1]
-    run.state = f"at step {_newest_step(folder)} of {spec.total_steps}"
+    run.state = f"at step {_find_newest_step(folder)} of {spec.total_steps}"
     if os.path.exists(os.path.join(folder, "final.keras")):
         run.state = "done"
     return run
@@ -128,18 +128,18 @@ def _read_metrics(folder: str) -> tuple[list[float], list[float]]:
     return accuracies, [float(row["val_loss"]) for row in rows]
 
 
-def _newest_step(folder: str) -> int:
-    """Returns the step of the newest checkpoint that is whole; 0 if there is none."""
-    note = pathlib.Path(folder, "checkpoints", "checkpoint")
-    if not note.exists():
+def _find_newest_step(folder: str) -> int:
+    """Returns the step of the newest complete checkpoint, or 0 if there is none."""
+    index = pathlib.Path(folder, "checkpoints", "checkpoint")
+    if not index.exists():
         return 0
-    text = note.read_text(encoding="utf-8", errors="replace")
+    text = index.read_text(encoding="utf-8", errors="replace")
     match = re.match(r'model_checkpoint_path: ".*step-(\d+)"', text)
     return int(match[1]) if match else 0
 
 
-def _table(runs: list[dict[str, Any]]) -> str:
-    """Returns the runs as lines of text, a column for each of their keys."""
+def _format_table(runs: list[dict[str, Any]]) -> str:
+    """Returns the runs as a text table."""
 
     def text(value: object, form: str = "") -> str:
         return "" if value is None else format(value, form)
@@ -150,14 +150,14 @@ def _table(runs: list[dict[str, Any]]) -> str:
     ]  # fmt: skip
     for run in runs:
         commit, dirty, _ = (run["commit"] or "").partition("-dirty")
-        known = run["epochs_done"] is not None
+        has_metrics = run["epochs_done"] is not None
         rows.append(
             (
                 run["name"],
                 text(run["model"]),
                 text(run["dataset"]),
                 text(run["recipe"]),
-                f"{run['epochs_done']}/{run['epochs']}" if known else "",
+                f"{run['epochs_done']}/{run['epochs']}" if has_metrics else "",
                 text(run["best_accuracy"], ".2%"),
                 text(run["last_accuracy"], ".2%"),
                 text(run["last_loss"], ".4f"),
@@ -170,14 +170,14 @@ def _table(runs: list[dict[str, Any]]) -> str:
 
 
 def main(argv: list[str]) -> None:
-    """Prints the runs in the named folders; all below `runs/` if none is named."""
+    """Prints the runs in the given folders, by default those in `runs/`."""
     by_name = {run["name"]: run for root in argv or ["runs"] for run in list_runs(root)}
     runs = sorted(by_name.values(), key=lambda run: -(run["best_accuracy"] or 0))
     if read_flags(ListOptions).csv:
         columns = [field.name for field in dataclasses.fields(Outcome)]
         print(to_csv(runs, columns), end="")
     else:
-        print(_table(runs) if runs else "There are no runs yet.")
+        print(_format_table(runs) if runs else "There are no runs yet.")
 
 
 if __name__ == "__main__":

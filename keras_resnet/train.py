@@ -1,4 +1,4 @@
-"""Trains a ResNet into a run folder; the same command again resumes.
+"""Trains a ResNet and writes a run folder. The same command resumes the run.
 
 python -m keras_resnet.train --dataset=cifar10 --set label_smoothing=0.1
 """
@@ -22,35 +22,35 @@ from keras_resnet.support import (
 
 @dataclasses.dataclass(frozen=True)
 class RecipeFlags:
-    """Fields of `Recipe` and `Execution` that have a flag of their own."""
+    """Fields of `Recipe` and `Execution` that have their own flag."""
 
-    epochs: int | None = option(
-        None, "Passes over the training images; the recipe's.", 1
-    )
+    epochs: int | None = option(None, "Number of epochs. Default: the recipe's.", 1)
     batch_size: int | None = option(
-        None, "Images a step, all replicas together; the recipe's.", 1
+        None, "Images per step, over all replicas. Default: the recipe's.", 1
     )
-    learning_rate: float | None = option(None, "The highest; the recipe's.", 0.0)
+    learning_rate: float | None = option(
+        None, "Peak learning rate. Default: the recipe's.", 0.0
+    )
     precision: str | None = option(None, "float32, mixed_float16 or mixed_bfloat16.")
 
 
 @dataclasses.dataclass(frozen=True)
 class CommandFlags:
-    """Flags of this command that are no options of a run."""
+    """Flags of this command that are not options of a run."""
 
-    find_lr: bool = option(False, "Try ever higher learning rates instead.")
-    local_workers: int = option(0, "Start that many workers here, for trying out.", 0)
+    find_lr: bool = option(False, "Run a learning rate range test instead.")
+    local_workers: int = option(0, "Number of local worker processes, for tests.", 0)
 
 
 def main(argv: list[str]) -> int:
-    """Reads the flags and trains."""
+    """Reads the flags, then trains or runs the learning rate range test."""
     del argv
     command = read_flags(CommandFlags)
     changes = read_changes(flags.FLAGS["set"].value or [], read_flags(RecipeFlags))
     options = dataclasses.replace(read_flags(RunOptions), changes=changes)
     if command.local_workers and "KERAS_RESNET_LOCAL_WORKER" not in os.environ:
         return _start_workers(command.local_workers, options)
-    # Only here: both import TensorFlow.
+    # This import loads TensorFlow, which takes seconds. --help must not wait for it.
     from keras_resnet.training import find_learning_rate, train
 
     if command.find_lr:
@@ -63,30 +63,30 @@ def main(argv: list[str]) -> int:
 
 
 def read_changes(pairs: list[str], recipe_flags: RecipeFlags) -> dict[str, Any]:
-    """Returns the fields of a recipe that the flags and the pairs of `--set` change.
+    """Returns the new values of the fields that flags or pairs of `--set` change.
 
     Raises:
-        InputError: A field is given twice, or `--set` names none.
+        InputError: If a field is set twice or a pair of `--set` is invalid.
     """
     changes: dict[str, Any] = dict(parse_changes(pairs))
     for name, value in vars(recipe_flags).items():
         if value is not None and name in changes:
-            raise InputError(f"Both --{name} and --set {name} are given; give one")
+            raise InputError(f"--{name} and --set {name} exclude each other")
         changes.setdefault(name, value)
     return changes
 
 
 def _start_workers(count: int, options: RunOptions) -> int:
-    """Starts this command as several processes, for trying out."""
+    """Runs this command in several processes on this machine, for tests."""
     from keras_resnet.distribution import run_local_workers
 
     if options.strategy != "multi_worker":
         raise InputError(
-            "local_workers goes with --strategy=multi_worker. "
+            "--local_workers needs --strategy=multi_worker. "
             f"Received: --strategy={options.strategy}"
         )
     if not options.model_dir:
-        raise InputError("local_workers needs --model_dir, which they share")
+        raise InputError("--local_workers needs --model_dir, which the workers share")
     logs = f"{os.path.normpath(options.model_dir)}-workers"
     return run_local_workers(count, [sys.executable, *sys.orig_argv[1:]], logs)
 
@@ -96,6 +96,6 @@ if __name__ == "__main__":
     define_flags(RecipeFlags)
     define_flags(CommandFlags)
     flags.DEFINE_multi_string(
-        "set", [], "FIELD=VALUE: another field of keras_resnet/spec."
+        "set", [], "New value of another recipe field: FIELD=VALUE"
     )
     run_command(main)

@@ -1,7 +1,7 @@
-"""The constructors: networks and their weights together.
+"""Constructors that build networks and load their weights.
 
-`ResNet` builds any variant by its name. `constructor` makes a function with
-keras.applications' signature for one variant, such as `keras_resnet.ResNet50`.
+`ResNet` builds any variant by its name. `make_constructor` makes a function for one
+variant, such as `keras_resnet.ResNet50`, with the signature of keras.applications.
 """
 
 import contextlib
@@ -28,10 +28,10 @@ from keras_resnet.support import InputError
 from keras_resnet.weights import (
     Checkpoint,
     Origin,
-    Pixels,
+    PixelFormat,
     assign_weights,
     open_checkpoint,
-    recognise,
+    recognise_variant,
 )
 
 Weights = str | os.PathLike[str] | Checkpoint
@@ -52,30 +52,29 @@ def ResNet(  # noqa: PLR0913, PLR0917 (keras.applications' signature)
     output_stride: int | None = None,
     **variation: Any,
 ) -> keras.Model:
-    """Builds any architecture by its name.
+    """Builds a network by the name of its variant.
 
-    The named constructors, such as `keras_resnet.ResNet50`, take the same
-    arguments and document them.
+    `keras_resnet.ResNet50` documents the arguments from `include_top` to
+    `output_stride`. An argument that is `None` has the default value of the variant.
 
     Args:
-        variant: A name that `keras_resnet.list_models()` gives, in any case, or
-            `cifar_resnet{6n+2}` or `cifar_plainnet{6n+2}`.
-        include_top: See `keras_resnet.ResNet50`, as for all that follow. `None`
-            for `classes` means the number of the weights, or else of the
-            architecture.
+        variant: Name from `keras_resnet.list_models()`, in lower or upper case, or a
+            name `cifar_resnet{6n+2}` or `cifar_plainnet{6n+2}` for any n.
         **variation: `shortcut`, `stride_on` and other fields of
-            `keras_resnet.spec.Variant`; `None` means the architecture's.
+            `keras_resnet.spec.Variant`.
 
     Raises:
-        InputError: An argument is not one of those accepted.
+        InputError: If an argument is invalid.
     """
-    row = find_variant(variant).changed(**variation)
+    row = find_variant(variant).replace(**variation)
     key = str(variant).lower()
     checkpoint = normalise = None
     if weights is not None:
         checkpoint = open_checkpoint(weights, key)
         origin, pixels = checkpoint.origin, checkpoint.origin.pixels
-        row = row.changed(stride_on=_follow(origin, row, variation.get("stride_on")))
+        row = row.replace(
+            stride_on=_pick_stride_on(origin, row, variation.get("stride_on"))
+        )
         if classes is None:
             classes = checkpoint.classes
         if pixels:
@@ -98,29 +97,29 @@ def ResNet(  # noqa: PLR0913, PLR0917 (keras.applications' signature)
     return model
 
 
-def _follow(origin: Origin, row: Variant, stride_on: str | None) -> str | None:
-    """Returns the `stride_on` of weights; refuses weights of another function."""
+def _pick_stride_on(origin: Origin, row: Variant, stride_on: str | None) -> str | None:
+    """Returns the `stride_on` to build, after comparing the origin with the variant."""
     has_projections = row.shortcut in ("B", "C")
-    for field, given, known in (
+    for field, value, required in (
         ("stride_on", stride_on, origin.stride_on if origin.certain else None),
         ("shortcut", row.shortcut, origin.shortcut),
         ("avg_down", row.avg_down, origin.avg_down if has_projections else None),
     ):
-        if known is not None and given not in (None, known):
+        if required is not None and value not in (None, required):
             raise InputError(
-                f"The weights are of a net with {field}={known!r}. "
-                f"Received: {field}={given!r} with {origin.source}"
+                f"The weights require a network with {field}={required!r}. "
+                f"Received: {field}={value!r} with {origin.source}"
             )
     return stride_on or origin.stride_on
 
 
-def _normalise(source: str, pixels: Pixels, x: KerasTensor) -> KerasTensor:
-    """Maps raw pixels to what the weights were trained on."""
+def _normalise(source: str, pixels: PixelFormat, x: KerasTensor) -> KerasTensor:
+    """Normalises raw pixels to the range with which the weights were trained."""
     mean, variance = pixels.mean, pixels.variance
     channels = x.shape[channel_axis()]
     if channels != len(mean):
         raise InputError(
-            f"These weights are of a net for images of {len(mean)} channel(s). "
+            f"The weights require images with {len(mean)} channel(s). "
             f"Received: {channels} channel(s) with {source}"
         )
     return layers.Normalization(channel_axis(), mean, variance, name="normalization")(x)
@@ -129,16 +128,16 @@ def _normalise(source: str, pixels: Pixels, x: KerasTensor) -> KerasTensor:
 def build_from_checkpoint(
     checkpoint: Checkpoint, name: str | None = None, image_size: int | None = None
 ) -> keras.Model:
-    """Builds the network that weights belong to, and gives it the weights.
+    """Builds the network of a checkpoint and loads the weights.
 
     Args:
-        checkpoint: The weights.
-        name: Name of the architecture. `None` recognises it from the weights.
-        image_size: Height and width of the input in pixels. `None` is the size of
-            the weights, or else of the architecture.
+        checkpoint: Weights to load.
+        name: Name of the variant. `None` recognises it from the weights.
+        image_size: Height and width of the input in pixels. `None` uses the size that
+            is stored with the weights, or else the size of the variant.
 
     Raises:
-        InputError: The weights are of no architecture of this package.
+        InputError: If no variant has such weights.
     """
     origin, pixels = checkpoint.origin, checkpoint.origin.pixels
     variation: dict[str, Any]
@@ -146,16 +145,16 @@ def build_from_checkpoint(
         name = name or origin.model
         if name is None:
             raise InputError(
-                "A .weights.h5 file that keras_resnet did not write does not tell its "
-                f"architecture; name it by --model. Received: {origin.source}"
+                "A .weights.h5 file that keras_resnet did not write does not name its "
+                f"variant. Specify it with --model. Received: {origin.source}"
             )
         variation = {"shortcut": origin.shortcut, "avg_down": origin.avg_down}
         channels = len(pixels.mean) if pixels else 3
     else:
-        recognised, variation = recognise(checkpoint)
+        recognised, variation = recognise_variant(checkpoint)
         name = name or recognised
-        # The weights of a plain net look like those of shortcut A, unless the file
-        # says which it is.
+        # Plain networks have the same weights as networks with shortcut A. If the file
+        # has no note, `recognise_variant` cannot distinguish the two.
         if find_variant(name).shortcut == "none" and not origin.shortcut:
             del variation["shortcut"]
         is_deep = "conv1_1_conv/kernel" in checkpoint.tensors
@@ -169,10 +168,10 @@ def build_from_checkpoint(
 
 
 class Constructor(Protocol):
-    """A named constructor, such as `keras_resnet.ResNet50`.
+    """Type of a named constructor, such as `keras_resnet.ResNet50`.
 
-    Its parameters are those of keras.applications, in their order, then what may be
-    changed of the variant. Defaults given as `...` are the variant's.
+    The parameters of keras.applications come first, in the same order, followed by
+    fields of the variant. `...` represents a default value that the variant defines.
     """
 
     __name__: str
@@ -200,16 +199,14 @@ class Constructor(Protocol):
         zero_gamma: bool | None = ...,
         stochastic_depth: float | None = ...,
     ) -> keras.Model:
-        """Builds the network; see `keras_resnet.ResNet50`."""
+        """Builds the network; `keras_resnet.ResNet50` documents the arguments."""
 
 
 @functools.cache
-def constructor(title: str) -> Constructor:
-    """Makes the constructor of one variant, with keras.applications' signature.
+def make_constructor(title: str) -> Constructor:
+    """Makes a constructor with the signature of keras.applications.
 
-    Args:
-        title: Name of the constructor, whose lower case is a key of
-            `keras_resnet.spec.VARIANTS`.
+    `title` is the name of the constructor and, in lower case, of its variant.
     """
     key = title.lower()
     row = find_variant(key)
@@ -225,25 +222,24 @@ def constructor(title: str) -> Constructor:
 
     def build(*args: Any, **kwargs: Any) -> keras.Model:
         try:
-            given = signature.bind(*args, **kwargs)
+            bound = signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{title}() {error}") from None
-        given.apply_defaults()
-        return ResNet(key, **given.arguments)
+        bound.apply_defaults()
+        return ResNet(key, **bound.arguments)
 
     build.__name__ = build.__qualname__ = title
     build.__module__ = __package__
     kind = "plain" if row.shortcut == "none" else "residual"
     data = "CIFAR-10" if row.stem == "cifar" else "ImageNet"
     build.__doc__ = _DOC.format(
-        title=title, row=row, kind=kind, data=data, source=_source(row)
+        title=title, row=row, kind=kind, data=data, source=_paper_link(row)
     )
     build.__signature__ = signature  # type: ignore[attr-defined]
     return build
 
 
-def _source(row: Variant) -> str:
-    """Where an architecture was published, in Markdown."""
+def _paper_link(row: Variant) -> str:
     papers = (
         (row.preact, "Identity Mappings in Deep Residual Networks", "1603.05027"),
         (row.avg_down, "Bag of Tricks for Image Classification", "1812.01187"),
@@ -256,74 +252,83 @@ def _source(row: Variant) -> str:
     return f"[{title}](https://arxiv.org/abs/{number})"
 
 
-_DOC = """Instantiates the {title} architecture.
+_DOC = """Builds the {title} network.
 
-    The {row.depth}-layer {kind} net for {data} of
-    {source},
-    with {row.parameters:,} trainable parameters at its defaults.
+    {title} is the {row.depth}-layer {kind} network for {data} of
+    {source}.
+    It has {row.parameters:,} trainable parameters with the default arguments.
 
-    With weights the model takes raw RGB pixels from 0 to 255 and normalises them
-    in its first layer as those weights were trained; no client can mix that up.
-    `keras_resnet.preprocessing_for(model)` gives the resizing and the crop that
-    belong to them. With `weights=None` there is no fixed preprocessing.
+    If `weights` are given, the input is raw RGB pixels from 0 to 255. The first layer
+    normalises them as in the training of the weights. The resizing and cropping that
+    the weights require are returned by `keras_resnet.preprocessing_for(model)`. With
+    `weights=None`, the network does not normalise its input.
+
+    Example:
+        model = keras_resnet.{title}(classes=5)
+        probabilities = model.predict(images)  # (number of images, 5)
 
     Args:
-        include_top: whether to include the fully-connected layer at the top of
-            the network. Defaults to `True`.
-        weights: `None` (random initialisation); a name that
-            `keras_resnet.list_weights()` gives, such as `"torchvision_v2"`, or
-            `"imagenet"`, the first of them for this net, which are downloaded
-            once and verified; or the path of a file: `.keras`, `.weights.h5`,
-            `.safetensors` or `.npz` with torchvision's, timm's or a CIFAR
-            repository's names, `.h5` of keras.applications, `.pth` or `.th`
-            (which need PyTorch). Where `include_top` is `False` or `classes`
-            another number, the file's head is left out. Defaults to `None`.
-        input_tensor: optional Keras tensor (the output of `keras.Input()` or of
-            other layers) to use as image input for the model.
-        input_shape: optional shape tuple, (height, width, channels) in the
-            "channels_last" data format and (channels, height, width) in
-            "channels_first". Sides are at least {row.stride} pixels, or `None` for
-            any size, with or without the top. Defaults to {row.size}x{row.size} with 3
-            channels.
-        pooling: what to return when `include_top` is `False`. `None`: the 4D
-            output of the last stage. `"avg"` or `"max"`: its global average or
-            maximum, a 2D tensor. Defaults to `None`.
-        classes: number of classes to classify images into, where `include_top`
-            is `True`. Defaults to that of the weights, or else to {row.classes}.
-        classifier_activation: `str` or callable. The activation of the top
-            layer; `None` returns logits. Defaults to `"softmax"`.
-        name: the name of the model.
-        shortcut: the paper's option. `"A"`: identity, zeros for new channels,
-            no parameters. `"B"`: 1x1 convolutions where the shape changes.
-            `"C"`: 1x1 convolutions on every shortcut. `"none"`: no shortcut, a
-            plain net. Defaults to `"{row.shortcut}"`.
-        stride_on: the convolution of a bottleneck block that has the stride.
-            `"1x1"` is the paper's and keras.applications', `"3x3"` is
-            torchvision's and timm's ("v1.5"). Nets of basic blocks are the same
-            either way. Defaults to that of the weights, or else `"{row.stride_on}"`.
-        output_stride: 8, 16 or 32 input pixels to one position of the last stage.
-            Stages that would go beyond do not subsample, and dilate what follows
-            instead: for dense prediction, with the same weights. Every position
-            that the net has without it has the same value; exceptions are squeeze
-            and excitation, whose averages are over other positions, and with
-            `avg_down` the second stage that is dilated. Defaults to {row.stride}.
-        stem: `"imagenet"`, `"deep"` (ResNet-D's three 3x3 convolutions) or
-            `"cifar"`. This and all that follow default to the architecture's.
-        preact: pre-activation ("v2") in keras.applications' layout, which
-            subsamples at the end of a stage.
-        avg_down: whether shortcuts average before they subsample (ResNet-D).
-        se: whether branches end in squeeze and excitation.
-        groups: of a bottleneck block's 3x3 convolution (ResNeXt).
-        group_width: channels of a group in the first stage, 64 in the paper's nets.
-        zero_gamma: whether blocks begin as their shortcuts: the last scale of each
-            branch is 0.
-        stochastic_depth: probability that training leaves out the last block's
-            branch; earlier ones' in proportion.
+        include_top: Whether to add global average pooling and a fully connected layer
+            after the last stage. Defaults to `True`.
+        weights: One of `None` (random weights), the name of published weights, or the
+            path of a weights file. Defaults to `None`.
+            - Names are listed by `keras_resnet.list_weights()`, such as
+              `"torchvision_v2"`. `"imagenet"` selects the first one listed for this
+              network. The file is downloaded once and verified on every use.
+            - Files are `.keras` and `.weights.h5` of this package, `.h5` of
+              keras.applications, and `.safetensors`, `.npz`, `.pth` and `.th` with the
+              names of torchvision, timm or CIFAR repositories. Reading `.pth` and
+              `.th` requires PyTorch.
+            If `include_top` is `False` or `classes` differs from the number in the
+            file, the weights of the fully connected layer are not loaded.
+        input_tensor: Keras tensor to use as image input, such as the output of
+            `keras.Input()` or of another layer. Defaults to a new input.
+        input_shape: Shape of the images without the batch axis: (height, width,
+            channels) in the data format "channels_last", (channels, height, width) in
+            "channels_first". Height and width must be at least {row.stride} pixels, or
+            `None` for any size. Defaults to {row.size}x{row.size} with 3 channels.
+        pooling: Global pooling if `include_top` is `False`: `"avg"` or `"max"` for a 2D
+            output, `None` for the 4D output of the last stage. Defaults to `None`.
+        classes: Number of classes. Defaults to the number in `weights`, or to
+            {row.classes} without weights.
+        classifier_activation: Activation of the fully connected layer, as a name or
+            function. `None` outputs logits. Defaults to `"softmax"`.
+        name: Name of the model.
+        shortcut: Type of shortcut, one of the paper's options. Defaults to
+            `"{row.shortcut}"`.
+            - `"A"`: identity, with zeros for new channels and without parameters.
+            - `"B"`: 1x1 convolution if the shape changes, otherwise identity.
+            - `"C"`: 1x1 convolution in every block.
+            - `"none"`: no shortcuts, which makes a plain network.
+        stride_on: Convolution of a bottleneck block that has the stride: `"1x1"` as in
+            the paper and keras.applications, or `"3x3"` as in torchvision and timm
+            ("v1.5"). It has no effect on basic blocks. Defaults to the value for
+            `weights`, or to `"{row.stride_on}"`.
+        output_stride: Maximum ratio of input size to feature map size: 8, 16 or 32.
+            Stages beyond this ratio use dilated convolutions instead of subsampling,
+            which yields larger feature maps for dense prediction from the same weights.
+            The features at the original positions do not change. Exceptions are
+            squeeze and excitation, which averages over all positions, and the second
+            dilated stage with `avg_down`. Defaults to {row.stride}.
+        stem: Layers before the first block: `"imagenet"` (7x7 convolution), `"deep"`
+            (the three 3x3 convolutions of ResNet-D) or `"cifar"` (3x3 convolution).
+            This argument and all following ones default to the values of {title}.
+        preact: Whether to use pre-activation blocks ("v2") in the layout of
+            keras.applications, which subsamples at the end of a stage.
+        avg_down: Whether shortcuts apply average pooling to subsample (ResNet-D).
+        se: Whether residual branches end with squeeze and excitation.
+        groups: Number of groups of a bottleneck block's 3x3 convolution (ResNeXt).
+        group_width: Number of channels per group in the first stage. It is 64 in the
+            networks of the paper, which have one group.
+        zero_gamma: Whether the last batch normalisation of each residual branch starts
+            with scale 0, so that each block initially passes on its shortcut.
+        stochastic_depth: Probability that training skips the last block's residual
+            branch for an image. It decreases linearly to 0 at the first block.
 
     Returns:
-        A `keras.Model` from `image` to class probabilities of shape
-        (batch, classes), or to features as `include_top` and `pooling` say.
+        A `keras.Model` from images to class probabilities, (batch, classes). Without
+        the top it outputs features as selected by `pooling`.
 
     Raises:
-        InputError: a `ValueError`; an argument is not one of those accepted.
+        InputError: If an argument is invalid. `InputError` is a `ValueError`.
     """

@@ -1,8 +1,9 @@
-"""Programs in forked processes, which start at once, with faults at exact moments.
+"""Commands in forked processes, which start quickly, with faults at exact moments.
 
-Every process is a fork of a server that has imported TensorFlow and run nothing with
-it; there the program runs as `python -m` runs it, real signals and exit status
-included. A fault is a function of this module that the process calls first.
+Each process is forked from a server that has imported TensorFlow but has not run any of
+its operations. The process runs a command as `python -m` does, with real signals and a
+real exit status. A fault is a function of this module that the process calls before the
+command.
 """
 
 import fnmatch
@@ -39,21 +40,21 @@ def _context():
 
 
 class Child:
-    """A program that runs.
+    """A running command.
 
     Args:
-        module: such as `"keras_resnet.train"`.
-        *arguments: of its command line.
-        cwd: where it runs.
-        faults: lists of the name of a function below and its arguments.
-        terminal: path of a terminal, for its output.
+        module: Module of the command, such as `"keras_resnet.train"`.
+        *arguments: Command-line arguments.
+        cwd: Working directory.
+        faults: Sequences of the name of a function below and its arguments.
+        terminal: Path of a terminal that receives the output.
     """
 
     def __init__(self, module, *arguments, cwd, faults=(), terminal=None):
-        path = os.environ.get("PYTHONPATH")
-        # The server does not get this process's sys.path (Python 3.11).
-        places = [str(ROOT), str(ROOT / "tests"), *([path] if path else [])]
-        os.environ["PYTHONPATH"] = os.pathsep.join(places)
+        original = os.environ.get("PYTHONPATH")
+        # In Python 3.11 the server does not inherit sys.path from this process.
+        paths = [str(ROOT), str(ROOT / "tests"), *([original] if original else [])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
         pipes = [_context().Pipe(duplex=False) for _ in range(2)]
         argv = [module, *map(str, arguments)]
         try:
@@ -64,12 +65,12 @@ class Child:
             )
             self._process.start()
         finally:
-            if path is None:
+            if original is None:
                 del os.environ["PYTHONPATH"]
             else:
-                os.environ["PYTHONPATH"] = path
+                os.environ["PYTHONPATH"] = original
         self.pid = self._process.pid
-        self._argv, self._texts = argv, ["", ""]
+        self._argv, self._outputs = argv, ["", ""]
         self._readers = [
             threading.Thread(target=self._read, args=(i, r), daemon=True)
             for i, (r, _) in enumerate(pipes)
@@ -79,37 +80,43 @@ class Child:
         for reader in self._readers:
             reader.start()
 
-    def _read(self, number, reader):
+    def _read(self, index, reader):
         with os.fdopen(os.dup(reader.fileno()), errors="replace") as file:
-            self._texts[number] = file.read()
+            self._outputs[index] = file.read()
 
     @property
-    def runs(self):
+    def is_running(self):
         return self._process.is_alive()
 
     def wait(self, timeout=120):
-        """Returns a `subprocess.CompletedProcess`; the process is killed if late."""
+        """Waits for the end of the command and returns a `CompletedProcess`.
+
+        After `timeout` seconds the process is killed and the test fails.
+        """
         self._process.join(timeout)
-        late = self._process.is_alive()
-        if late:
+        is_late = self._process.is_alive()
+        if is_late:
             self._process.kill()
             self._process.join()
         for reader in self._readers:
             reader.join()
-        assert not late, f"{self._argv} took longer than {timeout} s: {self._texts}"
+        assert not is_late, (
+            f"{self._argv} took longer than {timeout} s: {self._outputs}"
+        )
         errors = "".join(
             line
-            for line in self._texts[1].splitlines(keepends=True)
-            # As `without_notes` leaves them out; here TensorFlow was there before.
+            for line in self._outputs[1].splitlines(keepends=True)
+            # `filter_native_logs` cannot remove these lines, because the server has
+            # imported TensorFlow before.
             if not line.startswith(("I0000", "WARNING: All log messages before"))
         )
         return subprocess.CompletedProcess(
-            self._argv, self._process.exitcode, self._texts[0], errors
+            self._argv, self._process.exitcode, self._outputs[0], errors
         )
 
 
 def run_child(module, *arguments, timeout=120, **options):
-    """Runs a program to its end."""
+    """Runs a command to its end and returns a `CompletedProcess`."""
     return Child(module, *arguments, **options).wait(timeout)
 
 
@@ -122,45 +129,48 @@ def _run(argv, cwd, faults, outputs, terminal):
         os.dup2(output, number)
     os.chdir(cwd)
     sys.argv = argv
-    sys.modules.pop(argv[0], None)  # The server may have imported it.
+    sys.modules.pop(argv[0], None)  # The server may have imported the module.
     for name, *arguments in faults:
         globals()[name](*arguments)
     runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
 
 
-# The faults.
+# Faults.
 
 
 def kill_on(event, pattern, count=1):
-    """Dies where Python is about to do that to a path for the count-th time.
+    """Kills the process at the count-th audit event with a matching path.
 
     Args:
-        event: of `sys.audit`, such as `"os.rename"`, `"open"`, `"shutil.rmtree"`.
-        pattern: of the path, as for `fnmatch`.
-        count: how often it happens.
+        event: Event of `sys.audit`, such as `"os.rename"`, `"open"`, `"shutil.rmtree"`.
+        pattern: Pattern of the path, for `fnmatch`.
+        count: Number of the event, from 1.
     """
-    left = [count]
+    remaining = [count]
 
     def hook(name, args):
         if name == event and any(fnmatch.fnmatch(str(a), pattern) for a in args):
-            left[0] -= 1
-            if not left[0]:
+            remaining[0] -= 1
+            if not remaining[0]:
                 _die()
 
     sys.addaudithook(hook)
 
 
 def kill_before(module, name, count=1):
-    """Dies where a function is called for the count-th time."""
-    before(module, name, "_die", count)
+    """Kills the process just before the count-th call of a function."""
+    call_before(module, name, "_die", count)
 
 
 def kill_after_step(step):
-    after_step(step, "_die")
+    call_after_step(step, "_die")
 
 
 def kill_instead_of_failing():
-    """Dies where a checkpoint could not be written, which leaves the same files."""
+    """Kills the process when a checkpoint cannot be written.
+
+    This simulates a kill in the middle of a write, which leaves the same partial files.
+    """
     from tensorflow.train import CheckpointManager
 
     original = CheckpointManager.save
@@ -175,7 +185,7 @@ def kill_instead_of_failing():
 
 
 def kill_in_archive(pattern, member):
-    """Dies where half of a file in a zip archive has been written."""
+    """Kills the process after half of a file in a zip archive has been written."""
     original = zipfile._ZipWriteFile.write
 
     def write(self, content):
@@ -191,34 +201,48 @@ def kill_in_archive(pattern, member):
     zipfile._ZipWriteFile.write = write
 
 
-def after_step(step, action, *arguments):
-    """Does something after that many steps of this process."""
+def call_after_step(step, action, *arguments):
+    """Calls a function of this module after a training step.
+
+    Args:
+        step: Number of steps that this process has run, or `"each"` for every step.
+        action: Name of the function.
+        *arguments: Arguments of the function.
+    """
     from keras_resnet.training.step import Step
 
-    taken, original = [0], Step.__call__
+    num_steps, original = [0], Step.__call__
 
     def call(self, batches, count=1):
         original(self, batches, count)
-        taken[0] += count
-        if taken[0] == step or step == "each":
+        num_steps[0] += count
+        if num_steps[0] == step or step == "each":
             globals()[action](*arguments)
 
     Step.__call__ = call
 
 
-def before(module, name, action, count=1, *arguments):
-    """Does something before a function's count-th call; `name` may be dotted."""
-    *way, last = name.split(".")
-    holder = functools.reduce(getattr, way, sys.modules[module])
-    calls, original = [0], getattr(holder, last)
+def call_before(module, name, action, count=1, *arguments):
+    """Calls a function of this module before the count-th call of another function.
+
+    Args:
+        module: Module of the other function.
+        name: Name of the other function, which may be dotted.
+        action: Name of the function to call.
+        count: Number of the call, from 1.
+        *arguments: Arguments of the function to call.
+    """
+    *parents, attribute = name.split(".")
+    owner = functools.reduce(getattr, parents, sys.modules[module])
+    num_calls, original = [0], getattr(owner, attribute)
 
     def call(*args, **kwargs):
-        calls[0] += 1
-        if calls[0] == count:
+        num_calls[0] += 1
+        if num_calls[0] == count:
             globals()[action](*arguments)
         return original(*args, **kwargs)
 
-    setattr(holder, last, call)
+    setattr(owner, attribute, call)
 
 
 def _die():
@@ -234,87 +258,91 @@ _sleep = time.sleep
 
 
 def _overflow():
-    """Makes a weight infinite that the next loss will not show."""
+    """Makes weights infinite after the loss of the current step was computed."""
     import gc
 
     import keras
 
     (network,) = (
-        each
-        for each in gc.get_objects()
-        if isinstance(each, keras.Model) and each.optimizer is not None
+        item
+        for item in gc.get_objects()
+        if isinstance(item, keras.Model) and item.optimizer is not None
     )
     kernel = network.get_layer("predictions").kernel
     kernel.assign(kernel + float("inf"))
 
 
 def _limit_files(size):
-    """From here on a file larger than that cannot be written, as on a full disk."""
+    """Makes writing files of more than `size` bytes fail, like a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-def _fill(path, left):
-    """Fills the disk but for that many bytes."""
-    free = os.statvfs(os.path.dirname(path))
+def _fill(path, remaining):
+    """Fills the disk until `remaining` bytes are free."""
+    disk = os.statvfs(os.path.dirname(path))
     with open(path, "wb") as file:
-        file.write(bytes(max(0, free.f_bavail * free.f_frsize - left)))
+        file.write(bytes(max(0, disk.f_bavail * disk.f_frsize - remaining)))
 
 
 def become_nobody():
+    """Changes to the user `nobody`, who may not write to other users' folders."""
     os.setgid(65534)
     os.setuid(65534)
 
 
-def hide(package):
-    """As if a package were not installed."""
+def hide_package(package):
+    """Makes the import of a package fail as if it were not installed."""
     sys.modules[package] = None
 
 
-# What the runs are.
+# Results of runs.
 
 
-def members(path):
-    """What a `.keras` file holds: a dict from names to bytes.
+def read_members(path):
+    """Returns the content of a `.keras` file by name.
 
-    Without its date, and the addresses by which Keras tells objects apart.
+    The date, and the ids that Keras gives to shared objects, are left out because they
+    differ from file to file.
     """
     with zipfile.ZipFile(path) as archive:
-        found = {name: archive.read(name) for name in archive.namelist()}
-        metadata = json.loads(found.pop("metadata.json"))
+        content = {name: archive.read(name) for name in archive.namelist()}
+        metadata = json.loads(content.pop("metadata.json"))
         metadata.pop("date_saved")
-        config = re.sub(rb'"shared_object_id": \d+', b"", found.pop("config.json"))
+        config = re.sub(rb'"shared_object_id": \d+', b"", content.pop("config.json"))
         return {
-            **found, "config": config, "metadata": metadata, "comment": archive.comment
+            **content, "config": config, "metadata": metadata, "comment": archive.comment
         }  # fmt: skip
 
 
-def assert_same_end(folder, whole):
-    """Both runs left the same files, bit for bit, and no other ones."""
+def assert_same_results(folder, expected_folder):
+    """Asserts that two finished runs consist of the same files, bit for bit."""
     names = ["augmented.png", "best.keras", "curves.png", "final.keras"]
     names += ["metrics.csv", "run.json"]
-    assert sorted(os.listdir(whole)) == sorted(os.listdir(folder)) == names
+    assert sorted(os.listdir(expected_folder)) == names
+    assert sorted(os.listdir(folder)) == names
     for name in ("final.keras", "best.keras"):
-        expected, found = members(whole / name), members(folder / name)
-        assert found.keys() == expected.keys()
-        different = [key for key in expected if found[key] != expected[key]]
+        expected = read_members(expected_folder / name)
+        members = read_members(folder / name)
+        assert members.keys() == expected.keys()
+        different = [key for key in expected if members[key] != expected[key]]
         assert not different, (name, different)
     for name in ("metrics.csv", "curves.png", "augmented.png"):
-        assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
+        content = (folder / name).read_bytes()
+        assert content == (expected_folder / name).read_bytes(), name
 
 
-def checkpoints_of(folder):
-    """The steps of which there are a data file and an index, of either alone too."""
-    found = (folder / "checkpoints").glob("step-*")
-    parts = {"data": [], "index": []}
-    for path in found:
-        step, _, kind = path.name.removeprefix("step-").partition(".")
-        if kind[:5] in ("data-", "index") and path.is_file():
-            parts[kind[:5].rstrip("-")].append(int(step))
-    return {kind: sorted(steps) for kind, steps in parts.items()}
+def find_checkpoint_steps(folder):
+    """Returns the steps that have a checkpoint file, separately for data and index."""
+    steps_by_kind = {"data": [], "index": []}
+    for path in (folder / "checkpoints").glob("step-*"):
+        step, _, suffix = path.name.removeprefix("step-").partition(".")
+        if suffix[:5] in ("data-", "index") and path.is_file():
+            steps_by_kind[suffix[:5].rstrip("-")].append(int(step))
+    return {kind: sorted(steps) for kind, steps in steps_by_kind.items()}
 
 
-def noted(folder):
-    """The steps of the checkpoints that were written to the end, by the note."""
+def list_complete_checkpoints(folder):
+    """Returns the steps of the complete checkpoints, which TensorFlow lists in a file."""
     lines = (folder / "checkpoints" / "checkpoint").read_text().splitlines()
     return [
         int(line.split("step-")[1].rstrip('"'))

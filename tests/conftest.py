@@ -1,4 +1,4 @@
-"""What the tests share: two CPU devices, a trained run, programs as processes."""
+"""Shared parts of the tests: two CPU devices, a trained run, commands as processes."""
 
 import dataclasses
 import os
@@ -18,12 +18,13 @@ from keras_resnet.distribution import strategies
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 
-# Before TensorFlow runs anything, so that every test can have two replicas.
+# Two virtual CPU devices let every test use two replicas. They must be created before
+# TensorFlow runs its first operation.
 strategies.make_strategy("mirrored", virtual_devices=2)
 
 
 def pytest_collection_modifyitems(items):
-    """Says why a test that needs the real weights and images is skipped."""
+    """Skips tests that need the published weights and images if these are missing."""
     missing = pytest.mark.skip(reason=f"needs real weights and images in {SHARED}")
     for item in items:
         if item.get_closest_marker("shared_data") and not SHARED.is_dir():
@@ -31,7 +32,7 @@ def pytest_collection_modifyitems(items):
 
 
 def run_python(*arguments, timeout=300, env=None, **options):
-    """Runs Python in a process of its own, from the checkout."""
+    """Runs Python in a new process, by default in the folder of the checkout."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         capture_output=True,
@@ -44,14 +45,15 @@ def run_python(*arguments, timeout=300, env=None, **options):
 
 
 def run_program(module, *arguments, timeout=300, cwd=ROOT):
-    """Runs a program of this project, as `python -m` does but for the seconds that
-    importing TensorFlow takes (see children.py).
+    """Runs a command of this project like `python -m`, in a forked process.
+
+    A forked process saves the seconds that importing TensorFlow takes; see children.py.
     """
     return run_child(module, *arguments, timeout=timeout, cwd=cwd)
 
 
 def assert_one_line(result, *words):
-    """The process failed with one line on standard error that says this."""
+    """Asserts that a command failed with a single error line that contains the words."""
     assert result.returncode == 1, result.stderr
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1, result.stderr
@@ -61,8 +63,8 @@ def assert_one_line(result, *words):
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
-    """The folder of a small net that has learnt the digits."""
+def trained_run(tmp_path_factory):
+    """Run folder of a small network that was trained on the digits."""
     from keras_resnet.training.run import train
 
     folder = tmp_path_factory.mktemp("trained") / "run"
@@ -76,27 +78,27 @@ def digits():
 
 
 @pytest.fixture(scope="session")
-def classifier(trained):
-    """That net, folded, with class names that are hard to write down."""
+def classifier(trained_run):
+    """The network of `trained_run`, folded, with class names that need escaping."""
     from keras_resnet.evaluation.classifier import load_classifier
     from keras_resnet.nets.folding import fold
 
-    found = load_classifier(str(trained))
-    names = ("a, b", "c\nd", "é 零", *found.classes[3:])
-    return dataclasses.replace(found, model=fold(found.model), classes=names)
+    trained = load_classifier(str(trained_run))
+    names = ("a, b", "c\nd", "é 零", *trained.classes[3:])
+    return dataclasses.replace(trained, model=fold(trained.model), classes=names)
 
 
 @pytest.fixture(scope="session")
-def exported(trained, tmp_path_factory):
-    """A bundle made by the program, and what the program printed."""
+def exported_bundle(trained_run, tmp_path_factory):
+    """Folder of a bundle that the export command wrote, and the command's output."""
     folder = tmp_path_factory.mktemp("artifacts") / "demo"
-    result = run_program("export", f"--model={trained}", f"--output={folder}")
+    result = run_program("export", f"--model={trained_run}", f"--output={folder}")
     assert result.returncode == 0, result.stderr
     return folder, result.stdout
 
 
 def write_artifacts(classifier, folder, names, calibration=None):
-    """Writes artifacts of a classifier as an export does; a dict of their paths."""
+    """Writes artifacts of a classifier like an export and returns their paths by name."""
     from export.artifacts import ARTIFACTS, Source
     from keras_resnet.nets.folding import fold
 

@@ -1,4 +1,4 @@
-"""The imports of a Python source, read without running it."""
+"""Analysis of the imports of Python sources, without running them."""
 
 import ast
 import functools
@@ -10,18 +10,19 @@ from typing import NamedTuple
 
 ON_IMPORT = "when it is imported"
 IN_FUNCTION = "in a function"
-AS_PROGRAM = "as a program"
+AS_COMMAND = "as a command"
 FOR_TYPES = "for types"
-_GUARDS = {"__name__ == '__main__'": AS_PROGRAM, "TYPE_CHECKING": FOR_TYPES}
+_GUARDS = {"__name__ == '__main__'": AS_COMMAND, "TYPE_CHECKING": FOR_TYPES}
 
 
 class Import(NamedTuple):
-    """One imported name.
+    """An imported name.
 
     Attributes:
-        name: The full name, such as `"keras_resnet.data.load_dataset"`.
-        when: `ON_IMPORT`, `IN_FUNCTION`, `AS_PROGRAM` or `FOR_TYPES`.
-        relative: Whether the import is written with leading dots.
+        name: Full name, such as `"keras_resnet.data.load_dataset"`.
+        when: Condition of the import: `ON_IMPORT`, `IN_FUNCTION`, `AS_COMMAND` or
+            `FOR_TYPES`.
+        relative: Whether the import statement has leading dots.
     """
 
     name: str
@@ -31,15 +32,18 @@ class Import(NamedTuple):
 
 @functools.cache
 def find_imports(source: str, module: str) -> tuple[Import, ...]:
-    """Returns an `Import` for every name that the source of `module` imports.
+    """Returns an `Import` for every name that the source of a module imports.
 
-    A name that is taken from an imported one, as `lib.draw` is after
-    `from package import lib`, counts as an imported name too.
+    Attributes of imported names count too, such as `lib.draw` after
+    `from package import lib`.
 
-    A package's own source is the module `package.__init__`. What a test starts by
-    `run_program("package.program")`, `run_child`, `Child` or
-    `[..., "-m", "package.program"]` and what it skips for by `importorskip` is needed
-    no less than what it imports; a program's name ends in `.__main__`.
+    Commands that a test runs with `run_program("package.command")`, `run_child`, `Child`
+    or `[..., "-m", "package.command"]` count as imports of `package.command.__main__`.
+    Arguments of `importorskip` count as imports, too.
+
+    Args:
+        source: Text of the module.
+        module: Dotted name of the module; `package.__init__` for a package.
     """
     package = module.split(".")[:-1]
     aliases: dict[str, Import] = {}
@@ -51,7 +55,7 @@ def find_imports(source: str, module: str) -> tuple[Import, ...]:
                 for alias in node.names:
                     yield Import(alias.name, when)
             case ast.ImportFrom(level=level):
-                # One dot is the package of the module, each further one its parent.
+                # One dot means the package of the module, each further dot a parent.
                 parents = package[: len(package) - level + 1] if level else []
                 start = [*parents, *filter(None, [node.module])]
                 for alias in node.names:
@@ -65,39 +69,39 @@ def find_imports(source: str, module: str) -> tuple[Import, ...]:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
                 body = node.body if isinstance(node.body, list) else [node.body]
                 for child in children:
-                    # Types, defaults and decorators are evaluated outside.
+                    # Annotations, defaults and decorators run outside the function.
                     deferred = child in body and when == ON_IMPORT
                     yield from visit(child, IN_FUNCTION if deferred else when)
                 return
             case ast.If():
                 when = _GUARDS.get(ast.unparse(node.test), when)
-        yield from (Import(name, when) for name in _started(node))
+        yield from (Import(name, when) for name in _find_started_modules(node))
         for child in children:
             yield from visit(child, when)
 
     return tuple(visit(ast.parse(source), ON_IMPORT))
 
 
-def _started(node: ast.AST) -> Iterator[str]:
-    """Yields what a call or a list of arguments starts or skips for."""
+def _find_started_modules(node: ast.AST) -> Iterator[str]:
+    """Yields the modules that a call or an argument list runs or tries to import."""
     match node:
         case ast.Call(
-            ast.Name("run_program" | "run_child" | "Child"), [ast.Constant(program), *_]
+            ast.Name("run_program" | "run_child" | "Child"), [ast.Constant(command), *_]
         ):
-            yield f"{program}.__main__"
+            yield f"{command}.__main__"
         case ast.Call(ast.Attribute(attr="importorskip"), [ast.Constant(name), *_]):
             yield str(name)
         case ast.List(items) | ast.Call(args=items):
             for pair in itertools.pairwise(items):
                 match pair:
-                    case ast.Constant("-m"), ast.Constant(program):
-                        yield f"{program}.__main__"
+                    case ast.Constant("-m"), ast.Constant(command):
+                        yield f"{command}.__main__"
 
 
 def read_sources(
     root: pathlib.Path, folders: tuple[str, ...], ending: str = ".py"
 ) -> dict[str, str]:
-    """Returns the source of every module in these folders, by its dotted name."""
+    """Returns the texts of all modules in the folders, by dotted name."""
     return {
         ".".join(path.relative_to(root).with_suffix("").parts): path.read_text("utf-8")
         for folder in folders
@@ -105,37 +109,52 @@ def read_sources(
     }
 
 
-def read_doors(stubs: dict[str, str], modules: Container[str]) -> dict[str, str]:
-    """Returns the module behind every name that a package's stub lists.
+def resolve_public_names(
+    stubs: dict[str, str], modules: Container[str]
+) -> dict[str, str]:
+    """Returns the module that defines each public name.
 
-    `keras_resnet.nets.fold` is in `keras_resnet.nets.folding`, for example.
+    For example, `keras_resnet.nets.fold` is defined in `keras_resnet.nets.folding`.
+
+    Args:
+        stubs: Texts of the stubs (`__init__.pyi`), which list the public names.
+        modules: Dotted names of all modules.
     """
-    listed = {
+    import_by_public_name = {
         f"{stub.removesuffix('__init__')}{item.name.rpartition('.')[2]}": item.name
         for stub, text in stubs.items()
         for item in find_imports(text, stub)
     }
 
     def follow(name: str) -> str:
-        # The stub of keras_resnet names what the doors of its rooms list.
-        return follow(listed[name]) if name in listed else home(name, modules) or name
+        # The stub of keras_resnet lists public names of its subpackages.
+        return (
+            follow(import_by_public_name[name])
+            if name in import_by_public_name
+            else find_module(name, modules) or name
+        )
 
-    return {name: follow(name) for name in listed}
+    return {name: follow(name) for name in import_by_public_name}
 
 
-def home(
-    name: str, modules: Container[str], doors: Mapping[str, str] = MappingProxyType({})
+def find_module(
+    name: str,
+    modules: Container[str],
+    module_by_public_name: Mapping[str, str] = MappingProxyType({}),
 ) -> str | None:
-    """Returns which of the modules the imported name is or comes from, or `None`.
+    """Returns the module that an imported name is or comes from, or `None`.
 
-    What comes from a package itself is from its `__init__`, unless it is one of the names
-    that `read_doors` returned.
+    Args:
+        name: Full name of a module or of an object in it.
+        modules: Dotted names of all modules.
+        module_by_public_name: Result of `resolve_public_names`. Other names in a package
+            come from its `__init__`.
     """
     parts = name.split(".")
     for end in range(len(parts), 0, -1):
         prefix = ".".join(parts[:end])
-        if prefix in doors:
-            return doors[prefix]
+        if prefix in module_by_public_name:
+            return module_by_public_name[prefix]
         for module in (prefix, f"{prefix}.__init__"):
             if module in modules:
                 return module

@@ -1,14 +1,14 @@
-"""Writes tests/fixtures/torch_logits.json: the logits that PyTorch's nets give.
+"""Writes tests/fixtures/torch_logits.json, the logits of PyTorch's networks.
 
-The expected values come from PyTorch alone, never from our code: from torchvision's
-and timm's nets, and from the CIFAR net below. The tests need none of these packages;
-to write the file again, in an environment of its own:
+The expected values come only from PyTorch: from the networks of torchvision and timm, and
+from the CIFAR network below. The tests read the file and do not need these packages. To
+write the file again, run in a separate environment:
 
     pip install torch==2.14.1 torchvision==0.29.1 timm==1.0.31 numpy==2.4.6
     python tests/make_torch_logits.py
 
-No weights are downloaded: those of tests/state_dicts.py are loaded. On another CPU
-the last digits may differ.
+No weights are downloaded, because tests/state_dicts.py creates them. On another CPU the
+last digits may differ.
 """
 
 import json
@@ -18,7 +18,7 @@ import numpy as np
 import timm
 import torch
 import torchvision
-from state_dicts import digest, fill, pixels
+from state_dicts import hash_shapes, make_arrays, make_images
 from torch import nn
 
 OUTPUT = pathlib.Path(__file__).parent / "fixtures" / "torch_logits.json"
@@ -42,8 +42,8 @@ TIMM = (
 )  # fmt: skip
 CIFAR = {"A": (20, 32, 44, 56, 110), "B": (20, 56)}
 
-# Source, name, options; a name's first word is the one that the source knows.
-NETS = [
+# Source, name and options. The first word of a name is the name in the source's registry.
+NETWORKS = [
     *(("torchvision", name, {}) for name in TORCHVISION),
     *(
         (
@@ -63,7 +63,7 @@ NETS = [
 
 
 class CifarBlock(nn.Module):
-    """Two 3x3 convolutions, with the keys of the published CIFAR checkpoints."""
+    """A block of two 3x3 convolutions, with the keys of published CIFAR checkpoints."""
 
     def __init__(self, inputs, outputs, stride, shortcut):
         super().__init__()
@@ -71,7 +71,7 @@ class CifarBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.added = outputs - inputs if shortcut == "A" else 0
+        self.new_channels = outputs - inputs if shortcut == "A" else 0
         self.shortcut = nn.Sequential()
         if inputs != outputs and shortcut == "B":
             self.shortcut.append(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
@@ -80,14 +80,14 @@ class CifarBlock(nn.Module):
     def forward(self, x):
         y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
         x = self.shortcut(x)
-        if self.added:  # zeros: half of them in front, half behind
-            half = self.added // 2
+        if self.new_channels:  # Half of the zero channels come first, half last.
+            half = self.new_channels // 2
             x = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, half, half))
         return (x + y).relu()
 
 
 class CifarResNet(nn.Module):
-    """The paper's net of 6n + 2 layers."""
+    """The paper's CIFAR network with 6n + 2 layers."""
 
     def __init__(self, depth, shortcut):
         super().__init__()
@@ -108,7 +108,7 @@ class CifarResNet(nn.Module):
         return self.linear(x.mean((2, 3)))
 
 
-def build(source, name, options):
+def build_network(source, name, options):
     match source:
         case "torchvision":
             name = name.split()[0]
@@ -119,27 +119,28 @@ def build(source, name, options):
             return CifarResNet(**options)
 
 
-def images(size):
-    scaled = (pixels(INPUT["number"], size) / 255 - INPUT["mean"]) / INPUT["std"]
+def make_input(size):
+    """Returns normalised images as a tensor of shape (number, 3, size, size)."""
+    scaled = (make_images(INPUT["number"], size) / 255 - INPUT["mean"]) / INPUT["std"]
     return torch.from_numpy(scaled.astype(np.float32)).permute(0, 3, 1, 2).contiguous()
 
 
-def measure(source, name, options):
-    """Returns a net's entry in the file."""
-    net = build(source, name, options).eval()
-    shapes = {key: tuple(value.shape) for key, value in net.state_dict().items()}
-    arrays = fill(shapes)
-    net.load_state_dict(
+def make_entry(source, name, options):
+    """Returns the entry of a network in the file."""
+    network = build_network(source, name, options).eval()
+    shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    arrays = make_arrays(shapes)
+    network.load_state_dict(
         {key: torch.from_numpy(array) for key, array in arrays.items()}, strict=True
     )
     with torch.no_grad():
-        logits = net(images(INPUT["sizes"][source]))
+        logits = network(make_input(INPUT["sizes"][source]))
     return {
         "source": source,
         "model": name,
         "options": options,
         "keys": sum(not key.endswith("num_batches_tracked") for key in shapes),
-        "digest": digest(shapes),
+        "digest": hash_shapes(shapes),
         "logits": [[float(f"{value:.7g}") for value in row] for row in logits.tolist()],
     }
 
@@ -154,8 +155,8 @@ def main():
         "input": INPUT,
     }
     lines = [f'"{key}":{_dump(value)},' for key, value in head.items()]
-    nets = ",\n".join(_dump(measure(*net)) for net in NETS)
-    text = "\n".join(["{", *lines, '"nets":[', nets, "]", "}", ""])
+    entries = ",\n".join(_dump(make_entry(*network)) for network in NETWORKS)
+    text = "\n".join(["{", *lines, '"nets":[', entries, "]", "}", ""])
     OUTPUT.write_text(text, encoding="utf-8")
 
 

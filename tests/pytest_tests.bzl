@@ -1,20 +1,19 @@
-"""Tests of pytest, by folder."""
+"""Bazel targets for the pytest files of a folder."""
 
 load("@rules_python//python:defs.bzl", "py_test")
 
 def pytest_tests(name, small = [], markers = {}, data = [], deps = []):
     """Declares a `py_test` for every file test_*.py in a folder.
 
-    Deps and data are those of the folder, whose tests may import each other.
+    All targets have the same `data` and `deps`, because test files may import each other.
 
     Args:
-        name: The folder. Each target has the name of its file.
-        small: Names of the targets that end within a minute. `make bazel` runs them.
-        markers: For a file whose tests all have a pytest marker that leaves them out
-            unless they are asked for: the marker. Bazel runs the target only if it is
-            named.
+        name: Path of the folder. Each target is named after its file.
+        small: Names of the targets that finish within a minute. `make bazel` runs them.
+        markers: Pytest marker by target, for files whose tests are all deselected by
+            default. Bazel runs such a target only if it is named explicitly.
         data: Files that the tests read.
-        deps: What they import, as far as ":helpers" does not bring it.
+        deps: Libraries that the tests import and that ":helpers" does not depend on.
     """
     paths = {
         path.split("/")[-1][:-len(".py")]: path
@@ -28,7 +27,7 @@ def pytest_tests(name, small = [], markers = {}, data = [], deps = []):
         py_test(
             name = test,
             size = "small" if test in small else "large",
-            # A busy machine takes longer than the minute of a small test.
+            # On a busy machine a small test can take longer than the usual minute.
             timeout = "moderate" if test in small else "long",
             srcs = list(paths.values()) + ["run_pytest.py"],
             args = ["$(location %s)" % path] + (["-m", marker] if marker else []),

@@ -1,7 +1,7 @@
-"""Runs pytest on the files that it is given: what a test rule in BUILD starts.
+"""Runs pytest on the files in its arguments, as the main file of Bazel's test rules.
 
-Bazel starts a file and looks at its exit status; a file of test functions, started
-by itself, runs none of them and passes.
+Bazel runs a Python file and checks its exit status. Running a file of test functions
+directly would call none of them and always succeed.
 """
 
 import os
@@ -10,11 +10,12 @@ import sys
 import pytest
 
 if __name__ == "__main__":
-    # In Bazel's sandbox one's home can only be read; npm and matplotlib keep caches.
+    # npm and matplotlib write caches, but the home folder is read-only in Bazel's sandbox.
     if "TEST_TMPDIR" in os.environ:
         os.environ["HOME"] = os.environ["TEST_TMPDIR"]
-    # Of `bazel run`; the programs that tests start are to stay in their own folders.
+    # `bazel run` sets this variable. Commands that the tests start would change to the
+    # folder in it.
     os.environ.pop("BUILD_WORKING_DIRECTORY", None)
-    # Status 5, which fails as well, is pytest's when it has found no test. There is no
-    # cache in Bazel's folders, which cannot be written.
+    # If a file contains no tests, pytest returns status 5, which Bazel counts as a failure.
+    # The cache is disabled because Bazel's folders are read-only.
     sys.exit(pytest.main([*sys.argv[1:], "-p", "no:cacheprovider"]))

@@ -1,7 +1,7 @@
-"""State dicts and images that any program with NumPy makes again, bit for bit.
+"""State dicts and images that NumPy reproduces bit for bit on every machine.
 
-The tests load such a state dict into our nets; tests/make_torch_logits.py loads it
-into PyTorch's, and stores the logits that these give.
+tests/make_torch_logits.py loads the state dicts into PyTorch's networks and stores their
+logits. The tests load the same state dicts into this package's networks.
 """
 
 import hashlib
@@ -13,22 +13,22 @@ import numpy as np
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def fill(shapes: Shapes) -> dict[str, np.ndarray]:
-    """Makes an array for every key: of that key and its shape alone, in any order.
+def make_arrays(shapes: Shapes) -> dict[str, np.ndarray]:
+    """Returns a random array for every key, which depends only on the key and shape.
 
     Args:
-        shapes: The keys of a PyTorch state dict, and their shapes.
+        shapes: Keys of a PyTorch state dict, and the shapes of their arrays.
 
     Returns:
-        Arrays in float32, of a scale that keeps the activations of deep nets finite.
+        Float32 arrays, scaled such that activations of deep networks stay finite.
 
     Raises:
-        ValueError: A key or a shape is none that a ResNet has.
+        ValueError: If no ResNet has such a key with such a shape.
     """
-    return {key: _fill(key, tuple(shape)) for key, shape in shapes.items()}
+    return {key: _make_array(key, tuple(shape)) for key, shape in shapes.items()}
 
 
-def _fill(key, shape):
+def _make_array(key, shape):
     rng = np.random.default_rng(zlib.crc32(key.encode()))
     match key.rpartition(".")[2], len(shape):
         case "num_batches_tracked", 0:
@@ -37,7 +37,7 @@ def _fill(key, shape):
             array = rng.uniform(0.5, 1.5, shape)
         case "running_mean" | "bias", 1:
             array = 0.1 * rng.standard_normal(shape)
-        case "weight", 1:  # the scale of a batch norm
+        case "weight", 1:  # Scale of a batch normalisation.
             array = rng.uniform(0.4, 0.8, shape)
         case "weight", 2 | 4 as rank:
             gain = 2 if rank == 4 else 1
@@ -47,14 +47,14 @@ def _fill(key, shape):
     return array.astype(np.float32)
 
 
-def pixels(number: int, size: int) -> np.ndarray:
-    """Makes square uint8 images of noise, of shape (number, size, size, 3)."""
+def make_images(number: int, size: int) -> np.ndarray:
+    """Returns random uint8 images of shape (number, size, size, 3)."""
     rng = np.random.default_rng(0)
     return rng.integers(0, 256, (number, size, size, 3), dtype=np.uint8)
 
 
-def digest(shapes: Shapes) -> str:
-    """Hashes the keys and shapes, but for the counters that inference ignores."""
+def hash_shapes(shapes: Shapes) -> str:
+    """Returns a hash of the keys and shapes, without counters of training batches."""
     lines = sorted(
         f"{key} {tuple(shape)}"
         for key, shape in shapes.items()

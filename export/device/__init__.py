@@ -1,14 +1,14 @@
-"""What runs on a device, with LiteRT and NumPy alone.
+"""Tools that check and measure a bundle on a device; they need only LiteRT and NumPy.
 
-manifest.py    manifest.json of a bundle as typed records, and the files that it lists
+manifest.py    manifest.json of a bundle as typed records, and checks of its files
 runtimes.py    LiteRT, TensorFlow, ONNX Runtime and OpenVINO behind one interface
-comparison.py  whether an artifact agrees with its Keras model, and by what limits
-timing.py      latency and memory of artifacts, each in a process of its own
+comparison.py  comparison of an artifact with its Keras model, and the limits
+timing.py      latency and memory of artifacts, each measured in its own process
 card.py        MODEL_CARD.md and the printed tables
-clients.py     the card's lines of code for each client
-labels.py      names of classes as lines of labels.txt
+clients.py     code examples in MODEL_CARD.md, one for each client
+labels.py      class names as lines of labels.txt
 """
 
-from keras_resnet.support.front_door import open_front_door
+from keras_resnet.support.lazy_imports import attach_stub
 
-__getattr__, __dir__, __all__ = open_front_door(__name__)
+__getattr__, __dir__, __all__ = attach_stub(__name__)

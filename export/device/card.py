@@ -1,4 +1,4 @@
-"""What a bundle says of itself: its tables, MODEL_CARD.md and manifest.json."""
+"""Description of a bundle: printed tables, MODEL_CARD.md and manifest.json."""
 
 import os
 
@@ -6,43 +6,39 @@ from keras_resnet.spec import Provenance
 from keras_resnet.support import format_table, write_file, write_json
 
 from .clients import describe_use
-from .labels import LABELS_FILE, label_lines
+from .labels import LABELS_FILE, make_label_lines
 from .manifest import ArtifactRow, Folder, Manifest, describe_files
 
 _CARD = """# {name}
 
-{kind}, {classes} classes, {made}.
+{kind} with {classes} classes, {made}.
 
 | | |
 | --- | --- |
-| input | `image`, uint8 ({height}, {width}, {channels}), raw pixels from 0 to 255; normalisation is inside |
-| images of other sizes | {interpolation} with antialiasing to cover {cover_height}x{cover_width} pixels, then the central {height}x{width} |
-| output | `probabilities`, float32 ({classes}); the classes are in `labels.txt`, in order |
-| data | {dataset} |
+| input | `image`: uint8, shape (n, {height}, {width}, {channels}), raw pixel values from 0 to 255; the network normalises them itself |
+| preprocessing | {interpolation} resizing with antialiasing until the image covers {cover_height}x{cover_width} pixels, then the central {height}x{width} crop |
+| output | `probabilities`: float32, shape (n, {classes}), in the order of the classes in `labels.txt` |
+| training data | {dataset} |
 {history}
 | licence | {licence} |
-| accuracy | Keras model: {right} of {images} held-out images right, {accuracy:.2%} |
+| accuracy | the Keras model classifies {correct} of {images} test images correctly, {accuracy:.2%} |
 
-| artifact | size | right | same class as Keras | accuracy lost, 95 % interval | latency |
+| artifact | size | correct | agreement | accuracy loss, 95 % interval | latency |
 | --- | --- | --- | --- | --- | --- |
 {rows}
 
-Accuracy and agreement are over the same {images} held-out images. The latency is the
-median of 30 calls with one image and all CPUs in one process, on {machine}.
+All rows are measured on the same {images} test images. *Agreement* is the percentage of images for which the artifact predicts the same class as the Keras model. *Accuracy loss* is the Keras model's accuracy minus the artifact's, in percentage points. *Latency* is the median time of 30 calls with one image. It was measured at export, in one process that used all CPUs of this machine: {machine}.
 {notes}
 {latency}
-## Limits
+## Limitations
 
-It knows only the classes above and names one of them for any image. It has been
-checked on held-out images of {checked}, and on no others.{calibration}
+The network predicts one of its {classes} classes for any image, even if the image shows none of them. It was tested only on images of {test_dataset}; its accuracy on other images is unknown.{calibration}
 
 {by_class}
 
 ## Use
 
-In the folder of this file, with `pixels` a uint8 array (n, {height}, {width}, {channels}).
-`keras-resnet-verify .` (from a checkout `python -m export.verify`) checks every file and
-artifact again.
+Run the code in the folder of this file. `pixels` is a uint8 array of shape (n, {height}, {width}, {channels}). `keras-resnet-verify .` checks every file and every artifact again (in a checkout of keras_resnet, `python -m export.verify .`).
 
 {use}
 """
@@ -51,27 +47,28 @@ _RECIPE = """\
 | recipe | {run.recipe_name}: {recipe.epochs} epochs of {recipe.optimizer}, batch {recipe.batch_size}, learning rate {recipe.learning_rate}, weight decay {recipe.weight_decay} |
 | random seed | {run.seed} |"""
 
-# Number of classes that a card lists. If there are more, the worst ones are listed.
-_LISTED = 20
+# Maximum number of classes in the card's table. If there are more, the least
+# accurate ones are listed.
+_MAX_LISTED = 20
 
-# Files of a bundle that are not artifacts. The last three are not in every bundle.
-_OTHERS = [LABELS_FILE, "check.npz", "MODEL_CARD.md"]
-_OTHERS += ["latency.png", "quantization.csv", "quantization.png"]
+# Files of a bundle that are not artifacts. The last three are optional.
+_OTHER_FILES = [LABELS_FILE, "check.npz", "MODEL_CARD.md"]
+_OTHER_FILES += ["latency.png", "quantization.csv", "quantization.png"]
 
 
 def write_description(folder: Folder, manifest: Manifest) -> None:
     """Writes MODEL_CARD.md, and manifest.json with the sha256 of all other files.
 
-    All other files of the bundle must exist. The manifest's `files` are set here.
+    All other files of the bundle must exist already. Sets `manifest["files"]`.
     """
-    write_file(os.path.join(folder, "MODEL_CARD.md"), model_card(manifest))
-    names = [n for n in _OTHERS if os.path.exists(os.path.join(folder, n))]
+    write_file(os.path.join(folder, "MODEL_CARD.md"), format_card(manifest))
+    names = [n for n in _OTHER_FILES if os.path.exists(os.path.join(folder, n))]
     manifest["files"] = describe_files(folder, names)
     write_json(os.path.join(folder, "manifest.json"), manifest)
 
 
-def model_card(manifest: Manifest) -> str:
-    """Returns the card of a bundle, as Markdown."""
+def format_card(manifest: Manifest) -> str:
+    """Returns the text of MODEL_CARD.md."""
     preprocessing, evaluation = manifest["preprocessing"], manifest["evaluation"]
     artifacts = manifest["artifacts"].values()
     return _CARD.format(
@@ -81,7 +78,7 @@ def model_card(manifest: Manifest) -> str:
         classes=len(manifest["classes"]),
         cover_height=round(preprocessing["height"] / preprocessing["crop"]),
         cover_width=round(preprocessing["width"] / preprocessing["crop"]),
-        right=evaluation["keras_right"],
+        correct=evaluation["keras_right"],
         images=evaluation["images"],
         accuracy=evaluation["keras_right"] / evaluation["images"],
         rows="\n".join(map(_describe_artifact, artifacts)),
@@ -90,7 +87,7 @@ def model_card(manifest: Manifest) -> str:
         ),
         machine=manifest["machine"],
         latency=_describe_latency(manifest),
-        checked=evaluation["dataset"],
+        test_dataset=evaluation["dataset"],
         calibration=_describe_calibration(manifest),
         by_class=_describe_classes(manifest),
         use=describe_use(manifest),
@@ -98,33 +95,33 @@ def model_card(manifest: Manifest) -> str:
 
 
 def _describe_provenance(provenance: Provenance) -> dict[str, str]:
-    """The card's fields on where the network comes from."""
+    """Returns the fields of `_CARD` that tell where the network comes from."""
     run = provenance.run
     if run:
         return {
-            "kind": "Plain net" if run.shortcut == "none" else "Residual net",
+            "kind": "Plain network" if run.shortcut == "none" else "Residual network",
             "made": f"trained on {run.dataset} by keras_resnet",
             "dataset": run.dataset,
             "history": _RECIPE.format(run=run, recipe=run.recipe),
             "licence": provenance.licence
-            or "whoever trained it decides; keras_resnet itself is Apache-2.0",
+            or "chosen by whoever trained the network; keras_resnet itself is Apache-2.0",
         }
     history = f"| weights | {provenance.weights} |"
     if provenance.published_top1 is not None:
-        history += f"\n| published_top1 | {provenance.published_top1} |"
+        history += f"\n| published top-1 accuracy | {provenance.published_top1} % |"
     return {
-        "kind": "Residual net",
-        "made": f"with weights of {provenance.publisher or provenance.weights}",
-        "dataset": "of its publisher",
+        "kind": "Residual network",
+        "made": f"with weights from {provenance.publisher or provenance.weights}",
+        "dataset": "not recorded; ask the publisher of the weights",
         "history": history,
-        "licence": provenance.licence or "not known",
+        "licence": provenance.licence or "unknown",
     }
 
 
 def _describe_artifact(row: ArtifactRow) -> str:
     size = f"| `{row['path']}` | {row['bytes'] / 1e6:.2f} MB "
     if row["runtime"] is None:
-        return size + "| see its `.tflite` files | | | |"
+        return size + "| see the `.tflite` files | | | |"
     low, high = row["loss_interval"]
     return size + (
         f"| {row['right']} of {row['images']} | {row['agreement']:.2%} "
@@ -134,11 +131,10 @@ def _describe_artifact(row: ArtifactRow) -> str:
 
 def _describe_latency(manifest: Manifest) -> str:
     if not manifest.get("latency"):
-        return "\n`keras-resnet-latency .` measures more, on your own machine.\n"
+        return "\n`keras-resnet-latency .` measures speed and memory on your machine.\n"
     return (
-        f"\nBy `keras-resnet-latency`, each in a process of its own, in turn, on "
-        f"{manifest['latency']['machine']}:\n\n```\n{latency_table(manifest)}\n```\n\n"
-        "![Latency against accuracy](latency.png)\n"
+        f"\n`keras-resnet-latency` called the artifacts in turn, each in its own process, on {manifest['latency']['machine']}:\n\n"
+        f"```\n{format_latency(manifest)}\n```\n\n![Latency against accuracy](latency.png)\n"
     )
 
 
@@ -146,57 +142,52 @@ def _describe_calibration(manifest: Manifest) -> str:
     calibration = manifest["calibration"]
     if calibration is None:
         return ""
-    return (
-        f" int8 was calibrated on {len(calibration['images'])} images of "
-        f"{calibration['dataset']}, none of them among these."
-    )
+    return f" Quantisation was calibrated on {len(calibration['images'])} images of {calibration['dataset']}, none of which is a test image."
 
 
 def _describe_classes(manifest: Manifest) -> str:
-    """The Keras model's accuracy by class, as a table; of many, the worst."""
+    """Returns a table of the Keras model's accuracy by class."""
     counts = [manifest["evaluation"][f"{n}_by_class"] for n in ("right", "images")]
-    named = zip(label_lines(manifest["classes"]), *counts, strict=True)
-    rows = [row for row in named if row[2]]
-    title = "Keras model, class by class:"
-    if len(rows) > _LISTED:
-        rows = sorted(rows, key=lambda row: row[1] / row[2])[:_LISTED]
-        title = (
-            f"The {_LISTED} classes that it names worst; manifest.json has them all:"
-        )
+    all_rows = zip(make_label_lines(manifest["classes"]), *counts, strict=True)
+    rows = [row for row in all_rows if row[2]]
+    title = "Accuracy of the Keras model by class:"
+    if len(rows) > _MAX_LISTED:
+        rows = sorted(rows, key=lambda row: row[1] / row[2])[:_MAX_LISTED]
+        title = f"The {_MAX_LISTED} least accurate classes (manifest.json lists all):"
     lines = [
-        f"| {_escape(name)} | {right} of {images} | {right / images:.1%} |"
-        for name, right, images in rows
+        f"| {_escape(name)} | {correct} of {images} | {correct / images:.1%} |"
+        for name, correct, images in rows
     ]
-    return "\n".join([title, "", "| class | right | |", "| --- | --- | --- |", *lines])
+    return "\n".join([title, "", "| class | correct | |", "|---|---|---|", *lines])
 
 
 def _escape(text: str) -> str:
     return "".join(f"\\{c}" if c in "\\|`*_<[" else c for c in text)
 
 
-def closing_table(manifest: Manifest) -> str:
-    """Returns each artifact beside the Keras model, as a table."""
+def format_summary(manifest: Manifest) -> str:
+    """Returns a table of accuracy, agreement and latency of all artifacts."""
     evaluation = manifest["evaluation"]
     count = evaluation["images"]
 
-    def counted(right: int) -> tuple[str, str]:
-        return f"{right} of {count}", f"{right / count:.2%}"
+    def accuracy_cells(correct: int) -> tuple[str, str]:
+        return f"{correct} of {count}", f"{correct / count:.2%}"
 
-    keras = *counted(evaluation["keras_right"]), "", ""
-    head = "artifact", "size", "right", "top-1", "agreement", "difference", "latency ms"
-    rows: list[tuple[str, ...]] = [head]
-    rows.append(("Keras", "", *keras, f"{evaluation['keras_latency_ms']:.2f}"))
+    keras_cells = *accuracy_cells(evaluation["keras_right"]), "", ""
+    header = "artifact", "size", "correct", "top-1", "agreement", "difference", "latency ms"  # fmt: skip
+    rows: list[tuple[str, ...]] = [header]
+    rows.append(("Keras", "", *keras_cells, f"{evaluation['keras_latency_ms']:.2f}"))
     for row in manifest["artifacts"].values():
         cells = [row["path"], f"{row['bytes'] / 1e6:.2f} MB"]
         if row["runtime"] is not None:
             numbers = f"{row['agreement']:.2%} {row['difference']:.1e} {row['latency_ms']:.2f}"
-            cells += [*counted(row["right"]), *numbers.split()]
+            cells += [*accuracy_cells(row["right"]), *numbers.split()]
         rows.append((*cells, *[""] * (7 - len(cells))))
     return format_table(rows)
 
 
-def latency_table(manifest: Manifest) -> str:
-    """Returns the rows of `timing.measure`, as a table."""
+def format_latency(manifest: Manifest) -> str:
+    """Returns a table of the measurements in `manifest["latency"]`."""
     units = ("median ms", "p95 ms", "images/s", "peak MiB", "start ms", "size MB")
     rows = [["artifact", "threads", "batch", *units]]
     for row in manifest["latency"]["rows"]:

@@ -1,5 +1,5 @@
-"""How each client of a bundle opens it: lines of code for the card."""
-# ruff: noqa: E501 (lines to copy)
+"""Code examples for MODEL_CARD.md that show how each client runs an artifact."""
+# ruff: noqa: E501 (The examples are meant to be copied.)
 
 import dataclasses
 
@@ -8,17 +8,17 @@ from .manifest import Manifest
 
 @dataclasses.dataclass(frozen=True)
 class Client:
-    """How a program opens an artifact."""
+    """A library or program that runs artifacts, with a code example."""
 
     name: str
-    artifacts: tuple[str, ...]  # The first one that a bundle has is shown.
-    code: str  # FILE is the artifact's path, CLASSES the number of classes.
-    note: str = ""
-    channels: tuple[int, ...] = (1, 3)  # Of the networks that it takes.
+    artifacts: tuple[str, ...]  # Supported artifacts, the preferred one first.
+    code: str  # Example. FILE is the artifact's path, CLASSES the number of classes.
+    note: str = ""  # Text below the example.
+    channels: tuple[int, ...] = (1, 3)  # Supported numbers of image channels.
     language: str = "python"
 
     def lines(self, path: str, classes: int) -> str:
-        """Returns the code for an artifact at a path and a number of classes."""
+        """Returns the example for the artifact at `path`."""
         return self.code.replace("FILE", path).replace("CLASSES", str(classes))
 
 
@@ -37,45 +37,43 @@ print([(names[p.argmax()], p.max()) for p in probabilities])
 """,
     ),
     "compiled_model": Client(
-        "LiteRT's CompiledModel, one picture",
+        "LiteRT CompiledModel, one image per call",
         _TFLITE,
         """\
 from ai_edge_litert.compiled_model import CompiledModel
 model = CompiledModel.from_file("FILE")
-(image,), (answer,) = model.create_input_buffers(0), model.create_output_buffers(0)
+(image,), (output,) = model.create_input_buffers(0), model.create_output_buffers(0)
 image.write(pixels[:1])
-model.run_by_index(0, [image], [answer])
-probabilities = answer.read(CLASSES, "float32")[None]
+model.run_by_index(0, [image], [output])
+probabilities = output.read(CLASSES, "float32")[None]
 """,
     ),
     "mediapipe": Client(
-        "MediaPipe Tasks, a whole picture",
+        "MediaPipe Tasks, images of any size",
         _TFLITE,
         """\
 import mediapipe as mp, numpy as np, PIL.Image
 with mp.tasks.vision.ImageClassifier.create_from_model_path("FILE") as classifier:
     pixels = np.array(PIL.Image.open("image.jpg").convert("RGB"))
-    answer = classifier.classify(mp.Image(image_format=mp.ImageFormat.SRGB, data=pixels))
-print([(c.category_name, c.score) for c in answer.classifications[0].categories[:5]])
+    result = classifier.classify(mp.Image(image_format=mp.ImageFormat.SRGB, data=pixels))
+print([(c.category_name, c.score) for c in result.classifications[0].categories[:5]])
 """,
-        "It squashes a picture to the input's size: cut a square first for the accuracy "
-        "above. A grey file must be made RGB, as here.",
+        "MediaPipe stretches the image to the network's input size. Crop a square first to reach the accuracy above. Greyscale files must be converted to RGB, as in the code.",
         channels=(3,),
     ),
     "tensorflow": Client(
-        "TensorFlow alone, files of any size",
+        "TensorFlow without Keras, image files of any size",
         ("saved_model",),
         """\
 import tensorflow as tf
-served = tf.saved_model.load("FILE").signatures["image_bytes"]
-answer = served(image_bytes=tf.constant([open("image.jpg", "rb").read()]))
-print(answer["classes"].numpy(), answer["scores"].numpy())
+classify = tf.saved_model.load("FILE").signatures["image_bytes"]
+result = classify(image_bytes=tf.constant([open("image.jpg", "rb").read()]))
+print(result["classes"].numpy(), result["scores"].numpy())
 """,
-        "One damaged file among several fails the whole call with InvalidArgument.",
+        "If one of several files is damaged, the whole call fails with InvalidArgumentError.",
     ),
     "serving": Client(
-        "TensorFlow Serving, by REST, with `MODEL_NAME=net` and this folder's "
-        "`saved_model` as `/models/net`",
+        "TensorFlow Serving, by REST, started with `MODEL_NAME=net` and with the folder `saved_model` mounted as `/models/net`",
         ("saved_model",),
         """\
 echo '{"signature_name": "image_bytes", "instances": [{"b64": "'$(base64 < image.jpg | tr -d '\\n')'"}]}' |
@@ -98,35 +96,34 @@ probabilities = session.run(["probabilities"], {"image": pixels})[0]
         """\
 import openvino
 network = openvino.Core().read_model("FILE/model.xml")
-network.reshape(pixels.shape)  # without it, one picture
+network.reshape(pixels.shape)  # The default batch size is 1.
 model = openvino.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 probabilities = model({"image": pixels})["probabilities"]
 """,
-        "Without the hint a CPU that has bfloat16 computes in that: faster, with logits that "
-        "differ by about 1 %.",
+        "Without the hint, CPUs that support bfloat16 compute in it. This is faster, but the logits differ by about 1 %.",
     ),
     "browser": Client(
-        "A browser, with LiteRT.js, on a phone too; then open http://localhost:8000",
+        "Browsers, also on phones, with LiteRT.js (then open http://localhost:8000)",
         ("web",),
         "python -m http.server --directory FILE\n",
-        "The camera needs https, or localhost.",
+        "Browsers allow the camera only for https and localhost.",
         language="sh",
     ),
 }
 
 
 def describe_use(manifest: Manifest) -> str:
-    """Returns the part of the card that shows how each client opens the bundle."""
+    """Returns the code examples of all clients that can run an artifact of the bundle."""
     artifacts, parts = manifest["artifacts"], []
     for client in CLIENTS.values():
         paths = [artifacts[n]["path"] for n in client.artifacts if n in artifacts]
         if not paths:
             continue
         if manifest["preprocessing"]["channels"] not in client.channels:
-            parts.append(f"{client.name.split(',')[0]} takes networks for RGB only.\n")
+            parts.append(f"{client.name.split(',')[0]} supports only RGB networks.\n")
             continue
         code = client.lines(paths[0], len(manifest["classes"]))
-        others = f" (or {', '.join(f'`{path}`' for path in paths[1:])})"
+        others = f" (also for {', '.join(f'`{path}`' for path in paths[1:])})"
         title = client.name + (others if paths[1:] else "")
         note = f"\n{client.note}\n" if client.note else ""
         parts.append(f"{title}:\n\n```{client.language}\n{code}```\n{note}")

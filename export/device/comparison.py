@@ -1,8 +1,9 @@
-"""Whether an artifact agrees with its Keras model.
+"""Comparison of an artifact with its Keras model, and limits for the difference.
 
-Two kinds of limit. An artifact in float32 must give the same logits, up to
-rounding. One in lower precision is judged on held-out images by a paired
-comparison: which images the one has right and the other wrong.
+There are two kinds of limit. A float32 artifact must compute the logits of the Keras
+model, up to rounding. An artifact of lower precision must predict the same classes
+and lose little accuracy. Its loss is estimated from the test images that only one of
+the two classifies correctly.
 """
 
 import dataclasses
@@ -16,37 +17,38 @@ from keras_resnet.support import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Limit:
-    """What an artifact may differ by from its Keras model; see `Comparison`."""
+    """Largest accepted difference between an artifact and its Keras model."""
 
-    agreement: float
-    logits: float | None = None
-    loss_points: float | None = None  # For the lower end of the 95 % interval.
+    agreement: float  # Smallest `Comparison.agreement`.
+    logits: float | None = None  # Largest `Comparison.logit_difference`.
+    loss_points: float | None = None  # Largest lower end of `Comparison.loss_interval`.
 
 
-# By the precision in which an artifact computes.
+# Limits by the precision in which an artifact computes.
 LIMITS = {
     "float32": Limit(1.0, logits=1e-4),
     "float16": Limit(0.995),
     "int8": Limit(0.95, loss_points=0.5),
 }
 
-# With at least MANY images, int8 has narrower limits: one for networks that were
-# trained by the paper's recipe, one for newer recipes.
-MANY = 5000
+# With at least this many test images, the int8 limit of `loss_points` depends on the
+# recipe: one value is for the paper's recipe, the other one for newer recipes.
+MANY_IMAGES = 5000
 LOSS_POINTS = {"paper": 0.3, "modern": 0.6}
 
-# Kernels of another machine round differently: fraction of the images in check.npz
-# whose answer may differ from that at export, by precision.
-DRIFT = {"float32": 0.01, "float16": 0.01, "int8": 0.05}
+# Fraction of the images in check.npz whose prediction may differ from the one at
+# export, by precision. Kernels of another machine round differently.
+DRIFT_LIMITS = {"float32": 0.01, "float16": 0.01, "int8": 0.05}
 
 
-def limit_of(precision: str, images: int, modern: bool) -> Limit:
-    """Returns the limit of an artifact that is judged on so many images.
+def find_limit(precision: str, images: int, modern: bool) -> Limit:
+    """Returns the limit for an artifact of a precision, a key of `LIMITS`.
 
-    `modern` says whether the network was trained by more than the paper's recipe.
+    `images` is the number of test images. `modern` says whether the recipe that trained
+    the network is newer than the paper's.
     """
     limit = LIMITS[precision]
-    if limit.loss_points is None or images < MANY:
+    if limit.loss_points is None or images < MANY_IMAGES:
         return limit
     points = LOSS_POINTS["modern" if modern else "paper"]
     return dataclasses.replace(limit, loss_points=points)
@@ -58,56 +60,58 @@ class Disagreement(InputError):
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """An artifact beside its Keras model on the same images."""
+    """Results of an artifact and its Keras model on the same images."""
 
-    images: int
-    right: int  # Images that the artifact classifies correctly.
-    keras_right: int  # Images that the Keras model classifies correctly.
-    agreement: float  # Fraction of the images on which both name the same class.
+    images: int  # Number of images.
+    right: int  # Number of images that the artifact classifies correctly.
+    keras_right: int  # Number of images that the Keras model classifies correctly.
+    agreement: float  # Fraction of the images for which both predict the same class.
     loss_points: float  # Accuracy lost by the artifact, in percentage points.
-    loss_interval: tuple[float, float]  # 95 % interval of `loss_points`.
-    difference: float  # The largest one of any probability.
-    # The largest one of any logit, as a fraction of the largest logit; infinite if a
-    # probability is 0, as in int8.
+    loss_interval: tuple[float, float]  # 95 % confidence interval of `loss_points`.
+    difference: float  # Largest absolute difference of a probability.
+    # Largest absolute difference of a logit, as a fraction of the largest logit. It is
+    # infinite if a probability is 0, as happens in int8.
     logit_difference: float
 
 
 def compare(
     probabilities: np.ndarray, logits: np.ndarray, labels: np.ndarray
 ) -> Comparison:
-    """Compares an artifact's probabilities with a Keras model's logits.
+    """Compares an artifact's probabilities with its Keras model's logits.
 
-    Both are (n, classes); the labels are whole numbers, (n,).
+    Both have the shape (n, classes). `labels` are the integer classes, (n,).
     """
-    expected, largest = softmax(logits), float(np.abs(logits).max())
-    named, keras_named = probabilities.argmax(axis=1), logits.argmax(axis=1)
-    right, keras_right = named == labels, keras_named == labels
-    lost, won = int((keras_right & ~right).sum()), int((right & ~keras_right).sum())
+    expected, largest_logit = softmax(logits), float(np.abs(logits).max())
+    predicted, keras_predicted = probabilities.argmax(axis=1), logits.argmax(axis=1)
+    correct, keras_correct = predicted == labels, keras_predicted == labels
+    lost = int((keras_correct & ~correct).sum())
+    won = int((correct & ~keras_correct).sum())
     return Comparison(
         images=len(labels),
-        right=int(right.sum()),
-        keras_right=int(keras_right.sum()),
-        agreement=float((named == keras_named).mean()),
+        right=int(correct.sum()),
+        keras_right=int(keras_correct.sum()),
+        agreement=float((predicted == keras_predicted).mean()),
         loss_points=100 * (lost - won) / len(labels),
         loss_interval=paired_interval(lost, won, len(labels)),
         difference=float(np.abs(probabilities - expected).max()),
-        logit_difference=_logit_difference(probabilities, expected, largest),
+        logit_difference=_logit_difference(probabilities, expected, largest_logit),
     )
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
-    """Returns the probabilities of logits, (n, classes), in the type of the logits."""
+    """Returns the softmax of logits, (n, classes), in the dtype of the logits."""
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def paired_interval(lost: float, won: float, images: int) -> tuple[float, float]:
-    """Returns the 95 % interval of a difference of paired proportions, in points.
+    """Returns the 95 % confidence interval of an accuracy loss, in percentage points.
 
-    Agresti and Min 2005, "Simple improved confidence intervals for comparing
-    matched proportions": Wald's interval after half an image is added to each of
-    the four outcomes. It holds its level where few images differ. `lost` is the number
-    of images that only the first classifies correctly, `won` that of the second.
+    `lost` and `won` are the numbers of images that only the Keras model and only the
+    artifact classify correctly. Half an image is added to each of the four outcomes
+    before Wald's interval is computed. This keeps the coverage at 95 % even if few
+    images differ. Source: Agresti and Min 2005, "Simple improved confidence intervals
+    for comparing matched proportions".
     """
     lost, won, images = lost + 0.5, won + 0.5, images + 2
     middle = (lost - won) / images
@@ -115,64 +119,71 @@ def paired_interval(lost: float, won: float, images: int) -> tuple[float, float]
     return 100 * (middle - half), 100 * (middle + half)
 
 
-def wilson(right: int, total: int) -> tuple[float, float]:
-    """Returns the 95 % interval of a proportion, from 0 to 1 (Wilson 1927)."""
-    share, z = right / total, 1.96
-    middle = (share + z**2 / (2 * total)) / (1 + z**2 / total)
-    half = z * math.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
+def wilson_interval(correct: int, total: int) -> tuple[float, float]:
+    """Returns Wilson's 95 % confidence interval (1927) of a proportion, from 0 to 1."""
+    fraction, z = correct / total, 1.96
+    middle = (fraction + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z * math.sqrt(fraction * (1 - fraction) / total + z**2 / (4 * total**2))
     half /= 1 + z**2 / total
     return middle - half, middle + half
 
 
 def _logit_difference(
-    probabilities: np.ndarray, expected: np.ndarray, largest: float
+    probabilities: np.ndarray, expected: np.ndarray, largest_logit: float
 ) -> float:
-    """Largest difference of any logit, as a fraction of the largest logit.
+    """Returns the largest difference of a logit, as a fraction of the largest logit.
 
-    The logarithm of a softmax is its logits less one number for each image. Of a
-    probability below 1e-30 the logarithm is too inexact to compare.
+    An artifact does not output logits. The logarithms of its probabilities are compared
+    instead, which differ from the logits by one constant for each image. Probabilities
+    below 1e-30 are skipped, because their logarithms are too inexact.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         differences = np.abs(np.log(np.float64(probabilities)) - np.log(expected))
-    return float(differences[expected > 1e-30].max() / largest)
+    return float(differences[expected > 1e-30].max() / largest_logit)
 
 
-def judge(name: str, comparison: Comparison, limit: Limit) -> None:
-    """Refuses an artifact of that name by a `Disagreement` that names the limit."""
+def check_limit(name: str, comparison: Comparison, limit: Limit) -> None:
+    """Raises `Disagreement` if the comparison of an artifact exceeds its limit."""
     difference = comparison.logit_difference
     if limit.logits is not None and not difference <= limit.logits:  # NaN included.
         raise Disagreement(
-            f"{name} differs from its Keras model by {difference:.1e} of the largest "
-            f"logit; the limit is {limit.logits:.0e}"
+            f"The logits of {name} and the Keras model differ by {difference:.1e} of "
+            f"the largest logit; the limit is {limit.logits:.0e}"
         )
     if comparison.agreement < limit.agreement:
         raise Disagreement(
-            f"{name} names the same class as its Keras model on {comparison.agreement:.2%} "
+            f"{name} predicts the Keras model's class for {comparison.agreement:.2%} "
             f"of {comparison.images} images; the limit is {limit.agreement:.1%}"
         )
     lost = comparison.loss_interval[0]
     if limit.loss_points is not None and lost > limit.loss_points:
         raise Disagreement(
-            f"{name} loses {comparison.loss_points:.1f} points of accuracy, at least "
-            f"{lost:.1f} with 95 % confidence; the limit is {limit.loss_points}"
+            f"{name} loses {comparison.loss_points:.1f} percentage points of accuracy "
+            f"(95 % confidence: at least {lost:.1f}); the limit is {limit.loss_points}"
         )
 
 
-def check_answers(
-    answers: np.ndarray, check: Mapping[str, np.ndarray]
+def compare_with_check(
+    probabilities: np.ndarray, check: Mapping[str, np.ndarray]
 ) -> dict[str, float]:
-    """Compares probabilities, (n, classes), with those in a bundle's `check.npz`.
+    """Compares an artifact's probabilities with the Keras model's in check.npz.
 
-    That has `probability` and `largest_logit` of the Keras model and, if the images are
-    real ones, `label`, (n,). Returns `agreement`, `logit_difference` and, then, `right`.
+    Args:
+        probabilities: Artifact's outputs for `check["image"]`, (n, classes).
+        check: Arrays of check.npz: `probability`, (n, classes), and `largest_logit` of
+            the Keras model. Test images also have `label`, (n,).
+
+    Returns:
+        `agreement`, `logit_difference` and, if there are labels, `right`, the number of
+        images that the artifact classifies correctly.
     """
     expected = check["probability"].astype(np.float64)
-    named = answers.argmax(axis=1)
-    largest = float(check["largest_logit"])
-    row = {
-        "agreement": float((named == expected.argmax(axis=1)).mean()),
-        "logit_difference": _logit_difference(answers, expected, largest),
+    predicted = probabilities.argmax(axis=1)
+    largest_logit = float(check["largest_logit"])
+    results = {
+        "agreement": float((predicted == expected.argmax(axis=1)).mean()),
+        "logit_difference": _logit_difference(probabilities, expected, largest_logit),
     }
     if "label" in check:
-        row["right"] = int((named == check["label"]).sum())
-    return row
+        results["right"] = int((predicted == check["label"]).sum())
+    return results

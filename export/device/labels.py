@@ -1,4 +1,4 @@
-"""Names of classes, as a labels file can hold them."""
+"""Class names as lines of a labels file."""
 
 import collections
 import unicodedata
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 LABELS_FILE = "labels.txt"
 
 
-def label_lines(classes: Iterable[str]) -> tuple[str, ...]:
-    r"""Returns names of classes as a labels file can hold them: one line each, unique.
+def make_label_lines(classes: Iterable[str]) -> tuple[str, ...]:
+    r"""Returns one unique line for each class name.
 
-    Line breaks, control characters and what UTF-8 cannot hold (a file name's stray
-    bytes) become Python's escapes, such as `\n`. A repeated name gets a number:
-    `crane`, `crane (2)`. Other names stay as they are, with commas and all.
+    Replaces line breaks, control characters and characters that UTF-8 cannot encode
+    (stray bytes of a file name) by Python escapes, such as `\n`. Numbers repeated
+    names: `crane`, `crane (2)`. All other names, also with commas, are unchanged.
     """
     lines = ["".join(map(_printable, name)) for name in classes]
     taken, count = set(lines), collections.Counter[str]()
@@ -27,7 +27,7 @@ def label_lines(classes: Iterable[str]) -> tuple[str, ...]:
 
 
 def _printable(character: str) -> str:
-    # str.splitlines, which clients use, also breaks lines at Zl, Zp and some of Cc.
+    # Clients call str.splitlines, which also splits at Zl, Zp and some Cc characters.
     if unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}:
         return character.encode("unicode_escape").decode()
     return character

@@ -1,4 +1,4 @@
-"""The manifest of a bundle, and the files that it lists."""
+"""The manifest of a bundle, and checks of the files that it lists."""
 
 import hashlib
 import json
@@ -9,25 +9,25 @@ from typing import Any, NotRequired, TypedDict
 from keras_resnet.spec import Provenance
 from keras_resnet.support import InputError
 
-MANIFEST_FORMAT = 2  # Of manifest.json.
+MANIFEST_FORMAT = 2  # Format version of manifest.json.
 
 Folder = str | os.PathLike[str]
 
-# Size in `bytes` and `sha256` of files, by path in the bundle.
+# Size (`bytes`) and `sha256` of each file, by path relative to the bundle.
 Files = dict[str, dict[str, Any]]
 
-# `inputs` and `outputs` of a function in an artifact: from names to tensors. A tensor is
-# a list: its type, its shape (-1 is any size) and, if it is quantised, its scale and
-# zero point: the value is (level - zero point) * scale.
+# "inputs" and "outputs" of a function in an artifact, by tensor name. A tensor is the
+# list of its dtype and shape (-1 for any size). A quantised tensor adds its scale and
+# zero point, where value = (stored integer - zero point) * scale.
 Signature = dict[str, dict[str, list[Any]]]
 
 
 class ArtifactRow(TypedDict, total=False):
-    """One artifact: what is read of it.
+    """Manifest entry of an artifact; only the fields that this package reads.
 
-    From `images` on only with a runtime. There the fields of a `comparison.Comparison`
-    stand; `limit` is a `comparison.Limit`, and `check` the artifact's answers to
-    check.npz, see `comparison.check_answers`.
+    The fields from `images` on exist only if the artifact has a runtime. They include
+    fields of `comparison.Comparison`. `limit` has the fields of `comparison.Limit`, and
+    `check` is the result of `comparison.compare_with_check` at export.
     """
 
     path: str
@@ -47,7 +47,7 @@ class ArtifactRow(TypedDict, total=False):
 
 
 class LatencyRow(TypedDict):
-    """One artifact with one number of threads and images; see `timing.measure`."""
+    """Measurement of one artifact; see `timing.measure_latency` for the units."""
 
     artifact: str
     threads: int
@@ -61,12 +61,12 @@ class LatencyRow(TypedDict):
 
 
 class Manifest(TypedDict):
-    """The content of manifest.json.
+    """Content of manifest.json.
 
-    `settings` is a `keras_resnet.spec.Provenance`, `preprocessing` the fields of a
-    `keras_resnet.data.Preprocessing`, and `evaluation` the Keras model on the held-out
-    images. `calibration` has the numbers of its images in their data set, and `latency`
-    the `machine` and the `rows` that `python -m export.latency` measured.
+    `settings` is a serialised `keras_resnet.spec.Provenance`. `preprocessing` has the
+    fields of `keras_resnet.data.Preprocessing`. `evaluation` has results of the Keras
+    model on test images. `calibration` lists the indices of the calibration images.
+    `latency` has the `machine` and `rows` of `python -m export.latency`.
     """
 
     format: int
@@ -88,16 +88,16 @@ def read_manifest(folder: Folder) -> Manifest:
     """Returns the manifest of a bundle.
 
     Raises:
-        InputError: The folder has none that this version reads.
+        InputError: If `folder` has no manifest of a format that this version supports.
     """
     path = os.path.join(folder, "manifest.json")
-    problem = "damaged, or not a bundle's"
+    problem = "it is damaged or does not describe a bundle"
     try:
         with open(path, encoding="utf-8") as file:
             manifest = json.load(file)
         if manifest["format"] != MANIFEST_FORMAT:
-            problem = f"of format {manifest['format']}, where {MANIFEST_FORMAT} is read"
-        elif _has_shape(manifest):
+            problem = f"its format is {manifest['format']}, not {MANIFEST_FORMAT}"
+        elif _has_required_fields(manifest):
             return manifest
     except OSError as error:
         problem = str(error.strerror)
@@ -105,12 +105,12 @@ def read_manifest(folder: Folder) -> Manifest:
         pass
     raise InputError(
         "BUNDLE must be a folder that python -m export wrote. "
-        f"Received: {folder!r}, whose manifest.json is: {problem}"
+        f"Received: {folder!r}, whose manifest.json cannot be used: {problem}"
     )
 
 
-def _has_shape(manifest: Any) -> bool:
-    """Whether a manifest has everything that `verify` and `latency` read."""
+def _has_required_fields(manifest: Any) -> bool:
+    """Returns whether a manifest has the required fields; may also raise `KeyError`."""
     Provenance.from_settings(manifest["settings"])
     return isinstance(manifest["files"], dict) and all(
         isinstance(row["files"], dict)
@@ -120,10 +120,10 @@ def _has_shape(manifest: Any) -> bool:
     )
 
 
-def without_folders(value: Any) -> Any:
-    """Returns a setting without folders of this machine: of `folder:/a/b`, `folder:b`.
+def strip_folders(value: Any) -> Any:
+    """Returns a setting with absolute paths shortened: `folder:/a/b` to `folder:b`.
 
-    A manifest is given on with its bundle.
+    Bundles are published, and the folders of the exporting machine are private.
     """
     if not isinstance(value, str):
         return value
@@ -132,45 +132,45 @@ def without_folders(value: Any) -> Any:
 
 
 def describe_files(folder: Folder, paths: Iterable[str]) -> Files:
-    """Returns size and sha256 of files, and of all files in folders, of a bundle."""
+    """Returns size and sha256 of files in a bundle, and of all files in folders."""
     rows: Files = {}
     for path in paths:
         for name in _list_files(folder, path) or [path]:
-            whole = os.path.join(folder, name)
-            with open(whole, "rb") as file:
+            full_path = os.path.join(folder, name)
+            with open(full_path, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            rows[name] = {"bytes": os.path.getsize(whole), "sha256": digest}
+            rows[name] = {"bytes": os.path.getsize(full_path), "sha256": digest}
     return rows
 
 
-def find_strangers(folder: Folder, manifest: Manifest) -> list[str]:
-    """Returns the files in a folder that are not of the bundle, by path in it."""
-    known = _listed(manifest).keys() | {"manifest.json"}
-    return [name for name in _list_files(folder) if name not in known]
+def find_unexpected_files(folder: Folder, manifest: Manifest) -> list[str]:
+    """Returns the paths of files in a bundle that its manifest does not list."""
+    expected = _expected_files(manifest).keys() | {"manifest.json"}
+    return [name for name in _list_files(folder) if name not in expected]
 
 
 def check_files(folder: Folder, manifest: Manifest) -> dict[str, str]:
-    """Returns what is wrong with files of a bundle, by path in it."""
-    problems = dict.fromkeys(find_strangers(folder, manifest), "is not of this bundle")
-    for name, expected in _listed(manifest).items():
+    """Returns the problem of each missing, changed or unexpected file, by path."""
+    problems = dict.fromkeys(find_unexpected_files(folder, manifest), "is unexpected")
+    for name, expected in _expected_files(manifest).items():
         if not os.path.isfile(os.path.join(folder, name)):
             problems[name] = "is missing"
         elif describe_files(folder, [name])[name] != expected:
-            problems[name] = "is not the file that was exported (sha256)"
+            problems[name] = "differs from the exported file (sha256)"
     return problems
 
 
-def _listed(manifest: Manifest) -> Files:
+def _expected_files(manifest: Manifest) -> Files:
     rows = dict(manifest["files"])
     for artifact in manifest["artifacts"].values():
         rows |= artifact["files"]
     return rows
 
 
-def _list_files(folder: Folder, inside: str = "") -> list[str]:
-    """Paths in a bundle of all files below a folder in it, with slashes, sorted."""
+def _list_files(folder: Folder, subfolder: str = "") -> list[str]:
+    """Returns the sorted paths, with slashes, of all files in a folder of a bundle."""
     return sorted(
         os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")
-        for parent, _, names in os.walk(os.path.join(folder, inside))
+        for parent, _, names in os.walk(os.path.join(folder, subfolder))
         for name in names
     )

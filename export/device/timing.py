@@ -1,4 +1,4 @@
-"""Timing artifacts, each in a process of its own, in turn."""
+"""Latency and memory of artifacts, each measured in its own process."""
 
 import itertools
 import math
@@ -20,14 +20,14 @@ from keras_resnet.support import InputError
 from .manifest import Folder, LatencyRow, check_files, read_manifest
 from .runtimes import RUNTIMES, MissingRuntime
 
-# Seconds between two calls: the threads of the previous call spin for a while.
+# Pause in seconds before each call, because threads of the previous call still spin.
 PAUSE = 0.02
 
-# Number of calls of each artifact, with each batch, that are not timed.
+# Number of untimed calls of each artifact before the timed calls of a batch size.
 WARM_UP = 3
 
-# Smallest number of timed calls, however long they take.
-FEWEST = 5
+# Minimum number of timed calls, no matter how long they take.
+MIN_CALLS = 5
 
 Key = TypeVar("Key")
 
@@ -38,14 +38,14 @@ def time_in_turn(
     rounds: int = 30,
     warm_up: int = 5,
 ) -> dict[str, float]:
-    """Returns the median milliseconds of functions of this process, by name.
+    """Returns the median latency in milliseconds of each function, by name.
 
-    They are called in turn on one image, uint8, (1, height, width, channels), and timed
-    in each of the rounds after the warm-up.
+    Calls all functions in turn on the same image, uint8, (1, height, width, channels),
+    in this process. Of `warm_up + rounds` rounds, the first `warm_up` are not timed.
     """
 
     def call(function: Callable[[np.ndarray], object]) -> float:
-        function(image)  # The weights of the previous function fill the caches.
+        function(image)  # Untimed: the caches hold the previous function's weights.
         start = time.perf_counter()
         function(image)
         return 1e3 * (time.perf_counter() - start)
@@ -58,11 +58,14 @@ def time_in_turn(
 def _take_turns(
     calls: Mapping[Key, Callable[[], float]], rounds: int, warm_up: int, seconds: float
 ) -> dict[Key, list[float]]:
-    """Returns the milliseconds that calls return, each until its time is used up."""
+    """Makes all calls in turn and returns the milliseconds that each call returns.
+
+    A call is skipped once it has run for `seconds` in total and `MIN_CALLS` times.
+    """
     times: dict[Key, list[float]] = {key: [] for key in calls}
     for turn in range(warm_up + rounds):
         for key, values in times.items():
-            if len(values) >= FEWEST and sum(values) > 1e3 * seconds:
+            if len(values) >= MIN_CALLS and sum(values) > 1e3 * seconds:
                 continue
             time.sleep(PAUSE)
             milliseconds = calls[key]()
@@ -71,128 +74,128 @@ def _take_turns(
     return times
 
 
-def measure(
+def measure_latency(
     folder: Folder,
     batches: Sequence[int] = (1, 16),
     threads: Sequence[int | None] = (1, None),
     rounds: int = 30,
     seconds: float = 30,
 ) -> tuple[list[LatencyRow], dict[str, str]]:
-    """Measures every artifact of a bundle.
+    """Measures latency, memory and start-up time of every artifact of a bundle.
 
     Args:
-        folder: The bundle.
-        batches: Numbers of images in a call.
-        threads: Numbers of threads; `None` is one for each CPU.
-        rounds: Number of timed calls of each artifact, with each batch.
-        seconds: Time for all timed calls of an artifact with a batch. A slow one is
-            called less often, but at least `FEWEST` times.
+        folder: Folder of the bundle.
+        batches: Batch sizes to measure.
+        threads: Numbers of threads to measure; `None` means one for each CPU.
+        rounds: Number of timed calls for each artifact and batch size.
+        seconds: Time limit for the timed calls of an artifact with one batch size. Slow
+            artifacts are called less often, but at least `MIN_CALLS` times.
 
     Returns:
-        A row for each artifact, number of threads and batch: median and 95th percentile
-        of a call in milliseconds, images per second at that median, the process's
-        peak memory so far in MiB, and the milliseconds from before the runtime was
-        imported to the first answer. And a dict from artifacts that were not
-        measured to the reason.
+        A list with one row for each artifact, number of threads and batch size. A row
+        has the median and 95th percentile of the latency in milliseconds, images per
+        second at the median, the peak memory of the process so far in MiB, and the time
+        in milliseconds from before the runtime's import to the first prediction.
+        Second, a dict from each artifact that could not be measured to the reason.
 
     Raises:
-        InputError: The folder is not a bundle, or not as it was exported.
+        InputError: If the folder is not a bundle, or the bundle has been changed.
     """
     manifest = read_manifest(folder)
     if problems := check_files(folder, manifest):
         name, problem = next(iter(problems.items()))
-        raise InputError(f"{folder} is not as it was exported: {name} {problem}")
+        raise InputError(f"The bundle {folder} has been changed: {name} {problem}")
     with np.load(os.path.join(folder, "check.npz")) as check:
         images = check["image"]
     artifacts = manifest["artifacts"]
-    runners: list[Runner] = []
-    missing: dict[str, str] = {}
+    processes: list[TimedProcess] = []
+    skipped: dict[str, str] = {}
     try:
-        for (name, row), number in itertools.product(artifacts.items(), threads):
+        for (name, row), n in itertools.product(artifacts.items(), threads):
             if row["runtime"] is None:
-                missing[name] = "a browser runs it"
+                skipped[name] = "it runs only in browsers"
                 continue
             path = os.path.join(folder, row["path"])
-            count = number or os.cpu_count() or 1
-            runner = Runner(name, row["runtime"], path, count, images[:1])
-            if runner.problem:
-                missing[name] = runner.problem
+            num_threads = n or os.cpu_count() or 1
+            process = TimedProcess(name, row["runtime"], path, num_threads, images[:1])
+            if process.problem:
+                skipped[name] = process.problem
             else:
-                runners.append(runner)
+                processes.append(process)
         rows: list[LatencyRow] = []
         for batch in batches:
             pixels = np.resize(images, (batch, *images.shape[1:]))
-            rows += _in_turn(runners, pixels, rounds, seconds)
+            rows += _measure_batch(processes, pixels, rounds, seconds)
     finally:
-        for runner in runners:
-            runner.stop()
+        for process in processes:
+            process.stop()
     order = list(artifacts)
-    return sorted(rows, key=lambda row: order.index(row["artifact"])), missing
+    return sorted(rows, key=lambda row: order.index(row["artifact"])), skipped
 
 
-def _in_turn(
-    runners: Sequence["Runner"], images: np.ndarray, rounds: int, seconds: float
+def _measure_batch(
+    processes: Sequence["TimedProcess"], images: np.ndarray, rounds: int, seconds: float
 ) -> Iterator[LatencyRow]:
-    """Calls each artifact with the same images in turn, and yields its row."""
-    calls = {runner: partial(runner.call, images) for runner in runners}
+    """Calls all artifacts in turn on the same images, and yields a row for each."""
+    calls = {process: partial(process.call, images) for process in processes}
     times = _take_turns(calls, rounds, WARM_UP, seconds)
-    for runner, values in times.items():
+    for process, values in times.items():
         median = statistics.median(values)
         yield {
-            "artifact": runner.artifact,
-            "threads": runner.threads,
+            "artifact": process.artifact,
+            "threads": process.threads,
             "batch": len(images),
             "median_ms": round(median, 3),
             "p95_ms": round(float(np.percentile(values, 95)), 3),
             "images_per_s": round(1e3 * len(images) / median, 2),
-            "peak_mib": round(runner.peak / 2**20, 1),
-            "start_ms": round(runner.start, 1),
+            "peak_mib": round(process.peak_bytes / 2**20, 1),
+            "start_ms": round(process.start_ms, 1),
             "calls": len(values),
         }
 
 
-class Runner:
-    """A process that runs one artifact when it is told to."""
+class TimedProcess:
+    """A process that loads one artifact and runs it on request."""
 
-    start: float  # Milliseconds to its first answer.
-    peak: int  # Peak memory so far, in bytes.
-    problem: str | None  # Why it could not start.
+    start_ms: float  # Time from before the runtime's import to the first prediction.
+    peak_bytes: int  # Peak memory so far.
+    problem: str | None  # Reason why the artifact could not be started, if any.
 
     def __init__(
         self, artifact: str, runtime: str, path: str, threads: int, image: np.ndarray
     ) -> None:
         self.artifact, self.threads = artifact, threads
-        # A new interpreter, so that this process's memory does not count as its own.
+        # A forked process would inherit this process's memory, and measure it too.
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        given = theirs, runtime, path, threads, image
-        self.process = context.Process(target=_serve, args=given, daemon=True)
+        self.connection, remote_end = context.Pipe()
+        args = remote_end, runtime, path, threads, image
+        self.process = context.Process(target=_serve, args=args, daemon=True)
         self.process.start()
-        theirs.close()
+        remote_end.close()
         try:
-            self.start, self.peak, self.problem = self.connection.recv()
+            self.start_ms, self.peak_bytes, self.problem = self.connection.recv()
         except EOFError:
-            self.problem = f"its process ended with status {self._status()}"
+            self.problem = f"its process ended with exit status {self._exit_status()}"
 
     def call(self, images: np.ndarray) -> float:
-        """Returns the milliseconds of one call."""
+        """Runs the artifact on `images` once and returns the time in milliseconds."""
         self.connection.send(images)
         try:
-            milliseconds, self.peak = self.connection.recv()
+            milliseconds, self.peak_bytes = self.connection.recv()
         except EOFError:
             raise OSError(
-                f"{self.artifact} could not be measured with {len(images)} images at a "
-                f"time: its process ended with status {self._status()}"
+                f"{self.artifact} could not be measured with {len(images)} images. "
+                f"Its process ended with exit status {self._exit_status()}"
             ) from None
         return milliseconds
 
     def stop(self) -> None:
-        """Ends the process."""
+        """Asks the process to end, and kills it after five seconds."""
         self.connection.close()
         self.process.join(5)
         self.process.kill()
 
-    def _status(self) -> int | None:
+    def _exit_status(self) -> int | None:
         self.process.join()
         return self.process.exitcode
 
@@ -200,8 +203,8 @@ class Runner:
 def _serve(
     connection: Connection, runtime: str, path: str, threads: int, image: np.ndarray
 ) -> None:
-    """Runs an artifact for the process at the other end, until that hangs up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other end.
+    """Loads an artifact in the child process and times it on every batch received."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent handles Ctrl-C.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     start = time.perf_counter()
     try:
@@ -222,10 +225,10 @@ def _serve(
 
 
 def peak_memory() -> int:
-    """Returns the peak memory of this process, in bytes."""
+    """Returns the peak resident memory of this process in bytes."""
     try:
         with open("/proc/self/status", encoding="ascii") as file:
-            # getrusage would count what the parent had when it forked.
+            # getrusage would include memory of the parent before the fork.
             return next(
                 1024 * int(line.split()[1]) for line in file if line.startswith("VmHWM")
             )

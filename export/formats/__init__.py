@@ -1,13 +1,13 @@
-"""The file formats that a network is written to.
+"""The file formats that a network is exported to.
 
-saved_model.py  for TensorFlow Serving, and what converters read
-tflite.py       `.tflite` files, a row of a table for each kind
-metadata.py     labels and description within a `.tflite` file
-onnx_model.py   for ONNX Runtime
-openvino_ir.py  for OpenVINO, in float32 and int8
-web.py          a page that classifies pictures in a browser; its files are in web/
+saved_model.py  SavedModels for TensorFlow Serving and for the TFLite converter
+tflite.py       `.tflite` files, one row of a table for each format
+metadata.py     labels and description inside a `.tflite` file
+onnx_model.py   ONNX files for ONNX Runtime
+openvino_ir.py  OpenVINO files, in float32 and int8
+web.py          a web page that classifies images in the browser; template in web/
 """
 
-from keras_resnet.support.front_door import open_front_door
+from keras_resnet.support.lazy_imports import attach_stub
 
-__getattr__, __dir__, __all__ = open_front_door(__name__)
+__getattr__, __dir__, __all__ = attach_stub(__name__)

@@ -3,9 +3,9 @@ from .onnx_model import write_onnx as write_onnx
 from .openvino_ir import write_openvino as write_openvino
 from .saved_model import check_model as check_model
 from .saved_model import check_signatures as check_signatures
-from .saved_model import reference_logits as reference_logits
+from .saved_model import compute_reference_logits as compute_reference_logits
 from .saved_model import write_saved_model as write_saved_model
-from .saved_model import write_static as write_static
+from .saved_model import write_static_model as write_static_model
 from .tflite import TFLITE_FORMATS as TFLITE_FORMATS
 from .tflite import convert_to_tflite as convert_to_tflite
 from .web import WEB_MODELS as WEB_MODELS

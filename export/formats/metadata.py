@@ -1,11 +1,11 @@
-"""What a `.tflite` file says of itself: name, input, licence, labels.
+"""Metadata of a `.tflite` file: name, input, licence and labels.
 
-The TFLite metadata format: a second FlatBuffer within the model's, by the schema
-`metadata_schema.fbs`, and the files that it names as a zip archive behind the
-model. MediaPipe Tasks and the Task libraries on phones read both; LiteRT passes
-over them. No distribution writes it on every Python that we support (`tflite-support`
-ended with 3.11, and MediaPipe's writer imports what its wheel lacks), so that the few
-tables which a classifier needs are written here.
+TFLite metadata is a second FlatBuffer (schema `metadata_schema.fbs`) that is stored
+inside the model's FlatBuffer. The label file is in a zip archive that is appended to
+the model. MediaPipe Tasks and the Task libraries on phones read both, and LiteRT
+ignores both. No Python package writes this format on every supported Python version
+(`tflite-support` ended with 3.11, and MediaPipe's writer imports modules that its wheel
+lacks), so this module writes the few tables that a classifier needs.
 """
 
 import io
@@ -19,10 +19,10 @@ from ai_edge_litert import schema_py_generated as schema
 from keras_resnet.data import Preprocessing
 from keras_resnet.evaluation import Classifier
 
-from ..device import LABELS_FILE, label_lines
+from ..device import LABELS_FILE, make_label_lines
 
-# The fields of each table in the order of metadata_schema.fbs, which is their place
-# in the file. A union has two: its type, and the table.
+# Fields of each table, in the order of metadata_schema.fbs. A FlatBuffer stores a field
+# under its index in this order. A union takes two fields, its type and its table.
 _TABLES = {
     "ModelMetadata": "name description version subgraph_metadata author license "
     "associated_files min_parser_version",
@@ -39,18 +39,19 @@ _TABLES = {
     "AssociatedFile": "name description type",
 }
 
-# What a table holds: a text, a number, an array of numbers, a table, a list of tables.
-# A table is a dict from the place of a field to its value.
+# A field contains a string, a number, an array of numbers, a table or a list of tables.
+# A table is a dict from the index of a field to its value.
 _Value: TypeAlias = "str | np.generic | np.ndarray | _Table | list[_Table]"
 _Table: TypeAlias = dict[int, _Value]
 
 
 def add_metadata(content: bytes, classifier: Classifier) -> bytes:
-    """Adds metadata and labels to a `.tflite` file, and states its batch of one.
+    """Adds metadata and labels to a `.tflite` file and fixes its batch size to one.
 
-    A converter leaves the batch open beside the shape that it writes; LiteRT resizes
-    a file without that too, and LiteRT.js and some delegates refuse a file with it.
-    `content` and what is returned are the bytes of a file.
+    The converter writes a shape with a batch of one, and a "shape signature" that marks
+    the batch as variable. The signature is removed, because LiteRT.js and some
+    delegates reject it, and LiteRT can resize the batch without it. `content` and the
+    returned value are the bytes of a file.
     """
     model = schema.ModelT.InitFromPackedBuf(content)
     for subgraph in model.subgraphs:
@@ -65,20 +66,21 @@ def add_metadata(content: bytes, classifier: Classifier) -> bytes:
     builder.Finish(model.Pack(builder), b"TFL3")
     stream = io.BytesIO()
     stream.write(builder.Output())
-    # Stored, not compressed, as clients expect; of no date, so that the same model
-    # gives the same file.
+    # Clients expect the archive to be uncompressed, which is the default. `ZipInfo` has
+    # a constant date, so that the same model always produces the same file.
     with zipfile.ZipFile(stream, "w") as archive:
         file = zipfile.ZipInfo(LABELS_FILE)
-        file.external_attr = 0o644 << 16  # Whoever unpacks it may read it.
-        lines = "".join(f"{label}\n" for label in label_lines(classifier.classes))
+        file.external_attr = 0o644 << 16  # Readable by every user once extracted.
+        lines = "".join(f"{label}\n" for label in make_label_lines(classifier.classes))
         archive.writestr(file, lines)
     return stream.getvalue()
 
 
 class _AlignedBuilder(flatbuffers.Builder):
-    """Aligns arrays to 16 bytes, as LiteRT's schema demands of weights.
+    """A FlatBuffer builder that aligns arrays to 16 bytes.
 
-    The code generated for Python, TensorFlow's converter included, does not.
+    LiteRT's schema requires this of weights. The Python code that is generated from the
+    schema, TensorFlow's converter included, does not do it.
     """
 
     def CreateNumpyVector(self, x: np.ndarray) -> int:
@@ -87,10 +89,10 @@ class _AlignedBuilder(flatbuffers.Builder):
 
 
 def _describe(classifier: Classifier) -> bytes:
-    """Returns the metadata of a classifier, a FlatBuffer."""
+    """Returns the metadata of a classifier as a FlatBuffer."""
     provenance, count = classifier.provenance, len(classifier.classes)
-    known = {"author": provenance.publisher, "license": provenance.licence}
-    (name,) = label_lines([classifier.name])
+    origin = {"author": provenance.publisher, "license": provenance.licence}
+    (name,) = make_label_lines([classifier.name])
     graph = _table(
         "SubGraphMetadata",
         input_tensor_metadata=[_describe_image(classifier.preprocessing)],
@@ -102,9 +104,9 @@ def _describe(classifier: Classifier) -> bytes:
         description=f"Image classifier of {count} classes by keras_resnet.",
         version="1",
         subgraph_metadata=[graph],
-        # The first version of the format has all these fields.
+        # All of these fields exist since the first version of the format.
         min_parser_version="1.0.0",
-        **{field: text for field, text in known.items() if text},
+        **{field: text for field, text in origin.items() if text},
     )
     builder = flatbuffers.Builder()
     builder.Finish(_write(builder, model), b"M001")
@@ -117,16 +119,17 @@ def _describe_image(preprocessing: Preprocessing) -> _Table:
     size = _table("ImageSize", width=np.uint32(width), height=np.uint32(height))
     space = np.int8(2 if grey else 1)
     image = _table("ImageProperties", color_space=space, default_size=size)
-    # That there is nothing to do has to be said where the input is float32.
-    nothing = _table("NormalizationOptions", mean=_floats(0), std=_floats(1))
+    # Clients require normalisation options for float32 input. These change nothing,
+    # because the network normalises its input itself.
+    identity = _table("NormalizationOptions", mean=_float_array(0), std=_float_array(1))
     return _table(
         "TensorMetadata",
         name="image",
-        description=f"{'Grey' if grey else 'RGB'} image, {height} rows of {width} pixels "
-        "from 0 to 255; the model normalises them itself.",
+        description=f"{'Grey' if grey else 'RGB'} image, {height} rows by {width} "
+        "columns, values from 0 to 255. The model normalises them itself.",
         content=_union("Content", "content_properties", 2, image),
-        process_units=[_union("ProcessUnit", "options", 1, nothing)],
-        stats=_table("Stats", max=_floats(255), min=_floats(0)),
+        process_units=[_union("ProcessUnit", "options", 1, identity)],
+        stats=_table("Stats", max=_float_array(255), min=_float_array(0)),
     )
 
 
@@ -143,29 +146,32 @@ def _describe_probabilities(count: int) -> _Table:
         name="probabilities",
         description=f"Probability of each of {count} classes.",
         content=_union("Content", "content_properties", 1, feature),
-        stats=_table("Stats", max=_floats(1), min=_floats(0)),
+        stats=_table("Stats", max=_float_array(1), min=_float_array(0)),
         associated_files=[labels],
     )
 
 
-def _floats(value: float) -> np.ndarray:
+def _float_array(value: float) -> np.ndarray:
     return np.array([value], np.float32)
 
 
-def _union(kind: str, field: str, number: int, table: _Table) -> _Table:
-    """Returns a table with a union that holds the table of that number in the schema."""
-    fields: dict[str, _Value] = {f"{field}_type": np.uint8(number), field: table}
+def _union(kind: str, field: str, member: int, table: _Table) -> _Table:
+    """Returns a table of type `kind` whose union `field` contains `table`.
+
+    `member` is the number of the table's type among the union's types in the schema.
+    """
+    fields: dict[str, _Value] = {f"{field}_type": np.uint8(member), field: table}
     return _table(kind, **fields)
 
 
 def _table(kind: str, **fields: _Value) -> _Table:
-    """Returns a table for `_write`: its fields by their places."""
-    places = _TABLES[kind].split()
-    return {places.index(name): value for name, value in fields.items()}
+    """Returns a table of type `kind` with the fields keyed by their index."""
+    names = _TABLES[kind].split()
+    return {names.index(name): value for name, value in fields.items()}
 
 
 def _write(builder: flatbuffers.Builder, value: _Value) -> int:
-    """Writes a value to a FlatBuffer and returns the offset."""
+    """Writes a value other than a number to a FlatBuffer and returns its offset."""
     if isinstance(value, str):
         return builder.CreateString(value)
     if isinstance(value, np.ndarray):
@@ -176,18 +182,18 @@ def _write(builder: flatbuffers.Builder, value: _Value) -> int:
         for offset in reversed(offsets):
             builder.PrependUOffsetTRelative(offset)
         return builder.EndVector()
-    assert isinstance(value, dict)  # Numbers stand within their table.
+    assert isinstance(value, dict)  # A number is stored inline in its table.
     fields = {
-        place: item if isinstance(item, np.generic) else _write(builder, item)
-        for place, item in value.items()
+        index: item if isinstance(item, np.generic) else _write(builder, item)
+        for index, item in value.items()
     }
-    number = {
+    number_slots = {
         np.int8: builder.PrependInt8Slot,
         np.uint8: builder.PrependUint8Slot,
         np.uint32: builder.PrependUint32Slot,
     }
     builder.StartObject(max(fields, default=-1) + 1)
-    for place, item in fields.items():
-        put = number.get(type(item), builder.PrependUOffsetTRelativeSlot)
-        put(place, item, 0)
+    for index, item in fields.items():
+        add_slot = number_slots.get(type(item), builder.PrependUOffsetTRelativeSlot)
+        add_slot(index, item, 0)
     return builder.EndObject()

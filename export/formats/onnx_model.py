@@ -1,8 +1,8 @@
-"""An ONNX file, for ONNX Runtime and all else that reads the format.
+"""ONNX files, for ONNX Runtime and every other reader of the format.
 
-The graph is written layer by layer: a converter of TensorFlow graphs would bring
-its own demands on versions, and leave transpositions and paddings in the graph
-that fold into the convolutions here.
+This module writes the graph layer by layer. A converter of TensorFlow graphs would
+restrict the versions of other packages, and it would leave transpositions and paddings
+in the graph. Here they become attributes of the convolutions.
 """
 
 import dataclasses
@@ -18,47 +18,47 @@ from keras import layers
 from keras_resnet.evaluation import Classifier
 from keras_resnet.support import InputError, write_file
 
-from ..device import needs
+from ..device import require_extra
 
 if TYPE_CHECKING:
     import onnx
 
-# ONNX Runtime reads these from 1.12 on, of 2022.
+# ONNX Runtime reads these versions since its release 1.12 (2022).
 OPSET, IR_VERSION = 17, 8
 
 
 def write_onnx(path: str | os.PathLike[str], classifier: Classifier) -> None:
-    """Writes the ONNX file of a classifier.
+    """Writes a classifier to an ONNX file.
 
-    It takes `image`, uint8 (n, height, width, channels) with any n, normalises
-    inside and gives `probabilities`, float32 (n, classes). Its metadata hold
-    `classes` and `preprocessing`, in JSON. It raises what `to_onnx` does.
+    The input is `image`, uint8, (n, height, width, channels), for any n. The graph
+    normalises it. The output is `probabilities`, float32, (n, classes). The file's
+    metadata contain `classes` and `preprocessing` as JSON. Raises: see `to_onnx`.
     """
     write_file(path, to_onnx(classifier).SerializeToString())
 
 
 def to_onnx(classifier: Classifier) -> "onnx.ModelProto":
-    """Returns the ONNX model of a classifier; see `write_onnx`.
+    """Returns the ONNX model that `write_onnx` writes.
 
     Raises:
-        InputError: It has a layer that no network of keras_resnet has, or the
-            distribution `onnx` is not installed.
+        InputError: If this module does not support a layer of the network, or if the
+            package `onnx` is not installed.
     """
-    with needs("onnx"):
+    with require_extra("onnx"):
         import onnx
-    helper, kinds = onnx.helper, onnx.TensorProto
+    helper, dtypes = onnx.helper, onnx.TensorProto
     graph = _Graph()
-    pixels = graph.add("Cast", "image", to=kinds.FLOAT)
+    pixels = graph.add("Cast", "image", to=dtypes.FLOAT)
     pixels = graph.add("Transpose", pixels, perm=[0, 3, 1, 2])
     _emit_model(graph, classifier.model, _Value(pixels))
     graph.nodes[-1].output[0] = "probabilities"
     describe = helper.make_tensor_value_info
     shape: list[str | int | None] = ["batch", *classifier.preprocessing.shape]
-    images = describe("image", kinds.UINT8, shape)
-    answers = describe("probabilities", kinds.FLOAT, ["batch", len(classifier.classes)])
+    image = describe("image", dtypes.UINT8, shape)
+    output = describe("probabilities", dtypes.FLOAT, ["batch", len(classifier.classes)])
     model = helper.make_model(
         helper.make_graph(
-            graph.nodes, classifier.name, [images], [answers], graph.constants
+            graph.nodes, classifier.name, [image], [output], graph.constants
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
@@ -70,7 +70,7 @@ def to_onnx(classifier: Classifier) -> "onnx.ModelProto":
 
 
 def describe_classifier(classifier: Classifier) -> dict[str, str]:
-    """Returns what a file says of its classifier: `classes`, `preprocessing`, in JSON."""
+    """Returns the metadata of an ONNX or OpenVINO file; the values are JSON."""
     return {
         "classes": json.dumps(classifier.classes, ensure_ascii=False),
         "preprocessing": json.dumps(dataclasses.asdict(classifier.preprocessing)),
@@ -79,23 +79,24 @@ def describe_classifier(classifier: Classifier) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Value:
-    """A tensor of the graph, (n, channels, height, width)."""
+    """A tensor of the graph, (n, channels, height, width), possibly not yet padded."""
 
     name: str
-    # Rows and columns of zeros that its reader adds: above, left, below, right.
+    # Number of rows or columns of zeros that the next node must add around the tensor
+    # (above, left, below, right). A convolution adds them by its own attribute `pads`.
     pads: tuple[int, ...] = (0, 0, 0, 0)
-    rectified: bool = False  # Whether nothing in it is below zero.
+    rectified: bool = False  # Whether all values are known to be at least zero.
 
 
 class _Graph:
-    """The nodes and constants of an ONNX graph that is being written."""
+    """The nodes and constants of an ONNX graph under construction."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
 
     def add(self, kind: str, *inputs: str, name: str = "", **attributes: Any) -> str:
-        """Adds a node and returns the name of its output."""
+        """Adds a node for the operator `kind` and returns the name of its output."""
         import onnx
 
         name = name or f"{kind.lower()}_{len(self.nodes)}"
@@ -103,10 +104,9 @@ class _Graph:
         self.nodes.append(node)
         return name
 
-    def constant(
+    def add_constant(
         self, name: str, value: np.typing.ArrayLike, dtype: type = np.float32
     ) -> str:
-        """Adds an array and returns its name."""
         import onnx
 
         value = np.ascontiguousarray(value, dtype)
@@ -114,26 +114,28 @@ class _Graph:
         return name
 
     def pad(self, value: _Value, name: str, channels: tuple[int, int] = (0, 0)) -> str:
-        """Adds the zeros around a value, and channels of zeros; returns a name."""
+        """Adds a node for a value's pads and for zero channels in front and behind."""
         above, left, below, right = value.pads
-        front, behind = channels
-        pads = [0, front, above, left, 0, behind, below, right]
-        sizes = self.constant(f"{name}/sizes", pads, np.int64)
+        front, end = channels
+        pads = [0, front, above, left, 0, end, below, right]
+        sizes = self.add_constant(f"{name}/sizes", pads, np.int64)
         return self.add("Pad", value.name, sizes, name=name)
 
-    def padded(self, value: _Value) -> str:
-        """Returns the name of a value with its zeros around it."""
+    def apply_pads(self, value: _Value) -> str:
+        """Pads a value if it has pads, and returns the name of the resulting tensor."""
         return self.pad(value, f"{value.name}/pad") if any(value.pads) else value.name
 
 
-# From the graph, a layer and the values that it reads to the value that it computes.
+# Function that adds the nodes of a layer. Its arguments are the graph, the layer and
+# the layer's input values. It returns the layer's output value.
 _Emitter = Callable[..., _Value]
 
 
 def _emit_model(graph: _Graph, model: keras.Model, value: _Value) -> _Value:
-    """Adds every layer of a functional model with one input, `value`, and one output."""
+    """Adds all layers of a functional model with one input, `value`, and one output."""
+    # `clone_model` visits the layers in the order of the graph. The clone is not used.
     entry = keras.Input(batch_shape=model.input.shape, dtype=model.input.dtype)
-    values = {id(entry): value}
+    values = {id(entry): value}  # Values by the id of the clone's tensors.
 
     def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> keras.KerasTensor:
         output = layer(*args, **kwargs)
@@ -142,110 +144,113 @@ def _emit_model(graph: _Graph, model: keras.Model, value: _Value) -> _Value:
         values[id(output)] = emit(graph, model.get_layer(layer.name), *inputs)
         return output
 
-    walked = keras.models.clone_model(
+    clone = keras.models.clone_model(
         keras.Model(model.input, model.output), entry, _clone_without_weights, call
     )
-    return values[id(walked.output)]
+    return values[id(clone.output)]
 
 
 def _clone_without_weights(layer: keras.Layer) -> keras.Layer:
     if not isinstance(layer, keras.Model) and type(layer) not in _EMITTERS:
         raise InputError(
-            "ONNX can be written of the layers "
+            "The ONNX export supports the layers "
             f"{', '.join(kind.__name__ for kind in _EMITTERS)}. "
             f"Received: {layer.name}, {type(layer).__name__}"
         )
     config = layer.get_config()
     if "kernel_initializer" in config:
-        config["kernel_initializer"] = "zeros"  # The weights are the model's.
+        # Drawing random kernels is slow, and the clone's weights are never read.
+        config["kernel_initializer"] = "zeros"
     return type(layer).from_config(config)
 
 
-def _activated(graph: _Graph, layer: keras.Layer, name: str) -> _Value:
-    """Adds the activation of a layer after a tensor, if it has one."""
+def _add_activation(graph: _Graph, layer: keras.Layer, name: str) -> _Value:
+    """Adds the activation of a layer to the tensor `name`, unless it is linear."""
     activation = keras.activations.serialize(layer.activation)
     if activation == "linear":
         return _Value(name)
     kinds = {"relu": "Relu", "sigmoid": "Sigmoid", "softmax": "Softmax"}
     if activation not in kinds:
         raise InputError(
-            f"ONNX can be written of the activations linear, {', '.join(kinds)}. "
+            f"The ONNX export supports the activations linear, {', '.join(kinds)}. "
             f"Received: {layer.name} with {activation}"
         )
     name = graph.add(kinds[activation], name, name=f"{layer.name}/{activation}")
     return _Value(name, rectified=activation == "relu")
 
 
-def _activation(graph: _Graph, layer: layers.Activation, value: _Value) -> _Value:
-    return _activated(graph, layer, graph.padded(value))
+def _emit_activation(graph: _Graph, layer: layers.Activation, value: _Value) -> _Value:
+    return _add_activation(graph, layer, graph.apply_pads(value))
 
 
-def _normalization(graph: _Graph, layer: layers.Normalization, value: _Value) -> _Value:
+def _emit_normalization(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
     mean, variance = np.reshape([layer.mean, layer.variance], (2, -1, 1, 1))
-    subtracted = graph.constant(f"{layer.name}/mean", mean)
-    name = graph.add("Sub", graph.padded(value), subtracted)
-    if (variance != 1).any():  # Else it is folded into the convolution.
+    subtracted = graph.add_constant(f"{layer.name}/mean", mean)
+    name = graph.add("Sub", graph.apply_pads(value), subtracted)
+    # A variance of one means that the division is already folded into the convolution.
+    if (variance != 1).any():
         deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
-        divisor = graph.constant(f"{layer.name}/deviation", deviation)
+        divisor = graph.add_constant(f"{layer.name}/deviation", deviation)
         name = graph.add("Div", name, divisor)
     return _Value(name)
 
 
-def _batch_normalization(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
+def _emit_batch_norm(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
     *affine, mean, variance = layer.get_weights()
     gamma = affine.pop(0) if layer.scale else np.ones_like(mean)
     beta = affine.pop(0) if layer.center else np.zeros_like(mean)
-    parts = {"gamma": gamma, "beta": beta, "mean": mean, "variance": variance}
-    read = graph.padded(value)
-    constants = [graph.constant(f"{layer.name}/{p}", w) for p, w in parts.items()]
+    arrays = {"gamma": gamma, "beta": beta, "mean": mean, "variance": variance}
+    inputs = graph.apply_pads(value)
+    constants = [graph.add_constant(f"{layer.name}/{p}", w) for p, w in arrays.items()]
     attributes = {"name": layer.name, "epsilon": layer.epsilon}
-    return _Value(graph.add("BatchNormalization", read, *constants, **attributes))
+    return _Value(graph.add("BatchNormalization", inputs, *constants, **attributes))
 
 
-def _zero_padding(graph: _Graph, layer: layers.ZeroPadding2D, value: _Value) -> _Value:
+def _emit_zero_padding(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
     (above, below), (left, right) = layer.padding
     if layer.data_format == "channels_first":
-        # The channels of shortcut A: see `keras_resnet.nets.blocks`.
+        # In this data format the layer pads channels (shortcut A; see `nets.blocks`).
         return _Value(graph.pad(value, layer.name, channels=(left, right)))
     pads = np.add(value.pads, (above, left, below, right))
     return dataclasses.replace(value, pads=tuple(pads.tolist()))
 
 
-def _convolution(graph: _Graph, layer: layers.Conv2D, value: _Value) -> _Value:
+def _emit_convolution(graph: _Graph, layer: layers.Conv2D, value: _Value) -> _Value:
     pads = value.pads
     sizes = zip(layer.dilation_rate, layer.kernel_size, strict=True)
-    reach = [rate * (size - 1) for rate, size in sizes]
-    if layer.padding == "same" and any(reach):
-        if any(r % 2 for r in reach) or layer.strides != (1, 1):
+    total_pads = [rate * (size - 1) for rate, size in sizes]
+    if layer.padding == "same" and any(total_pads):
+        if any(p % 2 for p in total_pads) or layer.strides != (1, 1):
             raise InputError(
-                "ONNX can be written of convolutions with padding='same' whose stride "
-                f"is 1 and whose kernel is odd. Received: {layer.name}"
+                "The ONNX export supports convolutions with padding='same' only with "
+                f"stride 1 and kernels of odd size. Received: {layer.name}"
             )
-        pads = np.add(pads, [r // 2 for r in reach * 2]).tolist()
+        pads = np.add(pads, [p // 2 for p in total_pads * 2]).tolist()
     kernel, *bias = layer.get_weights()
-    weights = [graph.constant(f"{layer.name}/kernel", kernel.transpose(3, 2, 0, 1))]
-    weights += [graph.constant(f"{layer.name}/bias", b) for b in bias]
+    weights = [graph.add_constant(f"{layer.name}/kernel", kernel.transpose(3, 2, 0, 1))]
+    weights += [graph.add_constant(f"{layer.name}/bias", b) for b in bias]
     name = graph.add(
         "Conv", value.name, *weights, name=layer.name, group=layer.groups, pads=pads,
         kernel_shape=layer.kernel_size, strides=layer.strides,
         dilations=layer.dilation_rate,
     )  # fmt: skip
-    return _activated(graph, layer, name)
+    return _add_activation(graph, layer, name)
 
 
-def _max_pooling(graph: _Graph, layer: layers.MaxPooling2D, value: _Value) -> _Value:
-    # ONNX pads with minus infinity. After a ReLU that is the same as zeros.
-    fits = value.rectified
-    read = value.name if fits else graph.padded(value)
-    pads = value.pads if fits else (0, 0, 0, 0)
-    name = graph.add("MaxPool", read, name=layer.name, pads=pads, **_window(layer))
-    return _Value(name, rectified=fits)
+def _emit_max_pooling(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
+    # MaxPool pads with minus infinity. After a ReLU this has the same effect as padding
+    # with zeros, so that MaxPool can apply the pads itself.
+    rectified = value.rectified
+    inputs = value.name if rectified else graph.apply_pads(value)
+    pads = value.pads if rectified else (0, 0, 0, 0)
+    name = graph.add("MaxPool", inputs, name=layer.name, pads=pads, **_window(layer))
+    return _Value(name, rectified=rectified)
 
 
-def _average_pooling(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
-    # One of a single pixel is a choice of pixels, which stays exact in int8.
+def _emit_average_pooling(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
+    # A window of one pixel only selects pixels. MaxPool does this exactly in int8.
     kind = "AveragePool" if max(layer.pool_size) > 1 else "MaxPool"
-    name = graph.add(kind, graph.padded(value), name=layer.name, **_window(layer))
+    name = graph.add(kind, graph.apply_pads(value), name=layer.name, **_window(layer))
     return _Value(name, rectified=value.rectified)
 
 
@@ -253,42 +258,42 @@ def _window(layer: layers.MaxPooling2D | layers.AveragePooling2D) -> dict[str, A
     return {
         "kernel_shape": layer.pool_size,
         "strides": layer.strides,
-        # What is padded counts in no average, in TensorFlow neither.
+        # ONNX excludes the padding from averages by default, as TensorFlow does.
         "auto_pad": "SAME_UPPER" if layer.padding == "same" else "NOTSET",
     }
 
 
-def _global_average_pooling(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
-    name = graph.add("GlobalAveragePool", graph.padded(value), name=layer.name)
+def _emit_global_pooling(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
+    name = graph.add("GlobalAveragePool", graph.apply_pads(value), name=layer.name)
     name = name if layer.keepdims else graph.add("Flatten", name)
     return _Value(name, rectified=value.rectified)
 
 
-def _dense(graph: _Graph, layer: layers.Dense, value: _Value) -> _Value:
-    parts = zip(("kernel", "bias"), layer.get_weights(), strict=False)
-    weights = [graph.constant(f"{layer.name}/{part}", w) for part, w in parts]
+def _emit_dense(graph: _Graph, layer: layers.Dense, value: _Value) -> _Value:
+    arrays = zip(("kernel", "bias"), layer.get_weights(), strict=False)
+    weights = [graph.add_constant(f"{layer.name}/{part}", w) for part, w in arrays]
     name = graph.add("Gemm", value.name, *weights, name=layer.name)
-    return _activated(graph, layer, name)
+    return _add_activation(graph, layer, name)
 
 
-def _pairwise(kind: str) -> _Emitter:
+def _make_pairwise_emitter(kind: str) -> _Emitter:
     def emit(graph: _Graph, layer: keras.Layer, *values: _Value) -> _Value:
-        return _Value(graph.add(kind, *map(graph.padded, values), name=layer.name))
+        return _Value(graph.add(kind, *map(graph.apply_pads, values), name=layer.name))
 
     return emit
 
 
 _EMITTERS: dict[type[keras.Layer], _Emitter] = {
-    layers.Activation: _activation,
-    layers.Add: _pairwise("Add"),
-    layers.AveragePooling2D: _average_pooling,
-    layers.BatchNormalization: _batch_normalization,
-    layers.Conv2D: _convolution,
-    layers.Dense: _dense,
+    layers.Activation: _emit_activation,
+    layers.Add: _make_pairwise_emitter("Add"),
+    layers.AveragePooling2D: _emit_average_pooling,
+    layers.BatchNormalization: _emit_batch_norm,
+    layers.Conv2D: _emit_convolution,
+    layers.Dense: _emit_dense,
     layers.Dropout: lambda graph, layer, value: value,
-    layers.GlobalAveragePooling2D: _global_average_pooling,
-    layers.MaxPooling2D: _max_pooling,
-    layers.Multiply: _pairwise("Mul"),
-    layers.Normalization: _normalization,
-    layers.ZeroPadding2D: _zero_padding,
+    layers.GlobalAveragePooling2D: _emit_global_pooling,
+    layers.MaxPooling2D: _emit_max_pooling,
+    layers.Multiply: _make_pairwise_emitter("Mul"),
+    layers.Normalization: _emit_normalization,
+    layers.ZeroPadding2D: _emit_zero_padding,
 }

@@ -1,4 +1,4 @@
-"""OpenVINO's own files, in float32 or, by NNCF, in int8."""
+"""Files in OpenVINO's own format, in float32 or quantised to int8 by NNCF."""
 
 import io
 import logging
@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_resnet.evaluation import Classifier
 
-from ..device import needs, without_telemetry
+from ..device import disable_telemetry, require_extra
 from .onnx_model import describe_classifier, to_onnx
 
 if TYPE_CHECKING:
@@ -19,34 +19,31 @@ if TYPE_CHECKING:
 def write_openvino(
     path: str, classifier: Classifier, calibration: np.ndarray | None = None
 ) -> None:
-    """Writes a classifier as OpenVINO reads it: `model.xml` and `model.bin`.
+    """Writes a classifier to OpenVINO's files `model.xml` and `model.bin`.
 
-    It takes `image`, uint8 (1, height, width, channels), normalises inside and
-    gives `probabilities`, float32 (1, classes); OpenVINO's `reshape` makes it take
-    more. (An open batch costs 3 % of int8's time.) `classes` and `preprocessing`, in
-    JSON, stand under `rt_info`.
+    The input is `image`, uint8, (1, height, width, channels). The graph normalises it.
+    The output is `probabilities`, float32, (1, classes). OpenVINO's `reshape` can set a
+    larger batch size. A variable batch size would make int8 3 % slower. `rt_info`
+    contains `classes` and `preprocessing` as JSON.
 
-    Args:
-        path: Folder to write.
-        classifier: The classifier.
-        calibration: uint8, (n, height, width, channels). If given, weights, for each
-            channel, and activations are int8, in ranges that hold all values that
-            arise from these images; not those of the first convolution. A network
-            whose channels are equalised (see `quantization.equalise`) loses less. For
-            CPUs with VNNI or AMX, as Intel's since 2019 and AMD's since 2022: on
-            older ones sums may overflow.
+    With a calibration set, uint8, (n, height, width, channels), weights (per channel)
+    and activations are int8, except in the first convolution. The ranges of the
+    activations include all values that the calibration images produce. Networks with
+    equalised channels (see `quantization.equalise`) lose less accuracy. int8 is for
+    CPUs with VNNI or AMX (Intel since 2019, AMD since 2022). On older CPUs sums may
+    overflow.
 
     Raises:
-        InputError: As `onnx_model.to_onnx`, or a distribution is not installed.
+        InputError: If `to_onnx` raises it, or if a package is not installed.
     """
-    with needs("openvino"), without_telemetry():
+    with require_extra("openvino"), disable_telemetry():
         import onnx  # noqa: F401
         import openvino
 
         if calibration is not None:
             import nncf.quantization.range_estimator  # noqa: F401
     graph = to_onnx(classifier).SerializeToString()
-    # Not Core().read_model, in whose graph NNCF finds no biases to correct.
+    # In a graph from Core().read_model, NNCF does not find the biases that it corrects.
     model = openvino.convert_model(io.BytesIO(graph))
     if calibration is not None:
         model = _quantize(model, calibration)
@@ -54,12 +51,11 @@ def write_openvino(
     for key, value in describe_classifier(classifier).items():
         model.set_rt_info(value, key)
     os.makedirs(path, exist_ok=True)
-    # Half precision, the default, would cost the exactness that float32 is for.
+    # By default, weights are saved in half precision, which would make float32 inexact.
     openvino.save_model(model, os.path.join(path, "model.xml"), compress_to_fp16=False)
 
 
 def _quantize(model: "openvino.Model", calibration: np.ndarray) -> "openvino.Model":
-    """Returns a model in int8; see `write_openvino`."""
     import nncf
 
     nncf.set_log_level(logging.ERROR)
@@ -71,12 +67,12 @@ def _quantize(model: "openvino.Model", calibration: np.ndarray) -> "openvino.Mod
         nncf.Dataset([image[None] for image in calibration]),
         subset_size=len(calibration),
         preset=nncf.QuantizationPreset.MIXED,
-        # It does little of the work and much of the harm.
+        # In int8 the first convolution would save little time and cost much accuracy.
         ignored_scope=nncf.IgnoredScope(names=[stem.get_friendly_name()]),
         advanced_parameters=nncf.AdvancedQuantizationParameters(
-            # Else weights get 7 bits, for CPUs without VNNI.
+            # By default, weights have 7 bits, for the sake of CPUs without VNNI.
             overflow_fix=nncf.OverflowFix.DISABLE,
-            # The default averages the ranges of the images, and cuts more off.
+            # The default averages the images' ranges, which clips more activations.
             activations_range_estimator_params=ranges.MINMAX,
         ),
     )

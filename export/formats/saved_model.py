@@ -1,4 +1,4 @@
-"""A SavedModel that takes raw pixels or encoded images, for TensorFlow Serving."""
+"""SavedModels: one for TensorFlow Serving, and one that the TFLite converter reads."""
 
 from collections.abc import Callable
 
@@ -12,23 +12,23 @@ from keras_resnet.support import InputError, shorten_list
 
 from ..device import LIMITS, Disagreement
 
-# From the tensor that a signature takes to those that it gives, by name.
+# Function of a signature: from the input tensor to the output tensors by name.
 Endpoint = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
 
 def check_model(model: keras.Model) -> None:
-    """Refuses a model that artifacts cannot be made of, and says what can be done.
+    """Checks that a model can be exported.
 
     Raises:
-        InputError: It has several inputs, layers that are not Keras's own, or an
-            input of any size, or its logits and features cannot be told from its
-            layers.
+        InputError: If the model has several inputs, layers that are not part of Keras,
+            a variable input size, or no layers `avg_pool` and `predictions`, from which
+            the features and logits are computed. The message suggests a remedy.
     """
     if len(getattr(model, "inputs", None) or [0]) > 1:
         raise InputError(
-            "Export needs a network with one input, the image; export the part of it "
-            "that reads the image. "
-            f"Received: {model.name} with inputs {shorten_list(i.name for i in model.inputs)}"
+            "Export needs a network with one input, the image. Export the part of the "
+            f"network that reads the image. Received: {model.name} with inputs "
+            f"{shorten_list(i.name for i in model.inputs)}"
         )
     custom = [
         f"{layer.name} ({type(layer).__name__})"
@@ -38,47 +38,43 @@ def check_model(model: keras.Model) -> None:
     ]
     if custom:
         raise InputError(
-            "Export needs Keras's own layers, which every converter knows; replace the "
-            "others, or write a SavedModel alone by Keras's model.export(PATH). "
+            "Export supports only the layers of Keras, which every converter can read. "
+            "Replace other layers, or write a SavedModel with model.export(PATH). "
             f"Received: {model.name} with {shorten_list(custom)}"
         )
     layers = {layer.name: layer for layer in model.layers}
     activation = getattr(layers.get("predictions"), "activation", None)
     if "avg_pool" not in layers or activation is not keras.activations.softmax:
         raise InputError(
-            "Export needs a classifier of keras_resnet that ends in the layers avg_pool "
-            f"and predictions, with softmax. Received: {model.name}"
+            "Export needs a classifier from keras_resnet with the last layers avg_pool "
+            f"and predictions, which has a softmax. Received: {model.name}"
         )
     if None in model.input_shape[1:]:
         raise InputError(
-            "Export needs an input of one size; build the network with one, as by "
-            "--image_size=224 with a file of its weights. "
+            "Export needs a fixed input size. Rebuild the network from its weight file "
+            "with a fixed size, for example with --image_size=224. "
             f"Received: {model.name} with input {model.input_shape}"
         )
 
 
 def write_saved_model(classifier: Classifier, path: str) -> None:
-    """Writes the SavedModel of a classifier.
+    """Writes the SavedModel of a classifier for TensorFlow Serving.
 
-    Signatures, with n any number of images:
+    It has three signatures. In their shapes, n is any number of images:
 
-    - `serving_default`: `image`, uint8 (n, height, width, channels), to
-      `probabilities`, float32 (n, classes).
-    - `image_bytes`: `image_bytes`, string (n,), JPEG, PNG, WebP, BMP or GIF files of
-      any sizes, to `classes`, string (n, k), and `scores`, float32 (n, k), the
-      likeliest first; k is 5, or the number of classes if that is less. A
-      damaged file fails the whole request with InvalidArgument.
-    - `features`: `image` as above to `features`, float32 (n, channels), the
+    - `serving_default`: Maps `image`, uint8, (n, height, width, channels), to
+      `probabilities`, float32, (n, classes).
+    - `image_bytes`: Maps `image_bytes`, string, (n,), which are JPEG, PNG, WebP, BMP or
+      GIF files of any size, to `classes`, string, (n, k), and `scores`, float32,
+      (n, k). The likeliest class is first. k is 5, or the number of classes if there
+      are fewer. A damaged file makes the whole request fail with InvalidArgument.
+    - `features`: Maps `image` (see above) to `features`, float32, (n, channels), the
       global average of the last stage.
-
-    Args:
-        classifier: The classifier.
-        path: Folder to write.
     """
     preprocessing = classifier.preprocessing
     pixels = tf.TensorSpec((None, *preprocessing.shape), tf.uint8, "image")
     encoded = tf.TensorSpec((None,), tf.string, "image_bytes")
-    network = tf.function(_frozen(classifier.model), input_signature=[pixels])
+    network = tf.function(_freeze(classifier.model), input_signature=[pixels])
     names = tf.constant(classifier.classes)
     top = min(5, len(classifier.classes))
 
@@ -88,44 +84,45 @@ def write_saved_model(classifier: Classifier, path: str) -> None:
         scores, best = tf.math.top_k(network(images)["probabilities"], top)
         return {"classes": tf.gather(names, best), "scores": scores}
 
-    def part(name: str) -> tuple[Endpoint, tf.TensorSpec]:
+    def select_output(name: str) -> tuple[Endpoint, tf.TensorSpec]:
         return lambda image: {name: network(image)[name]}, pixels
 
     _write(
         path,
-        serving_default=part("probabilities"),
+        serving_default=select_output("probabilities"),
         image_bytes=(classify_bytes, encoded),
-        features=part("features"),
+        features=select_output("features"),
     )
 
 
-def _frozen(model: keras.Model) -> Endpoint:
+def _freeze(model: keras.Model) -> Endpoint:
     """Returns the network as a function whose weights are constants.
 
-    With constants TensorFlow's kernels lay the weights out once, not in every call
-    (docs/serving.md). Signatures that call one `tf.function` share its constants.
+    TensorFlow's kernels rearrange constants in memory only once, but variables in every
+    call (docs/how-to/serve.md). Signatures of one `tf.function` share its constants.
     """
     features = model.get_layer("avg_pool").output
     outputs = {"probabilities": model.output, "features": features}
-    both = keras.Model(model.input, outputs)
-    trainable = [variable.numpy() for variable in both.trainable_variables]
-    others = [variable.numpy() for variable in both.non_trainable_variables]
+    model = keras.Model(model.input, outputs)
+    trainable = [variable.numpy() for variable in model.trainable_variables]
+    others = [variable.numpy() for variable in model.non_trainable_variables]
 
     def network(image: tf.Tensor) -> dict[str, tf.Tensor]:
         weights = [list(map(tf.constant, values)) for values in (trainable, others)]
-        return both.stateless_call(*weights, image, training=False)[0]
+        return model.stateless_call(*weights, image, training=False)[0]
 
     return network
 
 
-def write_static(classifier: Classifier, path: str, pixels: str = "uint8") -> None:
-    """Writes the SavedModel that converters read: one signature, static but for the batch.
+def write_static_model(classifier: Classifier, path: str, dtype: str = "uint8") -> None:
+    """Writes the SavedModel that the TFLite converter reads.
 
-    With a batch of 1 the converter would bake reshapes into nets that end in one
-    position, and the file could not be resized to more images. `pixels` is the dtype of
-    `image`, whose values are from 0 to 255 in any.
+    It has one signature, whose shapes are static except for the batch. With a batch of
+    1 the converter would bake reshapes into networks whose last feature map is 1x1, and
+    the file could not be resized to more images. `dtype` is the type of `image`, whose
+    values are 0 to 255 in every type.
     """
-    spec = tf.TensorSpec((None, *classifier.preprocessing.shape), pixels, "image")
+    spec = tf.TensorSpec((None, *classifier.preprocessing.shape), dtype, "image")
 
     def classify(image: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"probabilities": classifier.model(image, training=False)}
@@ -134,46 +131,46 @@ def write_static(classifier: Classifier, path: str, pixels: str = "uint8") -> No
 
 
 def check_signatures(path: str, classifier: Classifier, images: np.ndarray) -> None:
-    """Refuses a SavedModel whose `image_bytes` or `features` are not the classifier's.
+    """Checks a SavedModel's signatures `image_bytes` and `features` on some images.
 
-    The images are uint8, (n, height, width, channels).
+    `images` is uint8, (n, height, width, channels).
 
     Raises:
-        Disagreement: Another class comes first, or features differ by more than
-            1e-4 of the largest.
+        Disagreement: If a predicted class differs from the classifier's, or if features
+            differ by more than 1e-4 of the largest feature.
     """
     files = [tf.io.encode_png(image) for image in images]
     decoded = np.stack([classifier.preprocessing.read(file) for file in files])
-    places = reference_logits(classifier.model, decoded).argmax(axis=1)
-    expected = [classifier.classes[place].encode() for place in places]
+    indices = compute_reference_logits(classifier.model, decoded).argmax(axis=1)
+    expected = [classifier.classes[index].encode() for index in indices]
     model = tf.saved_model.load(path)
-    named = model.signatures["image_bytes"](image_bytes=tf.stack(files))["classes"]
-    if named.numpy()[:, 0].tolist() != expected:
+    top = model.signatures["image_bytes"](image_bytes=tf.stack(files))["classes"]
+    if top.numpy()[:, 0].tolist() != expected:
         raise Disagreement(
-            "The signature image_bytes of the SavedModel names other classes than the "
-            "Keras model"
+            "The signature image_bytes of the SavedModel predicts other classes than "
+            "the Keras model"
         )
     served = model.signatures["features"](image=tf.constant(images))["features"].numpy()
-    features = _features(classifier.model)(images, training=False)
+    features = _make_feature_model(classifier.model)(images, training=False)
     difference = np.abs(served - features).max() / np.abs(features).max()
     if not difference <= LIMITS["float32"].logits:
         raise Disagreement(
-            f"The signature features of the SavedModel differs by {difference:.1e} of the "
-            "largest from the Keras model"
+            "The signature features of the SavedModel differs from the Keras model by "
+            f"{difference:.1e} of the largest feature"
         )
 
 
-def _features(model: keras.Model) -> keras.Model:
+def _make_feature_model(model: keras.Model) -> keras.Model:
     return keras.Model(model.input, model.get_layer("avg_pool").output)
 
 
-def reference_logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Returns the Keras model's logits, which every artifact is compared with.
+def compute_reference_logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Returns the Keras model's logits, with which every artifact is compared.
 
-    They are float64, (n, classes), before the softmax, from the model's own features.
-    The images are uint8, (n, height, width, channels).
+    `images` is uint8, (n, height, width, channels). The logits are the inputs of the
+    softmax, (n, classes). The last layer is computed in float64.
     """
-    features = _features(model)
+    features = _make_feature_model(model)
     head = model.get_layer("predictions")
     kernel, bias = (np.asarray(w, np.float64) for w in head.get_weights())
     batches = [images[i : i + 64] for i in range(0, len(images), 64)]
@@ -183,8 +180,8 @@ def reference_logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
 
 def _write(path: str, **endpoints: tuple[Endpoint, tf.TensorSpec]) -> None:
     archive = keras.export.ExportArchive()
-    # Without archive.track(model), which would store every variable twice; the
-    # endpoints hold theirs.
+    # archive.track(model) is not called, because it would store every variable twice.
+    # The endpoints already contain them.
     for name, (function, spec) in endpoints.items():
         archive.add_endpoint(name, function, input_signature=[spec])
     try:

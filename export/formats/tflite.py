@@ -1,6 +1,6 @@
-"""TFLite files: in float32 and half precision, and quantised in several ways.
+"""TFLite files in float32, in half precision and in several quantised formats.
 
-A new kind of file is a row of `TFLITE_FORMATS`.
+To add a format, add a row to `TFLITE_FORMATS`.
 """
 
 import dataclasses
@@ -9,66 +9,66 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.support import without_notes
+from keras_resnet.support import filter_native_logs
 
 _OPS = tf.lite.OpsSet
 
 
 @dataclasses.dataclass(frozen=True)
 class TFLiteFormat:
-    """One way to write a `.tflite` file; it answers with float32 where not said."""
+    """Settings of the converter for one kind of `.tflite` file."""
 
-    # Type of the static SavedModel that it is converted from. From float32 pixels the
-    # quantiser makes an input of scale 1 without a cast.
-    pixels: str = "uint8"
-    optimised: bool = True  # Whether weights are stored in fewer bits.
-    weights: tf.DType | None = None  # Their type, where it is not int8.
-    calibrated: bool = False  # Whether activations are quantised, by ranges of images.
-    ops: tuple[tf.lite.OpsSet, ...] = (_OPS.TFLITE_BUILTINS,)  # No others are used.
-    # Types of `image` and `probabilities`, if not the static SavedModel's.
-    io: tuple[tf.DType, tf.DType] | None = None
-    on_request: bool = False  # Whether it is left out where no formats are named.
-    warning: str = ""  # What to know before using it.
+    # Dtype of `image` in the static SavedModel that is converted. If it is float32, the
+    # quantiser creates an input of scale 1 without a cast.
+    pixel_dtype: str = "uint8"
+    optimised: bool = True  # Whether weights are stored in fewer than 32 bits.
+    weight_dtype: tf.DType | None = None  # Dtype of optimised weights. Default: int8.
+    calibrated: bool = False  # Whether activations are quantised by a calibration set.
+    ops: tuple[tf.lite.OpsSet, ...] = (_OPS.TFLITE_BUILTINS,)  # Operations allowed.
+    # Dtypes of `image` and `probabilities`. Default: those of the static SavedModel.
+    io_dtypes: tuple[tf.DType, tf.DType] | None = None
+    on_request: bool = False  # Whether the file is written only if its format is named.
+    warning: str = ""  # Warning to print during the export.
 
 
 TFLITE_FORMATS = {
     "float32": TFLiteFormat(optimised=False),
-    "float16": TFLiteFormat(weights=tf.float16),
-    # int8 weights, activations quantised as they come.
+    "float16": TFLiteFormat(weight_dtype=tf.float16),
+    # Weights are int8. Activations are quantised at run time, without calibration.
     "dynamic": TFLiteFormat(),
-    "int8": TFLiteFormat("float32", calibrated=True, io=(tf.uint8, tf.float32)),
-    # For clients that know integers only: microcontrollers, Edge TPU.
+    "int8": TFLiteFormat("float32", calibrated=True, io_dtypes=(tf.uint8, tf.float32)),
+    # For devices that only support integers, such as microcontrollers and Edge TPUs.
     "int8_io": TFLiteFormat(
         "float32", calibrated=True, ops=(_OPS.TFLITE_BUILTINS_INT8,),
-        io=(tf.int8, tf.int8), on_request=True,
+        io_dtypes=(tf.int8, tf.int8), on_request=True,
     ),
-    # int8 within, for clients that give float32 pixels, from 0 to 255.
+    # int8 inside, for clients that pass float32 pixels from 0 to 255.
     "float_io": TFLiteFormat("float32", calibrated=True, on_request=True),
     "int16x8": TFLiteFormat(
         calibrated=True,
-        # The first has no cast from uint8.
+        # The first set of operations has no cast from uint8, which the second adds.
         ops=(_OPS.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
              _OPS.TFLITE_BUILTINS),
         on_request=True,
-        warning="int16x8 runs on LiteRT's reference kernels: on x86 about 30 times "
+        warning="int16x8 runs on LiteRT's reference kernels, on x86 about 30 times "
         "slower than int8",
     ),
 }  # fmt: skip
 
 
 def convert_to_tflite(static: str, row: TFLiteFormat, calibration: np.ndarray) -> bytes:
-    """Converts a network to a `.tflite` file.
+    """Converts a network to the bytes of a `.tflite` file.
 
-    It takes `image`, raw pixels (1, height, width, channels), normalises inside
-    and gives `probabilities`, (1, classes), under the signature
-    `serving_default`; both in the types of `row`, of which int8 stands for a scale
-    and a zero point that the file tells: of `image`, 1 and -128.
+    The file has one signature, `serving_default`. Its input is `image`, raw pixels,
+    (1, height, width, channels), which the network normalises itself. Its output is
+    `probabilities`, (1, classes). The file contains the scale and the zero point of
+    every int8 tensor; those of an int8 `image` are 1 and -128.
 
     Args:
-        static: Path that `saved_model.write_static` wrote for `row.pixels`.
+        static: Folder that `write_static_model` wrote with `row.pixel_dtype`.
         row: A value of `TFLITE_FORMATS`.
-        calibration: Images that calibrated formats measure activations with: uint8,
-            (n, height, width, channels).
+        calibration: Calibration set for calibrated formats, uint8, (n, height, width,
+            channels).
     """
     converter = tf.lite.TFLiteConverter.from_saved_model(
         static, signature_keys=["serving_default"]
@@ -76,25 +76,26 @@ def convert_to_tflite(static: str, row: TFLiteFormat, calibration: np.ndarray) -
     converter.target_spec.supported_ops = row.ops
     if row.optimised:
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if row.weights:
-        converter.target_spec.supported_types = [row.weights]
+    if row.weight_dtype:
+        converter.target_spec.supported_types = [row.weight_dtype]
     if row.calibrated:
-        images = _with_both_ends(calibration).astype(row.pixels)
+        images = _add_extreme_pixels(calibration).astype(row.pixel_dtype)
         converter.representative_dataset = lambda: (
             {"image": image[None]} for image in images
         )
-    if row.io:
-        converter.inference_input_type, converter.inference_output_type = row.io
-    with warnings.catch_warnings(), without_notes():
-        # TensorFlow's own, that its interpreter, which calibrates, is deprecated.
+    if row.io_dtypes:
+        converter.inference_input_type, converter.inference_output_type = row.io_dtypes
+    with warnings.catch_warnings(), filter_native_logs():
+        # Calibration uses TensorFlow's interpreter, which warns that it is deprecated.
         warnings.simplefilter("ignore")
         return converter.convert()
 
 
-def _with_both_ends(images: np.ndarray) -> np.ndarray:
-    """Returns images whose first has one pixel black and one white.
+def _add_extreme_pixels(images: np.ndarray) -> np.ndarray:
+    """Returns a copy whose first image has one black and one white corner pixel.
 
-    So the calibrated range is all of 0 to 255, and a level of int8 is one of a pixel.
+    The input's calibrated range is then 0 to 255, so that one step of int8 is one step
+    of a pixel.
     """
     images = images.copy()
     images[0, 0, 0] = 0

@@ -1,11 +1,11 @@
-"""A folder with a page that classifies pictures in a browser, by LiteRT.js.
+"""A web page that classifies images in the browser with LiteRT.js.
 
 index.html style.css main.js worker.js     the page
-litert/                                    LiteRT.js, of which a browser loads one build
+litert/                                    builds of LiteRT.js; a browser loads one
 model.json float32.tflite ...              the network
 
-Any server of static files will do, such as `python -m http.server`; nothing in the
-folder asks for another address.
+Any server of static files can serve this folder, for example `python -m http.server`.
+The page requests no file from outside the folder.
 """
 
 import dataclasses
@@ -23,47 +23,42 @@ from keras_resnet.support import InputError, write_file
 
 TEMPLATE = pathlib.Path(__file__).parent / "web"
 
-# The page takes the first that is there of each: one that is small and quick, which
-# it opens with, and one that is nearest to the trained network. In Chromium (one
-# thread, x86, ResNet-18) int8 is a quarter of float32's size and takes a third of its
-# time; float16 is half of its size and takes as long.
-QUICK = ("int8", "dynamic")
+# The page contains the first available file of each tuple: a small, fast file, which it
+# loads first, and a file that is close to the trained network. In Chromium (one thread,
+# x86, ResNet-18) int8 has a quarter of float32's size and takes a third of its time.
+# float16 has half of the size and takes the same time.
+FAST = ("int8", "dynamic")
 EXACT = ("float16", "float32")
-WEB_MODELS = QUICK + EXACT
+WEB_MODELS = FAST + EXACT
 
-TIMEOUT = 600  # Seconds, of one call of npm.
+TIMEOUT = 600  # Time limit of one npm command, in seconds.
 
-# LiteRT.js' builds: with relaxed SIMD, the same with threads, and for browsers that
-# have neither.
+# Builds of LiteRT.js: with relaxed SIMD, with relaxed SIMD and threads, and with
+# neither (for older browsers).
 BUILDS = [f"litert_wasm_{kind}internal" for kind in ("", "threaded_", "compat_")]
 
 _QUIET = ("npm_config_audit", "npm_config_fund", "npm_config_update_notifier")
 
-_NEEDS = (
-    "web needs Node.js 18 or later with npm, and its registry for the packages "
-    "@litertjs/core and esbuild"
+_ADVICE = (
+    "web needs Node.js 18 or later with npm, and access to the npm registry for the "
+    "packages @litertjs/core and esbuild"
 )
 
 
 def write_web(
     path: str | os.PathLike[str], classifier: Classifier, files: Mapping[str, str]
 ) -> None:
-    """Writes a folder with a page that runs a network in a browser.
+    """Writes a web page that runs a network in the browser.
 
-    The page resizes and crops as `classifier.preprocessing` does, to the pixel but
-    for rounding.
-
-    Args:
-        path: Folder to write.
-        classifier: The classifier.
-        files: Paths of `.tflite` files that take uint8, by names of `WEB_MODELS`. Of
-            `QUICK` and of `EXACT` the first that is there is copied.
+    The page resizes and crops images like `classifier.preprocessing`. Its pixels differ
+    only by rounding. `files` maps names from `WEB_MODELS` to `.tflite` files with uint8
+    input. The first available file of `FAST` and of `EXACT` is copied.
 
     Raises:
-        InputError: There is no such file among them, or the page cannot be built.
-        OSError: The folder cannot be written.
+        InputError: If `files` has no name from `WEB_MODELS` or the build fails.
+        OSError: If the folder cannot be written.
     """
-    present = [[name for name in names if name in files] for names in (QUICK, EXACT)]
+    present = [[name for name in names if name in files] for names in (FAST, EXACT)]
     chosen = [names[0] for names in present if names]
     if not chosen:
         raise InputError(
@@ -79,14 +74,14 @@ def write_web(
 
 
 def _describe(classifier: Classifier, path: pathlib.Path, models: list[str]) -> str:
-    """Returns what the page knows of its network, in JSON."""
+    """Returns the content of model.json, the page's description of the network."""
     preprocessing = classifier.preprocessing
     sizes = {name: os.path.getsize(path / f"{name}.tflite") for name in models}
     description = {
         "name": classifier.name,
         "classes": list(classifier.classes),
         **dataclasses.asdict(preprocessing),
-        # Python's rounding, which JavaScript's is not.
+        # Size after resizing, before the crop. JavaScript would round it differently.
         "cover": [round(side / preprocessing.crop) for side in preprocessing.shape[:2]],
         "models": [
             {"name": name, "file": f"{name}.tflite", "bytes": size}
@@ -97,36 +92,37 @@ def _describe(classifier: Classifier, path: pathlib.Path, models: list[str]) -> 
 
 
 def _build(work: pathlib.Path, path: pathlib.Path) -> None:
-    """Bundles the page with LiteRT.js, in an empty folder: the template may be read-only.
+    """Bundles the page with LiteRT.js and writes it to `path`.
 
-    The folder at `path` is created once all packages are there.
+    The build runs in the empty folder `work`, because the template may be read-only.
+    `path` is created only after npm has installed all packages.
     """
     for file in TEMPLATE.iterdir():
         if file.is_file():
             shutil.copyfile(file, work / file.name)
-    # Also where NODE_ENV=production or the user's settings leave esbuild out.
+    # NODE_ENV=production or the user's npm settings must not exclude esbuild.
     settings = ["--include=dev", "--include=optional", "--ignore-scripts"]
     settings += ["--prefer-offline", "--fetch-retries=1", "--fetch-timeout=60000"]
-    _npm(work, "ci", *settings)
+    _run_npm(work, "ci", *settings)
     path.mkdir(parents=True)
     for name in ("index.html", "style.css"):
         shutil.copyfile(work / name, path / name)
-    _npm(work, "run", "page", "--", f"--outdir={path.resolve()}")
+    _run_npm(work, "run", "page", "--", f"--outdir={path.resolve()}")
     litert, wasm = path / "litert", work / "node_modules/@litertjs/core/wasm"
     scripts = [f"{wasm / build}.js" for build in BUILDS]
-    _npm(work, "run", "runtime", "--", *scripts, f"--outdir={litert.resolve()}")
+    _run_npm(work, "run", "runtime", "--", *scripts, f"--outdir={litert.resolve()}")
     for build in BUILDS:
-        # Packed, it is a third; few servers do that themselves. Not named .gz, which
-        # some servers tell the browser to unpack.
-        packed = gzip.compress((wasm / f"{build}.wasm").read_bytes(), 9, mtime=0)
-        write_file(litert / f"{build}.wasm.gzip", packed)
+        # gzip reduces the size to a third, and few servers compress files themselves.
+        # The suffix is not .gz, because some servers let the browser decompress those.
+        compressed = gzip.compress((wasm / f"{build}.wasm").read_bytes(), 9, mtime=0)
+        write_file(litert / f"{build}.wasm.gzip", compressed)
 
 
-def _npm(work: pathlib.Path, *arguments: str) -> None:
-    """Runs npm, silent unless it fails."""
+def _run_npm(work: pathlib.Path, *arguments: str) -> None:
+    """Runs npm without output, and raises InputError if it fails."""
     npm = shutil.which("npm")
     if npm is None:
-        raise InputError(f"{_NEEDS}. Received: no program npm on the PATH")
+        raise InputError(f"{_ADVICE}. Received: no command npm on the PATH")
     try:
         result = subprocess.run(
             [npm, *arguments],
@@ -140,18 +136,18 @@ def _npm(work: pathlib.Path, *arguments: str) -> None:
             check=False,
         )
     except OSError as error:
-        raise InputError(f"{_NEEDS}. Received: {npm}: {error.strerror}") from None
+        raise InputError(f"{_ADVICE}. Received: {npm}: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise InputError(
-            f"{_NEEDS}. Received: no end of npm {arguments[0]} within {TIMEOUT} s"
+            f"{_ADVICE}. Received: npm {arguments[0]} ran longer than {TIMEOUT} s"
         ) from None
     if result.returncode:
-        raise InputError(f"{_NEEDS}. Received: {_first_error(result.stderr)}")
+        raise InputError(f"{_ADVICE}. Received: {_find_error(result.stderr)}")
 
 
-def _first_error(output: str) -> str:
-    """Returns the line of npm's output that says what went wrong."""
+def _find_error(output: str) -> str:
+    """Returns the first line of npm's output that describes the error."""
     lines = [line.strip() for line in output.splitlines() if "npm warn" not in line]
     errors = [line.removeprefix("npm error ") for line in lines if line]
-    facts = ("code ", "errno ", "syscall ", "path ")
-    return next((e for e in errors if not e.startswith(facts)), "no word from npm")
+    details = ("code ", "errno ", "syscall ", "path ")
+    return next((e for e in errors if not e.startswith(details)), "no npm message")

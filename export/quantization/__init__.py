@@ -1,11 +1,11 @@
-"""int8: a network that loses less in it, and a report of where it loses.
+"""Tools that reduce and measure the accuracy loss of int8.
 
-repair.py    what is done to a network before int8: equalisation, then GPTQ
-equalize.py  cross-layer equalisation of the channels' ranges
-gptq.py      rounding of weights that makes good what earlier ones lost
-debug.py     int8 beside float32, layer by layer
+repair.py    prepares a network for int8 by equalisation and GPTQ
+equalize.py  cross-layer equalisation of the ranges of channels
+gptq.py      rounding of weights that compensates for earlier rounding errors
+debug.py     comparison of int8 with float32, layer by layer
 """
 
-from keras_resnet.support.front_door import open_front_door
+from keras_resnet.support.lazy_imports import attach_stub
 
-__getattr__, __dir__, __all__ = open_front_door(__name__)
+__getattr__, __dir__, __all__ = attach_stub(__name__)

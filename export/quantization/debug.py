@@ -1,9 +1,9 @@
-"""int8 beside float32, layer by layer.
+"""Comparison of int8 with float32, layer by layer.
 
-Our own, after a trial of both: TensorFlow 2.21's QuantizationDebugger computes each layer
-in float32 from int8's inputs, so that errors do not add up, and its direct comparison
-reads memory that is in use again (a cosine of 0 in a sound layer); litert-quantizer
-0.11's `compare_model` gives no scales, and an SQNR whose images are not added up.
+Two existing tools were tried. The QuantizationDebugger of TensorFlow 2.21 computes each
+float32 layer from int8 inputs, so that errors do not add up, and its direct comparison
+reads memory that is already reused (a cosine of 0 in a correct layer). `compare_model`
+of litert-quantizer 0.11 returns no scales, and its SQNR does not sum over images.
 """
 
 import dataclasses
@@ -17,62 +17,69 @@ import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from keras_resnet.support import format_table, to_csv, to_png, without_notes, write_file
+from keras_resnet.support import (
+    filter_native_logs,
+    format_table,
+    to_csv,
+    to_png,
+    write_file,
+)
 
-from ..device import decode
+from ..device import decode_values
 from ..formats import TFLITE_FORMATS, convert_to_tflite
 
 _REPORT_IMAGES = 16
 
-# From an image to what each operation computes, as real numbers, by the tensor's name.
-_Run = Callable[[np.ndarray], dict[str, np.ndarray]]
+# Maps an image to the outputs of all operations, dequantised, by the tensors' names.
+_RunFunction = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
 class LayerError(NamedTuple):
-    """How far the output of a layer is from float32's."""
+    """Difference between the int8 and the float32 output of a layer."""
 
     layer: str
-    scale: float  # Value of one level of the output.
-    error_in_levels: float  # Root mean square of the difference.
-    sqnr_db: float  # Power of the output over that of the difference; 6 dB is a bit.
-    cosine: float  # Of the two outputs.
+    scale: float  # Size of one quantisation step ("level") of the output.
+    error_in_levels: float  # Root mean square of the difference, in levels.
+    sqnr_db: float  # Signal-to-quantisation-noise ratio; 6 dB correspond to one bit.
+    cosine: float  # Cosine similarity of the two outputs.
 
 
 def compare_layers(
     static: str, model: keras.Model, calibration: np.ndarray, images: np.ndarray
 ) -> list[LayerError]:
-    """Compares each tensor of an int8 file with the same in float32.
+    """Compares each tensor of an int8 file with the same tensor in float32.
 
     Errors add up along the network, as they do in use.
 
     Args:
-        static: Path of a SavedModel of float32 pixels from `saved_model.write_static`.
-        model: The model that it was written from, for the layers' names.
-        calibration: Images for int8: uint8, (n, height, width, channels).
-        images: Images to compare on, of the same shape; a few are enough.
+        static: Folder that `write_static_model` wrote with float32 pixels.
+        model: Model that the folder was written from.
+        calibration: Calibration set, uint8, (n, height, width, channels).
+        images: Images to compare on, uint8. A few are enough.
     """
-    float32 = dataclasses.replace(TFLITE_FORMATS["float32"], pixels="float32")
+    float32 = dataclasses.replace(TFLITE_FORMATS["float32"], pixel_dtype="float32")
     run_exact, _ = _open(convert_to_tflite(static, float32, calibration))
     int8 = convert_to_tflite(static, TFLITE_FORMATS["float_io"], calibration)
     run_int8, scales = _open(int8)
-    sums: dict[str, np.ndarray] = {}  # Over the images, by the name of a tensor.
+    sums: dict[str, np.ndarray] = {}  # Sums over the images, by the tensors' names.
     for image in images:
         expected, quantised = run_exact(image), run_int8(image)
         for name in [name for name in quantised if name in expected]:
             products = _sum_products(expected[name], quantised[name])
             sums[name] = sums.get(name, 0) + products
-    places = {layer.name: place for place, layer in enumerate(model.layers)}
+    indices = {layer.name: index for index, layer in enumerate(model.layers)}
     return [
         _measure_error(layer, scales[name], sums[name])
         for name in sums
-        if scales[name] and (layer := _find_layer(name, places))
+        if scales[name] and (layer := _find_layer(name, indices))
     ]
 
 
-def _open(content: bytes) -> tuple[_Run, dict[str, float]]:
-    """Returns what runs a file, and the scale of each tensor (0 in float32), in order."""
-    with warnings.catch_warnings(), without_notes():
-        warnings.simplefilter("ignore")  # That all this needs memory.
+def _open(content: bytes) -> tuple[_RunFunction, dict[str, float]]:
+    """Returns a function that runs a file, and each tensor's scale (0 in float32)."""
+    with warnings.catch_warnings(), filter_native_logs():
+        # The interpreter warns that preserving all tensors needs more memory.
+        warnings.simplefilter("ignore")
         interpreter = Interpreter(
             model_content=content, experimental_preserve_all_tensors=True
         )
@@ -90,14 +97,14 @@ def _open(content: bytes) -> tuple[_Run, dict[str, float]]:
     def run(image: np.ndarray) -> dict[str, np.ndarray]:
         interpreter.set_tensor(entry, image[None].astype(np.float32))
         interpreter.invoke()
-        read = interpreter.get_tensor
-        return {t["name"]: decode(read(t["index"]), t) for t in outputs}
+        get = interpreter.get_tensor
+        return {t["name"]: decode_values(get(t["index"]), t) for t in outputs}
 
     return run, scales
 
 
 def _sum_products(expected: np.ndarray, quantised: np.ndarray) -> np.ndarray:
-    """Returns the sums that `_measure_error` needs, which add up over images."""
+    """Returns one image's contribution to the sums for `_measure_error`."""
     x, y = expected.astype(np.float64), quantised.astype(np.float64)
     sums = (x * x).sum(), (y * y).sum(), (x * y).sum(), ((x - y) ** 2).sum()
     return np.array([*sums, x.size])
@@ -114,11 +121,11 @@ def _measure_error(layer: str, scale: float, sums: np.ndarray) -> LayerError:
     )
 
 
-def _find_layer(tensor: str, places: dict[str, int]) -> str | None:
-    """Returns the last layer in a tensor's name, `net_1/conv1_relu_1/Relu;...`, say."""
+def _find_layer(tensor: str, indices: dict[str, int]) -> str | None:
+    """Returns the last layer in a tensor name such as `net_1/conv1_relu_1/Relu;...`."""
     parts = (re.sub(r"_\d+$", "", part) for part in re.split("[/;]", tensor))
-    known = [part for part in parts if part in places]
-    return max(known, key=places.__getitem__, default=None)
+    names = [part for part in parts if part in indices]
+    return max(names, key=indices.__getitem__, default=None)
 
 
 def write_layer_report(
@@ -128,10 +135,10 @@ def write_layer_report(
     images: np.ndarray,
     folder: str,
 ) -> None:
-    """Prints where int8 departs from float32, in the first of the images.
+    """Prints the comparison of int8 with float32, on the first 16 images.
 
-    It writes `quantization.csv` and `quantization.png` into a folder. The other
-    arguments are those of `compare_layers`.
+    Also writes it to `quantization.csv` and `quantization.png` in `folder`. For the
+    other arguments see `compare_layers`.
     """
     errors = compare_layers(static, model, calibration, images[:_REPORT_IMAGES])
     head = ("layer", "scale", "error in levels", "SQNR", "cosine")
@@ -143,19 +150,19 @@ def write_layer_report(
     print(format_table([head, *cells]), flush=True)
     csv = to_csv([error._asdict() for error in errors])
     write_file(os.path.join(folder, "quantization.csv"), csv)
-    write_file(os.path.join(folder, "quantization.png"), draw_layers(errors))
+    write_file(os.path.join(folder, "quantization.png"), draw_layer_errors(errors))
 
 
-def draw_layers(errors: list[LayerError]) -> bytes:
-    """Draws the ratio of signal to noise of each layer, as PNG."""
+def draw_layer_errors(errors: list[LayerError]) -> bytes:
+    """Draws each layer's signal-to-noise ratio and returns the figure as PNG."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(max(5, 0.16 * len(errors) + 1), 4.5), layout="constrained")
     axes = figure.subplots()
-    places, names = range(len(errors)), [error.layer for error in errors]
-    axes.bar(places, [error.sqnr_db for error in errors])
-    axes.set_xticks(places, names, rotation=90, fontsize=7)
+    positions, names = range(len(errors)), [error.layer for error in errors]
+    axes.bar(positions, [error.sqnr_db for error in errors])
+    axes.set_xticks(positions, names, rotation=90, fontsize=7)
     axes.margins(x=0.01)
     axes.set_ylabel("signal to quantisation noise (dB)")
-    axes.set_title("int8 beside float32, layer by layer")
+    axes.set_title("int8 compared with float32, layer by layer")
     return to_png(figure)

@@ -1,7 +1,7 @@
 """Cross-layer equalisation.
 
-Our own, because the quantisers for LiteRT have none, and NNCF's scales channels between
-two layers of an OpenVINO or ONNX graph, not those of a whole stage.
+The quantisers for LiteRT do not implement it. NNCF only scales channels between two
+layers of an OpenVINO or ONNX graph, not the channels of a whole stage.
 """
 
 import keras
@@ -10,7 +10,7 @@ from keras import layers
 
 from keras_resnet.nets import fold
 
-# A positive factor of a channel passes through these unchanged.
+# If these layers' input channels are scaled by positive factors, so are their outputs.
 _HOMOGENEOUS = (
     layers.Add,
     layers.AveragePooling2D,
@@ -19,30 +19,30 @@ _HOMOGENEOUS = (
     layers.MaxPooling2D,
 )
 
-# These end with another factor than they begin with.
+# The weights of these layers can absorb factors of their input and output channels.
 WEIGHTED_LAYERS = (layers.Conv2D, layers.Dense)
 
-_TINY = 1e-30  # In place of a range of zero, which is divided by.
+_TINY = 1e-30  # Smallest divisor, which avoids a division by a range of zero.
 _BATCH = 16
 
 
 def equalise(model: keras.Model, images: np.ndarray) -> keras.Model:
-    """Returns a network that computes the same, with ranges that suit int8.
+    """Returns an equivalent network whose channels have ranges that suit int8.
 
-    All channels of a tensor share one scale in int8: one with large values takes
-    the levels of the others. But a channel may be divided by any positive number
-    that the layers which read it make good, since rectifiers, sums and pooling
-    pass it on: cross-layer equalisation (Nagel et al., arXiv:1906.04721), here
-    of whole stages of residual blocks too. As weights have a scale for each channel
-    that they write, ranges of activations are set against those of the weights
-    that read them, as in SmoothQuant (Xiao et al., arXiv:2211.10438).
+    In int8 all channels of a tensor share one scale, so one channel with large values
+    leaves few quantisation steps to the others. Cross-layer equalisation (Nagel et al.,
+    arXiv:1906.04721) divides each channel by a positive factor in the layers that write
+    it, and multiplies by it in the layers that read it. ReLUs, sums and pooling
+    preserve the factor, also across a whole stage of residual blocks. int8 weights have
+    a scale per output channel, so the factors balance the ranges of activations and of
+    the weights that read them, as in SmoothQuant (Xiao et al., arXiv:2211.10438).
 
-    Channels that pass through anything else (batch normalisation before a
-    convolution, squeeze and excitation, shortcut A) stay as they are.
+    Channels that pass through any other layer (batch normalisation before a
+    convolution, squeeze and excitation, shortcut A) are not scaled.
 
     Args:
         model: A functional model, left unchanged.
-        images: Input of the model: (n, height, width, channels).
+        images: Calibration images, (n, height, width, channels).
 
     Returns:
         A folded model.
@@ -50,18 +50,18 @@ def equalise(model: keras.Model, images: np.ndarray) -> keras.Model:
     model = fold(model)
     groups = _find_groups(model)
     tensors = [tensor for group in groups for tensor in group.tensors]
-    peaks_of_tensors = iter(_measure_peaks(model, tensors, images))
-    ends = [layer for group in groups for layer in (*group.writers, *group.readers)]
-    weights = {layer: layer.get_weights() for layer in ends}
+    all_peaks = iter(_measure_peaks(model, tensors, images))
+    weighted = [layer for group in groups for layer in (*group.writers, *group.readers)]
+    weights = {layer: layer.get_weights() for layer in weighted}
     for group in groups:
-        peaks = [next(peaks_of_tensors) for _ in group.tensors]
+        peaks = [next(all_peaks) for _ in group.tensors]
         kernels = [weights[reader][0] for reader in group.readers]
-        factor = _choose_factors(peaks, kernels)
+        factors = _choose_factors(peaks, kernels)
         for writer in group.writers:
-            weights[writer] = [values / factor for values in weights[writer]]
+            weights[writer] = [values / factors for values in weights[writer]]
         for reader in group.readers:
             kernel = weights[reader][0]
-            weights[reader][0] = kernel * _spread(factor, kernel.shape)
+            weights[reader][0] = kernel * _expand_factors(factors, kernel.shape)
     for layer, values in weights.items():
         layer.set_weights(values)
     return model
@@ -70,65 +70,65 @@ def equalise(model: keras.Model, images: np.ndarray) -> keras.Model:
 class _Group:
     """Tensors whose channels can only be scaled together."""
 
-    def __init__(self, free: bool) -> None:
+    def __init__(self, scalable: bool) -> None:
         self.tensors: list[keras.KerasTensor] = []
-        self.writers: list[keras.Layer] = []  # With weights; they compute a tensor.
-        self.readers: list[keras.Layer] = []  # With weights; they read one.
-        self.free = free  # Whether all layers at the ends can take a factor.
+        self.writers: list[keras.Layer] = []  # Weighted layers that output a tensor.
+        self.readers: list[keras.Layer] = []  # Layers that read a tensor.
+        self.scalable = scalable  # Whether all writers and readers can absorb factors.
 
     def add(self, other: "_Group") -> None:
         self.tensors += other.tensors
         self.writers += other.writers
         self.readers += other.readers
-        self.free &= other.free
+        self.scalable &= other.scalable
 
 
 def _find_groups(model: keras.Model) -> list[_Group]:
-    """Finds what can be scaled in a functional model without sub-models."""
-    group_of: dict[int, _Group] = {}  # By the id of a tensor.
+    """Returns the scalable groups of a functional model without sub-models."""
+    groups: dict[int, _Group] = {}  # Group of each tensor, by the tensor's id.
     for depth in sorted(model._nodes_by_depth, reverse=True):
         for node in model._nodes_by_depth[depth]:
             layer = node.operation
-            inputs = [group_of[id(tensor)] for tensor in node.input_tensors]
-            if _passes(layer):
+            inputs = [groups[id(tensor)] for tensor in node.input_tensors]
+            if _preserves_factors(layer):
                 group = inputs[0]
                 for other in inputs[1:]:
                     if other is not group:
                         group.add(other)
-                        group_of.update({id(tensor): group for tensor in other.tensors})
+                        groups.update({id(tensor): group for tensor in other.tensors})
             else:
                 weighted = type(layer) in WEIGHTED_LAYERS
-                group = _Group(free=weighted and _is_rectifier(layer))
+                group = _Group(scalable=weighted and _is_relu_or_linear(layer))
                 group.writers += [layer] * weighted
-                for read_group in inputs:
-                    read_group.readers.append(layer)
-                    read_group.free &= weighted
+                for input_group in inputs:
+                    input_group.readers.append(layer)
+                    input_group.scalable &= weighted
             group.tensors += node.outputs
-            group_of.update({id(tensor): group for tensor in node.outputs})
+            groups.update({id(tensor): group for tensor in node.outputs})
     for tensor in model.outputs:
-        group_of[id(tensor)].free = False
-    groups = {id(group): group for group in group_of.values()}.values()
-    return [group for group in groups if group.free and group.readers]
+        groups[id(tensor)].scalable = False
+    unique = {id(group): group for group in groups.values()}.values()
+    return [group for group in unique if group.scalable and group.readers]
 
 
-def _is_rectifier(layer: keras.Layer) -> bool:
+def _is_relu_or_linear(layer: keras.Layer) -> bool:
     return layer.activation in (keras.activations.linear, keras.activations.relu)
 
 
-def _passes(layer: keras.Layer) -> bool:
-    """Whether a layer keeps a positive factor of each channel."""
+def _preserves_factors(layer: keras.Layer) -> bool:
+    """Returns whether scaling the input channels scales the output channels equally."""
     if isinstance(layer, layers.ZeroPadding2D):
-        # Shortcut A pads channels: it reads them in the other data format.
+        # In the other data format, the layer pads channels (shortcut A).
         return layer.data_format == keras.config.image_data_format()
     if isinstance(layer, layers.Activation):
-        return _is_rectifier(layer)
+        return _is_relu_or_linear(layer)
     return isinstance(layer, (layers.ReLU, *_HOMOGENEOUS))
 
 
 def _measure_peaks(
     model: keras.Model, tensors: list[keras.KerasTensor], images: np.ndarray
 ) -> list[np.ndarray]:
-    """Returns the largest absolute value of each channel: (channels,) of each tensor."""
+    """Returns the largest absolute value of each channel, (channels,), per tensor."""
     peaks = [
         keras.ops.max(keras.ops.abs(t), axis=tuple(range(t.ndim - 1))) for t in tensors
     ]
@@ -139,31 +139,33 @@ def _measure_peaks(
 
 
 def _choose_factors(peaks: list[np.ndarray], kernels: list[np.ndarray]) -> np.ndarray:
-    """Returns the number that each channel of a group is divided by: (channels,).
+    """Returns the number that each channel of a group is divided by, (channels,).
 
-    `peaks` are the largest absolute values of its tensors; the kernels read them.
+    `peaks` are the results of `_measure_peaks` for the group's tensors, and `kernels`
+    are the kernels of its readers. A factor is the root of the relative range of the
+    activations over the relative range of the weights.
     """
-    written = np.max([peak / max(peak.max(), _TINY) for peak in peaks], axis=0)
-    read = np.max([_read_peaks(kernel, len(written)) for kernel in kernels], axis=0)
-    alive = (written > 0) & (read > 0)
-    factor = np.ones(len(written))
-    factor[alive] = np.sqrt(written[alive] / read[alive])
-    return factor
+    ranges = np.max([peak / max(peak.max(), _TINY) for peak in peaks], axis=0)
+    weights = np.max([_compute_kernel_peaks(k, len(ranges)) for k in kernels], axis=0)
+    alive = (ranges > 0) & (weights > 0)
+    factors = np.ones(len(ranges))
+    factors[alive] = np.sqrt(ranges[alive] / weights[alive])
+    return factors
 
 
-def _read_peaks(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """Returns the largest weight that reads each channel, over its output's largest.
+def _compute_kernel_peaks(kernel: np.ndarray, channels: int) -> np.ndarray:
+    """Returns each input channel's largest weight, relative to the output's largest.
 
     `kernel` is (..., input channels of a convolution's group, output channels).
     """
     kernel = np.abs(kernel).reshape(-1, *kernel.shape[-2:]).max(axis=0)
     kernel = kernel / np.maximum(kernel.max(axis=0), _TINY)
-    taken = len(kernel)
-    return kernel.reshape(taken, channels // taken, -1).max(axis=2).T.ravel()
+    inputs = len(kernel)
+    return kernel.reshape(inputs, channels // inputs, -1).max(axis=2).T.ravel()
 
 
-def _spread(factor: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns the factor of each channel that is read, by a kernel's last two axes."""
-    taken, given = shape[-2:]
-    groups = len(factor) // taken
-    return np.repeat(factor.reshape(groups, taken).T, given // groups, axis=1)
+def _expand_factors(factors: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Returns factors of input channels for a kernel shape: (inputs, outputs)."""
+    inputs, outputs = shape[-2:]
+    groups = len(factors) // inputs
+    return np.repeat(factors.reshape(groups, inputs).T, outputs // groups, axis=1)

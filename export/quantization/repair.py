@@ -1,4 +1,4 @@
-"""A network that loses less in int8."""
+"""Preparation of a network for int8."""
 
 import dataclasses
 
@@ -9,15 +9,15 @@ from keras_resnet.evaluation import Classifier
 from .equalize import equalise
 from .gptq import round_weights
 
-# What a manifest says of a network after `repair_network`.
-REPAIR = "channels equalised, weights rounded by their joint loss"
+# Text about `repair_network` in the manifest of a bundle.
+REPAIR_DESCRIPTION = "channels equalised, weights rounded by GPTQ"
 
 
 def repair_network(classifier: Classifier, calibration: np.ndarray) -> Classifier:
     """Prepares a network for int8 conversion, so that it loses less accuracy.
 
-    First `equalise`, then `round_weights`. Neither needs labels or training. They measure
-    activations on the calibration images: uint8, (n, height, width, channels).
+    Applies `equalise`, then `round_weights`. Neither needs labels or training. Both
+    measure activations on `calibration`, uint8, (n, height, width, channels).
 
     Returns:
         A classifier whose model is folded. Use it only to convert it to int8.

@@ -1,19 +1,19 @@
-"""Images: sources, preprocessing, augmentation, and the batches made of them.
+"""Datasets, preprocessing, augmentation and input pipelines.
 
-sources.py                   data sets by name: digits, folders, TFRecord files
-tfds_sets.py                 data sets of TFDS
-splits.py                    images with labels (`Split`), two of them a `Dataset`
-records.py, record_index.py  TFRecord files, read at any place by an index
-decoding.py                  image files to pixels, and their EXIF orientation
-preprocessing.py             geometry, from pixels of any size to a network's input
-augmentation.py              random crops, erasing, colours, mixing
+sources.py                   datasets by name: digits, folders, TFRecord files, TFDS
+tfds_sets.py                 datasets of TFDS
+splits.py                    images with labels (`Split`), and two splits (`Dataset`)
+records.py, record_index.py  random access to TFRecord files, with an index
+decoding.py                  decoders of image files, EXIF orientation
+preprocessing.py             conversion of images of any size to a network's input
+augmentation.py              random crops, erasing, colour shifts, mixing
 policies.py                  RandAugment and TrivialAugment
-training_images.py           how one training image is read and augmented
+training_images.py           functions that read and augment training images
 pipelines.py                 batches for training (`TrainingBatches`) and evaluation
 service.py                   batches prepared by `tf.data` services
-damage.py                    images that cannot be decoded, refused or replaced
+damage.py                    detection and replacement of damaged images
 """
 
-from keras_resnet.support.front_door import open_front_door
+from keras_resnet.support.lazy_imports import attach_stub
 
-__getattr__, __dir__, __all__ = open_front_door(__name__)
+__getattr__, __dir__, __all__ = attach_stub(__name__)

@@ -6,7 +6,7 @@ from .pipelines import check_batch_size as check_batch_size
 from .pipelines import evaluation_batches as evaluation_batches
 from .pipelines import load_views as load_views
 from .preprocessing import PAPER_SCALES as PAPER_SCALES
-from .preprocessing import Cut as Cut
+from .preprocessing import CropReader as CropReader
 from .preprocessing import Preprocessing as Preprocessing
 from .preprocessing import central_crop as central_crop
 from .preprocessing import channel_statistics as channel_statistics
@@ -17,5 +17,5 @@ from .sources import resolve_dataset_name as resolve_dataset_name
 from .splits import Dataset as Dataset
 from .splits import Split as Split
 from .splits import check_dataset as check_dataset
+from .splits import default_class_names as default_class_names
 from .splits import hold_out as hold_out
-from .splits import unnamed_classes as unnamed_classes

@@ -1,4 +1,4 @@
-"""Images that cannot be decoded: named, refused or replaced."""
+"""Detection and replacement of image files that cannot be decoded."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -11,83 +11,83 @@ from keras_resnet.data.splits import Split
 from keras_resnet.support import InputError, shorten_list
 
 
-def damaged_images(
-    split: Split, preprocessing: Preprocessing, places: Iterable[int] | None = None
+def find_damaged(
+    split: Split, preprocessing: Preprocessing, indices: Iterable[int] | None = None
 ) -> list[int]:
-    """Returns which of the images at `places` (`None`: all) cannot be decoded, in order.
+    """Returns those `indices` (default: all) whose image cannot be decoded, sorted.
 
     Raises:
-        InputError: A file of records has changed since its records were found.
+        InputError: If a TFRecord file has changed since it was indexed.
     """
-    read = split.reader(preprocessing.decode, lambda image: image)
+    read = split.make_reader(preprocessing.decode, lambda image: image)
     damaged = []
-    for place in range(len(split)) if places is None else sorted(set(places)):
+    for index in range(len(split)) if indices is None else sorted(set(indices)):
         try:
-            read(split.images[place])
+            read(split.images[index])
         except tf.errors.OpError:
             if split.records:
-                _check_record(split, place)
-            damaged.append(int(place))
+                _check_record(split, index)
+            damaged.append(int(index))
     return damaged
 
 
-def _check_record(split: Split, place: int) -> None:
-    """Refuses a file that is not what it was when its records were found."""
+def _check_record(split: Split, index: int) -> None:
+    """Raises an InputError if a record can no longer be read from its file."""
     try:
-        split.reader(lambda encoded: encoded, lambda image: image)(split.images[place])
+        split.make_reader(lambda encoded: encoded, lambda image: image)(
+            split.images[index]
+        )
     except tf.errors.OpError as error:
         raise InputError(
-            "A file of records has changed, or cannot be read any more; start again to "
-            f"have it read anew. Received: {split.names()[place]} "
+            "A TFRecord file has changed or can no longer be read. Run the command "
+            f"again to index it anew. Received: {split.names()[index]} "
             f"({type(error).__name__})"
         ) from None
 
 
 def refuse_damaged(split: Split, preprocessing: Preprocessing) -> None:
-    """Raises an `InputError` that names the damaged images, if there are any."""
-    if damaged := damaged_images(split, preprocessing):
-        raise InputError(_describe_damage(split, damaged))
+    """Raises an InputError that lists the damaged images, if there are any."""
+    if damaged := find_damaged(split, preprocessing):
+        raise InputError(_describe(split, damaged))
 
 
 def replace_damaged(
     split: Split,
     preprocessing: Preprocessing,
-    places: Iterable[int],
+    indices: Iterable[int],
     error: Exception | None = None,
 ) -> Split:
-    """Lets the next good image stand in for each damaged one.
+    """Replaces each damaged image by the next one that can be decoded.
 
-    A share of MAX_DAMAGED may be replaced in all.
+    The label is replaced together with the image.
 
     Args:
-        split: The images.
-        preprocessing: How they are decoded.
-        places: Places of the images that are tried.
-        error: Error of the reading, raised if none of them is damaged.
+        split: Images and labels.
+        preprocessing: Preprocessing that decodes the images.
+        indices: Indices in the split of the images to check.
+        error: Error that occurred while reading, raised if no image is damaged.
 
     Raises:
-        InputError: There are more, or another fault made reading fail.
+        InputError: If more than a fraction MAX_DAMAGED of all images is damaged.
     """
-    damaged = damaged_images(split, preprocessing, places)
+    damaged = find_damaged(split, preprocessing, indices)
     if not damaged:
-        raise error or InputError("Reading failed, though no image is damaged")
-    count = split.replaced + len(damaged)
+        raise error or InputError("Reading failed although no image is damaged.")
+    count = split.num_replaced + len(damaged)
     if count > MAX_DAMAGED * len(split):
         if len(split) < 10_000:
             refuse_damaged(split, preprocessing)
-        raise InputError(_describe_damage(split, damaged, count))
-    message = _describe_damage(split, damaged, count)
-    print(f"{message}; others stand in", file=sys.stderr)
-    return split.without(damaged)
+        raise InputError(_describe(split, damaged, count))
+    message = _describe(split, damaged, count)
+    print(f"{message}. They are replaced by other images.", file=sys.stderr)
+    return split.substitute(damaged)
 
 
-def _describe_damage(
-    split: Split, damaged: Sequence[int], count: int | None = None
-) -> str:
+def _describe(split: Split, damaged: Sequence[int], count: int | None = None) -> str:
     all_names = split.names()
-    names = [all_names[place] for place in damaged]
+    names = [all_names[index] for index in damaged]
     names = [f"number {name}" if name.isdigit() else name for name in names]
     return (
-        f"{count or len(names)} of {len(split)} images cannot be decoded; repair or "
+        f"{count or len(names)} of {len(split)} images cannot be decoded. Repair or "
         f"remove them: {shorten_list(names, 5)}"
     )

@@ -1,4 +1,4 @@
-"""Decoding image files to pixels, as functions for a tf.data graph."""
+"""Decoders of image files, as functions for a tf.data graph."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,10 +7,11 @@ import tensorflow as tf
 
 IMAGE_FORMATS = "JPEG, PNG, WebP, BMP or GIF"
 
-# From an encoded file, from pixels, or from an entry of a split, to pixels.
+# Function from an encoded file, an image or an entry of `Split.images` to pixels.
 PixelFunction = Callable[[tf.Tensor], tf.Tensor]
 
-# An EXIF block's orientation in either order of bytes. \C is any byte.
+# Matches the head of a JPEG file up to the orientation in its EXIF block, in either
+# byte order. Group 1 or 2 is the orientation. \C matches any byte.
 _ORIENTATION = (
     r"\C*?Exif\x00\x00(?:"
     r"II\*\x00\x08\x00\x00\x00\C\C(?:(?:\C\x00|[\x00-\x11]\x01)\C{10})*?"
@@ -21,7 +22,7 @@ _ORIENTATION = (
 
 
 def decode_image(encoded: tf.Tensor, channels: int, upright: bool) -> tf.Tensor:
-    """Decodes a file as `Preprocessing.decode` does."""
+    """Implements `Preprocessing.decode`."""
 
     def decode_jpeg() -> tf.Tensor:
         image = tf.io.decode_jpeg(encoded, 3, dct_method="INTEGER_ACCURATE")
@@ -29,34 +30,34 @@ def decode_image(encoded: tf.Tensor, channels: int, upright: bool) -> tf.Tensor:
 
     is_jpeg = tf.io.is_jpeg(encoded)
     image = tf.cond(is_jpeg, decode_jpeg, lambda: _decode_by_signature(encoded))
-    return _with_channels(tf.ensure_shape(image, (None, None, 3)), channels)
+    return _convert_channels(tf.ensure_shape(image, (None, None, 3)), channels)
 
 
 def decode_jpeg_part(
     encoded: tf.Tensor, part: tf.Tensor, channels: int, dct_method: str
 ) -> tf.Tensor:
-    """Decodes a part of a JPEG file, as it is stored.
+    """Decodes a part of a JPEG file and ignores its EXIF orientation.
 
     Args:
         encoded: Content of the file, a scalar string.
-        part: (row, column, height, width) in pixels, int32.
+        part: Box (row, column, height, width) in pixels, int32.
         channels: 1 (grey) or 3 (RGB).
-        dct_method: `"INTEGER_ACCURATE"`, or `"INTEGER_FAST"`.
+        dct_method: `"INTEGER_ACCURATE"` or `"INTEGER_FAST"`.
     """
     image = tf.image.decode_and_crop_jpeg(encoded, part, 3, dct_method=dct_method)
-    return _with_channels(image, channels)
+    return _convert_channels(image, channels)
 
 
-def _with_channels(image: tf.Tensor, channels: int) -> tf.Tensor:
-    # Not by decode_image, which makes grey of JPEG and PNG files only.
+def _convert_channels(image: tf.Tensor, channels: int) -> tf.Tensor:
+    # tf.io.decode_image can convert only JPEG and PNG files to grey.
     return image if channels == 3 else tf.image.rgb_to_grayscale(image)
 
 
 def _decode_by_signature(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes a file that is no JPEG by what its first bytes say."""
-    second = tf.minimum(8, tf.strings.length(encoded))  # It may end before.
-    marks = tf.strings.substr(encoded, 0, 4) + tf.strings.substr(encoded, second, 4)
-    is_webp = (tf.strings.length(encoded) > 20) & (marks == "RIFFWEBP")
+    """Decodes a file that is not a JPEG by the format that its first bytes indicate."""
+    offset = tf.minimum(8, tf.strings.length(encoded))  # The file may be short.
+    magic = tf.strings.substr(encoded, 0, 4) + tf.strings.substr(encoded, offset, 4)
+    is_webp = (tf.strings.length(encoded) > 20) & (magic == "RIFFWEBP")
     is_bmp = tf.strings.substr(encoded, 0, 2) == "BM"
     is_bmp &= tf.strings.length(encoded) > 54
     bmp, other = partial(_decode_bmp, encoded), partial(_decode_other, encoded)
@@ -69,51 +70,51 @@ def _decode_other(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
 
 
 def _decode_webp(encoded: tf.Tensor) -> tf.Tensor:
-    # decode_image insists on the file's own number of channels. Of an animation only
-    # 3 may be asked for, which it refuses: for 0 it writes beyond its memory
-    # (TensorFlow 2.21).
+    # tf.io.decode_image accepts only the file's own number of channels, or 0 for any.
+    # With 0, however, it writes beyond its buffer if the file is animated (TensorFlow
+    # 2.21). Animations are decoded with 3 channels, which raises an error.
     head = tf.io.decode_raw(tf.strings.substr(encoded, 12, 9), tf.uint8)
-    extended = tf.strings.substr(encoded, 12, 4) == "VP8X"
-    animated = extended & (tf.bitwise.bitwise_and(head[8], 2) > 0)
-    other, own = (partial(_decode_other, encoded, channels) for channels in (3, 0))
-    return tf.cond(animated, other, own)[..., :3]
+    is_extended = tf.strings.substr(encoded, 12, 4) == "VP8X"
+    is_animated = is_extended & (tf.bitwise.bitwise_and(head[8], 2) > 0)
+    rgb, native = (partial(_decode_other, encoded, channels) for channels in (3, 0))
+    return tf.cond(is_animated, rgb, native)[..., :3]
 
 
 def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
     def with_palette() -> tf.Tensor:
-        # decode_image takes the numbers of the colours for grey.
-        start = 14 + _number_at(encoded, 14)
-        palette = tf.strings.substr(encoded, start, _number_at(encoded, 10) - start)
+        # tf.io.decode_image returns the palette indices as if they were grey values.
+        start = 14 + _read_int32(encoded, 14)
+        palette = tf.strings.substr(encoded, start, _read_int32(encoded, 10) - start)
         palette = tf.reshape(tf.io.decode_raw(palette, tf.uint8), (-1, 4))
-        numbers = _decode_other(encoded)[..., 0]
-        return tf.gather(palette, tf.cast(numbers, tf.int32))[..., 2::-1]
+        indices = _decode_other(encoded)[..., 0]
+        return tf.gather(palette, tf.cast(indices, tf.int32))[..., 2::-1]
 
-    has_palette = _number_at(encoded, 28) % 65536 == 8
+    has_palette = _read_int32(encoded, 28) % 65536 == 8
     return tf.cond(has_palette, with_palette, partial(_decode_other, encoded))
 
 
-def _number_at(encoded: tf.Tensor, place: int) -> tf.Tensor:
-    """A number of four bytes in a file, the lowest first; int32."""
-    return tf.io.decode_raw(tf.strings.substr(encoded, place, 4), tf.int32)[0]
+def _read_int32(encoded: tf.Tensor, offset: int) -> tf.Tensor:
+    """Returns the little-endian int32 at a byte offset of a file."""
+    return tf.io.decode_raw(tf.strings.substr(encoded, offset, 4), tf.int32)[0]
 
 
 def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
-    """EXIF's orientation of a JPEG file, from 1 (upright) to 8; int32."""
+    """Returns the EXIF orientation of a JPEG file, int32 from 1 (upright) to 8."""
     head = tf.strings.substr(encoded, 0, 8192)
     orientation = tf.strings.regex_replace(
         head, f"^{_ORIENTATION}$", r"\1\2", replace_global=False
     )
     value = tf.io.decode_raw(tf.strings.substr(orientation, 0, 1), tf.uint8)
     value = tf.cast(tf.concat([value, [1]], 0)[0], tf.int32)
-    known = (tf.strings.length(orientation) == 1) & (value >= 1) & (value <= 8)
-    return tf.where(known, value, 1)
+    is_valid = (tf.strings.length(orientation) == 1) & (value >= 1) & (value <= 8)
+    return tf.where(is_valid, value, 1)
 
 
 def _turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Turns an image upright; see EXIF 2.3, tag 0x0112."""
+    """Turns an image upright, given its orientation (EXIF 2.3, tag 0x0112)."""
 
     def transposed() -> tf.Tensor:
-        # As int32: oneDNN complains, in every graph, that it cannot do uint8.
+        # int32 avoids a oneDNN warning in every graph that uint8 is not supported.
         return tf.cast(tf.transpose(tf.cast(image, tf.int32), (1, 0, 2)), tf.uint8)
 
     image = tf.cond(orientation > 4, transposed, lambda: image)

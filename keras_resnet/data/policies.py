@@ -1,4 +1,4 @@
-"""RandAugment and TrivialAugment, as torchvision and timm have them."""
+"""RandAugment and TrivialAugment, equal to those of torchvision and timm."""
 
 import functools
 import math
@@ -7,40 +7,40 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_resnet.data.augmentation import Colour, fill_colour, to_pixels, whole_numbers
+from keras_resnet.data.augmentation import Colour, make_pixel, to_integers, to_pixels
 from keras_resnet.support import InputError
 
-# ITU-R 601-2 luma, as Pillow has it: exact in float32, sums included.
+# Weights of R, G and B in Pillow's ITU-R 601-2 luma. The sums are exact in float32.
 _LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 
-# (a, b, c, d, e, f): what comes to (x, y) was at (ax + by + c, dx + ey + f), in pixels;
-# the centre of the first pixel is (0.5, 0.5).
+# Affine map (a, b, c, d, e, f): the output pixel at (x, y) is the input pixel at
+# (ax + by + c, dx + ey + f). The centre of the first pixel is at (0.5, 0.5).
 Matrix = tuple[tf.Tensor | float, ...]
-# From an image and a matrix to the moved image.
+# Function from an image and a matrix to the transformed image.
 Warp = Callable[[tf.Tensor, Matrix], tf.Tensor]
-# From an image, an amount and `Warp` to an image.
+# Function from an image, an amount and a `Warp` to the changed image.
 Operation = Callable[[tf.Tensor, Any, Warp], tf.Tensor]
-# From a level (0 to 1), a sign (-1 or 1) and the image's (height, width) to the amount.
+# Function that returns an operation's amount. Its arguments are the level (0 to 1),
+# the sign (-1 or 1) and the image's (height, width).
 Amount = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
-# By name. The amount is `None` for an operation without one.
+# Operations by name, with `None` if an operation takes no amount.
 Operations = Mapping[str, tuple[Operation, Amount | None]]
 
 
 def _luma(image: tf.Tensor) -> tf.Tensor:
-    """Grey of a float32 image as Pillow's convert("L") has it: (height, width, 1)."""
+    """Converts a float32 image to grey like Pillow's convert("L")."""
     if image.shape[-1] == 1:
         return image
     return tf.floor(tf.linalg.matvec(image, _LUMA) + 0.5)[..., None]
 
 
-def _look_up(image: tf.Tensor, tables: tf.Tensor) -> tf.Tensor:
-    """Replaces pixel values: `tables` (channels, 256), of numbers from 0 to 255."""
+def _apply_tables(image: tf.Tensor, tables: tf.Tensor) -> tf.Tensor:
+    """Replaces each pixel value by its entry in `tables`, (channels, 256)."""
     tables = tf.reshape(tf.cast(tables, tf.uint8), [-1])
-    return tf.gather(tables, tf.cast(image, tf.int32) + _starts(image))
+    return tf.gather(tables, tf.cast(image, tf.int32) + _table_offsets(image))
 
 
-def _starts(image: tf.Tensor) -> tf.Tensor:
-    """Where the table of each channel begins: int32 (channels,)."""
+def _table_offsets(image: tf.Tensor) -> tf.Tensor:
     return 256 * tf.range(image.shape[-1])
 
 
@@ -50,12 +50,12 @@ def _auto_contrast(image: tf.Tensor, *_: Any) -> tf.Tensor:
     levels = tf.range(256, dtype=tf.float64)
     scale = 255 / tf.maximum(high - low, 1)
     tables = tf.where(high > low, levels * scale + -low * scale, levels)
-    return _look_up(image, tf.clip_by_value(tables, 0, 255))
+    return _apply_tables(image, tf.clip_by_value(tables, 0, 255))
 
 
 def _equalize(image: tf.Tensor, *_: Any) -> tf.Tensor:
     channels = image.shape[-1]
-    values, size = tf.cast(image, tf.int32) + _starts(image), 256 * channels
+    values, size = tf.cast(image, tf.int32) + _table_offsets(image), 256 * channels
     histogram = tf.math.bincount(values, minlength=size, maxlength=size)
     histogram = tf.reshape(histogram, (channels, 256))
     brightest = tf.cast(tf.reduce_max(image, (0, 1)), tf.int32)
@@ -63,12 +63,12 @@ def _equalize(image: tf.Tensor, *_: Any) -> tf.Tensor:
     step = ((tf.reduce_sum(histogram, 1) - last) // 255)[:, None]
     below = tf.cumsum(histogram, 1, exclusive=True)
     tables = tf.minimum((step // 2 + below) // tf.maximum(step, 1), 255)
-    return _look_up(image, tf.where(step > 0, tables, tf.range(256)))
+    return _apply_tables(image, tf.where(step > 0, tables, tf.range(256)))
 
 
 def _posterize(image: tf.Tensor, bits: tf.Tensor, _: Warp) -> tf.Tensor:
-    kept = 256 - tf.bitwise.right_shift(256, tf.cast(bits, tf.int32))
-    return tf.bitwise.bitwise_and(image, tf.cast(kept, tf.uint8))
+    mask = 256 - tf.bitwise.right_shift(256, tf.cast(bits, tf.int32))
+    return tf.bitwise.bitwise_and(image, tf.cast(mask, tf.uint8))
 
 
 def _solarize(image: tf.Tensor, threshold: tf.Tensor, _: Warp) -> tf.Tensor:
@@ -80,15 +80,18 @@ def _solarize_add(image: tf.Tensor, addition: tf.Tensor, _: Warp) -> tf.Tensor:
     return image + tf.cast(image < 128, tf.uint8) * tf.cast(addition, tf.uint8)
 
 
-def _enhance(flat_of: Callable[[tf.Tensor], tf.Tensor | float]) -> Operation:
-    """Away from a flat version of an image, or towards it; Pillow's ImageEnhance."""
+def _enhance(make_flat: Callable[[tf.Tensor], tf.Tensor | float]) -> Operation:
+    """Returns an operation that blends an image with a flat version of it.
 
-    def enhanced(image: tf.Tensor, factor: tf.Tensor, _: Warp) -> tf.Tensor:
+    Like Pillow's ImageEnhance, the operation extrapolates if the factor is above 1.
+    """
+
+    def enhance(image: tf.Tensor, factor: tf.Tensor, _: Warp) -> tf.Tensor:
         image = tf.cast(image, tf.float32)
-        flat = flat_of(image)
+        flat = make_flat(image)
         return to_pixels(flat + factor * (image - flat))
 
-    return enhanced
+    return enhance
 
 
 def _mean_grey(image: tf.Tensor) -> tf.Tensor:
@@ -100,7 +103,7 @@ def _smooth(image: tf.Tensor) -> tf.Tensor:
     rows = image[:-2] + image[1:-1] + image[2:]
     sums = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * image[1:-1, 1:-1]
     detail = image[1:-1, 1:-1] - tf.floor(sums / 13 + 0.5)
-    # The outermost pixels have no neighbours to be smoothed with.
+    # The outermost pixels lack neighbours and are not smoothed.
     return image - tf.pad(detail, [[1, 1], [1, 1], [0, 0]])
 
 
@@ -110,8 +113,8 @@ _contrast = _enhance(_mean_grey)
 _sharpness = _enhance(_smooth)
 
 
-def _affine(matrix_of: Callable[[tf.Tensor], Matrix]) -> Operation:
-    return lambda image, amount, warp: warp(image, matrix_of(amount))
+def _affine(make_matrix: Callable[[tf.Tensor], Matrix]) -> Operation:
+    return lambda image, amount, warp: warp(image, make_matrix(amount))
 
 
 _shear_x = _affine(lambda shear: (1, shear, 0, 0, 1, 0))
@@ -121,44 +124,45 @@ _translate_y = _affine(lambda pixels: (1, 0, 0, 0, 1, pixels))
 
 
 def _rotate(image: tf.Tensor, degrees: tf.Tensor, warp: Warp) -> tf.Tensor:
-    turn = tf.cast(degrees, tf.float64) * (math.pi / 180)
-    cos, sin = tf.cos(turn), tf.sin(turn)
+    angle = tf.cast(degrees, tf.float64) * (math.pi / 180)
+    cos, sin = tf.cos(angle), tf.sin(angle)
     y, x = tf.unstack(tf.cast(tf.shape(image)[:2], tf.float64) / 2)
-    across, down = x - x * cos + y * sin, y - x * sin - y * cos
-    return warp(image, (cos, -sin, across, sin, cos, down))
+    shift_x, shift_y = x - x * cos + y * sin, y - x * sin - y * cos
+    return warp(image, (cos, -sin, shift_x, sin, cos, shift_y))
 
 
 def _warp(image: tf.Tensor, matrix: Matrix, bilinear: bool, fill: Colour) -> tf.Tensor:
-    """Moves the pixels of an image, sides below 10000, as Pillow's affine transform does.
+    """Applies an affine transform to an image with sides below 10000 pixels.
 
-    The nearest pixels are exact, `bilinear` ones Pillow's to a level but for a few at
-    the border.
+    Without `bilinear`, the result equals Pillow's. With `bilinear`, pixel values differ
+    from Pillow's by at most 1, except for a few pixels at the border.
     """
     height, width = tf.unstack(tf.shape(image)[:2])
-    a, b, c, d, e, f = (tf.cast(number, tf.float64) for number in matrix)
+    a, b, c, d, e, f = (tf.cast(value, tf.float64) for value in matrix)
 
-    def position(across: tf.Tensor, down: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
-        # In Pillow's fixed-point numbers: 16 bits behind the point.
-        across, down, start = (
-            tf.cast(tf.floor(number * 65536 + 0.5), tf.int32)
-            for number in (across, down, start + across * 0.5 + down * 0.5)
+    def source_index(a: tf.Tensor, b: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
+        # Pillow computes ax + by + c in fixed-point numbers with 16 fractional bits.
+        a, b, c = (
+            tf.cast(tf.floor(value * 65536 + 0.5), tf.int32)
+            for value in (a, b, c + a * 0.5 + b * 0.5)
         )
-        place = across * tf.range(width) + down * tf.range(height)[:, None] + start
-        return tf.bitwise.right_shift(place, 16)
+        position = a * tf.range(width) + b * tf.range(height)[:, None] + c
+        return tf.bitwise.right_shift(position, 16)
 
-    x, y = position(a, b, c), position(d, e, f)
+    x, y = source_index(a, b, c), source_index(d, e, f)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    colour = fill_colour(fill, image.shape[-1])
+    colour = make_pixel(fill, image.shape[-1])
     if not bilinear:
         pixels = tf.reshape(image, (-1, image.shape[-1]))
         pixels = tf.concat([pixels, colour[None]], 0)
         return tf.gather(pixels, tf.where(inside, y * width + x, height * width))
-    # Its coordinates are those of the pixels' centres. Beyond the outermost ones it
-    # repeats them, as Pillow does up to the image's edge.
+    # ImageProjectiveTransformV3 places pixel centres at whole numbers, so the matrix
+    # is shifted by half a pixel. Outside the image it repeats the border pixels, as
+    # Pillow does between the outermost pixel centres and the edge.
     matrix = (a, b, c + (a + b - 1) / 2, d, e, f + (d + e - 1) / 2, 0, 0)
     moved = tf.raw_ops.ImageProjectiveTransformV3(
         images=image[None],
-        transforms=[[tf.cast(number, tf.float32) for number in matrix]],
+        transforms=[[tf.cast(value, tf.float32) for value in matrix]],
         output_shape=(height, width),
         fill_value=0.0,
         interpolation="BILINEAR",
@@ -168,46 +172,45 @@ def _warp(image: tf.Tensor, matrix: Matrix, bilinear: bool, fill: Colour) -> tf.
 
 
 class Space(NamedTuple):
-    """What a policy draws from."""
+    """The operations of a policy and how it applies them."""
 
     ops: Operations
-    top: int  # The highest magnitude, which is level 1.
-    probability: float  # That a chosen operation is applied.
-    bilinear: bool  # Whether moved pixels are interpolated.
+    max_magnitude: int  # Magnitude that corresponds to level 1.
+    probability: float  # Probability that a drawn operation is applied.
+    bilinear: bool  # Whether geometric operations interpolate; otherwise nearest pixel.
 
 
-def _either(most: float) -> Amount:
-    return lambda level, sign, _: sign * level * most
+def _signed(largest: float) -> Amount:
+    return lambda level, sign, _: sign * level * largest
 
 
-def _of_side(axis: int, most: float) -> Amount:
-    return lambda level, sign, sides: sign * level * most * sides[axis]
+def _relative(axis: int, largest: float) -> Amount:
+    return lambda level, sign, sides: sign * level * largest * sides[axis]
 
 
-def _from_one(most: float) -> Amount:
-    return lambda level, sign, _: 1 + sign * level * most
+def _around_one(largest: float) -> Amount:
+    return lambda level, sign, _: 1 + sign * level * largest
 
 
 def _truncated(amount: Amount) -> Amount:
-    """In whole numbers, towards zero."""
     return lambda *args: tf.cast(tf.cast(amount(*args), tf.int32), tf.float32)
 
 
-def _torchvision(
+def _make_ops(
     shear: float, down: Amount, across: Amount, degrees: float, factor: float, bits: int
 ) -> Operations:
-    """The operations of torchvision's RandAugment and TrivialAugmentWide."""
+    """Returns the operations of torchvision's RandAugment and TrivialAugmentWide."""
     return {
         "Identity": (lambda image, *_: image, None),
-        "ShearX": (_shear_x, _either(shear)),
-        "ShearY": (_shear_y, _either(shear)),
+        "ShearX": (_shear_x, _signed(shear)),
+        "ShearY": (_shear_y, _signed(shear)),
         "TranslateX": (_translate_x, _truncated(across)),
         "TranslateY": (_translate_y, _truncated(down)),
-        "Rotate": (_rotate, _either(degrees)),
-        "Brightness": (_brightness, _from_one(factor)),
-        "Color": (_colour_balance, _from_one(factor)),
-        "Contrast": (_contrast, _from_one(factor)),
-        "Sharpness": (_sharpness, _from_one(factor)),
+        "Rotate": (_rotate, _signed(degrees)),
+        "Brightness": (_brightness, _around_one(factor)),
+        "Color": (_colour_balance, _around_one(factor)),
+        "Contrast": (_contrast, _around_one(factor)),
+        "Sharpness": (_sharpness, _around_one(factor)),
         "Posterize": (_posterize, lambda level, *_: 8 - tf.round(level * bits)),
         "Solarize": (_solarize, lambda level, *_: 255 - level * 255),
         "AutoContrast": (_auto_contrast, None),
@@ -215,32 +218,32 @@ def _torchvision(
     }
 
 
-_RAND = _torchvision(0.3, _of_side(0, 150 / 331), _of_side(1, 150 / 331), 30, 0.9, 4)
-_WIDE = _torchvision(0.99, _either(32), _either(32), 135, 0.99, 6)
+_RAND = _make_ops(0.3, _relative(0, 150 / 331), _relative(1, 150 / 331), 30, 0.9, 4)
+_WIDE = _make_ops(0.99, _signed(32), _signed(32), 135, 0.99, 6)
 
-# timm.data.auto_augment's _RAND_INCREASING_TRANSFORMS.
+# Operations of timm.data.auto_augment's _RAND_INCREASING_TRANSFORMS.
 _INCREASING: Operations = {
     "AutoContrast": (_auto_contrast, None),
     "Equalize": (_equalize, None),
     "Invert": (lambda image, *_: 255 - image, None),
-    "Rotate": (_rotate, _either(30)),
+    "Rotate": (_rotate, _signed(30)),
     "Posterize": (_posterize, lambda level, *_: 4 - tf.floor(level * 4)),
     "Solarize": (_solarize, lambda level, *_: 256 - tf.floor(level * 256)),
     "SolarizeAdd": (_solarize_add, lambda level, *_: tf.floor(level * 110)),
-    "Color": (_colour_balance, _from_one(0.9)),
-    "Contrast": (_contrast, _from_one(0.9)),
-    "Brightness": (_brightness, _from_one(0.9)),
-    "Sharpness": (_sharpness, _from_one(0.9)),
-    "ShearX": (_shear_x, _either(0.3)),
-    "ShearY": (_shear_y, _either(0.3)),
-    "TranslateX": (_translate_x, _of_side(1, 0.45)),
-    "TranslateY": (_translate_y, _of_side(0, 0.45)),
+    "Color": (_colour_balance, _around_one(0.9)),
+    "Contrast": (_contrast, _around_one(0.9)),
+    "Brightness": (_brightness, _around_one(0.9)),
+    "Sharpness": (_sharpness, _around_one(0.9)),
+    "ShearX": (_shear_x, _signed(0.3)),
+    "ShearY": (_shear_y, _signed(0.3)),
+    "TranslateX": (_translate_x, _relative(1, 0.45)),
+    "TranslateY": (_translate_y, _relative(0, 0.45)),
 }
 
 SPACES = {
-    "rand": Space(_RAND, top=30, probability=1.0, bilinear=False),
-    "wide": Space(_WIDE, top=30, probability=1.0, bilinear=False),
-    "increasing": Space(_INCREASING, top=10, probability=0.5, bilinear=True),
+    "rand": Space(_RAND, max_magnitude=30, probability=1.0, bilinear=False),
+    "wide": Space(_WIDE, max_magnitude=30, probability=1.0, bilinear=False),
+    "increasing": Space(_INCREASING, max_magnitude=10, probability=0.5, bilinear=True),
 }
 
 
@@ -253,60 +256,60 @@ def rand_augment(
     increasing: bool = False,
     fill: Colour = 0,
 ) -> tf.Tensor:
-    """Applies operations drawn from a list, all with one magnitude (RandAugment).
+    """Applies randomly drawn operations with a common magnitude (RandAugment).
 
-    Cubuk et al. 2019 (arXiv:1909.13719), in one of two versions. By default it is
-    torchvision's, with 31 magnitudes and the nearest pixel where pixels move. The
-    other is timm's with `inc1`, which "ResNet strikes back" (arXiv:2110.00476) trains
-    with: its `rand-m7-mstd0.5-inc1` is `magnitude=7, std=0.5, increasing=True`. There
-    a drawn operation is applied with probability 1/2, and moved pixels are bilinear;
-    timm draws between that and bicubic each time.
+    Cubuk et al. 2019 (arXiv:1909.13719). The default is torchvision's version, with 31
+    magnitudes and nearest-pixel interpolation. `increasing` selects timm's version with
+    `inc1`, which "ResNet strikes back" (arXiv:2110.00476) uses: `rand-m7-mstd0.5-inc1`
+    is `magnitude=7, std=0.5, increasing=True`. timm's version applies a drawn operation
+    with probability 1/2. Interpolation is bilinear here, while timm randomly uses
+    bilinear or bicubic interpolation.
 
     Args:
-        image: uint8 (height, width, channels). The colour of grey ones does not change.
+        image: uint8 (height, width, channels). Grey images stay grey.
         seed: Random seed, integers (2,).
-        ops: Number of operations, one after the other; each is drawn from all.
-        magnitude: Magnitude from 0 to 30, or to 10 if `increasing`.
-        std: Standard deviation of the magnitude, in its unit; it is drawn for each
+        ops: Number of operations, each drawn independently from all operations.
+        magnitude: Magnitude from 0 to 30, or from 0 to 10 if `increasing`.
+        std: Standard deviation of the magnitude. The magnitude is drawn for each
             operation and clipped to its range.
-        increasing: Whether it is timm's version.
-        fill: Colour of what comes from outside of the image: a pixel value for
-            each channel or for all. timm's is the mean colour.
+        increasing: Whether timm's version is used.
+        fill: Pixel value, for each channel or for all, of areas outside of the original
+            image. timm uses the mean colour.
 
     Raises:
-        InputError: There is no such magnitude.
+        InputError: If the magnitude is out of range.
     """
     space = SPACES["increasing" if increasing else "rand"]
-    if not 0 <= magnitude <= space.top:
+    if not 0 <= magnitude <= space.max_magnitude:
         raise InputError(
-            f"A magnitude from 0 to {space.top} is accepted. "
+            f"The magnitude must be from 0 to {space.max_magnitude}. "
             f"Received: magnitude={magnitude} with increasing={increasing}"
         )
     uniform, normal = tf.unstack(tf.random.split(seed))
     draws = tf.random.stateless_uniform((ops, 3), uniform)
     magnitudes = magnitude + std * tf.random.stateless_normal((ops,), normal)
-    levels = tf.clip_by_value(magnitudes / space.top, 0.0, 1.0)
+    levels = tf.clip_by_value(magnitudes / space.max_magnitude, 0.0, 1.0)
     for draw, level in zip(tf.unstack(draws), tf.unstack(levels), strict=True):
         image = _apply_one(image, space, draw, level, fill)
     return image
 
 
 def trivial_augment(image: tf.Tensor, seed: tf.Tensor, fill: Colour = 0) -> tf.Tensor:
-    """Applies one operation with a magnitude, both drawn (TrivialAugment, wide).
+    """Applies a random operation with a random magnitude (TrivialAugment).
 
-    Müller & Hutter 2021 (arXiv:2103.10158), as torchvision's TrivialAugmentWide. The
-    arguments are those of `rand_augment`.
+    Müller & Hutter 2021 (arXiv:2103.10158), implemented like torchvision's
+    TrivialAugmentWide. See `rand_augment` for the arguments.
     """
     space = SPACES["wide"]
     draws = tf.random.stateless_uniform((4,), seed)
-    level = tf.floor(draws[3] * (space.top + 1)) / space.top
+    level = tf.floor(draws[3] * (space.max_magnitude + 1)) / space.max_magnitude
     return _apply_one(image, space, draws, level, fill)
 
 
 def _apply_one(
     image: tf.Tensor, space: Space, draws: tf.Tensor, level: tf.Tensor, fill: Colour
 ) -> tf.Tensor:
-    """Applies an operation of a space: draws decide which, whether and the sign."""
+    """Applies at most one operation, depending on three random draws from [0, 1)."""
     image = tf.convert_to_tensor(image)
     sides = tf.cast(tf.shape(image)[:2], tf.float32)
     sign = tf.where(draws[2] < 0.5, -1.0, 1.0)
@@ -316,8 +319,8 @@ def _apply_one(
         return lambda: op(image, amount and amount(level, sign, sides), warp)
 
     branches = [branch(*row) for row in space.ops.values()]
-    choice = whole_numbers(draws[0], len(branches))
+    choice = to_integers(draws[0], len(branches))
     choice = tf.where(draws[1] < space.probability, choice, len(branches))
-    # Of the branches only the chosen one runs; past the last one nothing is done.
+    # Only the chosen branch is computed. The default branch returns the image.
     changed = tf.switch_case(choice, branches, default=lambda: image)
     return tf.ensure_shape(changed, image.shape)

@@ -1,7 +1,7 @@
-"""The index of TFRecord files: where each image lies, made once.
+"""Index of the records in TFRecord files, for random access.
 
-Our own, because TensorFlow reads such files only from their beginning, and TFDS's random
-access needs ArrayRecord files.
+TensorFlow reads TFRecord files only sequentially, and TFDS offers random access only
+to ArrayRecord files. The index is built once and cached.
 """
 
 import concurrent.futures
@@ -17,31 +17,32 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from keras_resnet.data.records import FRAME, Records, record_name, records_from
+from keras_resnet.data.records import FRAME, Records, describe_record, stream_records
 from keras_resnet.data.splits import Split
 from keras_resnet.support import (
     InputError,
     keras_home,
     progress_bar,
-    replace_when_whole,
+    replace_atomically,
     shorten_list,
 )
 
-# By the first that a record has: TensorFlow's ImageNet scripts and TF-slim; TFDS.
+# Accepted names of the features, in order of preference. The first name is that of
+# TensorFlow's ImageNet scripts and TF-slim, and the second is that of TFDS.
 IMAGE_FEATURES = ("image/encoded", "image", "image_raw")
 LABEL_FEATURES = ("image/class/label", "label")
 
-# Share of the records that may be damaged; they are left out.
+# Largest fraction of records that may be damaged. Damaged records are left out.
 MAX_DAMAGED = 0.001
 
-# How JPEG, PNG, GIF, BMP and WebP files begin.
+# First bytes of JPEG, PNG, GIF, BMP and WebP files.
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
 
-# Number of the kept index's format. It is a part of the file's name, so that an index
-# of another format is not found, and is made anew.
+# Version of the index format. It is part of the cache key, so that an index in an old
+# format is not found and is built again.
 INDEX_FORMAT = 1
 
-# Columns of the index, and their types; labels as they are in the files.
+# Columns of the index and their dtypes. Labels have the values of the files.
 _COLUMNS = {
     "shard": "i4",
     "number": "i4",
@@ -50,57 +51,57 @@ _COLUMNS = {
     "labels": "i4",
 }
 
-# The index as it is kept: `_COLUMNS`, "image", "label" and "damaged".
+# The cached index: arrays with the keys of `_COLUMNS`, "image", "label" and "damaged".
 Table = dict[str, np.ndarray]
 
 
-def index(
+def index_records(
     paths: Iterable[str],
     first_label: int | None = None,
     cache_dir: str | None = None,
     on_file: Callable[[], None] = lambda: None,
 ) -> Records:
-    """Finds where each record lies, and its label.
+    """Finds the position and the label of each record.
 
-    Every byte is read once and every checksum verified; the result is kept, and
-    found again as long as no file changes its path, size or time.
+    Every byte is read once and every checksum is verified. The index is cached, and
+    used again until the path, size or modification time of a file changes.
 
     Args:
         paths: Paths of uncompressed TFRecord files of `tf.train.Example` with an
-            encoded image and a label, under any of the known names; see
-            `IMAGE_FEATURES` and `LABEL_FEATURES`.
-        first_label: What the files call the first class. `None` is 1 for labels
-            `image/class/label` of which none is below 1, as in TensorFlow's
-            ImageNet files, where 0 is the background; otherwise 0. A held-out
-            part, which may lack a class, should be given the training part's.
-        cache_dir: Folder where indices are kept; `None` is
-            `$KERAS_HOME/records`, or `~/.keras/records`.
-        on_file: Called after each file that is read.
+            encoded image and a label. See `IMAGE_FEATURES` and `LABEL_FEATURES` for
+            the accepted feature names.
+        first_label: Label of the first class in the files. Default: 1 if the feature
+            is `image/class/label` and its lowest value is 1, as in TensorFlow's
+            ImageNet files, where 0 is the background; otherwise 0. For a test split,
+            which may lack a class, pass the value of the training split.
+        cache_dir: Folder of cached indices. Default: `$KERAS_HOME/records` or
+            `~/.keras/records`.
+        on_file: Function called after each file is read.
 
     Returns:
-        The records. Damaged ones are left out, with a line on standard error.
+        The records without damaged ones, which are reported on standard error.
 
     Raises:
-        InputError: A file cannot be read to its end, or more than `MAX_DAMAGED` of
-            the records are damaged: no set of less than 1,000 may have any.
+        InputError: If a file cannot be read to its end, or if more than `MAX_DAMAGED`
+            of the records are damaged. Below 1,000 records, none may be damaged.
     """
     paths = tuple(p if "://" in p else os.path.abspath(p) for p in map(str, paths))
     try:
         stats = [tf.io.gfile.stat(path) for path in paths]
-        times = [(stat.length, stat.mtime_nsec) for stat in stats]
-        key = json.dumps([INDEX_FORMAT, paths, times])
+        file_versions = [(stat.length, stat.mtime_nsec) for stat in stats]
+        key = json.dumps([INDEX_FORMAT, paths, file_versions])
         key = hashlib.sha256(key.encode()).hexdigest()[:32]
         cache_dir = cache_dir or os.path.join(keras_home(), "records")
-        cached = os.path.join(cache_dir, f"{key}.npz")
-        table = _load(cached)
+        cache_path = os.path.join(cache_dir, f"{key}.npz")
+        table = _load_table(cache_path)
         if table is None:
-            table = _make(paths, [stat.length for stat in stats], on_file)
-            _save(cached, table)
+            table = _build_table(paths, [stat.length for stat in stats], on_file)
+            _save_table(cache_path, table)
     except tf.errors.OpError as error:
-        raise InputError(f"Could not read records: {error.message}") from None
+        raise InputError(f"Could not read the records: {error.message}") from None
     labels, damaged = table["labels"], tuple(table["damaged"].tolist())
     if damaged:
-        print(_cannot_be_used(damaged, len(labels)), file=sys.stderr)
+        print(_describe_damage(damaged, len(labels)), file=sys.stderr)
     if first_label is None:
         first_label = int(table["label"] == "image/class/label" and labels.min() == 1)
     columns = {name: table[name] for name in _COLUMNS}
@@ -111,35 +112,35 @@ def index(
     )
 
 
-def _make(
+def _build_table(
     paths: tuple[str, ...], sizes: Sequence[int], on_file: Callable[[], None]
 ) -> Table:
-    image, label = _features(paths)
+    image_feature, label_feature = _find_features(paths)
     parts: list[np.ndarray] = []
     damaged: list[str] = []
-    broken = False
-    # Threads: all but a little of the work is in TensorFlow's C++.
+    is_incomplete = False
+    # Threads suffice, because TensorFlow's C++ code does nearly all of the work.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        scans = pool.map(_Scanner(image, label).scan, paths, sizes)
-        for shard, (part, bad, is_whole) in enumerate(scans):
+        scans = pool.map(_FileScanner(image_feature, label_feature).scan, paths, sizes)
+        for shard, (part, unusable, is_complete) in enumerate(scans):
             parts.append(np.vstack([np.full(part.shape[1], shard), part]))
-            damaged += bad
-            broken |= not is_whole
+            damaged += unusable
+            is_incomplete |= not is_complete
             on_file()
     columns = np.concatenate(parts, 1)
-    whole = columns.shape[1]
-    if broken or len(damaged) > MAX_DAMAGED * (whole + len(damaged)):
-        raise InputError(f"{_cannot_be_used(damaged, whole)}; copy these files anew")
-    kinds = zip(_COLUMNS.items(), columns, strict=True)
-    table = {name: column.astype(kind) for (name, kind), column in kinds}
-    names = {"image": np.array(image), "label": np.array(label)}
+    num_good = columns.shape[1]
+    if is_incomplete or len(damaged) > MAX_DAMAGED * (num_good + len(damaged)):
+        raise InputError(f"{_describe_damage(damaged, num_good)}. Copy the files again")
+    typed_columns = zip(_COLUMNS.items(), columns, strict=True)
+    table = {name: column.astype(kind) for (name, kind), column in typed_columns}
+    names = {"image": np.array(image_feature), "label": np.array(label_feature)}
     return table | names | {"damaged": np.array(damaged, str)}
 
 
-def _features(paths: tuple[str, ...]) -> tuple[str, str]:
-    """The names of the image and of the label in the first record with both."""
-    seen: set[str] = set()
-    # Where a file begins with a damaged record, this goes on with the next file.
+def _find_features(paths: tuple[str, ...]) -> tuple[str, str]:
+    """Returns the names of the image and label features in the first valid record."""
+    seen_features: set[str] = set()
+    # After a damaged record, ignore_errors continues with the next file.
     records = tf.data.TFRecordDataset(paths).ignore_errors().take(100)
     for record in records.as_numpy_iterator():
         try:
@@ -150,65 +151,65 @@ def _features(paths: tuple[str, ...]) -> tuple[str, str]:
         label = next((name for name in LABEL_FEATURES if name in names), None)
         if image and label:
             return image, label
-        seen |= names
+        seen_features |= names
     raise InputError(
-        "Files must be whole, uncompressed TFRecord files of tf.train.Example with an "
-        f"encoded image ({', '.join(IMAGE_FEATURES)}) and a label "
+        "Files must be complete, uncompressed TFRecord files of tf.train.Example with "
+        f"an encoded image ({', '.join(IMAGE_FEATURES)}) and a label "
         f"({', '.join(LABEL_FEATURES)}). Received: {', '.join(paths[:1])} with "
-        f"{', '.join(sorted(seen)) or 'nothing that can be read'}"
+        f"{', '.join(sorted(seen_features)) or 'no readable record'}"
     )
 
 
-# In place of the label of a record that cannot be used; labels are -1 at least.
+# Codes that mark unusable records in the column of labels. Labels are at least -1.
 _NO_IMAGE, _DAMAGED = -2, -3
 _PROBLEMS = {_NO_IMAGE: "no encoded image", _DAMAGED: "damaged"}
 
-# TensorFlow quotes what it cannot parse in an error that cannot be text then.
+# TensorFlow's error message quotes the bytes it cannot parse, which may be no UTF-8.
 _FAILURES = (tf.errors.OpError, UnicodeDecodeError)
 
 
-class _Scanner:
-    """Reads whole files, whose image and label are the features of these names."""
+class _FileScanner:
+    """Finds the records of files whose image and label features have given names."""
 
     def __init__(self, image: str, label: str) -> None:
         self._image, self._label = image, label
-        # Of a path, an offset and a number of records; -1 is all.
+        # Path, offset of the first record, number of records (-1 for all).
         signature = [tf.TensorSpec([], t) for t in ("string", "int64", "int64")]
-        self._look_at = tf.function(self._look_at_records, input_signature=signature)
+        self._scan_range = tf.function(self._trace_scan, input_signature=signature)
 
     def scan(self, path: str, size: int) -> tuple[np.ndarray, list[str], bool]:
-        """Finds the records of a file of that size in bytes.
+        """Finds the records of a file of `size` bytes.
 
         Returns:
-            Numbers, offsets, lengths and labels of the records, int64 (4, number); what
-            to call the damaged ones; and whether the file could be read to its end.
+            Numbers, offsets, lengths and labels of the records, int64 (4, records);
+            descriptions of unusable records; and whether the file is complete.
         """
         try:
-            lengths, labels = (x.numpy() for x in self._look_at(path, 0, -1))
+            lengths, labels = (x.numpy() for x in self._scan_range(path, 0, -1))
         except _FAILURES:
             lengths = labels = np.zeros(0, np.int64)
-        # Compared, since TensorFlow takes up to 11 odd bytes for the end of a file.
-        is_whole = size == (lengths + FRAME).sum()
-        if not is_whole:
-            lengths = _lengths(path, size)
-            is_whole = size == (lengths + FRAME).sum()
+        # TensorFlow ignores up to 11 stray bytes at the end, so sizes are compared.
+        is_complete = size == (lengths + FRAME).sum()
+        if not is_complete:
+            lengths = _read_lengths(path, size)
+            is_complete = size == (lengths + FRAME).sum()
         offsets = np.cumsum(lengths + FRAME) - lengths - FRAME
         if len(lengths) > len(labels):
-            labels = np.array(self._look_in_parts(path, offsets))
+            labels = np.array(self._read_labels(path, offsets))
         numbers = np.arange(len(labels))
         bad = numbers[labels < -1]
-        damaged = [f"{record_name(path, n)} ({_PROBLEMS[labels[n]]})" for n in bad]
-        if not is_whole:
+        damaged = [f"{describe_record(path, n)} ({_PROBLEMS[labels[n]]})" for n in bad]
+        if not is_complete:
             first = (numbers[labels != _DAMAGED] + 1).max(initial=0)
-            damaged.append(f"{record_name(path, first)} and all after it")
+            damaged.append(f"{describe_record(path, first)} and all after it")
         columns = np.stack([numbers, offsets, lengths, labels])
-        return columns[:, labels >= -1], damaged, bool(is_whole)
+        return columns[:, labels >= -1], damaged, bool(is_complete)
 
-    def _look_at_records(
+    def _trace_scan(
         self, path: tf.Tensor, offset: tf.Tensor, count: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Lengths and labels of records that follow each other, int64 each."""
-        records = records_from(path, offset, 2**20).take(count).batch(32)
+        """Returns the lengths and labels of consecutive records, int64 (count,)."""
+        records = stream_records(path, offset, 2**20).take(count).batch(32)
         records = records.map(self._parse).unbatch()
         return records.batch(tf.int64.max).get_single_element()
 
@@ -219,31 +220,31 @@ class _Scanner:
         }
         parsed = tf.io.parse_example(records, features)
         image, label = parsed[self._image], parsed[self._label]
-        begins = [tf.strings.substr(image, 0, len(m)) == m for m in _MAGIC]
-        # What is beyond int32 is in no class either.
+        has_magic = [tf.strings.substr(image, 0, len(m)) == m for m in _MAGIC]
+        # The index stores labels as int32. Larger labels are invalid in any case.
         labels = tf.clip_by_value(label, -1, tf.int32.max)
-        labels = tf.where(tf.reduce_any(begins, 0), labels, _NO_IMAGE)
+        labels = tf.where(tf.reduce_any(has_magic, 0), labels, _NO_IMAGE)
         return tf.cast(tf.strings.length(records), tf.int64), labels
 
-    def _look_in_parts(self, path: str, offsets: np.ndarray) -> np.ndarray | list[int]:
-        """The labels of records, the damaged ones found by halving."""
+    def _read_labels(self, path: str, offsets: np.ndarray) -> np.ndarray | list[int]:
+        """Returns the labels of records and finds damaged records by bisection."""
         try:
-            return self._look_at(path, offsets[0], len(offsets))[1]
+            return self._scan_range(path, offsets[0], len(offsets))[1]
         except _FAILURES:
             if len(offsets) == 1:
                 return [_DAMAGED]
             halves = np.array_split(offsets, 2)
-            return np.concatenate([self._look_in_parts(path, half) for half in halves])
+            return np.concatenate([self._read_labels(path, half) for half in halves])
 
 
-def _lengths(path: str, size: int) -> np.ndarray:
-    """The lengths of a file's records, as far as they make sense."""
+def _read_lengths(path: str, size: int) -> np.ndarray:
+    """Returns the lengths of a file's records up to the first implausible length."""
     lengths, offset = [], 0
     with tf.io.gfile.GFile(path, "rb") as file:
         while offset + FRAME <= size:
             file.seek(offset)
             (length,) = struct.unpack("<Q", file.read(8))
-            # A file that did not arrive whole may be filled up with zeros.
+            # An incomplete download may be padded with zeros.
             if length == 0 or offset + length + FRAME > size:
                 break
             lengths.append(length)
@@ -251,39 +252,39 @@ def _lengths(path: str, size: int) -> np.ndarray:
     return np.array(lengths, np.int64)
 
 
-def _cannot_be_used(damaged: Sequence[str], whole: int) -> str:
+def _describe_damage(damaged: Sequence[str], num_good: int) -> str:
     return (
-        f"{len(damaged)} of {len(damaged) + whole} records cannot be used: "
+        f"{len(damaged)} of {len(damaged) + num_good} records cannot be used: "
         f"{shorten_list(damaged, 5)}"
     )
 
 
-def _load(path: str) -> Table | None:
-    """A kept index; `None` where there is none, or a damaged one."""
+def _load_table(path: str) -> Table | None:
+    """Returns a cached index, or `None` if it does not exist or is damaged."""
     try:
         with np.load(path) as file:
             names = (*_COLUMNS, "image", "label", "damaged")
             return {name: file[name] for name in names}
-    # zipfile raises RuntimeError where it is encrypted, or of a newer kind.
+    # zipfile raises RuntimeError for encrypted files and for newer format versions.
     except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile):
         return None
 
 
-def _save(path: str, table: Table) -> None:
-    """Keeps an index if that is possible; several workers may do so at once."""
+def _save_table(path: str, table: Table) -> None:
+    """Caches an index if possible. Several workers may do so at the same time."""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with replace_when_whole(path) as beside, open(beside, "xb") as file:
-            np.savez(file, **table)  # type: ignore[arg-type] # NumPy has a flag too.
+        with replace_atomically(path) as temp_path, open(temp_path, "xb") as file:
+            np.savez(file, **table)  # type: ignore[arg-type] # For allow_pickle.
     except OSError as error:
-        print(f"The index of the records is not kept: {error}", file=sys.stderr)
+        print(f"The index of the records is not cached: {error}", file=sys.stderr)
 
 
 def read_records(
     paths: Iterable[os.PathLike[str] | str], first_label: int | None = None
 ) -> Split:
-    """The images and labels in TFRecord files; `first_label` stands for class 0."""
+    """Returns the images and labels of TFRecord files; see `index_records`."""
     files = [os.fspath(path) for path in paths]
     with progress_bar("indexing", len(files)) as advance:
-        records = index(files, first_label, on_file=advance)
+        records = index_records(files, first_label, on_file=advance)
     return Split(np.arange(len(records)), records.labels, records=records)

@@ -1,4 +1,4 @@
-"""Batches prepared by `tf.data` services."""
+"""Training batches prepared by `tf.data` services on other machines."""
 
 import socket
 import threading
@@ -9,24 +9,24 @@ import tensorflow as tf
 
 from keras_resnet.support import InputError
 
-# Seconds for a tf.data service to answer; TensorFlow would wait for an hour.
+# Seconds to wait for an answer of a tf.data service. TensorFlow's timeout is an hour.
 SERVICE_TIMEOUT = 60
 
-# From a number and a count to every `count`-th step from the `number`-th on.
+# Function from a number and a count to every `count`-th step, starting with `number`.
 Lane = Callable[[int, int], tf.data.Dataset]
 
 
 def serve_batches(lane: Lane, service: str, start: int, stop: int) -> tf.data.Dataset:
-    """Steps prepared by tf.data services, which take turns.
+    """Returns the batches of steps that tf.data services prepare in turn.
 
-    A service of several workers would repeat every step: there each worker prepares
-    all of a data set, or an unforeseeable part of it.
+    Each service must have one worker. The workers of one service would each prepare
+    either all steps, so that steps are repeated, or an unpredictable part of them.
 
     Args:
-        lane: Makes the steps that one service prepares.
+        lane: Function that returns the steps prepared by one of several services.
         service: Addresses, such as `"grpc://one:5000,grpc://two:5000"`.
         start: First step.
-        stop: Step after the last.
+        stop: Step after the last step.
     """
     addresses = [address.strip() for address in service.split(",")]
     for address in addresses:
@@ -54,19 +54,19 @@ def _distribute(batches: tf.data.Dataset, address: str) -> tf.data.Dataset:
 
 
 _ONE_WORKER = (
-    "Each tf.data service may have one worker; name several services, with commas "
-    "between, for more."
+    "Each tf.data service must have one worker. To use more workers, pass several "
+    "services, separated by commas."
 )
 
 
 def _check_service(address: str) -> None:
-    """Refuses a service that does not answer, or that has several workers."""
-    scheme, _, place = address.rpartition("://")
-    host, _, port = place.rpartition(":")
+    """Raises an InputError if a service does not answer or has several workers."""
+    scheme, _, host_and_port = address.rpartition("://")
+    host, _, port = host_and_port.rpartition(":")
     if scheme != "grpc" or not host or not port.isdigit():
         raise InputError(
-            "data_service is an address such as grpc://host:5000, or several with "
-            f"commas between. Received: {address!r}"
+            "data_service must be an address such as grpc://host:5000, or several "
+            f"addresses separated by commas. Received: {address!r}"
         )
     received = f"Received: data_service={address}"
     deadline = time.monotonic() + SERVICE_TIMEOUT
@@ -76,25 +76,25 @@ def _check_service(address: str) -> None:
             break
         except OSError as error:
             if time.monotonic() > deadline:
-                late = f"answered within {SERVICE_TIMEOUT} s ({error}). {received}"
-                raise InputError(f"No tf.data service {late}") from None
+                problem = f"no answer within {SERVICE_TIMEOUT} s ({error}). {received}"
+                raise InputError(f"The tf.data service gave {problem}") from None
             time.sleep(0.2)
     workers = _count_workers(address)
     if not workers:
-        late = f"no worker within {SERVICE_TIMEOUT} s. {received}"
-        raise InputError(f"The tf.data service had {late}")
+        problem = f"no worker within {SERVICE_TIMEOUT} s. {received}"
+        raise InputError(f"The tf.data service had {problem}")
     if workers > 1:
         raise InputError(f"{_ONE_WORKER} {received} with {workers}")
 
 
 def _count_workers(address: str) -> int:
-    """Number of workers of a service; 0 if none answers within SERVICE_TIMEOUT."""
-    # Each worker prepares this element.
-    probe = _distribute(tf.data.Dataset.range(1), address)
+    """Returns the number of workers that answer within SERVICE_TIMEOUT."""
+    # Each worker sends one copy of the element.
+    probes = _distribute(tf.data.Dataset.range(1), address)
     counts: list[int] = []
 
     def count() -> None:
-        counts.append(len(list(probe.as_numpy_iterator())))
+        counts.append(len(list(probes.as_numpy_iterator())))
 
     thread = threading.Thread(target=count, daemon=True)
     thread.start()

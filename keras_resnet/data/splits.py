@@ -1,4 +1,4 @@
-"""Images with labels: a split, and a data set of two."""
+"""Classes for images with labels (`Split`) and for datasets of two splits."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,110 +18,110 @@ class Split:
     """Images and their labels.
 
     Attributes:
-        images: uint8 (number, height, width, channels); or encoded files, or
-            with `are_paths` the paths of files, as an array of bytes or strings;
-            or with `records` their places there.
-        labels: int32 (number,).
+        images: Pixels, uint8 (n, height, width, channels), or an array with one entry
+            for each image. An entry is the content of an image file (bytes), the path
+            of a file (if `are_paths`), or the index of a record (if `records`).
+        labels: int32 (n,).
         are_paths: Whether `images` are paths.
-        records: TFRecord files that hold the images.
-        replaced: Number of images that stand in for a damaged one.
+        records: Records that contain the images, if they are in TFRecord files.
+        num_replaced: Number of placeholders for damaged images.
     """
 
     images: np.ndarray
     labels: np.ndarray
     are_paths: bool = False
     records: Records | None = None
-    replaced: int = 0
+    num_replaced: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, places: np.ndarray | Sequence[int] | slice) -> "Split":
-        """Returns the images at some places, or where a mask is true."""
-        images, labels = self.images[places], self.labels[places]
+    def take(self, indices: np.ndarray | Sequence[int] | slice) -> "Split":
+        """Returns the images at some indices, or those where a mask is true."""
+        images, labels = self.images[indices], self.labels[indices]
         return dataclasses.replace(self, images=images, labels=labels)
 
     def __add__(self, other: "Split") -> "Split":
-        """Returns the images of both."""
-        joined, more = self.records, other.images
+        """Returns the images of both splits."""
+        joined, other_images = self.records, other.images
         if joined and other.records is not joined:
-            assert other.records is not None  # Both are of one data set.
-            more = more + len(joined)
-            joined = _joined(joined, other.records)
-        images = np.concatenate([self.images, more])
+            assert other.records is not None  # Both splits are of one dataset.
+            other_images = other_images + len(joined)
+            joined = _join_records(joined, other.records)
+        images = np.concatenate([self.images, other_images])
         labels = np.concatenate([self.labels, other.labels])
         return dataclasses.replace(self, images=images, labels=labels, records=joined)
 
     def names(self) -> list[str]:
-        """Returns what to call each image: its path, its record, or its number."""
+        """Returns the path, the record's description or the index of each image."""
         if self.are_paths:
             return list(map(str, self.images))
         if self.records:
-            return [self.records.name(place) for place in self.images]
+            return [self.records.name(index) for index in self.images]
         return list(map(str, range(len(self))))
 
-    def without(self, places: Sequence[int]) -> "Split":
-        """Returns this with the next good image in each of the damaged `places`."""
-        good = np.setdiff1d(np.arange(len(self)), places)
-        stand_in = np.arange(len(self))
-        stand_in[places] = good[np.searchsorted(good, places) % len(good)]
-        replaced = self.replaced + len(places)
-        return dataclasses.replace(self.take(stand_in), replaced=replaced)
+    def substitute(self, indices: Sequence[int]) -> "Split":
+        """Replaces the images at `indices` by the next images that are undamaged."""
+        good = np.setdiff1d(np.arange(len(self)), indices)
+        sources = np.arange(len(self))
+        sources[indices] = good[np.searchsorted(good, indices) % len(good)]
+        num_replaced = self.num_replaced + len(indices)
+        return dataclasses.replace(self.take(sources), num_replaced=num_replaced)
 
     def entries(self) -> tf.Tensor:
         """Returns `images` as a tensor."""
-        with tf.device("CPU:0"):  # Whole sets do not belong in a GPU's memory.
+        with tf.device("CPU:0"):  # GPU memory may be too small for all images.
             return tf.constant(self.images)
 
-    def stays_under(self, view: PixelFunction) -> bool:
-        """Whether the images are pixels of a size that a view leaves as it is."""
+    def is_unchanged_by(self, view: PixelFunction) -> bool:
+        """Returns whether the images are pixels that `view` returns unchanged."""
         if self.images.dtype != np.uint8:
             return False
         sample = tf.zeros(self.images.shape[1:], tf.uint8)
         return view(sample) is sample
 
-    def reader(self, decode: PixelFunction, view: PixelFunction) -> PixelFunction:
-        """Returns a function from one entry of `images` to pixels.
+    def make_reader(self, decode: PixelFunction, view: PixelFunction) -> PixelFunction:
+        """Returns a function from an entry of `images` to pixels.
 
-        `decode` is for encoded files, `view` for uint8 images.
+        The function applies `decode` to encoded files and `view` to uint8 images.
         """
         if self.images.dtype == np.uint8:
             return view
         if self.are_paths:
             return lambda path: decode(tf.io.read_file(path))
         if self.records:
-            read = records.reader(self.records)
-            return lambda place: decode(read(place))
+            read = records.make_record_reader(self.records)
+            return lambda index: decode(read(index))
         return decode
 
 
-def _joined(records: Records, more: Records) -> Records:
-    """The records of two lots of files."""
-    if records.image != more.image:
+def _join_records(records: Records, other: Records) -> Records:
+    """Returns the records of two groups of files."""
+    if records.image != other.image:
         raise InputError(
-            "Files that are read together must call their images alike. Received: "
-            f"{records.image} in {records.paths[0]}, {more.image} in {more.paths[0]}"
+            "Files of one dataset must have the same image feature. Received: "
+            f"{records.image} in {records.paths[0]}, {other.image} in {other.paths[0]}"
         )
-    more = dataclasses.replace(more, shard=more.shard + len(records.paths))
+    other = dataclasses.replace(other, shard=other.shard + len(records.paths))
     columns: dict[str, Any] = {
-        name: np.concatenate([getattr(records, name), getattr(more, name)])
+        name: np.concatenate([getattr(records, name), getattr(other, name)])
         for name in ("shard", "number", "offset", "length", "labels")
     }
-    paths, damaged = records.paths + more.paths, records.damaged + more.damaged
+    paths, damaged = records.paths + other.paths, records.damaged + other.damaged
     return dataclasses.replace(records, paths=paths, damaged=damaged, **columns)
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A data set with the names of its classes.
+    """A dataset of two splits.
 
     Attributes:
-        name: As given to `load_dataset`.
-        classes: Name of each label, in order.
+        name: Name of the dataset; see `load_dataset`.
+        classes: Name of the class of each label, in order.
         train: Images to train on.
-        test: Validation split.
-        shape: (height, width, channels) where all images have one, else `None`.
-        own_split: Whether the data set came with its validation split.
+        test: Validation split while training, test split in `evaluate`.
+        shape: Shape (height, width, channels) of all images, or `None` if it varies.
+        own_split: Whether the dataset itself defines the split into `train` and `test`.
     """
 
     name: str
@@ -132,62 +132,62 @@ class Dataset:
     own_split: bool = True
 
 
-def check_dataset(images: Dataset) -> Dataset:
-    """Returns a data set that somebody made, its labels, any whole numbers, as int32.
+def check_dataset(dataset: Dataset) -> Dataset:
+    """Checks a dataset that a user created, and converts its labels to int32.
 
     Raises:
-        InputError: Images are no uint8 pixels, paths or encoded files, or the labels
-            don't belong to them.
+        InputError: If the images are not uint8 pixels, paths or encoded files, or if
+            the labels do not match the images or the classes.
     """
     for part in ("train", "test"):
-        split = getattr(images, part)
+        split = getattr(dataset, part)
         labels = np.asarray(split.labels)
-        pixels = split.images.dtype == np.uint8 and split.images.ndim == 4
+        is_pixels = split.images.dtype == np.uint8 and split.images.ndim == 4
         kinds = "i" if split.records else "OSU"
-        if not pixels and split.images.dtype.kind not in kinds:
+        if not is_pixels and split.images.dtype.kind not in kinds:
             raise InputError(
-                "Images must be uint8 (number, height, width, channels), from 0 to 255, "
-                f"or paths or encoded files. Received: {images.name}'s {part} images of "
-                f"{split.images.dtype} and shape {split.images.shape}"
+                "Images must be uint8 (n, height, width, channels), from 0 to 255, or "
+                f"paths or encoded files. Received: {dataset.name}'s {part} images of "
+                f"dtype {split.images.dtype} and shape {split.images.shape}"
             )
         if labels.dtype.kind not in "iu" or labels.shape != (len(split.images),):
             raise InputError(
                 "Labels must be whole numbers, one for each image. Received: "
-                f"{images.name}'s {part} labels of {labels.dtype} and shape "
+                f"{dataset.name}'s {part} labels of dtype {labels.dtype} and shape "
                 f"{labels.shape} for {len(split.images)} images"
             )
-        # Before they become 32 bits, in which another label may lie in range.
+        # Labels are checked before the conversion to int32, which may wrap around.
         split = dataclasses.replace(split, labels=labels)
-        check_labels(images.name, split, images.classes)
+        check_labels(dataset.name, split, dataset.classes)
         split = dataclasses.replace(split, labels=labels.astype(np.int32))
-        images = dataclasses.replace(images, **{part: split})
-    return images
+        dataset = dataclasses.replace(dataset, **{part: split})
+    return dataset
 
 
 def check_labels(name: str, split: Split, classes: Sequence[str]) -> None:
-    """Refuses a split of the data set `name` whose labels are none of the classes."""
-    wrong = np.flatnonzero((split.labels < 0) | (split.labels >= len(classes)))
-    if len(wrong):
-        first = wrong[0]
+    """Raises an InputError if a label of the dataset `name` is none of the classes."""
+    invalid = np.flatnonzero((split.labels < 0) | (split.labels >= len(classes)))
+    if len(invalid):
+        first = invalid[0]
         raise InputError(
-            f"{len(wrong)} of {len(split)} images have a label that is none of the "
-            f"{len(classes)} classes {shorten_list(classes, 5)}. Received: {name}, with the "
+            f"{len(invalid)} of {len(split)} images have a label that is none of the "
+            f"{len(classes)} classes {shorten_list(classes, 5)}. Received: {name} with "
             f"label {split.labels[first]} of image {split.names()[first]}"
         )
 
 
-def unnamed_classes(count: int) -> tuple[str, ...]:
-    """Returns what classes are called that have no names."""
+def default_class_names(count: int) -> tuple[str, ...]:
+    """Returns names for classes whose names are unknown."""
     return tuple(f"class {i}" for i in range(count))
 
 
-def hold_out(images: Dataset, share: float) -> Dataset:
-    """Holds out a share, 0 to 1, of the training images in the place of the test images.
+def hold_out(dataset: Dataset, fraction: float) -> Dataset:
+    """Replaces the test split by a fraction (0 to 1) of the training images.
 
-    Always the same ones, whatever the seed of a run.
+    The selection does not depend on the seed of a training run.
     """
-    order = np.random.default_rng(0).permutation(len(images.train))
-    count = max(1, round(share * len(order)))
-    train = images.train.take(np.sort(order[count:]))
-    test = images.train.take(np.sort(order[:count]))
-    return dataclasses.replace(images, train=train, test=test)
+    order = np.random.default_rng(0).permutation(len(dataset.train))
+    count = max(1, round(fraction * len(order)))
+    train = dataset.train.take(np.sort(order[count:]))
+    test = dataset.train.take(np.sort(order[:count]))
+    return dataclasses.replace(dataset, train=train, test=test)

@@ -1,10 +1,10 @@
-"""Devices and workers.
+"""Distribution of training over devices and worker processes.
 
-strategies.py  `tf.distribute` strategies by name, and what a loop asks of them
-cluster.py     the other workers: TF_CONFIG, Slurm, Kubernetes
-workers.py     several workers as processes of this machine
+strategies.py  `tf.distribute` strategies by name, and helpers for training loops
+cluster.py     addresses of the workers, from TF_CONFIG, Slurm or Kubernetes
+workers.py     several worker processes on this machine
 """
 
-from keras_resnet.support.front_door import open_front_door
+from keras_resnet.support.lazy_imports import attach_stub
 
-__getattr__, __dir__, __all__ = open_front_door(__name__)
+__getattr__, __dir__, __all__ = attach_stub(__name__)

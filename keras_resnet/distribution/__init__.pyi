@@ -1,7 +1,7 @@
 from .strategies import is_chief as is_chief
+from .strategies import is_lost_worker_error as is_lost_worker_error
 from .strategies import iterate_batches as iterate_batches
 from .strategies import local_replicas as local_replicas
-from .strategies import lost_worker as lost_worker
 from .strategies import make_strategy as make_strategy
 from .strategies import next_batch as next_batch
 from .strategies import sum_over_workers as sum_over_workers

@@ -1,4 +1,4 @@
-"""The workers of a cluster: TF_CONFIG, Slurm, Kubernetes."""
+"""Addresses of the workers of a cluster, from TF_CONFIG, Slurm or Kubernetes."""
 
 import contextlib
 import json
@@ -14,36 +14,35 @@ from tensorflow.python.distribute.cluster_resolver.slurm_cluster_resolver import
 
 from keras_resnet.support import InputError
 
-# Seconds that a worker waits for the others to be started.
+# Number of seconds that a worker waits until all other workers have started.
 START_TIMEOUT = 300
 
-# First port of the workers that Slurm or Kubernetes start.
+# First port of workers that Slurm or Kubernetes start.
 PORT = 12000
 
 
 def find_cluster() -> tuple[tuple[str, ...], int]:
-    """Returns the addresses of all workers, and the index of this one among them."""
-    for variable, read in (
-        ("TF_CONFIG", _from_tf_config),
-        ("SLURM_PROCID", _from_slurm),
-        ("KUBERNETES_SERVICE_HOST", _from_kubernetes),
+    """Returns the addresses of all workers, and the index of this worker."""
+    for variable, read_cluster in (
+        ("TF_CONFIG", _read_tf_config),
+        ("SLURM_PROCID", _read_slurm),
+        ("KUBERNETES_SERVICE_HOST", _read_kubernetes),
     ):
         if os.environ.get(variable):
-            addresses, index = read()
+            addresses, index = read_cluster()
             return tuple(addresses), index
     raise InputError(
-        "multi_worker is for a process that TF_CONFIG, Slurm (srun) or Kubernetes tells "
-        "of the others. Received: none of TF_CONFIG, SLURM_PROCID and "
-        "KUBERNETES_SERVICE_HOST"
+        "multi_worker requires TF_CONFIG, Slurm (srun) or Kubernetes, which name the "
+        "workers. Received: none of TF_CONFIG, SLURM_PROCID and KUBERNETES_SERVICE_HOST"
     )
 
 
-def _from_tf_config() -> tuple[list[str], int]:
+def _read_tf_config() -> tuple[list[str], int]:
     text = os.environ["TF_CONFIG"]
     try:
         config = json.loads(text)
         cluster, task = config["cluster"], config["task"]
-        # The chief is a worker too, the first.
+        # A separate "chief" job counts as the first worker.
         chiefs, index = cluster.get("chief", []), int(task["index"])
         addresses = chiefs + cluster["worker"]
         if index not in range(len(cluster[task["type"]])):
@@ -60,20 +59,20 @@ def _from_tf_config() -> tuple[list[str], int]:
     return addresses, index
 
 
-def _from_slurm() -> tuple[list[str], int]:
-    # Not SlurmClusterResolver: it fails where there is no GPU, and sorts the hosts as
-    # text (n10 before n2), while ranks follow the list of nodes.
+def _read_slurm() -> tuple[list[str], int]:
+    # SlurmClusterResolver is not used. It fails on machines without a GPU, and it sorts
+    # the hosts as text (n10 before n2), although ranks follow the list of nodes.
     try:
         hosts = expand_hostlist(os.environ["SLURM_STEP_NODELIST"])
         tasks = expand_tasks_per_node(os.environ["SLURM_STEP_TASKS_PER_NODE"])
         rank, job = (int(os.environ[f"SLURM_{key}"]) for key in ("PROCID", "JOB_ID"))
     except (KeyError, ValueError) as error:
         raise InputError(
-            "multi_worker under Slurm needs the variables of a step, such as `srun "
-            "--distribution=block --ntasks-per-node=1 ...` sets. Received: "
-            f"{type(error).__name__}: {error}"
+            "multi_worker under Slurm must run in a job step; start it with `srun "
+            "--distribution=block --ntasks-per-node=1 ...`. "
+            f"Received: {type(error).__name__}: {error}"
         ) from None
-    # Two jobs on one node must not meet.
+    # The port depends on the job, so that two jobs on one node use different ports.
     port = PORT + job % 1000 * 16
     addresses = [
         f"{host}:{port + number}"
@@ -82,32 +81,33 @@ def _from_slurm() -> tuple[list[str], int]:
     ]
     if rank >= len(addresses):
         raise InputError(
-            f"Slurm's step has {len(addresses)} tasks. Received: SLURM_PROCID={rank}"
+            f"The Slurm step has {len(addresses)} tasks. Received: SLURM_PROCID={rank}"
         )
     return addresses, rank
 
 
-def _from_kubernetes() -> tuple[list[str], int]:
-    """The pods of an Indexed Job with a headless service, by their DNS names."""
+def _read_kubernetes() -> tuple[list[str], int]:
+    """Returns the DNS names of the pods of an Indexed Job with a headless service."""
     try:
         index = int(os.environ["JOB_COMPLETION_INDEX"])
         count = int(os.environ["KERAS_RESNET_WORKERS"])
         domain = os.environ["KERAS_RESNET_SERVICE"]
     except (KeyError, ValueError) as error:
         raise InputError(
-            "multi_worker on Kubernetes needs TF_CONFIG, which a training operator sets, or "
-            "in an Indexed Job KERAS_RESNET_WORKERS (its completions) and "
-            "KERAS_RESNET_SERVICE (its headless service, the pods' subdomain). Received: "
-            f"{type(error).__name__}: {error}"
+            "multi_worker on Kubernetes requires TF_CONFIG (set by training operators) "
+            "or, in an Indexed Job, KERAS_RESNET_WORKERS (the number of completions) and "
+            "KERAS_RESNET_SERVICE (the headless service, the pods' subdomain). "
+            f"Received: {type(error).__name__}: {error}"
         ) from None
     job = socket.gethostname().removesuffix(f"-{index}")
     return [f"{job}-{pod}.{domain}:{PORT}" for pod in range(count)], index
 
 
 def await_workers(addresses: Sequence[str], index: int) -> None:
-    """Waits until every worker listens; TensorFlow would wait without a limit.
+    """Waits until every worker listens on its port, at most START_TIMEOUT seconds.
 
-    A worker listens from here on, with this socket and then with TensorFlow's.
+    TensorFlow itself would wait without a limit. This worker listens on its own port
+    meanwhile, and TensorFlow's server takes the port over afterwards.
     """
     port = int(addresses[index].rpartition(":")[2])
     missing = set(addresses) - {addresses[index]}
@@ -116,12 +116,12 @@ def await_workers(addresses: Sequence[str], index: int) -> None:
         listener = socket.create_server(("", port), backlog=len(addresses))
     except OSError as error:
         raise InputError(
-            f"Worker {index} must listen on port {port} of this machine, as its cluster "
-            f"says ({error.strerror}). Received: {', '.join(addresses)}"
+            f"Worker {index} must be able to listen on port {port} of this machine "
+            f"({error.strerror}). Received: {', '.join(addresses)}"
         ) from None
     with listener:
         while missing:
-            missing = {address for address in missing if not _listens(address)}
+            missing = {address for address in missing if not _is_listening(address)}
             if missing and time.monotonic() > deadline:
                 raise InputError(
                     f"{len(missing)} of {len(addresses)} workers did not start within "
@@ -130,7 +130,7 @@ def await_workers(addresses: Sequence[str], index: int) -> None:
             time.sleep(0.1 if missing else 0)
 
 
-def _listens(address: str) -> bool:
+def _is_listening(address: str) -> bool:
     host, _, port = address.rpartition(":")
     with contextlib.suppress(OSError):
         socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()

@@ -1,4 +1,4 @@
-"""Names for tf.distribute strategies, and what a training loop asks of them."""
+"""Construction of `tf.distribute` strategies, and helpers for training loops."""
 
 import functools
 import glob
@@ -8,60 +8,63 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from keras_resnet.distribution.cluster import await_workers, find_cluster
-from keras_resnet.support import InputError, choose, first_line
+from keras_resnet.support import InputError, check_choice, first_line
 
 STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
 
-# An iterator for `next_batch`: over elements, or distributed.
+# An iterator for `next_batch`, either over the elements of a dataset or distributed.
 Batches = Iterator[tuple[tf.Tensor, ...]]
 
 
 def make_strategy(name: str, virtual_devices: int = 0) -> tf.distribute.Strategy:
-    """Makes the strategy of that name on the devices of this machine.
+    """Makes a strategy on the devices of this machine.
 
     Args:
-        name: `"one_device"`: the first GPU, or else the CPU. `"mirrored"`: one
-            replica on each GPU, or else on each (virtual) CPU device.
-            `"multi_worker"`: as many processes as TF_CONFIG, Slurm or Kubernetes
-            say, with one replica on each GPU that a process sees, or else one on
-            its CPU. `"tpu"`: one replica on each core of the TPU.
-        virtual_devices: Number of devices that the CPU is split in, for trying out;
-            0 leaves it whole. Only before TensorFlow has run anything.
+        name: `"one_device"` uses the first GPU, or the CPU if there is no GPU.
+            `"mirrored"` has one replica on each GPU, or on each (virtual) CPU device.
+            `"multi_worker"` has the worker processes that TF_CONFIG, Slurm or
+            Kubernetes define, with one replica on each GPU of a worker, or one on its
+            CPU. `"tpu"` has one replica on each core of the TPU.
+        virtual_devices: Number of virtual devices that the CPU is split into, for
+            tests; 0 for none. The CPU cannot be split after TensorFlow has run.
 
     Raises:
-        InputError: This machine cannot give that strategy, or its workers did not
-            all start within START_TIMEOUT.
+        InputError: If this machine does not support the strategy, or if not all workers
+            have started within START_TIMEOUT seconds.
     """
-    choose("strategy", name, STRATEGIES)
+    check_choice("strategy", name, STRATEGIES)
     if virtual_devices and name not in ("one_device", "mirrored"):
         raise InputError(
-            "virtual_devices are for one_device and mirrored. "
+            "virtual_devices requires the strategy one_device or mirrored. "
             f"Received: strategy={name!r}, virtual_devices={virtual_devices}"
         )
     if name == "multi_worker":
-        return _multi_worker(*find_cluster())
+        return _join_cluster(*find_cluster())
     if name == "tpu":
-        return _tpu()
+        return _make_tpu()
     if virtual_devices:
         _split_cpu(virtual_devices)
     on_gpu = not virtual_devices and tf.config.list_physical_devices("GPU")
     kind = "GPU" if on_gpu else "CPU"
     devices = tuple(device.name for device in tf.config.list_logical_devices(kind))
-    return _strategy(name, devices)
+    return _make_local(name, devices)
 
 
-@functools.cache  # Two in one process would use the same keys for their collectives.
-def _strategy(name: str, devices: tuple[str, ...]) -> tf.distribute.Strategy:
+# Strategies are cached, because two equal ones in a process would conflict. TensorFlow
+# matches collective operations by keys, and every strategy counts its keys from the
+# same start.
+@functools.cache
+def _make_local(name: str, devices: tuple[str, ...]) -> tf.distribute.Strategy:
     if name == "one_device":
         return tf.distribute.OneDeviceStrategy(devices[0])
-    # Between parts of one CPU a ring takes twice as long as adding in one place.
-    on_cpu = "CPU" in devices[0]
-    reduce = tf.distribute.ReductionToOneDevice() if on_cpu else None
-    return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduce)
+    # Between virtual devices a ring takes twice as long as a reduction on one of them.
+    is_cpu = "CPU" in devices[0]
+    reduction = tf.distribute.ReductionToOneDevice() if is_cpu else None
+    return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
 
 
-@functools.cache  # As above; and a process joins its cluster once.
-def _multi_worker(addresses: tuple[str, ...], index: int) -> tf.distribute.Strategy:
+@functools.cache  # A process can join its cluster only once.
+def _join_cluster(addresses: tuple[str, ...], index: int) -> tf.distribute.Strategy:
     await_workers(addresses, index)
     gpus = len(tf.config.list_physical_devices("GPU"))
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
@@ -74,15 +77,17 @@ def _multi_worker(addresses: tuple[str, ...], index: int) -> tf.distribute.Strat
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(resolver)
     except RuntimeError as error:  # TensorFlow has run something.
-        message = f"multi_worker must be made before anything else: {error}"
+        message = f"multi_worker must be made before TensorFlow runs anything: {error}"
         raise InputError(message) from error
 
 
 def next_batch(strategy: tf.distribute.Strategy, batches: Batches) -> tuple:
-    """Takes the arguments of `strategy.run`, within a `tf.function`.
+    """Returns the next batches of all replicas, as arguments of `strategy.run`.
 
-    `batches` is what `iterate_batches` returned; or any iterator over a
-    `tf.data.Dataset` with an element for each replica of this process.
+    Call this inside the `tf.function` of the training step. The graph then fetches the
+    batches itself, so that one call of the function can take several steps without
+    returning to Python in between. `batches` is the result of `iterate_batches`, or an
+    iterator over a `tf.data.Dataset` with an element for each replica of this process.
     """
     if isinstance(batches, tf.distribute.DistributedIterator):
         return next(batches)
@@ -93,12 +98,12 @@ def next_batch(strategy: tf.distribute.Strategy, batches: Batches) -> tuple:
 def iterate_batches(
     strategy: tf.distribute.Strategy, batches: tf.data.Dataset
 ) -> Batches:
-    """Returns an iterator for `next_batch`, of an element for each replica of this process.
+    """Returns an iterator for `next_batch` over a dataset with an element per replica.
 
-    On GPUs each replica's next batch is copied there ahead of time, by a distributed
-    data set. On CPUs there is none: making one sets malloc to return memory to the
-    system at once (TensorFlow 2.21, GeneratorDatasetOp), which made the steps of
-    ResNet-50 twice as long.
+    On GPUs, a distributed dataset copies each replica's next batch to its GPU ahead of
+    time. CPUs do not use one, because its construction makes malloc return freed memory
+    to the system at once (GeneratorDatasetOp in TensorFlow 2.21). This doubled the time
+    of ResNet-50's training steps.
     """
     if tf.config.list_physical_devices("GPU"):
         return iter(strategy.distribute_datasets_from_function(lambda _: batches))
@@ -106,30 +111,31 @@ def iterate_batches(
 
 
 def sum_over_workers(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.Tensor:
-    """Adds up a tensor over all workers, each of which gives its own."""
+    """Returns the sum of a tensor over all workers. All workers must call this."""
 
     @tf.function
-    def reduced() -> tf.Tensor:
-        shares = strategy.run(lambda: values / len(local_replicas(strategy)))
-        return strategy.reduce("SUM", shares, axis=None)
+    def reduce_values() -> tf.Tensor:
+        # `reduce` adds up all replicas, so each replica contributes a part of `values`.
+        parts = strategy.run(lambda: values / len(local_replicas(strategy)))
+        return strategy.reduce("SUM", parts, axis=None)
 
-    return reduced()
+    return reduce_values()
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes what a run leaves behind: the first worker does."""
+    """Returns whether this process is the first worker, which writes all files."""
     return worker_index(strategy) == 0
 
 
 def worker_count(strategy: tf.distribute.Strategy) -> int:
-    """Returns the number of processes that share the replicas."""
+    """Returns the number of worker processes."""
     return strategy.num_replicas_in_sync // len(strategy.extended.worker_devices)
 
 
 def local_replicas(strategy: tf.distribute.Strategy) -> range:
-    """Returns which of the replicas, counted over all workers, are in this process.
+    """Returns the indices of this process's replicas among those of all workers.
 
-    `next_batch` takes one element for each, in this order.
+    `next_batch` takes one element for each of these replicas, in this order.
     """
     count = len(strategy.extended.worker_devices)
     first = worker_index(strategy) * count
@@ -137,46 +143,46 @@ def local_replicas(strategy: tf.distribute.Strategy) -> range:
 
 
 def worker_index(strategy: tf.distribute.Strategy) -> int:
-    """Returns the number of this process among them."""
+    """Returns the index of this process among the workers."""
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return strategy.cluster_resolver.task_id
     return 0
 
 
-def lost_worker(error: Exception) -> bool:
-    """Whether an error of TensorFlow means that another worker is gone.
+def is_lost_worker_error(error: Exception) -> bool:
+    """Returns whether TensorFlow raised the error because another worker is lost.
 
-    It is raised where this worker waits for the other one: at once if that was
-    the first, else when its heartbeat has been missing for 10 seconds.
+    TensorFlow raises it where this worker waits for the lost one: at once if the chief
+    is lost, otherwise after 10 seconds without a heartbeat.
     """
     return isinstance(error, tf.errors.UnavailableError) or (
         isinstance(error, tf.errors.OpError)
-        and not isinstance(error, _OWN_FAULTS)
-        and any(mark in str(error) for mark in _LOST)
+        and not isinstance(error, _LOCAL_ERRORS)
+        and any(phrase in str(error) for phrase in _LOST_PHRASES)
     )
 
 
-# Faults of this worker itself, whose message names its device, "/job:worker/...".
-_OWN_FAULTS = (
+# Errors of this worker itself. Their messages contain "/job:worker/" too, because they
+# name the device of this worker.
+_LOCAL_ERRORS = (
     tf.errors.InvalidArgumentError,
     tf.errors.ResourceExhaustedError,
     tf.errors.DataLossError,
     tf.errors.NotFoundError,
 )
-_LOST = ("Collective ops is aborted", "coordination service", "/job:worker/")
+_LOST_PHRASES = ("Collective ops is aborted", "coordination service", "/job:worker/")
 
 
-def _tpu() -> tf.distribute.Strategy:
-    """The strategy of the TPU, if this machine knows of one."""
-    known = [name for name in ("TPU_NAME", "COLAB_TPU_ADDR") if os.environ.get(name)]
-    local = glob.glob("/dev/accel[0-9]*") or "TPU_WORKER_ID" in os.environ
-    # Asked first, since the resolver would wait long for Google's metadata server.
-    if not known and not local:
+def _make_tpu() -> tf.distribute.Strategy:
+    names = [name for name in ("TPU_NAME", "COLAB_TPU_ADDR") if os.environ.get(name)]
+    is_local = glob.glob("/dev/accel[0-9]*") or "TPU_WORKER_ID" in os.environ
+    # Without this check the resolver would wait long for Google's metadata server.
+    if not names and not is_local:
         raise InputError(
-            "tpu is for a machine with a TPU: TPU_NAME or COLAB_TPU_ADDR is set, or there "
-            "is a /dev/accel0. Received: a machine with none of them"
+            "tpu requires a machine with TPU_NAME, COLAB_TPU_ADDR, TPU_WORKER_ID or "
+            "/dev/accel0. Received: a machine with none of them"
         )
-    address = os.environ[known[0]] if known else "local"
+    address = os.environ[names[0]] if names else "local"
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(address)
         tf.config.experimental_connect_to_cluster(resolver)
@@ -189,13 +195,13 @@ def _tpu() -> tf.distribute.Strategy:
 
 def _split_cpu(parts: int) -> None:
     cpu = tf.config.list_physical_devices("CPU")[0]
-    split = [tf.config.LogicalDeviceConfiguration()] * parts
+    devices = [tf.config.LogicalDeviceConfiguration()] * parts
     try:
-        tf.config.set_logical_device_configuration(cpu, split)
+        tf.config.set_logical_device_configuration(cpu, devices)
     except RuntimeError:
-        now = len(tf.config.list_logical_devices("CPU"))
-        if now != parts:
+        count = len(tf.config.list_logical_devices("CPU"))
+        if count != parts:
             raise InputError(
                 "The CPU can be split only before TensorFlow has run anything; it has "
-                f"{now} device(s) now. Received: virtual_devices={parts}"
+                f"{count} device(s) now. Received: virtual_devices={parts}"
             ) from None

@@ -1,4 +1,4 @@
-"""Several worker processes on this machine, as a cluster would start them."""
+"""Several worker processes on this machine, which form a local cluster."""
 
 import contextlib
 import json
@@ -13,96 +13,96 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-# In the environment of each process that `run_local_workers` starts; its value is the index.
+# Environment variable with the index of a worker that `run_local_workers` has started.
 LOCAL_WORKER = "KERAS_RESNET_LOCAL_WORKER"
 
-# Seconds that the others are given to end by themselves once a worker has failed;
-# they notice it after 10 (TensorFlow's heartbeat). Then as long again, after SIGTERM.
-GRACE = 20
+# Number of seconds from a worker's failure until the others get SIGTERM, and from then
+# until SIGKILL. TensorFlow's heartbeat lets them notice the failure after 10 seconds.
+GRACE_SECONDS = 20
 
 
 def run_local_workers(
     count: int, command: Sequence[str], log_dir: str | os.PathLike[str]
 ) -> int:
-    """Runs a command as that many workers, which find each other by TF_CONFIG.
+    """Runs a command in several worker processes, which find each other by TF_CONFIG.
 
-    The output of worker 0 passes through; that of the others goes to
-    `worker-1.log` and so on. SIGTERM and SIGINT are forwarded to all of them.
-    When one fails, or worker 0 has ended, the others have GRACE seconds to end.
+    The output of worker 0 is not redirected. The other workers write to `worker-1.log`
+    and so on. SIGTERM and SIGINT are forwarded to all workers. When a worker fails, or
+    worker 0 has ended, the other workers have GRACE_SECONDS to end.
 
     Args:
         count: Number of processes.
         command: Program and arguments, such as `[sys.executable, "-m", ...]`.
-        log_dir: Folder of the logs; made if it is missing.
+        log_dir: Folder of the log files. It is made if it does not exist.
 
     Returns:
-        The exit status: 0 if every worker's is, else worker 0's, or if that is 0
-        the first other one's. A worker that died of a signal counts as 128 + its
-        number.
+        The exit status. It is 0 if all workers succeed. Otherwise it is the status of
+        worker 0, or if this is 0, the status of the worker that failed first. A worker
+        that was killed by signal n has the status 128 + n.
     """
     logs = [pathlib.Path(log_dir, f"worker-{index}.log") for index in range(count)]
     logs[0].parent.mkdir(parents=True, exist_ok=True)
-    addresses = _free_addresses(count)
+    addresses = _find_free_addresses(count)
     workers: list[subprocess.Popen] = []
-    received: list[int] = []
+    signals: list[int] = []
 
     def forward(number: int, frame: FrameType | None) -> None:
         del frame
-        received.append(number)
+        signals.append(number)
         for worker in workers:
             worker.send_signal(number)
 
     with contextlib.ExitStack() as stack:
-        stack.callback(_end, workers)
+        stack.callback(_terminate, workers)
         for number in (signal.SIGTERM, signal.SIGINT):
             stack.callback(signal.signal, number, signal.signal(number, forward))
         for index, log in enumerate(logs):
             output = stack.enter_context(log.open("w")) if index else None
             worker = subprocess.Popen(
                 command,
-                env=_environment(addresses, index),
+                env=_make_environment(addresses, index),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT if index else None,
-                # Ctrl-C reaches the workers once: from here, not from the terminal.
+                # In a new session a worker gets Ctrl-C only from `forward`.
                 start_new_session=True,
             )
             workers.append(worker)
-        failed = _wait(workers, received)
-    if received:
-        return 128 + received[0]
+        failed = _wait(workers, signals)
+    if signals:
+        return 128 + signals[0]
     if not failed:
         return 0
     first = failed[0]
-    reason = f"worker {first} failed with status {_status(workers[first])}"
+    reason = f"worker {first} failed with status {_exit_status(workers[first])}"
     if first:
-        reason += f"; {logs[first]} ends: {_last_line(logs[first])}"
+        reason += f"; last line of {logs[first]}: {_read_last_line(logs[first])}"
     print(reason, file=sys.stderr)
-    return _status(workers[0]) or _status(workers[first])
+    return _exit_status(workers[0]) or _exit_status(workers[first])
 
 
-def _wait(workers: Sequence[subprocess.Popen], received: Sequence[int]) -> list[int]:
-    """Waits until all have ended; returns the indices of the failed, in that order."""
+def _wait(workers: Sequence[subprocess.Popen], signals: Sequence[int]) -> list[int]:
+    """Waits until all workers end; returns the failed ones in the order of failure."""
     failed: list[int] = []
     deadline = math.inf
-    running = True
-    while running:
+    is_running = True
+    while is_running:
         time.sleep(0.05)
-        running = any([worker.poll() is None for worker in workers])
+        is_running = any([worker.poll() is None for worker in workers])
         for index, worker in enumerate(workers):
             if worker.returncode and index not in failed:
                 failed.append(index)
-        if failed or received or workers[0].returncode is not None:
-            deadline = min(deadline, time.monotonic() + GRACE)
-        if running and time.monotonic() > deadline:
-            _end(workers)
+        if failed or signals or workers[0].returncode is not None:
+            deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+        if is_running and time.monotonic() > deadline:
+            _terminate(workers)
     return failed
 
 
-def _end(workers: Sequence[subprocess.Popen]) -> None:
-    """Terminates those that still run, then kills them."""
+def _terminate(workers: Sequence[subprocess.Popen]) -> None:
+    """Sends SIGTERM to the running workers, then SIGKILL to those that do not end."""
     for stop in (subprocess.Popen.terminate, subprocess.Popen.kill):
-        deadline = time.monotonic() + GRACE
+        deadline = time.monotonic() + GRACE_SECONDS
         for worker in workers:
             if worker.poll() is None:
                 stop(worker)
@@ -111,13 +111,12 @@ def _end(workers: Sequence[subprocess.Popen]) -> None:
                 worker.wait(max(0, deadline - time.monotonic()))
 
 
-def _status(worker: subprocess.Popen) -> int:
+def _exit_status(worker: subprocess.Popen) -> int:
     return worker.returncode if worker.returncode >= 0 else 128 - worker.returncode
 
 
-def _environment(addresses: Sequence[str], index: int) -> dict[str, str]:
-    # All workers share the cores; without this each would take as many threads as
-    # there are cores.
+def _make_environment(addresses: Sequence[str], index: int) -> dict[str, str]:
+    # The workers share the cores. By default each would start one thread per core.
     threads = max(1, (os.cpu_count() or 1) // len(addresses))
     task = {"type": "worker", "index": index}
     return {
@@ -128,13 +127,13 @@ def _environment(addresses: Sequence[str], index: int) -> dict[str, str]:
     }
 
 
-def _free_addresses(count: int) -> list[str]:
+def _find_free_addresses(count: int) -> list[str]:
     with contextlib.ExitStack() as stack:
         servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
         ports = [stack.enter_context(server).getsockname()[1] for server in servers]
         return [f"127.0.0.1:{port}" for port in ports]
 
 
-def _last_line(log: pathlib.Path) -> str:
+def _read_last_line(log: pathlib.Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
     return lines[-1].strip() if lines else "(nothing)"

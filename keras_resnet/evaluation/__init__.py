@@ -1,14 +1,14 @@
-"""Judging a network.
+"""Evaluation of a network.
 
-classifier.py     a network with its classes and preprocessing, from a run, a file or
-                  published weights; and the data set that fits it
-evaluator.py      what a network says of each image, counted exactly once
-views.py          the crops and scales that a prediction is averaged over
-recalibration.py  batch normalisation's statistics, computed anew
-reports.py        JSON, CSV and a confusion picture of an evaluation
+classifier.py     loading of a network with its classes and preprocessing, and of a
+                  dataset to evaluate it on
+evaluator.py      predictions and losses of all images of a split
+views.py          crops and scales over which a prediction is averaged
+recalibration.py  recomputation of the statistics of batch normalisation
+reports.py        JSON, CSV and confusion matrix of an evaluation
 run_record.py     `run.json`, the record of a training run
 """
 
-from keras_resnet.support.front_door import open_front_door
+from keras_resnet.support.lazy_imports import attach_stub
 
-__getattr__, __dir__, __all__ = open_front_door(__name__)
+__getattr__, __dir__, __all__ = attach_stub(__name__)

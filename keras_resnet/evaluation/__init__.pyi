@@ -4,7 +4,7 @@ from .classifier import load_images as load_images
 from .classifier import preprocessing_for as preprocessing_for
 from .evaluator import Evaluator as Evaluator
 from .recalibration import recalibrate as recalibrate
-from .reports import predictions_csv as predictions_csv
+from .reports import format_predictions as format_predictions
 from .reports import write_report as write_report
 from .run_record import RunRecord as RunRecord
 from .run_record import read_record as read_record

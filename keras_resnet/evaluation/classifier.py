@@ -1,4 +1,4 @@
-"""A network that is ready to use, with all that belongs to its weights."""
+"""Networks with their classes and preprocessing, and datasets that fit them."""
 
 import dataclasses
 import os
@@ -12,8 +12,8 @@ from keras_resnet.data import (
     Dataset,
     Preprocessing,
     check_dataset,
+    default_class_names,
     load_dataset,
-    unnamed_classes,
 )
 from keras_resnet.evaluation.run_record import RunRecord, read_record
 from keras_resnet.nets import channel_axis, has_imagenet_stem
@@ -25,24 +25,24 @@ from keras_resnet.weights import (
     REGISTRY,
     class_ids,
     class_names,
+    find_pixel_format,
     load_model,
     open_checkpoint,
-    pixels_of,
 )
 from keras_resnet.zoo import build_from_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
 class Classifier:
-    """A network with its classes and its preprocessing.
+    """A network with its class names and its preprocessing.
 
     Attributes:
-        name: Short name, for files and folders that describe the network.
-        model: Network that takes raw pixels.
-        classes: Name of each class, in the order of the outputs.
-        preprocessing: From an image to the model's input.
-        provenance: Where the network comes from.
-        folder: Run folder; `None` for published or foreign weights.
+        name: Short name, used in the names of files and folders about the network.
+        model: Network that takes raw pixels and returns probabilities.
+        classes: Names of the classes, in the order of the network's outputs.
+        preprocessing: Conversion of an image to the network's input.
+        provenance: Origin of the network and of its weights.
+        folder: Run folder; `None` if the weights do not come from one.
     """
 
     name: str
@@ -54,55 +54,55 @@ class Classifier:
 
 
 def preprocessing_for(model: keras.Model) -> Preprocessing:
-    """Returns how an image becomes the input of a network that has weights.
+    """Returns the preprocessing that the weights of a network need.
 
         model = keras_resnet.ResNet50(weights="imagenet")
         image = keras_resnet.preprocessing_for(model).load("photo.jpg")
         probabilities = model.predict(image[None])
 
-    Resizing, crop and interpolation belong to the weights, as their publisher
-    measured them; the normalisation is the model's own first layer.
+    Size, crop and interpolation are those with which the publisher measured the
+    accuracy. The first layer of the network normalises the pixels.
 
     Args:
         model: Network that `keras_resnet` built with weights, or trained. If Keras
-            alone saved or loaded it, crop and interpolation are the usual ones (224 of
-            256 pixels, bilinear; CIFAR nets see the whole image): only `weights=` reads
-            what our commands note in a file.
+            itself saved or loaded it, crop and interpolation are the defaults:
+            bilinear, and the central 224 of 256 pixels for ImageNet, the whole image
+            for CIFAR. Only `weights=` reads the values stored in a file.
 
     Raises:
-        InputError: The model has no weights, or takes something other than pixels.
+        InputError: If the network has no weights or does not take raw pixels.
     """
-    pixels = pixels_of(model)
+    pixels = find_pixel_format(model)
     if pixels is None:
         raise InputError(
-            "preprocessing_for() needs a network built with weights, or one that "
-            "keras_resnet trained, whose first layer normalises raw pixels. Received: "
-            f"model={model.name!r}, which has no such layer"
+            "preprocessing_for() needs a network that keras_resnet built with weights "
+            "or trained, whose first layer normalises raw pixels. "
+            f"Received: model={model.name!r}, which has no such layer"
         )
     shape = tuple(model.input_shape[1:])
     height, width, channels = shape if channel_axis() == -1 else (*shape[1:], shape[0])
-    stem = has_imagenet_stem({layer.name for layer in model.layers})
-    usual = pixels.size or (224 if stem else 32)
+    is_imagenet = has_imagenet_stem({layer.name for layer in model.layers})
+    size = pixels.size or (224 if is_imagenet else 32)
     return Preprocessing(
-        height or usual, width or usual, channels, pixels.crop, pixels.interpolation
+        height or size, width or size, channels, pixels.crop, pixels.interpolation
     )
 
 
 def load_classifier(
     model: str, weights: str | None = None, image_size: int | None = None
 ) -> Classifier:
-    """Loads a trained run, or builds a network with weights.
+    """Loads the network of a training run, or builds a network with weights.
 
     Args:
-        model: Run folder, file of any kind that `weights=` takes, or name of a
-            network, such as `"resnet50"`.
-        weights: With the name of a network: name from `list_weights()`, or file.
-            `None` is the published default, `"imagenet"`.
-        image_size: With the name of a network or a file: input height and width in
-            pixels. `None` is the size at which the weights were measured.
+        model: Run folder, weights file of any format that `weights=` takes, or name of
+            a variant, such as `"resnet50"`.
+        weights: Name from `list_weights()`, or weights file. Accepted only if `model`
+            is a variant. Default: `"imagenet"`, its published weights.
+        image_size: Input height and width in pixels. Not accepted for a run. Default:
+            the size with which the weights were measured.
 
     Raises:
-        InputError: There is no such model, or its run has not ended.
+        InputError: If the model does not exist, or its run has not ended.
     """
     path = os.path.normpath(os.path.expanduser(model))
     is_file = path.lower().endswith(ENDINGS)
@@ -113,8 +113,8 @@ def load_classifier(
             checkpoint, name = open_checkpoint(path), None
         elif weights is None and os.sep in model:
             raise InputError(
-                f"There is no run folder {path}, so there is no {path}/run.json. "
-                f"Accepted: a run folder, a file of weights, or a network. "
+                f"There is no run folder {path}, because there is no {path}/run.json. "
+                f"Accepted: a run folder, a weights file, or the name of a variant. "
                 f"Received: {model!r}"
             )
         else:
@@ -122,30 +122,30 @@ def load_classifier(
             name = model.lower()
             checkpoint = open_checkpoint(weights or DEFAULT_WEIGHTS, name)
         network = build_from_checkpoint(checkpoint, name, image_size)
-        return _classify_with(network, os.path.basename(path), weights)
+        return _make_classifier(network, os.path.basename(path), weights)
     if weights is not None or image_size is not None:
         raise InputError(
-            "weights and image_size go with the name of a network, such as resnet50; a "
-            "run has its own. Received: "
+            "weights and image_size need the name of a variant, such as resnet50; the "
+            "network of a run has weights and a size already. Received: "
             f"model={model!r}, weights={weights!r}, image_size={image_size!r}"
         )
     if record is None:
         raise InputError(
-            "model must be a run folder, as keras_resnet.train writes it, a file of "
-            "weights, or the name of a network. "
-            f"Received: {path!r}, where there is no {folder}/run.json"
+            "model must be a run folder that keras_resnet.train wrote, a weights file, "
+            "or the name of a variant. "
+            f"Received: {path!r}, but there is no {folder}/run.json"
         )
     return _load_run(record, path, folder)
 
 
 def _load_run(record: RunRecord, path: str, folder: str) -> Classifier:
-    """Loads the network of a run: the file `path`, or the last of its `folder`."""
+    """Loads a run's network from `path`: a file, or the folder with `final.keras`."""
     if path == folder:
         path = os.path.join(folder, "final.keras")
         if not os.path.exists(path):
             raise InputError(
-                f"The run in {folder} has not ended: run its command again to resume, or "
-                f"name {folder}/best.keras, if it is there"
+                f"The run in {folder} has not ended. Repeat its command to resume it, "
+                f"or use {folder}/best.keras, if that file exists"
             )
     return Classifier(
         name=os.path.basename(os.path.abspath(folder)),
@@ -157,44 +157,45 @@ def _load_run(record: RunRecord, path: str, folder: str) -> Classifier:
     )
 
 
-def _classify_with(model: keras.Model, name: str, weights: str | None) -> Classifier:
-    """Makes a classifier of a network that is not in a run folder."""
+def _make_classifier(model: keras.Model, name: str, weights: str | None) -> Classifier:
+    """Returns the classifier of a network that is not stored in a run folder."""
     if getattr(model.layers[-1], "activation", None) is not keras.activations.softmax:
         raise InputError(
-            "A classifier ends in a softmax over its classes. "
+            "The last layer of a classifier must be a softmax over its classes. "
             f"Received: {name}, whose last layer is {model.layers[-1].name}"
         )
-    short = name.split(".", maxsplit=1)[0]
+    short_name = name.split(".", maxsplit=1)[0]
     if weights is not None:
-        short += f"-{os.path.basename(weights).split('.')[0]}"
+        short_name += f"-{os.path.basename(weights).split('.')[0]}"
     return Classifier(
-        name=short,
+        name=short_name,
         model=model,
-        classes=model.origin.classes or _usual_classes(model, name),
+        classes=model.origin.classes or _guess_classes(model, name),
         preprocessing=preprocessing_for(model),
-        provenance=_provenance(name, model.origin.source),
+        provenance=_find_provenance(name, model.origin.source),
     )
 
 
-def _usual_classes(model: keras.Model, name: str) -> tuple[str, ...]:
-    """Returns the classes that a network has if its weights do not name them."""
-    number, names = model.output_shape[-1], None
-    if number == 1000:
+def _guess_classes(model: keras.Model, name: str) -> tuple[str, ...]:
+    """Guesses the class names of a network whose weights do not contain them."""
+    num_classes, names = model.output_shape[-1], None
+    if num_classes == 1000:
         names = class_names("imagenet")
-    elif number == 10 and model.input_shape[1:] == (32, 32, 3):
-        note = f"{name} does not name its 10 classes; taken for CIFAR-10's"
-        print(note, file=sys.stderr)
+    elif num_classes == 10 and model.input_shape[1:] == (32, 32, 3):
+        warning = f"{name} has no class names; CIFAR-10's are used for its 10 classes"
+        print(warning, file=sys.stderr)
         names = class_names("cifar10")
-    return names or unnamed_classes(number)
+    return names or default_class_names(num_classes)
 
 
-def _provenance(name: str, source: str) -> Provenance:
-    """Returns what is known of weights: those of the registry have a publisher."""
+def _find_provenance(name: str, source: str) -> Provenance:
+    """Returns the origin of weights, with their publisher if it is registered."""
     for entry in REGISTRY:
         if source == f"{entry.model}/{entry.name}":
-            # Without an address, this package trained them and ships the run's record.
-            shipped = "://" not in entry.address
-            record = read_record(os.path.dirname(entry.path)) if shipped else None
+            # Weights without a URL are shipped with this package, which trained them.
+            # The record of their run is stored next to them.
+            is_shipped = "://" not in entry.address
+            record = read_record(os.path.dirname(entry.path)) if is_shipped else None
             publisher = entry.source, entry.licence, entry.top1
             return Provenance(name, source, record.spec if record else None, *publisher)
     return Provenance(name, source)
@@ -206,41 +207,42 @@ def load_images(
     data_dir: str | None = None,
     only_test: bool = False,
 ) -> Dataset:
-    """Loads the data set that a classifier is to be tried on; its classes are the model's.
+    """Loads a dataset for a classifier and maps its labels to the classifier's classes.
 
     Args:
-        classifier: Network with its classes.
-        dataset: Data set, or what `load_dataset` takes; `None` is the one that the
-            model was trained on. Its classes may be some of the model's, by name or,
-            for ImageNet, by WordNet id, as its folders are called. Classes without
-            names, in TFRecord files, are taken in order if they are as many.
-        data_dir: Folder of TFDS sets.
-        only_test: Whether no training images are wanted; see
+        classifier: Classifier that the dataset is for.
+        dataset: Dataset, or name that `load_dataset` takes. Default: the dataset that
+            the network was trained on. Its classes may be a subset of the classifier's.
+            They are matched by name or, for ImageNet, by WordNet id. Unnamed classes
+            of TFRecord files are matched by index if their number is the same.
+        data_dir: Folder in which TFDS stores its datasets.
+        only_test: Whether to skip the training images; see
             `keras_resnet.data.load_dataset`.
 
     Raises:
-        InputError: It has other classes, or images of another number of channels.
+        InputError: If a class is unknown to the classifier, or the images have a
+            different number of channels.
     """
     run = classifier.provenance.run
     dataset = dataset or (run.dataset if run else None)
     if dataset is None:
         raise InputError(
-            f"{classifier.name} has no data set of its own; name one. Accepted: "
-            "--dataset=folder:PATH or the name of a TFDS set"
+            f"{classifier.name} does not record its training dataset, so a dataset "
+            "must be given. Accepted: --dataset=folder:PATH or a TFDS name"
         )
     if isinstance(dataset, Dataset):
         images = check_dataset(dataset)
     else:
         images = load_dataset(dataset, data_dir, only_test)
     if images.classes != classifier.classes:
-        places = _places(images.classes, classifier.classes)
-        if places is None:
+        indices = _match_classes(images.classes, classifier.classes)
+        if indices is None:
             raise InputError(
-                f"The model knows the classes {shorten_list(classifier.classes, 20)}. "
+                f"The classes of the model are {shorten_list(classifier.classes, 20)}. "
                 f"Received: {images.name} with the classes {shorten_list(images.classes, 20)}"
             )
         train, test = (
-            dataclasses.replace(split, labels=places[split.labels])
+            dataclasses.replace(split, labels=indices[split.labels])
             for split in (images.train, images.test)
         )
         images = dataclasses.replace(
@@ -249,24 +251,24 @@ def load_images(
     channels = classifier.preprocessing.channels
     if images.shape and images.shape[2] != channels:
         raise InputError(
-            f"The model takes images of {channels} channel(s). "
-            f"Received: {images.name} with {images.shape[2]}"
+            f"The model takes images with {channels} channel(s). "
+            f"Received: {images.name} with {images.shape[2]} channel(s)"
         )
     return images
 
 
-def _places(names: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
-    """Returns the places of a data set's classes among a model's; int32 (names,).
+def _match_classes(names: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
+    """Returns the index in `classes` of each of a dataset's class `names`, int32.
 
-    `None` if not all of them are among the classes.
+    Returns `None` if a name is not among the classes.
     """
-    known = [classes]
+    naming_schemes = [classes]
     if tuple(classes) == class_names("imagenet"):
-        known.append(class_ids("imagenet") or ())
-    for order in known:
-        places = {name: place for place, name in enumerate(order)}
-        if all(name in places for name in names):
-            return np.array([places[name] for name in names], np.int32)
-    if tuple(names) == unnamed_classes(len(classes)):
+        naming_schemes.append(class_ids("imagenet") or ())
+    for scheme in naming_schemes:
+        index_by_name = {name: index for index, name in enumerate(scheme)}
+        if all(name in index_by_name for name in names):
+            return np.array([index_by_name[name] for name in names], np.int32)
+    if tuple(names) == default_class_names(len(classes)):
         return np.arange(len(classes), dtype=np.int32)
     return None

@@ -1,4 +1,4 @@
-"""What a model says of each image of a split, each counted exactly once."""
+"""Predictions and losses of a network for each image of a split."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -15,20 +15,20 @@ from keras_resnet.data import (
     refuse_damaged,
 )
 from keras_resnet.distribution import local_replicas, next_batch
-from keras_resnet.evaluation.views import VIEWS, Classify, make_view
-from keras_resnet.support import choose
+from keras_resnet.evaluation.views import VIEWS, ClassifyFunction, make_view
+from keras_resnet.support import check_choice
 
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """What a model says of each image.
+    """Predictions and losses of a network for n images.
 
     Attributes:
-        labels: Right class, int32 (n,).
-        classes: Likeliest classes, best first, int32 (n, k); k is 5, or the number
-            of classes if that is less.
-        scores: Probabilities of these classes, float32 (n, k).
-        losses: Cross-entropy, float32 (n,).
+        labels: Correct class of each image, int32 (n,).
+        classes: Most probable classes of each image, the best first, int32 (n, k).
+            k is 5, or the number of classes if there are fewer.
+        scores: Probabilities of `classes`, float32 (n, k).
+        losses: Cross-entropy of each image, float32 (n,).
     """
 
     labels: np.ndarray
@@ -37,11 +37,11 @@ class Predictions:
     losses: np.ndarray
 
     def summary(self) -> dict[str, float]:
-        """Returns the loss and the accuracies over all images.
+        """Returns the mean loss and the accuracies over all images.
 
         Returns:
-            A dict of `"loss"` (mean cross-entropy), `"accuracy"`, `"top5_accuracy"`
-            (from 0 to 1) and `"images"` (number of images, an `int`).
+            A dict with `"loss"` (mean cross-entropy), `"accuracy"`, `"top5_accuracy"`
+            (both from 0 to 1) and `"images"` (number of images, an `int`).
         """
         hits = self.classes == self.labels[:, None]
         return {
@@ -51,31 +51,32 @@ class Predictions:
             "images": len(self.labels),
         }
 
-    def confusion(self, classes: int) -> np.ndarray:
-        """Counts pairs: int64 (right class, named class), of so many classes."""
-        pairs = self.labels.astype(np.int64) * classes + self.classes[:, 0]
-        return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    def confusion(self, num_classes: int) -> np.ndarray:
+        """Returns image counts, int64 (correct class, predicted class)."""
+        pairs = self.labels.astype(np.int64) * num_classes + self.classes[:, 0]
+        return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, -1)
 
 
 class Evaluator:
-    """Evaluates a model, as often as it is called.
+    """Evaluates a network on a split, with its current weights at each call.
 
-    Exact for any batch size and any number of replicas: a last, partial batch
-    is filled up with the first images again, which then count as nothing.
+    Every image counts exactly once, for any batch size and number of replicas. The last
+    batch is padded with the first images, and the predictions of the padding are
+    discarded.
 
     Args:
-        model: Classifier that gives probabilities (batch, classes).
-        split: Images that it is evaluated on.
-        preprocessing: From these images to the model's input.
-        batch_size: Number of images in a step, over all replicas of this process;
-            with `"10crop"` number of crops. `"multiscale"` takes one image for each
-            replica.
-        strategy: Strategy in whose scope the model was made.
-        views: One of `VIEWS`; see `keras_resnet.evaluation.views`.
+        model: Network that returns probabilities (batch, classes).
+        split: Images to evaluate the network on.
+        preprocessing: Conversion of these images to the network's input.
+        batch_size: Number of images per step over all replicas of this process. With
+            `"10crop"`, it is the number of crops. `"multiscale"` ignores it and
+            processes one image per replica.
+        strategy: Strategy in whose scope the network was built.
+        views: Crops and scales to average over, one of `VIEWS`.
 
     Raises:
-        InputError: The replicas do not divide the batch, or the views are not for
-            this network.
+        InputError: If the batch size is not a multiple of the number of replicas, or
+            the network does not support the views.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class Evaluator:
         views: str = "single",
     ) -> None:
         replicas = len(local_replicas(strategy))
-        choose("views", views, VIEWS)
+        check_choice("views", views, VIEWS)
         check_batch_size(batch_size, replicas)
         with strategy.scope():
             view = make_view(views, model, preprocessing)
@@ -96,18 +97,18 @@ class Evaluator:
         batch_size = max(1, batch_size // crops // replicas) * replicas
         self._split, self._preprocessing = split, preprocessing
         self._strategy, self._refresh = strategy, view.refresh
-        self._batches = evaluation_batches(split, view.cut, batch_size, replicas)
+        self._batches = evaluation_batches(split, view.reader, batch_size, replicas)
         self.steps = -(-len(split) // batch_size)
         self._step = _make_step(strategy, view.classify, min(5, model.output_shape[-1]))
 
     def predict(self, on_step: Callable[[], object] = lambda: None) -> Predictions:
-        """Says what the model, as it is now, makes of each image, in their order.
+        """Returns the predictions of the network in the order of the images.
 
         Args:
-            on_step: Function that is called after each of `steps` steps.
+            on_step: Function that is called after each of the `steps` steps.
 
         Raises:
-            InputError: Images cannot be decoded; it names them.
+            InputError: If images cannot be decoded. The message lists them.
         """
         self._refresh()
         parts: list[tuple[tf.Tensor, ...]] = []
@@ -130,22 +131,22 @@ class Evaluator:
         return Predictions(self._split.labels, classes, scores, losses)
 
     def __call__(self) -> dict[str, float]:
-        """Returns `Predictions.summary()` of the model as it is now."""
+        """Returns `Predictions.summary()` for the current weights."""
         return self.predict().summary()
 
 
 def _make_step(
-    strategy: tf.distribute.Strategy, classify: Classify, top: int
+    strategy: tf.distribute.Strategy, classify: ClassifyFunction, top: int
 ) -> Callable[[Iterator[tf.Tensor]], tuple[tf.Tensor, ...]]:
-    """Makes the step: from a batch to the `top` classes, their scores, and losses."""
+    """Returns the evaluation step: the `top` classes, their scores, and the losses."""
 
     def replica_step(
         images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        del weights  # The images that fill the last batch are its last.
+        del weights  # The images that pad the last batch come last and are cut off.
         probabilities = classify(images, training=False)
         losses = keras.losses.sparse_categorical_crossentropy(labels, probabilities)
-        # Not Keras's top-k metric, for which every class of a tie is in.
+        # Keras's top-k metric is unsuitable: it counts every class of a tie.
         best = tf.math.top_k(probabilities, top)
         return best.indices, best.values, losses
 

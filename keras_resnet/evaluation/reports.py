@@ -1,4 +1,4 @@
-"""What an evaluation leaves to be read and looked at."""
+"""Files about an evaluation: JSON, CSV and the figure of a confusion matrix."""
 
 import math
 import os
@@ -10,10 +10,10 @@ import numpy as np
 from keras_resnet.evaluation.classifier import Classifier
 from keras_resnet.evaluation.evaluator import Predictions
 from keras_resnet.support import (
-    machine,
+    describe_machine,
+    package_versions,
     to_csv,
     to_png,
-    versions,
     write_file,
     write_json,
 )
@@ -26,67 +26,67 @@ def write_report(
     folder: str | os.PathLike[str],
     classifier: Classifier,
     predictions: Predictions,
-    **about: Any,
+    **details: Any,
 ) -> None:
     """Writes `evaluation.json`, `per_class.csv` and `confusion.png`.
 
     Args:
-        folder: Folder of the report; made if it is not there.
-        classifier: Network that was evaluated.
-        predictions: Predictions of the network.
-        **about: Further entries of `evaluation.json`: data set, views and the like.
+        folder: Folder of the report, which is created if necessary.
+        classifier: Classifier that was evaluated.
+        predictions: Predictions of the classifier.
+        **details: Further entries of `evaluation.json`, such as the dataset.
 
     Raises:
-        OSError: The folder cannot be written.
+        OSError: If the files cannot be written.
     """
     os.makedirs(folder, exist_ok=True)
-    # JSON has no NaN, which a diverged network's loss is.
+    # The loss of a diverged network is NaN, which JSON cannot represent.
     summary = predictions.summary().items()
     report: dict[str, Any] = {k: v if math.isfinite(v) else None for k, v in summary}
     settings = classifier.provenance.to_settings()
-    report |= {**about, "settings": settings, "versions": versions()}
-    report["machine"] = machine()
+    report |= {**details, "settings": settings, "versions": package_versions()}
+    report["machine"] = describe_machine()
     write_json(os.path.join(folder, "evaluation.json"), report)
     classes = classifier.classes
     confusion = predictions.confusion(len(classes))
-    table, picture = per_class(confusion, classes), draw_confusion(confusion, classes)
-    write_file(os.path.join(folder, "per_class.csv"), to_csv(table))
-    write_file(os.path.join(folder, "confusion.png"), picture)
+    rows, figure = list_classes(confusion, classes), draw_confusion(confusion, classes)
+    write_file(os.path.join(folder, "per_class.csv"), to_csv(rows))
+    write_file(os.path.join(folder, "confusion.png"), figure)
 
 
-def per_class(confusion: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns the accuracy of each class that has images, the worst first.
+def list_classes(confusion: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the accuracy of each class that has images, the lowest first.
 
     Args:
-        confusion: Counts; see `Predictions.confusion`.
+        confusion: Image counts; see `Predictions.confusion`.
         classes: Names of the classes.
 
     Returns:
-        A dict for each class: class, images, right, accuracy, and the class that it
-        is most often taken for, with how often.
+        A dict per class. `"right"` is the number of correctly classified images,
+        `"taken_for"` the most frequent wrong prediction and `"times"` its count.
     """
-    wrong = confusion * (1 - np.eye(len(confusion), dtype=confusion.dtype))
+    errors = confusion * (1 - np.eye(len(confusion), dtype=confusion.dtype))
     rows = []
     for i in np.flatnonzero(confusion.sum(axis=1)).tolist():
-        images, right = int(confusion[i].sum()), int(confusion[i, i])
-        other = int(wrong[i].argmax())
+        num_images, num_correct = int(confusion[i].sum()), int(confusion[i, i])
+        confused = int(errors[i].argmax())
         rows.append(
             {
                 "class": classes[i],
-                "images": images,
-                "right": right,
-                "accuracy": round(right / images, 6),
-                "taken_for": classes[other] if wrong[i, other] else "",
-                "times": int(wrong[i, other]),
+                "images": num_images,
+                "right": num_correct,
+                "accuracy": round(num_correct / num_images, 6),
+                "taken_for": classes[confused] if errors[i, confused] else "",
+                "times": int(errors[i, confused]),
             }
         )
     return sorted(rows, key=lambda row: (row["accuracy"], row["class"]))
 
 
-def predictions_csv(
+def format_predictions(
     predictions: Predictions, names: Sequence[str], classes: Sequence[str]
 ) -> str:
-    """Returns what was said of each image, as CSV, by names of images and classes."""
+    """Returns the predictions as CSV, with the names of images and classes."""
     ranks = range(1, predictions.classes.shape[1] + 1)
     rows = []
     for i, name in enumerate(names):
@@ -104,27 +104,27 @@ def predictions_csv(
 
 
 def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
-    """Draws a confusion matrix: rows are right classes, columns those named.
+    """Draws a confusion matrix of correct classes (rows) and predictions (columns).
 
-    Colours are logarithmic, so that a few errors show beside many right answers.
-    scikit-learn's ConfusionMatrixDisplay chooses the colour of its numbers for linear
-    ones, and writes zeros.
+    The colour scale is logarithmic, so that few errors are visible next to many correct
+    predictions. scikit-learn's ConfusionMatrixDisplay is not used: it chooses the
+    colour of the numbers for a linear scale and also prints zeros.
 
     Args:
-        confusion: Counts; see `Predictions.confusion`.
-        classes: Names of the classes. Those without images that are never named are
-            left out.
+        confusion: Image counts; see `Predictions.confusion`.
+        classes: Names of the classes. A class is omitted if it has no images and is
+            never predicted.
 
     Returns:
-        The bytes of a PNG.
+        A PNG file.
     """
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
-    seen = np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
-    counts = confusion[np.ix_(seen, seen)]
-    names = [classes[i] for i in seen.tolist()] if len(seen) <= 40 else []
-    side = min(12.0, 3.2 + 0.32 * len(seen))
+    shown = np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
+    counts = confusion[np.ix_(shown, shown)]
+    names = [classes[i] for i in shown.tolist()] if len(shown) <= 40 else []
+    side = min(12.0, 3.2 + 0.32 * len(shown))
     margin = 0.08 * max(map(len, names), default=0)
     size = (side + 0.8 + margin, side + margin)
     figure = Figure(figsize=size, layout="constrained")
@@ -135,17 +135,17 @@ def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
         norm=LogNorm(0.5, max(2, counts.max())),
         interpolation="nearest",
     )
-    axes.set(xlabel="named", ylabel="right class")
+    axes.set(xlabel="predicted class", ylabel="correct class")
     if names:
-        _name_classes(axes, names)
+        _label_axes(axes, names)
     else:
-        axes.set(xticks=[], yticks=[], xlabel=f"named ({len(seen)} classes, in order)")
-    for y, x in np.argwhere(counts) if len(seen) <= 20 else ():
+        axes.set(xticks=[], yticks=[], xlabel=f"predicted class, {len(shown)} in all")
+    for y, x in np.argwhere(counts) if len(shown) <= 20 else ():
         colour = "white" if counts[y, x] > counts.max() ** 0.6 else "black"
-        place: dict[str, Any] = {"ha": "center", "va": "center"}
-        axes.text(x, y, counts[y, x], fontsize=8, color=colour, **place)
-    images, right = confusion.sum(), np.trace(confusion)
-    axes.set_title(f"{right:,} of {images:,} right, {right / images:.2%}", fontsize=10)
+        centre: dict[str, Any] = {"ha": "center", "va": "center"}
+        axes.text(x, y, counts[y, x], fontsize=8, color=colour, **centre)
+    total, hits = confusion.sum(), np.trace(confusion)
+    axes.set_title(f"{hits:,} of {total:,} correct, {hits / total:.2%}", fontsize=10)
     ticks = [n * 10**power for power in range(6) for n in (1, 2, 5)]
     ticks = [tick for tick in ticks if tick <= counts.max()]
     bar = figure.colorbar(image, label="images", shrink=0.8, ticks=ticks, format="%d")
@@ -153,14 +153,14 @@ def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
     return to_png(figure)
 
 
-def _name_classes(axes: "Axes", names: Sequence[str]) -> None:
-    """Writes the names of the classes beside rows and columns."""
-    upright = len(names) > 10
+def _label_axes(axes: "Axes", names: Sequence[str]) -> None:
+    """Labels rows and columns with class names, vertically if there are many."""
+    is_vertical = len(names) > 10
     axes.set_xticks(
         range(len(names)),
         names,
-        rotation=90 if upright else 45,
-        ha="center" if upright else "right",
-        rotation_mode="default" if upright else "anchor",
+        rotation=90 if is_vertical else 45,
+        ha="center" if is_vertical else "right",
+        rotation_mode="default" if is_vertical else "anchor",
     )
     axes.set_yticks(range(len(names)), names)

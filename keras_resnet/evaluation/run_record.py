@@ -6,46 +6,49 @@ import os
 import sys
 
 from keras_resnet.data import Preprocessing
-from keras_resnet.spec import RunSpec, known_fields
-from keras_resnet.support import InputError, commit, machine, versions, write_json
+from keras_resnet.spec import RunSpec, select_known_fields
+from keras_resnet.support import (
+    InputError,
+    describe_machine,
+    find_commit,
+    package_versions,
+    write_json,
+)
 
-# A higher number is a newer version's. Files of version 0.1.0 have none.
+# Format number of the files that this version writes. Version 0.1.0 wrote none.
 FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """What a run folder says of its run.
+    """Description of a training run, the content of its `run.json`.
 
     Attributes:
-        spec: The run, with everything resolved.
-        classes: Name of each class, in the order of the outputs.
-        preprocessing: From an image to the network's input.
-        versions: Versions of Python and of packages, by name.
-        commit: Commit of the checkout that began the run, if there was one.
+        spec: Settings of the run, with all defaults resolved.
+        classes: Names of the classes, in the order of the network's outputs.
+        preprocessing: Conversion of an image to the network's input.
+        versions: Versions of Python and of packages by name.
+        commit: Git commit of the code that started the run; `None` outside a checkout.
         machine: Description of the machine.
-        command: Command line that began the run.
+        command: Command line that started the run.
         format: Format number of the file.
     """
 
     spec: RunSpec
     classes: tuple[str, ...]
     preprocessing: Preprocessing
-    versions: dict[str, str] = dataclasses.field(default_factory=versions)
-    commit: str | None = dataclasses.field(default_factory=commit)
-    machine: str = dataclasses.field(default_factory=machine)
+    versions: dict[str, str] = dataclasses.field(default_factory=package_versions)
+    commit: str | None = dataclasses.field(default_factory=find_commit)
+    machine: str = dataclasses.field(default_factory=describe_machine)
     command: list[str] = dataclasses.field(default_factory=lambda: list(sys.argv))
     format: int = FORMAT
 
 
 def read_record(folder: str | os.PathLike[str]) -> RunRecord | None:
-    """Reads `run.json` of a folder.
-
-    Returns:
-        The record; `None` if the folder has none.
+    """Returns the record in `run.json` of a folder, or `None` if there is no such file.
 
     Raises:
-        InputError: The file is damaged, or a newer version wrote it.
+        InputError: If the file is damaged, or a newer version wrote it.
     """
     path = os.path.join(folder, "run.json")
     if not os.path.exists(path):
@@ -56,8 +59,8 @@ def read_record(folder: str | os.PathLike[str]) -> RunRecord | None:
         format_number = record.get("format", FORMAT)
         if format_number > FORMAT:
             raise InputError(
-                f"{path} has format {format_number}, from a newer keras_resnet; this "
-                f"version reads up to {FORMAT}"
+                f"{path} has format {format_number}, from a newer keras_resnet. This "
+                f"version reads formats up to {FORMAT}"
             )
         if not record["classes"]:
             raise KeyError("classes")
@@ -65,7 +68,7 @@ def read_record(folder: str | os.PathLike[str]) -> RunRecord | None:
             spec=RunSpec.from_settings(record["settings"]),
             classes=tuple(record["classes"]),
             preprocessing=Preprocessing(
-                **known_fields(Preprocessing, record["preprocessing"])
+                **select_known_fields(Preprocessing, record["preprocessing"])
             ),
             versions=record.get("versions", {}),
             commit=record.get("commit"),
@@ -77,7 +80,7 @@ def read_record(folder: str | os.PathLike[str]) -> RunRecord | None:
         raise
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
-            f"{path} is damaged, or was not written by this version of keras_resnet"
+            f"{path} is damaged, or another version of keras_resnet wrote it"
         ) from None
 
 
@@ -85,7 +88,7 @@ def write_record(folder: str | os.PathLike[str], record: RunRecord) -> None:
     """Writes `run.json` into a folder.
 
     Raises:
-        OSError: It could not be written.
+        OSError: If the file cannot be written.
     """
     content = vars(record) | {
         "settings": record.spec.to_settings(),

@@ -1,16 +1,18 @@
-"""The views of an image that its prediction is averaged over.
+"""Views of an image, over which its prediction is averaged.
 
-These are the paper's, of section 4.1 and Tables 3 to 5:
+The views follow the paper (section 4.1 and Tables 3 to 5):
 
-- `"single"`: the central crop.
-- `"10crop"`: the softmax averaged over `Preprocessing.ten_crops`.
-- `"multiscale"`: the whole image, not square, with its shorter side at 224,
-  256, 384, 480 and 640 pixels: fully convolutional, the dense layer on the
-  global average of the final map; softmax averaged over the scales and over
-  the image and its mirror. The paper says "scores" and "averaged" without
-  saying where; averaging the logits, or the final maps of the two mirror
-  images as in its reference [41], would be other readings. It does not state
-  the interpolation either: here it is the weights' own.
+- `"single"`: The central crop.
+- `"10crop"`: The probabilities are averaged over `Preprocessing.ten_crops`.
+- `"multiscale"`: The network is applied to the whole image, resized so that its shorter
+  side is 224, 256, 384, 480 and 640 pixels. The dense layer follows the global average
+  pooling, so any size fits. The probabilities are averaged over the five scales and
+  over the image and its mirror image.
+
+The paper averages "scores" without further detail. It could also mean averaging the
+logits, or averaging the final feature maps of the two mirror images as in its
+reference [41]. It does not state the interpolation; `"multiscale"` uses that of the
+weights.
 """
 
 from collections.abc import Callable
@@ -19,90 +21,92 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_resnet.data import PAPER_SCALES, Cut, Preprocessing, central_crop
+from keras_resnet.data import PAPER_SCALES, CropReader, Preprocessing, central_crop
 from keras_resnet.nets import channel_axis, has_imagenet_stem
 from keras_resnet.support import InputError
 
 VIEWS = ("single", "10crop", "multiscale")
 
-# From what is cut from a batch of images, and `training=False`, to probabilities
-# (batch, classes). A `keras.Model` is one.
-Classify = Callable[..., tf.Tensor]
+# A function of a batch of views and of `training=False` that returns probabilities
+# (batch, classes), such as a `keras.Model`.
+ClassifyFunction = Callable[..., tf.Tensor]
 
 
 class View(NamedTuple):
-    """How a network judges an image.
+    """The crops or scales of an image and the average over their predictions.
 
     Attributes:
-        cut: What is taken of each image; see `keras_resnet.data.evaluation_batches`.
-        classify: From a batch of that to probabilities.
-        crops: Number of crops of an image; `None` if an image fills a batch.
-        refresh: Copies the weights that the network has now, if `classify` has its
-            own.
+        reader: Functions that return the crops or scales of an image.
+        classify: Function that returns the averaged probabilities of each image.
+        crops: Number of crops per image; `None` if each batch is a single image.
+        refresh: Function that copies the current weights of the network to `classify`,
+            if that has weights of its own.
     """
 
-    cut: Cut
-    classify: Classify
+    reader: CropReader
+    classify: ClassifyFunction
     crops: int | None = 1
     refresh: Callable[[], object] = lambda: None
 
 
 def make_view(name: str, model: keras.Model, preprocessing: Preprocessing) -> View:
-    """Makes a view, one of `VIEWS`, for a network.
+    """Returns a view, one of `VIEWS`, for a network.
 
     Raises:
-        InputError: The view is not for this network.
+        InputError: If the network does not support the view.
     """
-    stem = has_imagenet_stem({layer.name for layer in model.layers})
-    if name != "single" and not stem:
+    is_imagenet = has_imagenet_stem({layer.name for layer in model.layers})
+    if name != "single" and not is_imagenet:
         raise InputError(
-            "10crop and multiscale are for ImageNet nets; a CIFAR net sees the whole "
-            f"image. Received: views={name!r} with {model.name}"
+            "10crop and multiscale need an ImageNet network, because a CIFAR network "
+            f"takes the whole image. Received: views={name!r} with {model.name}"
         )
     if name == "single":
         return View(central_crop(preprocessing), model)
-    make = _ten_crops if name == "10crop" else _multiscale
+    make = _make_ten_crops if name == "10crop" else _make_multiscale
     return make(model, preprocessing)
 
 
-def _ten_crops(model: keras.Model, preprocessing: Preprocessing) -> View:
+def _make_ten_crops(model: keras.Model, preprocessing: Preprocessing) -> View:
     def decode(encoded: tf.Tensor) -> tf.Tensor:
         return preprocessing.ten_crops(preprocessing.decode(encoded, False))
 
     def classify(images: tf.Tensor, training: bool) -> tf.Tensor:
-        flat = tf.reshape(images, (-1, *preprocessing.shape))
-        probabilities = model(flat, training=training)
+        crops = tf.reshape(images, (-1, *preprocessing.shape))
+        probabilities = model(crops, training=training)
         return tf.reduce_mean(
             tf.reshape(probabilities, (-1, 10, probabilities.shape[-1])), axis=1
         )
 
     spec = tf.TensorSpec((10, *preprocessing.shape), tf.uint8)
-    return View(Cut(decode, preprocessing.ten_crops, spec), classify, crops=10)
+    return View(CropReader(decode, preprocessing.ten_crops, spec), classify, crops=10)
 
 
-def _multiscale(model: keras.Model, preprocessing: Preprocessing) -> View:
+def _make_multiscale(model: keras.Model, preprocessing: Preprocessing) -> View:
     if channel_axis() == 1:
         raise InputError("multiscale needs Keras's image_data_format 'channels_last'")
     any_size = keras.Input((None, None, preprocessing.channels), name="image")
-    whole = keras.models.clone_model(model, input_tensors=any_size)
+    any_size_model = keras.models.clone_model(model, input_tensors=any_size)
 
-    def scales(image: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return tuple(preprocessing.whole_at(image, side) for side in PAPER_SCALES)
+    def resize(image: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return tuple(
+            preprocessing.resize_shorter_side(image, side) for side in PAPER_SCALES
+        )
 
     def decode(encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return scales(preprocessing.decode(encoded, False))
+        return resize(preprocessing.decode(encoded, False))
 
     def classify(images: tuple[tf.Tensor, ...], training: bool) -> tf.Tensor:
         probabilities = [
-            whole(tf.concat([image, image[:, :, ::-1]], 0), training=training)
+            any_size_model(tf.concat([image, image[:, :, ::-1]], 0), training=training)
             for image in images
         ]
         return tf.reduce_mean(tf.concat(probabilities, 0), axis=0, keepdims=True)
 
     spec = tf.TensorSpec((None, None, preprocessing.channels), tf.uint8)
     return View(
-        Cut(decode, scales, (spec,) * len(PAPER_SCALES)),
+        CropReader(decode, resize, (spec,) * len(PAPER_SCALES)),
         classify,
         crops=None,
-        refresh=lambda: whole.set_weights(model.get_weights()),
+        refresh=lambda: any_size_model.set_weights(model.get_weights()),
     )

@@ -1,12 +1,12 @@
-"""Networks as `keras.Model`s, without their weights.
+"""Networks as `keras.Model`s with random weights.
 
 blocks.py   convolutions, shortcuts and residual blocks
-resnet.py   a whole network, from a `Variant`
-graph.py    walking a built network: its layers, stages, endpoints, batch norms
-folding.py  the same network with fewer layers, for inference
-cost.py     parameters and multiply-adds
+resnet.py   complete networks, built from a `Variant`
+graph.py    layers, stages, endpoints and batch normalisations of a built network
+folding.py  conversion to an equivalent network with fewer layers, for inference
+cost.py     numbers of parameters and multiply-adds
 """
 
-from keras_resnet.support.front_door import open_front_door
+from keras_resnet.support.lazy_imports import attach_stub
 
-__getattr__, __dir__, __all__ = open_front_door(__name__)
+__getattr__, __dir__, __all__ = attach_stub(__name__)

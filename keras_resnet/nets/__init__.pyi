@@ -1,14 +1,14 @@
 from .blocks import channel_axis as channel_axis
 from .blocks import without_random_kernels as without_random_kernels
-from .cost import beside_paper as beside_paper
 from .cost import profile as profile
+from .cost import profile_paper_networks as profile_paper_networks
 from .folding import fold as fold
 from .graph import batch_norms as batch_norms
 from .graph import endpoints as endpoints
 from .graph import flat_layers as flat_layers
 from .graph import has_imagenet_stem as has_imagenet_stem
-from .graph import stages as stages
-from .graph import synchronized as synchronized
+from .graph import layers_with_stages as layers_with_stages
+from .graph import synchronized_batch_norms as synchronized_batch_norms
 from .resnet import Head as Head
 from .resnet import Shape as Shape
 from .resnet import build_network as build_network

@@ -1,7 +1,7 @@
 """Convolutions, shortcuts and residual blocks as functions over Keras tensors.
 
-Layers are named as the paper's Table 1 in keras.applications' spelling. Every
-function serves both data formats of `keras.config.image_data_format()`.
+Layer names follow the paper's Table 1, in the spelling of keras.applications.
+All functions support both data formats of `keras.config.image_data_format()`.
 """
 
 import contextlib
@@ -14,22 +14,22 @@ from keras import KerasTensor, layers
 
 from keras_resnet.spec import Variant
 
-# Section 3.4 of the paper: "as in [13]", He et al. 2015.
-_KERNELS = "he_normal"
-_initializer = contextvars.ContextVar("kernel_initializer", default=_KERNELS)
+# Section 3.4 of the paper refers to He et al. 2015 for the initialisation.
+_KERNEL_INITIALIZER = "he_normal"
+_initializer = contextvars.ContextVar("kernel_initializer", default=_KERNEL_INITIALIZER)
 
 
-class Place(NamedTuple):
-    """Where a block stands in its network.
+class Block(NamedTuple):
+    """Parameters of one residual block.
 
     Attributes:
-        name: Prefix of the layers' names, such as `"conv2_block1"`.
-        variant: The architecture.
-        width: Channels of the paper's 3x3 convolutions in this stage.
+        name: Prefix of the layer names, such as `"conv2_block1"`.
+        variant: Architecture of the network.
+        width: Number of channels of the paper's 3x3 convolutions in this stage.
         stride: Stride of the block.
-        dilations: Dilation of 3x3 convolutions up to the one that has the stride,
-            and after it.
-        drop: Probability that a training step leaves out the residual branch.
+        dilations: Dilation of the 3x3 convolutions up to and including the strided
+            one, and dilation of those after it.
+        drop: Probability that training skips the residual branch for an image.
     """
 
     name: str
@@ -42,10 +42,13 @@ class Place(NamedTuple):
 
 @contextlib.contextmanager
 def without_random_kernels() -> Iterator[None]:
-    """Initialises kernels with zeros, for a network that is then given its weights.
+    """Makes `conv` create its kernels as zeros inside the context.
 
-    Drawing random numbers takes longer than everything else in building a network.
-    The configuration of the layers says `he_normal`, as in any other network.
+    Keras initialises the kernel of a layer when the layer is built, and drawing the
+    random numbers of `he_normal` takes longer than everything else in building a
+    network. That time is wasted if a checkpoint replaces the kernels immediately
+    afterwards. `conv` sets the initializer of each new layer back to `he_normal`, so
+    the saved configuration does not depend on this context.
     """
     token = _initializer.set("zeros")
     try:
@@ -55,17 +58,17 @@ def without_random_kernels() -> Iterator[None]:
 
 
 def channel_axis() -> int:
-    """Returns the axis of the channels in a batch of images: -1 or 1."""
+    """Returns the channel axis of a batch of images: -1 or 1."""
     return -1 if keras.config.image_data_format() == "channels_last" else 1
 
 
 def relu(x: KerasTensor, name: str) -> KerasTensor:
-    """Returns the rectified `x`."""
+    """Applies a ReLU."""
     return layers.Activation("relu", name=name)(x)
 
 
 def bn(x: KerasTensor, name: str, gamma: str = "ones") -> KerasTensor:
-    """Batch normalisation; the one place that sets its momentum and epsilon."""
+    """Applies batch normalisation with the momentum and epsilon of this package."""
     return layers.BatchNormalization(
         channel_axis(), 0.9, 1e-5, gamma_initializer=gamma, name=f"{name}_bn"
     )(x)
@@ -82,23 +85,23 @@ def conv(
     groups: int = 1,
     gamma: str | None = "ones",
 ) -> KerasTensor:
-    """Convolution whose padding is symmetric at every stride, then batch normalisation.
+    """Applies a convolution with symmetric padding, then batch normalisation.
 
-    As in the original and in torchvision; TensorFlow's `"same"` is not at stride
-    2: zeros are added explicitly and the convolution is `"valid"`. At stride 1
-    `"same"` is the same thing.
+    The original implementation and torchvision pad both sides equally at every
+    stride. TensorFlow's `"same"` padding is asymmetric at stride 2, so there the zeros
+    are added by a separate layer and the convolution is `"valid"`.
 
     Args:
-        x: Batch of images.
+        x: Batch of feature maps.
         filters: Number of output channels.
-        size: Height and width of the kernel, odd.
-        stride: Stride in both directions; 1 if the convolution is dilated. Height and
-            width are divided by it and rounded up.
-        name: Prefix of the layers' names.
-        dilation: Pixels from one tap of the kernel to the next.
-        groups: Number of groups of channels that are convolved separately.
-        gamma: Initial scale of the batch normalisation. `None`: a convolution with a
-            bias that nothing normalises.
+        size: Height and width of the kernel, an odd number.
+        stride: Stride in both directions, 1 for a dilated convolution. The output
+            height is the input height divided by it, rounded up; so is the width.
+        name: Prefix of the layer names.
+        dilation: Distance between neighbouring kernel taps, in pixels.
+        groups: Number of channel groups that are convolved separately.
+        gamma: Initializer of the batch normalisation's scale. `None` replaces the
+            normalisation by a bias.
     """
     padding = "same"
     if stride > 1 and size > 1:
@@ -116,35 +119,37 @@ def conv(
         name=f"{name}_conv",
     )
     x = layer(x)
-    if _initializer.get() != _KERNELS:  # Each new initializer draws a seed.
-        layer.kernel_initializer = keras.initializers.get(_KERNELS)
+    if _initializer.get() != _KERNEL_INITIALIZER:
+        # Creating an initializer draws a random seed, so it is done only if needed.
+        layer.kernel_initializer = keras.initializers.get(_KERNEL_INITIALIZER)
     return bn(x, name, gamma) if gamma else x
 
 
 def shortcut(
-    x: KerasTensor, activated: KerasTensor, place: Place, filters: int
+    x: KerasTensor, activated: KerasTensor, spec: Block, filters: int
 ) -> KerasTensor:
-    """The shortcut of a residual block; the one place that decides which.
+    """Builds the shortcut of a residual block.
 
-    The variant's `shortcut` is the paper's option (section 4.1). `"A"`: identity,
-    with zeros for new channels; no parameters. `"B"`: a 1x1 convolution where the
-    shape changes, else identity. `"C"`: a 1x1 convolution always.
+    The variant's `shortcut` is one of the paper's options (section 4.1). `"A"` is the
+    identity with zeros for new channels, without parameters. `"B"` is a 1x1
+    convolution if the shape changes, otherwise the identity. `"C"` is always a 1x1
+    convolution.
 
     Args:
         x: Input of the block.
-        activated: The same after the block's pre-activation, which a projection
-            reads; `x` in a network without it.
-        place: The block.
+        activated: Input of a 1x1 convolution on the shortcut. In pre-activation
+            networks this is `x` after the block's first ReLU, otherwise `x` itself.
+        spec: Parameters of the block.
         filters: Number of output channels of the block.
 
     Returns:
-        A tensor of the same shape as the block's residual branch.
+        A tensor with the shape of the residual branch's output.
     """
-    variant, stride, name = place.variant, place.stride, f"{place.name}_0"
+    variant, stride, name = spec.variant, spec.stride, f"{spec.name}_0"
     new_channels = filters - x.shape[channel_axis()]
-    # Published pre-activation nets subsample without a convolution.
-    changes = new_channels != 0 or (stride > 1 and not variant.preact)
-    if variant.shortcut == "C" or (variant.shortcut == "B" and changes):
+    # Published pre-activation networks subsample without a convolution.
+    needs_projection = new_channels != 0 or (stride > 1 and not variant.preact)
+    if variant.shortcut == "C" or (variant.shortcut == "B" and needs_projection):
         if variant.avg_down and stride > 1:
             pool = layers.AveragePooling2D(2, stride, "same", name=f"{name}_pool")
             activated, stride = pool(activated), 1
@@ -153,43 +158,45 @@ def shortcut(
     if stride > 1:
         x = layers.AveragePooling2D(1, stride, name=f"{name}_pool")(x)
     if new_channels:
-        # The paper says only "extra zero entries padded"; half of them stand in
-        # front and half behind, as in published CIFAR checkpoints. Read in the
-        # other data format, the channels are one of the two axes that
-        # ZeroPadding2D pads, which keeps this a standard, named layer.
-        front, behind = new_channels // 2, new_channels - new_channels // 2
+        # The paper says only "extra zero entries padded". Published CIFAR checkpoints
+        # put half of the zero channels before the old ones and half after them.
+        # ZeroPadding2D pads the two axes that it takes for height and width. With the
+        # opposite data format, one of the two is the channel axis.
+        before, after = new_channels // 2, new_channels - new_channels // 2
         if channel_axis() == -1:
-            pad, read_as = ((0, 0), (front, behind)), "channels_first"
+            padding, data_format = ((0, 0), (before, after)), "channels_first"
         else:
-            pad, read_as = ((front, behind), (0, 0)), "channels_last"
-        x = layers.ZeroPadding2D(pad, read_as, name=f"{name}_pad")(x)
+            padding, data_format = ((before, after), (0, 0)), "channels_last"
+        x = layers.ZeroPadding2D(padding, data_format, name=f"{name}_pad")(x)
     return x
 
 
 def squeeze_excite(x: KerasTensor, name: str) -> KerasTensor:
-    """Scales each channel by a share from 0 to 1 that all channels' means decide.
+    """Scales each channel by a factor between 0 and 1.
 
-    Hu et al., arXiv:1709.01507, with timm's width: a sixteenth of the channels,
-    rounded to a multiple of 8.
+    Two 1x1 convolutions compute the factors from the means of all channels (Hu et
+    al., arXiv:1709.01507). As in timm, the hidden layer has a sixteenth of the
+    channels, rounded to a multiple of 8.
     """
     channels = x.shape[channel_axis()]
-    between = max(8, (channels // 16 + 4) // 8 * 8)
-    share = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_se_pool")(x)
-    share = conv(share, between, 1, 1, f"{name}_se_1", gamma=None)
-    share = relu(share, f"{name}_se_1_relu")
-    share = conv(share, channels, 1, 1, f"{name}_se_2", gamma=None)
-    share = layers.Activation("sigmoid", name=f"{name}_se_sigmoid")(share)
-    return layers.Multiply(name=f"{name}_se_scale")([x, share])
+    hidden = max(8, (channels // 16 + 4) // 8 * 8)
+    factors = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_se_pool")(x)
+    factors = conv(factors, hidden, 1, 1, f"{name}_se_1", gamma=None)
+    factors = relu(factors, f"{name}_se_1_relu")
+    factors = conv(factors, channels, 1, 1, f"{name}_se_2", gamma=None)
+    factors = layers.Activation("sigmoid", name=f"{name}_se_sigmoid")(factors)
+    return layers.Multiply(name=f"{name}_se_scale")([x, factors])
 
 
-def residual_block(x: KerasTensor, place: Place) -> KerasTensor:
-    """Returns the sum of shortcut and branch (Figure 5), before its nonlinearity.
+def residual_block(x: KerasTensor, spec: Block) -> KerasTensor:
+    """Builds the sum of shortcut and residual branch, without the ReLU after it.
 
-    A basic block's branch has two 3x3 convolutions. A bottleneck's has 1x1, 3x3 and
-    1x1; its `stride_on` says which one has the stride, it gives four times the
-    place's width, and groups may widen its first two convolutions.
+    The branch of a basic block has two 3x3 convolutions. The branch of a bottleneck
+    block has 1x1, 3x3 and 1x1 convolutions and outputs four times `spec.width`
+    channels. Its `stride_on` selects the strided convolution, and `groups` may widen
+    its first two convolutions. See Figure 5 of the paper.
     """
-    name, variant, width, stride, (before, after), drop = place
+    name, variant, width, stride, (before, after), drop = spec
     preact, groups = variant.preact, 1
     if variant.block == "basic":
         convolutions = [(width, 3, stride, before), (width, 3, 1, after)]
@@ -202,15 +209,15 @@ def residual_block(x: KerasTensor, place: Place) -> KerasTensor:
             convolutions = [(inner, 1, 1, 1), (inner, 3, stride, before)]
         convolutions.append((4 * width, 1, 1, 1))
     start = relu(bn(x, f"{name}_preact"), f"{name}_preact_relu") if preact else x
-    # Nothing normalises the end of a pre-activated branch.
+    # The last convolution of a pre-activated branch has no batch normalisation.
     gamma = None if preact else "zeros" if variant.zero_gamma else "ones"
     y, last = start, len(convolutions)
-    for i, (filters, size, step, dilation) in enumerate(convolutions, 1):
+    for i, (filters, size, conv_stride, dilation) in enumerate(convolutions, 1):
         y = conv(
             y,
             filters,
             size,
-            step,
+            conv_stride,
             f"{name}_{i}",
             dilation=dilation,
             groups=groups if size == 3 else 1,
@@ -224,5 +231,5 @@ def residual_block(x: KerasTensor, place: Place) -> KerasTensor:
         return y
     if drop:
         y = layers.Dropout(drop, (None, 1, 1, 1), name=f"{name}_drop")(y)
-    beside = shortcut(x, start, place, y.shape[channel_axis()])
-    return layers.Add(name=f"{name}_add")([beside, y])
+    x = shortcut(x, start, spec, y.shape[channel_axis()])
+    return layers.Add(name=f"{name}_add")([x, y])

@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of a network."""
+"""Numbers of parameters and multiply-adds of a network."""
 
 import dataclasses
 import math
@@ -16,10 +16,10 @@ from keras_resnet.support import InputError, format_table
 
 
 class LayerProfile(NamedTuple):
-    """One layer that has parameters.
+    """Cost of one layer with weights.
 
-    `kind` is the name of its class, such as `"Conv2D"`; `output_shape` is without the
-    batch; only convolutions and dense layers have `multiply_adds`, as in the paper.
+    `kind` is the class name, such as `"Conv2D"`. `output_shape` excludes the batch.
+    `multiply_adds` is 0 except for convolutions and dense layers, as in the paper.
     """
 
     name: str
@@ -31,7 +31,7 @@ class LayerProfile(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """Trainable parameters and multiply-adds for one image; prints as a table."""
+    """Trainable parameters and multiply-adds for one image; `print` shows a table."""
 
     layers: tuple[LayerProfile, ...]
     parameters: int
@@ -56,17 +56,15 @@ class Profile:
 def profile(model: keras.Model) -> Profile:
     """Counts parameters and multiply-adds, per layer and in total.
 
-    A convolution costs height x width x channels in x channels out x kernel
-    height x kernel width, over the positions of its *output*; a dense layer
-    channels in x channels out. Biases, batch normalisation, activations and
-    pooling count as nothing, as in the paper's Table 1.
+    A convolution costs output height x output width x kernel height x kernel width x
+    input channels of a group x output channels. A dense layer costs inputs x outputs.
+    Nothing else is counted, as in the paper's Table 1.
 
     Args:
         model: A built model with a fixed input size.
 
     Raises:
-        InputError: The model takes any input size, so that the cost of a
-            convolution is unknown.
+        InputError: If the model accepts inputs of any size.
     """
     rows = tuple(
         LayerProfile(
@@ -98,7 +96,7 @@ def _multiply_adds(layer: layers.Layer, model: keras.Model) -> int:
     return math.prod(positions) * math.prod(layer.kernel.shape)
 
 
-# Table 1's multiply-adds, in 1e9, and Table 6's parameters, in 1e6, as printed.
+# Multiply-adds of the paper's Table 1, in 1e9, and parameters of Table 6, in 1e6.
 PAPER_TABLE_1 = {
     "resnet18": 1.8, "resnet34": 3.6, "resnet50": 3.8, "resnet101": 7.6, "resnet152": 11.3,
 }  # fmt: skip
@@ -108,28 +106,28 @@ PAPER_TABLE_6 = {
 }  # fmt: skip
 
 
-def beside_paper() -> Iterator[tuple[dict[str, Any], keras.Model]]:
-    """Yields each row of the paper's Tables 1 and 6 with its network, built for it.
+def profile_paper_networks() -> Iterator[tuple[dict[str, Any], keras.Model]]:
+    """Yields a row for each network of the paper's Tables 1 and 6, and the network.
 
-    A row has the number of the `table`, the name of the `network`, its `shortcut`,
-    its number of weighted `layers`, and the value of the `paper` beside `ours`:
+    A row contains `table`, `network` (name), `shortcut`, `layers` (number of weighted
+    layers), `paper` (printed value) and `ours` (counted value). The values are
     multiply-adds in 1e9 in Table 1, parameters in 1e6 in Table 6.
     """
     for table, paper in ((1, PAPER_TABLE_1), (6, PAPER_TABLE_6)):
-        for name, printed in paper.items():
+        for name, printed_value in paper.items():
             variant = find_variant(name)
-            # The paper trains its 18 and 34 layers with A and with B, its
-            # bottleneck nets with B and its CIFAR nets with A.
+            # The paper trains ResNet-18 and 34 with shortcuts A and with B, deeper
+            # ImageNet networks with B and CIFAR networks with A.
             shortcuts = "AB" if name in ("resnet18", "resnet34") else variant.shortcut
             for shortcut in shortcuts:
-                network = build_network(variant.changed(shortcut=shortcut), name)
+                network = build_network(variant.replace(shortcut=shortcut), name)
                 cost = profile(network)
                 row = {
                     "table": table,
                     "network": name,
                     "shortcut": shortcut,
                     "layers": variant.depth,
-                    "paper": printed,
+                    "paper": printed_value,
                     "ours": (
                         cost.multiply_adds / 1e9
                         if table == 1

@@ -1,4 +1,4 @@
-"""The same network in fewer layers: without what only training needs."""
+"""Conversion to an equivalent network without the layers that only training needs."""
 
 import collections
 from typing import Any
@@ -9,46 +9,46 @@ from keras import KerasTensor, layers
 
 
 def fold(model: keras.Model) -> keras.Model:
-    """Returns a network that computes the same with fewer layers, in float32.
+    """Returns a float32 network that computes the same function with fewer layers.
 
-    - A batch normalisation becomes part of the convolution before it, where no
-      other layer reads that. Those of a pre-activation net that follow a sum stay.
-    - The scale of the input's normalisation becomes part of the first convolution.
-      Its mean is still subtracted: where the image ends, zeros are padded after
-      it, which stand for the mean.
-    - Dropout is left out.
+    - A batch normalisation is merged into the convolution before it, unless another
+      layer also reads the output of that convolution. After a sum it is kept.
+    - The scale of the input normalisation is merged into the first convolution. The
+      subtraction of the mean is kept, because the first convolution pads the
+      normalised image with zeros, which stand for the mean.
+    - Dropout is removed.
 
-    Layers keep their names, and what this function does not know stays as it is.
+    All other layers are kept, and layers keep their names.
 
     Args:
-        model: A functional model of any precision, left unchanged. Others, which
-            have no graph of layers, are returned as they are.
+        model: A functional model of any precision, which is not changed. A model
+            without a graph of layers is returned unchanged.
 
     Returns:
-        A functional model of standard layers with the same inputs and outputs,
-        without compilation.
+        A functional model of standard layers with the same inputs and outputs, not
+        compiled.
     """
     if not hasattr(model, "operations"):
         return model
-    # Not the model itself: a clone of it would be compiled as it is.
+    # A clone of `model` itself would also be compiled if `model` is.
     graph = keras.Model(model.input, model.output, name=model.name)
-    # By the name of the convolution that they become part of.
+    # Normalisations to merge, by the name of the convolution that absorbs them.
     norms: dict[str, layers.BatchNormalization] = {}
     normalizations: dict[str, layers.Normalization] = {}
     before = _layers_before(graph)
     for name, previous in before.items():
         layer = graph.get_layer(name)
-        if _is_plain(previous) and _normalises(
+        if _is_linear_conv(previous) and _normalises(
             layer, layers.BatchNormalization, previous
         ):
             norms[previous.name] = layer
-        elif _is_plain(layer) and layer.groups == 1:
+        elif _is_linear_conv(layer) and layer.groups == 1:
             is_padded = isinstance(previous, layers.ZeroPadding2D)
             first = before.get(previous.name) if is_padded else previous
             if first and _normalises(first, layers.Normalization, layer):
                 normalizations[name] = first
-    left_out = {norm.name for norm in norms.values()}
-    divided = {normalization.name for normalization in normalizations.values()}
+    removed_names = {norm.name for norm in norms.values()}
+    unscaled_names = {normalization.name for normalization in normalizations.values()}
 
     def clone(layer: layers.Layer) -> layers.Layer:
         if isinstance(layer, keras.Model):
@@ -57,17 +57,17 @@ def fold(model: keras.Model) -> keras.Model:
         if "dtype" in config:
             config["dtype"] = "float32"
         if "kernel_initializer" in config:
-            # Random numbers take longer than all else, and are replaced below.
+            # Drawing random kernels is slow, and the weights are set below anyway.
             config["kernel_initializer"] = "zeros"
         if layer.name in norms:
             config["use_bias"] = True
-        if layer.name in divided:
+        if layer.name in unscaled_names:
             config["mean"] = _statistics(layer)[0]
             config["variance"] = np.ones_like(config["mean"])
         return type(layer).from_config(config)
 
     def call(layer: layers.Layer, *args: Any, **kwargs: Any) -> KerasTensor:
-        if layer.name in left_out or isinstance(layer, layers.Dropout):
+        if layer.name in removed_names or isinstance(layer, layers.Dropout):
             return args[0]
         return layer(*args, **kwargs)
 
@@ -82,40 +82,40 @@ def fold(model: keras.Model) -> keras.Model:
             scale = 1 / np.maximum(np.sqrt(variance), keras.config.epsilon())
             weights[0] *= scale[:, None]
         if layer.name in norms:
-            weights = _with_norm(norms[layer.name], *weights)
+            weights = _merge_norm(norms[layer.name], *weights)
         layer.set_weights(weights)
     return folded
 
 
 def _layers_before(graph: keras.Model) -> dict[str, layers.Layer]:
-    """Returns the layer before each layer, where nothing else reads its output.
+    """Returns the preceding layer of each layer that is the only reader of its input.
 
-    Left out are layers that read several tensors or are called several times.
+    The result has no entry for a layer that reads several tensors, or if either of
+    the two layers is called several times.
     """
     nodes = [node for depth in graph._nodes_by_depth.values() for node in depth]
-    calls = collections.Counter(node.operation.name for node in nodes)
-    makers = {id(tensor): node.operation for node in nodes for tensor in node.outputs}
-    readers = collections.Counter(map(id, graph.outputs))
+    num_calls = collections.Counter(node.operation.name for node in nodes)
+    sources = {id(tensor): node.operation for node in nodes for tensor in node.outputs}
+    num_readers = collections.Counter(map(id, graph.outputs))
     for node in nodes:
-        readers.update(map(id, node.input_tensors))
+        num_readers.update(map(id, node.input_tensors))
     before = {}
     for node in nodes:
         name = node.operation.name
-        read = [id(tensor) for tensor in node.input_tensors]
-        if len(read) == 1 and readers[read[0]] == calls[name] == 1:
-            before[name] = makers[read[0]]
-    return {name: layer for name, layer in before.items() if calls[layer.name] == 1}
+        inputs = [id(tensor) for tensor in node.input_tensors]
+        if len(inputs) == 1 and num_readers[inputs[0]] == num_calls[name] == 1:
+            before[name] = sources[inputs[0]]
+    return {name: layer for name, layer in before.items() if num_calls[layer.name] == 1}
 
 
-def _is_plain(layer: layers.Layer) -> bool:
-    """Whether a layer is a convolution and nothing more."""
+def _is_linear_conv(layer: layers.Layer) -> bool:
     return type(layer) is layers.Conv2D and layer.activation is keras.activations.linear
 
 
 def _normalises(
     layer: layers.Layer, kind: type[layers.Layer], convolution: layers.Conv2D
 ) -> bool:
-    """Whether a layer is of a kind and normalises the channels of a convolution."""
+    """Returns whether a layer of class `kind` normalises a convolution's channels."""
     if type(layer) is not kind or getattr(layer, "invert", False):
         return False
     axis = 3 if convolution.data_format == "channels_last" else 1
@@ -123,17 +123,17 @@ def _normalises(
 
 
 def _statistics(normalization: layers.Normalization) -> tuple[np.ndarray, np.ndarray]:
-    """Returns mean and variance as they were given, or else adapted to."""
+    """Returns the mean and variance given to the constructor or set by `adapt`."""
     mean, variance = normalization.input_mean, normalization.input_variance
     if mean is None:
         mean, variance = normalization.mean, normalization.variance
     return np.ravel(mean), np.ravel(variance)
 
 
-def _with_norm(
+def _merge_norm(
     norm: layers.BatchNormalization, kernel: np.ndarray, bias: np.ndarray | float = 0.0
 ) -> list[np.ndarray]:
-    """Returns a convolution's float64 kernel and bias with the normalisation after it."""
+    """Merges a batch normalisation into the kernel and bias before it, in float64."""
     variance, mean = np.float64(norm.moving_variance), np.float64(norm.moving_mean)
     scale = 1 / np.sqrt(variance + norm.epsilon)
     if norm.scale:

@@ -1,4 +1,4 @@
-"""Walking a built network: its layers, stages and batch normalisations."""
+"""Functions that find the layers, stages and endpoints of a built network."""
 
 import contextlib
 import re
@@ -11,7 +11,7 @@ from keras_resnet.support import InputError
 
 
 def flat_layers(model: keras.Model) -> list[layers.Layer]:
-    """Returns every layer of a model, with those of its sub-models in their place.
+    """Returns all layers of a model, with sub-models replaced by their layers.
 
     Only the deepest networks have sub-models; see `keras_resnet.nets.resnet`.
     """
@@ -22,17 +22,18 @@ def flat_layers(model: keras.Model) -> list[layers.Layer]:
 
 
 def batch_norms(model: keras.Model) -> list[layers.BatchNormalization]:
-    """Returns the batch normalisations of a model."""
+    """Returns the batch normalisation layers of a model."""
     return [
         la for la in flat_layers(model) if isinstance(la, layers.BatchNormalization)
     ]
 
 
 @contextlib.contextmanager
-def synchronized(model: keras.Model) -> Iterator[None]:
-    """Normalises batches over all replicas while a step is traced.
+def synchronized_batch_norms(model: keras.Model) -> Iterator[None]:
+    """Synchronises batch normalisation over all replicas inside the context.
 
-    The saved model stays an ordinary one, which also loads without replicas.
+    A step that is traced inside the context uses the statistics of the whole batch.
+    The layers are reset afterwards, so that a saved model does not need replicas.
     """
     norms = batch_norms(model)
     for layer in norms:
@@ -44,15 +45,15 @@ def synchronized(model: keras.Model) -> Iterator[None]:
             layer.synchronized = False
 
 
-def stages(network: keras.Model) -> Iterator[tuple[layers.Layer, int]]:
-    """Yields each layer with the number of its stage: conv1 is 1, the head the last."""
+def layers_with_stages(network: keras.Model) -> Iterator[tuple[layers.Layer, int]]:
+    """Yields each layer and its stage number: 1 for conv1, the highest for the head."""
     flat = flat_layers(network)
     matches = [re.match(r"conv(\d+)_", layer.name) for layer in flat]
     last = max(int(match[1]) for match in matches if match)
     for layer, match in zip(flat, matches, strict=True):
         if match:
             yield layer, int(match[1])
-        else:  # What follows a pre-activation net's last stage belongs to it.
+        else:  # `post_bn` and `post_relu` belong to the last stage.
             yield layer, last if layer.name.startswith("post_") else last + 1
 
 
@@ -62,22 +63,24 @@ _ENDPOINT = re.compile(r"(conv1)_(?:conv|relu)|(conv\d+)_block\d+_out")
 def endpoints(model: keras.Model) -> dict[str, KerasTensor]:
     """Returns the output of each stage, for dense prediction and feature extraction.
 
+    `keras.Model(model.input, endpoints(model))` outputs the features of all stages.
+
+    The strides are 2, 4, 8, 16 and 32 pixels in ImageNet networks, and 1, 1, 2 and 4
+    in CIFAR networks. They are 2, 8, 16, 32 and 32 in pre-activation networks, whose
+    stages end with the subsampling. The network's `output_stride` limits them.
+
     Args:
-        model: A model built by this package, or one loaded from its file.
+        model: A model that this package built, also after saving and loading.
 
     Returns:
-        A dict from `"conv1"`, `"conv2"`, ... to the symbolic output of that
-        stage after its last ReLU, shaped (batch, height, width, channels); of a
-        pre-activation net, the sum before the next normalisation. For ImageNet
-        nets the strides are 2, 4, 8, 16 and 32 pixels, for CIFAR nets 1, 1, 2
-        and 4, and none is above the net's `output_stride`. A pre-activation
-        net's are 2, 8, 16, 32 and 32, since a stage ends by subsampling. Use as
-        `keras.Model(model.input, endpoints(model))`.
+        A dict with the keys `"conv1"`, `"conv2"` and so on. Each value is a symbolic
+        tensor, (batch, height, width, channels), after the last ReLU of the stage. In
+        pre-activation networks it is the sum before the next batch normalisation.
 
     Raises:
-        InputError: The model has no such layers.
+        InputError: If the model has no layers with the names of this package.
     """
-    # Of the blocks of a stage, the last one's output stays.
+    # Later blocks overwrite earlier ones, so the last block of each stage remains.
     outputs = {
         match[1] or match[2]: layer.output
         for layer in model.layers
@@ -85,12 +88,12 @@ def endpoints(model: keras.Model) -> dict[str, KerasTensor]:
     }
     if not outputs:
         raise InputError(
-            "endpoints() needs a model of this package, with layers conv1_relu, "
+            "endpoints() requires a model of this package, with layers conv1_relu, "
             f"conv2_block1_out and so on. Received: model={model.name!r}"
         )
     return outputs
 
 
 def has_imagenet_stem(names: Container[str]) -> bool:
-    """Whether a network whose layers have these names begins with a max pool."""
+    """Returns whether the layer names are those of a network with a max pool."""
     return "pool1_pool" in names

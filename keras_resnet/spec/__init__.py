@@ -1,13 +1,13 @@
-"""What is chosen, as frozen typed values and tables; needs neither Keras nor TensorFlow.
+"""Architectures, recipes and run settings, without Keras or TensorFlow.
 
-variants.py   the table of architectures
-recipes.py    the table of recipes; what a change of the batch does to the rate
-execution.py  how steps are executed; what may differ when a run is resumed
-fields.py     reading and checking the fields of recipes and executions
-options.py    what a user asks for: options of a run, of any command with a network
-run_spec.py   what a run was resolved to, and where a network comes from
+variants.py   table of architectures
+recipes.py    table of recipes; learning rate for another batch size
+execution.py  execution of training steps; fields that may change on resuming
+fields.py     conversion and validation of fields of recipes and executions
+options.py    options that a user passes to commands
+run_spec.py   resolved settings of a run; provenance of a network
 """
 
-from keras_resnet.support.front_door import open_front_door
+from keras_resnet.support.lazy_imports import attach_stub
 
-__getattr__, __dir__, __all__ = open_front_door(__name__)
+__getattr__, __dir__, __all__ = attach_stub(__name__)

@@ -1,4 +1,4 @@
-"""Reading and checking the fields of recipes and executions."""
+"""Conversion and validation of the fields of recipes and executions."""
 
 import ast
 import dataclasses
@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from keras_resnet.support import InputError, choose
+from keras_resnet.support import InputError, check_choice
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -28,23 +28,23 @@ _ABOVE_ZERO = {
     "epochs", "batch_size", "learning_rate", "stage_rate", "accumulate", "repeats",
     "steps_per_execution", "checkpoint_every", "keep_checkpoints", "patience", "sizes",
 }  # fmt: skip
-# Shares, which are at most 1.
-_SHARES = {
+# Fractions, which must be at most 1.
+_FRACTIONS = {
     "warmup", "warmup_from", "momentum", "stage_rate", "label_smoothing", "ema",
     "stochastic_depth", "validation", "test_crop", "pad", "area", "erase", "drops",
 }  # fmt: skip
-# Shares of which 1 would leave nothing.
+# Fields that must be below 1, because 1 would make training meaningless.
 _BELOW_ONE = {
     "warmup", "momentum", "ema", "stochastic_depth", "validation", "label_smoothing",
 }  # fmt: skip
 
 
-def known_fields(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values that are fields of a dataclass, with lists as tuples.
+def select_known_fields(class_: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values that belong to fields of a dataclass, with lists as tuples.
 
-    Files of a newer version may hold others.
+    Files that a newer version wrote may contain other fields, which are dropped.
     """
-    names = {field.name for field in dataclasses.fields(kind)}
+    names = {field.name for field in dataclasses.fields(class_)}
     return {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in values.items()
@@ -52,49 +52,50 @@ def known_fields(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def changed_fields(values: "Fields", changes: Mapping[str, Any]) -> "Fields":
+def replace_fields(values: "Fields", changes: Mapping[str, Any]) -> "Fields":
     """Returns a `Recipe` or an `Execution` with some fields changed.
 
     Args:
-        values: The `Recipe` or `Execution`.
-        changes: Fields and their new values. A string is read as the field's type.
+        values: `Recipe` or `Execution`.
+        changes: New values by the name of the field. Strings are converted to the type
+            of the field.
 
     Raises:
-        InputError: There is no such field, or it cannot have such a value.
+        InputError: If a field does not exist or its value is not accepted.
     """
     types = {field.name: field.type for field in dataclasses.fields(values)}
-    read = {}
+    converted = {}
     for field, value in changes.items():
-        choose("field", field, types)
-        read[field] = _read(types[field], value)
-        if problem := _problem(field, types[field], read[field], value):
-            received = repr(value) if read[field] is None else value
+        check_choice("field", field, types)
+        converted[field] = _convert(types[field], value)
+        if problem := _find_problem(field, types[field], converted[field], value):
+            received = repr(value) if converted[field] is None else value
             raise InputError(f"{problem}. Received: {field}={received}")
-    return dataclasses.replace(values, **read)
+    return dataclasses.replace(values, **converted)
 
 
-def _problem(field: str, kind: Any, read: Any, value: Any) -> str:
-    """Says what is wrong with the value of a field; empty if nothing is.
+def _find_problem(field: str, field_type: Any, converted: Any, value: Any) -> str:
+    """Returns what is wrong with the value of a field, or an empty string.
 
     Args:
         field: Name of the field.
-        kind: Type of the field.
-        read: The value as the field's type; `None` if it could not be read.
-        value: The value as it was received.
+        field_type: Type of the field.
+        converted: Value converted to this type; `None` if the conversion failed.
+        value: Value as received.
     """
     if field in _CHOICES:
-        choose(field, value, _CHOICES[field])
+        check_choice(field, value, _CHOICES[field])
         return ""
-    if read is None:
-        return f"{field} must be {_FORMS[kind]}"
-    if isinstance(read, str):
+    if converted is None:
+        return f"{field} must be {_FORMS[field_type]}"
+    if isinstance(converted, str):
         return ""
-    numbers = read if isinstance(read, tuple) else (read,)
+    numbers = converted if isinstance(converted, tuple) else (converted,)
     limits = (
         (field in _ABOVE_ZERO and min(numbers, default=1) <= 0, "be above 0"),
         (min(numbers, default=0) < 0, "not be below 0"),
         (field in _BELOW_ONE and max(numbers) >= 1, "be below 1"),
-        (field in _SHARES and max(numbers, default=0) > 1, "be at most 1"),
+        (field in _FRACTIONS and max(numbers, default=0) > 1, "be at most 1"),
     )
     broken = [limit for is_broken, limit in limits if is_broken]
     return f"{field} must {broken[0]}" if broken else ""
@@ -109,23 +110,23 @@ _FORMS = {
 }
 
 
-def _read(kind: Any, value: Any) -> Any:
-    """Returns a value as a type; `None` if it cannot be read as that."""
-    if kind is str:
+def _convert(type_: Any, value: Any) -> Any:
+    """Converts a value to a type; returns `None` if that is impossible."""
+    if type_ is str:
         return str(value)
     if isinstance(value, str):
         try:
             value = ast.literal_eval(
-                value.strip().capitalize() if kind is bool else value
+                value.strip().capitalize() if type_ is bool else value
             )
         except (ValueError, SyntaxError):
             return None
-    if kind not in (int, float, bool):
+    if type_ not in (int, float, bool):
         values = value if isinstance(value, tuple | list) else (value,)
-        values = tuple(_read(kind.__args__[0], part) for part in values)
+        values = tuple(_convert(type_.__args__[0], item) for item in values)
         return None if None in values else values
-    if isinstance(value, bool) or kind is bool:
-        return value if isinstance(value, bool) and kind is bool else None
+    if isinstance(value, bool) or type_ is bool:
+        return value if isinstance(value, bool) and type_ is bool else None
     if not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    return kind(value) if kind(value) == value else None
+    return type_(value) if type_(value) == value else None

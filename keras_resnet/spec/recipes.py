@@ -1,6 +1,7 @@
-"""Training recipes as data.
+"""Table of training recipes.
 
-A `Recipe` decides what is learnt. Any field is set by `--set field=value`.
+A `Recipe` contains every setting that decides what a network learns. The flag
+`--set field=value` of the commands changes a field.
 """
 
 import dataclasses
@@ -8,76 +9,86 @@ from collections.abc import Iterable
 from typing import Any
 
 from keras_resnet.spec.execution import Execution
-from keras_resnet.spec.fields import changed_fields
-from keras_resnet.support import InputError, choose
+from keras_resnet.spec.fields import replace_fields
+from keras_resnet.support import InputError, check_choice
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a network is trained.
+    """A training recipe.
+
+    Below, "the run" means all training steps, and fractions are numbers from 0 to 1.
 
     Attributes:
-        epochs: passes over the training images.
-        batch_size: images in a step, over all replicas together.
-        learning_rate: the highest, for that batch.
-        iterations: steps in all, in the place of `epochs`.
-        rate_rule: what another batch than the recipe's does to its learning rate:
-            `"linear"` (Goyal et al., arXiv:1706.02677), `"sqrt"` or `"none"`. A rate
-            that is named is taken as it is.
-        schedule: `"cosine"` falls to 0 at the end; `"steps"` divides by 10 after
-            each of `drops`; `"plateau"` when the held-out error has not fallen for
-            `patience` epochs, as the paper does on ImageNet.
-        drops: shares of the run.
-        patience: epochs.
-        warmup: share of the run over which the rate grows linearly to the highest.
-        warmup_from: where it begins, as a share of the highest.
-        careful_start: the paper's for nets of 110 layers or more: a tenth of the
-            rate for the first 400 steps, "until the training error is below 80%
-            (about 400 iterations)". Here it is always 400.
+        epochs: Number of passes over the training images.
+        batch_size: Number of images per training step, over all replicas together.
+        learning_rate: Peak learning rate for this batch size.
+        iterations: Number of training steps; replaces `epochs` unless it is 0.
+        rate_rule: Rule that rescales the learning rate for another batch size:
+            `"linear"` (Goyal et al., arXiv:1706.02677), `"sqrt"` or `"none"`. A learning
+            rate that is set explicitly is not rescaled.
+        schedule: Learning-rate schedule. `"cosine"` falls to 0 at the end of the run.
+            `"steps"` divides by 10 after each of `drops`. `"plateau"` divides by 10
+            when the validation accuracy has not risen for `patience` epochs, as in the
+            paper's ImageNet training.
+        drops: Fractions of the run after which the schedule `"steps"` lowers the rate.
+        patience: Number of epochs that the schedule `"plateau"` waits.
+        warmup: Fraction of the run in which the learning rate rises linearly to its
+            peak.
+        warmup_from: Initial learning rate of the warm-up, as a fraction of the peak.
+        careful_start: Whether the first 400 steps use a tenth of the learning rate, as
+            in the paper for 110 layers ("until the training error is below 80% (about
+            400 iterations)"). Disabled for fewer layers unless it is set explicitly.
         optimizer: `"sgd"`, with momentum, or `"lamb"` (arXiv:1904.00962).
-        momentum: of SGD.
-        weight_decay: with SGD added, times the weight, to the gradient (the
-            paper's, coupled; Keras's own SGD(weight_decay=) is decoupled and about
-            ten times weaker at momentum 0.9); with LAMB to its update, as in timm.
-        decay_all: whether it is also on batch normalisation and biases, not on
-            kernels alone.
-        stage_rate: learning rate of a stage as a share of that of what follows it.
-        clip_norm: the gradient's norm is held below; 0 is no limit.
-        accumulate: parts in which a replica goes through its share of the batch,
-            one after the other, to save memory. Each is normalised by itself.
-        loss: `"cross_entropy"`, or `"bce"`: a yes or no for each class
-            (arXiv:2110.00476), where every class of a mixed image is a yes.
-        label_smoothing: share of each label that all classes get.
-        ema: decay, per step, of the moving average of the weights that is evaluated
-            and saved; 0 is none. It is less at first: (1 + steps) / (10 + steps).
-        stochastic_depth: probability that the last block's branch is left out;
-            earlier ones' are less, in proportion (arXiv:1603.09382).
-        zero_gamma: whether branches begin as zeros: the last gamma of each.
-        validation: share of the training images that are held out, to choose by,
-            in the place of the test images.
-        early_stopping: epochs without a better accuracy after which the run ends; 0
-            is never.
-        sizes: heights and widths of the training images in pixels, each for an equal
-            part of the run: `(128, 160, 192)` is progressive resizing, `(176,)` with
-            a network of 224 is FixRes (arXiv:1906.06423). Empty: the network's.
-        test_crop: share of the image that evaluation keeps; 0 is the usual.
-        crop: `"pad"`: padded, then cropped at random (photographs are cropped from
-            their margin instead); `"shorter_side"`: the shorter side drawn from 256
-            to 480 for a crop of 224; `"inception"`: an area and an aspect ratio
-            drawn at random.
-        pad: zeros on each side, as a share of the height.
-        area: lowest share of the image that an inception crop shows.
-        flip: whether half of the images are mirrored; never digits and letters,
-            unless it is asked for.
-        colour: standard deviation of the colour shift along principal components.
-        policy: `"rand_augment"` (torchvision's), `"rand_augment_increasing"` (timm's,
-            of "ResNet strikes back"), `"trivial_augment"` or `"none"`.
-        magnitude: of RandAugment.
-        erase: probability that a rectangle is erased.
-        mixup: alpha of mixup; 0 is none. With both, either is drawn for each batch.
-        cutmix: alpha of cutmix; 0 is none.
-        repeats: times that each image is in a batch, augmented each time otherwise.
-            An epoch has as many steps as ever, and a share of the images.
+        momentum: Momentum of SGD.
+        weight_decay: Factor of the weights that SGD adds to the gradient (coupled, as in
+            the paper) and LAMB adds to its update (as in timm). Keras's own
+            `SGD(weight_decay=)` is decoupled and about ten times weaker at momentum 0.9.
+        decay_all: Whether weight decay also applies to biases and batch normalisation,
+            not only to kernels.
+        stage_rate: Ratio of a stage's learning rate to that of the following stage. The
+            last stage is followed by the head, which has the full learning rate.
+        clip_norm: Largest global norm of the gradient; 0 disables clipping.
+        accumulate: Number of parts into which each replica splits its images to save
+            memory. The parts are processed one after the other, and batch normalisation
+            uses the statistics of each part.
+        loss: `"cross_entropy"`, or `"bce"` for a binary cross-entropy per class, in which
+            every class of a mixed image is a positive (arXiv:2110.00476).
+        label_smoothing: Fraction of each label that is spread evenly over all classes.
+        ema: Decay per step of the moving average of the weights, which is evaluated and
+            saved; 0 disables it. Early steps use (1 + steps) / (10 + steps) if smaller.
+        stochastic_depth: Probability that training skips the residual branch of the last
+            block. It falls linearly towards the first block (arXiv:1603.09382).
+        zero_gamma: Whether residual branches initially output zeros, because the gamma
+            of their last batch normalisation starts at 0.
+        validation: Fraction of the training images that is held out as validation split.
+            With 0, the test images are the validation split.
+        early_stopping: Number of epochs without a better validation accuracy after which
+            the run ends; 0 disables it.
+        sizes: Heights and widths of the training images in pixels, for equal parts of
+            the run. `(128, 160, 192)` is progressive resizing. `(176,)` with a network
+            of 224 pixels is FixRes (arXiv:1906.06423). Default: the network's size.
+        test_crop: Fraction of each side of a photograph that evaluation keeps. With 0,
+            the usual 0.875 or the fraction of the initial weights applies.
+        crop: Random crop of the training images. `"pad"` moves the crop within a zero
+            padding; in a photograph, within the margin of the central crop.
+            `"shorter_side"` first resizes the shorter side to 256 to 480 pixels, for a
+            crop of 224. `"inception"` draws the crop's area and aspect ratio.
+        pad: Width of the zero padding on each side, as a fraction of the height.
+        area: Smallest fraction of the image's area that an `"inception"` crop covers.
+        flip: Whether half of the images are mirrored. Datasets of digits and letters are
+            not mirrored unless this field is set explicitly.
+        colour: Standard deviation of the colour shift along the principal components.
+        policy: Augmentation policy: `"rand_augment"` (torchvision's),
+            `"rand_augment_increasing"` (timm's, used by "ResNet strikes back"),
+            `"trivial_augment"` or `"none"`.
+        magnitude: Strength of RandAugment's operations.
+        erase: Probability that a random rectangle is erased.
+        mixup: Alpha of mixup; 0 disables it. If `cutmix` is set too, one of the two is
+            drawn for each batch.
+        cutmix: Alpha of CutMix; 0 disables it.
+        repeats: Number of differently augmented copies of each image in a batch. An
+            epoch keeps its number of steps and uses that many times fewer images.
     """
 
     epochs: int
@@ -120,16 +131,16 @@ class Recipe:
     repeats: int = 1
 
     @property
-    def mixes(self) -> bool:
-        """Whether images are mixed with one another, in pairs."""
+    def mixes_images(self) -> bool:
+        """Whether training images are mixed in pairs, by mixup or CutMix."""
         return self.mixup > 0 or self.cutmix > 0
 
-    def shares(self, replicas: int) -> int:
-        """Returns the parts of a batch, none of which may lack images.
+    def count_batch_parts(self, replicas: int) -> int:
+        """Returns the number of parts of a batch, each of which needs an image.
 
-        Replicas, times `accumulate`, times 2 where images are mixed in pairs.
+        This is the number of replicas times `accumulate`, times 2 if images are mixed.
         """
-        return replicas * self.accumulate * (2 if self.mixes else 1)
+        return replicas * self.accumulate * (2 if self.mixes_images else 1)
 
 
 _PAPER: dict[str, Any] = {"decay_all": True, "schedule": "steps"}
@@ -148,39 +159,40 @@ _STRIKES_BACK: dict[str, Any] = {
 
 RECIPES = {
     # python -m keras_resnet.train
-    # Two CPU cores, one minute: 99 % of the held-out digits. For small sets; digits
-    # change their meaning in a mirror, so no flip.
+    # For small datasets. One minute on two CPU cores: 99 % of the validation digits.
+    # Mirrored digits would change their meaning, so `flip` is off.
     "digits": Recipe(36, 64, 0.1, warmup=0.1, weight_decay=5e-4, flip=False),
     # python -m keras_resnet.train --dataset=cifar10 --recipe=paper_cifar
-    # Two CPU cores, two hours (estimated from its step). The paper's test accuracy (Table 6): 91.25 % with
-    # ResNet-20, 93.03 % with ResNet-56, 93.57 % with ResNet-110.
-    # Section 4.2: 64k iterations, rate divided at 32k and 48k, 45k/5k split, so that
-    # the test images are only for `keras_resnet.evaluate`. (Read so, the paper's final
-    # nets are trained on 45k; `--set validation=0` trains on all 50k.) Its padding is
-    # the mean colour; here it is black.
+    # Two hours on two CPU cores (estimated from the time of a step). The paper's test
+    # accuracy (Table 6): 91.25 % with ResNet-20, 93.03 % with ResNet-56, 93.57 % with
+    # ResNet-110. Section 4.2: 64k iterations, learning rate divided at 32k and 48k,
+    # split of 45k/5k images. Only `keras_resnet.evaluate` uses the test images. By this
+    # reading the paper's final networks were trained on 45k images. All 50k are used
+    # with `--set validation=0`. The paper pads with the mean colour, this recipe with
+    # black.
     "paper_cifar": Recipe(
         182, 128, 0.1, iterations=64_000, validation=0.1, careful_start=True, **_PAPER
     ),
     # python -m keras_resnet.train --model=resnet50 --dataset=imagenet2012 \
     #     --recipe=paper_imagenet --strategy=mirrored --set precision=mixed_float16
-    # Eight GPUs. The paper's 10-crop error on the validation images
-    # (Table 3): 24.01 % for ResNet-34 C, 22.85 % for ResNet-50.
-    # Section 3.4: up to 60e4 iterations; the rate is divided by 10 on a plateau.
+    # For eight GPUs. The paper's 10-crop error on ImageNet's validation images (Table
+    # 3): 24.01 % for ResNet-34 C, 22.85 % for ResNet-50. Section 3.4: up to 60e4
+    # iterations, learning rate divided by 10 on a plateau.
     "paper_imagenet": Recipe(
         120, 256, 0.1, iterations=600_000, crop="shorter_side", colour=0.1,
         **{**_PAPER, "schedule": "plateau"},
     ),
     # python -m keras_resnet.train --dataset=cifar10 --recipe=modern_cifar
-    # Two CPU cores, half an hour (estimated from its step). On a JPEG set, ten
-    # epochs of 10,000 images: see benchmarks/results/accuracy.csv.
-    # Branches that begin as zeros (zero_gamma) cost 9 points there.
+    # Half an hour on two CPU cores (estimated from the time of a step). Measured on a
+    # JPEG dataset, ten epochs of 10,000 images: benchmarks/results/accuracy.csv. There,
+    # zero_gamma=True lowers the accuracy by 9 percentage points.
     "modern_cifar": Recipe(
         40, 64, 0.1, warmup=0.1, weight_decay=5e-4, label_smoothing=0.1, ema=0.998
     ),
     # python -m keras_resnet.train --model=resnet50 --dataset=imagenet2012 \
     #     --recipe=rsb_a1 --strategy=mirrored --set precision=mixed_float16
-    # Wightman et al., arXiv:2110.00476, Table 2. Published for ResNet-50 at 224: A1
-    # 80.4 % (four V100, 4.6 days), A2 79.8 % (2.6 days), A3 78.1 % (15 hours).
+    # Wightman et al., arXiv:2110.00476, Table 2. Published accuracy of ResNet-50 at 224
+    # pixels: A1 80.4 % (four V100, 4.6 days), A2 79.8 % (2.6 days), A3 78.1 % (15 hours).
     "rsb_a1": Recipe(
         600, learning_rate=5e-3, warmup=5 / 600, weight_decay=0.01, mixup=0.2,
         label_smoothing=0.1, stochastic_depth=0.05, repeats=3, magnitude=7,
@@ -196,9 +208,10 @@ RECIPES = {
     ),
     # python -m keras_resnet.train --model=resnet50 --dataset=imagenet2012 \
     #     --recipe=torchvision_v2 --strategy=mirrored --set precision=mixed_float16
-    # Eight V100 for some days. torchvision's IMAGENET1K_V2: 80.86 % for ResNet-50
-    # (v1.5: add --stride_on=3x3), tested with 224 of 232 pixels.
-    # Its average decays by 0.99998 every 32 steps, made for 600 epochs of 1024.
+    # Some days on eight V100. torchvision's IMAGENET1K_V2 weights: 80.86 % for ResNet-50
+    # (v1.5, so add --stride_on=3x3), tested on the central 224 of 232 pixels.
+    # torchvision updates its average every 32 steps with a decay of 0.99998. The `ema`
+    # below is the equivalent decay per step, for 600 epochs and batches of 1024.
     "torchvision_v2": Recipe(
         600, 1024, 0.5, warmup=5 / 600, warmup_from=0.01, weight_decay=2e-5,
         label_smoothing=0.1, mixup=0.2, cutmix=1.0, policy="trivial_augment",
@@ -206,80 +219,78 @@ RECIPES = {
         sizes=(176,), test_crop=224 / 232,
     ),
     # python -m keras_resnet.train --dataset=folder:PATH --model=resnet50
-    # One GPU. A plain recipe for photographs in folders, after Goyal et al.
+    # For one GPU. A simple recipe for folders of photographs, after Goyal et al.
     # (arXiv:1706.02677), who report 76.3 % for ResNet-50 on ImageNet.
     "photographs": Recipe(90, 256, 0.1, warmup=0.05, crop="inception"),
     # python -m keras_resnet.train --model=resnet50 --weights=imagenet \
     #     --dataset=folder:PATH --freeze=conv1..conv4
-    # From weights that are trained already; minutes on a CPU with frozen stages. A new
-    # head on ResNet-18's features: 65 % with 1,000 CIFAR-10 JPEGs (README).
+    # Fine-tunes trained weights; with frozen stages it takes minutes on a CPU. A new head
+    # on ResNet-18's features reaches 65 % with 1,000 CIFAR-10 JPEGs.
     "finetune": Recipe(15, 64, 0.01, warmup=0.1),
 }  # fmt: skip
 
 
 def find_recipe(name: str, **changes: Any) -> Recipe:
-    """Returns the recipe of that name with some fields changed.
+    """Returns a recipe with some fields changed.
 
     Args:
-        name: a key of `RECIPES`.
-        **changes: fields and their values; `None` keeps the recipe's. Another
-            `batch_size` changes the learning rate by the recipe's rule, unless that
-            is given too; `epochs` takes the place of `iterations`.
+        name: Key of `RECIPES`.
+        **changes: New values of fields; `None` keeps the recipe's value. A new
+            `batch_size` rescales the learning rate by `rate_rule`, unless
+            `learning_rate` is passed too. A new `epochs` resets `iterations`.
 
     Raises:
-        InputError: no such recipe or field, a value outside its range, or two that
-            contradict each other.
+        InputError: If there is no such recipe or field, or a value is outside its
+            range or contradicts another one.
     """
-    recipe = RECIPES[choose("recipe", name, RECIPES)]
+    recipe = RECIPES[check_choice("recipe", name, RECIPES)]
     changes = {field: value for field, value in changes.items() if value is not None}
     if {"epochs", "iterations"} <= changes.keys() and changes["iterations"]:
         raise InputError(
-            "epochs and iterations both say how long to train; give one of them. "
+            "Only one of epochs and iterations may set the length of the run. "
             f"Received: epochs={changes['epochs']}, iterations={changes['iterations']}"
         )
     if "epochs" in changes:
         changes["iterations"] = 0
-    changed = changed_fields(recipe, changes)
+    new_recipe = replace_fields(recipe, changes)
     if "learning_rate" not in changes:
-        share = changed.batch_size / recipe.batch_size
-        power = {"none": 0.0, "linear": 1.0, "sqrt": 0.5}[changed.rate_rule]
-        rate = recipe.learning_rate * share**power
-        changed = dataclasses.replace(changed, learning_rate=rate)
-    highest = {"rand_augment": 30, "rand_augment_increasing": 10}
-    if changed.magnitude > highest.get(changed.policy, changed.magnitude):
+        ratio = new_recipe.batch_size / recipe.batch_size
+        power = {"none": 0.0, "linear": 1.0, "sqrt": 0.5}[new_recipe.rate_rule]
+        rate = recipe.learning_rate * ratio**power
+        new_recipe = dataclasses.replace(new_recipe, learning_rate=rate)
+    limits = {"rand_augment": 30, "rand_augment_increasing": 10}
+    if new_recipe.magnitude > limits.get(new_recipe.policy, new_recipe.magnitude):
         raise InputError(
-            f"magnitude of {changed.policy} is at most {highest[changed.policy]}. "
-            f"Received: magnitude={changed.magnitude}"
+            f"magnitude of {new_recipe.policy} must be at most {limits[new_recipe.policy]}. "
+            f"Received: magnitude={new_recipe.magnitude}"
         )
-    if changed.repeats > max(1, changed.batch_size // 2):
+    if new_recipe.repeats > max(1, new_recipe.batch_size // 2):
         raise InputError(
-            "A batch holds two images at least, each of them repeated. Received: "
-            f"batch_size={changed.batch_size}, repeats={changed.repeats}"
+            "A batch must contain at least two images, each of them repeated. Received: "
+            f"batch_size={new_recipe.batch_size}, repeats={new_recipe.repeats}"
         )
-    return changed
+    return new_recipe
 
 
 def parse_changes(pairs: Iterable[str]) -> dict[str, str]:
-    """Reads what `--set` was given.
+    """Returns the values of the flag `--set`, by the name of the field.
 
     Args:
-        pairs: such as `["label_smoothing=0.1", "steps_per_execution=10"]`.
-
-    Returns:
-        A dict from fields of `Recipe` and `Execution` to strings.
+        pairs: Fields of `Recipe` and `Execution` with their values as text, such as
+            `["label_smoothing=0.1", "steps_per_execution=10"]`.
 
     Raises:
-        InputError: not a pair, a field that there is not, or one given twice.
+        InputError: If an item has no `=`, or a field is unknown or set twice.
     """
-    known = [
+    fields = [
         field.name for kind in (Recipe, Execution) for field in dataclasses.fields(kind)
     ]
     changes: dict[str, str] = {}
     for pair in pairs:
         field, equals, value = (part.strip() for part in pair.partition("="))
         if not equals:
-            raise InputError(f"--set takes field=value. Received: --set {pair}")
-        if choose("field", field, known) in changes:
+            raise InputError(f"--set requires field=value. Received: --set {pair}")
+        if check_choice("field", field, fields) in changes:
             raise InputError(
                 f"{field} is set twice. Received: {changes[field]} and {value}"
             )
@@ -287,24 +298,22 @@ def parse_changes(pairs: Iterable[str]) -> dict[str, str]:
     return changes
 
 
-# Sets of characters, which a mirror changes.
-_NOT_MIRRORED = ("digits", "mnist", "emnist", "kmnist", "svhn_cropped")
+# Datasets of characters, which change their meaning when they are mirrored.
+_NO_FLIPS = ("digits", "mnist", "emnist", "kmnist", "svhn_cropped")
 
 
-def may_be_mirrored(dataset: str) -> bool:
-    """Whether images keep their meaning in a mirror; characters do not."""
-    return (
-        dataset.split(":", maxsplit=1)[0].split("/", maxsplit=1)[0] not in _NOT_MIRRORED
-    )
+def allows_flips(dataset: str) -> bool:
+    """Returns whether the images of a dataset keep their meaning when mirrored."""
+    return dataset.split(":", maxsplit=1)[0].split("/", maxsplit=1)[0] not in _NO_FLIPS
 
 
 def default_recipe(dataset: str, photographs: bool) -> str:
-    """The recipe for a data set when none is named.
+    """Returns the name of the recipe that a dataset uses by default.
 
     Args:
-        dataset: its name.
-        photographs: whether its images are large and of any size.
+        dataset: Name of the dataset.
+        photographs: Whether its images are photographs of different sizes.
     """
     if photographs:
         return "photographs"
-    return "modern_cifar" if may_be_mirrored(dataset) else "digits"
+    return "modern_cifar" if allows_flips(dataset) else "digits"

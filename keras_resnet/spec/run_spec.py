@@ -1,7 +1,7 @@
-"""What a run was resolved to, and where a network comes from, as typed values.
+"""Resolved settings of a training run, and provenance of a network.
 
-Both are written into files as one flat dict of settings (`run.json`, a bundle's
-manifest). That dict exists only in `to_settings` and `from_settings`.
+`run.json` and the manifest of a bundle store both as one flat dict of settings. Only
+`to_settings` and `from_settings` use this form.
 """
 
 import dataclasses
@@ -9,32 +9,32 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_resnet.spec.execution import Execution
-from keras_resnet.spec.fields import known_fields
+from keras_resnet.spec.fields import select_known_fields
 from keras_resnet.spec.recipes import Recipe
 from keras_resnet.spec.variants import Variant, find_variant
 
-# Of a run's `stride_on`: the weights that it starts from decide.
-OF_THE_WEIGHTS = "of the weights"
+# Value of `RunSpec.stride_on` if the initial weights determine it.
+STRIDE_FROM_WEIGHTS = "of the weights"
 
 
 @dataclasses.dataclass(frozen=True)
 class RunSpec:
-    """A training run with everything resolved: what `run.json` records.
+    """Settings of a training run with all defaults resolved, as `run.json` stores them.
 
     Attributes:
         model: Name of the variant, in lower case.
-        shortcut: The paper's option; `"none"` is a plain network.
-        stride_on: `"1x1"`, `"3x3"` or `OF_THE_WEIGHTS`.
-        weights: Weights that the run starts from; `None` is random ones.
+        shortcut: The paper's shortcut option; `"none"` is a plain network.
+        stride_on: `"1x1"`, `"3x3"` or `STRIDE_FROM_WEIGHTS`.
+        weights: Name or path of the initial weights; `None` for random weights.
         freeze: Names of the stages that are not trained.
-        dataset: Name of the data set, with the whole path of a folder.
+        dataset: Name of the dataset. The path of a folder is absolute.
         images: Numbers of training images and of validation images.
         input_shape: (height, width, channels) of the network's input.
         recipe_name: Key of `RECIPES`.
-        recipe: The recipe, with the run's changes.
-        execution: How steps are executed.
+        recipe: Recipe with this name, including the changes that the user made.
+        execution: Settings of the execution of training steps.
         seed: Random seed for weights, shuffling and augmentation.
-        strategy: Name of the strategy.
+        strategy: Name of the distribution strategy.
         replicas: Number of replicas that share each batch.
     """
 
@@ -54,7 +54,7 @@ class RunSpec:
     replicas: int
 
     def to_settings(self) -> dict[str, Any]:
-        """Returns the settings as `run.json` has them: flat, with plain values."""
+        """Returns the settings as a flat dict of JSON values, the form in `run.json`."""
         settings = {
             "model": self.model,
             "shortcut": self.shortcut,
@@ -78,14 +78,14 @@ class RunSpec:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "RunSpec":
-        """Reads settings again, of this version or an older one.
+        """Returns the run that a dict of settings describes.
 
-        Fields that an older version did not have take their defaults. Fields that
-        this version does not know are passed over.
+        The settings may come from an older or a newer version. Missing fields take their
+        defaults, and unknown fields are ignored.
 
         Raises:
-            KeyError: A setting is missing that every version wrote.
-            TypeError, ValueError: A setting has another form.
+            KeyError: If a setting is missing that every version writes.
+            TypeError, ValueError: If a setting has an unexpected form.
         """
         training, validation = settings["images"]
         height, width, channels = settings["input_shape"]
@@ -99,8 +99,8 @@ class RunSpec:
             images=(training, validation),
             input_shape=(height, width, channels),
             recipe_name=settings["recipe"],
-            recipe=Recipe(**known_fields(Recipe, settings)),
-            execution=Execution(**known_fields(Execution, settings)),
+            recipe=Recipe(**select_known_fields(Recipe, settings)),
+            execution=Execution(**select_known_fields(Execution, settings)),
             seed=settings["seed"],
             strategy=settings["strategy"],
             replicas=settings["replicas"],
@@ -108,24 +108,24 @@ class RunSpec:
 
     @property
     def variant(self) -> Variant:
-        """The architecture, with what the run changes of it.
+        """Architecture of the network, including the changes that the run makes.
 
         Raises:
-            InputError: The variant cannot be changed so.
+            InputError: If the variant does not support one of the changes.
         """
-        decided = self.stride_on != OF_THE_WEIGHTS
-        return find_variant(self.model).changed(
+        is_stride_set = self.stride_on != STRIDE_FROM_WEIGHTS
+        return find_variant(self.model).replace(
             shortcut=self.shortcut,
-            stride_on=self.stride_on if decided else None,
+            stride_on=self.stride_on if is_stride_set else None,
             zero_gamma=self.recipe.zero_gamma or None,
             stochastic_depth=self.recipe.stochastic_depth or None,
         )
 
     @property
     def steps_per_epoch(self) -> int:
-        """Number of training steps in one pass over the images."""
-        shares = self.recipe.shares(self.replicas)
-        return steps_per_epoch(self.images[0], self.recipe.batch_size, shares)
+        """Number of training steps per epoch."""
+        num_parts = self.recipe.count_batch_parts(self.replicas)
+        return steps_per_epoch(self.images[0], self.recipe.batch_size, num_parts)
 
     @property
     def total_steps(self) -> int:
@@ -133,31 +133,30 @@ class RunSpec:
         return self.recipe.iterations or self.recipe.epochs * self.steps_per_epoch
 
 
-def steps_per_epoch(images: int, batch_size: int, shares: int) -> int:
-    """Returns the number of training steps in a pass over the images.
+def steps_per_epoch(images: int, batch_size: int, num_parts: int) -> int:
+    """Returns the number of training steps per epoch.
 
-    The last batch may be smaller than the others. It is dropped if it would leave a
-    share without an image: at most `shares - 1` images of each pass, different ones
-    each time.
+    The last batch of an epoch may be smaller than the others. It is dropped if it has
+    fewer images than parts. Every epoch is shuffled, so it drops other images.
 
     Args:
         images: Number of training images.
-        batch_size: Number of images in a step, over all replicas.
-        shares: Number of parts that each batch is computed in; see `Recipe.shares`.
+        batch_size: Number of images per step, over all replicas together.
+        num_parts: Number of parts of a batch; see `Recipe.count_batch_parts`.
     """
     full, rest = divmod(images, batch_size)
-    return full + (rest >= shares)
+    return full + (rest >= num_parts)
 
 
 @dataclasses.dataclass(frozen=True)
 class Provenance:
-    """Where a network comes from: a run of this package, published weights, or both.
+    """Origin of a network: a run of this package, published weights, or both.
 
     Attributes:
         model: Name of the variant, or of the file.
-        weights: Source of its weights; `None` if a run trained them from scratch.
-        run: The run that trained it; `None` for others' weights.
-        publisher: Who published the weights.
+        weights: Source of the weights; `None` if a run trained them from scratch.
+        run: Run that trained the network; `None` for published weights.
+        publisher: Publisher of the weights.
         licence: Licence of the weights, as published.
         published_top1: Accuracy in percent, as published.
     """
@@ -170,7 +169,7 @@ class Provenance:
     published_top1: float | None = None
 
     def to_settings(self) -> dict[str, Any]:
-        """Returns this as the `settings` of a manifest have it."""
+        """Returns the origin as a flat dict, the form of `settings` in a manifest."""
         settings = self.run.to_settings() if self.run else {}
         settings |= {"model": self.model, "weights": self.weights}
         for name in ("publisher", "licence", "published_top1"):
@@ -180,10 +179,10 @@ class Provenance:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "Provenance":
-        """Reads the `settings` of a manifest again.
+        """Returns the origin that the `settings` of a manifest describe.
 
         Raises:
-            KeyError, TypeError, ValueError: As `RunSpec.from_settings`.
+            KeyError, TypeError, ValueError: See `RunSpec.from_settings`.
         """
         return cls(
             model=settings["model"],

@@ -1,9 +1,8 @@
-"""Every architecture of "Deep Residual Learning for Image Recognition".
+"""Table of architectures.
 
-Imports nothing of ours but the errors: this is the table that the rest reads.
-Source: He, Zhang, Ren, Sun, arXiv:1512.03385, Table 1 (ImageNet) and section
-4.2 with Table 6 (CIFAR-10). Below them stand the later variations that
-published weights need, each a few fields of a row.
+The first rows are the networks of "Deep Residual Learning for Image Recognition" (He,
+Zhang, Ren, Sun, arXiv:1512.03385): Table 1 for ImageNet, section 4.2 and Table 6 for
+CIFAR-10. The other rows are later variations for which weights have been published.
 """
 
 import dataclasses
@@ -11,7 +10,7 @@ import numbers
 import re
 from typing import Any
 
-from keras_resnet.support import InputError, choose
+from keras_resnet.support import InputError, check_choice
 
 SHORTCUTS = ("A", "B", "C", "none")
 
@@ -22,40 +21,42 @@ STRIDE_ON = ("1x1", "3x3")
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """One architecture.
+    """An architecture of a residual or plain network.
 
     Attributes:
-        block: `"basic"` (two 3x3 convolutions) or `"bottleneck"` (1x1, 3x3,
-            1x1).
-        blocks: number of blocks in each stage; the first stage is `conv2`.
-        stem: `"imagenet"` (7x7 convolution and max pool, each with stride 2),
-            `"deep"` (ResNet-D, arXiv:1812.01187: three 3x3 convolutions in the
-            place of the 7x7) or `"cifar"` (3x3 convolution with stride 1).
-        width: channels of the stem and of the first stage's 3x3 convolutions;
-            each later stage doubles them.
-        shortcut: the paper's option `"A"`, `"B"` or `"C"`; `"none"` is a plain
-            net.
-        parameters: trainable parameters with the default number of classes.
-        stride_on: the convolution of a bottleneck block that has the stride:
-            `"1x1"`, the first (the paper), or `"3x3"` ("v1.5").
-        preact: full pre-activation ("v2", arXiv:1603.05027) in the layout of
-            keras.applications' and TF-slim's weights: a stage subsamples in its
-            last block, where that paper does in its first, and convolutions
-            that no normalisation follows have a bias.
-        avg_down: a shortcut that is convolved averages 2x2 pixels first, where
-            it subsamples (ResNet-D).
-        se: squeeze and excitation at the end of each residual branch
-            (arXiv:1709.01507), with a sixteenth of the channels in between.
-        groups: of a bottleneck block's 3x3 convolution (ResNeXt's cardinality,
-            arXiv:1611.05431).
-        group_width: channels of each group in the first stage, where the stem
-            has 64 (ResNeXt; Wide ResNet, arXiv:1605.07146, has one wide group).
-        zero_gamma: whether a block begins as its shortcut: the last scale of its
-            branch is 0 (arXiv:1706.02677). For nets without pre-activation.
-        stochastic_depth: probability that training leaves the last block's branch
-            out for an image; of earlier ones in proportion (arXiv:1603.09382). What
-            is left is scaled up, as by dropout, so that nothing changes afterwards.
-            Replicas draw the same numbers, each for images of its own.
+        block: `"basic"` (two 3x3 convolutions) or `"bottleneck"` (1x1, 3x3 and 1x1
+            convolutions).
+        blocks: Number of blocks in each stage. The first of these stages is `conv2`.
+        stem: Layers before `conv2`. `"imagenet"`: 7x7 convolution and max pooling, each
+            with stride 2. `"deep"`: three 3x3 convolutions instead of the 7x7 one
+            (ResNet-D, arXiv:1812.01187). `"cifar"`: 3x3 convolution with stride 1.
+        width: Number of channels of the stem and of the 3x3 convolutions in `conv2`. Each
+            later stage doubles it.
+        shortcut: The paper's shortcut option `"A"`, `"B"` or `"C"`. `"none"` is a plain
+            network.
+        parameters: Number of trainable parameters with the default number of classes.
+        stride_on: Convolution of a bottleneck block that applies the stride: `"1x1"`, the
+            first one (the paper), or `"3x3"` ("v1.5").
+        preact: Whether blocks use full pre-activation ("v2", arXiv:1603.05027) in the
+            layout of the weights of keras.applications and TF-slim. There the last block
+            of a stage subsamples, not the first as in the paper, and convolutions
+            without a following normalisation have a bias.
+        avg_down: Whether a shortcut that subsamples with a convolution averages 2x2
+            pixels first (ResNet-D).
+        se: Whether residual branches end in squeeze and excitation (arXiv:1709.01507)
+            with 1/16 of the channels in between.
+        groups: Number of groups of a bottleneck block's 3x3 convolution (the cardinality
+            of ResNeXt, arXiv:1611.05431).
+        group_width: Number of channels per group in `conv2`, for a stem of 64 channels.
+            Wide ResNet (arXiv:1605.07146) has a single, wide group.
+        zero_gamma: Whether blocks are initially identical to their shortcut, because the
+            gamma of a branch's last batch normalisation starts at 0 (arXiv:1706.02677).
+            Not available with pre-activation.
+        stochastic_depth: Probability that training skips the residual branch of the last
+            block, drawn for each image. It falls linearly towards the first block
+            (arXiv:1603.09382). Branches that are not skipped are scaled up, as dropout
+            does, so inference needs no correction. All replicas draw the same numbers,
+            but apply them to different images.
     """
 
     block: str
@@ -75,36 +76,36 @@ class Variant:
 
     @property
     def depth(self) -> int:
-        """Weighted layers on the main path, as the paper counts them."""
+        """Number of layers with weights on the main path, as the paper counts them."""
         return {"basic": 2, "bottleneck": 3}[self.block] * sum(self.blocks) + 2
 
     @property
     def classes(self) -> int:
-        """Number of classes of the data set that the paper trained it on."""
+        """Default number of classes, that of ImageNet or CIFAR-10."""
         return 10 if self.stem == "cifar" else 1000
 
     @property
     def size(self) -> int:
-        """Height and width of the paper's input, in pixels."""
+        """Default height and width of the input in pixels, as in the paper."""
         return 32 if self.stem == "cifar" else 224
 
     @property
     def stride(self) -> int:
-        """Input pixels to one position of the last stage, along each side."""
+        """Number of input pixels per position of the last stage, along each side."""
         return (1 if self.stem == "cifar" else 4) * 2 ** (len(self.blocks) - 1)
 
-    def changed(self, **changes: Any) -> "Variant":
+    def replace(self, **changes: Any) -> "Variant":
         """Returns this architecture with some fields changed.
 
         Args:
-            **changes: fields and their values; `None` keeps the row's.
+            **changes: New values of fields; `None` keeps the current value.
 
         Raises:
-            InputError: no such value, or one that does not fit the others.
+            InputError: If a value is not accepted or contradicts another field.
         """
         changes = {k: v for k, v in changes.items() if v is not None}
         for field, accepted in _ACCEPTED.items():
-            choose(field, changes.get(field, getattr(self, field)), accepted)
+            check_choice(field, changes.get(field, getattr(self, field)), accepted)
         for field in ("preact", "avg_down", "se", "zero_gamma"):
             if (value := changes.get(field, False)) not in (False, True):
                 raise InputError(
@@ -125,24 +126,24 @@ class Variant:
         row = dataclasses.replace(self, **changes)
         if self.shortcut == "none" != row.shortcut:
             raise InputError(
-                "A plain net has no shortcuts; take the ResNet of the same depth. "
+                "A plain network has no shortcuts. Use the ResNet of the same depth. "
                 f"Received: shortcut={row.shortcut!r}"
             )
         if row.preact and row.zero_gamma:
             raise InputError(
-                "A pre-activation net's branches do not end in a normalisation, whose "
-                "scale could be 0. Received: zero_gamma=True"
+                "zero_gamma must be False with pre-activation, whose branches do not end "
+                "in a batch normalisation. Received: zero_gamma=True"
             )
         if (row.stochastic_depth or row.zero_gamma) and row.shortcut == "none":
             raise InputError(
-                "Without shortcuts no branch can be left out, or begin as zeros. "
+                "stochastic_depth and zero_gamma require a network with shortcuts. "
                 f"Received: stochastic_depth={row.stochastic_depth}, "
                 f"zero_gamma={row.zero_gamma}, shortcut='none'"
             )
         if row.block == "basic" and (row.groups, row.group_width) != (1, 64):
             raise InputError(
-                "groups and group_width are those of bottleneck blocks, and this net has "
-                f"basic ones. Received: groups={row.groups}, group_width={row.group_width}"
+                "groups and group_width require bottleneck blocks. Received: basic blocks, "
+                f"groups={row.groups}, group_width={row.group_width}"
             )
         return row if row == self else dataclasses.replace(row, parameters=None)
 
@@ -171,7 +172,7 @@ VARIANTS = {
     "plainnet56":   Variant("basic",      (9, 9, 9),       "cifar",    16, "none", 853_018),
     "plainnet110":  Variant("basic",      (18, 18, 18),    "cifar",    16, "none", 1_727_962),
     "plainnet1202": Variant("basic",      (200, 200, 200), "cifar",    16, "none", 19_421_274),
-    # Not of the paper.
+    # Later variations, which are not in the paper.
     "resnet50v2":        Variant("bottleneck", (3, 4, 6, 3),  "imagenet", 64, "B", 25_568_360, preact=True, stride_on="3x3"),
     "resnet101v2":       Variant("bottleneck", (3, 4, 23, 3), "imagenet", 64, "B", 44_577_896, preact=True, stride_on="3x3"),
     "resnet152v2":       Variant("bottleneck", (3, 8, 36, 3), "imagenet", 64, "B", 60_236_904, preact=True, stride_on="3x3"),
@@ -197,15 +198,15 @@ _CIFAR_NAME = re.compile(r"cifar_(resnet|plainnet)(\d+)")
 
 
 def find_variant(name: str) -> Variant:
-    """Returns the architecture of that name.
+    """Returns the architecture with a given name.
 
     Args:
-        name: a key of `VARIANTS` in any case, or `cifar_resnet{6n+2}` or
-            `cifar_plainnet{6n+2}` for a CIFAR net of another depth (`resnet50`
-            and `resnet152` are ImageNet's).
+        name: Key of `VARIANTS` in upper or lower case. `cifar_resnet{6n+2}` and
+            `cifar_plainnet{6n+2}` are CIFAR networks of any depth. Without the prefix,
+            `resnet50` is the ImageNet network.
 
     Raises:
-        InputError: there is no such architecture.
+        InputError: If there is no such architecture.
     """
     key = str(name).lower()
     if match := _CIFAR_NAME.fullmatch(key):
@@ -214,18 +215,18 @@ def find_variant(name: str) -> Variant:
         if rest or blocks < 1:
             below = max(8, depth - rest)
             raise InputError(
-                "A CIFAR net's depth must be 6n+2 with n of at least 1, such as "
+                "The depth of a CIFAR network must be 6n+2 with n of at least 1, such as "
                 f"{below} or {below + 6}. Received: model={name!r}"
             )
         return dataclasses.replace(
             VARIANTS[f"{kind}20"], blocks=(blocks,) * 3, parameters=None
         )
-    return VARIANTS[choose("model", key, VARIANTS)]
+    return VARIANTS[check_choice("model", key, VARIANTS)]
 
 
 def list_models() -> list[str]:
-    """Returns the name of every architecture, those of the paper first.
+    """Returns the names of all architectures, beginning with the paper's.
 
-    `cifar_resnet{6n+2}` and `cifar_plainnet{6n+2}` are accepted beside them.
+    The names `cifar_resnet{6n+2}` and `cifar_plainnet{6n+2}` are accepted too.
     """
     return list(VARIANTS)

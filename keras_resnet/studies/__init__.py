@@ -1,4 +1,4 @@
-"""What the paper claims, shown on your own machine: a module for each claim.
+"""Experiments that test the claims of the ResNet paper, one module for each claim.
 
 python -m keras_resnet.studies.degradation
 python -m keras_resnet.studies.all

@@ -1,4 +1,4 @@
-"""Runs every study, and makes one page of them.
+"""Runs every study and writes one report of all of them.
 
 python -m keras_resnet.studies.all
 """
@@ -27,27 +27,28 @@ STUDIES = (
 )  # fmt: skip
 
 
-def run_all(changes: dict[str, Any] | None = None, measured: bool = False) -> str:
-    """Runs every study, or makes the reports of their tables alone (`measured`).
+def run_all(changes: dict[str, Any] | None = None, report_only: bool = False) -> str:
+    """Runs every study and returns the path of the common report.
 
-    The changes are fields of `keras_resnet.studies.lib.Options` that are other than each
-    study's own. Returns the path of the page.
+    Args:
+        changes: Fields of `Options` that replace the defaults of each study.
+        report_only: Whether to use the existing tables and measure nothing.
 
     Raises:
-        InputError: A study cannot be run with these; none is then.
+        InputError: If a study cannot run with these options. No study is run then.
     """
     chosen = [(s, dataclasses.replace(s.defaults, **(changes or {}))) for s in STUDIES]
-    if not measured:
-        for study, options in chosen:  # Before any of them takes its minutes.
-            study.checked(options)
+    if not report_only:
+        for study, options in chosen:  # Fails before the first study takes minutes.
+            study.check_options(options)
     sections = []
     for study, options in chosen:
-        sections.append(study.run(options, measured))
+        sections.append(study.run(options, report_only))
         print(flush=True)
     path = os.path.join(options.folder, "report.html")
-    title = f"What the paper claims, on {options.dataset}"
+    title = f"Claims of the ResNet paper, tested on {options.dataset}"
     write_file(path, lib.render_page(title, sections))
-    print(f"All of them: {path}")
+    print(f"Report of all studies: {path}")
     return path
 
 

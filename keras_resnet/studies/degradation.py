@@ -1,4 +1,4 @@
-"""Deeper plain nets are worse, on the training images too; residual nets are not."""
+"""Degradation: training errors rise with depth in plain, not in residual networks."""
 
 from matplotlib.figure import Figure
 
@@ -6,28 +6,28 @@ from keras_resnet.studies import lib
 
 
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
-    """Errors after each epoch, in %."""
+    """Returns the errors after each epoch, in %."""
     folder = options.train(f"cifar_{job['kind']}net{job['depth']}", job["seed"])
     return lib.errors_by_epoch(folder)
 
 
 def draw(rows: lib.Rows) -> Figure:
-    figure, axes = lib.new_figure("plain", "residual", share_y=True)
+    figure, axes = lib.new_figure("plain networks", "residual networks", share_y=True)
     epochs = lib.distinct_values(rows, "epoch")
     for panel, kind in zip(axes, lib.KINDS, strict=True):
-        for depth, colour in lib.with_colours(lib.distinct_values(rows, "depth")):
+        for depth, colour in lib.pair_with_colours(lib.distinct_values(rows, "depth")):
             for column, training in (("training_error", True), ("test_error", False)):
                 runs = lib.select_runs(rows, column, kind=kind, depth=depth)
                 label = None if training else f"{depth} layers"
                 lib.draw_curves(panel, epochs, runs, label, colour, training)
         panel.set_xlabel("epoch")
-        lib.add_legends(panel, title="dashed: training, bold: held out")
+        lib.add_legends(panel, title="dashed: training, bold: test")
     axes[0].set_ylabel("error (%)")
     axes[0].set_ylim(bottom=0)
     return figure
 
 
-def judge(rows: lib.Rows) -> list[lib.Verdict]:
+def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
     depths = lib.distinct_values(rows, "depth")
     last = max(lib.distinct_values(rows, "epoch"))
 
@@ -37,34 +37,34 @@ def judge(rows: lib.Rows) -> list[lib.Verdict]:
     verdicts = []
     for kind, (title, _) in lib.KINDS.items():
         shallow, deep = final(kind, depths[0]), final(kind, depths[-1])
-        worse = [b - a for a, b in zip(shallow, deep, strict=True)]
-        words = (
-            f"{title} nets: training error {lib.mean_and_deviation(shallow)} with "
+        increases = [b - a for a, b in zip(shallow, deep, strict=True)]
+        result = (
+            f"{title} networks: training error {lib.mean_and_deviation(shallow)} with "
             f"{depths[0]} layers, {lib.mean_and_deviation(deep)} with {depths[-1]}"
         )
-        holds = min(worse) > 0 if kind == "plain" else max(worse) <= 0.5
-        verdicts.append((words, holds))
+        holds = min(increases) > 0 if kind == "plain" else max(increases) <= 0.5
+        verdicts.append((result, holds))
     plain, residual = (final(kind, depths[-1], "test_error") for kind in lib.KINDS)
-    words = (
-        f"with {depths[-1]} layers: held-out error {lib.mean_and_deviation(plain)} plain, "
+    result = (
+        f"test error with {depths[-1]} layers: {lib.mean_and_deviation(plain)} plain, "
         f"{lib.mean_and_deviation(residual)} residual"
     )
     holds = min(a - b for a, b in zip(plain, residual, strict=True)) > 0
-    return [*verdicts, (words, holds)]
+    return [*verdicts, (result, holds)]
 
 
 STUDY = lib.Study(
     name="degradation", title="Degradation",
-    claim="Stacking more layers on a plain net makes its training error higher, so this "
-    "is no overfitting; with shortcuts it does not (figures 1, 4 and 6, tables 2 and 6).",
+    claim="The training error of a plain network rises when more layers are added, so the cause "
+    "is not overfitting. With shortcuts it does not rise (figures 1, 4 and 6, tables 2 and 6).",
     expected=(
-        "the deepest plain net has a higher training error than the shallowest",
-        "the deepest residual net has a training error at most 0.5 points above the "
-        "shallowest's",
-        "at the greatest depth the residual net has the lower held-out error",
+        "The deepest plain network has a higher training error than the shallowest one.",
+        "The training error of the deepest residual network is at most 0.5 points above "
+        "that of the shallowest one.",
+        "At the greatest depth, the residual network has a lower test error than the plain one.",
     ),
-    jobs=lib.plain_and_residual, measure=measure, draw=draw, judge=judge,
-    least_depths=2,
+    jobs=lib.plain_and_residual_jobs, measure=measure, draw=draw,
+    check_expectations=check_expectations, min_depth_count=2,
 )  # fmt: skip
 
 

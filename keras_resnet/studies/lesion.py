@@ -1,7 +1,7 @@
-"""What a trained net loses with a block: little with shortcuts, all without.
+"""Lesions: removing blocks from trained networks costs little with shortcuts only.
 
-Nothing is trained after a lesion: section 4 of Veit et al., arXiv:1605.06431. A block that
-is left out passes on what it reads, in plain nets too.
+Networks are not trained after a lesion (Veit et al., arXiv:1605.06431, section 4). A
+removed block passes its input on unchanged, in plain networks too.
 """
 
 from collections.abc import Callable
@@ -13,29 +13,30 @@ from matplotlib.figure import Figure
 
 from keras_resnet.studies import lib
 
-SHARES = (30, 50, 70, 80, 90)  # Of the smallest weights, in %.
+PRUNED = (30, 50, 70, 80, 90)  # Percentages of weights that are set to zero.
 
-IMAGES = 2000  # Held-out ones that a lesion is judged by, at most.
+IMAGES = 2000  # Maximum number of test images.
 
-POINTS = 5  # Of error that a net may lose and still counts as working.
+POINTS = 5  # Increase in error, in points, up to which a network counts as working.
 
 
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
-    """What is seen after each lesion, see `surgery.lesions`; and chance's error."""
+    """Returns the rows of `measure_lesions`, with the error at chance level."""
     from keras_resnet.weights import load_model
 
     folder = options.train(f"cifar_{job['kind']}net{job['depth']}", job["seed"])
     network = load_model(f"{folder}/final.keras")
     test = options.load().test.take(slice(IMAGES))
     chance = 100 - 100 / network.output_shape[-1]
-    rows = lib.lesions(network, test.images, test.labels, SHARES, job["seed"])
+    rows = lib.measure_lesions(network, test.images, test.labels, PRUNED, job["seed"])
     return [{**row, "chance": chance} for row in rows]
 
 
+# Title and x axis of the panel for each value of the column `what`.
 PANELS = {
-    "removed": ("one block left out", "number of the block"),
-    "first": ("blocks left out, least harm first", "number of blocks"),
-    "pruned": ("smallest weights set to zero", "share of weights (%)"),
+    "removed": ("one block removed", "number of the block"),
+    "first": ("blocks removed, least harmful first", "number of blocks"),
+    "pruned": ("smallest weights set to zero", "percentage of weights"),
     "rank": ("directions with 90 % of the energy", "number of the layer"),
 }
 
@@ -47,16 +48,16 @@ def draw(rows: lib.Rows) -> Figure:
 
     def curve(panel: Axes, what: str, kind: str, label: str, colour: str) -> None:
         where: dict[str, Any] = {"what": what, "kind": kind, "depth": depth}
-        at = sorted(set(lib.select_column(rows, "at", **where)))
-        runs = [lib.select_column(rows, "percent", at=place, **where) for place in at]
-        lib.draw_curves(panel, at, list(zip(*runs, strict=True)), label, colour)
+        x = sorted(set(lib.select_column(rows, "at", **where)))
+        runs = [lib.select_column(rows, "percent", at=at, **where) for at in x]
+        lib.draw_curves(panel, x, list(zip(*runs, strict=True)), label, colour)
 
     for panel, what, name in zip(axes, PANELS, names, strict=True):
         for kind, (title, colour) in lib.KINDS.items():
             curve(panel, what, kind, title, colour)
         if what == "rank":
             curve(panel, "untrained", "res", "untrained", "grey")
-        panel.set(xlabel=name, ylabel="share (%)" if what == "rank" else "error (%)")
+        panel.set(xlabel=name, ylabel="rank (%)" if what == "rank" else "error (%)")
         panel.set_ylim(0, 102)
     axes[0].axhline(rows[0]["chance"], color="grey", ls=":", label="chance")
     lib.add_legends(axes[0], title=f"{depth} layers")
@@ -65,78 +66,81 @@ def draw(rows: lib.Rows) -> Figure:
 
 
 class _Net(NamedTuple):
-    """What was measured of one net."""
+    """Depth of a network and the percentages that were measured on it."""
 
     depth: int
-    percent: dict[str, list[float]]  # In the order of `at`, by `what` was done.
+    percent: dict[str, list[float]]  # Lists in the order of `at`, by `what`.
 
-    def lost(self, what: str, at: slice = slice(None)) -> float:
-        """Points of error more than the intact net has, in the mean over places."""
+    def increase(self, what: str, at: slice = slice(None)) -> float:
+        """Returns the mean increase in error over the intact network, in points."""
         return float(np.mean(self.percent[what][at]) - self.percent["intact"][0])
 
-    def layers_left(self) -> float:
-        """Layers with the most blocks left out that the net works without, in %."""
+    def effective_depth(self) -> float:
+        """Returns the percentage of layers that a working network needs."""
         limit = self.percent["intact"][0] + POINTS
         counts = enumerate(self.percent["first"], 1)
-        most = max((count for count, error in counts if error <= limit), default=0)
-        return 100 * (self.depth - 2 * most) / self.depth
+        removable = max((count for count, error in counts if error <= limit), default=0)
+        return 100 * (self.depth - 2 * removable) / self.depth
 
 
 class _Summary(NamedTuple):
-    """A number of each plain net, of each residual net, and both in words by depth."""
+    """Values of all plain and of all residual networks, and a text with both."""
 
     plain: list[float]
     residual: list[float]
-    words: str
+    text: str
 
 
-def _read_nets(rows: lib.Rows, kind: str) -> list[_Net]:
-    nets: dict[tuple[int, int], _Net] = {}
+def _group_rows(rows: lib.Rows, kind: str) -> list[_Net]:
+    networks: dict[tuple[int, int], _Net] = {}
     for row in rows:
         if row["kind"] == kind:
             key = row["depth"], row["seed"]
-            percent = nets.setdefault(key, _Net(row["depth"], {})).percent
+            percent = networks.setdefault(key, _Net(row["depth"], {})).percent
             percent.setdefault(row["what"], []).append(row["percent"])
-    return list(nets.values())
+    return list(networks.values())
 
 
-def judge(rows: lib.Rows) -> list[lib.Verdict]:
-    nets = {title: _read_nets(rows, kind) for kind, (title, _) in lib.KINDS.items()}
+def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
+    networks = {
+        title: _group_rows(rows, kind) for kind, (title, _) in lib.KINDS.items()
+    }
 
-    def of(summary: Callable[[_Net], float], unit: str = " points") -> _Summary:
-        words = []
+    def summarise(value: Callable[[_Net], float], unit: str = " points") -> _Summary:
+        texts = []
         for depth in lib.distinct_values(rows, "depth"):
-            for title, of_kind in nets.items():
-                values = [summary(net) for net in of_kind if net.depth == depth]
-                spread = lib.mean_and_deviation(values, unit)
-                words.append(f"{title}, {depth} layers: {spread}")
-        plain, residual = (list(map(summary, of_kind)) for of_kind in nets.values())
-        return _Summary(plain, residual, "; ".join(words))
+            for title, group in networks.items():
+                values = [value(net) for net in group if net.depth == depth]
+                text = lib.mean_and_deviation(values, unit)
+                texts.append(f"{title}, {depth} layers: {text}")
+        plain, residual = (list(map(value, group)) for group in networks.values())
+        return _Summary(plain, residual, "; ".join(texts))
 
     def all_below(residual: list[float], other: list[float]) -> bool:
         return all(a < b for a, b in zip(residual, other, strict=True))
 
-    half = slice(SHARES.index(50), SHARES.index(50) + 1)
-    removed, swapped = of(lambda n: n.lost("removed")), of(lambda n: n.lost("swapped"))
-    pruned = of(lambda net: net.lost("pruned", half))
-    intact = of(lambda net: net.percent["intact"][0], " %")
-    broken = of(lambda net: float(np.median(net.percent["removed"])), " %")
-    left = of(_Net.layers_left, " % of the layers")
-    trained = of(lambda net: float(np.mean(net.percent["rank"])), " %")
-    untrained = of(lambda net: float(np.mean(net.percent["untrained"]))).residual
+    half = slice(PRUNED.index(50), PRUNED.index(50) + 1)
+    removed = summarise(lambda net: net.increase("removed"))
+    swapped = summarise(lambda net: net.increase("swapped"))
+    pruned = summarise(lambda net: net.increase("pruned", half))
+    intact = summarise(lambda net: net.percent["intact"][0], " %")
+    broken = summarise(lambda net: float(np.median(net.percent["removed"])), " %")
+    depth = summarise(_Net.effective_depth, " % of the layers")
+    trained = summarise(lambda net: float(np.mean(net.percent["rank"])), " %")
+    untrained = summarise(lambda net: float(np.mean(net.percent["untrained"]))).residual
     to_chance = [rows[0]["chance"] - error for error in broken.plain]
     to_intact = [a - b for a, b in zip(broken.plain, intact.plain, strict=True)]
     return [
-        (f"more by: {removed.words}", max(removed.residual) <= POINTS),
+        (f"increase: {removed.text}", max(removed.residual) <= POINTS),
         (
-            f"without a block: {broken.words}; intact: {intact.words}",
+            f"error without a block: {broken.text}; intact: {intact.text}",
             all_below(to_chance, to_intact),
         ),
-        (f"more by: {swapped.words}", all_below(swapped.residual, swapped.plain)),
-        (f"left: {left.words}", all_below(left.residual, left.plain)),
-        (f"more by: {pruned.words}", max(pruned.residual) <= POINTS),
+        (f"increase: {swapped.text}", all_below(swapped.residual, swapped.plain)),
+        (f"effective depth: {depth.text}", all_below(depth.residual, depth.plain)),
+        (f"increase: {pruned.text}", max(pruned.residual) <= POINTS),
         (
-            f"{trained.words}; {lib.mean_and_deviation(untrained)} untrained",
+            f"{trained.text}; {lib.mean_and_deviation(untrained)} untrained",
             all_below(trained.residual, untrained),
         ),
     ]
@@ -144,24 +148,26 @@ def judge(rows: lib.Rows) -> list[lib.Verdict]:
 
 STUDY = lib.Study(
     name="lesion", title="Lesions",
-    claim="In a residual net a block adds little to what it reads: the deeper the net, the "
-    "less each layer modifies it (section 4.2, figure 7). It should therefore bear to lose or "
-    "exchange some, and a plain net none (Veit et al., arXiv:1605.06431). Effective depth: "
-    "layers left with the most blocks left out for which the error stays within "
-    f"{POINTS} points of the intact net's. A claim holds if it does at each depth.",
+    claim="In a residual network, a block adds little to its input, and the less the deeper the "
+    "network is (section 4.2, figure 7). A residual network should thus work with blocks removed "
+    "or swapped, and a plain network should not (Veit et al., arXiv:1605.06431). The effective "
+    f"depth is the percentage of layers left after removing as many blocks as {POINTS} points of "
+    "additional error allow. An expectation is confirmed if it holds at each depth.",
     expected=(
-        f"a residual net that loses one block errs at most {POINTS} points more, in the mean "
-        "over blocks",
-        "a plain net that loses one block errs nearer to chance than to the intact net, in the "
-        "median over blocks",
-        "two neighbours exchanged, a residual net loses less than a plain net",
-        "a residual net's effective depth is less than a plain net's",
-        f"half of a residual net's weights set to zero, it errs at most {POINTS} points more",
-        "a residual net's kernels hold 90 % of their energy in fewer directions than untrained "
-        "ones, in the mean over layers",
+        f"Removing one block raises the error of a residual network by at most {POINTS} points, "
+        "on average over blocks.",
+        "The error of a plain network without one block is closer to chance than to the intact "
+        "network's error, in the median over blocks.",
+        "Swapping two neighbouring blocks raises the error of a residual network less than that "
+        "of a plain network.",
+        "A residual network has a smaller effective depth than a plain network.",
+        "Setting half of its weights to zero raises the error of a residual network by at most "
+        f"{POINTS} points.",
+        "The kernels of a residual network hold 90 % of their energy in fewer directions than "
+        "untrained kernels, on average over layers.",
     ),
-    jobs=lib.plain_and_residual, measure=measure, draw=draw, judge=judge,
-    defaults=lib.Options(depths=(20, 44)), shallowest=14, deepest=362,
+    jobs=lib.plain_and_residual_jobs, measure=measure, draw=draw, shallowest=14, deepest=362,
+    check_expectations=check_expectations, defaults=lib.Options(depths=(20, 44)),
 )  # fmt: skip
 
 

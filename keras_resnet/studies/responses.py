@@ -1,4 +1,4 @@
-"""How strongly layers respond: deviations after batch norm, before the nonlinearity."""
+"""Layer responses: deviations after batch normalisation, before the nonlinearity."""
 
 import statistics
 
@@ -8,24 +8,24 @@ from keras_resnet.studies import lib
 
 
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
-    """Standard deviation of each 3x3 layer of a trained net, on training images."""
+    """Returns the response of each 3x3 layer to training images, after training."""
     from keras_resnet.evaluation import load_classifier
 
     folder = options.train(f"cifar_{job['kind']}net{job['depth']}", job["seed"])
     network, images = load_classifier(folder).model, options.load().train.images[:1000]
-    deviations = lib.responses(network, images)
+    deviations = lib.measure_responses(network, images)
     return [{"layer": n, "deviation": value} for n, value in enumerate(deviations, 1)]
 
 
 def draw(rows: lib.Rows) -> Figure:
-    titles = ("in order", "sorted by magnitude")
+    titles = ("in network order", "sorted by magnitude")
     figure, (left, right) = lib.new_figure(*titles, width=6, share_y=True)
-    for depth, colour in lib.with_colours(lib.distinct_values(rows, "depth")):
+    for depth, colour in lib.pair_with_colours(lib.distinct_values(rows, "depth")):
         for kind, (title, _) in lib.KINDS.items():
             runs = lib.select_runs(rows, "deviation", depth=depth, kind=kind)
-            by_size = [sorted(run, reverse=True) for run in runs]
-            for axes, curves in ((left, runs), (right, by_size)):
-                label, dashed = f"{title}, {depth}", kind == "plain"
+            sorted_runs = [sorted(run, reverse=True) for run in runs]
+            for axes, curves in ((left, runs), (right, sorted_runs)):
+                label, dashed = f"{title}, {depth} layers", kind == "plain"
                 lib.draw_curves(axes, None, curves, label, colour, dashed)
     for axes in (left, right):
         axes.set_xlabel("3x3 layer")
@@ -34,14 +34,14 @@ def draw(rows: lib.Rows) -> Figure:
     return figure
 
 
-def judge(rows: lib.Rows) -> list[lib.Verdict]:
+def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
     depths = lib.distinct_values(rows, "depth")
 
     def means(kind: str, depth: int) -> list[float]:
         runs = lib.select_runs(rows, "deviation", kind=kind, depth=depth)
         return list(map(statistics.mean, runs))
 
-    def words(values: list[float]) -> str:
+    def to_text(values: list[float]) -> str:
         return lib.mean_and_deviation(values, "")
 
     plain, residual = ({d: means(kind, d) for d in depths} for kind in lib.KINDS)
@@ -50,13 +50,13 @@ def judge(rows: lib.Rows) -> list[lib.Verdict]:
     ]
     shallow, deep = residual[depths[0]], residual[depths[-1]]
     pairs = "; ".join(
-        f"{d} layers {words(residual[d])} against {words(plain[d])}" for d in depths
+        f"{d} layers {to_text(residual[d])} and {to_text(plain[d])}" for d in depths
     )
     return [
-        (f"mean over layers, residual against plain: {pairs}", all(smaller)),
+        (f"mean over layers, residual and plain: {pairs}", all(smaller)),
         (
-            f"mean over layers, residual: {words(shallow)} with {depths[0]}, "
-            f"{words(deep)} with {depths[-1]}",
+            f"mean over layers, residual: {to_text(shallow)} with {depths[0]} layers, "
+            f"{to_text(deep)} with {depths[-1]} layers",
             all(b < a for a, b in zip(shallow, deep, strict=True)),
         ),
     ]
@@ -64,19 +64,19 @@ def judge(rows: lib.Rows) -> list[lib.Verdict]:
 
 STUDY = lib.Study(
     name="responses", title="Layer responses",
-    claim="Residual functions are closer to zero than others: the outputs of residual "
-    "nets' 3x3 layers, after batch norm and before what follows, deviate less than those of "
-    "plain nets, and the less the deeper the net: each layer changes the signal less "
-    "(section 4.2, figure 7). After batch norm this is mostly the scale that it has learnt, "
-    "which the paper's recipe decays and that of the digits does not.",
+    claim="Residual functions are closer to zero than other functions. After batch normalisation, "
+    "the outputs of 3x3 layers deviate less in residual networks than in plain ones, and least in "
+    "deep residual networks, where each layer changes the signal less (section 4.2, figure 7). The "
+    "deviation after batch normalisation is mostly the learnt scale, which the paper's recipe "
+    "decays and the digits recipe does not.",
     expected=(
-        "at each depth, layers of the residual net deviate less than those of the plain "
-        "one, on average over layers",
-        "layers of the deepest residual net deviate less than those of the shallowest, on "
-        "average over layers",
+        "At each depth, the layers of the residual network deviate less than those of the "
+        "plain network, on average over layers.",
+        "The layers of the deepest residual network deviate less than those of the shallowest "
+        "one, on average over layers.",
     ),
-    jobs=lib.plain_and_residual, measure=measure, draw=draw, judge=judge,
-    defaults=lib.Options(depths=(8, 20, 44)), least_depths=2, deepest=362,
+    jobs=lib.plain_and_residual_jobs, measure=measure, draw=draw, min_depth_count=2,
+    check_expectations=check_expectations, defaults=lib.Options(depths=(8, 20, 44)), deepest=362,
 )  # fmt: skip
 
 

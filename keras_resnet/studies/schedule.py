@@ -1,7 +1,8 @@
-"""When to drop the learning rate: as soon as the error levels off, or later.
+"""Learning-rate drops: as soon as the error reaches a plateau, or later.
 
-The held-out images both tell when to drop and judge the result, as in the paper's
-"when the error plateaus"; so the final errors compare runs and are no test scores.
+The test images serve both to detect the plateau, as in the paper ("when the error
+plateaus"), and to measure the final errors. The final errors are thus comparable with
+each other but are not test scores.
 """
 
 import os
@@ -11,15 +12,15 @@ from matplotlib.figure import Figure
 
 from keras_resnet.studies import lib
 
-PATIENCE = (1, 2, 4, 8)  # Epochs without a lower error, after which the rate drops.
+PATIENCE = (1, 2, 4, 8)  # Epochs without a lower error before the learning rate drops.
 
 
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
-    """Errors in % and learning rate of each epoch, and how often it has dropped."""
+    """Returns errors in %, learning rate and number of drops so far for each epoch."""
     changes = {"schedule": "plateau", "warmup": 0.0, "patience": job["patience"]}
     folder = options.train(f"cifar_resnet{job['depth']}", job["seed"], **changes)
-    logged = lib.read_table(os.path.join(folder, "metrics.csv"))
-    rates = [row["learning_rate"] for row in logged]
+    metrics = lib.read_table(os.path.join(folder, "metrics.csv"))
+    rates = [row["learning_rate"] for row in metrics]
     drops = np.cumsum(np.diff(rates, prepend=rates[0]) < 0).tolist()
     epochs = zip(lib.errors_by_epoch(folder), rates, drops, strict=True)
     return [
@@ -33,28 +34,28 @@ def draw(rows: lib.Rows) -> Figure:
         lib.distinct_values(rows, column) for column in ("depth", "epoch", "patience")
     )
     figure, (left, right) = lib.new_figure(
-        f"held out, {depths[-1]} layers", f"after {epochs[-1]} epochs"
+        f"test, {depths[-1]} layers", f"after {epochs[-1]} epochs"
     )
-    for patience, colour in lib.with_colours(patiences):
+    for patience, colour in lib.pair_with_colours(patiences):
         where = {"depth": depths[-1], "patience": patience}
         runs = lib.select_runs(rows, "test_error", **where)
         lib.draw_curves(left, epochs, runs, f"patience {patience}", colour)
     left.set(xlabel="epoch", ylabel="error (%)")
-    for depth, colour in lib.with_colours(depths):
-        runs = _final(rows, "test_error", depth)
+    for depth, colour in lib.pair_with_colours(depths):
+        runs = _select_final(rows, "test_error", depth)
         lib.draw_points(right, patiences, runs, f"{depth} layers", colour)
-    right.set(xlabel="patience (epochs)", ylabel="held-out error (%)")
+    right.set(xlabel="patience (epochs)", ylabel="test error (%)")
     right.set_xscale("log", base=2)
     right.set_xticks(patiences, map(str, patiences))
     for axes in (left, right):
         axes.set_ylim(bottom=0)
         lib.add_legends(axes)
-    left.set_yscale("symlog", linthresh=1)  # Errors of 0 have a place too.
+    left.set_yscale("symlog", linthresh=1)  # A logarithmic scale that includes 0.
     return figure
 
 
-def _final(rows: lib.Rows, column: str, depth: int) -> list[list[float]]:
-    """A column after the last epoch, of all seeds, for each patience."""
+def _select_final(rows: lib.Rows, column: str, depth: int) -> list[list[float]]:
+    """Returns a column after the last epoch, for each patience and seed."""
     where = {"depth": depth, "epoch": max(lib.distinct_values(rows, "epoch"))}
     return [
         lib.select_column(rows, column, patience=patience, **where)
@@ -62,42 +63,41 @@ def _final(rows: lib.Rows, column: str, depth: int) -> list[list[float]]:
     ]
 
 
-def judge(rows: lib.Rows) -> list[lib.Verdict]:
+def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
     depth = max(lib.distinct_values(rows, "depth"))
     patiences = lib.distinct_values(rows, "patience")
 
     def verdict(column: str) -> lib.Verdict:
-        errors = _final(rows, column, depth)
-        seen = "; ".join(
-            f"{lib.mean_and_deviation(of_seeds)} with patience {patience}"
-            for patience, of_seeds in zip(patiences, errors, strict=True)
+        errors = _select_final(rows, column, depth)
+        result = "; ".join(
+            f"{lib.mean_and_deviation(seed_errors)} with patience {patience}"
+            for patience, seed_errors in zip(patiences, errors, strict=True)
         )
-        better = [a - b for a, b in zip(errors[0], errors[-1], strict=True)]
-        return seen, min(better) > 0
+        gains = [a - b for a, b in zip(errors[0], errors[-1], strict=True)]
+        return result, min(gains) > 0
 
-    drops = [np.mean(counts) for counts in _final(rows, "drops", depth)]
-    dropped = ", ".join(
+    drops = [np.mean(counts) for counts in _select_final(rows, "drops", depth)]
+    mean_drops = ", ".join(
         f"{count:.1f} with patience {patience}"
         for patience, count in zip(patiences, drops, strict=True)
     )
-    seen, holds = verdict("training_error")
-    return [verdict("test_error"), (f"{seen}; drops in a run: {dropped}", holds)]
+    result, holds = verdict("training_error")
+    return [verdict("test_error"), (f"{result}; drops in a run: {mean_drops}", holds)]
 
 
 STUDY = lib.Study(
     name="schedule", title="When to drop the learning rate",
-    claim="The rate is divided by 10 when the error levels off (section 3.4), and on "
-    "CIFAR-10 at 32k and 48k of 64k iterations, long after it first does (section 4.2). Here "
-    "it is divided each time that the held-out error has not fallen for some epochs, the "
-    "patience: as the same images judge the end, its errors compare runs and are no scores.",
+    claim="The learning rate is divided by 10 when the error reaches a plateau (section 3.4). On "
+    "CIFAR-10 it is divided at 32k and 48k of 64k iterations, long after the first plateau "
+    "(section 4.2). Here it is divided whenever the test error has not fallen for a number of "
+    "epochs, the patience. The final error is measured on the same images and is not a test score.",
     expected=(
-        "the longest patience ends with a lower held-out error than a patience of one "
-        "epoch",
-        "and with a lower training error: rates that drop at the first "
-        "setback are soon too small to learn with",
+        "The longest patience ends with a lower test error than a patience of one epoch.",
+        "The longest patience also ends with a lower training error. Learning rates that drop "
+        "at the first setback are soon too small to learn with.",
     ),
-    jobs=lib.combine(depth=None, patience=PATIENCE, seed=None),
-    measure=measure, draw=draw, judge=judge,
+    jobs=lib.make_job_grid(depth=None, patience=PATIENCE, seed=None), measure=measure,
+    draw=draw, check_expectations=check_expectations,
     defaults=lib.Options(depths=(20,), epochs=48),
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Versions, machine and commit, as noted in what is written."""
+"""Versions, machine and commit, which reports and `run.json` record."""
 
 import os
 import platform
@@ -6,8 +6,8 @@ import subprocess
 from importlib import metadata
 
 
-def versions() -> dict[str, str]:
-    """Returns the version of Python and of each installed package that matters."""
+def package_versions() -> dict[str, str]:
+    """Returns the versions of Python and of the installed packages listed below."""
     names = (
         "keras", "tensorflow", "tensorflow-cpu", "numpy", "ai-edge-litert",
         "onnx", "onnxruntime", "openvino", "nncf", "litert-quantizer", "torch",
@@ -21,17 +21,20 @@ def versions() -> dict[str, str]:
     return installed
 
 
-def machine() -> str:
-    """Returns system, processor type and number of CPUs of this machine."""
+def describe_machine() -> str:
+    """Returns the operating system, processor type and number of CPUs as text."""
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs"
 
 
-def commit() -> str | None:
-    """Returns the commit of the checkout, or `None` outside of one."""
+def find_commit() -> str | None:
+    """Returns the checked-out Git commit, or `None` outside of a checkout.
+
+    The commit ends in `-dirty` if files of the checkout have uncommitted changes.
+    """
     try:
-        answer = subprocess.run(
+        result = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=os.path.dirname(os.path.realpath(__file__)),  # Bazel's is a link.
+            cwd=os.path.dirname(os.path.realpath(__file__)),  # Bazel links sources.
             capture_output=True,
             text=True,
             timeout=10,
@@ -39,4 +42,4 @@ def commit() -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip() or None
+    return result.stdout.strip() or None

@@ -1,4 +1,4 @@
-"""What a user is told when an input cannot be used."""
+"""Errors that a user can cause or meet, and helpers that word their messages."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,33 +6,33 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """An input that a user controls is wrong.
+    """Raised when an argument, a flag or a file of the user cannot be used.
 
-    The message is one line: what was received and what would be accepted. The
-    programs print it as it is and exit with status 1; in a notebook it is a
-    `ValueError`.
+    The message is one line that states what was received and what is accepted. A
+    command prints the line and exits with status 1. A notebook shows a `ValueError`.
     """
 
 
 class Preempted(RuntimeError):
-    """A run was told to stop, by SIGTERM; its checkpoint is written.
+    """Raised after SIGTERM stopped a run and its checkpoint was written.
 
-    The programs print the message and exit with `status`.
+    A command prints the message and exits with `status`.
     """
 
-    status = 143  # 128 + SIGTERM, as a shell has it.
+    status = 143  # 128 + 15 (SIGTERM), the convention of shells.
 
 
-def choose(what: str, name: str, accepted: Iterable[str]) -> str:
-    """Returns `name` if it is accepted.
+def check_choice(kind: str, name: str, accepted: Iterable[str]) -> str:
+    """Returns `name` if it is one of the accepted names.
 
     Args:
-        what: what the name stands for, such as `"strategy"`.
-        name: the name that was received.
-        accepted: the names that would be accepted.
+        kind: Kind of name for the error message, such as `"strategy"`.
+        name: Received name.
+        accepted: Accepted names.
 
     Raises:
-        InputError: naming the nearest match and every accepted name.
+        InputError: If `name` is not accepted. The message suggests the nearest match
+            and lists every accepted name.
     """
     accepted = list(accepted)
     if name in accepted:
@@ -40,33 +40,33 @@ def choose(what: str, name: str, accepted: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), accepted, n=1)
     hint = f"Did you mean {near[0]!r}? " if near else ""
     raise InputError(
-        f"Unknown {what}. {hint}Accepted: {', '.join(accepted)}. Received: {what}={name!r}"
+        f"Unknown {kind}. {hint}Accepted: {', '.join(accepted)}. Received: {kind}={name!r}"
     )
 
 
-def shorten_list(names: Iterable[Any], most: int = 4) -> str:
-    """Returns the first few of some names as text, with the number of the others.
+def shorten_list(names: Iterable[Any], limit: int = 4) -> str:
+    """Returns text such as `"a, b, c, d and 7 more"`.
 
     Args:
-        names: The names.
-        most: Number of names that are listed.
+        names: Names or other values, which are converted to text.
+        limit: Largest number of names in the text.
     """
     names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(map(str, names[:most]))}{more}"
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return f"{', '.join(map(str, names[:limit]))}{more}"
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's message, or else its type."""
+    """Returns the first line of an error's message, or its type without a message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 NO_TENSORFLOW = (
-    "keras_resnet needs TensorFlow, which comes with one of its extras: "
+    "keras_resnet needs TensorFlow, which an extra installs: "
     "pip install 'keras-resnet-zoo[cpu]' or 'keras-resnet-zoo[gpu]'"
 )
 
 
-def lacks_tensorflow(error: ModuleNotFoundError) -> bool:
-    """Whether an import failed because TensorFlow is not installed."""
+def is_tensorflow_missing(error: ModuleNotFoundError) -> bool:
+    """Returns whether an import failed because TensorFlow is not installed."""
     return (error.name or "").split(".")[0] == "tensorflow"

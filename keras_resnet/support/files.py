@@ -1,4 +1,7 @@
-"""Files that appear whole or not at all."""
+"""Atomic writing of files and folders.
+
+A reader sees the old content or all of the new content, also after a crash.
+"""
 
 import contextlib
 import errno
@@ -16,85 +19,85 @@ from keras_resnet.support.errors import InputError, first_line
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Path = str | os.PathLike[str]
+StrPath = str | os.PathLike[str]
 
 
 class WriteError(OSError):
-    """A file could not be written."""
+    """Raised when a file cannot be written."""
 
     def __str__(self) -> str:
         return f"Could not write {self.filename}: {self.strerror}"
 
 
 @contextlib.contextmanager
-def replace_when_whole(path: Path, ending: str = "") -> Iterator[str]:
-    """Gives a temporary name beside a file, and renames it when it is whole.
+def replace_atomically(path: StrPath, ending: str = "") -> Iterator[str]:
+    """Yields a temporary path and renames the file written there to `path` at the end.
 
-    The name is unique, so that two processes which write the same file both leave a
-    whole one. The content is on the disk before the name is: a crash of the machine
-    leaves the old file or the new one.
+    The temporary path is unique, so two processes can write the same file at once.
+    The content is flushed to the disk before the file is renamed. If the machine
+    crashes, `path` is the complete old file or the complete new one.
 
     Args:
-        path: The file to write.
-        ending: Ending of the temporary name, for libraries that look at it.
+        path: File to write.
+        ending: Ending of the temporary path, for libraries that require one.
 
     Yields:
-        The temporary name. Nothing exists there yet.
+        Path in the same folder at which no file exists yet.
 
     Raises:
-        OSError: The file could not be written. What was there before still is.
+        OSError: If the file cannot be written. An old file is left unchanged.
     """
     path = os.fspath(path)
-    beside = _partial_name(path) + ending
+    temporary_path = _partial_name(path) + ending
     try:
-        yield beside
-        _flush(beside)
-        os.replace(beside, path)
+        yield temporary_path
+        _flush(temporary_path)
+        os.replace(temporary_path, path)
         _flush(os.path.dirname(path) or ".")
     except InputError:
         raise
-    except Exception as error:  # Each library raises kinds of its own.
+    except Exception as error:  # Libraries raise exceptions of many types.
         code = getattr(error, "errno", None) or errno.EIO
         reason = getattr(error, "strerror", None) or first_line(error)
         raise WriteError(code, reason, path) from error
     finally:
-        with contextlib.suppress(OSError):  # Nothing may be there to remove.
-            os.remove(beside)
+        with contextlib.suppress(OSError):  # The file may not exist.
+            os.remove(temporary_path)
 
 
 @contextlib.contextmanager
-def replace_folder_when_whole(path: Path) -> Iterator[str]:
-    """Gives a new folder beside another, and puts it in its place when it is whole.
+def replace_folder_atomically(path: StrPath) -> Iterator[str]:
+    """Yields an empty temporary folder and renames it to `path` at the end.
 
     Args:
-        path: The folder to write. An earlier one is replaced.
+        path: Folder to write. An existing folder is replaced.
 
     Yields:
-        The path of the new folder, which is empty.
+        Path of the temporary folder, which is next to `path`.
 
     Raises:
-        InputError: No folder can be made there.
+        InputError: If no folder can be created there.
     """
     path = os.path.normpath(path)
-    beside = _partial_name(path)
+    temporary_path = _partial_name(path)
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        os.mkdir(beside)
+        os.mkdir(temporary_path)
     except OSError as error:
         raise InputError(
             f"output must be in a folder that can be written. Received: {path!r} "
             f"({error.strerror})"
         ) from None
-    old = f"{beside}.old"
+    old = f"{temporary_path}.old"
     try:
-        yield beside
-        for folder, _, names in os.walk(beside):
+        yield temporary_path
+        for folder, _, names in os.walk(temporary_path):
             for name in (*names, ""):
                 _flush(os.path.join(folder, name))
         if os.path.lexists(path):
             os.rename(path, old)
         try:
-            os.rename(beside, path)
+            os.rename(temporary_path, path)
         except OSError:
             if os.path.lexists(old):
                 os.rename(old, path)
@@ -102,50 +105,50 @@ def replace_folder_when_whole(path: Path) -> Iterator[str]:
         _flush(os.path.dirname(path) or ".")
         shutil.rmtree(old, ignore_errors=True)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary_path, ignore_errors=True)
 
 
-def write_file(path: Path, content: str | bytes) -> None:
-    """Writes a file that appears whole or not at all.
+def write_file(path: StrPath, content: str | bytes) -> None:
+    """Writes a file atomically.
 
     Raises:
-        OSError: It could not be written.
+        OSError: If the file cannot be written.
     """
     content = content.encode() if isinstance(content, str) else content
-    with replace_when_whole(path) as beside, open(beside, "xb") as file:
+    with replace_atomically(path) as temporary_path, open(temporary_path, "xb") as file:
         file.write(content)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes a value as indented JSON.
+def write_json(path: StrPath, value: Any) -> None:
+    """Writes a value atomically, as indented JSON.
 
     Raises:
-        OSError: It could not be written.
-        ValueError: A number is infinite or NaN, which JSON cannot hold.
+        OSError: If the file cannot be written.
+        ValueError: If a number is infinite or NaN, which JSON cannot represent.
     """
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     write_file(path, f"{text}\n")
 
 
 def to_png(figure: "Figure") -> bytes:
-    """Returns a matplotlib figure as the bytes of a PNG."""
+    """Returns a matplotlib figure as the content of a PNG file."""
     png = io.BytesIO()
     figure.savefig(png, dpi=120)
     return png.getvalue()
 
 
 def keras_home() -> str:
-    """Returns Keras's folder: `$KERAS_HOME`, or `~/.keras`."""
+    """Returns the folder of Keras's caches: `$KERAS_HOME`, or `~/.keras`."""
     return os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
 
 
-def remove_partial_files(folder: Path) -> None:
-    """Removes what a killed process left half written in a folder.
+def remove_partial_files(folder: StrPath) -> None:
+    """Removes the temporary files that a killed process left in a folder.
 
     Args:
-        folder: A folder that nothing else writes to.
+        folder: Folder that no other process is writing to.
     """
-    # Without the random part: version 0.1.0.
+    # The last two patterns match the temporary files of version 0.1.0.
     for pattern in (".*.part*", "*.part", "*.part.keras"):
         for path in pathlib.Path(folder).glob(pattern):
             if path.is_file():
@@ -154,12 +157,12 @@ def remove_partial_files(folder: Path) -> None:
 
 def _partial_name(path: str) -> str:
     folder, name = os.path.split(path)
-    # Cut, so that the longest names that a file system takes can be written.
+    # The name is cut because file systems limit its length, usually to 255 bytes.
     return os.path.join(folder, f".{name[:80]}.{secrets.token_hex(4)}.part")
 
 
 def _flush(path: str) -> None:
-    """Waits until a file, or the names in a folder, are on the disk."""
+    """Waits until a file's content, or a folder's list of names, is on the disk."""
     is_folder = os.path.isdir(path)
     # Windows cannot open folders, and some network file systems cannot flush them.
     with contextlib.suppress(OSError) if is_folder else contextlib.nullcontext():

@@ -1,7 +1,7 @@
-"""Options of a command: each one's flag, type, default and description in one place.
+"""Flag, type, default and description of a command's options, in one place.
 
-An options class is a frozen dataclass whose fields are made by `option`. A command
-defines its flags from the class (`keras_resnet.support.program.define_flags`), and a
+An options class is a frozen dataclass whose fields are created by `option`. A command
+defines its flags from the class (`keras_resnet.support.program.define_flags`). The
 function that notebooks call takes the same options by keyword (`takes_options`).
 """
 
@@ -16,23 +16,22 @@ Options = TypeVar("Options")
 Result = TypeVar("Result")
 
 
-def option(default: Any, description: str, lower: int | float | None = None) -> Any:
-    """Makes a field of an options class.
+def option(default: Any, description: str, minimum: int | float | None = None) -> Any:
+    """Creates a field of an options class.
 
     Args:
-        default: Its default.
-        description: What it is, for `--help` and for docstrings.
-        lower: Smallest number that the flag accepts.
+        default: Default of the option.
+        description: Description for `--help` and for docstrings.
+        minimum: Smallest number that the flag accepts; `None` for no limit.
     """
-    metadata = {"description": description, "lower": lower}
+    metadata = {"description": description, "minimum": minimum}
     return dataclasses.field(default=default, metadata=metadata)
 
 
 def option_fields(options: type) -> list[tuple[dataclasses.Field[Any], type]]:
-    """Returns the options of a class, each with the type that its flag has.
+    """Returns the fields that `option` created, each with the type of its flag.
 
-    A field that may be `None` has the type that it has otherwise. Fields that
-    `option` did not make are left out.
+    For example, a field with the annotation `int | None` has a flag of type `int`.
     """
     hints = typing.get_type_hints(options)
     return [
@@ -43,46 +42,46 @@ def option_fields(options: type) -> list[tuple[dataclasses.Field[Any], type]]:
 
 
 def _flag_type(hint: Any) -> type:
-    kinds = [kind for kind in typing.get_args(hint) or [hint] if kind is not type(None)]
+    types = [t for t in typing.get_args(hint) or [hint] if t is not type(None)]
     if typing.get_origin(hint) is tuple:
         return tuple
-    first = typing.get_origin(kinds[0]) or kinds[0]
+    first = typing.get_origin(types[0]) or types[0]
     return first if first in (bool, int, float, tuple) else str
 
 
 def takes_options(
     options: type[Options], order: Sequence[str] = (), required: Collection[str] = ()
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
-    """Lets a function of an options object be called with the options themselves.
+    """Returns a decorator that expands an options object into keyword arguments.
+
+    The function to decorate takes an options object and keyword-only parameters. The
+    decorated function takes every option as an argument, or one options object, and
+    the same keyword-only parameters. Its signature lists all options, and their
+    descriptions replace the line `{options}` in the `Args` of its docstring. To a type
+    checker it takes any arguments.
 
     Args:
-        options: The options class. A class method `of` makes an object from
-            arguments; without it the class itself does.
+        options: The options class. Its class method `from_keywords`, or else the class
+            itself, creates the options object from the arguments.
         order: Options that come first in the signature, in this order.
-        required: Options that a caller must name, although their flags have defaults.
-
-    Returns:
-        A decorator. The decorated function takes the options by position or keyword (as
-        `of` does), or one options object, and its own keyword-only parameters. Its
-        signature and the `Args` of its docstring, which must have the line `{options}`,
-        list all of them. A type checker sees none: it takes any arguments.
+        required: Options that a caller must pass, although their flags have defaults.
     """
 
     def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
         first, *rest = inspect.signature(function).parameters.values()
         del first
-        own = {parameter.name for parameter in rest}
+        other_names = {parameter.name for parameter in rest}
         fields = [field for field, _ in option_fields(options)]
-        places = {name: place for place, name in enumerate(order)}
-        fields.sort(key=lambda field: places.get(field.name, len(order)))
+        rank_by_name = {name: rank for rank, name in enumerate(order)}
+        fields.sort(key=lambda field: rank_by_name.get(field.name, len(order)))
         hints = typing.get_type_hints(options)
-        make = getattr(options, "of", options)
-        known = inspect.signature(make).parameters
+        create = getattr(options, "from_keywords", options)
+        accepted = inspect.signature(create).parameters
         parameters = [
             inspect.Parameter(
                 field.name,
-                known[field.name].kind
-                if field.name in known
+                accepted[field.name].kind
+                if field.name in accepted
                 else inspect.Parameter.KEYWORD_ONLY,
                 default=inspect.Parameter.empty
                 if field.name in required
@@ -91,28 +90,28 @@ def takes_options(
             )
             for field in fields
         ]
-        open_ended = [p for p in known.values() if p.kind is p.VAR_KEYWORD]
+        var_keywords = [p for p in accepted.values() if p.kind is p.VAR_KEYWORD]
         signature = inspect.Signature(
-            [*parameters, *rest, *open_ended],
+            [*parameters, *rest, *var_keywords],
             return_annotation=inspect.signature(function).return_annotation,
         )
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Result:
-            given = {name: kwargs.pop(name) for name in own & kwargs.keys()}
+            others = {name: kwargs.pop(name) for name in other_names & kwargs.keys()}
             if not (args and isinstance(args[0], options)):
                 values = signature.bind(*args, **kwargs).arguments
-                for parameter in open_ended:
+                for parameter in var_keywords:
                     values |= values.pop(parameter.name, {})
-                args = (make(**values),)
+                args = (create(**values),)
                 kwargs = {}
-            return function(*args, **kwargs, **given)
+            return function(*args, **kwargs, **others)
 
         call.__signature__ = signature  # type: ignore[attr-defined]
-        described = "\n".join(
+        arguments = "\n".join(
             f"        {field.name}: {field.metadata['description']}" for field in fields
         )
-        call.__doc__ = (function.__doc__ or "").replace("        {options}", described)
+        call.__doc__ = (function.__doc__ or "").replace("        {options}", arguments)
         return call
 
     return decorate

@@ -1,4 +1,4 @@
-"""How every command starts, reports errors and ends."""
+"""Start, error reporting and exit of every command."""
 
 import logging
 import os
@@ -14,15 +14,15 @@ from keras_resnet.support.errors import (
     NO_TENSORFLOW,
     InputError,
     Preempted,
-    lacks_tensorflow,
+    is_tensorflow_missing,
 )
-from keras_resnet.support.notes import without_notes
+from keras_resnet.support.native_logs import filter_native_logs
 from keras_resnet.support.options import option_fields
 
 Options = TypeVar("Options")
 
-# Flags that are defined here belong to the command that calls `define_flags`:
-# --helpshort lists them.
+# Flags that this module defines count as flags of the command that calls `define_flags`,
+# so that --helpshort lists them.
 flags.disclaim_key_flags()
 
 
@@ -31,18 +31,18 @@ def run_command(
 ) -> None:
     """Parses the flags, calls `main` and exits with its status.
 
-    An `InputError`, an error of the operating system such as a full disk, and a loss
-    that is no longer a number are printed as one line on standard error, and the
-    status is 1. A run that SIGTERM ended has status 143. Anything else is a fault of
-    this package and keeps its traceback.
+    An `InputError`, an error of the operating system such as a full disk, and a
+    non-finite loss are printed as one line on standard error with exit status 1. A run
+    that SIGTERM ended exits with status 143. Any other exception is a bug in this
+    package and keeps its traceback.
 
     Args:
-        main: A function of the positional arguments that returns an exit status, or
-            `None` for 0. It imports what it needs itself, so that help and errors of
-            flags appear at once.
+        main: Function that takes the positional arguments and returns an exit status,
+            or `None` for 0. It imports heavy modules itself, so that `--help` and
+            errors in flags appear at once.
         positional: Whether positional arguments are accepted.
     """
-    # `bazel run` starts a command in a folder of its own, and names the user's folder.
+    # `bazel run` starts a command in Bazel's folder; this variable has the user's folder.
     folder = os.environ.pop("BUILD_WORKING_DIRECTORY", None)
     if folder and ".runfiles" in __file__ and os.path.isdir(folder):
         os.chdir(folder)
@@ -62,13 +62,13 @@ def run_command(
             message = " ".join(str(error).split())
             print(f"error: {message}", file=sys.stderr, flush=True)
             if isinstance(error, ConnectionError):
-                leave(1)
+                exit_now(1)
             return 1
         except Preempted as error:
             print(error, file=sys.stderr)
             return error.status
         except ModuleNotFoundError as error:
-            if not lacks_tensorflow(error):
+            if not is_tensorflow_missing(error):
                 raise
             print(f"error: {NO_TENSORFLOW}", file=sys.stderr)
             return 1
@@ -80,20 +80,19 @@ def run_command(
 
 
 def import_keras() -> None:
-    """Imports Keras, and TensorFlow with it, so that only warnings and errors show."""
-    # TensorFlow reads this when it is imported.
+    """Imports Keras and TensorFlow, and hides their log lines below warnings."""
+    # TensorFlow reads this variable when it is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # A filter, because TensorFlow sets the level of its logger when it is imported.
+    # A filter, because importing TensorFlow overwrites the level of its logger.
     logging.getLogger("tensorflow").addFilter(lambda r: r.levelno >= logging.WARNING)
-    with without_notes():
+    with filter_native_logs():
         import keras  # noqa: F401
 
 
-def leave(status: int) -> None:
-    """Ends this process at once, with that exit status.
+def exit_now(status: int) -> None:
+    """Ends this process at once, without C++ destructors and Python's exit handlers.
 
-    When a worker is lost, TensorFlow's destructors may wait for it. They and Python's
-    exit handlers do not run.
+    After the loss of a worker, TensorFlow's destructors may wait for that worker.
     """
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
@@ -101,29 +100,29 @@ def leave(status: int) -> None:
 
 
 def define_flags(options: type) -> None:
-    """Defines a flag for each option of a class.
+    """Defines a flag for each option of an options class.
 
     Args:
-        options: An options class; see `keras_resnet.support.options`.
+        options: Options class; see `keras_resnet.support.options`.
     """
-    for field, kind in option_fields(options):
+    for field, flag_type in option_fields(options):
         name = field.name
         default: Any = field.default
-        description, lower = field.metadata["description"], field.metadata["lower"]
-        if kind is bool:
+        description, minimum = field.metadata["description"], field.metadata["minimum"]
+        if flag_type is bool:
             flags.DEFINE_boolean(name, default, description)
-        elif kind is int:
-            flags.DEFINE_integer(name, default, description, lower)
-        elif kind is float:
-            flags.DEFINE_float(name, default, description, lower)
-        elif kind is tuple:
+        elif flag_type is int:
+            flags.DEFINE_integer(name, default, description, minimum)
+        elif flag_type is float:
+            flags.DEFINE_float(name, default, description, minimum)
+        elif flag_type is tuple:
             flags.DEFINE_list(name, default, description)
         else:
             flags.DEFINE_string(name, default, description)
 
 
 def read_flags(options: type[Options]) -> Options:
-    """Returns the values of the flags that `define_flags` defined for a class."""
+    """Returns an options object with the values of the flags of its class."""
     values = {
         field.name: flags.FLAGS[field.name].value for field, _ in option_fields(options)
     }
@@ -133,7 +132,7 @@ def read_flags(options: type[Options]) -> Options:
 
 
 def console_script(module: str) -> Callable[[], None]:
-    """Returns an entry point that runs `module` as `python -m` does."""
+    """Returns an entry point that runs a module as `python -m MODULE` does."""
 
     def entry_point() -> None:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

@@ -7,36 +7,39 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def progress_bar(
-    description: str, steps: int, shown_from: int = 2, unit: str = ""
+    description: str, steps: int, min_steps: int = 2, unit: str = ""
 ) -> Iterator[Callable[..., None]]:
-    """Shows a bar on standard error, if that is a terminal.
+    """Shows a progress bar on standard error if standard error is a terminal.
 
     Args:
-        description: What is done, such as `"evaluating"`.
-        steps: Number of steps.
-        shown_from: Smallest number of steps for which a bar is shown.
-        unit: `"bytes"` for a download, whose steps are shown as a size with speed.
+        description: Name of the activity, such as `"evaluating"`.
+        steps: Total number of steps.
+        min_steps: Smallest total number of steps for which a bar is shown.
+        unit: `"bytes"` to show steps as a file size with a speed; otherwise empty.
 
     Yields:
-        A function to call after each step, or with a number of steps.
+        Function to call after each step, or with the number of steps completed since
+        the last call.
     """
-    if not sys.stderr.isatty() or steps < shown_from:
+    if not sys.stderr.isatty() or steps < min_steps:
         yield lambda count=1: None
         return
     from rich import progress
     from rich.console import Console
 
-    done: tuple[progress.ProgressColumn, ...] = (progress.MofNCompleteColumn(),)
+    count_columns: tuple[progress.ProgressColumn, ...] = (
+        progress.MofNCompleteColumn(),
+    )
     if unit == "bytes":
-        done = (progress.DownloadColumn(), progress.TransferSpeedColumn())
+        count_columns = (progress.DownloadColumn(), progress.TransferSpeedColumn())
     bar = progress.Progress(
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),
-        *done,
+        *count_columns,
         progress.TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # Or lines would miss their file.
+        redirect_stdout=sys.stdout.isatty(),  # Keep output in a redirected file.
     )
     with bar:
         task = bar.add_task(description, total=steps)

@@ -7,12 +7,11 @@ from typing import Any
 
 
 def format_table(rows: Iterable[Sequence[str]], left: Collection[int] = (0,)) -> str:
-    """Aligns rows of text in columns.
+    """Returns rows as text with aligned columns, two spaces apart.
 
     Args:
-        rows: The rows, each with as many cells; the first one is usually the head.
-        left: Numbers of the columns that are aligned to the left. The others are
-            aligned to the right.
+        rows: Rows of equal length. The first row is usually the header.
+        left: Indices of the left-aligned columns. The others are right-aligned.
     """
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -26,11 +25,11 @@ def format_table(rows: Iterable[Sequence[str]], left: Collection[int] = (0,)) ->
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
-    """Returns rows as CSV.
+    """Returns rows as CSV with a header.
 
     Args:
-        rows: The rows, from column names to values. A missing value is left empty.
-        columns: Names of the columns that are written. Without them, all are.
+        rows: Dicts from column names to values. A missing value becomes an empty cell.
+        columns: Names of the columns to write. Default: all columns.
     """
     columns = columns or list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()

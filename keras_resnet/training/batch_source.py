@@ -1,4 +1,4 @@
-"""The training batches of a run, from any step on."""
+"""The training batches of a run, starting at any step."""
 
 import dataclasses
 
@@ -13,22 +13,23 @@ from keras_resnet.training.step import BatchIterator
 
 
 class BatchSource:
-    """Opens the batches of a run, and replaces images that cannot be decoded."""
+    """Iterates over the batches of a run and replaces images that cannot be decoded."""
 
     def __init__(self, run: Run) -> None:
         self._run, self._images = run, run.images
         self._batches: BatchIterator | None = None
         self._end = 0
 
-    def batches(self, step: int) -> tuple[BatchIterator, int]:
-        """Returns an iterator whose next batch is that of a step.
+    def batches_from(self, step: int) -> tuple[BatchIterator, int]:
+        """Returns an iterator whose next batch is the batch of `step`.
 
         Args:
-            step: Number of steps that were taken. Calls must follow each other
-                without a gap, except after `replace_damaged`.
+            step: Step, counted from 0. The caller must have taken all batches before
+                `step` from the previous iterator, except after `replace_damaged`.
 
         Returns:
-            The iterator, and the step where it ends: images of another size follow.
+            The iterator, and the step at which it ends. The batches from that step on
+            have images of another size.
         """
         if self._batches is None or step == self._end:
             size, self._end = self._size_at(step)
@@ -37,42 +38,42 @@ class BatchSource:
         return self._batches, self._end
 
     def _size_at(self, step: int) -> tuple[int | None, int]:
-        """Returns the image size of a step, and the step where it ends."""
-        sizes, total = self._run.spec.recipe.sizes, self._run.total
+        """Returns the image size of a step, and the step at which the size changes."""
+        sizes, total = self._run.spec.recipe.sizes, self._run.total_steps
         if not sizes:
             return None, total
         part = step * len(sizes) // total
         return sizes[part], -(-(part + 1) * total // len(sizes))
 
     def replace_damaged(self, step: int, error: tf.errors.OpError) -> None:
-        """Replaces the images of a step that cannot be decoded.
+        """Replaces those images of a step that cannot be decoded.
 
         Args:
-            step: The step that failed. The next call of `batches` begins there.
-            error: The error of that step, raised again if no image is damaged.
+            step: Step that failed. `batches_from` must be called with it next.
+            error: Error of the step, which is raised again if no image is damaged.
 
         Raises:
-            InputError: Too many images are damaged.
+            InputError: If too many images are damaged.
         """
         images, preprocessing = self._images.train, self._run.preprocessing
-        train = replace_damaged(images, preprocessing, self._places(step), error)
+        train = replace_damaged(images, preprocessing, self._image_indices(step), error)
         self._images = dataclasses.replace(self._images, train=train)
         self._batches = None
 
     def refuse_damaged(self, step: int) -> None:
-        """Raises an InputError that names a step's damaged images, if it has any."""
-        split = self._images.train.take(self._places(step))
+        """Raises an `InputError` with the names of a step's damaged images, if any."""
+        split = self._images.train.take(self._image_indices(step))
         refuse_damaged(split, self._run.preprocessing)
 
-    def _places(self, step: int) -> np.ndarray:
-        return self._run.batches(self._images).places_of_step(step)
+    def _image_indices(self, step: int) -> np.ndarray:
+        return self._run.batches(self._images).find_step_indices(step)
 
-    def draw_first(self) -> tuple[tf.Tensor, bytes] | None:
-        """Draws the first training batch, as the network gets it.
+    def draw_first_batch(self) -> tuple[tf.Tensor, bytes] | None:
+        """Draws the first training batch after augmentation.
 
         Returns:
-            The images, uint8 (n, height, width, channels), and a PNG of them; `None`
-            if one of them cannot be decoded, which the first step will report.
+            The images, uint8 (n, height, width, channels), and a PNG of them; or `None`
+            if an image cannot be decoded, which the first step reports.
         """
         size, _ = self._size_at(0)
         first = self._run.batches(self._images, size).dataset(0, 1)

@@ -1,4 +1,10 @@
-"""Checkpoints of a run: everything that it needs to go on as if never cut short."""
+"""Training checkpoints, from which an interrupted run resumes exactly.
+
+A checkpoint is a `tf.train.Checkpoint` with the weights, the optimizer's variables, the
+averaged weights and the sums of the epoch so far. `Progress` adds the number of steps
+and the state of the callbacks as JSON. Batches depend only on the seed and the step, so
+they need no state. More than one checkpoint is kept in case the newest is damaged.
+"""
 
 import base64
 import json
@@ -14,15 +20,15 @@ import tensorflow as tf
 from keras_resnet.support import InputError, first_line
 from keras_resnet.training.step import Step
 
-# Of what Progress writes; a higher one is a newer version's.
+# Version of the JSON text that `Progress` writes.
 FORMAT = 1
 
-# Errors of TensorFlow at a checkpoint that is damaged or of another network.
+# Errors that TensorFlow raises for damaged checkpoints and for those of other networks.
 _DAMAGE = (tf.errors.OpError, AssertionError, RuntimeError, ValueError, LookupError)
 
 
 class Progress(tf.train.experimental.PythonState):
-    """The step, and the plain attributes of callbacks: no variables of TensorFlow."""
+    """Number of steps and state of the callbacks, which checkpoints save as JSON."""
 
     def __init__(self, callbacks: Sequence[keras.callbacks.Callback]) -> None:
         super().__init__()
@@ -34,8 +40,8 @@ class Progress(tf.train.experimental.PythonState):
         states = []
         for callback in self._callbacks:
             items = vars(callback).items()
-            plain = {k: v for k, v in items if k != "params" and _is_plain(v)}
-            states.append({"class": type(callback).__name__, "state": plain})
+            attributes = {k: v for k, v in items if k != "params" and _is_plain(v)}
+            states.append({"class": type(callback).__name__, "state": attributes})
         state = {"format": FORMAT, "step": self.step, "callbacks": states}
         return json.dumps(state, default=_encode)
 
@@ -44,23 +50,23 @@ class Progress(tf.train.experimental.PythonState):
         self.step, self._restored = state["step"], state["callbacks"]
 
     def restore_callbacks(self) -> None:
-        """Gives the callbacks the state they had; after `on_epoch_begin`."""
+        """Restores the callbacks' attributes, after `on_epoch_begin` has reset some."""
         for callback, saved in zip(self._callbacks, self._restored, strict=True):
             vars(callback).update(saved["state"])
 
     def check_callbacks(self) -> None:
-        """Refuses other callbacks than those that the checkpoint is of."""
-        began = [saved["class"] for saved in self._restored]
-        now = [type(callback).__name__ for callback in self._callbacks]
-        if began != now:
+        """Raises an `InputError` if the checkpoint was written with other callbacks."""
+        old_names = [saved["class"] for saved in self._restored]
+        new_names = [type(callback).__name__ for callback in self._callbacks]
+        if old_names != new_names:
             raise InputError(
-                "A run resumes with the callbacks it began with, "
-                f"{', '.join(began)}. Received: {', '.join(now)}"
+                "A run must resume with the callbacks that it began with, "
+                f"{', '.join(old_names)}. Received: {', '.join(new_names)}"
             )
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a checkpoint holds an attribute of a callback."""
+    """Returns whether a checkpoint saves a callback's attribute of this value."""
     if isinstance(value, dict):
         return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
     if isinstance(value, list):
@@ -84,17 +90,10 @@ def _decode(value: dict[str, Any]) -> Any:
 
 
 class Checkpoints:
-    """Writes and reads the checkpoints of a run.
-
-    Args:
-        directory: Folder of the checkpoints.
-        network: Network with the run's optimizer.
-        step: Step, whose sums and averages are kept.
-        progress: Number of steps, and the callbacks.
-        keep: Number of checkpoints that are kept, the last ones.
+    """Writes and reads the checkpoints of a run, and keeps the newest `keep` of them.
 
     Raises:
-        InputError: TensorFlow's note of which there are is damaged.
+        InputError: If TensorFlow's list of checkpoints is damaged.
     """
 
     def __init__(
@@ -113,42 +112,40 @@ class Checkpoints:
             sums=step.sums,
             progress=progress,
         )
-        note = os.path.join(directory, "checkpoint")
+        list_path = os.path.join(directory, "checkpoint")
         try:
             self._manager = tf.train.CheckpointManager(
                 checkpoint, directory, max_to_keep=keep, checkpoint_name="step"
             )
-            names_some = bool(self._manager.checkpoints)
-        except ValueError:  # The note is empty.
-            names_some = False
-        if os.path.exists(note) and not names_some:
+            has_checkpoints = bool(self._manager.checkpoints)
+        except ValueError:  # The list is empty.
+            has_checkpoints = False
+        if os.path.exists(list_path) and not has_checkpoints:
             raise InputError(
-                f"{note}, which names the checkpoints, is damaged; remove {directory} "
-                "to begin anew"
+                f"{list_path}, which lists the checkpoints, is damaged; remove "
+                f"{directory} to start the run again"
             )
 
     def save(self, step: int) -> None:
-        """Writes a checkpoint; those before stay until it is whole."""
+        """Writes a checkpoint. Older ones are deleted only after it is complete."""
         try:
             self._manager.save(step)
         except tf.errors.OpError as error:
             raise OSError(
-                f"Could not write a checkpoint to {self._directory}; the one before is "
-                f"whole: {error.message.splitlines()[0]}"
+                f"Could not write a checkpoint to {self._directory}; the previous one "
+                f"is intact: {error.message.splitlines()[0]}"
             ) from error
 
     def newest(self) -> str | None:
-        """Returns the path of the newest checkpoint, `None` if there is none."""
-        noted = reversed(self._manager.checkpoints)
-        return next((path for path in noted if os.path.exists(f"{path}.index")), None)
+        """Returns the path of the newest checkpoint, or `None` if there is none."""
+        paths = reversed(self._manager.checkpoints)
+        return next((path for path in paths if os.path.exists(f"{path}.index")), None)
 
     def restore(self) -> bool:
-        """Reads the newest checkpoint that is whole; returns whether there is one.
-
-        One that was damaged after it was written is passed over for the one before.
+        """Restores the newest intact checkpoint; returns whether there is one.
 
         Raises:
-            InputError: None of them can be read, or one is of something else.
+            InputError: If all checkpoints are damaged, or if one is of another run.
         """
         paths = self._manager.checkpoints
         for path in reversed(paths):
@@ -162,11 +159,11 @@ class Checkpoints:
                 if path == paths[0]:
                     raise InputError(
                         f"The checkpoint {path} is damaged or of another network, and "
-                        f"none before it is whole; remove {self._directory} to begin "
-                        f"anew ({reason})"
+                        f"no earlier one is intact; remove {self._directory} to start "
+                        f"the run again ({reason})"
                     ) from error
                 print(
-                    f"The checkpoint {path} is damaged; taking the one before ({reason})",
+                    f"The checkpoint {path} is damaged; taking an older one ({reason})",
                     file=sys.stderr,
                 )
         return False
@@ -180,7 +177,7 @@ class Checkpoints:
         if format_number > FORMAT:
             raise InputError(
                 f"The checkpoint {path} has format {format_number}, from a newer "
-                f"keras_resnet; this one reads up to {FORMAT}"
+                f"keras_resnet; this version reads formats up to {FORMAT}"
             )
         self._manager.checkpoint.restore(path).expect_partial().assert_consumed()
         self._progress.check_callbacks()

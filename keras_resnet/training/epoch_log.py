@@ -1,4 +1,4 @@
-"""What a run says of its steps: loss and accuracy, checked and printed."""
+"""Loss and accuracy of a training epoch: reading, checking and printing them."""
 
 import math
 import time
@@ -9,16 +9,16 @@ import keras
 from keras_resnet.training.checkpoints import Checkpoints
 from keras_resnet.training.step import Step
 
-# Seconds between two readings of the sums, each of which waits for the device.
+# Minimum time between two reads of the sums, in seconds. A read waits for the device.
 READING_INTERVAL = 0.1
 
 
 class EpochLog:
-    """Loss and accuracy of the training images of an epoch so far.
+    """Mean training loss and accuracy of an epoch up to now.
 
     Args:
-        step: Step, whose sums are read.
-        checkpoints: Checkpoints of which messages name the last.
+        step: Training step, whose sums are read.
+        checkpoints: Checkpoints of the run, which error messages refer to.
         first_step: Number of steps of the run before this epoch.
     """
 
@@ -28,44 +28,40 @@ class EpochLog:
         self._logs: dict[str, float] = {}
 
     def recent(self) -> dict[str, float]:
-        """Returns the logs, at most READING_INTERVAL seconds old."""
+        """Returns logs that are at most READING_INTERVAL seconds old."""
         if time.monotonic() - self._read_at > READING_INTERVAL:
             self.read()
         return self._logs
 
     def read(self) -> dict[str, float]:
-        """Returns the logs as they are now.
+        """Waits for the device, then returns the logs up to the last step.
 
         Raises:
-            FloatingPointError: The loss of a step is no longer a number.
+            FloatingPointError: If the loss of a step is not finite.
         """
-        loss, right, count, good_steps = self._step.sums.numpy().tolist()
+        loss, num_correct, count, finite_steps = self._step.sums.numpy().tolist()
         if not math.isfinite(loss):
-            rate = current_rate(self._step.optimizer)
+            rate = current_learning_rate(self._step.optimizer)
             raise FloatingPointError(
-                f"The loss of step {self._first_step + int(good_steps) + 1} is no longer "
-                f"a number, at a learning rate of about {rate:.3g}; "
-                f"{last_good(self._checkpoints)}"
+                f"The loss of step {self._first_step + int(finite_steps) + 1} is not "
+                f"finite, at a learning rate of about {rate:.3g}; "
+                f"{describe_last_checkpoint(self._checkpoints)}"
             )
         self._read_at = time.monotonic()
-        self._logs = {"loss": loss / count, "accuracy": right / count}
+        self._logs = {"loss": loss / count, "accuracy": num_correct / count}
         return self._logs
 
 
-def current_rate(optimizer: keras.optimizers.Optimizer) -> float:
+def current_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
     """Returns the learning rate of the next step."""
     return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
 
-def last_good(checkpoints: Checkpoints) -> str:
-    """Says where a run can be taken up again after its loss went astray."""
+def describe_last_checkpoint(checkpoints: Checkpoints) -> str:
+    """Returns the end of an error message, which names the last checkpoint."""
     path = checkpoints.newest()
-    last = (
-        f"the last good checkpoint is {path}"
-        if path
-        else "there is no checkpoint before it"
-    )
-    return f"{last}. A lower learning_rate may help"
+    clause = f"the last good checkpoint is {path}" if path else "no checkpoint exists"
+    return f"{clause}. A lower learning_rate may help"
 
 
 def format_epoch(
@@ -75,7 +71,7 @@ def format_epoch(
     images_per_second: float,
     seconds_left: float,
 ) -> str:
-    """Returns one line of the results of an epoch, counted from 1."""
+    """Returns the progress line of an epoch; `epoch` is counted from 1."""
     values = " - ".join(f"{name}: {value:.4f}" for name, value in logs.items())
     return (
         f"epoch {epoch}/{epochs} - {values} - {images_per_second:.0f} images/s - "
@@ -84,7 +80,7 @@ def format_epoch(
 
 
 def format_duration(seconds: float) -> str:
-    """Returns a duration as minutes or hours, such as 3:05 or 2:03:05."""
+    """Returns a duration as text, such as 3:05 (minutes) or 2:03:05 (hours)."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

@@ -1,4 +1,4 @@
-"""Pictures that a run leaves, as the bytes of a PNG."""
+"""Figures of a training run, encoded as PNG."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,33 +10,29 @@ from keras_resnet.support import to_png
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Number of images that `draw_batch` shows, and of those in a row.
-MOST_IMAGES, IMAGES_IN_A_ROW = 32, 8
+# Maximum number of images in a figure of `draw_batch`, and number of images per row.
+MAX_IMAGES, IMAGES_PER_ROW = 32, 8
 
 
 def draw_curves(rows: Sequence[dict[str, float]]) -> bytes:
-    """Draws loss and error of a run, as in the paper's Figure 6.
-
-    Args:
-        rows: One row for each epoch, as in `metrics.csv`.
-    """
+    """Draws loss and error from rows of `metrics.csv`, like the paper's Figure 6."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
-    for prefix, label, style in (("", "training", "--"), ("val_", "held out", "-")):
+    for prefix, label, style in (("", "training", "--"), ("val_", "validation", "-")):
         left.plot(epochs, [row[f"{prefix}loss"] for row in rows], style, label=label)
         error = [100 * (1 - row[f"{prefix}accuracy"]) for row in rows]
         right.plot(epochs, error, style, label=label)
     left.set(xlabel="epoch", ylabel="cross-entropy loss", yscale="log")
     right.set(xlabel="epoch", ylabel="error (%)")
     right.set_ylim(0, max(2.0, min(100.0, 3 * max(error[len(error) // 4 :]))))
-    return _finish(figure)
+    return _finish_plots(figure)
 
 
-def _finish(figure: "Figure") -> bytes:
-    """Adds grids and legends to plots, and returns the PNG."""
+def _finish_plots(figure: "Figure") -> bytes:
+    """Adds grids and legends to the plots and returns the figure as PNG."""
     for axes in figure.axes:
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
@@ -48,25 +44,25 @@ def draw_batch(images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -
 
     Args:
         images: uint8, (batch, height, width, channels).
-        labels: Class numbers, (batch,), or shares of each class, (batch, classes).
-        classes: Name of each class.
+        labels: Class indices, (batch,), or class probabilities, (batch, classes).
+        classes: Names of the classes.
     """
     from matplotlib.figure import Figure
 
-    count = min(len(images), MOST_IMAGES)
-    rows = -(-count // IMAGES_IN_A_ROW)
+    count = min(len(images), MAX_IMAGES)
+    rows = -(-count // IMAGES_PER_ROW)
     figure = Figure(figsize=(12, 1.75 * rows + 0.1), layout="constrained")
-    grid = figure.subplots(rows, IMAGES_IN_A_ROW, squeeze=False)
-    for place, axes in enumerate(grid.flat):
+    grid = figure.subplots(rows, IMAGES_PER_ROW, squeeze=False)
+    for i, axes in enumerate(grid.flat):
         axes.axis("off")
-        if place < count:
-            axes.imshow(images[place].squeeze(), cmap="gray", vmin=0, vmax=255)
-            axes.set_title(_title(labels[place], classes), fontsize=8)
+        if i < count:
+            axes.imshow(images[i].squeeze(), cmap="gray", vmin=0, vmax=255)
+            axes.set_title(_format_label(labels[i], classes), fontsize=8)
     return to_png(figure)
 
 
-def _title(label: np.ndarray, classes: Sequence[str]) -> str:
-    """Returns the class of an image, or the two largest shares of a mixed one."""
+def _format_label(label: np.ndarray, classes: Sequence[str]) -> str:
+    """Returns the name of the class, or of the two largest ones for a mixed image."""
     if label.ndim == 0:
         return classes[int(label)]
     first, second = np.argsort(-label, kind="stable")[:2]
@@ -76,13 +72,13 @@ def _title(label: np.ndarray, classes: Sequence[str]) -> str:
     return title
 
 
-def draw_range(rates: Sequence[float], losses: Sequence[float], best: float) -> bytes:
+def draw_rates(rates: Sequence[float], losses: Sequence[float], best: float) -> bytes:
     """Draws the result of a learning-rate range test.
 
     Args:
-        rates: Learning rates that were tried, ascending.
-        losses: Smoothed training loss at each.
-        best: Rate at which the loss fell fastest.
+        rates: Learning rates in ascending order.
+        losses: Smoothed training loss at each learning rate.
+        best: Learning rate at which the loss fell fastest.
     """
     from matplotlib.figure import Figure
 
@@ -92,4 +88,4 @@ def draw_range(rates: Sequence[float], losses: Sequence[float], best: float) -> 
     axes.axvline(best, linestyle="--", color="tab:red", label=f"steepest at {best:.2g}")
     axes.set(xscale="log", xlabel="learning rate", ylabel="smoothed training loss")
     axes.set_ylim(0.9 * min(losses), 1.5 * losses[0])
-    return _finish(figure)
+    return _finish_plots(figure)

@@ -1,4 +1,4 @@
-"""The network of a run: new or from weights, with frozen stages and a fresh head."""
+"""Construction of the network of a run, with random or with given weights."""
 
 import dataclasses
 import sys
@@ -14,13 +14,13 @@ from keras_resnet.data import (
     load_views,
     replace_damaged,
 )
-from keras_resnet.nets import Head, build_network, channel_axis, stages
-from keras_resnet.spec import OF_THE_WEIGHTS, RunSpec
+from keras_resnet.nets import Head, build_network, channel_axis, layers_with_stages
+from keras_resnet.spec import STRIDE_FROM_WEIGHTS, RunSpec
 from keras_resnet.support import InputError
-from keras_resnet.weights import Checkpoint, Origin, pixels_of
+from keras_resnet.weights import Checkpoint, Origin, find_pixel_format
 from keras_resnet.zoo import ResNet
 
-# Number of training images over which the mean and variance of pixels are taken.
+# Number of training images from which the mean and variance of pixels are computed.
 STATISTICS_IMAGES = 1000
 
 
@@ -30,50 +30,44 @@ def make_network(
     preprocessing: Preprocessing,
     checkpoint: Checkpoint | None,
 ) -> tuple[keras.Model, Dataset]:
-    """Makes the network of a run; its first layer normalises raw pixels.
-
-    Args:
-        spec: The run.
-        images: Data set, whose classes the network gets.
-        preprocessing: From its images to the network's input.
-        checkpoint: Weights to start from, which bring their normalisation.
+    """Makes the network of a run. Its first layer normalises raw pixels.
 
     Returns:
-        The network; and the images. Those of the pixel statistics that are damaged
-        are replaced.
+        The network; and the dataset. If images for the pixel statistics are damaged,
+        they are replaced in this dataset.
 
     Raises:
-        InputError: The weights do not fit.
+        InputError: If the weights do not fit the network.
     """
     if checkpoint:
-        network = _from_weights(spec, images, preprocessing, checkpoint)
+        network = _make_from_weights(spec, images, preprocessing, checkpoint)
     else:
-        network, images = _from_scratch(spec, images, preprocessing)
-    # In training too, a frozen BatchNormalization of Keras uses its moving statistics
-    # and does not change them.
-    for layer, number in stages(network):
+        network, images = _make_from_scratch(spec, images, preprocessing)
+    # Frozen `BatchNormalization` layers use their moving statistics in training too,
+    # and do not update them.
+    for layer, number in layers_with_stages(network):
         if f"conv{number}" in spec.freeze:
             layer.trainable = False
-    pixels = pixels_of(network)
-    assert pixels is not None  # Its first layer normalises.
+    pixels = find_pixel_format(network)
+    assert pixels is not None  # The first layer normalises.
     is_square = preprocessing.height == preprocessing.width
     pixels = pixels._replace(
         crop=preprocessing.crop,
         interpolation=preprocessing.interpolation,
         size=preprocessing.height if is_square else None,
     )
-    # What belongs to the weights travels in the saved file.
+    # Saved files contain the origin: preprocessing, class names and variant.
     network.origin = Origin("", pixels, images.classes, spec.model)
-    # For `evaluate` and `fit` of the saved file.
+    # The saved network is compiled, so that users can call `evaluate` and `fit`.
     network.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    # `fit` would build the metrics. EarlyStopping and ReduceLROnPlateau ask them
-    # whether a higher value is better.
+    # These calls build the metrics, as `fit` would. EarlyStopping and ReduceLROnPlateau
+    # read from the metrics whether a higher value is better.
     network.compute_metrics(None, np.zeros(1), np.zeros((1, network.output_shape[-1])))
     network.reset_metrics()
     return network, images
 
 
-def _from_scratch(
+def _make_from_scratch(
     spec: RunSpec, images: Dataset, preprocessing: Preprocessing
 ) -> tuple[keras.Model, Dataset]:
     views, images = _sample_views(images, preprocessing)
@@ -88,13 +82,13 @@ def _from_scratch(
     return network, images
 
 
-def _from_weights(
+def _make_from_weights(
     spec: RunSpec, images: Dataset, preprocessing: Preprocessing, checkpoint: Checkpoint
 ) -> keras.Model:
     if checkpoint.origin.pixels is None:
         raise InputError(
-            "The file does not say how its network's pixels are normalised; take a "
-            f".keras file. Received: weights={spec.weights!r}"
+            "The weights must come with their pixel normalisation; pass a .keras file. "
+            f"Received: weights={spec.weights!r}"
         )
     network = ResNet(
         spec.model,
@@ -102,18 +96,19 @@ def _from_weights(
         input_shape=preprocessing.shape,
         classes=len(images.classes),
         shortcut=spec.shortcut,
-        stride_on=None if spec.stride_on == OF_THE_WEIGHTS else spec.stride_on,
+        stride_on=None if spec.stride_on == STRIDE_FROM_WEIGHTS else spec.stride_on,
         zero_gamma=spec.recipe.zero_gamma,
         stochastic_depth=spec.recipe.stochastic_depth,
     )
-    known, classes = checkpoint.origin.classes, images.classes
-    if checkpoint.classes == len(classes) and known is None:
+    old_classes, classes = checkpoint.origin.classes, images.classes
+    if checkpoint.classes == len(classes) and old_classes is None:
         print(
-            f"{checkpoint.origin.source} does not name its {len(classes)} classes; its "
-            "head is kept",
+            f"{checkpoint.origin.source} does not name its {len(classes)} classes; the "
+            "head keeps its weights",
             file=sys.stderr,
         )
-    elif checkpoint.classes == len(classes) and known != classes:
+    # The class names differ, so the head is trained from random weights.
+    elif checkpoint.classes == len(classes) and old_classes != classes:
         head = network.get_layer("predictions")
         head.kernel.assign(head.kernel_initializer(head.kernel.shape))
         head.bias.assign(keras.ops.zeros_like(head.bias))
@@ -123,16 +118,17 @@ def _from_weights(
 def _sample_views(
     images: Dataset, preprocessing: Preprocessing
 ) -> tuple[np.ndarray, Dataset]:
-    """Returns some training images as the network gets them, and the usable images.
+    """Returns preprocessed training images for the pixel statistics, and the dataset.
 
-    The paper subtracts the mean of each pixel. The network subtracts the mean of each
-    channel and divides by its standard deviation, so that it takes images of any size.
+    The paper subtracts the mean of each pixel. This package subtracts the mean of each
+    channel and divides by its standard deviation, so that a network accepts images of
+    any size. Damaged images are replaced in the returned dataset.
     """
     count = min(STATISTICS_IMAGES, len(images.train))
-    places = np.linspace(0, len(images.train) - 1, count).astype(int)
+    indices = np.linspace(0, len(images.train) - 1, count).astype(int)
     try:
-        return load_views(images.train.take(places), preprocessing), images
+        return load_views(images.train.take(indices), preprocessing), images
     except tf.errors.OpError:
-        train = replace_damaged(images.train, preprocessing, places)
+        train = replace_damaged(images.train, preprocessing, indices)
         images = dataclasses.replace(images, train=train)
-        return load_views(train.take(places), preprocessing), images
+        return load_views(train.take(indices), preprocessing), images

@@ -1,4 +1,4 @@
-"""Optimizers and learning rates of the recipes."""
+"""Optimizers and learning-rate schedules of the recipes."""
 
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
@@ -10,78 +10,76 @@ from keras import ops
 from keras_resnet.spec import Recipe
 from keras_resnet.support import InputError
 
-# A constant learning rate, or one that depends on the step.
-Rate: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule
+# A constant learning rate, or a schedule of the step.
+Schedule: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule
 Gradients = list[tuple[tf.Tensor, keras.Variable]]
 
+# Number of first steps with a tenth of the learning rate, if `careful_start` is set.
 # Section 4.2 of the paper: "about 400 iterations".
 CAREFUL_STEPS = 400
 
 
-class _PerVariable(keras.optimizers.Optimizer):
-    """What both optimizers share: their decay and their rate differ by variable.
+class _PerVariableOptimizer(keras.optimizers.Optimizer):
+    """Base of both optimizers: a weight decay and a rate multiplier per variable.
 
-    Gradients come summed over the replicas: the step clips them, and looks for
-    values that are not finite, on the whole batch. Keras would sum them again.
+    Fine-tuning uses smaller learning rates for early stages, and biases usually have no
+    weight decay. A Keras optimizer has a single learning rate for all variables.
     """
 
-    def set_shares(
+    def build_per_variable(
         self,
         variables: Sequence[keras.Variable],
         decays: Iterable[float],
-        rates: Iterable[float],
+        multipliers: Iterable[float],
     ) -> None:
-        """Builds the optimizer.
-
-        Args:
-            variables: Trainable variables of a network.
-            decays: Weight decay of each.
-            rates: Learning rate of each, as a share of the optimizer's.
-        """
+        """Builds the optimizer; `multipliers` are factors of the learning rate."""
         self.build(variables)
-        self._decays, self._rates = list(decays), list(rates)
+        self._decays, self._multipliers = list(decays), list(multipliers)
 
-    def _shares(self, variable: keras.Variable) -> tuple[float, float]:
-        place = self._get_variable_index(variable)
-        return self._decays[place], self._rates[place]
+    def _factors(self, variable: keras.Variable) -> tuple[float, float]:
+        index = self._get_variable_index(variable)
+        return self._decays[index], self._multipliers[index]
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Gradients) -> Gradients:
+        # The step has summed the gradients over the replicas before it clips them and
+        # before loss scaling checks them for overflows. Keras would sum them again.
         return grads_and_vars
 
 
-class SGD(_PerVariable, keras.optimizers.SGD):
-    """SGD with momentum and coupled weight decay, the paper's.
+class SGD(_PerVariableOptimizer, keras.optimizers.SGD):
+    """SGD with momentum and coupled weight decay, as in the paper.
 
-    Keras's own `weight_decay` is decoupled: at momentum 0.9 about ten times weaker.
+    The decay is added to the gradient. Keras's own `weight_decay` is decoupled from it,
+    which is about ten times weaker at momentum 0.9.
     """
 
     def update_step(
         self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
     ) -> None:
-        decay, rate = self._shares(variable)
+        decay, multiplier = self._factors(variable)
         if decay:
             gradient = gradient + ops.cast(decay, variable.dtype) * variable
-        if rate != 1:
-            learning_rate = rate * learning_rate
+        if multiplier != 1:
+            learning_rate = multiplier * learning_rate
         super().update_step(gradient, variable, learning_rate)
 
 
-class LAMB(_PerVariable, keras.optimizers.Lamb):
-    """LAMB (You et al., arXiv:1904.00962) as timm has it.
+class LAMB(_PerVariableOptimizer, keras.optimizers.Lamb):
+    """LAMB (You et al., arXiv:1904.00962), as implemented in timm.
 
-    Weight decay is part of the update, as in the paper's Algorithm 2, where Keras
-    decays apart from it; and what is not decayed (biases, normalisation) takes the
-    update as it is, without the ratio of norms.
+    Weight decay is part of the update, as in the paper's Algorithm 2. Keras applies it
+    separately. Variables without weight decay (biases, normalisation) receive the plain
+    update, which is not scaled by the ratio of the norms.
     """
 
     def update_step(
         self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
     ) -> None:
-        decay, rate = self._shares(variable)
-        place = self._get_variable_index(variable)
-        m, v = self._momentums[place], self._velocities[place]
+        decay, multiplier = self._factors(variable)
+        index = self._get_variable_index(variable)
+        m, v = self._momentums[index], self._velocities[index]
         gradient = ops.cast(gradient, variable.dtype)
-        learning_rate = ops.cast(rate * learning_rate, variable.dtype)
+        learning_rate = ops.cast(multiplier * learning_rate, variable.dtype)
         step = ops.cast(self.iterations + 1, variable.dtype)
         self.assign_add(m, (gradient - m) * (1 - self.beta_1))
         self.assign_add(v, (ops.square(gradient) - v) * (1 - self.beta_2))
@@ -92,106 +90,102 @@ class LAMB(_PerVariable, keras.optimizers.Lamb):
             update = update + ops.cast(decay, variable.dtype) * variable
             weight_norm = ops.sqrt(ops.sum(ops.square(variable)))
             update_norm = ops.sqrt(ops.sum(ops.square(update)))
-            known = (weight_norm > 0) & (update_norm > 0)
-            ratio = weight_norm / ops.where(known, update_norm, 1)
-            update = ops.where(known, ratio, 1) * update
+            is_defined = (weight_norm > 0) & (update_norm > 0)
+            ratio = weight_norm / ops.where(is_defined, update_norm, 1)
+            update = ops.where(is_defined, ratio, 1) * update
         self.assign_sub(variable, learning_rate * update)
 
 
 def make_optimizer(
-    recipe: Recipe, steps: int, precision: str = "float32", rate: Rate | None = None
+    recipe: Recipe, steps: int, precision: str = "float32", rate: Schedule | None = None
 ) -> tuple["SGD | LAMB", keras.optimizers.Optimizer]:
-    """Makes a recipe's optimizer.
+    """Makes the optimizer of a recipe.
 
-    Args:
-        recipe: The recipe.
-        steps: Number of steps of the whole run.
-        precision: With `"mixed_float16"` the loss is scaled, and a step whose
-            gradients overflow is left out.
-        rate: Learning rate or schedule in the place of the recipe's.
+    With the precision `"mixed_float16"` the loss is scaled, and a step whose gradients
+    overflow is skipped. `rate` replaces the recipe's learning-rate schedule.
 
     Returns:
-        A Keras optimizer that `set_shares` has yet to build, and what is to be given
-        its gradients: the same one, or a `LossScaleOptimizer` around it.
+        An optimizer to call `build_per_variable` on, and the optimizer that receives
+        the gradients: the same one, or a `LossScaleOptimizer` around it.
     """
-    rate = learning_rate(recipe, steps) if rate is None else rate
+    rate = make_learning_rate(recipe, steps) if rate is None else rate
     if recipe.optimizer == "lamb":
-        inner = LAMB(rate, epsilon=1e-6, name="lamb")
+        base = LAMB(rate, epsilon=1e-6, name="lamb")
     else:
-        # With a name, since a checkpoint holds the names of its slots.
-        inner = SGD(rate, momentum=recipe.momentum, name="sgd")
+        # The name is fixed because checkpoints contain the names of the slot variables.
+        base = SGD(rate, momentum=recipe.momentum, name="sgd")
     if precision != "mixed_float16":
-        return inner, inner
-    return inner, keras.optimizers.LossScaleOptimizer(inner, name="loss_scale")
+        return base, base
+    return base, keras.optimizers.LossScaleOptimizer(base, name="loss_scale")
 
 
-def learning_rate(recipe: Recipe, steps: int) -> Rate:
-    """Returns the learning rate over a run of so many steps.
+def make_learning_rate(recipe: Recipe, steps: int) -> Schedule:
+    """Returns the learning-rate schedule of a run with `steps` steps.
 
-    It is a Keras schedule; for `"plateau"` the number that `ReduceLROnPlateau` begins
-    with.
+    For `"plateau"`, returns the constant that `ReduceLROnPlateau` starts from.
 
     Raises:
-        InputError: The recipe's fields do not go together.
+        InputError: If fields of the recipe contradict each other.
     """
-    schedules, highest = keras.optimizers.schedules, recipe.learning_rate
+    schedules, peak = keras.optimizers.schedules, recipe.learning_rate
     warmup = min(round(recipe.warmup * steps), steps - 1)
     if recipe.careful_start and (warmup or recipe.schedule != "steps"):
         raise InputError(
-            "careful_start goes with the schedule 'steps' and no warmup. Received: "
+            "careful_start requires the schedule 'steps' and no warmup. Received: "
             f"schedule={recipe.schedule!r}, warmup={recipe.warmup}"
         )
     if recipe.schedule == "cosine":
         return schedules.CosineDecay(
-            recipe.warmup_from * highest if warmup else highest,
+            recipe.warmup_from * peak if warmup else peak,
             steps - warmup,
-            warmup_target=highest if warmup else None,
+            warmup_target=peak if warmup else None,
             warmup_steps=warmup,
         )
     if recipe.schedule == "plateau":
         if warmup:
             raise InputError(
-                "warmup goes with the schedules 'cosine' and 'steps'. Received: "
+                "warmup requires the schedule 'cosine' or 'steps'. Received: "
                 f"warmup={recipe.warmup}, schedule='plateau'"
             )
-        return highest
-    careful = [CAREFUL_STEPS] * recipe.careful_start
-    boundaries = careful + [int(steps * share) for share in recipe.drops]
-    rates = [highest / 10] * recipe.careful_start
-    rates += [highest / 10**drop for drop in range(len(recipe.drops) + 1)]
+        return peak
+    boundaries = [CAREFUL_STEPS] * recipe.careful_start
+    boundaries = boundaries + [int(steps * fraction) for fraction in recipe.drops]
+    rates = [peak / 10] * recipe.careful_start
+    rates += [peak / 10**drop for drop in range(len(recipe.drops) + 1)]
     if sorted(set(boundaries)) != boundaries:
         raise InputError(
-            f"The rate of {steps} steps changes after {boundaries}, which must ascend; "
-            "train for longer, or choose other drops or careful_start"
+            "The learning rate must change at ascending steps; train longer, or change "
+            f"drops or careful_start. Received: changes after {boundaries} of {steps}"
         )
-    return _Steps(boundaries, rates, warmup, recipe)
+    return _StepSchedule(boundaries, rates, warmup, recipe)
 
 
-class _Steps(keras.optimizers.schedules.LearningRateSchedule):
-    """A learning rate that grows linearly, then changes after some steps.
+class _StepSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """A linear warm-up, followed by piecewise constant learning rates.
 
-    Keras's PiecewiseConstantDecay changes a step later, and must change once.
+    Keras's `PiecewiseConstantDecay` changes the rate one step later, and requires at
+    least one change.
     """
 
     def __init__(
         self, boundaries: list[int], rates: list[float], warmup: int, recipe: Recipe
     ) -> None:
         self._boundaries, self._rates, self._warmup = boundaries, rates, warmup
-        self._high = recipe.learning_rate
-        self._low = recipe.warmup_from * self._high
+        self._peak = recipe.learning_rate
+        self._initial = recipe.warmup_from * self._peak
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         step = ops.cast(step, "float32")
         rate = ops.convert_to_tensor(self._rates[0], "float32")
-        for boundary, later in zip(self._boundaries, self._rates[1:], strict=True):
-            rate = ops.where(step >= boundary, later, rate)
+        for boundary, next_rate in zip(self._boundaries, self._rates[1:], strict=True):
+            rate = ops.where(step >= boundary, next_rate, rate)
         if not self._warmup:
             return rate
-        share = step / self._warmup
-        growing = self._low + (self._high - self._low) * share
-        return ops.where(share < 1, growing, rate)
+        fraction = step / self._warmup
+        warmup_rate = self._initial + (self._peak - self._initial) * fraction
+        return ops.where(fraction < 1, warmup_rate, rate)
 
 
 def all_finite(tensors: Iterable[tf.Tensor]) -> tf.Tensor:
-    """Whether no tensor has an infinity or a NaN."""
+    """Returns whether no tensor contains an infinity or a NaN."""
     return tf.reduce_all([tf.reduce_all(tf.math.is_finite(x)) for x in tensors])

@@ -1,4 +1,4 @@
-"""A run that is ready to be trained: devices, images, network and folder."""
+"""Preparation of a training run: devices, images, network and run folder."""
 
 import dataclasses
 import math
@@ -14,12 +14,12 @@ from keras_resnet.nets import profile
 from keras_resnet.spec import Execution, RunOptions, RunSpec
 from keras_resnet.support import InputError
 from keras_resnet.training.network import make_network
-from keras_resnet.training.optimizers import Rate
+from keras_resnet.training.optimizers import Schedule
 from keras_resnet.training.resolution import resolve_execution, resolve_run
 from keras_resnet.training.run_folder import has_ended, remove_leftovers
 from keras_resnet.training.step import Step
 from keras_resnet.training.worker_group import WorkerGroup
-from keras_resnet.weights import open_checkpoint, pixels_of
+from keras_resnet.weights import find_pixel_format, open_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Run:
     """A run that is ready to be trained.
 
     Attributes:
-        spec: What the run was resolved to.
-        network: The network, made in the scope of `strategy`.
-        strategy: The devices.
-        images: The data set; `test` is the validation split.
-        preprocessing: From its images to the network's input.
-        model_dir: The run folder.
+        spec: Settings of the run, without open defaults.
+        network: Network, built in the scope of `strategy`.
+        strategy: Strategy that distributes the steps over devices.
+        images: Dataset, whose `test` is the validation split.
+        preprocessing: Conversion of images to the network's input.
+        model_dir: Path of the run folder.
     """
 
     spec: RunSpec
@@ -43,32 +43,29 @@ class Run:
     model_dir: str
 
     @property
-    def steps(self) -> int:
-        """Number of steps of an epoch."""
+    def steps_per_epoch(self) -> int:
         return self.spec.steps_per_epoch
 
     @property
-    def total(self) -> int:
-        """Number of steps of the whole run."""
+    def total_steps(self) -> int:
         return self.spec.total_steps
 
     @property
     def epochs(self) -> int:
         """Number of passes over the images. The last one may be partial."""
-        return math.ceil(self.total / self.steps)
+        return math.ceil(self.total_steps / self.steps_per_epoch)
 
     @property
     def record(self) -> RunRecord:
-        """What `run.json` says of the run."""
+        """Content of `run.json`."""
         return RunRecord(self.spec, self.images.classes, self.preprocessing)
 
     @property
     def tensorboard_dir(self) -> str:
-        """The folder of what TensorBoard shows."""
         return os.path.join(self.model_dir, "tensorboard")
 
-    def make_step(self, steps: int, rate: Rate | None = None) -> Step:
-        """Makes the training step; see `Step` for the arguments."""
+    def make_step(self, steps: int, rate: Schedule | None = None) -> Step:
+        """Makes the training step. The arguments are those of `Step`."""
         spec = self.spec
         return Step(
             self.network, self.strategy, spec.recipe, steps, spec.execution, rate
@@ -80,13 +77,13 @@ class Run:
         """Returns the training batches of this process.
 
         Args:
-            images: Images in the place of the run's.
-            size: Height and width in pixels, in the place of the network's input.
+            images: Dataset. Default: the run's.
+            size: Height and width in pixels. Default: those of the network's input.
         """
         images, preprocessing = images or self.images, self.preprocessing
         if size:
             preprocessing = dataclasses.replace(preprocessing, height=size, width=size)
-        pixels = pixels_of(self.network)
+        pixels = find_pixel_format(self.network)
         return TrainingBatches(
             split=images.train,
             preprocessing=preprocessing,
@@ -94,7 +91,7 @@ class Run:
             replicas=self.spec.replicas,
             seed=self.spec.seed,
             local_replicas=local_replicas(self.strategy),
-            classes=len(images.classes),
+            num_classes=len(images.classes),
             mean=pixels.mean if pixels else (0.0,),
             service=self.spec.execution.data_service,
         )
@@ -103,16 +100,16 @@ class Run:
 def prepare_run(
     options: RunOptions, suffix: str = "", is_quiet: bool = False
 ) -> Run | None:
-    """Makes a run of what a user asks for; `None` if it has ended before.
+    """Prepares a run; returns `None` if the run has already ended.
 
     Args:
-        options: What the user asks for.
-        suffix: Ending of the folder's name. With one the run is temporary: an
-            existing folder is not inspected.
-        is_quiet: Whether nothing is printed.
+        options: Options of the user.
+        suffix: Text that is appended to the name of the run folder. A run with a suffix
+            is temporary, and an existing folder is not inspected.
+        is_quiet: Whether to print nothing.
 
     Raises:
-        InputError: An option cannot be used, or the run folder holds something else.
+        InputError: If an option cannot be used, or the run folder has other content.
     """
     execution = resolve_execution(options)
     strategy = _start_devices(options, execution)
@@ -122,8 +119,8 @@ def prepare_run(
     )
     if spec.images[1] < workers.count:
         raise InputError(
-            f"There are too few held-out images to judge by. Received: {spec.dataset} "
-            f"with {spec.images[1]}"
+            "The validation split must have at least one image per worker. "
+            f"Received: {spec.dataset} with {spec.images[1]}"
         )
     model_dir = _choose_folder(options.model_dir, spec) + suffix
     if not suffix and has_ended(model_dir, spec, images.classes):
@@ -147,12 +144,12 @@ def prepare_run(
 
 
 def _start_devices(options: RunOptions, execution: Execution) -> tf.distribute.Strategy:
-    """Seeds the random generators and makes the strategy."""
+    """Seeds the random number generators and makes the strategy."""
     seed = options.seed
     if not 0 <= seed < 2**31:
         raise InputError(f"seed must be from 0 to 2**31 - 1. Received: seed={seed}")
     if keras.config.image_data_format() != "channels_last":
-        raise InputError("Training needs Keras's image_data_format 'channels_last'")
+        raise InputError("Training requires image_data_format 'channels_last' in Keras")
     keras.utils.set_random_seed(seed)
     if execution.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -161,22 +158,21 @@ def _start_devices(options: RunOptions, execution: Execution) -> tf.distribute.S
             import tensorboard  # noqa: F401
         except ModuleNotFoundError:
             raise InputError(
-                "tensorboard needs its package: pip install "
+                "tensorboard requires the tensorboard package: pip install "
                 "'keras-resnet-zoo[tensorboard]'. Received: tensorboard=True"
             ) from None
     strategy = make_strategy(options.strategy, options.virtual_devices)
     replicas = strategy.num_replicas_in_sync
     if execution.jit_compile and replicas > 1:
         raise InputError(
-            "jit_compile is for one replica (between virtual CPUs it fails, and on "
-            f"several GPUs nobody has tried it). Received: jit_compile with {replicas} "
-            "replicas"
+            "jit_compile requires one replica (it fails on virtual CPUs and is not "
+            f"tested on several GPUs). Received: jit_compile with {replicas} replicas"
         )
     return strategy
 
 
 def _choose_folder(model_dir: str | os.PathLike[str] | None, spec: RunSpec) -> str:
-    """Returns the run folder: the one that is named, or `runs/MODEL-DATASET`."""
+    """Returns the path of the run folder; the default is `runs/MODEL-DATASET`."""
     if model_dir:
         return os.path.normpath(model_dir)
     source = spec.dataset.partition(":")[2] or spec.dataset
@@ -185,16 +181,16 @@ def _choose_folder(model_dir: str | os.PathLike[str] | None, spec: RunSpec) -> s
 
 
 def _describe(run: Run) -> str:
-    """Returns one line that says what a run trains, on what and how."""
+    """Returns the line that is printed before training."""
     spec, input_shape = run.spec, "x".join(map(str, run.preprocessing.shape))
-    start = f", from {spec.weights}" if spec.weights else ""
-    start += f", {' '.join(spec.freeze)} frozen" if spec.freeze else ""
+    details = f", from {spec.weights}" if spec.weights else ""
+    details += f", {' '.join(spec.freeze)} frozen" if spec.freeze else ""
     return (
-        f"{spec.model} (shortcut {spec.shortcut}{start}, "
+        f"{spec.model} (shortcut {spec.shortcut}{details}, "
         f"{profile(run.network).parameters:,} parameters) on {run.images.name}: "
-        f"{spec.images[0]:,} training and {spec.images[1]:,} held-out images, "
+        f"{spec.images[0]:,} training and {spec.images[1]:,} validation images, "
         f"{input_shape}, {len(run.images.classes)} classes; {spec.recipe_name}, "
-        f"{run.epochs} epochs of {run.steps} steps of {spec.recipe.batch_size}, "
-        f"rate {spec.recipe.learning_rate:g}; {spec.strategy} on {spec.replicas} "
-        f"replica(s); into {run.model_dir}"
+        f"{run.epochs} epochs of {run.steps_per_epoch} steps, batch size "
+        f"{spec.recipe.batch_size}, learning rate {spec.recipe.learning_rate:g}; "
+        f"{spec.strategy} on {spec.replicas} replica(s); writing to {run.model_dir}"
     )

@@ -27,35 +27,35 @@ def train(
     callbacks: Sequence[keras.callbacks.Callback] = (),
     verbose: int | None = None,
 ) -> list[dict[str, float]]:
-    """Trains a network into a run folder, or resumes a run that was cut short.
+    """Trains a network into a run folder, or resumes an interrupted run.
 
-    The same call again resumes where the last checkpoint was written, in the middle of
-    an epoch too, and ends with the same weights, bit for bit, as a run never cut
-    short. After the end it does nothing. For this it sets the global seed and, unless
-    `deterministic` is false, switches TensorFlow's op determinism on.
+    The same call resumes an interrupted run from its last checkpoint, even within an
+    epoch. Its final weights equal those of an uninterrupted run bit for bit. If the run
+    has ended, the call does nothing. For reproducibility, the function sets the global
+    random seed and enables TensorFlow's op determinism (unless `deterministic=False`).
 
-    Any other keyword is a field of `keras_resnet.spec.Recipe` or
+    All other keywords are fields of `keras_resnet.spec.Recipe` or
     `keras_resnet.spec.Execution`, such as `epochs`, `batch_size`, `label_smoothing` or
-    `precision`; `None` keeps the recipe's value. `dataset` may be a
-    `keras_resnet.data.Dataset` of your own images.
+    `precision`. `None` keeps the recipe's value. `dataset` may be a
+    `keras_resnet.data.Dataset` of other images.
 
     Args:
         {options}
-        callbacks: Keras callbacks. Their attributes are saved in the checkpoints if
-            they are numbers, strings, arrays, or lists and dicts of them.
-        verbose: 0 silent, 1 progress bar, 2 one line for each epoch; `None` is 1 on a
-            terminal, else 2.
+        callbacks: Keras callbacks. The checkpoints contain those of their attributes
+            that are numbers, strings, arrays, or lists and dicts of these.
+        verbose: 0 for no output, 1 for a progress bar, 2 for one line per epoch.
+            Default: 1 on a terminal, otherwise 2.
 
     Returns:
-        The rows of `metrics.csv`, one for each epoch; empty if the run had ended
-        before.
+        The rows of `metrics.csv`, one for each epoch. The list is empty if the run had
+        already ended.
 
     Raises:
-        InputError: An option cannot be used, or the run folder holds something else.
-        FloatingPointError: The loss is no longer a number.
-        Preempted: SIGTERM came; a checkpoint was written.
-        ConnectionError: Another worker is gone.
-        OSError: The run folder cannot be written.
+        InputError: If an option cannot be used, or the run folder has other content.
+        FloatingPointError: If the loss or the weights are not finite.
+        Preempted: If SIGTERM was received. A checkpoint has been written.
+        ConnectionError: If the connection to another worker is lost.
+        OSError: If the run folder cannot be written.
     """
     if verbose is None:
         verbose = 1 if sys.stdout.isatty() else 2
@@ -63,23 +63,25 @@ def train(
     if run is None:
         return []
     workers = WorkerGroup(run.strategy)
-    workers.wait()  # All workers read the folder before the chief writes to it.
+    workers.barrier()  # All workers inspect the folder before the chief writes to it.
     is_chief = workers.is_chief
     folder = RunFolder(run.model_dir, writes=is_chief)
     with contextlib.ExitStack() as stack:
         if is_chief:
             stack.enter_context(open_run_folder(run.model_dir, run.record))
-        loop = Loop(run, [*callbacks, *_callbacks_of(run.spec.recipe), folder], workers)
+        loop = Loop(
+            run, [*callbacks, *_make_callbacks(run.spec.recipe), folder], workers
+        )
         loop.train(verbose if is_chief else 0)
         if is_chief:
-            with loop.step.evaluated():
+            with loop.step.averaged_weights():
                 save_network(run.network, os.path.join(run.model_dir, "final.keras"))
             remove_leftovers(run.model_dir, ended=True)
     return folder.rows
 
 
-def _callbacks_of(recipe: Recipe) -> list[keras.callbacks.Callback]:
-    """Returns the callbacks by which a recipe reacts to the validation accuracy."""
+def _make_callbacks(recipe: Recipe) -> list[keras.callbacks.Callback]:
+    """Returns callbacks for the "plateau" schedule and for early stopping."""
     callbacks: list[keras.callbacks.Callback] = []
     if recipe.schedule == "plateau":
         plateau = keras.callbacks.ReduceLROnPlateau(

@@ -1,17 +1,17 @@
-"""The run folder: what a training run leaves behind.
+"""The run folder, which a training run writes.
 
-run.json        settings, classes, preprocessing, versions, commit, machine
-augmented.png   images of the first training batch, as the network gets them
-metrics.csv     one row for each epoch
-curves.png      the same as a picture
-best.keras      highest accuracy on the held-out images, which chooses it:
-                its accuracy there is a little flattering
-final.keras     the end of training; its presence says that the run is done
-checkpoints/    while it runs: what it resumes from
-tensorboard/    where the run was asked for it
+run.json        settings, classes, preprocessing, versions, commit and machine
+augmented.png   images of the first training batch, after augmentation
+metrics.csv     losses and accuracies, one row for each epoch
+curves.png      figure of the losses and errors
+best.keras      network of the epoch with the highest validation accuracy; this
+                accuracy is slightly optimistic, because it selected the epoch
+final.keras     network at the end of training; exists only if the run has ended
+checkpoints/    training checkpoints, which are deleted when the run has ended
+tensorboard/    event files, if the run has the option `tensorboard`
 
-python -m keras_resnet.runs              # lists all below runs/, the best first
-python -m keras_resnet.runs --csv DIR... # these, or those below them, as CSV
+python -m keras_resnet.runs              # lists all runs below runs/, best first
+python -m keras_resnet.runs --csv DIR... # prints the runs in or below DIR as CSV
 """
 
 import contextlib
@@ -24,10 +24,10 @@ from typing import Any
 import keras
 
 from keras_resnet.evaluation import RunRecord, read_record, write_record
-from keras_resnet.spec import FREE_FIELDS, RunSpec
+from keras_resnet.spec import FREE_ON_RESUME, RunSpec
 from keras_resnet.support import (
     InputError,
-    Path,
+    StrPath,
     remove_partial_files,
     to_csv,
     write_file,
@@ -38,34 +38,37 @@ from keras_resnet.weights import save_model
 
 @contextlib.contextmanager
 def open_run_folder(model_dir: str, record: RunRecord) -> Iterator[None]:
-    """Makes a run folder with its record; no other process trains into it within.
+    """Makes a run folder with its record, and locks it inside the context.
 
     Raises:
-        InputError: The folder cannot be written, another process is in it, or the run
-            has ended.
+        InputError: If the folder cannot be written, another process has locked it, or
+            the run has ended.
     """
     with contextlib.ExitStack() as stack:
         try:
             os.makedirs(model_dir, exist_ok=True)
-            stack.enter_context(locked_folder(model_dir))
+            stack.enter_context(lock_folder(model_dir))
             if os.path.exists(os.path.join(model_dir, "final.keras")):
-                raise InputError(f"The run in {model_dir} has ended by now")
+                raise InputError(f"The run in {model_dir} has ended in the meantime")
             remove_leftovers(model_dir)
             write_record(model_dir, record)
         except OSError as error:
             raise InputError(
-                "model_dir must be a folder that can be written. "
+                "model_dir must be a writable folder. "
                 f"Received: {model_dir!r} ({error.strerror or error})"
             ) from None
         yield
 
 
 @contextlib.contextmanager
-def locked_folder(folder: Path) -> Iterator[None]:
-    """Keeps a second process out of a run folder, where the system has such locks.
+def lock_folder(folder: StrPath) -> Iterator[None]:
+    """Locks a run folder inside the context, if the file system supports locks.
+
+    Only one process can then train into the folder. The lock of a killed process is
+    released by the system.
 
     Raises:
-        InputError: Another process is in it.
+        InputError: If another process has locked the folder.
     """
     try:
         import fcntl
@@ -74,7 +77,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):  # Some network file systems have none.
+        with contextlib.suppress(OSError):  # Some network file systems lack locks.
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -83,73 +86,70 @@ def locked_folder(folder: Path) -> Iterator[None]:
                 ) from None
         yield
     finally:
-        os.close(handle)  # This releases the lock, as the end of the process would.
+        os.close(handle)  # Releases the lock.
 
 
 def has_ended(model_dir: str, spec: RunSpec, classes: tuple[str, ...]) -> bool:
-    """Whether a folder holds the end of this run.
+    """Returns whether the run in the folder has ended.
 
     Raises:
-        InputError: The folder is of a run with other settings, or holds other files.
+        InputError: If the run in the folder has other settings, or if the folder
+            contains files but no run.
     """
     record = read_record(model_dir)
     if record is None:
         if os.path.isdir(model_dir) and os.listdir(model_dir):
             raise InputError(
-                "model_dir must be a new or empty folder, or that of the same run. "
+                "model_dir must be new, empty or the run folder of the same run. "
                 f"Received: {model_dir!r}, which holds other files"
             )
         return False
     results = ("metrics.csv", "checkpoints", "final.keras")
     if not any(os.path.exists(os.path.join(model_dir, name)) for name in results):
-        return False  # Nothing but the record: the run has not begun.
-    began = {**record.spec.to_settings(), "classes": list(record.classes)}
-    now = {**spec.to_settings(), "classes": list(classes)}
-    differ = [
-        f"{name} (began with {began[name]!r}, now {now[name]!r})"
-        for name in began
-        if began[name] != now[name] and name not in FREE_FIELDS
+        return False  # The run has no results yet, so its settings may change.
+    old_settings = {**record.spec.to_settings(), "classes": list(record.classes)}
+    new_settings = {**spec.to_settings(), "classes": list(classes)}
+    differences = [
+        f"{name} (began with {old_settings[name]!r}, now {new_settings[name]!r})"
+        for name in old_settings
+        if old_settings[name] != new_settings[name] and name not in FREE_ON_RESUME
     ]
-    if differ:
+    if differences:
         raise InputError(
             f"The run in {model_dir} began with other settings; repeat them, or choose "
-            f"another model_dir. Different: {', '.join(differ)}"
+            f"another model_dir. Different: {', '.join(differences)}"
         )
     return os.path.exists(os.path.join(model_dir, "final.keras"))
 
 
-def remove_leftovers(folder: Path, ended: bool = False) -> None:
-    """Removes what a killed process left half written in a run folder.
-
-    Args:
-        folder: A folder that nothing else writes to.
-        ended: Whether the run has ended, so that its checkpoints can go too.
-    """
+def remove_leftovers(folder: StrPath, ended: bool = False) -> None:
+    """Removes incomplete files, and also the checkpoints if the run has `ended`."""
     remove_partial_files(folder)
     if ended:
         shutil.rmtree(os.path.join(folder, "checkpoints"), ignore_errors=True)
 
 
-# Of metrics.csv: means over the epoch, means over the validation split after it, and
-# the rate of the step that follows.
+# Columns of metrics.csv. `loss` and `accuracy` are means over the epoch. `val_loss` and
+# `val_accuracy` are means over the validation split after the epoch. `learning_rate` is
+# the learning rate of the next step.
 COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
 
 
 class RunFolder(keras.callbacks.Callback):
-    """Keeps `metrics.csv` and `best.keras`, and draws `curves.png` at the end.
+    """Writes `metrics.csv`, `best.keras` and, at the end, `curves.png`.
 
-    `metrics.csv` is written whole after each epoch, from the rows in the checkpoint:
-    a resumed run leaves the same file as an undisturbed one. Of several workers one
-    `writes`.
+    `metrics.csv` is written anew after each epoch from `rows`, which the checkpoints
+    contain. A resumed run therefore writes the same file as an uninterrupted run. If
+    `writes` is false, as on all workers but the chief, only `rows` is updated.
     """
 
-    def __init__(self, path: Path, writes: bool = True) -> None:
+    def __init__(self, path: StrPath, writes: bool = True) -> None:
         super().__init__()
-        # A `Path`, not a `str`, so that it stays out of the checkpoint and a moved
-        # folder resumes in place.
+        # A `Path`, not a `str`. Checkpoints save the strings of a callback but no
+        # `Path`, so a run whose folder was moved resumes in the new place.
         self.path = pathlib.Path(path)
-        # A function, which stays out of the checkpoint too: a worker that restores the
-        # chief's checkpoint must not begin to write.
+        # A function, because checkpoints do not save functions. A worker that restores
+        # the chief's checkpoint must not begin to write.
         self.writes = lambda: writes
         self.rows: list[dict[str, float]] = []
         self.best = -1.0
@@ -169,9 +169,13 @@ class RunFolder(keras.callbacks.Callback):
 
 
 def save_network(network: keras.Model, path: str) -> None:
-    """Saves a network without the run's optimizer, which Keras alone cannot load."""
+    """Saves a network with a standard optimizer instead of the run's.
+
+    Keras cannot load the run's optimizer without this package.
+    """
     optimizer = getattr(network, "optimizer", None)
-    # With a name. Keras would number them, and the files of two runs would differ.
+    # Without a fixed name Keras would number the optimizers, and equal runs would
+    # write different files.
     network.optimizer = keras.optimizers.SGD(name="sgd")
     try:
         save_model(network, path)

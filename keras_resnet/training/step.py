@@ -1,8 +1,9 @@
-"""The training step: from a batch to changed weights.
+"""The training step, which updates the weights from one batch.
 
-What makes a step fast or safe and does not belong into a saved network, such as
-mixed precision, is switched on while the step is traced: what is saved stays an
-ordinary float32 network of standard layers.
+Mixed precision and fused batch normalisation make a step faster, but do not belong in a
+saved network. `Step` therefore changes the layers only while TensorFlow traces the
+step into a graph. The graph keeps the changes, and the layers are restored. The saved
+network is a float32 network of standard layers, which Keras loads without this package.
 """
 
 import contextlib
@@ -14,50 +15,63 @@ import keras
 import tensorflow as tf
 
 from keras_resnet.distribution import next_batch
-from keras_resnet.nets import batch_norms, flat_layers, stages, synchronized
+from keras_resnet.nets import (
+    batch_norms,
+    flat_layers,
+    layers_with_stages,
+    synchronized_batch_norms,
+)
 from keras_resnet.spec import Execution, Recipe
-from keras_resnet.training.optimizers import Rate, all_finite, make_optimizer
+from keras_resnet.training.optimizers import Schedule, all_finite, make_optimizer
 
-# Images, labels and weights; see `keras_resnet.data.TrainingBatches`.
+# Images, labels and the weight of each image; see `keras_resnet.data.TrainingBatches`.
 Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 BatchIterator = Iterator[Batch]
 
 
-def rates(network: keras.Model, stage_rate: float) -> list[float]:
-    """Returns each trainable variable's share of the head's learning rate."""
-    numbered = list(stages(network))
-    head = max(number for _, number in numbered)
-    shares = {
+def rate_multipliers(network: keras.Model, stage_rate: float) -> list[float]:
+    """Returns a learning-rate multiplier for each trainable variable.
+
+    The head's multiplier is 1. Each earlier stage's is `stage_rate` times the next's.
+    """
+    numbered_layers = list(layers_with_stages(network))
+    head = max(number for _, number in numbered_layers)
+    multipliers = {
         id(variable): stage_rate ** (head - number)
-        for layer, number in numbered
+        for layer, number in numbered_layers
         for variable in layer.trainable_variables
     }
-    return [shares[id(variable)] for variable in network.trainable_variables]
+    return [multipliers[id(variable)] for variable in network.trainable_variables]
 
 
 @contextlib.contextmanager
-def _replaced(
+def _replace_attribute(
     layers: Sequence[keras.layers.Layer], name: str, value: Any
 ) -> Iterator[None]:
-    """Gives an attribute of layers another value while a step is traced."""
-    kept = [getattr(layer, name) for layer in layers]
+    """Replaces an attribute of the layers inside the context."""
+    originals = [getattr(layer, name) for layer in layers]
     for layer in layers:
         setattr(layer, name, value)
     try:
         yield
     finally:
-        for layer, old in zip(layers, kept, strict=True):
-            setattr(layer, name, old)
+        for layer, original in zip(layers, originals, strict=True):
+            setattr(layer, name, original)
 
 
 @contextlib.contextmanager
-def _fused(network: keras.Model) -> Iterator[None]:
-    """Batch normalisation by TensorFlow's kernel while a step is traced.
+def _use_fused_kernel(network: keras.Model) -> Iterator[None]:
+    """Makes `BatchNormalization` layers use TensorFlow's fused kernel in the context.
 
-    Keras computes it by a dozen operations, each of which passes over the
-    activations: a third of ResNet-20's step on a CPU (benchmarks/results/step.csv).
-    The numbers are the same but for rounding. For float32 variables, alone or with
-    mixed precision, and channels last; others stay as they are.
+    Keras computes batch normalisation with a dozen operations, and each of them reads
+    all activations. On a CPU this takes a third of ResNet-20's training step
+    (benchmarks/results/step.csv). The fused kernel returns the same values up to
+    rounding. A custom layer class that calls the kernel would make saved networks
+    depend on this package. Therefore the standard layers get another `call` while the
+    step is traced, and the traced graph keeps the kernel.
+
+    Layers with variables of another type than float32, and layers whose channel axis
+    is not the last one, are left unchanged. Mixed precision keeps float32 variables.
     """
     norms = [
         layer
@@ -79,7 +93,7 @@ def _call_fused(
     training: bool | None = None,
     mask: Any = None,
 ) -> tf.Tensor:
-    """Calls a layer of batch normalisation by the fused kernel, if it trains."""
+    """Replaces `BatchNormalization.call`; only training uses the fused kernel."""
     if not (training and layer.trainable) or mask is not None:
         return type(layer).call(layer, inputs, training=training, mask=mask)
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -91,21 +105,18 @@ def _call_fused(
         epsilon=layer.epsilon,
         is_training=True,
     )
-    # The kernel's variance is unbiased, and Keras's moving average of biased ones.
+    # The kernel returns the unbiased variance. Keras averages the biased variance.
     count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
     variance *= (count - 1) / count
-    for moving, now in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
-        moving.assign(moving * layer.momentum + now * (1 - layer.momentum))
+    for moving, new in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+        moving.assign(moving * layer.momentum + new * (1 - layer.momentum))
     return outputs
 
 
-def loss_of(recipe: Recipe, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
+def compute_losses(recipe: Recipe, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """Returns the loss of each image, (batch,).
 
-    Args:
-        recipe: Recipe with the loss and its smoothing.
-        labels: Classes, int32 (batch,), or shares of them, (batch, classes).
-        logits: (batch, classes).
+    `labels` are class indices, int32 (batch,), or probabilities, (batch, classes).
     """
     smoothing, classes = recipe.label_smoothing, logits.shape[-1]
     if recipe.loss == "cross_entropy" and labels.shape.rank == 1 and not smoothing:
@@ -123,8 +134,8 @@ def loss_of(recipe: Recipe, labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return keras.losses.categorical_crossentropy(targets, logits, from_logits=True)
 
 
-def _at(network: keras.Model, size: int) -> keras.Model:
-    """The same layers as a network for images of another size."""
+def _resize(network: keras.Model, size: int) -> keras.Model:
+    """Returns a network of the same layers for images of `size` by `size` pixels."""
     return keras.models.clone_model(
         network,
         input_tensors=keras.Input((size, size, network.input_shape[-1]), name="image"),
@@ -136,7 +147,7 @@ def _at(network: keras.Model, size: int) -> keras.Model:
 def _average_moving_statistics(
     network: keras.Model, context: tf.distribute.ReplicaContext
 ) -> None:
-    """Gives all replicas the mean of their moving statistics, as Keras does not."""
+    """Averages the moving statistics over all replicas. Keras does not do this."""
     norms = batch_norms(network)
     moving = [v for norm in norms for v in (norm.moving_mean, norm.moving_variance)]
     means = context.all_reduce("MEAN", [tf.identity(v.value) for v in moving])
@@ -147,22 +158,29 @@ def _average_moving_statistics(
 class Step:
     """Takes training steps.
 
+    Reading a number from the device blocks until all pending steps are computed. Each
+    step therefore only adds its results to `sums` on the device, and Python reads them
+    now and then. Once a loss is not finite, the summed loss is not finite either. The
+    last element of `sums` stops counting there, so that an error message can name the
+    step of that loss although Python notices it later.
+
     Args:
-        network: Network of this package that ends in a softmax.
-        strategy: Strategy in whose scope it was made.
-        recipe: Loss, optimizer and schedule.
-        steps: Number of steps of the whole run, over which the rate changes.
-        execution: How steps are executed; `None` is the defaults.
-        rate: Learning rate in the place of the recipe's.
+        network: Network that ends in a softmax, built in the scope of `strategy`.
+        strategy: Strategy of the run.
+        recipe: Recipe with the loss, the optimizer and the learning-rate schedule.
+        steps: Number of steps of the whole run, over which the learning rate changes.
+        execution: Execution settings. Default: `Execution()`.
+        rate: Learning rate or schedule that replaces the recipe's.
 
     Attributes:
-        sums: Four numbers: over the steps since they were last set to 0, the summed
-            loss, right answers, and images; and the number of steps until a loss was
-            not finite.
-        asks_to_stop: Variable by which this worker asks all of them to stop.
-        asked: Variable above 0 once any worker has asked, on all of them.
-        optimizer: Optimizer that gets the gradients.
-        averages: Averages of the network's variables, with `recipe.ema`, else none.
+        sums: float64 (4,), sums over the steps since `clear_sums`: loss, number of
+            correct predictions, number of images, and number of steps before the
+            first loss that was not finite.
+        stop_request: Variable that this worker sets to 1 to ask all workers to stop.
+        stop_flag: Variable that is above 0 on all workers once any worker has asked to
+            stop. The requests are reduced with the sums, at no extra communication.
+        optimizer: Optimizer that receives the gradients.
+        averages: Moving averages of the variables; empty unless `recipe.ema` is set.
     """
 
     def __init__(
@@ -172,77 +190,71 @@ class Step:
         recipe: Recipe,
         steps: int,
         execution: Execution | None = None,
-        rate: Rate | None = None,
+        rate: Schedule | None = None,
     ) -> None:
         self._network, self._strategy, self._recipe = network, strategy, recipe
         self._execution = execution = execution or Execution()
         variables = network.trainable_variables
         floats = [v for v in network.variables if v.dtype.startswith("float")]
-        self._averaged = floats if recipe.ema else []
+        self._ema_variables = floats if recipe.ema else []
         with strategy.scope():
-            inner, self.optimizer = make_optimizer(
+            inner_optimizer, self.optimizer = make_optimizer(
                 recipe, steps, execution.precision, rate
             )
             decays = [
-                recipe.weight_decay
-                if recipe.decay_all or variable.name == "kernel"
-                else 0.0
-                for variable in variables
+                recipe.weight_decay if recipe.decay_all or v.name == "kernel" else 0.0
+                for v in variables
             ]
-            inner.set_shares(variables, decays, rates(network, recipe.stage_rate))
+            inner_optimizer.build_per_variable(
+                variables, decays, rate_multipliers(network, recipe.stage_rate)
+            )
             self.optimizer.build(variables)
             self.averages = [
                 tf.Variable(v.value, trainable=False, name=f"average/{v.path}")
-                for v in self._averaged
+                for v in self._ema_variables
             ]
         self.sums = tf.Variable(tf.zeros(4, tf.float64))
-        self.asks_to_stop = tf.Variable(0.0, dtype=tf.float64)
-        self.asked = tf.Variable(0.0, dtype=tf.float64)
-        # A network for each size of training images, of the same layers.
-        self._networks = {(size, size): _at(network, size) for size in recipe.sizes}
+        self.stop_request = tf.Variable(0.0, dtype=tf.float64)
+        self.stop_flag = tf.Variable(0.0, dtype=tf.float64)
+        # One network for each size of training images. They share all layers.
+        self._networks = {(size, size): _resize(network, size) for size in recipe.sizes}
         self._networks[tuple(network.input_shape[1:3])] = network
-        self._one = tf.function(self._step)
-        self._many = tf.function(self._loop)
-        self._finite = tf.function(lambda: all_finite([v.value for v in floats]))
+        self._take_one_step = tf.function(self._step)
+        self._take_steps = tf.function(self._loop)
+        self._all_finite = tf.function(lambda: all_finite([v.value for v in floats]))
 
     def __call__(self, batches: BatchIterator, count: int = 1) -> None:
-        """Takes some steps in one call of the device.
-
-        Args:
-            batches: Iterator that `keras_resnet.distribution.iterate_batches` makes.
-            count: Number of steps.
-        """
+        """Takes `count` steps, with batches from an iterator of `iterate_batches`."""
         if count == 1:
-            self._one(batches)
+            self._take_one_step(batches)
         else:
-            self._many(batches, tf.constant(count))
+            self._take_steps(batches, tf.constant(count))
 
     def clear_sums(self) -> None:
-        """Sets the sums to 0."""
         self.sums.assign(tf.zeros_like(self.sums))
 
-    def is_finite(self) -> bool:
-        """Whether all weights, and the moving statistics, are numbers."""
-        return bool(self._finite())
+    def has_finite_weights(self) -> bool:
+        """Returns whether all weights and moving statistics are finite."""
+        return bool(self._all_finite())
 
-    def average(self) -> None:
-        """Sets the averages to the weights as they are, before the first step."""
-        for average, variable in zip(self.averages, self._averaged, strict=True):
+    def reset_averages(self) -> None:
+        """Sets the moving averages to the current weights, before the first step."""
+        for average, variable in zip(self.averages, self._ema_variables, strict=True):
             average.assign(variable.value)
 
     @contextlib.contextmanager
-    def evaluated(self) -> Iterator[None]:
-        """The network as it is judged and saved: with averaged weights, if any."""
+    def averaged_weights(self) -> Iterator[None]:
+        """Loads the averaged weights inside the context, if the recipe keeps any."""
         if not self.averages:
             yield
             return
-        kept = [keras.ops.convert_to_numpy(v) for v in self._averaged]
-        for average, variable in zip(self.averages, self._averaged, strict=True):
+        originals = [keras.ops.convert_to_numpy(v) for v in self._ema_variables]
+        for average, variable in zip(self.averages, self._ema_variables, strict=True):
             variable.assign(average.read_value())
         try:
             yield
         finally:
-            for value, variable in zip(kept, self._averaged, strict=True):
+            for value, variable in zip(originals, self._ema_variables, strict=True):
                 variable.assign(value)
 
     def _loop(self, batches: BatchIterator, count: tf.Tensor) -> None:
@@ -255,29 +267,33 @@ class Step:
         network, execution = self._networks[tuple(sizes)], self._execution
         *layers, head = flat_layers(network)
         mixed = layers if execution.precision != "float32" else []
-        shared = execution.sync_bn and self._strategy.num_replicas_in_sync > 1
+        synced = execution.sync_bn and self._strategy.num_replicas_in_sync > 1
         replica_step = functools.partial(self._replica_step, network)
         if execution.jit_compile:
             replica_step = tf.function(replica_step, jit_compile=True)
+        # Python runs this method only while TensorFlow traces it. The traced graph
+        # keeps the replaced attributes; the layers get theirs back. The head computes
+        # logits instead of probabilities, because the loss of logits is more accurate,
+        # and it stays float32 in mixed precision.
         with (
-            _replaced([head], "activation", keras.activations.linear),  # Logits.
-            _replaced(mixed, "dtype_policy", execution.precision),
-            synchronized(network) if shared else _fused(network),
+            _replace_attribute([head], "activation", keras.activations.linear),
+            _replace_attribute(mixed, "dtype_policy", execution.precision),
+            synchronized_batch_norms(network) if synced else _use_fused_kernel(network),
         ):
             sums = self._strategy.run(replica_step, args=args)
         sums = self._strategy.reduce("SUM", sums, axis=None)
-        good = tf.math.is_finite(sums[0]) & tf.math.is_finite(self.sums[0])
-        self.asked.assign_add(sums[3])
-        self.sums.assign_add(tf.concat([sums[:3], [tf.cast(good, tf.float64)]], 0))
+        is_finite = tf.math.is_finite(sums[0]) & tf.math.is_finite(self.sums[0])
+        self.stop_flag.assign_add(sums[3])
+        self.sums.assign_add(tf.concat([sums[:3], [tf.cast(is_finite, tf.float64)]], 0))
         self._update_averages()
 
-    def _replica_step(self, network: keras.Model, *batch: tf.Tensor) -> tf.Tensor:
-        gradients, sums = self._accumulated(network, batch)
+    def _replica_step(self, model: keras.Model, *batch: tf.Tensor) -> tf.Tensor:
+        gradients, sums = self._accumulate_gradients(model, batch)
         if self._strategy.num_replicas_in_sync > 1:
             context = tf.distribute.get_replica_context()
             gradients = context.all_reduce("SUM", gradients)
             if not self._execution.sync_bn:
-                _average_moving_statistics(network, context)
+                _average_moving_statistics(model, context)
         if limit := self._recipe.clip_norm:
             if self._execution.precision == "mixed_float16":
                 limit = limit * self.optimizer.dynamic_scale.value
@@ -285,18 +301,21 @@ class Step:
         self.optimizer.apply(gradients, self._network.trainable_variables)
         return sums
 
-    def _accumulated(
-        self, network: keras.Model, batch: Sequence[tf.Tensor]
+    def _accumulate_gradients(
+        self, model: keras.Model, batch: Sequence[tf.Tensor]
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Adds up what `_gradients` gives for each part of a replica's images."""
-        parts = self._recipe.accumulate
-        bounds = tf.range(parts + 1) * tf.shape(batch[1])[0] // parts
+        """Adds up the results of `_compute_gradients` over parts of a replica's batch.
+
+        Only the activations of one part are in memory at a time.
+        """
+        num_parts = self._recipe.accumulate
+        bounds = tf.range(num_parts + 1) * tf.shape(batch[1])[0] // num_parts
         gradients: list[tf.Tensor] = []
         sums = 0.0
-        for i in range(parts):
-            part = slice(bounds[i], bounds[i + 1]) if parts > 1 else slice(None)
-            new_gradients, new_sums = self._gradients(
-                network, *(x[part] for x in batch)
+        for i in range(num_parts):
+            part = slice(bounds[i], bounds[i + 1]) if num_parts > 1 else slice(None)
+            new_gradients, new_sums = self._compute_gradients(
+                model, *(x[part] for x in batch)
             )
             if gradients:
                 pairs = zip(gradients, new_gradients, strict=True)
@@ -304,36 +323,41 @@ class Step:
             gradients, sums = new_gradients, sums + new_sums
         return gradients, sums
 
-    def _gradients(
+    def _compute_gradients(
         self,
-        network: keras.Model,
+        model: keras.Model,
         images: tf.Tensor,
         labels: tf.Tensor,
         weights: tf.Tensor,
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Gradients of the weighted loss; and loss, right answers, images, asks."""
+        """Returns the gradients of the weighted loss, and four sums.
+
+        The sums are the loss, the number of correct predictions, the number of images
+        and the stop request of this worker.
+        """
         variables = self._network.trainable_variables
         with tf.GradientTape() as tape:
-            logits = network(images, training=True)
-            losses = loss_of(self._recipe, labels, logits)
+            logits = model(images, training=True)
+            losses = compute_losses(self._recipe, labels, logits)
             loss = tf.reduce_sum(losses * tf.cast(weights, losses.dtype))
             loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(loss, [v.value for v in variables])
-        if labels.shape.rank == 2:  # Of a mixed image, the class that it shows most.
+        if labels.shape.rank == 2:  # A mixed image counts as its most probable class.
             labels = tf.argmax(labels, -1, tf.int32)
-        right = labels == tf.argmax(logits, -1, tf.int32)
-        sums = [tf.reduce_sum(tf.cast(x, tf.float64)) for x in (losses, right)]
+        is_correct = labels == tf.argmax(logits, -1, tf.int32)
+        sums = [tf.reduce_sum(tf.cast(x, tf.float64)) for x in (losses, is_correct)]
         count = tf.cast(tf.shape(labels)[0], tf.float64)
-        return gradients, tf.stack([*sums, count, self.asks_to_stop.read_value()])
+        return gradients, tf.stack([*sums, count, self.stop_request.read_value()])
 
     def _update_averages(self) -> None:
         if not self.averages:
             return
         steps = tf.cast(self.optimizer.iterations.value, tf.float32)
-        share = 1 - tf.minimum(self._recipe.ema, (1 + steps) / (10 + steps))
+        # The decay grows with the steps up to `ema`, so that the initial weights fade.
+        fraction = 1 - tf.minimum(self._recipe.ema, (1 + steps) / (10 + steps))
 
         def update(average: tf.Variable, value: tf.Tensor) -> None:
-            average.assign_add((value - average) * tf.cast(share, average.dtype))
+            average.assign_add((value - average) * tf.cast(fraction, average.dtype))
 
-        for average, variable in zip(self.averages, self._averaged, strict=True):
+        for average, variable in zip(self.averages, self._ema_variables, strict=True):
             self._strategy.extended.update(average, update, args=(variable.value,))

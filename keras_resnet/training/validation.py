@@ -11,23 +11,23 @@ from keras_resnet.training.worker_group import WorkerGroup
 
 
 class Validation:
-    """Evaluates the network of a run; each worker takes a part of the images."""
+    """Evaluates a network on the validation split, a part of it on each worker."""
 
     def __init__(self, run: Run, workers: WorkerGroup) -> None:
         self._workers = workers
-        places = np.arange(workers.index, len(run.images.test), workers.count)
+        indices = np.arange(workers.index, len(run.images.test), workers.count)
         replicas = len(local_replicas(run.strategy))
-        per_replica = -(-run.spec.recipe.batch_size // workers.count // replicas)
+        replica_batch = -(-run.spec.recipe.batch_size // workers.count // replicas)
         self._evaluator = Evaluator(
             run.network,
-            run.images.test.take(places),
+            run.images.test.take(indices),
             run.preprocessing,
-            per_replica * replicas,
+            replica_batch * replicas,
             run.strategy,
         )
 
     def __call__(self, on_step: Callable[[], None]) -> dict[str, float]:
-        """Evaluates the network as it is now, and calls `on_step` after each step.
+        """Evaluates the current weights, and calls `on_step` after each batch.
 
         Returns:
             `val_loss`, the mean cross-entropy, and `val_accuracy`, from 0 to 1.

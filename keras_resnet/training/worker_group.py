@@ -1,4 +1,4 @@
-"""What the workers of a run agree on, and SIGTERM, which ends one, as a flag."""
+"""Agreement between the workers of a run, and the stop flag that SIGTERM sets."""
 
 import contextlib
 import signal
@@ -17,16 +17,15 @@ from keras_resnet.support import InputError
 
 
 class WorkerGroup:
-    """The processes that train one network together, of which this is one.
+    """The processes that train one network together, including this process.
 
-    Every method that communicates must be called by all workers at the same point.
-
-    Args:
-        strategy: The run's strategy.
+    All methods communicate. TensorFlow numbers the collective operations of each worker
+    and combines those with the same number. All workers must therefore call the same
+    methods in the same order; otherwise they wait for each other.
 
     Attributes:
         count: Number of workers.
-        index: Number of this worker.
+        index: Index of this worker, counted from 0.
         is_chief: Whether this worker writes the run folder.
     """
 
@@ -36,61 +35,62 @@ class WorkerGroup:
         self.is_chief = is_chief(strategy)
 
     def sum(self, values: list[float]) -> list[float]:
-        """Adds up numbers over all workers, in float64."""
+        """Returns the elementwise sums of all workers' values, added in float64."""
         if self.count == 1:
             return values
         sums = sum_over_workers(self._strategy, tf.constant(values, tf.float64))
         return sums.numpy().tolist()
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any worker."""
+        """Returns whether any worker passes a true flag."""
         return self.sum([float(flag)])[0] > 0
 
-    def wait(self) -> None:
-        """Waits until all workers are here."""
+    def barrier(self) -> None:
+        """Waits until all workers have called this method."""
         self.sum([1.0])
 
     def check_same_step(self, step: int, model_dir: str) -> None:
-        """Refuses workers that found different checkpoints.
+        """Checks that all workers resume from the same step.
+
+        The workers exchange only sums. The number of workers times the sum of squared
+        steps equals the square of the sum only if all steps are equal.
 
         Raises:
-            InputError: They would go on from different steps.
+            InputError: If the workers have read different checkpoints.
         """
         count, total, squares = self.sum([1.0, float(step), float(step) ** 2])
         if round(count * squares) != round(total**2):
             raise InputError(
-                "The workers found different checkpoints; model_dir must be a folder "
-                f"that they share. Received: {model_dir!r}, where this one found step "
-                f"{step}"
+                "All workers must share model_dir and resume from the same step. "
+                f"Received: {model_dir!r}, where this worker found step {step}"
             )
 
 
-class Stopped(Exception):
-    """The run was told to stop, between two steps."""
+class StopRequested(Exception):
+    """The run ends between two steps because a worker received SIGTERM."""
 
 
-class StopSignal:
-    """A flag that SIGTERM sets.
-
-    Attributes:
-        is_set: Whether this process was told to stop.
-    """
+class StopFlag:
+    """A flag that is set when this process receives SIGTERM."""
 
     def __init__(self) -> None:
         self.is_set = False
 
     @contextlib.contextmanager
-    def handled(self) -> Iterator[None]:
-        """Handles SIGTERM within; only in the main thread, where Python allows it."""
+    def set_by_sigterm(self) -> Iterator[None]:
+        """Sets the flag on SIGTERM inside the context.
+
+        Does nothing outside the main thread, where Python forbids signal handlers.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
-        def stop(*_: object) -> None:
+        def set_flag(*_: object) -> None:
             self.is_set = True
 
-        before = signal.signal(signal.SIGTERM, stop)
+        original_handler = signal.signal(signal.SIGTERM, set_flag)
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            signal.signal(signal.SIGTERM, original_handler)

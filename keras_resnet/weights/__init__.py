@@ -1,17 +1,17 @@
-"""Weights: where they come from, how files name them, and giving them to a network.
+"""Loading, converting and saving of weights.
 
-registry.py     the table of published checkpoints
-download.py     fetching them, verified
-opening.py      from what `weights=` takes to a `Checkpoint`
-formats.py      the kinds of files; its table `READERS` has one reader for each ending
-dialects.py     names of weights in torchvision, timm and other frameworks, to ours
-checkpoint.py   arrays under our names
-origin.py       what belongs to weights, such as the normalisation of pixels
-recognition.py  telling the architecture and the origin from weights and layers
-assign.py       giving weights to a network
-saving.py       writing files
+registry.py     table of published checkpoints
+download.py     verified downloads
+opening.py      `Checkpoint` for an argument `weights=`
+formats.py      readers of weights files; `READERS` has one for each file ending
+dialects.py     names of weights in torchvision, timm and CIFAR repositories
+checkpoint.py   arrays under the names of this package
+origin.py       origin of weights, with the pixel format that they require
+recognition.py  detection of the variant and origin from weights and layers
+assign.py       assignment of weights to a network
+saving.py       writers of weights files
 """
 
-from keras_resnet.support.front_door import open_front_door
+from keras_resnet.support.lazy_imports import attach_stub
 
-__getattr__, __dir__, __all__ = open_front_door(__name__)
+__getattr__, __dir__, __all__ = attach_stub(__name__)

@@ -1,4 +1,4 @@
-"""Weights as arrays under our names, of a file or of a network."""
+"""Weights of a file or a network as arrays under the names of this package."""
 
 import dataclasses
 import functools
@@ -9,17 +9,17 @@ import keras
 import numpy as np
 
 from keras_resnet.nets import flat_layers
-from keras_resnet.weights.dialects import turn
+from keras_resnet.weights.dialects import transpose_kernel
 from keras_resnet.weights.origin import Origin
 
 
 class Tensor(NamedTuple):
-    """One array of a file.
+    """An array of a file, read on demand.
 
     Attributes:
-        key: Name in the file.
+        key: Name of the array in the file.
         shape: Shape of the array that `read` returns.
-        dtype: Name of the type, as the library of the file calls it.
+        dtype: Name of the data type in the library that reads the file.
         read: Function without arguments that returns the array.
     """
 
@@ -29,28 +29,27 @@ class Tensor(NamedTuple):
     read: Callable[[], np.ndarray]
 
     @classmethod
-    def of_array(cls, key: str, array: np.ndarray) -> "Tensor":
-        """Makes one of an array in memory."""
+    def from_array(cls, key: str, array: np.ndarray) -> "Tensor":
+        """Wraps an array in memory."""
         return cls(key, array.shape, str(array.dtype), lambda: array)
 
-    def from_torch(self) -> "Tensor":
-        """Returns this tensor of torch with our order of axes."""
-        shape = turn(np.broadcast_to(0, self.shape), to_torch=False).shape
+    def to_keras(self) -> "Tensor":
+        """Returns this PyTorch tensor with the axis order of Keras."""
+        shape = transpose_kernel(np.broadcast_to(0, self.shape), to_torch=False).shape
         return self._replace(
-            shape=shape, read=lambda: turn(self.read(), to_torch=False)
+            shape=shape, read=lambda: transpose_kernel(self.read(), to_torch=False)
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Weights that a network can be given.
+    """Weights that can be assigned to a network.
 
     Attributes:
-        origin: Where they came from.
-        tensors: The arrays by our names of weights (see
-            `keras_resnet.weights.dialects`), with our order of axes; `None` for a
-            `.weights.h5` file, which only Keras can read, into a model of the same
-            layers.
+        origin: Origin of the weights.
+        tensors: Arrays in the axis order of Keras, by their names in this package (see
+            `keras_resnet.weights.dialects`). `None` for a `.weights.h5` file, which
+            Keras can only load into a model with the same layers.
         classes: Number of classes of the head; `None` without a head.
     """
 
@@ -59,14 +58,16 @@ class Checkpoint:
     classes: int | None
 
     @classmethod
-    def of_tensors(cls, origin: Origin, tensors: Mapping[str, Tensor]) -> "Checkpoint":
-        """Makes a checkpoint of arrays, whose head tells the number of classes."""
+    def from_tensors(
+        cls, origin: Origin, tensors: Mapping[str, Tensor]
+    ) -> "Checkpoint":
+        """Makes a checkpoint whose number of classes is the size of the head."""
         head = tensors.get("predictions/bias")
         return cls(origin, tensors, head.shape[0] if head else None)
 
 
 def variables_of(model: keras.Model) -> dict[str, keras.Variable]:
-    """Returns the weights of a model by our names."""
+    """Returns the variables of a model by their names in this package."""
     return {
         f"{layer.name}/{variable.name}": variable
         for layer in flat_layers(model)
@@ -76,7 +77,7 @@ def variables_of(model: keras.Model) -> dict[str, keras.Variable]:
 
 
 def tensors_of(model: keras.Model) -> dict[str, Tensor]:
-    """Returns the weights of a model as those of a file are given."""
+    """Returns the weights of a model as if they had been read from a file."""
     return {
         name: Tensor(
             name,

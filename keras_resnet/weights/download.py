@@ -1,4 +1,4 @@
-"""Published weights, fetched once and verified always."""
+"""Verified downloads of published weights."""
 
 import hashlib
 import os
@@ -6,45 +6,45 @@ import sys
 import urllib.request
 from http.client import HTTPException, HTTPResponse
 
-from keras_resnet.support import InputError, progress_bar, replace_when_whole
+from keras_resnet.support import InputError, progress_bar, replace_atomically
 from keras_resnet.weights.registry import PublishedWeights
 
 
 def fetch_weights(entry: PublishedWeights) -> str:
-    """Returns the path of published weights; see `fetch_file`."""
+    """Returns the path of published weights, after downloading them if necessary."""
     return fetch_file(entry.address, entry.path, entry.algorithm, entry.digest)
 
 
 def has_digest(path: str, algorithm: str, digest: str) -> bool:
-    """Whether a file has a hash, or a hash that begins so."""
+    """Returns whether the hash of a file begins with these hex digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest().startswith(digest)
 
 
-def fetch_file(address: str, path: str, algorithm: str, digest: str) -> str:
-    """Downloads a file unless it lies there already.
+def fetch_file(url: str, path: str, algorithm: str, digest: str) -> str:
+    """Downloads a file, unless it exists already, and verifies its hash.
 
-    The hash is verified each time. The file appears whole or not at all; two
-    processes at once each download it, and leave the same file.
+    The file is written atomically. If two processes download it at the same time, both
+    succeed and leave the same file.
 
     Args:
-        address: Address of the file.
-        path: Where to put it.
-        algorithm: Algorithm of the hash, such as `"sha256"`.
-        digest: Hash in hex digits; at least the first 8.
+        url: URL of the file.
+        path: Path to write the file to.
+        algorithm: Hash algorithm, such as `"sha256"`.
+        digest: Hash in hex digits, or at least the first 8 of them.
 
     Returns:
         `path`.
 
     Raises:
-        InputError: It cannot be downloaded, or has another hash.
-        OSError: It cannot be written.
+        InputError: If the download fails or the hash differs.
+        OSError: If the file cannot be written.
     """
     if os.path.exists(path):
         if has_digest(path, algorithm, digest):
             return path
         print(
-            f"{path} is not the published file or is damaged; downloading it anew",
+            f"{path} is damaged or not the published file; downloading it again",
             file=sys.stderr,
         )
     folder, name = os.path.split(path)
@@ -54,57 +54,57 @@ def fetch_file(address: str, path: str, algorithm: str, digest: str) -> str:
         raise OSError(f"Could not write to {folder}: {error.strerror}") from error
     received = 0
     try:
-        with replace_when_whole(path) as beside:
-            # The file is opened first: a folder that is read-only costs no download.
-            with open(beside, "xb") as file, _open(address, path) as answer:
-                size = getattr(answer, "length", None) or 0
+        with replace_atomically(path) as temporary_path:
+            # Open the file first, so that a read-only folder fails before the download.
+            with open(temporary_path, "xb") as file, _open(url, path) as response:
+                size = getattr(response, "length", None) or 0
                 with progress_bar(name, size, unit="bytes") as advance:
-                    while block := _read(answer, address, path):
+                    while block := _read(response, url, path):
                         file.write(block)
                         received += len(block)
                         advance(len(block))
             if size and received != size:
                 raise InputError(
-                    f"The download of {address} ended after {received:,} of {size:,} "
-                    "bytes; try again"
+                    f"The download of {url} ended after {received:,} of {size:,} bytes. "
+                    "Try again"
                 )
-            if not has_digest(beside, algorithm, digest):
+            if not has_digest(temporary_path, algorithm, digest):
                 raise InputError(
-                    f"{address} is not the published file: its {algorithm} does not "
-                    f"begin with {digest}, which the publisher states. Nothing was kept"
+                    f"{url} is not the published file, because its {algorithm} hash does "
+                    f"not begin with {digest}. The download was discarded"
                 )
     except OSError as error:
         raise OSError(
             f"Could not write {name} to {folder} after {received / 2**20:.1f} MiB: "
-            f"{error.strerror or error}. Nothing was kept"
+            f"{error.strerror or error}. The download was discarded"
         ) from error
     return path
 
 
-def _open(address: str, path: str) -> HTTPResponse:
-    """Begins a download, and says so on standard error if no bar will."""
+def _open(url: str, path: str) -> HTTPResponse:
+    """Opens a URL, and prints a line if there will be no progress bar."""
     try:
-        answer: HTTPResponse = urllib.request.urlopen(address, timeout=30)
+        response: HTTPResponse = urllib.request.urlopen(url, timeout=30)
     except (OSError, ValueError, HTTPException) as error:
-        raise _failure(f"Could not download {address}", error, path) from None
-    size = getattr(answer, "length", None)  # A file:// address has none.
+        raise _download_error(f"Could not download {url}", error, path) from None
+    size = getattr(response, "length", None)  # A file:// URL has no length.
     if not (size and sys.stderr.isatty()):
-        length = f" {size / 2**20:.1f} MiB" if size else ""
-        print(f"Downloading {address}{length}", file=sys.stderr)
-    return answer
+        size_text = f" {size / 2**20:.1f} MiB" if size else ""
+        print(f"Downloading {url}{size_text}", file=sys.stderr)
+    return response
 
 
-def _read(answer: HTTPResponse, address: str, path: str) -> bytes:
-    """Returns the next block of a download; empty at its end."""
+def _read(response: HTTPResponse, url: str, path: str) -> bytes:
+    """Returns the next block of a download, which is empty at the end."""
     try:
-        return answer.read(2**18)
+        return response.read(2**18)
     except (OSError, HTTPException) as error:
-        raise _failure(f"The download of {address} broke off", error, path) from None
+        raise _download_error(f"The download of {url} stopped", error, path) from None
 
 
-def _failure(text: str, error: Exception, path: str) -> InputError:
+def _download_error(text: str, error: Exception, path: str) -> InputError:
     reason = str(getattr(error, "reason", "") or error) or type(error).__name__
     return InputError(
         f"{text} ({' '.join(reason.split())}). "
-        f"Where there is no network, put the file at {path}"
+        f"On a computer without internet access, put the file at {path}"
     )

@@ -1,4 +1,4 @@
-"""From what `weights=` takes, a name or a path, to a `Checkpoint`."""
+"""Opening of weights that are given by name or path, as in `weights=`."""
 
 import dataclasses
 import os
@@ -6,7 +6,7 @@ import os
 from keras_resnet.support import InputError
 from keras_resnet.weights.checkpoint import Checkpoint
 from keras_resnet.weights.download import fetch_weights, has_digest
-from keras_resnet.weights.formats import ENDINGS, import_torch, read_file
+from keras_resnet.weights.formats import ENDINGS, import_torch, read_checkpoint
 from keras_resnet.weights.origin import Origin
 from keras_resnet.weights.registry import (
     PublishedWeights,
@@ -15,26 +15,24 @@ from keras_resnet.weights.registry import (
     list_weights,
 )
 
-_ACCEPTED = (
-    f"a name that keras_resnet.list_weights() gives, or a file {', '.join(ENDINGS)}"
-)
+_ACCEPTED = f"a name from keras_resnet.list_weights() or a file {', '.join(ENDINGS)}"
 
 
 def open_checkpoint(
     weights: str | os.PathLike[str] | Checkpoint, model: str | None = None
 ) -> Checkpoint:
-    """Opens weights by a name of the registry or by a path.
+    """Opens weights that are given by their name in the registry or by a path.
 
-    Arrays are read only when they are asked for, where the format allows it.
+    Each array is read on demand if the file format permits it.
 
     Args:
-        weights: Such as `"imagenet"`, `"resnet50/torchvision_v2"` or
-            `"net.safetensors"`; a `Checkpoint` is returned as it is.
-        model: Name of the architecture that a name without one is of.
+        weights: Name such as `"imagenet"` or `"resnet50/torchvision_v2"`, or path such
+            as `"net.safetensors"`. A `Checkpoint` is returned unchanged.
+        model: Variant of a name that does not contain one, such as `"imagenet"`.
 
     Raises:
-        InputError: There are no such weights, or the file is damaged, foreign or
-            not to be trusted.
+        InputError: If there are no such weights, or the file is damaged, unsafe or of
+            another kind of network.
     """
     if isinstance(weights, Checkpoint):
         return weights
@@ -44,8 +42,8 @@ def open_checkpoint(
         raise InputError(f"weights must be None, {_ACCEPTED}. Received: {weights!r}")
     if "://" in weights:
         raise InputError(
-            "weights must be a name or a file; an address is fetched and checked by "
-            "python -m keras_resnet.convert ADDRESS TARGET --sha256=...  "
+            "weights must be a name or a file. To download weights from a URL, run "
+            "python -m keras_resnet.convert URL TARGET --sha256=...  "
             f"Received: {weights!r}"
         )
     entry: PublishedWeights | None
@@ -53,22 +51,22 @@ def open_checkpoint(
     if path.lower().endswith(ENDINGS):
         entry = _find_published(path)
     else:
-        first, _, rest = weights.partition("/")
-        if rest and first and "." not in weights and os.sep not in rest:
-            model, weights = first, rest
+        prefix, _, name = weights.partition("/")
+        if name and prefix and "." not in weights and os.sep not in name:
+            model, weights = prefix, name
         elif os.sep in weights or "." in weights:
             raise InputError(f"weights must be {_ACCEPTED}. Received: {weights!r}")
         entry = find_weights(model, weights)
         if entry.path.endswith(".pth"):
             import_torch(weights)
         path = fetch_weights(entry)
-    checkpoint = read_file(path)
+    checkpoint = read_checkpoint(path)
     if entry is None:
         return checkpoint
     origin, source = checkpoint.origin, f"{entry.model}/{entry.name}"
     if entry.pixels is None:
         origin = dataclasses.replace(origin, source=source)
-    else:  # What the publisher states, and the file does not.
+    else:  # The registry supplies properties that are not stored in the file.
         origin = Origin(
             source,
             entry.pixels,
@@ -81,9 +79,9 @@ def open_checkpoint(
 
 
 def _find_published(path: str) -> PublishedWeights | None:
-    """Returns the published weights that a file is; `None` if it is none of them."""
+    """Returns the registry's row for a downloaded file, or `None` for other files."""
     for row in list_weights() if os.path.isfile(path) else ():
-        has_name = os.path.basename(row.address) == os.path.basename(path)
-        if has_name and has_digest(path, row.algorithm, row.digest):
+        is_same_name = os.path.basename(row.address) == os.path.basename(path)
+        if is_same_name and has_digest(path, row.algorithm, row.digest):
             return row
     return None

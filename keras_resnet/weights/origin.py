@@ -1,21 +1,21 @@
-"""Where weights came from, and what belongs to them."""
+"""Origin of weights and the pixel format that they require."""
 
 import dataclasses
 import json
 from typing import NamedTuple
 
 
-class Pixels(NamedTuple):
-    """What a network was trained to see; it belongs to the weights.
+class PixelFormat(NamedTuple):
+    """Preprocessing of images that weights require: (pixel - mean) / sqrt(variance).
 
     Attributes:
-        mean: Mean of each channel, RGB, of pixels from 0 to 255; it is subtracted.
-        variance: Variance of each channel; the difference is divided by its root.
-        crop: Share of the resized image, along each side, that the central crop
-            keeps, as in `keras_resnet.data.Preprocessing`.
-        interpolation: `"bilinear"` or `"bicubic"`, for the resizing.
-        size: Height and width of the input, in pixels, at which the weights were
-            measured; `None` if that is unknown.
+        mean: Mean of each channel in RGB order, for pixels from 0 to 255.
+        variance: Variance of each channel in RGB order.
+        crop: Fraction of each side of the resized image that the central crop keeps,
+            as in `keras_resnet.data.Preprocessing`.
+        interpolation: Resizing method, `"bilinear"` or `"bicubic"`.
+        size: Height and width of the input in pixels at which the published accuracy
+            was measured; `None` if unknown.
     """
 
     mean: tuple[float, ...]
@@ -25,38 +25,38 @@ class Pixels(NamedTuple):
     size: int | None = None
 
 
-# The three habits that users of peers mix up, all for RGB here (the network's
-# first kernel is turned round where the original takes BGR).
-PIXELS = {
-    "torch": Pixels(
+# The three common pixel formats, all for RGB. Weights for BGR images get the input
+# channels of their first kernel reversed when they are read.
+PIXEL_FORMATS = {
+    "torch": PixelFormat(
         tuple(255 * m for m in (0.485, 0.456, 0.406)),
         tuple((255 * s) ** 2 for s in (0.229, 0.224, 0.225)),
     ),
-    "caffe": Pixels((123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
-    "tf": Pixels((127.5,) * 3, (127.5**2,) * 3),
+    "caffe": PixelFormat((123.68, 116.779, 103.939), (1.0, 1.0, 1.0)),
+    "tf": PixelFormat((127.5,) * 3, (127.5**2,) * 3),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a network's weights came from, and what belongs to them.
+    """Origin of weights, and properties that their arrays do not show.
 
-    It travels in the files that this package writes.
+    This package stores it as JSON, called the note, in the weights files that it
+    writes.
 
     Attributes:
-        source: Name from the registry, such as `"resnet50/keras"`, or path.
-        pixels: What the network was trained to see; `None` if that is unknown.
-        classes: Name of each class, in order; `None` if they are unknown.
-        model: Name of the architecture; `None` if that is unknown.
-        stride_on: See `keras_resnet.spec.Variant`, as for the next two; `None`
-            where it is unknown or makes no difference.
-        shortcut: The paper's option.
-        avg_down: Whether shortcuts average.
-        certain: Whether `stride_on` is known, not only the dialect's habit.
+        source: Name in the registry, such as `"resnet50/keras"`, or path.
+        pixels: Pixel format of the training; `None` if unknown.
+        classes: Class names in the order of the labels; `None` if unknown.
+        model: Name of the variant; `None` if unknown.
+        stride_on: See `keras_resnet.spec.Variant`. `None` if unknown or irrelevant.
+        shortcut: See `keras_resnet.spec.Variant`. `None` if unknown.
+        avg_down: See `keras_resnet.spec.Variant`. `None` if unknown.
+        certain: Whether `stride_on` is known. Otherwise the dialect suggests it.
     """
 
     source: str
-    pixels: Pixels | None = None
+    pixels: PixelFormat | None = None
     classes: tuple[str, ...] | None = None
     model: str | None = None
     stride_on: str | None = None
@@ -64,24 +64,24 @@ class Origin:
     avg_down: bool | None = None
     certain: bool = True
 
-    def note(self) -> str:
-        """Returns what is written into a file: JSON of less than 64 KiB."""
+    def to_note(self) -> str:
+        """Returns the note as JSON of less than 64 KiB, without classes if necessary."""
         note = dataclasses.asdict(self) | {"source": None}
         text = json.dumps(note)
         return text if len(text) < 2**16 else json.dumps(note | {"classes": None})
 
     @classmethod
-    def of_note(cls, note: str | bytes, source: str) -> "Origin":
-        """Reads a note again."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        values = {k: v for k, v in json.loads(note).items() if k in known}
+    def from_note(cls, note: str | bytes, source: str) -> "Origin":
+        """Reads a note and ignores fields of newer versions."""
+        field_names = {field.name for field in dataclasses.fields(cls)}
+        values = {k: v for k, v in json.loads(note).items() if k in field_names}
         if values.get("pixels"):
             mean, variance, *rest = values["pixels"]
-            values["pixels"] = Pixels(tuple(mean), tuple(variance), *rest)
+            values["pixels"] = PixelFormat(tuple(mean), tuple(variance), *rest)
         if values.get("classes"):
             values["classes"] = tuple(values["classes"])
         return cls(**values | {"source": source})
 
 
-# The note's name in the metadata of files; in a .keras file it is the comment.
+# Key of the note in a file's metadata. In a .keras file the note is the ZIP comment.
 NOTE = "keras_resnet"

@@ -1,4 +1,4 @@
-"""Telling an architecture, and what belongs to it, from weights and from layers."""
+"""Detection of the variant and origin of a network from its weights and layers."""
 
 import re
 from collections.abc import Mapping
@@ -13,25 +13,26 @@ from keras_resnet.spec import VARIANTS
 from keras_resnet.support import InputError
 from keras_resnet.weights.checkpoint import Checkpoint, Tensor, variables_of
 from keras_resnet.weights.dialects import BLOCK_NAME, is_preactivated
-from keras_resnet.weights.origin import Origin, Pixels
+from keras_resnet.weights.origin import Origin, PixelFormat
 
 
 def describe_architecture(
     weights: Mapping[str, Tensor | keras.Variable],
 ) -> dict[str, Any] | None:
-    """Tells a network's architecture from the shapes of its weights, by our names.
+    """Detects an architecture from the names and shapes of its weights.
 
     Returns:
-        A dict of fields of `keras_resnet.spec.Variant` without `avg_down` and
-        `stride_on`, which cannot be told; a plain net is taken for one with
-        shortcut A, whose weights are the same. `None` if it is no ResNet.
+        A dict of fields of `keras_resnet.spec.Variant`, or `None` if the weights are
+        not those of a ResNet. `avg_down` and `stride_on` are absent, because they do
+        not affect the weights. A plain network is described as one with shortcut A,
+        which has the same weights.
     """
     matches = [BLOCK_NAME.fullmatch(name.split("/")[0]) for name in weights]
-    places = {(int(match[1]), int(match[2])) for match in matches if match}
-    if not places or "conv1_conv/kernel" not in weights:
+    all_blocks = {(int(match[1]), int(match[2])) for match in matches if match}
+    if not all_blocks or "conv1_conv/kernel" not in weights:
         return None
-    stages = range(2, max(stage for stage, _ in places) + 1)
-    blocks = tuple(sum(s == stage for s, _ in places) for stage in stages)
+    stages = range(2, max(stage for stage, _ in all_blocks) + 1)
+    blocks = tuple(sum(s == stage for s, _ in all_blocks) for stage in stages)
     bottleneck = "conv2_block1_3_conv/kernel" in weights
     size, _, _, width = weights["conv1_conv/kernel"].shape
     deep = "conv1_1_conv/kernel" in weights
@@ -49,27 +50,27 @@ def describe_architecture(
         groups, group_width = inner // per_group, per_group * 64 // width
         fields |= {"groups": groups, "group_width": group_width}
     if "conv3_block1_0_conv/kernel" in weights:
-        # The first block of the first stage changes shapes where it is a bottleneck.
-        same = "conv2_block2" if bottleneck else "conv2_block1"
-        every = f"{same}_0_conv/kernel" in weights
-        fields["shortcut"] = "C" if every else "B"
+        # This block keeps the shape of its input, so it projects only with option C.
+        prefix = "conv2_block2" if bottleneck else "conv2_block1"
+        has_projection = f"{prefix}_0_conv/kernel" in weights
+        fields["shortcut"] = "C" if has_projection else "B"
     return fields
 
 
-def recognise(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
-    """Tells the architecture of weights that have `tensors`.
+def recognise_variant(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
+    """Recognises the variant of a checkpoint that has `tensors`.
 
     Returns:
-        Its name, and the fields of `keras_resnet.spec.Variant` in which the
-        weights may differ from it.
+        Name of the variant, and the fields of `keras_resnet.spec.Variant` that may
+        differ from that variant.
 
     Raises:
-        InputError: It is none of ours.
+        InputError: If no variant has such weights.
     """
     origin = checkpoint.origin
     fields = describe_architecture(checkpoint.tensors or {})
     if fields is None:
-        raise InputError(f"{origin.source} does not hold a ResNet")
+        raise InputError(f"{origin.source} does not contain a ResNet")
     variation = {field: fields.pop(field) for field in ("shortcut", "stem")}
     if origin.shortcut:
         variation["shortcut"] = origin.shortcut
@@ -77,50 +78,50 @@ def recognise(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
         variation["avg_down"] = origin.avg_down
     if origin.model:
         return origin.model, variation
-    like = [
+    candidates = [
         (name, row)
         for name, row in VARIANTS.items()
         if all(getattr(row, field) == value for field, value in fields.items())
         and (row.stem == "cifar") == (variation["stem"] == "cifar")
     ]
-    for name, row in like:
+    for name, row in candidates:
         if all(getattr(row, field) == value for field, value in variation.items()):
             return name, variation
-    if like:
-        return like[0][0], variation
+    if candidates:
+        return candidates[0][0], variation
     blocks, cifar = fields["blocks"], variation["stem"] == "cifar"
     if cifar and len(set(blocks)) == 1 and fields["width"] == 16:
         return f"cifar_resnet{6 * blocks[0] + 2}", variation
     raise InputError(
-        f"{origin.source} holds a ResNet that keras_resnet has no name for: "
+        f"{origin.source} contains a ResNet that is not a variant of keras_resnet: "
         + ", ".join(f"{key}={value}" for key, value in fields.items())
     )
 
 
-def origin_of(model: keras.Model, source: str) -> Origin | None:
-    """Returns what belongs to a model's weights, from its layers and its `origin`.
+def find_origin(model: keras.Model, source: str) -> Origin | None:
+    """Determines the origin of a model from its layers and its attribute `origin`.
 
-    `None` if the model is no network of this package. `source` is the name or path
-    of the weights.
+    `source` is the name or path of the weights. Returns `None` if the model is not a
+    network of this package.
     """
     by_name = {layer.name: layer for layer in flat_layers(model)}
     fields = describe_architecture(variables_of(model))
     if fields is None:
         return None
     stride_on = None
-    if fields["block"] == "bottleneck":  # Basic blocks have nothing to tell.
-        first = [la for n, la in by_name.items() if re.search(r"_block\d+_1_conv$", n)]
-        stride_on = "1x1" if any(max(la.strides) > 1 for la in first) else "3x3"
-    adds = any(isinstance(layer, layers.Add) for layer in by_name.values())
-    known = getattr(model, "origin", None)
+    if fields["block"] == "bottleneck":  # Basic blocks do not use `stride_on`.
+        convs = [la for n, la in by_name.items() if re.search(r"_block\d+_1_conv$", n)]
+        stride_on = "1x1" if any(max(la.strides) > 1 for la in convs) else "3x3"
+    has_sums = any(isinstance(layer, layers.Add) for layer in by_name.values())
+    previous = getattr(model, "origin", None)
     return Origin(
         source,
-        pixels_of(model),
-        known.classes if known else None,
-        known.model if known else None,
+        find_pixel_format(model),
+        previous.classes if previous else None,
+        previous.model if previous else None,
         stride_on,
-        fields["shortcut"] if adds else "none",
-        # ResNet-D's shortcuts average before they subsample.
+        fields["shortcut"] if has_sums else "none",
+        # `avg_down`: the shortcuts of ResNet-D contain a 2x2 average pooling.
         any(
             tuple(p.pool_size) == (2, 2)
             for n, p in by_name.items()
@@ -129,16 +130,17 @@ def origin_of(model: keras.Model, source: str) -> Origin | None:
     )
 
 
-def pixels_of(model: keras.Model) -> Pixels | None:
-    """Returns what a model's first layer says of the pixels that it takes.
+def find_pixel_format(model: keras.Model) -> PixelFormat | None:
+    """Returns the pixel format of a model's input.
 
-    The crop and the interpolation are those of the model's origin, or else the usual
-    ones. `None` if the model does not normalise its input itself.
+    The format is that of the model's `origin`. Otherwise the normalisation layer
+    determines the mean and variance, and the other fields have their usual values.
+    `None` if the model does not normalise its input itself.
     """
-    known = getattr(model, "origin", None)
+    origin = getattr(model, "origin", None)
     by_name = {layer.name: layer for layer in flat_layers(model)}
-    if known and known.pixels:
-        pixels = known.pixels
+    if origin and origin.pixels:
+        pixels = origin.pixels
     elif "normalization" in by_name:
         layer = by_name["normalization"]
         mean, variance = (
@@ -146,8 +148,8 @@ def pixels_of(model: keras.Model) -> Pixels | None:
             for values in (layer.input_mean, layer.input_variance)
         )
         crop = 0.875 if has_imagenet_stem(by_name) else 1.0
-        pixels = Pixels(mean, variance, crop)
+        pixels = PixelFormat(mean, variance, crop)
     else:
         return None
-    size = model.input_shape[2]  # A width in either data format, or None.
+    size = model.input_shape[2]  # Index 2 is a side of the image in both data formats.
     return pixels._replace(size=size or pixels.size)

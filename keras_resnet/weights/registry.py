@@ -1,8 +1,8 @@
-"""The table of published checkpoints, and the names of their classes.
+"""Table of published checkpoints, and names of their classes.
 
-Hashes are the publishers' own: 32 hex digits of MD5 from Keras, the first 8 of
-SHA-256 in the names of torchvision's and timm's files. Accuracies are as
-published, on ImageNet's 50,000 validation images, one central crop.
+The hashes are those of the publishers: all 32 hex digits of MD5 from Keras, and the
+first 8 hex digits of SHA-256 in the names of torchvision's and timm's files. Accuracies
+are the published ones for one central crop of ImageNet's 50,000 validation images.
 """
 
 import dataclasses
@@ -10,30 +10,30 @@ import functools
 import os
 
 from keras_resnet.spec import find_variant
-from keras_resnet.support import InputError, choose, keras_home
-from keras_resnet.weights.origin import PIXELS, Pixels
+from keras_resnet.support import InputError, check_choice, keras_home
+from keras_resnet.weights.origin import PIXEL_FORMATS, PixelFormat
 
-Top = tuple[float, float]  # The share of the first, and of the first five classes.
+Top = tuple[float, float]  # Top-1 and top-5 accuracy in percent.
 
 
 @dataclasses.dataclass(frozen=True)
 class PublishedWeights:
-    """One checkpoint that somebody published.
+    """A published checkpoint.
 
     Attributes:
-        model: Architecture, as `keras_resnet.list_models()` names it.
-        name: What `weights=` takes for it, such as `"torchvision_v2"`.
-        address: Address of the file; without `://` its place in this package.
-        algorithm: Algorithm of the hash, `"md5"` or `"sha256"`.
-        digest: Hash in hex digits, or the beginning of it, as published.
-        pixels: What the network was trained to see; `None` where the file says it.
+        model: Name of the variant, as in `keras_resnet.list_models()`.
+        name: Name for the argument `weights=`, such as `"torchvision_v2"`.
+        address: URL of the file, or its path in this package (without `://`).
+        algorithm: Hash algorithm, `"md5"` or `"sha256"`.
+        digest: Published hash in hex digits, or its beginning.
+        pixels: Pixel format of the training; `None` if the file contains it.
         stride_on: See `keras_resnet.ResNet50`; `None` for basic blocks.
-        top1: Accuracy in percent, as published, on images of `pixels.size`.
-        top5: The same for the five likeliest classes.
-        mebibytes: Size of the file as published; `None` for timm's, which is not.
-        licence: Licence of the weights, as published; not legal advice.
+        top1: Published accuracy in percent for inputs of `pixels.size`.
+        top5: Published top-5 accuracy in percent for inputs of `pixels.size`.
+        mebibytes: Published size of the file in MiB; `None` if not published.
+        licence: Published licence of the weights. This is not legal advice.
         source: Publisher.
-        data: Data set of the training; see `class_names`.
+        data: Dataset of the training; see `class_names`.
     """
 
     model: str
@@ -41,7 +41,7 @@ class PublishedWeights:
     address: str
     algorithm: str
     digest: str
-    pixels: Pixels | None
+    pixels: PixelFormat | None
     stride_on: str | None
     top1: float
     top5: float
@@ -52,21 +52,21 @@ class PublishedWeights:
 
     @property
     def path(self) -> str:
-        """Where the file is kept: in Keras's own cache of models, or in this package."""
+        """Path of the file in the Keras cache or in this package."""
         if "://" not in self.address:
             return os.path.join(os.path.dirname(__file__), self.address)
         return os.path.join(cache_folder(), os.path.basename(self.address))
 
 
 def cache_folder() -> str:
-    """Returns Keras's cache of models: `$KERAS_HOME/models`, or `~/.keras/models`."""
+    """Returns the Keras cache, `$KERAS_HOME/models` or `~/.keras/models`."""
     return os.path.join(keras_home(), "models")
 
 
 def _keras(
     model: str, digest: str, top: Top, size: int, mebibytes: float
 ) -> PublishedWeights:
-    # Version 2 was measured at 299 pixels: at 224 users find some 8 points less.
+    # Version 2 was measured at 299 pixels. Users report about 8 points less at 224.
     v2 = model.endswith("v2")
     return PublishedWeights(
         model,
@@ -75,7 +75,9 @@ def _keras(
         f"{model}_weights_tf_dim_ordering_tf_kernels.h5",
         "md5",
         digest,
-        PIXELS["tf" if v2 else "caffe"]._replace(interpolation="bicubic", size=size),
+        PIXEL_FORMATS["tf" if v2 else "caffe"]._replace(
+            interpolation="bicubic", size=size
+        ),
         "3x3" if v2 else "1x1",
         *top,
         mebibytes,
@@ -93,7 +95,7 @@ def _torchvision(
         f"https://download.pytorch.org/models/{model}-{digest}.pth",
         "sha256",
         digest,
-        PIXELS["torch"]._replace(crop=224 / resize, size=224),
+        PIXEL_FORMATS["torch"]._replace(crop=224 / resize, size=224),
         None if find_variant(model).block == "basic" else "3x3",
         *top,
         mebibytes,
@@ -111,7 +113,7 @@ def _timm(
         f"https://github.com/{owner}/pytorch-image-models/releases/download/{file}",
         "sha256",
         file.removesuffix(".pth").rpartition("-")[2],
-        PIXELS["torch"]._replace(
+        PIXEL_FORMATS["torch"]._replace(
             crop=size / resize, interpolation="bicubic", size=size
         ),
         None if find_variant(model).block == "basic" else "3x3",
@@ -123,9 +125,9 @@ def _timm(
 
 
 # fmt: off
-# The first row of an architecture is what weights="imagenet" means: keras.applications'
-# where there are any, which need no PyTorch to be read and are the paper's own nets,
-# then torchvision's.
+# The first row of a variant defines weights="imagenet". Weights of keras.applications
+# come first, because reading them does not require PyTorch and their networks are those
+# of the paper. Weights of torchvision come next.
 REGISTRY = (
     _keras("resnet50", "2cb95161c43110f7111970584f804107", (74.9, 92.1), 224, 98),
     _keras("resnet101", "f1aeb4b969a6efcfb50fad2f0c20cfc5", (76.4, 92.8), 224, 171),
@@ -180,7 +182,7 @@ REGISTRY = (
     _timm("resnext50_32x4d", "a1", "huggingface", "v0.1-rsb-weights/resnext50_32x4d_a1_0-b5a91a1d.pth", 224, 235, (80.526, 94.458)),
     _timm("resnext50_32x4d", "a2", "huggingface", "v0.1-rsb-weights/resnext50_32x4d_a2_0-efc76add.pth", 224, 235, (80.444, 94.630)),
     _timm("resnext50_32x4d", "a3", "huggingface", "v0.1-rsb-weights/resnext50_32x4d_a3_0-3e450271.pth", 224, 235, (79.252, 94.290)),
-    # Trained by this package itself; the run's record and log lie beside the file.
+    # This package trained these weights. The same folder contains the run's record.
     PublishedWeights("resnet20", "fashion_mnist", "trained/resnet20_fashion_mnist/resnet20_fashion_mnist.keras", "sha256", "39db9c7adc2afa55ae6b84c1cf0aafac94a041cb6481457c8b852570125ad7d7", None, None, 94.0, 99.9, 1.29, "Apache-2.0", "keras_resnet", "fashion_mnist"),
 )
 # fmt: on
@@ -194,52 +196,51 @@ CIFAR10_CLASSES = (
 
 
 def list_weights(model: str | None = None) -> list[PublishedWeights]:
-    """Returns the published weights that `weights=` knows by name.
+    """Returns the published weights that the argument `weights=` accepts.
 
     Args:
-        model: Name that `keras_resnet.list_models()` gives; `None` for all.
+        model: Name of a variant, as in `keras_resnet.list_models()`; `None` for all.
 
     Returns:
-        Rows of `REGISTRY`. The first one of an architecture is what
-        `weights="imagenet"` means.
+        Rows of `REGISTRY`. `weights="imagenet"` selects the first row of a variant.
 
     Raises:
-        InputError: There is no such architecture.
+        InputError: If there is no such variant.
     """
     if model is not None:
-        find_variant(model)  # Refuses a name with a typo.
+        find_variant(model)  # Raises an error for an unknown name.
     return [row for row in REGISTRY if model is None or row.model == model.lower()]
 
 
 def find_weights(model: str | None, name: str) -> PublishedWeights:
-    """Returns the published weights of an architecture by their name or `"imagenet"`.
+    """Returns the published weights of a variant by their name or `"imagenet"`.
 
     Raises:
-        InputError: There are none of that name.
+        InputError: If the variant has no weights of this name.
     """
     rows = list_weights(model)
     if not rows:
         models = dict.fromkeys(row.model for row in REGISTRY)
         raise InputError(
-            f"There are no published weights of {model}, only of {', '.join(models)}; or "
-            f"name a file. Received: weights={name!r}"
+            f"There are no published weights of {model}, only of {', '.join(models)}. A "
+            f"file is accepted too. Received: weights={name!r}"
         )
     names = [row.name for row in rows]
-    has_default = "://" in rows[0].address  # What this package trained has its name.
-    choose("weights", name, [DEFAULT_WEIGHTS, *names] if has_default else names)
+    has_default = "://" in rows[0].address  # "imagenet" selects weights with a URL.
+    check_choice("weights", name, [DEFAULT_WEIGHTS, *names] if has_default else names)
     return rows[0 if name == DEFAULT_WEIGHTS else names.index(name)]
 
 
 def class_ids(data: str) -> tuple[str, ...] | None:
-    """Returns the WordNet id of each class of ImageNet; `None` for other data."""
+    """Returns the WordNet ids of ImageNet's classes, or `None` for other datasets."""
     return _imagenet_classes(0) if data == "imagenet" else None
 
 
 def class_names(data: str) -> tuple[str, ...] | None:
-    """Returns the name of each class of a data set, in the order of its labels.
+    """Returns the class names of a dataset in the order of the labels.
 
-    Those of `"imagenet"` (1,000, none of them twice) and of `"cifar10"` are known;
-    `None` for others.
+    The result is `None` unless the dataset is `"imagenet"`, with 1,000 different names,
+    or `"cifar10"`.
     """
     if data == "cifar10":
         return CIFAR10_CLASSES

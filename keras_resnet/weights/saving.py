@@ -1,4 +1,4 @@
-"""Saving weights, whole or not at all."""
+"""Atomic writers of weights files."""
 
 import zipfile
 
@@ -6,90 +6,89 @@ import keras
 import numpy as np
 
 from keras_resnet.nets import flat_layers, has_imagenet_stem
-from keras_resnet.support import InputError, Path, replace_when_whole, shorten_list
+from keras_resnet.support import InputError, StrPath, replace_atomically, shorten_list
 from keras_resnet.weights.checkpoint import variables_of
-from keras_resnet.weights.dialects import Dialect, turn
+from keras_resnet.weights.dialects import Dialect, transpose_kernel
 from keras_resnet.weights.origin import NOTE
-from keras_resnet.weights.recognition import origin_of
+from keras_resnet.weights.recognition import find_origin
 
 
-def save_model(model: keras.Model, path: Path) -> None:
-    """Saves a model as a `.keras` file that appears whole or not at all.
+def save_model(model: keras.Model, path: StrPath) -> None:
+    """Saves a model atomically as a `.keras` file.
 
-    What belongs to the weights (`Origin`) is in the archive's comment, which Keras
-    does not read; an extra archive member would make Keras extract the whole
+    The note about the weights (`Origin`) becomes the comment of the ZIP archive, which
+    Keras ignores. An additional archive member would make Keras extract the whole
     archive to disk.
 
     Raises:
-        OSError: It could not be written, as on a full disk; what was there before
-            still is.
+        OSError: If writing fails, such as on a full disk. An existing file is kept.
     """
-    with replace_when_whole(path, ".keras") as beside:
-        model.save(beside)
-        if note := _note_of(model):
-            with zipfile.ZipFile(beside, "a") as archive:
+    with replace_atomically(path, ".keras") as temporary_path:
+        model.save(temporary_path)
+        if note := _make_note(model):
+            with zipfile.ZipFile(temporary_path, "a") as archive:
                 archive.comment = note.encode()
 
 
-def save_weights(model: keras.Model, path: Path) -> None:
-    """Saves a model's weights as a `.weights.h5` file, as `save_model` does."""
+def save_weights(model: keras.Model, path: StrPath) -> None:
+    """Saves a model's weights atomically as a `.weights.h5` file with a note."""
     import h5py
 
-    with replace_when_whole(path, ".weights.h5") as beside:
-        model.save_weights(beside)
-        if note := _note_of(model):
-            with h5py.File(beside, "r+") as file:
+    with replace_atomically(path, ".weights.h5") as temporary_path:
+        model.save_weights(temporary_path)
+        if note := _make_note(model):
+            with h5py.File(temporary_path, "r+") as file:
                 file.attrs[NOTE] = note
 
 
-def save_state_dict(model: keras.Model, path: Path) -> None:
-    """Saves a model's weights as safetensors with the names that torch's nets use.
+def save_state_dict(model: keras.Model, path: StrPath) -> None:
+    """Saves a model's weights atomically as safetensors, with names for PyTorch.
 
-    A ResNet of ImageNet's gets torchvision's names, with ResNet-D and squeeze and
-    excitation timm's, and one for CIFAR those of published CIFAR checkpoints.
+    Networks for ImageNet get the names of torchvision, or those of timm for ResNet-D
+    and squeeze and excitation. Networks for CIFAR get those of CIFAR repositories.
 
     Args:
-        model: Network of this package, other than a pre-activation net, of which
-            torchvision and timm have none alike.
-        path: File to write; it appears whole or not at all.
+        model: Network of this package, but not a pre-activation network, because
+            torchvision and timm have none with the same layout.
+        path: File to write.
 
     Raises:
-        InputError: The model has weights that have no such name.
-        OSError: See `save_model`.
+        InputError: If a weight of the model has no name in PyTorch.
+        OSError: If writing fails. An existing file is kept.
     """
     from safetensors.numpy import save_file
 
-    origin = origin_of(model, "")
+    origin = find_origin(model, "")
     names = {layer.name for layer in flat_layers(model)}
     is_cifar = not has_imagenet_stem(names)
-    dialect = Dialect.choose(
+    dialect = Dialect.make(
         deep_stem="conv1_1_conv" in names,
         avg_down=bool(origin and origin.avg_down),
         cifar=is_cifar,
         shortcut=is_cifar,
     )
-    arrays, strangers = {}, []
+    arrays, unnamed = {}, []
     for name, variable in variables_of(model).items():
-        key = dialect.theirs(name)
+        key = dialect.to_torch_key(name)
         if key is None:
-            strangers.append(name)
+            unnamed.append(name)
             continue
-        array = turn(keras.ops.convert_to_numpy(variable), to_torch=True)
+        array = transpose_kernel(keras.ops.convert_to_numpy(variable), to_torch=True)
         arrays[key] = np.ascontiguousarray(array)
         if key.endswith("running_var"):
-            tracked = key.replace("running_var", "num_batches_tracked")
-            arrays[tracked] = np.zeros((), np.int64)
-    if strangers:
+            counter = key.replace("running_var", "num_batches_tracked")
+            arrays[counter] = np.zeros((), np.int64)
+    if unnamed:
         raise InputError(
-            f"{model.name} has weights that torch's ResNets have no names for: "
-            f"{shorten_list(strangers)}"
+            f"{model.name} has weights without a counterpart in the ResNets of PyTorch: "
+            f"{shorten_list(unnamed)}"
         )
-    metadata = {"format": "pt"} | ({NOTE: origin.note()} if origin else {})
-    with replace_when_whole(path) as beside:
-        save_file(arrays, beside, metadata=metadata)
+    metadata = {"format": "pt"} | ({NOTE: origin.to_note()} if origin else {})
+    with replace_atomically(path) as temporary_path:
+        save_file(arrays, temporary_path, metadata=metadata)
 
 
-def _note_of(model: keras.Model) -> str | None:
-    """Returns what is written into a file; `None` for a net of another package."""
-    origin = origin_of(model, "")
-    return origin.note() if origin else None
+def _make_note(model: keras.Model) -> str | None:
+    """Returns the note for a file, or `None` for a network of another package."""
+    origin = find_origin(model, "")
+    return origin.to_note() if origin else None

@@ -1,4 +1,4 @@
-"""The programs as a user starts them, with right and with wrong input."""
+"""The commands in subprocesses, with valid and with invalid input."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ from keras_resnet.evaluate import evaluate
 from keras_resnet.predict import predict
 from keras_resnet.support.errors import InputError
 
-PROGRAMS = (
+COMMANDS = (
     "keras_resnet.train",
     "keras_resnet.evaluate",
     "keras_resnet.predict",
@@ -33,21 +33,21 @@ PROGRAMS = (
 )
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", COMMANDS)
 def test_help_fits_a_screen(program):
     result = run_program(program, "--helpshort")
     lines = result.stdout.splitlines()
-    # But for the line that says where the program lies.
+    # The path of the module may be of any length.
     lines = [line for line in lines if not line.endswith(".py:")]
     assert len(lines) <= 44
     assert max(map(len, lines)) <= 80
     flags = re.findall(r"^  --(?:\[no\])?(\w+):", result.stdout, re.MULTILINE)
     assert 1 <= len(flags) <= 20
-    if program != "keras_resnet.convert":  # All that it takes is told from the files.
+    if program != "keras_resnet.convert":  # convert has no flag with a default.
         assert "(default:" in result.stdout
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", COMMANDS)
 def test_unknown_flag(program):
     result = run_program(program, "--modle=resnet20")
     assert result.returncode == 1
@@ -64,10 +64,10 @@ def test_forgotten_dashes(program):
     assert_one_line(run_program(program, "model=resnet20"), "Received: model=resnet20")
 
 
-@pytest.mark.parametrize("program", [*PROGRAMS, "keras_resnet.complexity"])
+@pytest.mark.parametrize("program", [*COMMANDS, "keras_resnet.complexity"])
 @pytest.mark.parametrize("flag", ["--help", "--modle=resnet20"])
 def test_help_and_flags_do_not_wait_for_tensorflow(program, flag):
-    """Nothing heavy is imported by a program before it has read its flags."""
+    """A command reads its flags before it imports TensorFlow, Keras or NumPy."""
     code = f"""
 import runpy, sys
 sys.argv = ["program", {flag!r}]
@@ -82,16 +82,17 @@ except SystemExit:
     assert not {"keras", "tensorflow", "numpy", "keras_resnet.training"} & {*imported}
 
 
-def test_train_with_no_other_flag(tmp_path):
-    """`--epochs` and `--virtual_devices` aside, for time and for two replicas."""
+def test_train_with_default_settings(tmp_path):
+    """Training with defaults works; the flags only shorten it and add a replica."""
     flags = ("--strategy=mirrored", "--virtual_devices=2", "--epochs=1")
-    # In a process of its own: what importing TensorFlow prints is kept back.
+    # A new process, because run_program forks one that has already imported TensorFlow.
+    # The messages that are printed during this import would be missing.
     result = run_python("-m", "keras_resnet.train", *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     first = result.stdout.splitlines()[0]
     for words in ("resnet20 (shortcut A", "1,437 training", "mirrored on 2 replica(s)"):
         assert words in first
-    assert "into runs/resnet20-digits" in first
+    assert "writing to runs/resnet20-digits" in first
     assert "epoch 1/1 - loss" in result.stdout
     assert result.stderr == ""
     assert (tmp_path / "runs/resnet20-digits/final.keras").exists()
@@ -99,25 +100,29 @@ def test_train_with_no_other_flag(tmp_path):
     assert "has ended; nothing to do" in again.stdout
 
 
-def test_evaluate(trained, tmp_path):
-    to = "--output=report"  # Other tests look into the run folder.
-    alone = run_program("keras_resnet.evaluate", f"--model={trained}", to, cwd=tmp_path)
-    assert re.match(r"\d+ of 360 held-out images right: top-1 9\d\.\d\d%", alone.stdout)
-    assert alone.stderr == "per class, and a confusion picture: report\n"
-    shared = run_program(
+def test_evaluate(trained_run, tmp_path):
+    output_flag = "--output=report"  # Not in the run folder, which other tests read.
+    single_device = run_program(
+        "keras_resnet.evaluate", f"--model={trained_run}", output_flag, cwd=tmp_path
+    )
+    assert re.match(
+        r"\d+ of 360 test images correct: top-1 9\d\.\d\d%", single_device.stdout
+    )
+    assert re.fullmatch(r"report .*: report\n", single_device.stderr)
+    two_devices = run_program(
         "keras_resnet.evaluate",
-        f"--model={trained}",
+        f"--model={trained_run}",
         "--virtual_devices=2",
         "--batch_size=14",
-        to,
+        output_flag,
         cwd=tmp_path,
     )
-    assert shared.stdout == alone.stdout
+    assert two_devices.stdout == single_device.stdout
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """A three, enlarged, in two formats; a damaged file."""
+def image_files(tmp_path):
+    """Folder with an enlarged digit 3 in two formats, and a damaged image file."""
     from sklearn.datasets import load_digits
 
     three = np.kron(load_digits().images[3], np.ones((4, 4)))[..., None] * 15.9375
@@ -127,13 +132,13 @@ def pictures(tmp_path):
     return tmp_path
 
 
-def test_predict_names_what_it_cannot_read_and_goes_on(trained, pictures):
+def test_predict_reports_unreadable_files_and_continues(trained_run, image_files):
     files = ("three.png", "half.jpg", "missing.png", "three.jpg")
     result = run_program(
-        "keras_resnet.predict", f"--model={trained}", *files, cwd=pictures
+        "keras_resnet.predict", f"--model={trained_run}", *files, cwd=image_files
     )
     assert result.returncode == 1
-    assert "error: half.jpg: damaged" in result.stderr
+    assert re.search("^error: half.jpg: .*damaged", result.stderr, re.MULTILINE)
     assert "error: missing.png: No such file" in result.stderr
     assert "Traceback" not in result.stderr
     lines = result.stdout.splitlines()
@@ -141,46 +146,46 @@ def test_predict_names_what_it_cannot_read_and_goes_on(trained, pictures):
     for start, name in ((0, "three.png"), (6, "three.jpg")):
         assert lines[start] == name
         assert lines[start + 1].split()[1] == "3"
-        shares = [float(line.split("%")[0]) for line in lines[start + 1 : start + 6]]
-        assert shares == sorted(shares, reverse=True)
+        scores = [float(line.split("%")[0]) for line in lines[start + 1 : start + 6]]
+        assert scores == sorted(scores, reverse=True)
 
 
-def test_predict_whole_files(trained, pictures):
-    path = str(pictures / "three.png")
-    ((name, share),) = predict([path], str(trained), top=1)[path]
+def test_predict_a_file(trained_run, image_files):
+    path = str(image_files / "three.png")
+    ((name, probability),) = predict([path], str(trained_run), top=1)[path]
     assert name == "3"
-    assert 0 < share <= 1
+    assert 0 < probability <= 1
 
 
-def test_predict_gives_json(trained, pictures):
-    """And nothing else on standard output, of damaged files too."""
+def test_predict_prints_json(trained_run, image_files):
+    """Standard output contains only JSON, with a record for damaged files too."""
     files = ("three.png", "half.jpg", "missing.png", "three.jpg")
     result = run_program(
-        "keras_resnet.predict", f"--model={trained}", "--json", "--top=3", *files,
-        cwd=pictures,
+        "keras_resnet.predict", f"--model={trained_run}", "--json", "--top=3", *files,
+        cwd=image_files,
     )  # fmt: skip
     assert result.returncode == 1
-    found = json.loads(result.stdout)
-    assert [record["image"] for record in found] == list(files)
-    assert [len(record.get("classes", ())) for record in found] == [3, 0, 0, 3]
-    assert found[0]["classes"][0]["class"] == "3"
-    assert 0 < found[0]["classes"][0]["probability"] <= 1
-    assert "damaged" in found[1]["error"]
-    assert "No such file" in found[2]["error"]
-    assert "error: half.jpg: damaged" in result.stderr
+    records = json.loads(result.stdout)
+    assert [record["image"] for record in records] == list(files)
+    assert [len(record.get("classes", ())) for record in records] == [3, 0, 0, 3]
+    assert records[0]["classes"][0]["class"] == "3"
+    assert 0 < records[0]["classes"][0]["probability"] <= 1
+    assert "damaged" in records[1]["error"]
+    assert "No such file" in records[2]["error"]
+    assert re.search("^error: half.jpg: .*damaged", result.stderr, re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
-def held_out(trained):
-    """The held-out digits, and what Keras's own `predict` makes of them."""
+def digits_split(trained_run):
+    """The test split of digits, and the probabilities that Keras predicts for it."""
     split = sources.load_dataset("digits").test
-    model = keras.models.load_model(trained / "final.keras")
+    model = keras.models.load_model(trained_run / "final.keras")
     return split, model.predict(split.images, verbose=0)
 
 
-def test_predict_folders(trained, held_out, tmp_path):
-    """Below them too, by name; more files than in a batch keep their order."""
-    split, probabilities = held_out
+def test_predict_folders(trained_run, digits_split, tmp_path):
+    """Files in and below folders are sorted by path, across several batches."""
+    split, probabilities = digits_split
     for i in range(40):
         folder = tmp_path / "all" / ("below/further" if i % 3 else "")
         folder.mkdir(parents=True, exist_ok=True)
@@ -188,23 +193,25 @@ def test_predict_folders(trained, held_out, tmp_path):
         Image.fromarray(split.images[i, ..., 0]).save(folder / f"{40 - i:02}.{ending}")
     (tmp_path / "all" / "notes.txt").write_text("none")
     shutil.copy(tmp_path / "all" / "40.png", tmp_path / "40.png")
-    seen = []
+    calls = []
     paths = [str(tmp_path / name) for name in ("40.png", "all")]
-    found = predict(paths, str(trained), top=10, on_image=lambda: seen.append(1))
-    names = list(found)
-    assert len(names) == len(seen) == 41
+    predictions = predict(
+        paths, str(trained_run), top=10, on_image=lambda: calls.append(1)
+    )
+    names = list(predictions)
+    assert len(names) == len(calls) == 41
     assert names[0] == paths[0]
     assert names[1:] == sorted(names[1:])
-    for name, answer in found.items():
-        place = 40 - int(os.path.basename(name)[:2])
-        expected = {str(k): p for k, p in enumerate(probabilities[place])}
-        assert dict(answer) == pytest.approx(expected, abs=1e-5)
+    for name, prediction in predictions.items():
+        index = 40 - int(os.path.basename(name)[:2])
+        expected = {str(k): p for k, p in enumerate(probabilities[index])}
+        assert dict(prediction) == pytest.approx(expected, abs=1e-5)
 
 
-def test_predict_any_kind_of_file(trained, pictures):
-    image = Image.open(pictures / "three.png")
+def test_predict_any_kind_of_file(trained_run, image_files):
+    image = Image.open(image_files / "three.png")
     assert image.mode == "L"
-    kinds = {
+    variations = {
         "rgb.png": ("RGB", {}),
         "transparent.png": ("RGBA", {}),
         "palette.png": ("P", {}),
@@ -216,62 +223,65 @@ def test_predict_any_kind_of_file(trained, pictures):
         "cmyk.jpg": ("CMYK", {"quality": 95}),
         "progressive.jpeg": ("RGB", {"quality": 95, "progressive": True}),
     }
-    paths = [str(pictures / name) for name in ("three.png", *kinds)]
-    for path, (mode, options) in zip(paths[1:], kinds.values(), strict=True):
+    paths = [str(image_files / name) for name in ("three.png", *variations)]
+    for path, (mode, options) in zip(paths[1:], variations.values(), strict=True):
         colour = image if mode == "L" else image.convert("RGB")
         colour.convert(mode).save(path, **options)
-    found = predict(paths, str(trained), top=10)
-    expected = dict(found[paths[0]])
+    predictions = predict(paths, str(trained_run), top=10)
+    expected = dict(predictions[paths[0]])
     assert max(expected, key=expected.get) == "3"
     for path in paths:
-        assert dict(found[path]) == pytest.approx(expected, abs=0.02), path
+        assert dict(predictions[path]) == pytest.approx(expected, abs=0.02), path
 
 
-def test_predict_turns_photographs_upright(trained, pictures):
-    image = Image.open(pictures / "three.png")
-    turn = Image.Transpose
+def test_predict_applies_the_exif_orientation(trained_run, image_files):
+    image = Image.open(image_files / "three.png")
+    transpose = Image.Transpose
     stored = {
-        2: turn.FLIP_LEFT_RIGHT,
-        3: turn.ROTATE_180,
-        4: turn.FLIP_TOP_BOTTOM,
-        5: turn.TRANSPOSE,
-        6: turn.ROTATE_90,
-        7: turn.TRANSVERSE,
-        8: turn.ROTATE_270,
+        2: transpose.FLIP_LEFT_RIGHT,
+        3: transpose.ROTATE_180,
+        4: transpose.FLIP_TOP_BOTTOM,
+        5: transpose.TRANSPOSE,
+        6: transpose.ROTATE_90,
+        7: transpose.TRANSVERSE,
+        8: transpose.ROTATE_270,
     }
-    paths = {k: str(pictures / f"turned{k}.jpg") for k in stored}
-    for orientation, how in stored.items():
+    paths = {k: str(image_files / f"rotated{k}.jpg") for k in stored}
+    for orientation, method in stored.items():
         exif = Image.Exif()
         exif[0x0112] = orientation
-        turned = image.transpose(how)
-        turned.save(paths[orientation], quality=95, exif=exif)
+        rotated = image.transpose(method)
+        rotated.save(paths[orientation], quality=95, exif=exif)
         upright = ImageOps.exif_transpose(Image.open(paths[orientation]))
         assert np.abs(np.asarray(upright, int) - np.asarray(image)).max() < 40
-    upright = str(pictures / "three.png")
-    found = predict([upright, *paths.values()], str(trained), top=10)
+    upright = str(image_files / "three.png")
+    predictions = predict([upright, *paths.values()], str(trained_run), top=10)
+    expected = dict(predictions[upright])
     for path in paths.values():
-        assert dict(found[path]) == pytest.approx(dict(found[upright]), abs=0.02), path
+        assert dict(predictions[path]) == pytest.approx(expected, abs=0.02), path
 
 
-@pytest.mark.parametrize("inside", [(), ("notes.txt",)])
-def test_predict_names_a_folder_without_images_and_goes_on(inside, trained, tmp_path):
-    empty, picture = tmp_path / "empty", str(tmp_path / "picture.png")
+@pytest.mark.parametrize("content", [(), ("notes.txt",)])
+def test_predict_reports_a_folder_without_images_and_continues(
+    content, trained_run, tmp_path
+):
+    empty, image = tmp_path / "empty", str(tmp_path / "image.png")
     empty.mkdir()
-    for name in inside:
+    for name in content:
         (empty / name).write_text("none")
-    keras.utils.save_img(picture, np.full((8, 8, 1), 90))
-    found = predict([str(empty), picture], str(trained))
-    assert list(found) == [str(empty), picture]
-    assert found[str(empty)].startswith("a folder without images (.jpg .jpeg")
-    assert len(found[picture]) == 5
+    keras.utils.save_img(image, np.full((8, 8, 1), 90))
+    predictions = predict([str(empty), image], str(trained_run))
+    assert list(predictions) == [str(empty), image]
+    assert "folder contains no images (.jpg .jpeg" in predictions[str(empty)]
+    assert len(predictions[image]) == 5
 
 
-def test_what_an_evaluation_leaves(trained, held_out, tmp_path):
-    split, probabilities = held_out
-    named, output = probabilities.argmax(axis=1), tmp_path / "report"
+def test_evaluation_report(trained_run, digits_split, tmp_path):
+    split, probabilities = digits_split
+    predicted, output = probabilities.argmax(axis=1), tmp_path / "report"
     table = tmp_path / "images.csv"
-    found = evaluate(str(trained), output=str(output), predictions=str(table))
-    assert found["output"] == str(output)
+    results = evaluate(str(trained_run), output=str(output), predictions=str(table))
+    assert results["output"] == str(output)
     assert {p.name for p in output.iterdir()} == {
         "evaluation.json",
         "per_class.csv",
@@ -285,41 +295,41 @@ def test_what_an_evaluation_leaves(trained, held_out, tmp_path):
     )
     assert (record["views"], record["recalibrated"]) == ("single", False)
     expected = {
-        "accuracy": metrics.accuracy_score(split.labels, named),
+        "accuracy": metrics.accuracy_score(split.labels, predicted),
         "top5_accuracy": metrics.top_k_accuracy_score(split.labels, probabilities, k=5),
         "loss": metrics.log_loss(split.labels, probabilities.astype(np.float64)),
     }
     for name, value in expected.items():
         assert record[name] == pytest.approx(value, rel=1e-4)
-        assert found[name] == record[name]
+        assert results[name] == record[name]
     assert (output / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
-    confusion = metrics.confusion_matrix(split.labels, named)
+    confusion = metrics.confusion_matrix(split.labels, predicted)
     rows = list(csv.DictReader((output / "per_class.csv").open()))
     assert len(rows) == 10
     for row in rows:
         counts = confusion[int(row["class"])]
-        right = counts[int(row["class"])]
-        assert (int(row["images"]), int(row["right"])) == (counts.sum(), right)
-        assert float(row["accuracy"]) == pytest.approx(right / counts.sum(), abs=1e-6)
+        correct = counts[int(row["class"])]
+        assert (int(row["images"]), int(row["right"])) == (counts.sum(), correct)
+        assert float(row["accuracy"]) == pytest.approx(correct / counts.sum(), abs=1e-6)
         wrong = counts[int(row["taken_for"])] if row["taken_for"] else 0
         assert wrong == int(row["times"]) == np.delete(counts, int(row["class"])).max()
-    shares = [float(row["accuracy"]) for row in rows]
-    assert shares == sorted(shares)
+    accuracies = [float(row["accuracy"]) for row in rows]
+    assert accuracies == sorted(accuracies)
 
     rows = list(csv.DictReader(table.open()))
     assert [int(row["image"]) for row in rows] == list(range(360))
     assert [int(row["label"]) for row in rows] == split.labels.tolist()
-    assert [int(row["class_1"]) for row in rows] == named.tolist()
+    assert [int(row["class_1"]) for row in rows] == predicted.tolist()
     assert sum(int(row["right"]) for row in rows) == confusion.trace()
-    likeliest = probabilities.max(axis=1)
-    np.testing.assert_allclose([float(r["score_1"]) for r in rows], likeliest, 1e-4)
+    scores = probabilities.max(axis=1)
+    np.testing.assert_allclose([float(r["score_1"]) for r in rows], scores, 1e-4)
 
 
 @pytest.fixture
-def run(trained, tmp_path):
-    """A copy of the run folder, to write into."""
-    return str(shutil.copytree(trained, tmp_path / "run"))
+def run(trained_run, tmp_path):
+    """Path of a copy of the run folder that a test may change."""
+    return str(shutil.copytree(trained_run, tmp_path / "run"))
 
 
 def read_evaluation(folder):
@@ -327,88 +337,88 @@ def read_evaluation(folder):
         return json.load(file)
 
 
-# By hand: of 1,797 digits a fifth, rounded up, is held out.
+# Of 1,797 digits a fifth, rounded up, is the test split.
 @pytest.mark.parametrize(("split", "images"), [("train", 1437), ("all", 1797)])
-def test_evaluate_other_images_than_those_held_out(split, images, run):
+def test_evaluate_other_splits(split, images, run):
     evaluate(run, split=split, strategy="one_device")
     record = read_evaluation(os.path.join(run, "evaluation"))
     assert (record["images"], record["split"]) == (images, split)
 
 
-def test_recalibrated_statistics(run, pictures):
-    """Over one batch of all training images they are its mean and variance."""
+def test_recalibrated_statistics(run, image_files):
+    """With one batch of all training images, the statistics are exact."""
     before = keras.models.load_model(f"{run}/final.keras")
     evaluate(run, recalibrate_bn=True, batch_size=1437, strategy="one_device")
     after = keras.models.load_model(f"{run}/recalibrated.keras")
     images = sources.load_dataset("digits").train.images
     stem = keras.Model(before.input, before.get_layer("conv1_conv").output)
-    seen = stem.predict(images, verbose=0).astype(np.float64)
+    outputs = stem.predict(images, verbose=0).astype(np.float64)
     norm = after.get_layer("conv1_bn")
-    np.testing.assert_allclose(norm.moving_mean, seen.mean((0, 1, 2)), atol=1e-4)
-    np.testing.assert_allclose(norm.moving_variance, seen.var((0, 1, 2)), rtol=1e-3)
-    for variable, same in zip(
+    np.testing.assert_allclose(norm.moving_mean, outputs.mean((0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(norm.moving_variance, outputs.var((0, 1, 2)), rtol=1e-3)
+    for variable, original in zip(
         after.trainable_variables, before.trainable_variables, strict=True
     ):
-        np.testing.assert_array_equal(variable, same)
+        np.testing.assert_array_equal(variable, original)
     assert read_evaluation(os.path.join(run, "evaluation"))["recalibrated"] is True
-    path = str(pictures / "three.png")
+    path = str(image_files / "three.png")
     ((name, _),) = predict([path], f"{run}/recalibrated.keras", top=1)[path]
     assert name == "3"
 
 
 def test_evaluate_in_the_run_folder(run, monkeypatch):
-    """After `cd runs/NAME`, as from outside."""
+    """`evaluate` also works if the run folder is the working directory."""
     monkeypatch.chdir(run)
     evaluate("final.keras", recalibrate_bn=True, strategy="one_device")
     assert os.path.exists("recalibrated.keras")
     assert os.path.exists("evaluation/evaluation.json")
 
 
-def test_evaluate_a_folder_with_some_of_the_classes(run, held_out, tmp_path):
-    """All of it, since the model was not trained on it."""
-    split, probabilities = held_out
+def test_evaluate_a_folder_with_some_of_the_classes(run, digits_split, tmp_path):
+    """All images are evaluated, because the network was not trained on the folder."""
+    split, probabilities = digits_split
     chosen = np.flatnonzero(np.isin(split.labels, (3, 7)))
     for i in chosen:
         folder = tmp_path / "digits" / str(split.labels[i])
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(split.images[i, ..., 0]).save(folder / f"{i:03}.png")
     dataset, table = f"folder:{tmp_path}/digits", tmp_path / "images.csv"
-    found = evaluate(run, dataset=dataset, predictions=table, strategy="one_device")
-    assert found["images"] == len(chosen)
-    right = probabilities[chosen].argmax(axis=1) == split.labels[chosen]
-    assert found["accuracy"] == pytest.approx(right.mean())
+    results = evaluate(run, dataset=dataset, predictions=table, strategy="one_device")
+    assert results["images"] == len(chosen)
+    is_correct = probabilities[chosen].argmax(axis=1) == split.labels[chosen]
+    assert results["accuracy"] == pytest.approx(is_correct.mean())
     assert read_evaluation(f"{run}/evaluation")["split"] == "whole"
     rows = list(csv.DictReader(table.open()))
     assert sorted(int(os.path.basename(row["image"])[:3]) for row in rows) == [*chosen]
 
 
-def test_evaluate_says_which_part_of_the_digits_it_took(run):
-    """Of a run that was trained on something else."""
+def test_evaluate_records_the_split_of_another_dataset(run):
+    """The record states how many digits were used if training used other data."""
     path = os.path.join(run, "run.json")
     with open(path, encoding="utf-8") as file:
         record = json.load(file)
     record["settings"]["dataset"] = "folder:/elsewhere"
     with open(path, "w", encoding="utf-8") as file:
         json.dump(record, file)
-    found = evaluate(run, dataset="digits", strategy="one_device")
+    results = evaluate(run, dataset="digits", strategy="one_device")
     split = read_evaluation(os.path.join(run, "evaluation"))["split"]
-    assert (found["images"], split) in ((360, "test"), (1797, "whole"))
+    assert (results["images"], split) in ((360, "test"), (1797, "whole"))
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"views": "12crop"}, "Did you mean '10crop'?"),
-        ({"views": "10crop"}, "a CIFAR net sees the whole image. Received: views='10"),
-        ({"views": "multiscale"}, "are for ImageNet nets"),
+        ({"views": "10crop"}, "the whole image. Received: views='10crop'"),
+        ({"views": "multiscale"}, "need an ImageNet network"),
         ({"split": "val"}, "Accepted: test, train, all. Received: split='val'"),
         ({"batch_size": 0}, "Received: batch_size=0"),
         ({"strategy": "tpu"}, "Accepted: one_device, mirrored"),
-        ({"dataset": "folder:/nowhere"}, "There is no such folder"),
-        ({"weights": "imagenet"}, "go with the name of a network"),
+        ({"dataset": "folder:/nowhere"}, "The folder does not exist"),
+        ({"weights": "imagenet"}, "weights and image_size need the name of a variant"),
     ],
 )
-def test_evaluate_with_wrong_arguments(arguments, words, run):
+def test_evaluate_with_invalid_arguments(arguments, words, run):
     with pytest.raises(InputError) as error:
         evaluate(run, **{"strategy": "one_device", **arguments})
     assert words in str(error.value)
@@ -416,10 +426,13 @@ def test_evaluate_with_wrong_arguments(arguments, words, run):
     assert not os.path.exists(f"{run}/evaluation")
 
 
-def test_a_report_that_cannot_be_written(trained, tmp_path):
+def test_a_report_that_cannot_be_written(trained_run, tmp_path):
     (tmp_path / "report").write_text("a file")
     result = run_program(
-        "keras_resnet.evaluate", f"--model={trained}", "--output=report", cwd=tmp_path
+        "keras_resnet.evaluate",
+        f"--model={trained_run}",
+        "--output=report",
+        cwd=tmp_path,
     )
     assert_one_line(result, "report")
     assert result.stdout == ""
@@ -429,18 +442,18 @@ def test_a_report_that_cannot_be_written(trained, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["keras_resnet.predict"], "Name at least one image"),
+        (["keras_resnet.predict"], "at least one image"),
         (["keras_resnet.evaluate", "--model=runs/a"], "there is no runs/a/run.json"),
         (["keras_resnet.train", "--model=resnet20x"], "Did you mean 'resnet20'?"),
-        (["keras_resnet.train", "--model_dir=/proc/run"], "can be written"),
+        (["keras_resnet.train", "--model_dir=/proc/run"], "writable"),
         (["export", "--formats=onnxx"], "Unknown format"),
     ],
 )
-def test_wrong_input_is_one_line(arguments, words, tmp_path):
+def test_errors_are_one_line(arguments, words, tmp_path):
     assert_one_line(run_program(*arguments, cwd=tmp_path), words)
 
 
-def test_evaluate_on_other_classes(trained, tmp_path):
+def test_evaluate_on_other_classes(trained_run, tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         for i in range(5):
@@ -448,9 +461,11 @@ def test_evaluate_on_other_classes(trained, tmp_path):
                 tmp_path / name / f"{i}.png", np.full((8, 8, 3), 40 * i)
             )
     result = run_program(
-        "keras_resnet.evaluate", f"--model={trained}", f"--dataset=folder:{tmp_path}"
+        "keras_resnet.evaluate",
+        f"--model={trained_run}",
+        f"--dataset=folder:{tmp_path}",
     )
-    assert_one_line(result, "The model knows the classes 0, 1", "cat, dog")
+    assert_one_line(result, "classes of the model are 0, 1", "cat, dog")
 
 
 @pytest.mark.parametrize(
@@ -458,7 +473,7 @@ def test_evaluate_on_other_classes(trained, tmp_path):
     [
         (
             ["--set", "label_smoothing"],
-            "--set takes field=value. Received: --set label",
+            "--set requires field=value. Received: --set label",
         ),
         (["--set", "label_smothing=0.1"], "Did you mean 'label_smoothing'?"),
         (["--set", "ema=high"], "ema must be a number. Received: ema='high'"),
@@ -466,37 +481,41 @@ def test_evaluate_on_other_classes(trained, tmp_path):
         (["--set", "keep_checkpoints=0"], "keep_checkpoints must be above 0"),
         (["--set", "sync_bn=2"], "sync_bn must be True or False"),
         (["--set", "ema=0.5", "--set", "ema=0.9"], "ema is set twice"),
-        (["--epochs=2", "--set", "epochs=3"], "Both --epochs and --set epochs"),
+        (["--epochs=2", "--set", "epochs=3"], "--epochs and --set epochs"),
         (["--epochs=2", "--set", "iterations=100"], "epochs=2, iterations=100"),
-        (["--local_workers=2"], "local_workers goes with --strategy=multi_worker"),
+        (["--local_workers=2"], "local_workers needs --strategy=multi_worker"),
         (
             ["--local_workers=2", "--strategy=multi_worker"],
             "local_workers needs --model_dir",
         ),
         (
             ["--set", "jit_compile=True", "--virtual_devices=2"],
-            "jit_compile is for one replica",
+            "jit_compile requires one replica",
         ),
         (
             ["--virtual_devices=2", "--batch_size=63"],
-            "shared by 2 replica(s) and must be a multiple of that",
+            "The batch size must be a multiple of 2, ",
         ),
         (["--model=resnet50", "--image_size=4"], "sides of at least 32 pixels"),
-        (["--image_size=3"], "sides of at least 4 pixels"),  # 8, by two strides.
+        # The smallest feature map is a quarter of the image.
+        (["--image_size=3"], "sides of at least 4 pixels"),
         (["--set", "sizes=8,3"], "sizes must be at least 4 pixels"),
         (["--strategy=miror"], "Did you mean 'mirrored'?"),
         (["--strategy=tpu"], "TPU"),
         (["--strategy=multi_worker"], "Received: none of TF_CONFIG"),
-        (["--strategy=multi_worker", "--virtual_devices=2"], "virtual_devices are for"),
+        (
+            ["--strategy=multi_worker", "--virtual_devices=2"],
+            "virtual_devices requires",
+        ),
         (["--model_dir=file"], "model_dir must be"),
         (["--model_dir=file/below"], "model_dir must be"),
-        (["--model_dir=/proc/run"], "model_dir must be a folder that can be written"),
+        (["--model_dir=/proc/run"], "model_dir must be a writable folder"),
         (["--freeze=conv7"], "Unknown stage"),
         (["--weights=imagenet"], "weights"),
     ],
 )
-def test_train_with_wrong_input(flags, words, tmp_path):
-    """One line, before anything is written."""
+def test_train_with_invalid_input(flags, words, tmp_path):
+    """The error is one line, and no file is written before it."""
     (tmp_path / "file").write_text("not a folder")
     result = run_child("keras_resnet.train", *flags, cwd=tmp_path)
     assert_one_line(result, words)
@@ -508,18 +527,18 @@ def test_train_with_wrong_input(flags, words, tmp_path):
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
-def test_train_where_others_may_not_write(tmp_path):
-    """As another user where this one may write anywhere."""
+def test_train_without_write_permission(tmp_path):
+    """The error is one line. Root, who may write anywhere, becomes another user."""
     users = pathlib.Path("/proc/self/uid_map")
     if users.exists() and users.read_text().split()[2] == "1":
-        pytest.skip("this sandbox knows no other user")
+        pytest.skip("this sandbox has no other user")
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
     faults = [("become_nobody",)] if os.getuid() == 0 else []
     if not faults:
         tmp_path.chmod(0o555)
     result = run_child("keras_resnet.train", cwd=tmp_path, faults=faults)
-    assert_one_line(result, "can be written", "Permission denied")
+    assert_one_line(result, "writable", "Permission denied")
     assert os.listdir(tmp_path) == []
 
 
@@ -530,9 +549,12 @@ SMALL = (
 
 
 def test_silence(tmp_path):
-    """Of a run, of one that is resumed, and of one that has ended; not of errors."""
+    """With --verbosity=-1, runs print nothing, whether new, resumed or complete.
+
+    Errors are printed nevertheless.
+    """
     silent = (*SMALL, "--verbosity=-1", "--set", "checkpoint_every=2")
-    for faults, status in (([("after_step", 5, "_die")], -9), ([], 0), ([], 0)):
+    for faults, status in (([("call_after_step", 5, "_die")], -9), ([], 0), ([], 0)):
         result = run_child("keras_resnet.train", *silent, cwd=tmp_path, faults=faults)
         assert (result.returncode, result.stdout, result.stderr) == (status, "", "")
     result = run_child("keras_resnet.train", *silent, "--seed=1", cwd=tmp_path)
@@ -541,39 +563,39 @@ def test_silence(tmp_path):
 
 
 def test_progress_on_a_terminal(tmp_path):
-    """Steps done, time left and time of a step, redrawn in place."""
-    ours, theirs = pty.openpty()
-    seen = []
+    """The progress bar shows steps, remaining time and time per step, in one line."""
+    reading_end, writing_end = pty.openpty()
+    chunks = []
 
     def read():
         try:
-            while content := os.read(ours, 4096):
-                seen.append(content)
+            while content := os.read(reading_end, 4096):
+                chunks.append(content)
         except OSError:  # The other end is closed.
             pass
 
     reader = threading.Thread(target=read)
     reader.start()
     child = Child(
-        "keras_resnet.train", *SMALL, cwd=tmp_path, terminal=os.ttyname(theirs),
-        faults=[("after_step", "each", "_sleep", 0.2)],
+        "keras_resnet.train", *SMALL, cwd=tmp_path, terminal=os.ttyname(writing_end),
+        faults=[("call_after_step", "each", "_sleep", 0.2)],
     )  # fmt: skip
     assert child.wait().returncode == 0
-    os.close(theirs)
+    os.close(writing_end)
     reader.join()
-    os.close(ours)
-    shown = re.sub(r"\x1b\[[0-9;]*m", "", b"".join(seen).decode())
-    assert "Epoch 1/2" in shown and "Epoch 2/2" in shown
-    # Such as "2/6 ... 1s 300ms/step - accuracy: 0.1 - loss: 2.3".
-    left = r"[1-5]/6 \S+ \d+[ms:\d]* \d+m?s/step - accuracy: [\d.]+ - loss: [\d.]+"
-    assert re.search(left, shown), shown
-    assert re.search(r"6/6 \S+ .*val_accuracy: [\d.]+ - val_loss: ", shown), shown
-    assert "\b" in shown or "\r" in shown
+    os.close(reading_end)
+    output = re.sub(r"\x1b\[[0-9;]*m", "", b"".join(chunks).decode())
+    assert "Epoch 1/2" in output and "Epoch 2/2" in output
+    # An example is "2/6 ... 1s 300ms/step - accuracy: 0.1 - loss: 2.3".
+    bar = r"[1-5]/6 \S+ \d+[ms:\d]* \d+m?s/step - accuracy: [\d.]+ - loss: [\d.]+"
+    assert re.search(bar, output), output
+    assert re.search(r"6/6 \S+ .*val_accuracy: [\d.]+ - val_loss: ", output), output
+    assert "\b" in output or "\r" in output
 
 
 def test_tensorboard_that_is_not_installed(tmp_path):
     flags = ("--set", "tensorboard=True")
-    hidden = [("hide", "tensorboard")]
+    hidden = [("hide_package", "tensorboard")]
     result = run_child("keras_resnet.train", *flags, cwd=tmp_path, faults=hidden)
     assert_one_line(result, "pip install 'keras-resnet-zoo[tensorboard]'")
     assert result.stdout == ""
@@ -585,13 +607,13 @@ def test_tensorboard(tmp_path):
     flags = ("--set", "tensorboard=True", "--model_dir=run")
     result = run_child("keras_resnet.train", *SMALL, *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    found = {}
+    logs = {}
     for path in (tmp_path / "run" / "tensorboard").rglob("events.*"):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             if event.graph_def:
-                found["graph"] = event.graph_def
+                logs["graph"] = event.graph_def
             for value in event.summary.value:
-                found.setdefault(f"{path.parent.name}/{value.tag}", []).append(value)
+                logs.setdefault(f"{path.parent.name}/{value.tag}", []).append(value)
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
     for tag, column in (
         ("train/epoch_loss", "loss"),
@@ -600,10 +622,10 @@ def test_tensorboard(tmp_path):
         ("validation/epoch_loss", "val_loss"),
         ("validation/epoch_accuracy", "val_accuracy"),
     ):
-        values = [float(tf.make_ndarray(value.tensor)) for value in found[tag]]
+        values = [float(tf.make_ndarray(value.tensor)) for value in logs[tag]]
         assert values == pytest.approx([float(row[column]) for row in rows], rel=1e-5)
-    assert any("graph" in tag or "keras" in tag for tag in found)
-    ((pictures,),) = (v for tag, v in found.items() if tag.endswith("/augmented"))
-    width, height, first, *_ = tf.make_ndarray(pictures.tensor)
+    assert any("graph" in tag or "keras" in tag for tag in logs)
+    ((images,),) = (v for tag, v in logs.items() if tag.endswith("/augmented"))
+    width, height, first, *_ = tf.make_ndarray(images.tensor)
     assert (int(width), int(height)) == (8, 8)
     assert tf.io.decode_png(first).shape == (8, 8, 1)

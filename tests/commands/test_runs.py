@@ -1,3 +1,5 @@
+"""The list of run folders."""
+
 import csv
 import io
 import json
@@ -13,13 +15,13 @@ from keras_resnet.training import run_folder
 
 
 @pytest.fixture
-def several(trained, tmp_path):
-    """Runs: done, better but cut short, hardly begun, damaged twice, and no run."""
+def runs_folder(trained_run, tmp_path):
+    """Folder of runs: complete, interrupted, just started, two damaged, and no run."""
     root = tmp_path / "runs"
-    record = json.loads((trained / "run.json").read_text("utf-8"))
+    record = json.loads((trained_run / "run.json").read_text("utf-8"))
     header = ",".join(run_folder.COLUMNS)
 
-    def make(name, settings, rows=(), checkpoint=None):
+    def make_run(name, settings, rows=(), checkpoint=None):
         folder = root / name
         folder.mkdir(parents=True)
         settings = {**record["settings"], **settings}
@@ -36,55 +38,61 @@ def several(trained, tmp_path):
             )
         return folder
 
-    shutil.copytree(trained, root / "done")
-    make(
-        "deep/cut",
+    shutil.copytree(trained_run, root / "done")
+    make_run(
+        "deep/interrupted",
         {"epochs": 5, "seed": 3},
         [(9.5, 0.25), (0.5, 1.0), (2.5, 0.125)],
         70,
     )
-    make("begun", {"iterations": 50, "recipe": "finetune"})
-    (make("note", {}) / "run.json").write_text("{")
-    (make("rows", {}) / "metrics.csv").write_text("epoch,val_accuracy\n1,x\n")
+    make_run("started", {"iterations": 50, "recipe": "finetune"})
+    (make_run("bad_record", {}) / "run.json").write_text("{")
+    (make_run("bad_metrics", {}) / "metrics.csv").write_text(
+        "epoch,val_accuracy\n1,x\n"
+    )
     (root / "thesis").mkdir()
     (root / "done-workers").mkdir()
-    (root / "deep" / "cut-find_lr").mkdir()
+    (root / "deep" / "interrupted-find_lr").mkdir()
     return root
 
 
-def test_list_runs(several, trained):
-    found = {run["name"]: run for run in runs.list_runs(several)}
-    names = [name.removeprefix(f"{several}/") for name in found]
-    assert names == ["deep/cut", "done", "begun", "note", "rows", "thesis"]
-    done, cut = found[f"{several}/done"], found[f"{several}/deep/cut"]
-    rows = list(csv.DictReader((trained / "metrics.csv").open()))
+def test_list_runs(runs_folder, trained_run):
+    outcomes = {run["name"]: run for run in runs.list_runs(runs_folder)}
+    names = [name.removeprefix(f"{runs_folder}/") for name in outcomes]
+    assert names[:3] == ["deep/interrupted", "done", "bad_metrics"]
+    assert names[3:] == ["bad_record", "started", "thesis"]
+    done = outcomes[f"{runs_folder}/done"]
+    interrupted = outcomes[f"{runs_folder}/deep/interrupted"]
+    rows = list(csv.DictReader((trained_run / "metrics.csv").open()))
     assert done["best_accuracy"] == max(float(row["val_accuracy"]) for row in rows)
     assert done["last_accuracy"] == float(rows[-1]["val_accuracy"])
     assert done["last_loss"] == float(rows[-1]["val_loss"])
     assert (done["epochs_done"], done["epochs"], done["state"]) == (8, 8, "done")
-    assert done["commit"] == json.loads((trained / "run.json").read_text())["commit"]
+    assert (
+        done["commit"] == json.loads((trained_run / "run.json").read_text())["commit"]
+    )
     # 1,437 images are 22 batches of 64 and one of 29.
-    assert cut == {
-        "name": f"{several}/deep/cut", "model": "cifar_resnet8", "dataset": "digits",
-        "recipe": "digits", "epochs_done": 3, "epochs": 5, "best_accuracy": 1.0,
-        "last_accuracy": 0.125, "last_loss": 2.5, "seed": 3,
+    assert interrupted == {
+        "name": f"{runs_folder}/deep/interrupted", "model": "cifar_resnet8",
+        "dataset": "digits", "recipe": "digits", "epochs_done": 3, "epochs": 5,
+        "best_accuracy": 1.0, "last_accuracy": 0.125, "last_loss": 2.5, "seed": 3,
         "state": "at step 70 of 115", "commit": "abc-dirty",
     }  # fmt: skip
-    begun = found[f"{several}/begun"]
-    assert (begun["epochs_done"], begun["epochs"]) == (0, 3)
-    assert (begun["state"], begun["best_accuracy"]) == ("at step 0 of 50", None)
+    started = outcomes[f"{runs_folder}/started"]
+    assert (started["epochs_done"], started["epochs"]) == (0, 3)
+    assert (started["state"], started["best_accuracy"]) == ("at step 0 of 50", None)
     for name, state in (
-        ("note", "run.json is damaged"),
-        ("rows", "metrics.csv is damaged"),
+        ("bad_record", "run.json is damaged"),
+        ("bad_metrics", "metrics.csv is damaged"),
         ("thesis", "not a run folder"),
     ):
-        assert found[f"{several}/{name}"]["state"] == state
-    assert runs.list_runs(several / "done") == [done]
+        assert outcomes[f"{runs_folder}/{name}"]["state"] == state
+    assert runs.list_runs(runs_folder / "done") == [done]
     with pytest.raises(InputError, match="There is no folder"):
-        runs.list_runs(several / "none")
+        runs.list_runs(runs_folder / "none")
 
 
-def test_the_program_that_lists_runs(several, tmp_path):
+def test_the_command(runs_folder, tmp_path):
     result = run_child("keras_resnet.runs", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     header, first, *others = result.stdout.splitlines()
@@ -97,8 +105,8 @@ def test_the_program_that_lists_runs(several, tmp_path):
         "best",
     ]
     assert first.split()[:8] == [
-        "runs/deep/cut", "cifar_resnet8", "digits", "digits", "3/5", "100.00%",
-        "12.50%", "2.5000",
+        "runs/deep/interrupted", "cifar_resnet8", "digits", "digits", "3/5",
+        "100.00%", "12.50%", "2.5000",
     ]  # fmt: skip
     assert "at step 70 of 115" in first and len(others) == 5
 
@@ -106,12 +114,12 @@ def test_the_program_that_lists_runs(several, tmp_path):
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
     expected = [
         {k: "" if v is None else str(v) for k, v in run.items()}
-        for run in runs.list_runs(several)
+        for run in runs.list_runs(runs_folder)
     ]
     for row in expected:
-        row["name"] = row["name"].replace(str(several), "runs")
+        row["name"] = row["name"].replace(str(runs_folder), "runs")
     assert rows == expected
 
     assert_one_line(run_child("keras_resnet.runs", "none", cwd=tmp_path), "'none'")
-    shutil.rmtree(several)
+    shutil.rmtree(runs_folder)
     assert_one_line(run_child("keras_resnet.runs", cwd=tmp_path), "There is no folder")

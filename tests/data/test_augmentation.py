@@ -1,4 +1,4 @@
-"""Augmentation, against Pillow, the sources' formulas by hand and their distributions."""
+"""Tests of augmentation against Pillow, published formulas and distributions."""
 
 import functools
 import math
@@ -12,11 +12,11 @@ from sklearn.datasets import load_sample_image
 
 from keras_resnet.data import policies
 from keras_resnet.data.augmentation import (
+    draw_inception_box,
+    draw_shorter_side_box,
     erase,
-    inception_box,
     mix,
-    pca_colour,
-    shorter_side_box,
+    shift_colours,
 )
 from keras_resnet.data.policies import SPACES, rand_augment, trivial_augment
 from keras_resnet.support.errors import InputError
@@ -25,45 +25,48 @@ FILL = (124, 116, 104)
 
 
 @functools.cache
-def pictures():
-    """Photographs in colour and grey, and images that leave little to do."""
+def load_test_images():
+    """Returns photographs in colour and grey, and images with few pixels or colours."""
     china = load_sample_image("china.jpg")
     colour = china[100:222, 200:361]
-    flat, two = np.full((9, 12, 3), 77, np.uint8), np.full((9, 12, 3), 40, np.uint8)
-    two[:5] = 90, 40, 255
+    flat, two_colours = (
+        np.full((9, 12, 3), 77, np.uint8),
+        np.full((9, 12, 3), 40, np.uint8),
+    )
+    two_colours[:5] = 90, 40, 255
     return {
         "china": colour,
         "grey": np.asarray(Image.fromarray(colour).convert("L"))[..., None],
         "flat": flat,
-        "two colours": two,
+        "two colours": two_colours,
         "small": china[200:208, 300:308],
     }
 
 
-PICTURES = ["china", "grey", "flat", "two colours", "small"]
+IMAGE_NAMES = ["china", "grey", "flat", "two colours", "small"]
 
 
-def pillow(image):
+def to_pillow(image):
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
-def seeds(count, first=0):
+def make_seeds(count, first=0):
     return tf.stack([tf.fill([count], first), tf.range(count)], 1)
 
 
-def sample(function, count):
-    """What a function gives for many seeds: an array (count, ...)."""
+def draw_samples(function, count):
+    """Returns the results of a function for many seeds, an array (count, ...)."""
     draw = tf.function(
-        lambda: tf.map_fn(function, seeds(count), function(seeds(1)[0]).dtype)
+        lambda: tf.map_fn(function, make_seeds(count), function(make_seeds(1)[0]).dtype)
     )
     return draw().numpy()
 
 
 @pytest.fixture
-def plan(monkeypatch):
-    """Puts numbers in the place of the random ones, those of each call in turn."""
+def fix_draws(monkeypatch):
+    """Function that makes a function of `tf.random` return given values in turn."""
 
-    def put(name, *values):
+    def replace_draws(name, *values):
         calls = iter(values)
 
         def draw(shape, seed, *_):
@@ -71,11 +74,11 @@ def plan(monkeypatch):
 
         monkeypatch.setattr(tf.random, name, draw)
 
-    return put
+    return replace_draws
 
 
-def uniform(values, low, high):
-    """Whether values may well be uniform draws from a range."""
+def is_uniform(values, low, high):
+    """Returns whether values may be uniform draws from a range (significance 0.001)."""
     assert min(values) >= low
     assert max(values) <= high
     return scipy.stats.kstest(values, "uniform", (low, high - low)).pvalue > 0.001
@@ -84,16 +87,16 @@ def uniform(values, low, high):
 # Boxes
 
 
-def random_resized_crop(sides, draws, scale, ratio):
-    """torchvision's RandomResizedCrop.get_params, with given numbers from [0, 1)."""
+def random_resized_crop_box(sides, draws, scale, ratio):
+    """Implements torchvision's RandomResizedCrop.get_params for given draws."""
     height, width = sides
-    for share, log_aspect, down, across in draws:
-        area = height * width * (scale[0] + share * (scale[1] - scale[0]))
+    for area_draw, aspect_draw, y_draw, x_draw in draws:
+        area = height * width * (scale[0] + area_draw * (scale[1] - scale[0]))
         low, high = math.log(ratio[0]), math.log(ratio[1])
-        aspect = math.exp(low + log_aspect * (high - low))
+        aspect = math.exp(low + aspect_draw * (high - low))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
-            return int(down * (height - h + 1)), int(across * (width - w + 1)), h, w
+            return int(y_draw * (height - h + 1)), int(x_draw * (width - w + 1)), h, w
     if width / height < min(ratio):
         w, h = width, round(width / min(ratio))
     elif width / height > max(ratio):
@@ -109,21 +112,21 @@ def random_resized_crop(sides, draws, scale, ratio):
         ((375, 500), (0.08, 1.0)),
         ((500, 333), (0.08, 1.0)),
         ((32, 32), (0.08, 1.0)),
-        ((90, 1000), (0.08, 1.0)),  # Often the central part.
+        ((90, 1000), (0.08, 1.0)),  # The result is often the central box.
         ((1000, 90), (0.35, 1.0)),
-        ((3, 2), (0.01, 1.0)),  # Boxes without a pixel are no boxes.
+        ((3, 2), (0.01, 1.0)),  # Boxes without pixels do not count.
     ],
 )
-def test_inception_box_equals_torchvisions(plan, sides, scale):
+def test_inception_box_equals_torchvision(fix_draws, sides, scale):
     random = np.random.default_rng(0)
     ratio = (3 / 4, 4 / 3)
     for _ in range(30):
         draws = random.random((10, 4), np.float32)
-        plan("stateless_uniform", draws)
-        found = inception_box(sides, (0, 0), scale, ratio)
-        assert found.dtype == tf.int32
-        expected = random_resized_crop(sides, draws.tolist(), scale, ratio)
-        assert tuple(found.numpy()) == expected
+        fix_draws("stateless_uniform", draws)
+        box = draw_inception_box(sides, (0, 0), scale, ratio)
+        assert box.dtype == tf.int32
+        expected = random_resized_crop_box(sides, draws.tolist(), scale, ratio)
+        assert tuple(box.numpy()) == expected
 
 
 @pytest.mark.parametrize(
@@ -134,28 +137,32 @@ def test_inception_box_equals_torchvisions(plan, sides, scale):
         ((100, 110), (0, 0, 100, 110)),
     ],
 )
-def test_inception_box_where_no_try_fits(sides, expected):
-    box = inception_box(sides, (1, 2), scale=(1.5, 2.0))
+def test_inception_box_if_no_box_fits(sides, expected):
+    box = draw_inception_box(sides, (1, 2), scale=(1.5, 2.0))
     assert tuple(box.numpy()) == expected
 
 
-def test_inception_boxes_are_spread_as_they_should_be():
-    boxes = sample(lambda s: inception_box((2000, 3000), s, (0.1, 0.25)), 1500)
+def test_distribution_of_inception_boxes():
+    boxes = draw_samples(
+        lambda s: draw_inception_box((2000, 3000), s, (0.1, 0.25)), 1500
+    )
     y, x, height, width = boxes.T.astype(float)
-    share, ratio = height * width / 6e6, np.log(width / height)
-    down, across = y / (2000 - height), x / (3000 - width)
-    assert uniform(share, 0.1 - 1e-3, 0.25 + 1e-3)
-    assert uniform(ratio, math.log(0.749), math.log(1.335))
-    assert uniform(down, 0, 1)
-    assert uniform(across, 0, 1)
-    related = np.corrcoef([share, ratio, down, across])
-    assert abs(related[np.triu_indices(4, 1)]).max() < 0.1
+    area_fraction, ratio = height * width / 6e6, np.log(width / height)
+    y_fraction, x_fraction = y / (2000 - height), x / (3000 - width)
+    assert is_uniform(area_fraction, 0.1 - 1e-3, 0.25 + 1e-3)
+    assert is_uniform(ratio, math.log(0.749), math.log(1.335))
+    assert is_uniform(y_fraction, 0, 1)
+    assert is_uniform(x_fraction, 0, 1)
+    correlations = np.corrcoef([area_fraction, ratio, y_fraction, x_fraction])
+    assert abs(correlations[np.triu_indices(4, 1)]).max() < 0.1
 
 
 @pytest.mark.parametrize("sides", [(375, 500), (500, 333), (31, 1000)])
 @pytest.mark.parametrize("size", [(224, 224), (32, 32), (96, 160)])
 def test_shorter_side_box_is_a_crop_of_the_resized_image(sides, size):
-    boxes = sample(lambda s: shorter_side_box(sides, s, size), 40).astype(float)
+    boxes = draw_samples(lambda s: draw_shorter_side_box(sides, s, size), 40).astype(
+        float
+    )
     low, high = (round(side * min(size) / 224) for side in (256, 480))
     for box in boxes:
         resized = size / box[2:] * sides
@@ -164,48 +171,50 @@ def test_shorter_side_box_is_a_crop_of_the_resized_image(sides, size):
         np.testing.assert_allclose(corner, np.round(corner), atol=2e-3)
         assert np.all(np.round(corner) >= 0)
         assert np.all(np.round(corner) + size <= np.round(resized))
-        # How far the resized image covers the input, but for a pixel cut off.
-        grown = np.round(resized) / size * min(size)
-        drawn = round(min(grown))
-        assert low <= drawn <= high
+        # The shorter side may be rounded down by a pixel.
+        shorter_sides = np.round(resized) / size * min(size)
+        shorter_side = round(min(shorter_sides))
+        assert low <= shorter_side <= high
         scale = max(
-            drawn * side / min(size) / old
-            for side, old in zip(size, sides, strict=True)
+            shorter_side * side / min(size) / image_side
+            for side, image_side in zip(size, sides, strict=True)
         )
         assert np.all(np.abs(np.array(sides) * scale - 0.5 - resized) < 0.51)
 
 
-def test_shorter_sides_are_spread_as_they_should_be():
-    boxes = sample(lambda s: shorter_side_box((300, 400), s, (224, 224)), 4000)
+def test_distribution_of_shorter_side_boxes():
+    boxes = draw_samples(
+        lambda s: draw_shorter_side_box((300, 400), s, (224, 224)), 4000
+    )
     y, x, height, width = boxes.T.astype(float)
     shorter = np.round(224 / height * 300).astype(int)
     assert set(shorter) == set(range(256, 481))
     assert scipy.stats.chisquare(np.bincount(shorter - 256)).pvalue > 0.001
-    # The ends of each range have as many images as any other place.
+    # Noise makes the integers uniform, so the ends must be as likely as other values.
     random = np.random.default_rng(0)
     row = np.round(y / height * 224) + random.random(4000)
     column = np.round(x / width * 224) + random.random(4000)
-    assert uniform(row / (shorter - 223), 0, 1)
-    assert uniform(column / (np.floor(shorter * 400 / 300) - 223), 0, 1)
+    assert is_uniform(row / (shorter - 223), 0, 1)
+    assert is_uniform(column / (np.floor(shorter * 400 / 300) - 223), 0, 1)
 
 
 def test_shorter_side_below_the_input_is_refused():
     with pytest.raises(
         InputError, match=r"224 or above. Received: shorter=\(200, 480\)"
     ):
-        shorter_side_box((300, 400), (0, 0), (224, 224), (200, 480))
+        draw_shorter_side_box((300, 400), (0, 0), (224, 224), (200, 480))
 
 
 def random_erasing(image, draws, fill, scale, ratio):
-    """torchvision's RandomErasing, with given numbers from [0, 1)."""
+    """Implements torchvision's RandomErasing for given draws."""
     height, width = image.shape[:2]
-    for share, log_aspect, down, across in draws:
-        area = height * width * (scale[0] + share * (scale[1] - scale[0]))
+    for area_draw, aspect_draw, y_draw, x_draw in draws:
+        area = height * width * (scale[0] + area_draw * (scale[1] - scale[0]))
         low, high = math.log(ratio[0]), math.log(ratio[1])
-        aspect = math.exp(low + log_aspect * (high - low))
+        aspect = math.exp(low + aspect_draw * (high - low))
         h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if h < height and w < width:
-            y, x = int(down * (height - h + 1)), int(across * (width - w + 1))
+            y, x = int(y_draw * (height - h + 1)), int(x_draw * (width - w + 1))
             image = image.copy()
             image[y : y + h, x : x + w] = np.round(fill)
             return image
@@ -214,47 +223,50 @@ def random_erasing(image, draws, fill, scale, ratio):
 
 @pytest.mark.parametrize("name", ["china", "grey"])
 @pytest.mark.parametrize("scale", [(0.02, 1 / 3), (0.5, 1.2)])
-def test_erase_equals_torchvisions(plan, name, scale):
-    image = pictures()[name]
+def test_erase_equals_torchvision(fix_draws, name, scale):
+    image = load_test_images()[name]
     fill = (123.7, 116.3, 103.5) if name == "china" else 120.6
     random = np.random.default_rng(0)
     for _ in range(15):
         draws = random.random((10, 4), np.float32)
-        plan("stateless_uniform", draws, 0.69)
-        found = erase(image, (0, 0), 0.7, fill, scale)
+        fix_draws("stateless_uniform", draws, 0.69)
+        erased = erase(image, (0, 0), 0.7, fill, scale)
         expected = random_erasing(image, draws.tolist(), fill, scale, (0.3, 3.3))
-        np.testing.assert_array_equal(found, expected)
-        assert found.dtype == tf.uint8
-        plan("stateless_uniform", draws, 0.71)
+        np.testing.assert_array_equal(erased, expected)
+        assert erased.dtype == tf.uint8
+        fix_draws("stateless_uniform", draws, 0.71)
         np.testing.assert_array_equal(erase(image, (0, 0), 0.7, fill, scale), image)
 
 
-def test_erase_where_no_try_fits():
-    image = pictures()["china"]
-    found = erase(image, (0, 0), 1.0, 0, scale=(1.1, 1.2), ratio=(0.99, 1.01))
-    np.testing.assert_array_equal(found, image)
+def test_erase_if_no_box_fits():
+    image = load_test_images()["china"]
+    erased = erase(image, (0, 0), 1.0, 0, scale=(1.1, 1.2), ratio=(0.99, 1.01))
+    np.testing.assert_array_equal(erased, image)
 
 
-def test_erased_shares_are_spread_as_they_should_be():
+def test_distribution_of_erased_areas():
     image = tf.ones((100, 100, 1), tf.uint8)
-    left = sample(
+    remaining = draw_samples(
         lambda s: tf.reduce_sum(tf.cast(erase(image, s, 0.3, 0), tf.int32)), 2000
     )
-    erased = 1 - left[left < 10000] / 10000
-    assert scipy.stats.binomtest(len(erased), 2000, 0.3).pvalue > 0.001
-    # Sides of the box are rounded, and at 2 percent they are few pixels.
-    assert uniform(erased[erased > 0.1], 0.1, 1 / 3 + 0.01)
-    assert 0.015 < min(erased) < 0.03
+    area_fractions = 1 - remaining[remaining < 10000] / 10000
+    assert scipy.stats.binomtest(len(area_fractions), 2000, 0.3).pvalue > 0.001
+    # Small boxes are left out, because rounding their sides distorts their areas.
+    assert is_uniform(area_fractions[area_fractions > 0.1], 0.1, 1 / 3 + 0.01)
+    assert 0.015 < min(area_fractions) < 0.03
 
 
 # Colours
 
 
-def test_pca_colour_by_hand(plan):
-    """fb.resnet.torch: for pixels from 0 to 1, the sum over j of V[c, j] a[j] l[j]."""
-    image = pictures()["china"]
+def test_shift_colours_equals_the_formula(fix_draws):
+    """In fb.resnet.torch, channel c is shifted by the sum of V[c, j] a[j] l[j] over j.
+
+    Pixel values are from 0 to 1 in this formula.
+    """
+    image = load_test_images()["china"]
     for alpha in ([0.1, -0.2, 0.3], [-0.25, 0.05, 0.0], [3.0, 2.0, -1.0]):
-        plan("stateless_normal", np.array(alpha) / 0.1)
+        fix_draws("stateless_normal", np.array(alpha) / 0.1)
         a = np.array(alpha) * [0.2175, 0.0188, 0.0045]
         shift = [
             -0.5675 * a[0] + 0.7192 * a[1] + 0.4009 * a[2],
@@ -262,129 +274,136 @@ def test_pca_colour_by_hand(plan):
             -0.5836 * a[0] - 0.6948 * a[1] + 0.4203 * a[2],
         ]
         expected = np.round(np.clip(image / 255 + shift, 0, 1) * 255)
-        found = pca_colour(image, (0, 0))
-        assert found.dtype == tf.uint8
-        np.testing.assert_array_equal(found, expected)
+        shifted = shift_colours(image, (0, 0))
+        assert shifted.dtype == tf.uint8
+        np.testing.assert_array_equal(shifted, expected)
 
 
-def test_pca_colours_are_spread_as_they_should_be():
+def test_distribution_of_colour_shifts():
     image = tf.fill((1, 1, 3), tf.constant(128, tf.uint8))
-    shifts = sample(lambda s: pca_colour(image, s, 0.5), 2000)[:, 0, 0] - 128.0
-    # Along the first axis, which is grey but for a little, to a standard deviation.
+    shifts = draw_samples(lambda s: shift_colours(image, s, 0.5), 2000)[:, 0, 0] - 128.0
+    # Shifts along the first component, which is nearly grey, in standard deviations.
     axis = np.array([-0.5675, -0.5808, -0.5836])
-    along = shifts @ axis / (255 * 0.5 * 0.2175)
-    assert scipy.stats.kstest(along, "norm").pvalue > 0.001
-    across = shifts - np.outer(shifts @ axis, axis)
-    assert np.abs(across).max() < 255 * 0.5 * 0.0188 * 5
-    grey = pictures()["grey"]
-    np.testing.assert_array_equal(pca_colour(grey, (0, 0), 5.0), grey)
+    first_component = shifts @ axis / (255 * 0.5 * 0.2175)
+    assert scipy.stats.kstest(first_component, "norm").pvalue > 0.001
+    residual = shifts - np.outer(shifts @ axis, axis)
+    assert np.abs(residual).max() < 255 * 0.5 * 0.0188 * 5
+    grey = load_test_images()["grey"]
+    np.testing.assert_array_equal(shift_colours(grey, (0, 0), 5.0), grey)
 
 
-# Operations: how Pillow is told to do them. Those of torchvision.transforms.autoaugment
-# (`_apply_op`) and timm.data.auto_augment, at the names in their tables.
+# Operations, implemented with Pillow like in torchvision.transforms.autoaugment
+# (`_apply_op`) and timm.data.auto_augment. The keys are the names in their tables.
 
 
-def affine(image, matrix, filter):
-    image = pillow(image)
+def transform(image, matrix, filter):
+    image = to_pillow(image)
     fill = FILL if image.mode == "RGB" else FILL[0]
     return image.transform(
         image.size, Image.Transform.AFFINE, matrix, filter, fillcolor=fill
     )
 
 
-def rotated(image, degrees, filter):
-    image = pillow(image)
+def rotate(image, degrees, filter):
+    image = to_pillow(image)
     fill = FILL if image.mode == "RGB" else FILL[0]
     return image.rotate(degrees, filter, fillcolor=fill)
 
 
-def posterized(image, bits, _):
-    # Pillow now refuses 0 bits, of which an earlier one made black.
-    return ImageOps.posterize(pillow(image), int(bits)) if bits >= 1 else image * 0
+def posterize(image, bits, _):
+    # Current versions of Pillow refuse 0 bits. Earlier ones returned a black image.
+    return ImageOps.posterize(to_pillow(image), int(bits)) if bits >= 1 else image * 0
 
 
-def solarize_added(image, addition, _):
+def solarize_add(image, addition, _):
     table = [min(255, i + int(addition)) if i < 128 else i for i in range(256)]
-    return pillow(image).point(table * image.shape[-1])
+    return to_pillow(image).point(table * image.shape[-1])
 
 
-def enhanced(name):
-    return lambda image, factor, _: getattr(ImageEnhance, name)(pillow(image)).enhance(
-        factor
-    )
+def make_enhance(name):
+    return lambda image, factor, _: getattr(ImageEnhance, name)(
+        to_pillow(image)
+    ).enhance(factor)
 
 
-PILLOW = {
+PILLOW_OPERATIONS = {
     "Identity": lambda image, *_: image,
-    "ShearX": lambda image, m, filter: affine(image, (1, m, 0, 0, 1, 0), filter),
-    "ShearY": lambda image, m, filter: affine(image, (1, 0, 0, m, 1, 0), filter),
-    "TranslateX": lambda image, m, filter: affine(image, (1, 0, m, 0, 1, 0), filter),
-    "TranslateY": lambda image, m, filter: affine(image, (1, 0, 0, 0, 1, m), filter),
-    "Rotate": rotated,
-    "Brightness": enhanced("Brightness"),
-    "Color": enhanced("Color"),
-    "Contrast": enhanced("Contrast"),
-    "Sharpness": enhanced("Sharpness"),
-    "Posterize": posterized,
-    "Solarize": lambda image, m, _: ImageOps.solarize(pillow(image), m),
-    "SolarizeAdd": solarize_added,
-    "Invert": lambda image, *_: ImageOps.invert(pillow(image)),
-    "AutoContrast": lambda image, *_: ImageOps.autocontrast(pillow(image)),
-    "Equalize": lambda image, *_: ImageOps.equalize(pillow(image)),
+    "ShearX": lambda image, m, filter: transform(image, (1, m, 0, 0, 1, 0), filter),
+    "ShearY": lambda image, m, filter: transform(image, (1, 0, 0, m, 1, 0), filter),
+    "TranslateX": lambda image, m, filter: transform(image, (1, 0, m, 0, 1, 0), filter),
+    "TranslateY": lambda image, m, filter: transform(image, (1, 0, 0, 0, 1, m), filter),
+    "Rotate": rotate,
+    "Brightness": make_enhance("Brightness"),
+    "Color": make_enhance("Color"),
+    "Contrast": make_enhance("Contrast"),
+    "Sharpness": make_enhance("Sharpness"),
+    "Posterize": posterize,
+    "Solarize": lambda image, m, _: ImageOps.solarize(to_pillow(image), m),
+    "SolarizeAdd": solarize_add,
+    "Invert": lambda image, *_: ImageOps.invert(to_pillow(image)),
+    "AutoContrast": lambda image, *_: ImageOps.autocontrast(to_pillow(image)),
+    "Equalize": lambda image, *_: ImageOps.equalize(to_pillow(image)),
 }
 
 
-def linspace(low, high):
+def make_linspace(low, high):
     return lambda bin, sides: np.linspace(low, high, 31, dtype=np.float32)[bin].item()
 
 
-def whole_linspace(share, axis):
-    return lambda bin, sides: int(np.linspace(0, share * sides[axis], 31)[bin])
+def make_integer_linspace(fraction, axis):
+    return lambda bin, sides: int(np.linspace(0, fraction * sides[axis], 31)[bin])
 
 
-def torchvision_space(shear, down, across, degrees, factor, bits):
-    """name: (the measure at a bin, whether it has a sign, what is added to it)."""
-    nothing = (lambda *_: 0.0, False, 0)
-    posterize = (lambda bin, sides: 8 - round(bin / (30 / bits)), False, 0)
+def torchvision_amounts(shear, down, across, degrees, factor, bits):
+    """Maps names to (function from magnitude to amount, has random sign, offset)."""
+    no_amount = (lambda *_: 0.0, False, 0)
+    posterize_amount = (lambda bin, sides: 8 - round(bin / (30 / bits)), False, 0)
     return {
-        "Identity": nothing,
-        "ShearX": (linspace(0, shear), True, 0),
-        "ShearY": (linspace(0, shear), True, 0),
+        "Identity": no_amount,
+        "ShearX": (make_linspace(0, shear), True, 0),
+        "ShearY": (make_linspace(0, shear), True, 0),
         "TranslateX": (across, True, 0),
         "TranslateY": (down, True, 0),
-        "Rotate": (linspace(0, degrees), True, 0),
+        "Rotate": (make_linspace(0, degrees), True, 0),
         **dict.fromkeys(
             ("Brightness", "Color", "Contrast", "Sharpness"),
-            (linspace(0, factor), True, 1),
+            (make_linspace(0, factor), True, 1),
         ),
-        "Posterize": posterize,
-        "Solarize": (linspace(255, 0), False, 0),
-        "AutoContrast": nothing,
-        "Equalize": nothing,
+        "Posterize": posterize_amount,
+        "Solarize": (make_linspace(255, 0), False, 0),
+        "AutoContrast": no_amount,
+        "Equalize": no_amount,
     }
 
 
-def timm(most, add=0):
-    # In float32, since a factor's last bit decides where a product is truncated.
-    return (lambda m, sides: np.float32(m) / 10 * np.float32(most), True, add)
+def timm_amount(largest, offset=0):
+    # float32 is used because the last bit of a factor may change a truncated product.
+    return (lambda m, sides: np.float32(m) / 10 * np.float32(largest), True, offset)
 
 
-EXPECTED = {
-    "rand": torchvision_space(
-        0.3, whole_linspace(150 / 331, 0), whole_linspace(150 / 331, 1), 30, 0.9, 4
+EXPECTED_AMOUNTS = {
+    "rand": torchvision_amounts(
+        0.3,
+        make_integer_linspace(150 / 331, 0),
+        make_integer_linspace(150 / 331, 1),
+        30,
+        0.9,
+        4,
     ),
-    "wide": torchvision_space(
+    "wide": torchvision_amounts(
         0.99, lambda b, _: int(32 * b / 30), lambda b, _: int(32 * b / 30), 135, 0.99, 6
     ),
     "increasing": {
-        **dict.fromkeys(("AutoContrast", "Equalize", "Invert"), timm(0)),
-        "Rotate": timm(30),
+        **dict.fromkeys(("AutoContrast", "Equalize", "Invert"), timm_amount(0)),
+        "Rotate": timm_amount(30),
         "Posterize": (lambda m, _: 4 - int(m / 10 * 4), False, 0),
         "Solarize": (lambda m, _: 256 - min(256, int(m / 10 * 256)), False, 0),
         "SolarizeAdd": (lambda m, _: min(128, int(m / 10 * 110)), False, 0),
-        **dict.fromkeys(("Color", "Contrast", "Brightness", "Sharpness"), timm(0.9, 1)),
-        "ShearX": timm(0.3),
-        "ShearY": timm(0.3),
+        **dict.fromkeys(
+            ("Color", "Contrast", "Brightness", "Sharpness"), timm_amount(0.9, 1)
+        ),
+        "ShearX": timm_amount(0.3),
+        "ShearY": timm_amount(0.3),
         "TranslateX": (lambda m, sides: m / 10 * 0.45 * sides[1], True, 0),
         "TranslateY": (lambda m, sides: m / 10 * 0.45 * sides[0], True, 0),
     },
@@ -394,18 +413,18 @@ MAGNITUDES = {
     "wide": (0, 11, 20, 30),
     "increasing": (0, 6, 7, 10),
 }
-MOVING = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
+GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 
 
-def operation(plan, space, name, magnitude, sign, image):
-    """Our operation, chosen by the numbers that are drawn."""
+def apply_operation(fix_draws, space, name, magnitude, sign, image):
+    """Applies one operation of this package, selected by fixed random numbers."""
     names = list(SPACES[space].ops)
-    choice = (names.index(name) + 0.5) / len(names)
-    draws = [choice, 0.3, (sign + 1) / 2 * 0.9]
+    operation_draw = (names.index(name) + 0.5) / len(names)
+    draws = [operation_draw, 0.3, (sign + 1) / 2 * 0.9]
     if space == "wide":
-        plan("stateless_uniform", [*draws, (magnitude + 0.5) / 31])
+        fix_draws("stateless_uniform", [*draws, (magnitude + 0.5) / 31])
         return trivial_augment(image, (0, 0), FILL[: image.shape[-1]])
-    plan("stateless_uniform", [draws])
+    fix_draws("stateless_uniform", [draws])
     increasing = space == "increasing"
     return rand_augment(
         image, (0, 0), 1, magnitude, 0.0, increasing, FILL[: image.shape[-1]]
@@ -413,123 +432,129 @@ def operation(plan, space, name, magnitude, sign, image):
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_the_names_are_the_sources(space):
-    assert set(SPACES[space].ops) == set(EXPECTED[space])
+def test_operation_names_equal_the_sources(space):
+    assert set(SPACES[space].ops) == set(EXPECTED_AMOUNTS[space])
 
 
 @pytest.mark.parametrize(
-    ("space", "name"), [(s, n) for s in EXPECTED for n in EXPECTED[s]]
+    ("space", "name"), [(s, n) for s in EXPECTED_AMOUNTS for n in EXPECTED_AMOUNTS[s]]
 )
-def test_operation_equals_pillows(plan, space, name):
-    measure, signed, base = EXPECTED[space][name]
+def test_operation_equals_pillow(fix_draws, space, name):
+    find_amount, is_signed, offset = EXPECTED_AMOUNTS[space][name]
     bilinear = space == "increasing"
     filter = Image.Resampling.BILINEAR if bilinear else Image.Resampling.NEAREST
-    changed = False
-    for picture in PICTURES:
-        image = pictures()[picture]
+    has_changed = False
+    for image_name in IMAGE_NAMES:
+        image = load_test_images()[image_name]
         for magnitude in MAGNITUDES[space]:
             for sign in (1, -1):
-                amount = measure(magnitude, image.shape[:2])
-                amount = base + (sign * amount if signed else amount)
-                expected = np.asarray(PILLOW[name](image, float(amount), filter))
+                amount = find_amount(magnitude, image.shape[:2])
+                amount = offset + (sign * amount if is_signed else amount)
+                expected = np.asarray(
+                    PILLOW_OPERATIONS[name](image, float(amount), filter)
+                )
                 expected = expected.reshape(image.shape).astype(int)
-                found = operation(plan, space, name, magnitude, sign, image)
-                assert found.dtype == tf.uint8
-                difference = np.abs(found.numpy() - expected)
-                if bilinear and name in MOVING:
-                    # Pillow's floats and its fixed-point numbers may differ about
-                    # which pixels come from outside, just at the border.
+                result = apply_operation(fix_draws, space, name, magnitude, sign, image)
+                assert result.dtype == tf.uint8
+                difference = np.abs(result.numpy() - expected)
+                if bilinear and name in GEOMETRIC:
+                    # At the border, Pillow's floating-point and fixed-point numbers
+                    # may disagree on which pixels are outside of the image.
                     assert np.sum(np.any(difference > 1, -1)) <= 4
                 else:
-                    assert difference.max() == 0, (picture, magnitude, sign)
-                changed |= bool(np.any(found != image))
-    assert changed == (name != "Identity")
+                    assert difference.max() == 0, (image_name, magnitude, sign)
+                has_changed |= bool(np.any(result != image))
+    assert has_changed == (name != "Identity")
 
 
-def test_bilinear_keeps_what_is_flat(plan):
-    """White stays white: a level less would be a truncated 254.99."""
+def test_bilinear_interpolation_keeps_constant_areas(fix_draws):
+    """A white image stays white. Truncating 254.99 would make it darker."""
     image = np.full((60, 70, 3), 255, np.uint8)
-    for name in MOVING:
-        found = operation(plan, "increasing", name, 7, 1, image).numpy()
-        assert set(map(tuple, found.reshape(-1, 3))) == {(255, 255, 255), FILL}
+    for name in GEOMETRIC:
+        result = apply_operation(fix_draws, "increasing", name, 7, 1, image).numpy()
+        assert set(map(tuple, result.reshape(-1, 3))) == {(255, 255, 255), FILL}
 
 
-def test_operations_that_are_not_applied(plan):
-    """timm applies each with probability 1/2."""
-    image = pictures()["china"]
-    invert = (list(SPACES["increasing"].ops).index("Invert") + 0.5) / 15
-    for skip, expected in ((0.49, 255 - image), (0.51, image)):
-        plan("stateless_uniform", [[invert, skip, 0]])
-        found = rand_augment(image, (0, 0), 1, 7, 0.5, True)
-        np.testing.assert_array_equal(found, expected)
-        # torchvision's always are.
-        plan("stateless_uniform", [[4.5 / 14, skip, 0]])
+def test_operations_are_applied_with_a_probability(fix_draws):
+    """timm applies each operation with probability 1/2, and torchvision always."""
+    image = load_test_images()["china"]
+    invert_draw = (list(SPACES["increasing"].ops).index("Invert") + 0.5) / 15
+    for probability_draw, expected in ((0.49, 255 - image), (0.51, image)):
+        fix_draws("stateless_uniform", [[invert_draw, probability_draw, 0]])
+        result = rand_augment(image, (0, 0), 1, 7, 0.5, True)
+        np.testing.assert_array_equal(result, expected)
+        fix_draws("stateless_uniform", [[4.5 / 14, probability_draw, 0]])
         assert np.any(rand_augment(image, (0, 0), 1) != image)
 
 
-def test_operations_follow_each_other(plan):
-    image = pictures()["china"]
-    order = ["Solarize", "Color", "Equalize"]
-    names = list(SPACES["rand"].ops)
-    plan("stateless_uniform", [[(names.index(n) + 0.5) / 14, 0, 0.9] for n in order])
+def test_operations_are_applied_in_order(fix_draws):
+    image = load_test_images()["china"]
+    operations = ["Solarize", "Color", "Equalize"]
+    all_names = list(SPACES["rand"].ops)
+    fix_draws(
+        "stateless_uniform",
+        [[(all_names.index(n) + 0.5) / 14, 0, 0.9] for n in operations],
+    )
     expected = ImageOps.solarize(Image.fromarray(image), 255 - 15 * 8.5)
     expected = ImageEnhance.Color(expected).enhance(1.45)
     expected = np.asarray(ImageOps.equalize(expected))
-    found = rand_augment(image, (0, 0), ops=3, magnitude=15)
-    np.testing.assert_array_equal(found, expected)
+    result = rand_augment(image, (0, 0), ops=3, magnitude=15)
+    np.testing.assert_array_equal(result, expected)
 
 
-def test_magnitudes_with_noise(plan):
-    """7 with a deviation of 0.5, of each operation its own, from 0 to 10."""
-    image = pictures()["china"]
-    brightness = (list(SPACES["increasing"].ops).index("Brightness") + 0.5) / 15
+def test_random_magnitudes(fix_draws):
+    """A magnitude of 7 with a standard deviation of 0.5 is clipped to 0 to 10."""
+    image = load_test_images()["china"]
+    brightness_draw = (list(SPACES["increasing"].ops).index("Brightness") + 0.5) / 15
     for noise in (-20, -1.5, 0.4, 20):
-        plan("stateless_uniform", [[brightness, 0, 0]])
-        plan("stateless_normal", [noise])
+        fix_draws("stateless_uniform", [[brightness_draw, 0, 0]])
+        fix_draws("stateless_normal", [noise])
         magnitude = np.clip(np.float32(7 + noise * 0.5), 0, 10)
         factor = 1 - magnitude / np.float32(10) * np.float32(0.9)
         expected = ImageEnhance.Brightness(Image.fromarray(image)).enhance(
             float(factor)
         )
-        found = rand_augment(image, (0, 0), 1, 7, 0.5, True)
-        np.testing.assert_array_equal(found, np.asarray(expected))
+        result = rand_augment(image, (0, 0), 1, 7, 0.5, True)
+        np.testing.assert_array_equal(result, np.asarray(expected))
 
 
-def test_draws_are_spread_as_they_should_be(monkeypatch):
-    """Of what each operation is told, over many seeds."""
+def test_distribution_of_policy_draws(monkeypatch):
+    """The draws that reach each operation are uniform or normal, and uncorrelated."""
 
-    def told(image, space, draws, level, fill):
+    def record_draws(image, space, draws, level, fill):
         return tf.concat([image, draws[:3], [level]], 0)
 
-    monkeypatch.setattr(policies, "_apply_one", told)
-    rand = sample(lambda s: rand_augment([0.0], s, 2, 7, 0.5, True), 1500)[:, 1:]
-    trivial = sample(lambda s: trivial_augment([0.0], s), 1500)[:, 1:]
-    for column in (*rand.T[[0, 1, 2, 4, 5, 6]], *trivial.T[:3]):
-        assert uniform(column, 0, 1)
-    for levels in rand.T[[3, 7]]:
+    monkeypatch.setattr(policies, "_apply_one", record_draws)
+    rand_draws = draw_samples(lambda s: rand_augment([0.0], s, 2, 7, 0.5, True), 1500)[
+        :, 1:
+    ]
+    trivial_draws = draw_samples(lambda s: trivial_augment([0.0], s), 1500)[:, 1:]
+    for column in (*rand_draws.T[[0, 1, 2, 4, 5, 6]], *trivial_draws.T[:3]):
+        assert is_uniform(column, 0, 1)
+    for levels in rand_draws.T[[3, 7]]:
         assert scipy.stats.kstest((levels * 10 - 7) / 0.5, "norm").pvalue > 0.001
-    related = np.corrcoef(np.concatenate([rand, trivial], 1).T[:10])
-    assert np.abs(related[np.triu_indices(8, 1)]).max() < 0.1
-    bins = np.round(trivial[:, 3] * 30).astype(int)
-    np.testing.assert_allclose(trivial[:, 3], bins / 30, atol=1e-6)
-    assert scipy.stats.chisquare(np.bincount(bins, minlength=31)).pvalue > 0.001
+    correlations = np.corrcoef(np.concatenate([rand_draws, trivial_draws], 1).T[:10])
+    assert np.abs(correlations[np.triu_indices(8, 1)]).max() < 0.1
+    magnitudes = np.round(trivial_draws[:, 3] * 30).astype(int)
+    np.testing.assert_allclose(trivial_draws[:, 3], magnitudes / 30, atol=1e-6)
+    assert scipy.stats.chisquare(np.bincount(magnitudes, minlength=31)).pvalue > 0.001
 
 
-def test_magnitudes_that_there_are_not():
-    image = pictures()["small"]
-    for magnitude, increasing, most in (
+def test_magnitudes_out_of_range_are_refused():
+    image = load_test_images()["small"]
+    for magnitude, increasing, largest in (
         (31, False, 30),
         (11, True, 10),
         (-1, False, 30),
     ):
         with pytest.raises(
-            InputError, match=f"from 0 to {most} is.*magnitude={magnitude}"
+            InputError, match=rf"from 0 to {largest}\..*magnitude={magnitude}"
         ):
             rand_augment(image, (0, 0), magnitude=magnitude, increasing=increasing)
 
 
 IMAGE_FUNCTIONS = {
-    "pca_colour": pca_colour,
+    "pca_colour": shift_colours,
     "rand_augment": rand_augment,
     "increasing": lambda image, seed: rand_augment(image, seed, 2, 7, 0.5, True, 99.6),
     "trivial_augment": trivial_augment,
@@ -539,107 +564,117 @@ IMAGE_FUNCTIONS = {
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", IMAGE_FUNCTIONS)
-def test_in_a_dataset_of_images_of_any_size(name, channels):
-    """As one by one, the same for a seed and other ones for other seeds."""
+def test_functions_work_in_a_dataset_of_images_of_any_size(name, channels):
+    """The results are those of single calls and depend on the seed."""
     function = IMAGE_FUNCTIONS[name]
-    chosen = [pictures()[n] for n in PICTURES if pictures()[n].shape[-1] == channels]
-    images = [chosen[i % len(chosen)] for i in range(12)] * 3
-    numbers = tf.constant([[first, i] for first in (3, 3, 4) for i in range(12)])
+    candidates = [
+        load_test_images()[n]
+        for n in IMAGE_NAMES
+        if load_test_images()[n].shape[-1] == channels
+    ]
+    images = [candidates[i % len(candidates)] for i in range(12)] * 3
+    seeds = tf.constant([[first, i] for first in (3, 3, 4) for i in range(12)])
     spec = tf.TensorSpec((None, None, channels), tf.uint8)
     dataset = tf.data.Dataset.from_generator(lambda: images, output_signature=spec)
     dataset = tf.data.Dataset.zip(
-        dataset, tf.data.Dataset.from_tensor_slices(numbers)
+        dataset, tf.data.Dataset.from_tensor_slices(seeds)
     ).map(function)
     assert dataset.element_spec == spec
-    results = list(dataset.as_numpy_iterator())
-    found, again, other = results[:12], results[12:24], results[24:]
-    for image, same in zip(found, again, strict=True):
-        np.testing.assert_array_equal(image, same)
+    outputs = list(dataset.as_numpy_iterator())
+    results, repeated, other_seed = outputs[:12], outputs[12:24], outputs[24:]
+    for image, repeated_image in zip(results, repeated, strict=True):
+        np.testing.assert_array_equal(image, repeated_image)
     for i in range(5):
-        np.testing.assert_array_equal(found[i], function(images[i], numbers[i]))
-    differ = sum(map(lambda a, b: bool(np.any(a != b)), found, other))
-    assert differ >= (0 if (name, channels) == ("pca_colour", 1) else 3)
+        np.testing.assert_array_equal(results[i], function(images[i], seeds[i]))
+    num_different = sum(map(lambda a, b: bool(np.any(a != b)), results, other_seed))
+    assert num_different >= (0 if (name, channels) == ("pca_colour", 1) else 3)
 
 
-def test_boxes_in_a_dataset():
-    def boxes(i):
+def test_boxes_can_be_drawn_in_a_dataset():
+    def draw_boxes(i):
         seed, sides = tf.stack([5, i]), tf.stack([300 + i, 400])
         sides = tf.cast(sides, tf.int32)
-        return inception_box(sides, seed), shorter_side_box(sides, seed, (224, 224))
+        return draw_inception_box(sides, seed), draw_shorter_side_box(
+            sides, seed, (224, 224)
+        )
 
-    found = list(tf.data.Dataset.range(12).map(boxes).as_numpy_iterator())
-    assert len({tuple(box) for pair in found for box in pair}) == 24
-    for i, pair in enumerate(found):
-        for box, expected in zip(pair, boxes(tf.constant(i, tf.int64)), strict=True):
+    pairs = list(tf.data.Dataset.range(12).map(draw_boxes).as_numpy_iterator())
+    assert len({tuple(box) for pair in pairs for box in pair}) == 24
+    for i, pair in enumerate(pairs):
+        for box, expected in zip(
+            pair, draw_boxes(tf.constant(i, tf.int64)), strict=True
+        ):
             np.testing.assert_array_equal(box, expected)
 
 
 # Batches
 
 
-def batch(number, channels=3):
+def make_batch(count, channels=3):
     random = np.random.default_rng(0)
-    images = random.integers(0, 256, (number, 20, 30, channels), np.uint8)
-    return images, np.eye(10, dtype=np.float32)[random.integers(0, 10, number)]
+    images = random.integers(0, 256, (count, 20, 30, channels), np.uint8)
+    return images, np.eye(10, dtype=np.float32)[random.integers(0, 10, count)]
 
 
-def shares(labels, mixed):
-    """Each image's share in a batch whose labels are 0, 1, 0, 1 ... of two classes."""
-    np.testing.assert_allclose(mixed.sum(axis=1), 1, atol=1e-6)
-    return mixed[np.arange(len(labels)), labels.argmax(axis=1)]
+def find_weights(labels, mixed_labels):
+    """Returns the weight of each image, if partners are of different classes."""
+    np.testing.assert_allclose(mixed_labels.sum(axis=1), 1, atol=1e-6)
+    return mixed_labels[np.arange(len(labels)), labels.argmax(axis=1)]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_mixup_by_hand(channels):
-    images, _ = batch(6, channels)
+def test_mixup_equals_the_formula(channels):
+    images, _ = make_batch(6, channels)
     labels = np.eye(2, dtype=np.float32)[[0, 1, 0, 1, 0, 1]]
     partners = [1, 0, 3, 2, 5, 4]
-    drawn = set()
+    weights = set()
     for seed in range(8):
-        mixed, soft = map(np.asarray, mix(images, labels, (seed, 1), 0.8, 0))
-        share = shares(labels, soft)
-        assert np.ptp(share) < 1e-6
-        share = share[0].astype(np.float64)
-        exact = share * images + (1 - share) * images[partners].astype(np.float64)
+        mixed, mixed_labels = map(np.asarray, mix(images, labels, (seed, 1), 0.8, 0))
+        weight = find_weights(labels, mixed_labels)
+        assert np.ptp(weight) < 1e-6
+        weight = weight[0].astype(np.float64)
+        expected = weight * images + (1 - weight) * images[partners].astype(np.float64)
         assert mixed.dtype == np.uint8
-        assert np.abs(mixed - exact).max() < 0.5 + 1e-3
-        drawn.add(share)
-    assert len(drawn) == 8
+        assert np.abs(mixed - expected).max() < 0.5 + 1e-3
+        weights.add(weight)
+    assert len(weights) == 8
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_cutmix_shares_are_those_of_the_areas(channels):
+def test_cutmix_weights_labels_by_area(channels):
     images = np.zeros((6, 20, 30, channels), np.uint8)
     images[1::2] = 255
     labels = np.eye(2, dtype=np.float32)[[0, 1, 0, 1, 0, 1]]
-    cut = 0
+    num_boxes = 0
     for seed in range(40):
-        mixed, soft = map(np.asarray, mix(images, labels, (seed, 1), 0, 1.0))
+        mixed, mixed_labels = map(np.asarray, mix(images, labels, (seed, 1), 0, 1.0))
         replaced = mixed != images
         np.testing.assert_allclose(
-            shares(labels, soft), 1 - replaced.mean(axis=(1, 2, 3)), atol=1e-6
+            find_weights(labels, mixed_labels),
+            1 - replaced.mean(axis=(1, 2, 3)),
+            atol=1e-6,
         )
         rows, columns = np.nonzero(replaced[0, ..., 0])
-        if len(rows):  # One box, the same for all.
+        if len(rows):  # All images have the same single box.
             box = np.zeros_like(replaced)
             box[:, min(rows) : max(rows) + 1, min(columns) : max(columns) + 1] = True
             np.testing.assert_array_equal(replaced, box)
-            cut += 1
-    assert cut > 25
+            num_boxes += 1
+    assert num_boxes > 25
 
 
-def test_cutmix_boxes_equal_the_papers(plan):
-    """Its algorithm: sides are sqrt(1 - lambda) of the image's, any centre, clipped."""
-    images, labels = batch(2)
+def test_cutmix_boxes_equal_the_paper(fix_draws):
+    """The sides are sqrt(1 - lambda) of the image's, and the image clips the box."""
+    images, labels = make_batch(2)
     random = np.random.default_rng(1)
     for _ in range(30):
         gammas, centre = random.random(2), random.random(2).astype(np.float32)
-        plan("stateless_uniform", centre)
-        plan("stateless_gamma", gammas)
+        fix_draws("stateless_uniform", centre)
+        fix_draws("stateless_gamma", gammas)
         mixed, _ = mix(images, labels, (0, 0), 0, 1.0)
-        cut = math.sqrt(1 - gammas[0] / gammas.sum())
+        side_fraction = math.sqrt(1 - gammas[0] / gammas.sum())
         y, x = int(centre[0] * 20), int(centre[1] * 30)
-        h, w = int(20 * cut), int(30 * cut)
+        h, w = int(20 * side_fraction), int(30 * side_fraction)
         top, bottom = np.clip([y - h // 2, y + h // 2], 0, 20)
         left, right = np.clip([x - w // 2, x + w // 2], 0, 30)
         expected = images.copy()
@@ -648,61 +683,61 @@ def test_cutmix_boxes_equal_the_papers(plan):
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.2, 1.0, 3.0])
-def test_shares_have_the_beta_distribution(alpha):
+def test_weights_have_the_beta_distribution(alpha):
     images, labels = tf.zeros((2, 1, 1, 1), tf.uint8), tf.eye(2)
-    drawn = sample(lambda s: mix(images, labels, s, alpha, 0)[1][0, 0], 1500)
-    # Of a small alpha many are next to 0 or 1, and float32 has no numbers near 1.
-    lower = drawn[drawn < 0.5].astype(np.float64)
+    weights = draw_samples(lambda s: mix(images, labels, s, alpha, 0)[1][0, 0], 1500)
+    # For a small alpha, many weights are close to 1, where float32 is too coarse.
+    lower = weights[weights < 0.5].astype(np.float64)
     assert scipy.stats.binomtest(len(lower), 1500, 0.5).pvalue > 0.001
-    assert uniform(2 * scipy.stats.beta(alpha, alpha).cdf(lower), 0, 1)
+    assert is_uniform(2 * scipy.stats.beta(alpha, alpha).cdf(lower), 0, 1)
 
 
-def test_mixup_or_cutmix_is_drawn():
-    """A box keeps the pixels' values, black and white; a blend has none of them."""
+def test_mixup_and_cutmix_are_equally_likely():
+    """CutMix keeps black and white pixels as they are, and mixup makes them grey."""
     images = tf.concat([tf.zeros((1, 16, 16, 1)), tf.fill((1, 16, 16, 1), 255.0)], 0)
     images = tf.cast(images, tf.uint8)
-    mixed = sample(lambda s: mix(images, tf.eye(2), s, 1.0, 1.0)[0], 600)
-    boxed = sum(set(np.unique(pair)) <= {0, 255} for pair in mixed)
-    assert scipy.stats.binomtest(boxed, 600, 0.5).pvalue > 0.001
+    mixed = draw_samples(lambda s: mix(images, tf.eye(2), s, 1.0, 1.0)[0], 600)
+    num_boxed = sum(set(np.unique(pair)) <= {0, 255} for pair in mixed)
+    assert scipy.stats.binomtest(num_boxed, 600, 0.5).pvalue > 0.001
 
 
 @pytest.mark.parametrize("alphas", [(0.8, 0), (0, 1.0), (0.2, 1.0)])
-@pytest.mark.parametrize("number", [1, 2, 8, 9])
-def test_parts_of_a_batch_are_mixed_as_the_whole(number, alphas):
-    images, labels = batch(number)
+@pytest.mark.parametrize("count", [1, 2, 8, 9])
+def test_parts_of_a_batch_are_mixed_like_the_whole_batch(count, alphas):
+    images, labels = make_batch(count)
     for seed in range(4):
-        whole = mix(images, labels, (seed, 7), *alphas)
-        assert whole[0].shape == images.shape
-        again = mix(images, labels, (seed, 7), *alphas)
-        for start, stop in ((0, 2), (2, 6), (6, number), (0, 6)):
-            part = slice(start, stop)
-            found = mix(images[part], labels[part], (seed, 7), *alphas)
-            for ours, expected in zip(found, whole, strict=True):
-                np.testing.assert_array_equal(ours, expected[part])
-        for ours, expected in zip(again, whole, strict=True):
-            np.testing.assert_array_equal(ours, expected)
-        if number % 2:  # The last one has no partner.
-            np.testing.assert_array_equal(whole[0][-1], images[-1])
-            np.testing.assert_array_equal(whole[1][-1], labels[-1])
+        mixed = mix(images, labels, (seed, 7), *alphas)
+        assert mixed[0].shape == images.shape
+        repeated = mix(images, labels, (seed, 7), *alphas)
+        for start, stop in ((0, 2), (2, 6), (6, count), (0, 6)):
+            rows = slice(start, stop)
+            part_mixed = mix(images[rows], labels[rows], (seed, 7), *alphas)
+            for array, expected in zip(part_mixed, mixed, strict=True):
+                np.testing.assert_array_equal(array, expected[rows])
+        for array, expected in zip(repeated, mixed, strict=True):
+            np.testing.assert_array_equal(array, expected)
+        if count % 2:  # The last image has no partner.
+            np.testing.assert_array_equal(mixed[0][-1], images[-1])
+            np.testing.assert_array_equal(mixed[1][-1], labels[-1])
 
 
-def test_no_mixing():
-    images, labels = batch(4)
-    mixed, same = mix(images, labels, (0, 0), 0, 0)
+def test_mixing_can_be_disabled():
+    images, labels = make_batch(4)
+    mixed, mixed_labels = mix(images, labels, (0, 0), 0, 0)
     np.testing.assert_array_equal(mixed, images)
-    np.testing.assert_array_equal(same, labels)
+    np.testing.assert_array_equal(mixed_labels, labels)
 
 
-def test_mixing_in_a_dataset():
-    images, labels = batch(14)
+def test_mixing_works_in_a_dataset():
+    images, labels = make_batch(14)
     dataset = tf.data.Dataset.from_tensor_slices((images, labels)).batch(4)
     dataset = tf.data.Dataset.zip(dataset, tf.data.Dataset.range(4))
     dataset = dataset.map(lambda b, i: mix(*b, tf.stack([1, i]), 0.8, 1.0))
-    for i, (mixed, soft) in enumerate(dataset):
-        part = slice(4 * i, 4 * i + 4)
+    for i, (mixed, mixed_labels) in enumerate(dataset):
+        rows = slice(4 * i, 4 * i + 4)
         expected = mix(
-            images[part], labels[part], tf.constant([1, i], tf.int64), 0.8, 1.0
+            images[rows], labels[rows], tf.constant([1, i], tf.int64), 0.8, 1.0
         )
         np.testing.assert_array_equal(mixed, expected[0])
-        np.testing.assert_array_equal(soft, expected[1])
+        np.testing.assert_array_equal(mixed_labels, expected[1])
     assert dataset.element_spec[0].shape.as_list() == [None, 20, 30, 3]

@@ -10,13 +10,13 @@ from PIL import Image
 from keras_resnet.data import record_index, records
 from keras_resnet.support.errors import InputError
 
-# The names of TensorFlow's ImageNet scripts and TF-slim, and of TFDS.
+# Feature names of TensorFlow's ImageNet scripts and TF-slim, and of TFDS.
 SLIM = ("image/encoded", "image/class/label")
 TFDS = ("image", "label")
 
 
-def picture(number, kind="JPEG"):
-    """An encoded picture, each of another size."""
+def make_image(number, kind="JPEG"):
+    """Returns an encoded image whose content and height depend on `number`."""
     random = np.random.default_rng(number)
     pixels = random.integers(0, 256, (5 + number % 7, 6, 3), np.uint8)
     file = io.BytesIO()
@@ -24,7 +24,7 @@ def picture(number, kind="JPEG"):
     return file.getvalue()
 
 
-def example(image, label, names=SLIM):
+def make_example(image, label, names=SLIM):
     features = {
         names[0]: tf.train.Feature(bytes_list=tf.train.BytesList(value=[image])),
         names[1]: tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
@@ -34,106 +34,104 @@ def example(image, label, names=SLIM):
     return tf.train.Example(features=features).SerializeToString()
 
 
-def write(path, examples):
+def write_examples(path, examples):
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for one in examples:
-            writer.write(one)
+        for example in examples:
+            writer.write(example)
     return str(path)
 
 
-def write_set(folder, names=SLIM, first=1, kinds=("JPEG", "PNG")):
-    """Three files of 4, 5 and 6 records; the labels are `first` to `first` + 2."""
+def write_dataset(folder, names=SLIM, first=1, kinds=("JPEG", "PNG")):
+    """Writes files of 4, 5 and 6 records with the labels `first` to `first` + 2."""
     paths, number = [], 0
     for shard in range(3):
         examples = []
         for _ in range(4 + shard):
-            image = picture(number, kinds[number % len(kinds)])
-            examples.append(example(image, first + number % 3, names))
+            image = make_image(number, kinds[number % len(kinds)])
+            examples.append(make_example(image, first + number % 3, names))
             number += 1
-        paths.append(write(folder / f"train-{shard:05d}-of-00003", examples))
+        paths.append(write_examples(folder / f"train-{shard:05d}-of-00003", examples))
     return paths
 
 
-def images_in(paths, name=SLIM[0]):
-    """What TensorFlow reads from the beginning to the end."""
+def read_images(paths, name=SLIM[0]):
+    """Returns the encoded images that TensorFlow reads from the files in order."""
     return [
         tf.train.Example.FromString(r).features.feature[name].bytes_list.value[0]
         for r in tf.data.TFRecordDataset(paths).as_numpy_iterator()
     ]
 
 
-def make_index(paths, **options):
+def build_index(paths, **options):
     cache = os.path.join(os.path.dirname(paths[0]), "cache")
-    return record_index.index(paths, **{"cache_dir": cache, **options})
+    return record_index.index_records(paths, **{"cache_dir": cache, **options})
 
 
-def flip(path, place):
-    """Changes a byte."""
+def flip_bit(path, offset):
     with open(path, "r+b") as file:
-        file.seek(place)
+        file.seek(offset)
         byte = file.read(1)[0]
-        file.seek(place)
+        file.seek(offset)
         file.write(bytes([byte ^ 1]))
 
 
 @pytest.fixture
 def paths(tmp_path):
-    return write_set(tmp_path)
+    return write_dataset(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("names", "first"), [(SLIM, 1), (TFDS, 0), (("image_raw", "label"), 0)]
 )
-def test_random_access_gives_what_reading_in_order_gives(tmp_path, names, first):
-    paths = write_set(tmp_path, names, first, ("JPEG", "PNG", "WEBP", "BMP", "GIF"))
-    found = make_index(paths)
-    assert len(found) == 15
-    assert found.shard.tolist() == [0] * 4 + [1] * 5 + [2] * 6
-    assert found.number.tolist() == [*range(4), *range(5), *range(6)]
-    assert found.labels.tolist() == [0, 1, 2] * 5
-    assert (found.image, found.first_label) == (names[0], first)
-    assert found.name(5) == f"{paths[1]} record 1"
-    read = records.reader(found)
-    for place, image in reversed(list(enumerate(images_in(paths, names[0])))):
-        assert read(place).numpy() == image
+def test_random_access_equals_reading_in_order(tmp_path, names, first):
+    paths = write_dataset(tmp_path, names, first, ("JPEG", "PNG", "WEBP", "BMP", "GIF"))
+    index = build_index(paths)
+    assert len(index) == 15
+    assert index.shard.tolist() == [0] * 4 + [1] * 5 + [2] * 6
+    assert index.number.tolist() == [*range(4), *range(5), *range(6)]
+    assert index.labels.tolist() == [0, 1, 2] * 5
+    assert (index.image, index.first_label) == (names[0], first)
+    assert index.name(5) == f"{paths[1]} record 1"
+    read = records.make_record_reader(index)
+    for i, image in reversed(list(enumerate(read_images(paths, names[0])))):
+        assert read(i).numpy() == image
     for shard, offset, length in zip(
-        found.shard, found.offset, found.length, strict=True
+        index.shard, index.offset, index.length, strict=True
     ):
-        with open(paths[shard], "rb") as opened:  # As the format is documented.
-            opened.seek(offset)
-            assert struct.unpack("<Q", opened.read(8)) == (length,)
+        with open(paths[shard], "rb") as file:  # See the format's documentation.
+            file.seek(offset)
+            assert struct.unpack("<Q", file.read(8)) == (length,)
 
 
 @pytest.mark.parametrize("calls", [1, 4])
-def test_reads_inside_a_pipeline_in_any_order(paths, calls):
-    images, read = images_in(paths), records.reader(make_index(paths))
+def test_pipeline_reads_records_in_any_order(paths, calls):
+    images, read = read_images(paths), records.make_record_reader(build_index(paths))
     order = np.random.default_rng(0).permutation(np.repeat(np.arange(15), 4))
     data = tf.data.Dataset.from_tensor_slices(order)
     data = data.map(read, num_parallel_calls=calls, deterministic=True)
-    assert list(data.as_numpy_iterator()) == [images[place] for place in order]
+    assert list(data.as_numpy_iterator()) == [images[i] for i in order]
     batches = tf.data.Dataset.from_tensor_slices(order).batch(8)
     batches = batches.map(
-        lambda places: tf.map_fn(read, places, fn_output_signature=tf.string),
+        lambda indices: tf.map_fn(read, indices, fn_output_signature=tf.string),
         num_parallel_calls=calls,
     )
-    found = np.concatenate(list(batches.as_numpy_iterator()))
-    assert found.tolist() == [images[place] for place in order]
+    images_read = np.concatenate(list(batches.as_numpy_iterator()))
+    assert images_read.tolist() == [images[i] for i in order]
 
 
-def test_the_pipeline_can_be_sent_to_a_data_service(paths):
+def test_data_service_can_run_the_pipeline(paths):
     service = tf.data.experimental.service
     dispatcher = service.DispatchServer()
     address = dispatcher.target.split("://")[1]
     worker = service.WorkerServer(service.WorkerConfig(address))
-    data = tf.data.Dataset.range(15).map(records.reader(make_index(paths)))
+    data = tf.data.Dataset.range(15).map(records.make_record_reader(build_index(paths)))
     data = data.apply(service.distribute("parallel_epochs", dispatcher.target))
-    assert sorted(data.as_numpy_iterator()) == sorted(images_in(paths))
+    assert sorted(data.as_numpy_iterator()) == sorted(read_images(paths))
     del worker
 
 
-def test_tfds(tmp_path):
-    """A set that TFDS wrote."""
+def test_dataset_written_by_tfds(tmp_path):
     tfds = pytest.importorskip("tensorflow_datasets")
     random = np.random.default_rng(0)
     examples = [
@@ -152,17 +150,17 @@ def test_tfds(tmp_path):
         data_dir=tmp_path,
         disable_shuffling=True,
     )
-    files = records.find(f"tfrecord:{builder.data_dir}")
+    files = records.find_record_files(f"tfrecord:{builder.data_dir}")
     assert files == {
         split: tuple(map(str, builder.info.splits[split].filepaths))
         for split in ("train", "test")
     }
     assert records.read_class_names(builder.data_dir) == ("x", "y", "z")
-    found = record_index.index(files["train"], cache_dir=tmp_path)
-    read = records.reader(found)
-    for place, (_, one) in enumerate(examples):
-        assert found.labels[place] == one["label"]
-        np.testing.assert_array_equal(tf.io.decode_png(read(place)), one["image"])
+    index = record_index.index_records(files["train"], cache_dir=tmp_path)
+    read = records.make_record_reader(index)
+    for i, (_, example) in enumerate(examples):
+        assert index.labels[i] == example["label"]
+        np.testing.assert_array_equal(tf.io.decode_png(read(i)), example["image"])
 
 
 @pytest.mark.parametrize(
@@ -171,208 +169,207 @@ def test_tfds(tmp_path):
         (SLIM, [1, 2, 3], None, [0, 1, 2]),  # TensorFlow's ImageNet.
         (SLIM, [0, 1, 2], None, [0, 1, 2]),  # TF-slim's flowers.
         (SLIM, [2, 3, 5], None, [2, 3, 5]),
-        (SLIM, [2, 3, 5], 1, [1, 2, 4]),  # Held out, of a set like the first.
+        (SLIM, [2, 3, 5], 1, [1, 2, 4]),  # Test split whose training split starts at 1.
         (SLIM, [1, 2, 3], 0, [1, 2, 3]),
         (TFDS, [1, 2, 3], None, [1, 2, 3]),
         (TFDS, [-1, -1, -1], None, [-1, -1, -1]),  # TFDS's ImageNet test images.
-        (TFDS, [0, -1, 2**40], None, [0, -1, 2**31 - 1]),  # Beyond int32: no class.
+        (TFDS, [0, -1, 2**40], None, [0, -1, 2**31 - 1]),  # Not an int32.
     ],
 )
-def test_labels_count_from_0(tmp_path, names, labels, first, expected):
-    path = write(tmp_path / "a", [example(picture(0), n, names) for n in labels])
-    found = make_index([path], first_label=first)
-    assert found.labels.tolist() == expected
-    assert found.labels.dtype == np.int32
+def test_labels_start_from_0(tmp_path, names, labels, first, expected):
+    path = write_examples(
+        tmp_path / "a", [make_example(make_image(0), n, names) for n in labels]
+    )
+    index = build_index([path], first_label=first)
+    assert index.labels.tolist() == expected
+    assert index.labels.dtype == np.int32
 
 
-def begins(path):
-    """Where each record of a file begins, from the documented format; its size."""
+def find_record_offsets(path):
+    """Returns the offset of each record and the size of the file in bytes."""
     lengths = [len(r) for r in tf.data.TFRecordDataset(path).as_numpy_iterator()]
     return np.cumsum([0] + [length + 16 for length in lengths])
 
 
 @pytest.mark.parametrize(
-    ("part", "words"),
+    ("byte", "message"),
     [
-        (
-            20,
-            r"1 of 15 records cannot be used: \S+00001-of-00003 record 2 \(damaged\);",
-        ),
-        (8, r"1 of 15 records cannot be used: \S+00001-of-00003 record 2 \(damaged\);"),
-        (
-            -1,
-            r"1 of 15 records cannot be used: \S+00001-of-00003 record 1 \(damaged\);",
-        ),
-        (0, r"00001-of-00003 record 2 and all after it;"),
-        (6, r"00001-of-00003 record 2 and all after it;"),
+        (20, r"1 of 15 records cannot be used: \S+00001-of-00003 record 2 \(damaged\)"),
+        (8, r"1 of 15 records cannot be used: \S+00001-of-00003 record 2 \(damaged\)"),
+        (-1, r"1 of 15 records cannot be used: \S+00001-of-00003 record 1 \(damaged\)"),
+        (0, r"00001-of-00003 record 2 and all after it"),
+        (6, r"00001-of-00003 record 2 and all after it"),
     ],
 )
-def test_a_changed_byte(paths, part, words):
-    """Of the third record or around it: pixels, checksums, and its length."""
-    flip(paths[1], begins(paths[1])[2] + part)
-    with pytest.raises(InputError, match=words):
-        make_index(paths)
+def test_changed_byte_is_reported(paths, byte, message):
+    """Changes in the pixels, the checksums and the length of a record are detected."""
+    flip_bit(paths[1], find_record_offsets(paths[1])[2] + byte)
+    with pytest.raises(InputError, match=message):
+        build_index(paths)
 
 
-def test_a_changed_byte_at_the_very_beginning(paths):
-    flip(paths[0], 20)
+def test_changed_byte_in_the_first_record_is_reported(paths):
+    flip_bit(paths[0], 20)
     with pytest.raises(
         InputError, match=r"1 of 15 .* \S+00000-of-00003 record 0 \(dam"
     ):
-        make_index(paths)
-    with pytest.raises(
-        InputError, match="00000-of-00003 with nothing that can be read"
-    ):
-        make_index(paths[:1])
+        build_index(paths)
+    with pytest.raises(InputError, match="00000-of-00003 with no readable record"):
+        build_index(paths[:1])
 
 
-@pytest.mark.parametrize("kept", [3, 11, 12, 40, -1])
-def test_a_truncated_file(paths, kept):
-    """However little there is of the last record: TensorFlow overlooks 11 bytes."""
-    places = begins(paths[2])
-    os.truncate(paths[2], places[5] + kept if kept > 0 else places[6] + kept)
+@pytest.mark.parametrize("size", [3, 11, 12, 40, -1])
+def test_truncated_file_is_refused(paths, size):
+    """Only `size` bytes of the last record remain. TensorFlow overlooks up to 11."""
+    offsets = find_record_offsets(paths[2])
+    os.truncate(paths[2], offsets[5] + size if size > 0 else offsets[6] + size)
     with pytest.raises(InputError, match=r"\S+00002-of-00003 record 5 and all after"):
-        make_index(paths)
+        build_index(paths)
 
 
-def test_a_file_filled_up_with_zeros(paths):
-    os.truncate(paths[0], begins(paths[0])[3] + 30)
+def test_file_padded_with_zeros_is_refused(paths):
+    os.truncate(paths[0], find_record_offsets(paths[0])[3] + 30)
     os.truncate(paths[0], 2**24)
     with pytest.raises(
         InputError, match=r"\S+00000-of-00003 record 3 and all after it"
     ):
-        make_index(paths)
+        build_index(paths)
 
 
-def test_few_damaged_records_of_many_are_left_out(tmp_path, capsys):
-    one = example(picture(0), 1)
-    path = write(tmp_path / "many", [one] * 2000)
-    place = 16 + len(one)
-    flip(path, 7 * place + 30)
-    flip(path, 1999 * place + 30)
-    for _ in range(2):  # The second time as it was kept.
-        found = make_index([path])
-        line = f"2 of 2000 records cannot be used: {path} record 7 (damaged), "
-        assert capsys.readouterr().err.startswith(line)
-        assert len(found.damaged) == 2
-        assert found.number.tolist() == [n for n in range(1999) if n != 7]
-        assert records.reader(found)(7).numpy() == picture(0)  # Record 8.
-    flip(path, 1000 * place + 30)
+def test_few_damaged_records_are_left_out(tmp_path, capsys):
+    encoded_example = make_example(make_image(0), 1)
+    path = write_examples(tmp_path / "many", [encoded_example] * 2000)
+    record_size = 16 + len(encoded_example)
+    flip_bit(path, 7 * record_size + 30)
+    flip_bit(path, 1999 * record_size + 30)
+    for _ in range(2):  # The second index is loaded from the cache.
+        index = build_index([path])
+        expected_line = f"2 of 2000 records cannot be used: {path} record 7 (damaged), "
+        assert capsys.readouterr().err.startswith(expected_line)
+        assert len(index.damaged) == 2
+        assert index.number.tolist() == [n for n in range(1999) if n != 7]
+        # Index 7 is record 8 now.
+        assert records.make_record_reader(index)(7).numpy() == make_image(0)
+    flip_bit(path, 1000 * record_size + 30)
     os.utime(path, (1, 1))
     with pytest.raises(InputError, match=r"^3 of 2000 records cannot be used"):
-        make_index([path])
+        build_index([path])
 
 
 @pytest.mark.parametrize(
-    ("third", "problem"),
+    ("third_record", "problem"),
     [
-        (b"\xff" * 40, "damaged"),  # No Example.
-        (example(b"", 1), "no encoded image"),
-        (example(b"\0" * 3072, 1), "no encoded image"),  # CIFAR's pixels.
-        (example(picture(0), 1, ("other", SLIM[1])), "no encoded image"),
+        (b"\xff" * 40, "damaged"),  # Not an Example.
+        (make_example(b"", 1), "no encoded image"),
+        (make_example(b"\0" * 3072, 1), "no encoded image"),  # Raw pixels as in CIFAR.
+        (make_example(make_image(0), 1, ("other", SLIM[1])), "no encoded image"),
     ],
     ids=["no Example", "empty", "pixels", "another feature"],
 )
-def test_a_record_without_an_image(tmp_path, third, problem):
-    ones = [example(picture(0), 1)] * 2
-    path = write(tmp_path / "a", [*ones, third, *ones])
+def test_record_without_an_image_is_reported(tmp_path, third_record, problem):
+    valid_records = [make_example(make_image(0), 1)] * 2
+    path = write_examples(
+        tmp_path / "a", [*valid_records, third_record, *valid_records]
+    )
     with pytest.raises(InputError, match=rf"1 of 5 .* record 2 \({problem}\)"):
-        make_index([path])
+        build_index([path])
 
 
-def test_files_of_something_else(tmp_path):
-    with pytest.raises(InputError, match=r"Could not read records: .*nowhere"):
-        make_index([str(tmp_path / "nowhere")])
+def test_unsupported_files_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"Could not read .*nowhere"):
+        build_index([str(tmp_path / "nowhere")])
     options = tf.io.TFRecordOptions(compression_type="GZIP")
     with tf.io.TFRecordWriter(str(tmp_path / "zipped"), options) as writer:
-        writer.write(example(picture(0), 1))
+        writer.write(make_example(make_image(0), 1))
     (tmp_path / "text").write_text("This is a text of more than some bytes. " * 9)
     (tmp_path / "empty").write_bytes(b"")
-    write(tmp_path / "sound", [example(b"1", 1, ("audio", "label"))])
-    for name, words in (
-        ("zipped", "uncompressed TFRecord.*zipped with nothing"),
-        ("text", "uncompressed TFRecord.*text with nothing"),
-        ("empty", "uncompressed TFRecord.*empty with nothing"),
+    write_examples(tmp_path / "sound", [make_example(b"1", 1, ("audio", "label"))])
+    for name, message in (
+        ("zipped", "uncompressed TFRecord.*zipped with no readable"),
+        ("text", "uncompressed TFRecord.*text with no readable"),
+        ("empty", "uncompressed TFRecord.*empty with no readable"),
         ("sound", "sound with audio, height, label"),
     ):
-        with pytest.raises(InputError, match=words):
-            make_index([str(tmp_path / name)])
+        with pytest.raises(InputError, match=message):
+            build_index([str(tmp_path / name)])
 
 
-def test_a_file_that_changes_after_it_was_indexed(paths):
-    images, found = images_in(paths), make_index(paths)
-    flip(paths[0], found.offset[2] + 30)
-    read = records.reader(found)
+def test_file_that_changes_after_indexing_is_detected(paths):
+    images, index = read_images(paths), build_index(paths)
+    flip_bit(paths[0], index.offset[2] + 30)
+    read = records.make_record_reader(index)
     assert read(1).numpy() == images[1]
     with pytest.raises(tf.errors.DataLossError):
         read(2)
 
 
-def test_an_index_is_kept_until_a_file_changes(paths, tmp_path):
-    seen = []
-    first = make_index(paths, on_file=lambda: seen.append(1))
-    assert len(seen) == 3
-    again = make_index(paths, on_file=lambda: seen.append(1))
-    assert len(seen) == 3
+def test_index_is_cached_until_a_file_changes(paths, tmp_path):
+    calls = []
+    index = build_index(paths, on_file=lambda: calls.append(1))
+    assert len(calls) == 3
+    cached_index = build_index(paths, on_file=lambda: calls.append(1))
+    assert len(calls) == 3
     assert len(os.listdir(tmp_path / "cache")) == 1
     for field in ("paths", "image", "first_label", "damaged"):
-        assert getattr(again, field) == getattr(first, field)
+        assert getattr(cached_index, field) == getattr(index, field)
     for field in ("shard", "number", "offset", "length", "labels"):
-        np.testing.assert_array_equal(getattr(again, field), getattr(first, field))
-        assert getattr(again, field).dtype == getattr(first, field).dtype
+        np.testing.assert_array_equal(
+            getattr(cached_index, field), getattr(index, field)
+        )
+        assert getattr(cached_index, field).dtype == getattr(index, field).dtype
     os.utime(paths[0], (1, 1))
-    make_index(paths, on_file=lambda: seen.append(1))
-    assert len(seen) == 6
-    make_index(paths[:2], on_file=lambda: seen.append(1))
-    assert len(seen) == 8
+    build_index(paths, on_file=lambda: calls.append(1))
+    assert len(calls) == 6
+    build_index(paths[:2], on_file=lambda: calls.append(1))
+    assert len(calls) == 8
     os.remove(paths[1])
-    with pytest.raises(InputError, match="Could not read records"):
-        make_index(paths)
+    with pytest.raises(InputError, match="Could not read"):
+        build_index(paths)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "other", "empty"])
-def test_a_damaged_index_is_made_anew(paths, tmp_path, damage):
-    make_index(paths)
-    (kept,) = (tmp_path / "cache").iterdir()
-    whole = kept.read_bytes()
+def test_damaged_index_is_built_again(paths, tmp_path, damage):
+    build_index(paths)
+    (cached,) = (tmp_path / "cache").iterdir()
+    content = cached.read_bytes()
     if damage == "cut":
-        kept.write_bytes(whole[: len(whole) // 2])
+        cached.write_bytes(content[: len(content) // 2])
     elif damage == "flip":
-        flip(kept, whole.index(b"offset.npy") + 150)
+        flip_bit(cached, content.index(b"offset.npy") + 150)
     elif damage == "other":
-        np.savez(kept, shard=np.arange(3))
+        np.savez(cached, shard=np.arange(3))
     else:
-        kept.write_bytes(b"")
-    assert make_index(paths).labels.tolist() == [0, 1, 2] * 5
-    assert len(kept.read_bytes()) == len(whole)
+        cached.write_bytes(b"")
+    assert build_index(paths).labels.tolist() == [0, 1, 2] * 5
+    assert len(cached.read_bytes()) == len(content)
 
 
-def test_a_changed_byte_of_an_index_is_found_or_harmless(paths, tmp_path):
-    make_index(paths)
-    (kept,) = (tmp_path / "cache").iterdir()
-    table = record_index._load(kept)
-    for place in range(0, kept.stat().st_size, 3):
-        flip(kept, place)
-        found = record_index._load(kept)
-        flip(kept, place)
-        if found is not None:
+def test_changed_byte_of_an_index_is_detected_or_harmless(paths, tmp_path):
+    build_index(paths)
+    (cached,) = (tmp_path / "cache").iterdir()
+    table = record_index._load_table(cached)
+    for offset in range(0, cached.stat().st_size, 3):
+        flip_bit(cached, offset)
+        loaded = record_index._load_table(cached)
+        flip_bit(cached, offset)
+        if loaded is not None:
             for name, column in table.items():
-                np.testing.assert_array_equal(found[name], column)
+                np.testing.assert_array_equal(loaded[name], column)
 
 
-def test_a_cache_that_cannot_be_written(paths, tmp_path, capsys, monkeypatch):
+def test_index_is_used_if_it_cannot_be_cached(paths, tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "file"))
-    found = record_index.index(paths)
-    assert len(found) == 15
+    index = record_index.index_records(paths)
+    assert len(index) == 15
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("The index of the records is not kept: ")
+    assert line.startswith("The index of the records is not cached: ")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    record_index.index(paths)
+    record_index.index_records(paths)
     assert len(os.listdir(tmp_path / "records")) == 1
 
 
-def touch(folder, *names):
+def create_files(folder, *names):
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -396,39 +393,39 @@ def touch(folder, *names):
         (["train/x-0-of-1", "train/y-0-of-1", "test/x-0-of-1"], 2, "test/x-0-of-1"),
     ],
 )  # fmt: skip
-def test_find(tmp_path, names, train, test):
-    touch(tmp_path, *names)
-    found = records.find(f"tfrecord:{tmp_path}")
-    assert len(found["train"]) == train
-    assert all("train" in os.path.relpath(p, tmp_path) for p in found["train"])
-    assert list(found["train"]) == sorted(found["train"])
-    assert found["test"] == (str(tmp_path / test),)
+def test_find_record_files(tmp_path, names, train, test):
+    create_files(tmp_path, *names)
+    files = records.find_record_files(f"tfrecord:{tmp_path}")
+    assert len(files["train"]) == train
+    assert all("train" in os.path.relpath(p, tmp_path) for p in files["train"])
+    assert list(files["train"]) == sorted(files["train"])
+    assert files["test"] == (str(tmp_path / test),)
 
 
 @pytest.mark.parametrize(
-    ("names", "words"),
+    ("names", "message"),
     [
         ([], "with 0 and 0 files"),
         (["train-0-of-1"], "with 1 and 0 files"),
         (["val-0-of-1"], "with 0 and 1 files"),
         (["train.txt", "a.jpg"], "with 0 and 0 files"),
         (["train-00000-of-00004", "train-00003-of-00004", "val-0-of-1"],
-         "2 of 4 files are missing, the first of them number 1. .*train-00000-of-00004$"),
-        (["train-0-of-1", "train-0-of-2", "train-1-of-2", "val-0-of-1"], "more than one set"),
+         "2 of 4 files are missing, starting with number 1. .*train-00000-of-00004$"),
+        (["train-0-of-1", "train-0-of-2", "train-1-of-2", "val-0-of-1"], "several datasets"),
     ],
 )  # fmt: skip
-def test_files_that_cannot_be_found(tmp_path, names, words):
-    touch(tmp_path, *names)
-    with pytest.raises(InputError, match=words):
-        records.find(str(tmp_path))
+def test_missing_files_are_reported(tmp_path, names, message):
+    create_files(tmp_path, *names)
+    with pytest.raises(InputError, match=message):
+        records.find_record_files(str(tmp_path))
 
 
-def test_find_only_what_is_held_out(tmp_path):
-    touch(tmp_path, "val-0-of-1")
-    found = records.find(f"tfrecord:{tmp_path}", only_test=True)
-    assert (len(found["train"]), len(found["test"])) == (0, 1)
-    with pytest.raises(InputError, match="There is no such folder"):
-        records.find("tfrecord:nowhere")
+def test_training_files_may_be_missing(tmp_path):
+    create_files(tmp_path, "val-0-of-1")
+    files = records.find_record_files(f"tfrecord:{tmp_path}", only_test=True)
+    assert (len(files["train"]), len(files["test"])) == (0, 1)
+    with pytest.raises(InputError, match="folder does not exist"):
+        records.find_record_files("tfrecord:nowhere")
 
 
 def test_class_names(tmp_path):
@@ -445,5 +442,5 @@ def test_class_names(tmp_path):
     file.write_text("\n".join(f"{i}:{name}" for i, name in enumerate(imagenet)))
     assert records.read_class_names(str(tmp_path)) == tuple(imagenet[1:])
     file.write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match="must be text in UTF-8"):
+    with pytest.raises(InputError, match="must be UTF-8 text"):
         records.read_class_names(str(tmp_path))

@@ -9,8 +9,8 @@ import tensorflow as tf
 from keras_resnet.distribution import cluster
 from keras_resnet.distribution.strategies import (
     is_chief,
+    is_lost_worker_error,
     local_replicas,
-    lost_worker,
     make_strategy,
     worker_count,
 )
@@ -19,6 +19,7 @@ from keras_resnet.support.errors import InputError
 
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch):
+    """Removes the environment variables of clusters and TPUs."""
     for variable in (
         "TF_CONFIG",
         "SLURM_PROCID",
@@ -29,15 +30,16 @@ def no_cluster(monkeypatch):
     monkeypatch.setattr(cluster, "START_TIMEOUT", 1)
 
 
-def test_replicas():
+def test_strategies_have_one_replica_per_device():
     assert make_strategy("one_device").num_replicas_in_sync == 1
-    assert make_strategy("mirrored").num_replicas_in_sync == 2  # See conftest.
+    # conftest.py has split the CPU into two virtual devices.
+    assert make_strategy("mirrored").num_replicas_in_sync == 2
     assert make_strategy("mirrored", virtual_devices=2).num_replicas_in_sync == 2
     assert isinstance(make_strategy("mirrored"), tf.distribute.MirroredStrategy)
 
 
 @pytest.mark.parametrize("name", ["horovod", "mirored", ""])
-def test_unknown_strategy(name):
+def test_an_unknown_strategy_is_refused(name):
     with pytest.raises(
         InputError, match="Accepted: one_device, mirrored, multi_worker, tpu"
     ):
@@ -51,22 +53,22 @@ def test_the_cpu_cannot_be_split_again():
 
 
 @pytest.mark.parametrize(("name", "replicas"), [("one_device", 1), ("mirrored", 2)])
-def test_one_process_holds_every_replica(name, replicas):
+def test_single_process_strategies_have_all_replicas_in_one_worker(name, replicas):
     strategy = make_strategy(name)
     assert is_chief(strategy) and worker_count(strategy) == 1
     assert local_replicas(strategy) == range(replicas)
 
 
 @pytest.mark.parametrize("name", ["multi_worker", "tpu"])
-def test_a_machine_without_a_cluster_or_a_tpu(name):
-    began = time.monotonic()
+def test_a_missing_cluster_or_tpu_is_reported_quickly(name):
+    started_at = time.monotonic()
     with pytest.raises(InputError, match="Received: ") as caught:
         make_strategy(name)
     assert "\n" not in str(caught.value)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - started_at < 2
 
 
-def test_only_one_process_has_virtual_devices():
+def test_virtual_devices_require_a_single_process():
     with pytest.raises(InputError, match="Received: strategy='multi_worker', virtual"):
         make_strategy("multi_worker", virtual_devices=2)
 
@@ -89,7 +91,7 @@ CLUSTER = {"worker": ["a:1", "b:2"]}
         {"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 0}},
     ],
 )
-def test_a_wrong_tf_config(config, monkeypatch):
+def test_an_invalid_tf_config_is_refused(config, monkeypatch):
     text = config if isinstance(config, str) else json.dumps(config)
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(InputError, match="TF_CONFIG must be like") as caught:
@@ -97,14 +99,14 @@ def test_a_wrong_tf_config(config, monkeypatch):
     assert text in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("job", "place"), [("chief", 0), ("worker", 2)])
-def test_the_chief_is_the_first_worker(job, place, monkeypatch):
+@pytest.mark.parametrize(("job", "worker"), [("chief", 0), ("worker", 2)])
+def test_the_chief_is_the_first_worker(job, worker, monkeypatch):
     config = {
         "cluster": {"chief": ["c:3"], **CLUSTER},
-        "task": {"type": job, "index": max(0, place - 1)},
+        "task": {"type": job, "index": max(0, worker - 1)},
     }
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
-    assert cluster.find_cluster() == (("c:3", "a:1", "b:2"), place)
+    assert cluster.find_cluster() == (("c:3", "a:1", "b:2"), worker)
 
 
 def set_slurm(monkeypatch, **variables):
@@ -112,7 +114,7 @@ def set_slurm(monkeypatch, **variables):
         monkeypatch.setenv(f"SLURM_{name}", value)
 
 
-def test_two_slurm_tasks_on_one_node(monkeypatch):
+def test_two_slurm_tasks_on_one_node_have_different_ports(monkeypatch):
     set_slurm(monkeypatch, PROCID="1", JOB_ID="1000", STEP_NODELIST="n1")
     set_slurm(monkeypatch, STEP_TASKS_PER_NODE="2")
     assert cluster.find_cluster() == (("n1:12000", "n1:12001"), 1)
@@ -130,7 +132,7 @@ def test_slurm_ranks_follow_the_list_of_nodes(monkeypatch):
         make_strategy("multi_worker")
 
 
-def test_the_pods_of_an_indexed_job(monkeypatch):
+def test_the_pods_of_an_indexed_job_form_a_cluster(monkeypatch):
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     with pytest.raises(InputError, match="JOB_COMPLETION_INDEX"):
         make_strategy("multi_worker")
@@ -145,40 +147,46 @@ def test_the_pods_of_an_indexed_job(monkeypatch):
     assert cluster.find_cluster() == (addresses, 1)
 
 
-def test_a_worker_that_is_not_started_is_named(monkeypatch):
+def test_workers_that_do_not_start_are_named(monkeypatch):
     monkeypatch.setattr(cluster, "START_TIMEOUT", 0.5)
+    # Worker 0 listens, worker 1 does not, and worker 2 is the caller.
     with (
-        socket.create_server(("127.0.0.1", 0)) as started,
-        socket.socket() as bound,
-        socket.socket() as own,
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.socket() as silent_socket,
+        socket.socket() as caller_socket,
     ):
-        ports = [started.getsockname()[1]]
-        for each in (bound, own):
-            each.bind(("127.0.0.1", 0))
-            ports.append(each.getsockname()[1])
-        own.close()
+        ports = [listener.getsockname()[1]]
+        for worker_socket in (silent_socket, caller_socket):
+            worker_socket.bind(("127.0.0.1", 0))
+            ports.append(worker_socket.getsockname()[1])
+        caller_socket.close()
         addresses = tuple(f"127.0.0.1:{port}" for port in ports)
         message = f"1 of 3 workers did not start within 0.5 s: {addresses[1]}"
         with pytest.raises(InputError, match=re.escape(message)):
             cluster.await_workers(addresses, 2)
-        with pytest.raises(InputError, match=f"must listen on port {ports[0]}"):
+        with pytest.raises(InputError, match=f"listen on port {ports[0]}"):
             cluster.await_workers(addresses, 0)
 
 
-def test_errors_of_a_lost_worker():
+def test_errors_of_a_lost_worker_are_recognised():
     lost = "Collective ops is aborted by: recvmsg:Connection reset by peer"
-    assert lost_worker(tf.errors.UnavailableError(None, None, lost))
-    assert lost_worker(tf.errors.CancelledError(None, None, lost))
-    assert not lost_worker(tf.errors.InvalidArgumentError(None, None, "Invalid PNG"))
-    assert not lost_worker(tf.errors.OutOfRangeError(None, None, "End of sequence"))
-    assert not lost_worker(ValueError(lost))
+    assert is_lost_worker_error(tf.errors.UnavailableError(None, None, lost))
+    assert is_lost_worker_error(tf.errors.CancelledError(None, None, lost))
+    assert not is_lost_worker_error(
+        tf.errors.InvalidArgumentError(None, None, "Invalid PNG")
+    )
+    assert not is_lost_worker_error(
+        tf.errors.OutOfRangeError(None, None, "End of sequence")
+    )
+    assert not is_lost_worker_error(ValueError(lost))
 
 
-HERE = "{{node Adam}} device: /job:worker/replica:0/task:1/device:CPU:0"
+# An error message that names a device of a worker.
+DEVICE_MESSAGE = "{{node Adam}} device: /job:worker/replica:0/task:1/device:CPU:0"
 
 
 @pytest.mark.parametrize(
-    ("kind", "lost"),
+    ("error_class", "is_lost"),
     [
         (tf.errors.ResourceExhaustedError, False),
         (tf.errors.NotFoundError, False),
@@ -188,6 +196,6 @@ HERE = "{{node Adam}} device: /job:worker/replica:0/task:1/device:CPU:0"
         (tf.errors.InternalError, True),
     ],
 )
-def test_a_worker_that_names_its_own_device_is_not_lost(kind, lost):
-    """Full memory, a file that is gone and a damaged one are this worker's own."""
-    assert lost_worker(kind(None, None, HERE)) == lost
+def test_local_errors_that_name_a_device_are_no_lost_workers(error_class, is_lost):
+    """Full memory and missing or damaged files are errors of this worker itself."""
+    assert is_lost_worker_error(error_class(None, None, DEVICE_MESSAGE)) == is_lost

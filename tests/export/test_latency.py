@@ -1,4 +1,4 @@
-"""The latency command, on a real bundle."""
+"""Command `export.latency` on an exported bundle."""
 
 import json
 import os
@@ -13,18 +13,20 @@ from export import verify
 
 
 @pytest.fixture
-def copied(exported, tmp_path):
-    return shutil.copytree(exported[0], tmp_path / "copy")
+def bundle_copy(exported_bundle, tmp_path):
+    return shutil.copytree(exported_bundle[0], tmp_path / "copy")
 
 
-def read(folder):
+def read_manifest(folder):
     return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
 
 
-def test_every_artifact_is_measured(copied):
-    result = run_python("-m", "export.latency", copied, "--rounds=2", "--batches=1,3")
+def test_every_artifact_is_measured(bundle_copy):
+    result = run_python(
+        "-m", "export.latency", bundle_copy, "--rounds=2", "--batches=1,3"
+    )
     assert result.returncode == 0, result.stderr
-    manifest = read(copied)
+    manifest = read_manifest(bundle_copy)
     rows = manifest["latency"]["rows"]
     assert {(row["artifact"], row["threads"], row["batch"]) for row in rows} == {
         (name, threads, batch)
@@ -40,25 +42,29 @@ def test_every_artifact_is_measured(copied):
         assert row["start_ms"] > 0 and row["calls"] == 2
         line = rf"(?m)^{row['artifact']} +{row['threads']} +{row['batch']} +{row['median_ms']:.2f} "
         assert re.search(line, result.stdout)
-        assert re.search(line, (copied / "MODEL_CARD.md").read_text(encoding="utf-8"))
-    # TensorFlow's own libraries are some hundreds of MiB; LiteRT's a few.
+        assert re.search(
+            line, (bundle_copy / "MODEL_CARD.md").read_text(encoding="utf-8")
+        )
+    # The libraries of TensorFlow take hundreds of MiB, those of LiteRT only a few.
     peaks = {row["artifact"]: row["peak_mib"] for row in rows}
     assert peaks["saved_model"] > 200 > peaks["float32"]
-    assert imread(copied / "latency.png").shape[2] == 4
-    assert verify.verify(str(copied))[1], "the bundle is whole after it"
+    assert imread(bundle_copy / "latency.png").shape[2] == 4
+    assert verify.verify(str(bundle_copy))[1], (
+        "the measured bundle must pass verification"
+    )
 
 
 @pytest.mark.parametrize(
     ("flag", "status"), [("--rounds=0", 2), ("--batches=1,x", 2), ("--threads=-1", 2)]
 )
-def test_wrong_flags(exported, flag, status):
-    result = run_python("-m", "export.latency", exported[0], flag)
+def test_invalid_flags(exported_bundle, flag, status):
+    result = run_python("-m", "export.latency", exported_bundle[0], flag)
     assert result.returncode == status
     assert "must be a whole number of at least 1" in result.stderr
     assert "Traceback" not in result.stderr
 
 
-def test_a_changed_bundle_is_not_measured(copied):
-    (copied / "labels.txt").write_text("x")
-    result = run_python("-m", "export.latency", copied)
-    assert_one_line(result, "not as it was exported", "labels.txt")
+def test_a_changed_bundle_is_not_measured(bundle_copy):
+    (bundle_copy / "labels.txt").write_text("x")
+    result = run_python("-m", "export.latency", bundle_copy)
+    assert_one_line(result, "has been changed", "labels.txt")

@@ -9,8 +9,8 @@ from keras_resnet.spec.variants import VARIANTS
 from keras_resnet.support.errors import InputError
 
 
-def hand_multiply_adds(block, blocks, width, stem, kind, classes, size):
-    """Multiply-adds, counted from the paper's text alone (stride on the 1x1)."""
+def count_multiply_adds(block, blocks, width, stem, shortcut, classes, size):
+    """Counts multiply-adds as described in the paper (stride in the 1x1 convolution)."""
     if stem == "imagenet":
         size = math.ceil(size / 2)
         total, size = size**2 * 7 * 7 * 3 * width, math.ceil(size / 2)
@@ -23,19 +23,19 @@ def hand_multiply_adds(block, blocks, width, stem, kind, classes, size):
         size = math.ceil(size / 2) if stage else size
         for number in range(count):
             if block == "basic":
-                each = 3 * 3 * inputs * inner + 3 * 3 * inner * inner
+                per_pixel = 3 * 3 * inputs * inner + 3 * 3 * inner * inner
             else:
-                each = inputs * inner + 3 * 3 * inner * inner + inner * outputs
-            changes = inputs != outputs or (number == 0 and stage > 0)
-            if kind == "C" or (kind == "B" and changes):
-                each += inputs * outputs
-            total += size**2 * each
+                per_pixel = inputs * inner + 3 * 3 * inner * inner + inner * outputs
+            changes_shape = inputs != outputs or (number == 0 and stage > 0)
+            if shortcut == "C" or (shortcut == "B" and changes_shape):
+                per_pixel += inputs * outputs
+            total += size**2 * per_pixel
             inputs = outputs
     return total + inputs * classes
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "size"),
+    ("name", "shortcut", "size"),
     [
         ("resnet18", "B", 224),
         ("resnet34", "A", 224),
@@ -52,21 +52,21 @@ def hand_multiply_adds(block, blocks, width, stem, kind, classes, size):
         ("resnet110", "A", 32),
     ],
 )
-def test_profile_equals_the_hand_formula(name, kind, size):
+def test_profile_equals_an_independent_count(name, shortcut, size):
     row = VARIANTS[name]
-    model = keras_resnet.ResNet(name, shortcut=kind, input_shape=(size, size, 3))
-    found = keras_resnet.profile(model)
-    assert found.multiply_adds == hand_multiply_adds(
-        row.block, row.blocks, row.width, row.stem, kind, row.classes, size
+    model = keras_resnet.ResNet(name, shortcut=shortcut, input_shape=(size, size, 3))
+    profile = keras_resnet.profile(model)
+    assert profile.multiply_adds == count_multiply_adds(
+        row.block, row.blocks, row.width, row.stem, shortcut, row.classes, size
     )
-    assert found.multiply_adds == sum(layer.multiply_adds for layer in found.layers)
-    trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
-    assert found.parameters == trainable
-    assert str(found).count("\n") == len(found.layers) + 1
+    assert profile.multiply_adds == sum(layer.multiply_adds for layer in profile.layers)
+    num_trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+    assert profile.parameters == num_trainable
+    assert str(profile).count("\n") == len(profile.layers) + 1
 
 
 @pytest.mark.parametrize(
-    ("name", "paper"),
+    ("name", "printed_value"),
     [
         ("resnet18", 1.8e9),
         ("resnet34", 3.6e9),
@@ -75,16 +75,16 @@ def test_profile_equals_the_hand_formula(name, kind, size):
         ("resnet152", 11.3e9),
     ],
 )
-def test_hand_formula_is_within_two_percent_of_table_1(name, paper):
+def test_independent_count_is_within_two_percent_of_table_1(name, printed_value):
     row = VARIANTS[name]
     arguments = (row.block, row.blocks, row.width, row.stem, row.shortcut, 1000, 224)
-    assert abs(hand_multiply_adds(*arguments) / paper - 1) < 0.02
+    assert abs(count_multiply_adds(*arguments) / printed_value - 1) < 0.02
 
 
-def test_stride_on_the_3x3_costs_what_torchvision_states():
-    # torchvision's metadata: 4.089e9 for its ResNet-50.
-    found = keras_resnet.profile(keras_resnet.ResNet50(stride_on="3x3"))
-    assert round(found.multiply_adds / 1e9, 3) == 4.089
+def test_resnet50_of_torchvision_has_its_published_multiply_adds():
+    # The metadata of torchvision's ResNet-50 state 4.089e9.
+    profile = keras_resnet.profile(keras_resnet.ResNet50(stride_on="3x3"))
+    assert round(profile.multiply_adds / 1e9, 3) == 4.089
 
 
 def test_input_of_any_size_is_refused():
@@ -92,8 +92,8 @@ def test_input_of_any_size_is_refused():
         keras_resnet.profile(keras_resnet.ResNet20(input_shape=(None, None, 3)))
 
 
-def test_one_layer():
-    # 8x8 positions, 32 channels in, 64 out, a 3x3 kernel.
+def test_profile_of_one_layer():
+    # 8x8 output positions, 32 input channels, 64 output channels, 3x3 kernel.
     layers = {
         la.name: la for la in keras_resnet.profile(keras_resnet.ResNet20()).layers
     }
@@ -103,8 +103,8 @@ def test_one_layer():
     assert layer.parameters == 32 * 64 * 3 * 3
 
 
-@pytest.mark.full  # Builds every network, ResNet-1202 too.
-def test_program_prints_the_papers_tables():
+@pytest.mark.full  # Builds all networks of the paper, including ResNet-1202.
+def test_command_prints_the_tables_of_the_paper():
     result = run_program("keras_resnet.complexity")
     assert result.returncode == 0, result.stderr
     lines = {
@@ -119,13 +119,13 @@ def test_program_prints_the_papers_tables():
         assert millions in lines[name, "A"]
 
 
-def test_program_prints_one_network():
+def test_command_prints_one_network():
     result = run_program("keras_resnet.complexity", "--model=resnet20")
     assert "conv1_conv" in result.stdout
     assert result.stdout.splitlines()[-1].split() == ["total", "269,722", "40,551,040"]
 
 
-def test_program_refuses_an_unknown_network():
+def test_command_refuses_an_unknown_network():
     assert_one_line(
         run_program("keras_resnet.complexity", "--model=resnet5"), "resnet50"
     )

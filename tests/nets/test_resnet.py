@@ -1,4 +1,4 @@
-"""The networks, against the paper, a hand formula, keras.applications and numpy."""
+"""Networks agree with the paper, keras.applications and independent calculations."""
 
 import inspect
 import json
@@ -11,7 +11,7 @@ import tensorflow as tf
 from conftest import run_python
 
 import keras_resnet
-from keras_resnet.nets.blocks import Place, shortcut
+from keras_resnet.nets.blocks import Block, shortcut
 from keras_resnet.nets.graph import flat_layers
 from keras_resnet.spec.variants import VARIANTS
 from keras_resnet.support.errors import InputError
@@ -22,8 +22,8 @@ SHALLOW = [name for name in VARIANTS if name not in (*DEEPEST, *VARIATIONS)]
 SLOW = ("resnet101", "resnet152")
 
 
-def hand_parameters(block, blocks, width, stem, kind, classes, channels=3):
-    """Trainable parameters, counted from the paper's text alone."""
+def count_parameters(block, blocks, width, stem, shortcut, classes, channels=3):
+    """Counts trainable parameters as described in the paper."""
 
     def conv_bn(size, inputs, outputs):
         return size * size * inputs * outputs + 2 * outputs
@@ -38,8 +38,8 @@ def hand_parameters(block, blocks, width, stem, kind, classes, channels=3):
             else:
                 total += conv_bn(1, inputs, inner) + conv_bn(3, inner, inner)
                 total += conv_bn(1, inner, outputs)
-            changes = inputs != outputs or (number == 0 and stage > 0)
-            if kind == "C" or (kind == "B" and changes):
+            changes_shape = inputs != outputs or (number == 0 and stage > 0)
+            if shortcut == "C" or (shortcut == "B" and changes_shape):
                 total += conv_bn(1, inputs, outputs)
             inputs = outputs
     return total + inputs * classes + classes
@@ -49,49 +49,50 @@ def count(weights):
     return sum(math.prod(w.shape) for w in weights)
 
 
-def every_shortcut():
+def networks_with_shortcuts():
     for name in SHALLOW:
-        kinds = ("none",) if name.startswith("plain") else ("A", "B", "C")
-        for kind in kinds:
-            slow = name in SLOW and kind != VARIANTS[name].shortcut
-            yield pytest.param(name, kind, marks=[pytest.mark.full] if slow else [])
+        shortcuts = ("none",) if name.startswith("plain") else ("A", "B", "C")
+        for option in shortcuts:
+            slow = name in SLOW and option != VARIANTS[name].shortcut
+            yield pytest.param(name, option, marks=[pytest.mark.full] if slow else [])
 
 
-@pytest.mark.parametrize(("name", "kind"), list(every_shortcut()))
-def test_layers_parameters_and_projections(name, kind):
+@pytest.mark.parametrize(("name", "option"), list(networks_with_shortcuts()))
+def test_layers_parameters_and_projections(name, option):
     row = VARIANTS[name]
-    model = keras_resnet.ResNet(name, shortcut=kind)
+    model = keras_resnet.ResNet(name, shortcut=option)
     layers = {layer.name: layer for layer in model.layers}
 
-    # The convolutions of the main path and the dense layer are the net's depth.
+    # The depth counts the convolutions of the main path and the dense layer.
     convolutions = [
         n for n in layers if n.endswith("_conv") and not n.endswith("_0_conv")
     ]
     assert len(convolutions) + 1 == row.depth
 
-    # Which blocks project: never with A, always with C, with B where the shape
-    # changes (Table 1: conv3_1, conv4_1, conv5_1, and conv2_1 if bottleneck).
+    # Option A has no projections and option C has one in each block. Option B has them
+    # where the shape changes (Table 1: conv3_1, conv4_1, conv5_1, and conv2_1 in
+    # networks of bottleneck blocks).
     for stage, blocks in enumerate(row.blocks):
         for block in range(1, blocks + 1):
-            changes = block == 1 and (stage > 0 or row.block == "bottleneck")
-            projects = kind == "C" or (kind == "B" and changes)
+            changes_shape = block == 1 and (stage > 0 or row.block == "bottleneck")
+            projects = option == "C" or (option == "B" and changes_shape)
             prefix = f"conv{stage + 2}_block{block}"
             assert (f"{prefix}_0_conv" in layers) == projects, prefix
-            assert (f"{prefix}_add" in layers) == (kind != "none")
+            assert (f"{prefix}_add" in layers) == (option != "none")
             assert f"{prefix}_out" in layers
 
-    expected = hand_parameters(
-        row.block, row.blocks, row.width, row.stem, kind, row.classes
+    expected = count_parameters(
+        row.block, row.blocks, row.width, row.stem, option, row.classes
     )
     assert count(model.trainable_weights) == expected
-    if kind == row.shortcut:
+    if option == row.shortcut:
         assert expected == row.parameters
 
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        # torchvision's and timm's; and the exact forms of the paper's Table 6.
+        # Counts of torchvision and timm, then exact values of the paper's Table 6.
         ("resnet18", 11_689_512),
         ("resnet34", 21_797_672),
         ("resnet50", 25_557_032),
@@ -108,7 +109,7 @@ def test_layers_parameters_and_projections(name, kind):
 def test_published_parameter_counts(name, parameters):
     row = VARIANTS[name]
     assert row.parameters == parameters
-    assert parameters == hand_parameters(
+    assert parameters == count_parameters(
         row.block, row.blocks, row.width, row.stem, row.shortcut, row.classes
     )
 
@@ -116,7 +117,7 @@ def test_published_parameter_counts(name, parameters):
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        # Keras's summary; timm's and torchvision's models, counted.
+        # From the summaries of Keras, then counted in models of timm and torchvision.
         ("resnet50v2", 25_568_360),
         ("resnet101v2", 44_577_896),
         ("resnet152v2", 60_236_904),
@@ -139,25 +140,26 @@ def test_published_parameter_counts(name, parameters):
 )
 def test_parameter_counts_of_the_variations(name, parameters):
     assert VARIANTS[name].parameters == parameters
-    if "50" in name or "18" in name:  # The others: tests/weights/test_dialects.py.
+    # tests/weights/test_dialects.py builds the other networks.
+    if "50" in name or "18" in name:
         assert count(keras_resnet.ResNet(name).trainable_weights) == parameters
 
 
-def test_every_variation_is_counted():
+def test_all_variations_are_counted():
     marks = test_parameter_counts_of_the_variations.pytestmark
     assert [name for name, _ in marks[0].args[1]] == VARIATIONS
 
 
-def test_counts_with_the_other_shortcuts():
-    # ResNet-50, measured elsewhere with A and C.
+def test_parameter_counts_with_other_shortcuts():
+    # Counts of other implementations of ResNet-50 with shortcuts A and C.
     row = VARIANTS["resnet50"]
     arguments = (row.block, row.blocks, row.width, row.stem)
-    assert hand_parameters(*arguments, "A", 1000) == 22_780_456
-    assert hand_parameters(*arguments, "C", 1000) == 40_128_552
+    assert count_parameters(*arguments, "A", 1000) == 22_780_456
+    assert count_parameters(*arguments, "C", 1000) == 40_128_552
 
 
 @pytest.mark.parametrize("stride_on", ["1x1", "3x3"])
-def test_where_the_stride_is(stride_on):
+def test_stride_on_selects_the_strided_convolution(stride_on):
     model = keras_resnet.ResNet50(stride_on=stride_on)
     for stage in (3, 4, 5):
         strides = [
@@ -168,15 +170,15 @@ def test_where_the_stride_is(stride_on):
     assert count(model.trainable_weights) == 25_557_032
 
 
-@pytest.mark.parametrize("kind", ["A", "B", "C"])
+@pytest.mark.parametrize("shortcut", ["A", "B", "C"])
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "cifar_resnet14"])
 @pytest.mark.parametrize("stride_on", ["1x1", "3x3"])
-def test_odd_sizes_and_channels(name, kind, stride_on):
+def test_odd_sizes_and_channels(name, shortcut, stride_on):
     model = keras_resnet.ResNet(
         name,
         include_top=False,
         input_shape=(37, 43, 5),
-        shortcut=kind,
+        shortcut=shortcut,
         stride_on=stride_on,
     )
     halvings = 5 if name != "cifar_resnet14" else 2
@@ -191,9 +193,9 @@ def test_odd_sizes_and_channels(name, kind, stride_on):
 def test_any_size_with_the_top():
     model = keras_resnet.ResNet20(input_shape=(None, None, 3), classes=7)
     for size in (32, 45):
-        answer = np.asarray(model(np.zeros((2, size, size, 3))))
-        assert answer.shape == (2, 7)
-        np.testing.assert_allclose(answer.sum(axis=1), 1, rtol=1e-6)
+        probabilities = np.asarray(model(np.zeros((2, size, size, 3))))
+        assert probabilities.shape == (2, 7)
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -203,17 +205,17 @@ def test_pooling(pooling, reduce):
     keras.utils.set_random_seed(1)
     model = keras_resnet.ResNet20(include_top=False, pooling=pooling)
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3))
-    last = np.asarray(
+    features = np.asarray(
         keras.Model(model.input, keras_resnet.endpoints(model)["conv4"])(images)
     )
-    expected = last if reduce is None else reduce(last, axis=(1, 2))
+    expected = features if reduce is None else reduce(features, axis=(1, 2))
     np.testing.assert_allclose(np.asarray(model(images)), expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("name", "shapes"),
     [
-        # Table 1's output sizes.
+        # Output sizes of Table 1.
         (
             "resnet34",
             {
@@ -234,7 +236,7 @@ def test_pooling(pooling, reduce):
                 "conv5": (7, 7, 2048),
             },
         ),
-        # Section 4.2's table.
+        # Output sizes of the table in section 4.2.
         (
             "resnet56",
             {
@@ -247,19 +249,19 @@ def test_pooling(pooling, reduce):
     ],
 )
 def test_endpoints(name, shapes):
-    found = keras_resnet.endpoints(keras_resnet.ResNet(name))
-    assert {stage: output.shape[1:] for stage, output in found.items()} == shapes
+    outputs = keras_resnet.endpoints(keras_resnet.ResNet(name))
+    assert {stage: output.shape[1:] for stage, output in outputs.items()} == shapes
 
 
 @pytest.mark.parametrize("size", [64, 75])
 @pytest.mark.parametrize("stride_on", ["1x1", "3x3"])
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet50v2"])
-def test_output_stride_keeps_what_the_net_had(name, stride_on, size):
-    """Every position that the net without dilation has is there, with its value.
+def test_output_stride_keeps_features_at_the_original_positions(name, stride_on, size):
+    """Dilated networks keep the original features and add features in between.
 
-    At strides that a dilated net has not, its positions are closer: every second
-    or every fourth is one of the other net's. That holds at the edges too, where
-    both see zeros.
+    The feature maps of a dilated network may be two or four times as large. Every
+    second or fourth position then has the features of the original network. This also
+    holds at the border, where both networks pad with zeros.
     """
     keras.utils.set_random_seed(0)
     options = {
@@ -267,23 +269,24 @@ def test_output_stride_keeps_what_the_net_had(name, stride_on, size):
         "input_shape": (size, size, 3),
         "stride_on": stride_on,
     }
-    net = keras_resnet.ResNet(name, **options)
-    for layer in net.layers:  # Or a wrong padding would be scaled away.
+    model = keras_resnet.ResNet(name, **options)
+    # Random offsets make the features sensitive to wrong padding.
+    for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             noise = np.random.default_rng(0).normal(0, 0.2, layer.beta.shape)
             layer.beta.assign(layer.beta + noise)
     images = np.random.default_rng(1).normal(size=(1, size, size, 3))
-    expected = keras.Model(net.input, keras_resnet.endpoints(net))(images)
+    expected = keras.Model(model.input, keras_resnet.endpoints(model))(images)
     for output_stride in (8, 16):
         dilated = keras_resnet.ResNet(name, output_stride=output_stride, **options)
-        dilated.set_weights(net.get_weights())
-        found = keras.Model(dilated.input, keras_resnet.endpoints(dilated))(images)
-        assert found["conv5"].shape[1] == -(-size // output_stride)
+        dilated.set_weights(model.get_weights())
+        features = keras.Model(dilated.input, keras_resnet.endpoints(dilated))(images)
+        assert features["conv5"].shape[1] == -(-size // output_stride)
         for stage, values in expected.items():
             number = int(stage[-1]) + (name == "resnet50v2" and 1 < int(stage[-1]) < 5)
             step = max(1, 2**number // output_stride)
             np.testing.assert_allclose(
-                np.asarray(found[stage])[:, ::step, ::step],
+                np.asarray(features[stage])[:, ::step, ::step],
                 np.asarray(values),
                 atol=1e-4 * np.abs(values).max(),
                 err_msg=f"{stage} at {output_stride}",
@@ -292,7 +295,7 @@ def test_output_stride_keeps_what_the_net_had(name, stride_on, size):
 
 def test_endpoints_of_another_model():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
-    with pytest.raises(InputError, match="needs a model of this package"):
+    with pytest.raises(InputError, match=r"conv1_relu.*conv2_block1_out"):
         keras_resnet.endpoints(model)
 
 
@@ -300,57 +303,57 @@ def test_endpoints_of_another_model():
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [8, 9])
 def test_shortcut_a(inputs, stride, size):
-    """Subsampled, with the new channels as zeros, half on each side."""
+    """Shortcut A subsamples and adds half of the zero channels on each side."""
     images = (
         np.random.default_rng(0).normal(size=(2, size, size, inputs)).astype("float32")
     )
-    entry = keras.Input(images.shape[1:])
-    place = Place("block", VARIANTS["resnet20"], 16, stride)
-    model = keras.Model(entry, shortcut(entry, entry, place, 16))
+    image = keras.Input(images.shape[1:])
+    spec = Block("block", VARIANTS["resnet20"], 16, stride)
+    model = keras.Model(image, shortcut(image, image, spec, 16))
     expected = np.zeros((2, -(-size // stride), -(-size // stride), 16), "float32")
-    front = (16 - inputs) // 2
-    expected[..., front : front + inputs] = images[:, ::stride, ::stride]
+    start = (16 - inputs) // 2
+    expected[..., start : start + inputs] = images[:, ::stride, ::stride]
     np.testing.assert_array_equal(np.asarray(model(images)), expected)
     assert not model.weights
 
 
-@pytest.mark.parametrize("kind", ["A", "B", "C"])
+@pytest.mark.parametrize("option", ["A", "B", "C"])
 @pytest.mark.parametrize(("name", "last"), [("resnet18", 2), ("resnet50", 3)])
-def test_zero_last_gamma_passes_the_shortcut_through(name, last, kind):
+def test_zero_last_gamma_passes_the_shortcut_through(name, last, option):
     keras.utils.set_random_seed(0)
     model = keras_resnet.ResNet(
-        name, include_top=False, input_shape=(64, 64, 3), shortcut=kind
+        name, include_top=False, input_shape=(64, 64, 3), shortcut=option
     )
     for stage, blocks in enumerate(VARIANTS[name].blocks):
         for block in range(1, blocks + 1):
             layer = model.get_layer(f"conv{stage + 2}_block{block}_{last}_bn")
             layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
-    # The inputs of the block's sum: the shortcut and a branch of zeros.
+    # Both inputs of the sum (shortcut and branch), and the outputs of two blocks.
     add = model.get_layer("conv4_block1_add")
     probe = keras.Model(
         model.input,
         [*add.input, add.output, model.get_layer("conv4_block2_out").output],
     )
     images = np.random.default_rng(0).normal(size=(2, 64, 64, 3))
-    passed, branch, total, after_next = map(np.asarray, probe(images, training=True))
+    carried, branch, total, next_output = map(np.asarray, probe(images, training=True))
     assert np.abs(branch).max() == 0
-    assert np.abs(passed).max() > 0
-    np.testing.assert_array_equal(total, passed)
-    if kind != "C":  # An identity shortcut after it: the next block changes nothing.
-        np.testing.assert_array_equal(after_next, np.maximum(total, 0))
+    assert np.abs(carried).max() > 0
+    np.testing.assert_array_equal(total, carried)
+    if option != "C":  # The shortcut of the next block is the identity.
+        np.testing.assert_array_equal(next_output, np.maximum(total, 0))
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "stride_on"),
-    [("resnet18", kind, "1x1") for kind in "ABC"]
-    + [("resnet50", kind, on) for kind in "ABC" for on in ("1x1", "3x3")]
-    + [("resnet20", kind, "1x1") for kind in "ABC"]
+    ("name", "option", "stride_on"),
+    [("resnet18", option, "1x1") for option in "ABC"]
+    + [("resnet50", option, on) for option in "ABC" for on in ("1x1", "3x3")]
+    + [("resnet20", option, "1x1") for option in "ABC"]
     + [("plainnet20", "none", "1x1"), ("plainnet18", "none", "1x1")],
 )
-def test_every_weight_gets_a_gradient(name, kind, stride_on):
+def test_all_weights_have_gradients(name, option, stride_on):
     keras.utils.set_random_seed(0)
     model = keras_resnet.ResNet(
-        name, input_shape=(33, 33, 3), classes=5, shortcut=kind, stride_on=stride_on
+        name, input_shape=(33, 33, 3), classes=5, shortcut=option, stride_on=stride_on
     )
     images = np.random.default_rng(0).normal(size=(4, 33, 33, 3)).astype("float32")
     with tf.GradientTape() as tape:
@@ -368,10 +371,10 @@ import keras, numpy as np, tensorflow as tf
 import keras_resnet
 from keras_resnet.nets import flat_layers
 keras.utils.set_random_seed(0)
-start = time.process_time()  # Other tests may run beside it.
+start = time.process_time()  # CPU time, because other tests may run at the same time.
 model = keras_resnet.ResNet(sys.argv[1], shortcut=sys.argv[2] or None)
 seconds = time.process_time() - start
-# Not getrusage, whose maximum may be the parent's, from before it started this.
+# The maximum of getrusage can be that of the parent process.
 status = open("/proc/self/status").read().splitlines()
 memory = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 layers = [layer.name for layer in flat_layers(model)]
@@ -381,8 +384,8 @@ images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
 model.save(sys.argv[3])
 reloaded = keras.models.load_model(sys.argv[3])
 assert all(map(np.array_equal, model.get_weights(), reloaded.get_weights()))
-# Not in inference: untrained statistics let 600 sums of blocks grow to infinity.
-outputs = [np.asarray(each(images, training=True)) for each in (model, reloaded)]
+# In inference mode, untrained statistics make the sums of 600 blocks overflow.
+outputs = [np.asarray(m(images, training=True)) for m in (model, reloaded)]
 assert np.isfinite(outputs[0]).all()
 np.testing.assert_allclose(*outputs, rtol=1e-2, atol=1e-4)
 model = reloaded
@@ -391,17 +394,17 @@ with tf.GradientTape() as tape:
 variables = model.trainable_variables
 gradients = tape.gradient(loss, [v.value for v in variables])
 missing = [v.path for v, g in zip(variables, gradients) if g is None]
-before_step = [np.asarray(v) for v in variables]
+old_values = [np.asarray(v) for v in variables]
 keras.optimizers.SGD(0.1).apply(gradients, variables)
-moved = sum(not np.array_equal(b, np.asarray(v)) for b, v in zip(before_step, variables))
+changed = sum(not np.array_equal(o, np.asarray(v)) for o, v in zip(old_values, variables))
 print(json.dumps(dict(seconds=seconds, kib=memory, layers=layers, missing=missing,
-    parameters=parameters, endpoints=endpoints, moved=moved, variables=len(variables))))
+    parameters=parameters, endpoints=endpoints, changed=changed, variables=len(variables))))
 """
 
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("name", "option"),
     [
         ("resnet1202", ""),
         ("resnet1202", "B"),
@@ -409,35 +412,35 @@ print(json.dumps(dict(seconds=seconds, kib=memory, layers=layers, missing=missin
         ("plainnet1202", ""),
     ],
 )
-def test_1202_layers(name, kind, tmp_path):
-    """Builds within a minute and 2 GiB, saves, reloads and takes a step."""
-    result = run_python("-c", _DEEP, name, kind, tmp_path / "deep.keras", timeout=600)
+def test_1202_layers(name, option, tmp_path):
+    """The deepest network builds within a minute and 2 GiB, saves, loads and trains."""
+    result = run_python("-c", _DEEP, name, option, tmp_path / "deep.keras", timeout=600)
     assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout.splitlines()[-1])
-    assert found["seconds"] < 60
-    assert found["kib"] * 1024 < 2 * 2**30
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert report["seconds"] < 60
+    assert report["kib"] * 1024 < 2 * 2**30
     expected = {
         f"conv{s}_block{b}_{i}_conv"
         for s in (2, 3, 4)
         for b in range(1, 201)
         for i in (1, 2)
     }
-    assert expected < set(found["layers"])
-    assert len(found["layers"]) == len(set(found["layers"]))
+    assert expected < set(report["layers"])
+    assert len(report["layers"]) == len(set(report["layers"]))
     row = VARIANTS[name]
-    kind = kind or row.shortcut
-    assert found["parameters"] == hand_parameters(
-        row.block, row.blocks, row.width, row.stem, kind, row.classes
+    option = option or row.shortcut
+    assert report["parameters"] == count_parameters(
+        row.block, row.blocks, row.width, row.stem, option, row.classes
     )
-    assert found["endpoints"]["conv4"] == [8, 8, 64]
-    assert found["missing"] == []
-    assert found["moved"] > 0.99 * found["variables"]
+    assert report["endpoints"]["conv4"] == [8, 8, 64]
+    assert report["missing"] == []
+    assert report["changed"] > 0.99 * report["variables"]
 
 
 def test_saved_model_loads_without_this_package(tmp_path):
     keras.utils.set_random_seed(0)
-    for name, kind in (("resnet20", "A"), ("resnet18", "B"), ("resnet50", "A")):
-        model = keras_resnet.ResNet(name, input_shape=(32, 32, 3), shortcut=kind)
+    for name, option in (("resnet20", "A"), ("resnet18", "B"), ("resnet50", "A")):
+        model = keras_resnet.ResNet(name, input_shape=(32, 32, 3), shortcut=option)
         images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
         model.save(tmp_path / f"{name}.keras")
         np.savez(tmp_path / f"{name}.npz", x=images, y=np.asarray(model(images)))
@@ -445,8 +448,8 @@ def test_saved_model_loads_without_this_package(tmp_path):
 import sys, keras, numpy as np
 for name in ("resnet20", "resnet18", "resnet50"):
     data = np.load(f"{name}.npz")
-    found = np.asarray(keras.models.load_model(f"{name}.keras")(data["x"]))
-    np.testing.assert_allclose(found, data["y"], rtol=1e-4, atol=1e-6)
+    outputs = np.asarray(keras.models.load_model(f"{name}.keras")(data["x"]))
+    np.testing.assert_allclose(outputs, data["y"], rtol=1e-4, atol=1e-6)
 assert "keras_resnet" not in sys.modules
 """
     result = run_python("-c", code, cwd=tmp_path, env={"PYTHONPATH": ""})
@@ -454,34 +457,35 @@ assert "keras_resnet" not in sys.modules
 
 
 @pytest.mark.full
-def test_jax_builds_and_gives_the_same(tmp_path):
+def test_networks_on_jax_have_the_same_outputs(tmp_path):
     pytest.importorskip("jax")
     keras.utils.set_random_seed(0)
     names = [("resnet20", "A"), ("resnet18", "B"), ("cifar_resnet8", "C")]
-    for name, kind in names:
-        model = keras_resnet.ResNet(name, input_shape=(35, 35, 3), shortcut=kind)
+    for name, option in names:
+        model = keras_resnet.ResNet(name, input_shape=(35, 35, 3), shortcut=option)
         images = np.random.default_rng(0).normal(size=(2, 35, 35, 3)).astype("float32")
         model.save_weights(tmp_path / f"{name}.weights.h5")
         np.savez(tmp_path / f"{name}.npz", x=images, y=np.asarray(model(images)))
     code = f"""
 import sys
-sys.modules["tensorflow"] = None  # Building needs Keras only.
+sys.modules["tensorflow"] = None  # Building a network does not need TensorFlow.
 import keras, numpy as np, keras_resnet
 assert keras.backend.backend() == "jax"
-for name, kind in {names!r}:
+for name, option in {names!r}:
     model = keras_resnet.ResNet(
-        name, input_shape=(35, 35, 3), shortcut=kind, weights=f"{{name}}.weights.h5")
+        name, input_shape=(35, 35, 3), shortcut=option, weights=f"{{name}}.weights.h5")
     data = np.load(f"{{name}}.npz")
     np.testing.assert_allclose(np.asarray(model(data["x"])), data["y"], rtol=1e-4, atol=1e-5)
     assert keras_resnet.profile(model).parameters
 keras.config.set_image_data_format("channels_first")
-for name, kind in {names!r}:
-    first = keras_resnet.ResNet(name, input_shape=(3, 35, 35), shortcut=kind)
-    first.set_weights(keras_resnet.ResNet(
-        name, input_shape=(3, 35, 35), shortcut=kind, weights=f"{{name}}.weights.h5").get_weights())
+for name, option in {names!r}:
+    model = keras_resnet.ResNet(name, input_shape=(3, 35, 35), shortcut=option)
+    model.set_weights(keras_resnet.ResNet(
+        name, input_shape=(3, 35, 35), shortcut=option, weights=f"{{name}}.weights.h5"
+    ).get_weights())
     data = np.load(f"{{name}}.npz")
-    found = np.asarray(first(data["x"].transpose(0, 3, 1, 2)))
-    np.testing.assert_allclose(found, data["y"], rtol=1e-4, atol=1e-5)
+    outputs = np.asarray(model(data["x"].transpose(0, 3, 1, 2)))
+    np.testing.assert_allclose(outputs, data["y"], rtol=1e-4, atol=1e-5)
 """
     result = run_python("-c", code, cwd=tmp_path, env={"KERAS_BACKEND": "jax"})
     assert result.returncode == 0, result.stderr
@@ -494,22 +498,23 @@ def test_input_tensor():
     assert model(np.zeros((1, 32, 32, 1))).shape == (1, 10)
 
 
-def test_names():
+def test_layer_names_are_those_of_keras_applications():
     model = keras_resnet.ResNet50()
     assert model.input.name == "image"
     assert model.name == "resnet50"
-    theirs = {layer.name for layer in keras.applications.ResNet50(weights=None).layers}
-    ours = {layer.name for layer in model.layers if layer.weights}
-    assert ours < theirs
+    peers = {layer.name for layer in keras.applications.ResNet50(weights=None).layers}
+    names = {layer.name for layer in model.layers if layer.weights}
+    assert names < peers
 
 
 def test_signature_is_that_of_keras_applications():
-    theirs = inspect.signature(keras.applications.ResNet50).parameters
-    ours = inspect.signature(keras_resnet.ResNet50).parameters
-    assert list(ours)[: len(theirs)] == list(theirs)
-    assert ours["weights"].default is None
-    assert ours["classes"].default is None  # The weights', or else 1000.
-    assert [p.name for p in ours.values() if p.kind is p.KEYWORD_ONLY] == [
+    peer_parameters = inspect.signature(keras.applications.ResNet50).parameters
+    parameters = inspect.signature(keras_resnet.ResNet50).parameters
+    assert list(parameters)[: len(peer_parameters)] == list(peer_parameters)
+    assert parameters["weights"].default is None
+    # `None` is the number of classes of the weights, or 1000 without weights.
+    assert parameters["classes"].default is None
+    assert [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY] == [
         "shortcut",
         "stride_on",
         "output_stride",
@@ -526,18 +531,18 @@ def test_signature_is_that_of_keras_applications():
         assert inspect.getdoc(getattr(keras_resnet, name)), name
 
 
-def test_weights_of_a_file(tmp_path):
+def test_weights_of_a_file_are_loaded(tmp_path):
     path = tmp_path / "net.weights.h5"
     keras.utils.set_random_seed(0)
     source = keras_resnet.ResNet20()
     source.save_weights(path)
     model = keras_resnet.ResNet20(weights=str(path))
-    for expected, found in zip(source.get_weights(), model.get_weights(), strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for expected, array in zip(source.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(array, expected)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ({"shortcut": "D"}, "Accepted: A, B, C, none. Received: shortcut='D'"),
         ({"stride_on": "1"}, "Accepted: 1x1, 3x3"),
@@ -559,14 +564,14 @@ def test_weights_of_a_file(tmp_path):
         ({"stem": "seven"}, "Accepted: imagenet, deep, cifar"),
     ],
 )
-def test_bad_arguments(arguments, words):
+def test_invalid_arguments_are_refused(arguments, message):
     with pytest.raises(InputError) as error:
         keras_resnet.ResNet50(**arguments)
-    assert words in str(error.value)
+    assert message in str(error.value)
 
 
-def test_plain_net_has_no_shortcuts():
-    with pytest.raises(InputError, match="take the ResNet of the same depth"):
+def test_plain_network_has_no_shortcuts():
+    with pytest.raises(InputError, match="ResNet of the same depth"):
         keras_resnet.PlainNet34(shortcut="A")
 
 

@@ -1,4 +1,7 @@
-"""Bazel on a copy of the checkout, whole and broken on purpose; `make bazel`."""
+"""Tests of the BUILD files with Bazel, on a copy of the checkout; `make bazel`.
+
+Some tests break the copy on purpose and expect Bazel to report it.
+"""
 
 import contextlib
 import os
@@ -14,12 +17,14 @@ from PIL import Image
 
 pytestmark = [
     pytest.mark.bazel,
-    pytest.mark.skipif("TEST_SRCDIR" in os.environ, reason="this is Bazel already"),
+    pytest.mark.skipif(
+        "TEST_SRCDIR" in os.environ, reason="Bazel is running this test"
+    ),
 ]
 
 
 class Checkout:
-    """A copy of the checkout, for which Bazel has a server and a folder of its own."""
+    """A copy of the checkout with its own Bazel server and output folder."""
 
     def __init__(self, folder):
         self.root, self._outputs = folder / "checkout", folder / "outputs"
@@ -29,13 +34,13 @@ class Checkout:
         for path in ROOT.iterdir():
             if path.is_file():
                 shutil.copy2(path, self.root)
-        # With buildifier.
+        # The folder .bazel contains buildifier.
         shutil.copytree(ROOT / ".bazel", self.root / ".bazel", symlinks=True)
 
     def bazel(self, *arguments, cwd=None, environment=sys.prefix):
-        """Runs Debian's Bazel; its status and what it printed."""
-        run = self.root / "tests/bazel/run.sh"
-        command = [run, f"--output_user_root={self._outputs}", *map(str, arguments)]
+        """Runs Debian's Bazel and returns its exit status and output."""
+        script = self.root / "tests/bazel/run.sh"
+        command = [script, f"--output_user_root={self._outputs}", *map(str, arguments)]
         return self._run(command, cwd, VENV=str(environment))
 
     def buildifier(self):
@@ -55,27 +60,27 @@ class Checkout:
 
     @contextlib.contextmanager
     def change(self, path, pattern, replacement):
-        """Changes a file for as long as the context lasts."""
+        """Changes a file inside the context by substituting a regular expression."""
         file = self.root / path
-        before = file.read_text("utf-8")
-        after = re.sub(pattern, replacement, before, flags=re.DOTALL)
-        assert after != before, f"nothing in {path} is like {pattern}"
-        file.write_text(after, "utf-8")
+        original = file.read_text("utf-8")
+        changed = re.sub(pattern, replacement, original, flags=re.DOTALL)
+        assert changed != original, f"{path} contains no match of {pattern}"
+        file.write_text(changed, "utf-8")
         try:
             yield
         finally:
-            file.write_text(before, "utf-8")
+            file.write_text(original, "utf-8")
 
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    found = Checkout(tmp_path_factory.mktemp("bazel"))
-    yield found
-    found.bazel("shutdown")
+    copy = Checkout(tmp_path_factory.mktemp("bazel"))
+    yield copy
+    copy.bazel("shutdown")
 
 
-# A target of a test, what is changed, and what the target then says.
-BREAKS = {
+# Test target, change (file, pattern, replacement), and expected output of the target.
+FAULTS = {
     "an internal dep is removed": (
         "//tests:test_study_gradients",
         ("keras_resnet/BUILD", r'("studies/\*.py".*?)":studies_lib",', r"\1"),
@@ -86,7 +91,7 @@ BREAKS = {
         ("keras_resnet/BUILD", r'data = glob\(\["evaluation/\*.pyi"\]\),', ""),
         "keras_resnet/evaluation/__init__.pyi'",
     ),
-    # The interpreter has every package, so that only the imports tell.
+    # The interpreter has all packages installed, so only test_build_files fails.
     "a @pypi dep is removed": (
         "//tests:test_build_files",
         ("keras_resnet/BUILD", r'("weights/\*.py".*?)"@pypi//h5py",', r"\1"),
@@ -106,27 +111,27 @@ BREAKS = {
 
 
 @pytest.fixture(scope="module")
-def said(checkout):
-    """What each target printed that failed when everything was broken at once.
+def failed_outputs(checkout):
+    """Outputs of the targets that fail with all faults present at once.
 
-    Unbroken they pass, as `make bazel` shows before it comes here.
+    Without faults all targets pass: `make bazel` runs them before this file.
     """
     with contextlib.ExitStack() as stack:
-        for _, change, _ in BREAKS.values():
+        for _, change, _ in FAULTS.values():
             stack.enter_context(checkout.change(*change))
-        targets = [target for target, _, _ in BREAKS.values()]
+        targets = [target for target, _, _ in FAULTS.values()]
         status, output = checkout.bazel("test", "--keep_going", *targets)
-    assert status == 3, output  # Built, and some tests failed.
+    assert status == 3, output  # Build succeeded, tests failed.
     failed = re.findall(r"^(//\S+) +FAILED in", output, re.MULTILINE)
     parts = re.split(r"^=+ Test output for (//\S+):$", output, flags=re.MULTILINE)
     texts = dict(zip(parts[1::2], parts[2::2], strict=True))
     return {target: texts[target] for target in failed}
 
 
-@pytest.mark.parametrize("name", BREAKS)
-def test_what_is_broken_fails(said, name):
-    target, _, words = BREAKS[name]
-    assert words in said.get(target, "it passed")
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_fault_fails(failed_outputs, name):
+    target, _, words = FAULTS[name]
+    assert words in failed_outputs.get(target, "the target passed")
 
 
 def test_export_cannot_be_imported_by_keras_resnet(checkout):
@@ -151,33 +156,32 @@ def test_a_misformatted_build_file_is_refused(checkout):
 @pytest.mark.parametrize(
     ("cpu", "name"), [("x86_64", "tensorflow_cpu"), ("aarch64", "tensorflow")]
 )
-def test_tensorflow_is_the_platform_s(checkout, cpu, name):
-    """As setup.py has it."""
+def test_tensorflow_depends_on_the_platform(checkout, cpu, name):
+    """setup.py makes the same choice."""
     constraints = f'["@platforms//os:linux", "@platforms//cpu:{cpu}"]'
-    platform = f'platform(name = "it", constraint_values = {constraints})\n'
+    platform = f'platform(name = "device", constraint_values = {constraints})\n'
     with checkout.change("BUILD", r"\Z", platform):
-        query = "cquery", "--platforms=//:it", "deps(//:tensorflow, 1)"
+        query = "cquery", "--platforms=//:device", "deps(//:tensorflow, 1)"
         status, output = checkout.bazel(*query)
     assert status == 0, output
     assert f"@pypi//{name}:{name} (" in output
 
 
-def test_programs_work_where_the_user_stands(checkout, tmp_path, digits):
+def test_commands_run_in_the_current_folder_of_the_user(checkout, tmp_path, digits):
     def run(target, *flags):
         status, output = checkout.bazel("run", target, "--", *flags, cwd=folder)
         assert status == 0, output
         return output
 
-    # Bazel finds the checkout from within it.
+    # Bazel must be started inside the checkout.
     folder = checkout.root / "docs"
     folder.mkdir()
     Image.fromarray(digits.test.images[0].squeeze()).save(folder / "digit.png")
     network = "--model=cifar_resnet8", "--epochs=2", "--strategy=mirrored"
     run("//keras_resnet:train", *network, "--model_dir=runs/demo")
     assert (folder / "runs/demo/final.keras").exists()
-    assert "of 360 held-out images" in run(
-        "//keras_resnet:evaluate", "--model=runs/demo"
-    )
+    printed = run("//keras_resnet:evaluate", "--model=runs/demo")
+    assert re.search("of 360 .*images", printed)
     assert "digit.png" in run(
         "//keras_resnet:predict", "--model=runs/demo", "digit.png"
     )
@@ -185,13 +189,13 @@ def test_programs_work_where_the_user_stands(checkout, tmp_path, digits):
     assert (folder / "demo/float32.tflite").exists()
 
 
-def test_an_environment_that_holds_the_project_is_refused(checkout, tmp_path):
+def test_an_environment_that_contains_the_project_is_refused(checkout, tmp_path):
     venv.create(tmp_path / "venv")
     (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
     (site / "project.pth").write_text(str(ROOT))
     status, output = checkout.bazel("info", environment=tmp_path / "venv")
     assert (status, output.count("\n")) == (1, 1)
-    assert output.startswith("error: VENV must not hold this project")
+    assert output.startswith("error: VENV must not contain this project")
     status, output = checkout.bazel("info", environment=tmp_path / "none")
     assert (status, output.count("\n")) == (1, 1)
     assert output.startswith("error: VENV must be an environment with the packages")

@@ -1,10 +1,10 @@
-"""The BUILD files, against the imports of the sources; no Bazel is needed.
+"""Checks of the BUILD files against the imports of the sources, without Bazel.
 
-What fails here says which deps to add to which target, or to remove. The part of
-Starlark that these files use is Python too, so that they run here, with rules that
-record what they are called with.
+A failure lists the deps to add to a target or to remove from it. The BUILD files use
+only the part of Starlark that is valid Python. They are executed here with rules that
+record their arguments.
 """
-# ruff: noqa: E501 (the table of faults)
+# ruff: noqa: E501 (table of faults)
 
 import fnmatch
 import itertools
@@ -18,7 +18,13 @@ import types
 from typing import NamedTuple
 
 import pytest
-from imports import ON_IMPORT, find_imports, home, read_doors, read_sources
+from imports import (
+    ON_IMPORT,
+    find_imports,
+    find_module,
+    read_sources,
+    resolve_public_names,
+)
 
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGES = ("keras_resnet", "export")
@@ -35,23 +41,23 @@ LABELS = {
     # TFDS 4.9.10 imports importlib_resources without requiring it.
     "tensorflow_datasets": {"@pypi//importlib_resources", "@pypi//tensorflow_datasets"},
 }
-# Exceptions: peers of the benchmarks and of the fixture's script, and an extra, all done
-# without where they are missing; what comes with the interpreter or with type checkers;
-# and the package in the wheel that test_packaging installs.
+# Imports that need no label: optional packages of the benchmarks, of the fixture's script
+# and of an extra; pip, which comes with Python; _typeshed, which only type checkers have;
+# and keras_resnet_export, which is in the wheel that test_packaging installs.
 WITHOUT_LABEL = {"keras_hub", "litert_quantizer", "tensorboard", "timm", "torch",
                  "torchvision", "pip", "_typeshed", "keras_resnet_export"}  # fmt: skip
-# What tests start in ways that find_imports does not see: the commands that conftest's
-# run_program is asked for, and a notebook.
-STARTED = {
+# Imports that find_imports does not detect: commands that conftest's run_program runs, and
+# the kernel of a notebook.
+UNDETECTED_IMPORTS = {
     "tests.conftest": "\nimport keras_resnet.train",
     "tests.project.test_notebook": "\nimport ipykernel",
 }
-# What the macro pytest_tests brings.
-OF_EVERY_TEST = {"//tests:helpers", "@pypi//pytest"}
+# Deps that the macro pytest_tests adds to every test.
+DEPS_OF_ALL_TESTS = {"//tests:helpers", "@pypi//pytest"}
 
 
 class Target(NamedTuple):
-    """A target. The names of its files begin with its package."""
+    """A Bazel target. The paths of its files begin with its package."""
 
     rule: str
     label: str
@@ -65,13 +71,13 @@ class Target(NamedTuple):
 
     @property
     def owner_of_deps(self):
-        """The target, or the folder of tests that have the same deps."""
+        """Label of the target; for a test, its folder, whose tests share their deps."""
         is_test = self.rule == "py_test"
         return "/".join(self.srcs[0].split("/")[:2]) if is_test else self.label
 
 
 def read_build_files(root):
-    """Returns the targets that the BUILD files declare, by label."""
+    """Executes the BUILD files and returns their targets by label."""
     targets = {}
 
     def run(path):
@@ -88,29 +94,29 @@ def read_build_files(root):
             targets[label] = Target(rule, label, *paths, {*map(absolute, deps)})
 
         def load(file, *names):
-            loaded = {} if file.startswith("@") else run(folder / file[1:])
+            symbols = {} if file.startswith("@") else run(folder / file[1:])
             for name in names:
                 rule = lambda *, _name=name, **options: declare(_name, **options)  # noqa: E731
-                known[name] = loaded.get(name, rule)
+                namespace[name] = symbols.get(name, rule)
 
         def glob(include, exclude=()):
             paths = sorted(
                 p.relative_to(folder).as_posix() for p in folder.rglob("*.*")
             )
 
-            # fnmatch's star takes slashes as well, Bazel's does not.
+            # A star matches slashes in fnmatch, but not in Bazel.
             def matches(path, pattern):
-                depth = path.count("/") == pattern.count("/") or "**" in pattern
-                return depth and fnmatch.fnmatch(path, pattern.replace("**/", "*"))
+                same_depth = path.count("/") == pattern.count("/") or "**" in pattern
+                return same_depth and fnmatch.fnmatch(path, pattern.replace("**/", "*"))
 
             return [p for p in paths if any(matches(p, i) for i in include)
                     and not any(matches(p, e) for e in exclude)]  # fmt: skip
 
         ignore = lambda **_: None  # noqa: E731
-        known = {"load": load, "glob": glob, "package": ignore, "filegroup": ignore}
-        known["native"] = types.SimpleNamespace(glob=glob)
-        exec(compile(path.read_text("utf-8"), path, "exec"), known)
-        return known
+        namespace = {"load": load, "glob": glob, "package": ignore, "filegroup": ignore}
+        namespace["native"] = types.SimpleNamespace(glob=glob)
+        exec(compile(path.read_text("utf-8"), path, "exec"), namespace)
+        return namespace
 
     for folder in FOLDERS:
         run(root / folder / "BUILD")
@@ -118,60 +124,61 @@ def read_build_files(root):
 
 
 class Project:
-    """The sources and targets of a checkout."""
+    """Sources and Bazel targets of a checkout."""
 
     def __init__(self, root):
         self.targets = read_build_files(root)
         sources = read_sources(root, FOLDERS)
         self.sources = {m: s for m, s in sources.items() if "tests.bazel." not in m}
         self.stubs = read_sources(root, PACKAGES, ".pyi")
-        self.doors = read_doors(self.stubs, self.sources)
-        # Libraries first: a program's source may be in one as well.
+        self.module_by_public_name = resolve_public_names(self.stubs, self.sources)
+        # Libraries come first, because the source of a command may be in both.
         self.owners = {module: [] for module in self.sources}
         for target in sorted(self.targets.values(), key=lambda t: t.rule, reverse=True):
             for module in target.modules:
                 self.owners[module].append(target)
 
-    def is_face(self, label):
-        """Whether a target has no sources: it stands for a package's public names."""
+    def is_public_target(self, label):
+        """Returns whether a target has no sources and only collects public names."""
         return label in self.targets and not self.targets[label].srcs
 
-    def labels(self, name, importer):
-        """Returns the labels that an import of a name needs."""
+    def find_labels(self, name, importer):
+        """Returns the labels of the targets that provide an imported name."""
         top = name.partition(".")[0]
-        if top.startswith("test_"):  # Tests of a folder are in the same target.
+        if top.startswith("test_"):  # All tests of a folder have the same sources.
             return set()
         if f"tests.{top}" in self.sources:  # tests/ is on sys.path.
             name = f"tests.{name}"
-        if module := home(name, self.sources, self.doors):
-            face = "//{0}:{0}".format(module.removesuffix(".__init__"))
+        if module := find_module(name, self.sources, self.module_by_public_name):
+            public_target = "//{0}:{0}".format(module.removesuffix(".__init__"))
             owners = {target.label for target in self.owners[module][:1]}
-            return {face} if self.is_face(face) else owners
-        without = sys.stdlib_module_names | WITHOUT_LABEL
-        return set() if top in without else LABELS.get(top, {f"@pypi//{top}"})
+            return {public_target} if self.is_public_target(public_target) else owners
+        ignored = sys.stdlib_module_names | WITHOUT_LABEL
+        return set() if top in ignored else LABELS.get(top, {f"@pypi//{top}"})
 
-    def needed(self, target):
-        """Returns the labels that the imports of the target's sources need."""
+    def needed_labels(self, target):
+        """Returns the labels that the sources of a target need as deps."""
         needed = set()
         init = f"{target.label[2:].partition(':')[0]}.__init__"
-        if self.is_face(target.label):
+        if self.is_public_target(target.label):
             for item in find_imports(self.stubs.get(init, ""), init):
-                needed |= self.labels(item.name, init)
+                needed |= self.find_labels(item.name, init)
         for module in target.modules or [init]:
             first = self.owners[module][0].label
             if target.rule == "py_binary" and first != target.label:
                 needed.add(first)
                 continue
-            text = self.sources[module] + STARTED.get(module, "")
+            text = self.sources[module] + UNDETECTED_IMPORTS.get(module, "")
             for item in find_imports(text, module):
-                # What a package's functions import is brought by its face; in the target
-                # of its __init__.py, on which all others stand, it would be a cycle.
+                # Functions in __init__.py import the public names. The public target
+                # depends on them. The target of __init__.py must not, because all
+                # others depend on it and this would be a cycle.
                 if module != init or item.when == ON_IMPORT or not target.srcs:
-                    needed |= self.labels(item.name, module)
+                    needed |= self.find_labels(item.name, module)
             for package in itertools.accumulate(module.split(".")[:-1], "{}.{}".format):
                 needed |= {t.label for t in self.owners.get(f"{package}.__init__", [])}
-        # Keras requires no backend: who runs something with Keras brings one.
-        reached = self.reached(needed)
+        # Keras does not depend on a backend, so a command with Keras needs one as dep.
+        reached = self.with_dependencies(needed)
         if (
             target.rule == "py_binary"
             and KERAS in reached
@@ -180,8 +187,8 @@ class Project:
             needed.add(TENSORFLOW)
         return needed - {target.label}
 
-    def reached(self, labels):
-        """Returns the labels, what they depend on, and so on."""
+    def with_dependencies(self, labels):
+        """Returns the labels with all their direct and indirect dependencies."""
         reached, queue = set(), [*labels]
         while queue:
             if (label := queue.pop()) not in reached:
@@ -190,17 +197,17 @@ class Project:
         return reached
 
     def dep_problems(self):
-        """Yields what to add to the deps of each target, and what to remove."""
+        """Yields a line for each missing or unused dep of a target."""
         owners = {target.owner_of_deps: target for target in self.targets.values()}
         for owner, target in owners.items():
-            needed, declared = self.needed(target), target.deps
+            needed, declared = self.needed_labels(target), target.deps
             if target.rule == "py_test":
-                # Tests may use what other targets bring them.
-                faces = {label for label in needed if self.is_face(label)}
-                needed = needed.union(*(self.targets[f].deps for f in faces)) - faces
-                missing = needed - self.reached(declared)
-                unused = {dep for dep in declared - OF_EVERY_TEST
-                          if needed <= self.reached(declared - {dep})}  # fmt: skip
+                # Tests may use indirect dependencies.
+                public = {label for label in needed if self.is_public_target(label)}
+                needed = needed.union(*(self.targets[p].deps for p in public)) - public
+                missing = needed - self.with_dependencies(declared)
+                unused = {dep for dep in declared - DEPS_OF_ALL_TESTS
+                          if needed <= self.with_dependencies(declared - {dep})}  # fmt: skip
             else:
                 missing, unused = needed - declared, declared - needed
             for verb, deps in ("add", missing), ("remove", unused):
@@ -208,8 +215,8 @@ class Project:
                     yield f"deps of {owner}: {verb} {dep}"
 
 
-def problems(root):
-    """Yields a line for everything that is wrong with the BUILD files."""
+def find_problems(root):
+    """Yields a line for each problem in the BUILD files."""
     project = Project(root)
     for module, owners in project.owners.items():
         libraries = [owner.label for owner in owners if owner.rule == "py_library"]
@@ -217,7 +224,7 @@ def problems(root):
             yield f"{module} is in {' and in '.join(libraries) or 'no target'}"
     yield from project.dep_problems()
 
-    # What the packages read: stubs, pages, weights.
+    # Data files of the packages: stubs, web pages and weights.
     for path in itertools.chain(*((root / p).rglob("*.*") for p in PACKAGES)):
         if path.is_file() and path.suffix not in (".py", ".pyc"):
             folder = next(p for p in path.parents if (p / "__init__.py").exists())
@@ -235,7 +242,7 @@ def problems(root):
 
 
 def test_build_files_match_the_imports():
-    assert "\n".join(problems(ROOT)) == ""
+    assert "\n".join(find_problems(ROOT)) == ""
 
 
 @pytest.mark.parametrize(
@@ -256,19 +263,19 @@ def test_build_files_match_the_imports():
         ("BUILD", "@pypi//tensorflow_cpu", "@pypi//tensorflow_tpu", "BUILD: requirements-dev.lock lacks tensorflow_tpu"),
     ],
 )  # fmt: skip
-def test_a_fault_is_found(tmp_path, path, pattern, replacement, message):
+def test_a_fault_is_reported(tmp_path, path, pattern, replacement, message):
     for name in FOLDERS:
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in ("BUILD", "requirements-dev.lock"):
         shutil.copy(ROOT / name, tmp_path)
     file = tmp_path / path
     file.parent.mkdir(exist_ok=True)
-    before = file.read_text("utf-8") if file.exists() else ""
-    file.write_text(re.sub(pattern, replacement, before, count=1, flags=re.DOTALL))
-    assert message in "\n".join(problems(tmp_path))
+    text = file.read_text("utf-8") if file.exists() else ""
+    file.write_text(re.sub(pattern, replacement, text, count=1, flags=re.DOTALL))
+    assert message in "\n".join(find_problems(tmp_path))
 
 
-def test_a_rule_that_is_not_loaded_is_found(tmp_path):
+def test_a_rule_that_is_not_loaded_is_an_error(tmp_path):
     (tmp_path / "keras_resnet").mkdir()
     (tmp_path / "keras_resnet/BUILD").write_text('py_library(name = "zoo")')
     with pytest.raises(NameError, match="py_library"):
@@ -284,9 +291,9 @@ def test_a_rule_that_is_not_loaded_is_found(tmp_path):
     ],
 )
 def test_the_runner_fails_unless_tests_ran_and_passed(tmp_path, source, status):
-    (tmp_path / "test_it.py").write_text(source)
+    (tmp_path / "test_source.py").write_text(source)
     runner = pathlib.Path(__file__).parents[1] / "run_pytest.py"
-    # Bazel gives the libraries to this process alone.
+    # Under Bazel, only this process has the libraries on its path.
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, runner, "test_it.py"]
+    command = [sys.executable, runner, "test_source.py"]
     assert subprocess.run(command, cwd=tmp_path, env=env).returncode == status

@@ -1,6 +1,7 @@
-"""What version 0.1.0 wrote is opened, verified, resumed and finished.
+"""Tests that files of version 0.1.0 can be opened, verified and resumed.
 
-The files are in fixtures/v0.1.0.tar.xz; its README says how they were made.
+The files are in fixtures/v0.1.0.tar.xz. The README in this archive describes how they
+were made.
 """
 
 import hashlib
@@ -41,15 +42,17 @@ def archive(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def answers(archive):
+def reference(archive):
+    """Arrays with an input image and the outputs of version 0.1.0 for this image."""
     return dict(np.load(archive / "weights/answers.npz"))
 
 
-def copy(archive, name, tmp_path):
+def copy_folder(archive, name, tmp_path):
     return shutil.copytree(archive / name, tmp_path / name)
 
 
-def weights_of(path):
+def read_weights(path):
+    """Returns the weights in a `.keras` file by name, as float64."""
     arrays = {}
 
     def collect(name, item):
@@ -63,58 +66,66 @@ def weights_of(path):
     return arrays
 
 
-def distance(first, second):
+def compute_distance(first, second):
+    """Returns the Euclidean distance between two dicts of arrays."""
     return np.sqrt(
         sum(((first[k] - second[k]) ** 2).sum() for k in second if k in first)
     )
 
 
 def test_a_finished_run(archive, tmp_path):
-    folder = copy(archive, "finished", tmp_path)
+    folder = copy_folder(archive, "finished", tmp_path)
     result = run_program(*TRAIN, "--epochs=2", f"--model_dir={folder}", cwd=tmp_path)
     assert "has ended; nothing to do" in result.stdout, result.stderr
     result = run_program("keras_resnet.evaluate", f"--model={folder}", cwd=tmp_path)
-    assert "290 of 360 held-out images right: top-1 80.56%" in result.stdout
+    assert "290 of 360 test images correct: top-1 80.56%" in result.stdout
     result = run_program("keras_resnet.runs", folder, "--csv", cwd=tmp_path)
     assert ",done,a4b038d" in result.stdout
 
 
-# Kernels that round otherwise (one CPU, no AVX-512) move the ends by at most 1.2e-4 and
-# 5e-6 of these norms; other batches or augmentation after resuming by 4e-2.
+# Kernels with different rounding (one CPU, no AVX-512) change the final weights by at most
+# 1.2e-4 of the norm of the weights in the first test below, and by 5e-6 of the norm of the
+# update in the second. Different batches or augmentation after resuming change them by 4e-2.
 def test_a_killed_run_is_finished(archive, tmp_path):
-    folder = copy(archive, "killed", tmp_path)
+    folder = copy_folder(archive, "killed", tmp_path)
     result = run_program(
         *TRAIN, "--epochs=2", "--set=checkpoint_every=10", "--set=keep_checkpoints=1",
         f"--model_dir={folder}", cwd=tmp_path,
     )  # fmt: skip
     assert "Resuming after step 30 of 46." in result.stdout, result.stderr
-    whole = archive / "finished"
-    ours, expected = (weights_of(f / "final.keras") for f in (folder, whole))
-    assert ours.keys() == expected.keys()
-    size = np.sqrt(sum((array**2).sum() for array in expected.values()))
-    assert distance(ours, expected) < 2e-3 * size
-    rows = [np.genfromtxt(f / "metrics.csv", delimiter=",") for f in (folder, whole)]
+    uninterrupted = archive / "finished"
+    weights, expected = (
+        read_weights(f / "final.keras") for f in (folder, uninterrupted)
+    )
+    assert weights.keys() == expected.keys()
+    norm = np.sqrt(sum((array**2).sum() for array in expected.values()))
+    assert compute_distance(weights, expected) < 2e-3 * norm
+    rows = [
+        np.genfromtxt(f / "metrics.csv", delimiter=",") for f in (folder, uninterrupted)
+    ]
     np.testing.assert_allclose(*rows, rtol=1e-2, atol=4e-3)
 
 
 def test_a_killed_run_with_callbacks_and_frozen_stages(archive, tmp_path):
-    """Plateau, early stopping and averages go on where they were."""
-    folder = copy(archive, "killed_finetune", tmp_path)
-    weights = archive / "weights/resnet8-a.keras"
+    """Plateau schedule, early stopping and weight averages continue after resuming."""
+    folder = copy_folder(archive, "killed_finetune", tmp_path)
+    initial_path = archive / "weights/resnet8-a.keras"
     record = json.loads((folder / "run.json").read_text())
-    record["settings"]["weights"] = str(weights)
+    record["settings"]["weights"] = str(initial_path)
     (folder / "run.json").write_text(json.dumps(record))
     result = run_program(
-        *TRAIN, f"--weights={weights}", "--freeze=conv2..conv4", "--epochs=12",
+        *TRAIN, f"--weights={initial_path}", "--freeze=conv2..conv4", "--epochs=12",
         *(f"--set={change}" for change in FINETUNE), f"--model_dir={folder}",
         cwd=tmp_path,
     )  # fmt: skip
     assert "Resuming after step 80 of 276." in result.stdout, result.stderr
     assert "epoch 4/12" in result.stdout and "epoch 5/12" not in result.stdout
-    whole = archive / "whole_finetune"
-    ours, expected = (weights_of(f / "final.keras") for f in (folder, whole))
-    change = distance(weights_of(weights), expected)
-    assert distance(ours, expected) < 5e-3 * change
+    uninterrupted = archive / "whole_finetune"
+    weights, expected = (
+        read_weights(f / "final.keras") for f in (folder, uninterrupted)
+    )
+    update_norm = compute_distance(read_weights(initial_path), expected)
+    assert compute_distance(weights, expected) < 5e-3 * update_norm
 
 
 @pytest.mark.parametrize(
@@ -126,7 +137,7 @@ def test_a_killed_run_with_callbacks_and_frozen_stages(archive, tmp_path):
         ("resnet8-b.keras", "B"),
     ],
 )
-def test_weights(archive, answers, file, shortcut):
+def test_weights(archive, reference, file, shortcut):
     path = str(archive / "weights" / file)
     classifier = load_classifier(path)
     assert classifier.classes == tuple("0123456789")
@@ -135,20 +146,20 @@ def test_weights(archive, answers, file, shortcut):
         shortcut=shortcut, classifier_activation=None,
     )  # fmt: skip
     name = shortcut.lower()
-    expected = answers[f"{name}_logits"]
-    logits = np.asarray(network(answers["image"], training=False))
+    expected = reference[f"{name}_logits"]
+    logits = np.asarray(network(reference["image"], training=False))
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
-    probabilities = np.asarray(classifier.model(answers["image"], training=False))
+    probabilities = np.asarray(classifier.model(reference["image"], training=False))
     np.testing.assert_allclose(
-        probabilities, answers[f"{name}_probabilities"], atol=1e-4
+        probabilities, reference[f"{name}_probabilities"], atol=1e-4
     )
 
 
-def test_a_saved_network_opens_with_keras_alone(archive, answers):
+def test_a_saved_network_opens_with_keras_alone(archive, reference):
     model = keras.models.load_model(archive / "finished/final.keras")
-    probabilities = np.asarray(model(answers["image"], training=False))
+    probabilities = np.asarray(model(reference["image"], training=False))
     np.testing.assert_allclose(
-        probabilities, answers["finished_probabilities"], atol=1e-4
+        probabilities, reference["finished_probabilities"], atol=1e-4
     )
 
 
@@ -157,12 +168,12 @@ def test_weights_are_converted(archive, tmp_path, ending):
     source, target = archive / f"weights/resnet8-a.{ending}", tmp_path / "a.safetensors"
     result = run_program("keras_resnet.convert", source, target, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    ours, expected = (
+    arrays, expected = (
         load_file(target),
         load_file(archive / "weights/resnet8-a.safetensors"),
     )
-    assert ours.keys() == expected.keys()
-    assert all((ours[key] == expected[key]).all() for key in expected)
+    assert arrays.keys() == expected.keys()
+    assert all((arrays[key] == expected[key]).all() for key in expected)
 
 
 def test_a_bundle(archive):
@@ -172,9 +183,9 @@ def test_a_bundle(archive):
 
 
 def test_an_index_of_records(archive, tmp_path, monkeypatch):
-    """Its label of the last image is changed, which shows that it was read."""
-    home = tmp_path / "records"
-    home.mkdir()
+    """A changed label in the stored index shows that the index is read."""
+    records = tmp_path / "records"
+    records.mkdir()
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     index = json.loads((archive / "records/tfrecord-index.json").read_text())
     for part, label in (("train", 10), ("validation", 9)):
@@ -184,17 +195,17 @@ def test_an_index_of_records(archive, tmp_path, monkeypatch):
         key = hashlib.sha256(json.dumps([1, paths, stats]).encode()).hexdigest()[:32]
         table = dict(np.load(archive / "records" / index[part]["index"]))
         table["labels"][-1] = label
-        np.savez(home / f"{key}.npz", **table)
+        np.savez(records / f"{key}.npz", **table)
     images = load_dataset(f"tfrecord:{archive / 'tfrecord'}")
     assert images.train.labels.tolist() == [*index["train"]["labels"][:-1], 9]
     assert images.test.labels.tolist() == [*index["validation"]["labels"][:-1], 8]
     assert images.train.records.offset.tolist() == index["train"]["offset"]
     assert images.train.records.length.tolist() == index["train"]["length"]
-    assert len(list(home.iterdir())) == 2
+    assert len(list(records.iterdir())) == 2
 
 
 def test_studies(archive, tmp_path):
-    folder = copy(archive, "studies", tmp_path)
+    folder = copy_folder(archive, "studies", tmp_path)
     result = run_program(
         "keras_resnet.studies.all", "--report", "--images=200", f"--output={folder}",
         cwd=tmp_path,

@@ -12,7 +12,7 @@ def test_quickstart_runs(monkeypatch):
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "2")
     notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)
     for cell in notebook.cells:
-        assert not cell.get("outputs"), "committed without outputs"
+        assert not cell.get("outputs"), "the notebook must be committed without outputs"
     client = NotebookClient(notebook, timeout=300, kernel_name="python3")
     client.execute(cwd=os.fspath(ROOT))
     printed = [
@@ -23,13 +23,11 @@ def test_quickstart_runs(monkeypatch):
         "25,557,032 parameters, 3.86e9 multiply-adds" in text for text in printed
     )
     assert any("int8.tflite" in text for text in printed)
-    answers, labels = printed[-1].splitlines()[-2:]
-    right = sum(
-        a == b for a, b in zip(eval_list(answers), eval_list(labels), strict=True)
-    )
-    assert right >= 8
+    predictions, labels = printed[-1].splitlines()[-2:]
+    pairs = zip(parse_digits(predictions), parse_digits(labels), strict=True)
+    assert sum(prediction == label for prediction, label in pairs) >= 8
 
 
-def eval_list(text):
-    """The digits in a printed list, with or without numpy's names around them."""
-    return [int(part.strip("[] )").split("(")[-1]) for part in text.split(", ")]
+def parse_digits(text):
+    """Returns the digits in a printed list, whose items may look like `np.int64(3)`."""
+    return [int(item.strip("[] )").split("(")[-1]) for item in text.split(", ")]

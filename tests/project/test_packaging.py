@@ -1,4 +1,4 @@
-"""The wheel, its console scripts, and what importing the package costs."""
+"""Tests of the wheel, its console scripts, the lock files and the cost of imports."""
 
 import os
 import shutil
@@ -10,13 +10,16 @@ import zipfile
 import pytest
 from conftest import ROOT, assert_one_line, run_python
 
-# The folders of the checkout, and the packages that a wheel has of them.
+# Folders of the checkout, and the names of their packages in the wheel.
 PACKAGES = {"keras_resnet": "keras_resnet", "export": "keras_resnet_export"}
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
-    """Built from a copy in which a file `build` stands, as `BUILD` is on macOS."""
+    """A wheel, built from a copy of the checkout that contains a file `build`.
+
+    On file systems that ignore the case, as on macOS, the file `BUILD` is such a file.
+    """
     source = tmp_path_factory.mktemp("source")
     for name in PACKAGES:
         shutil.copytree(
@@ -44,12 +47,12 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def environment(wheel, tmp_path_factory):
-    """A new environment with the wheel; its dependencies are this one's."""
+    """A new environment with the wheel and the dependencies of this environment."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
     site = next((folder / "lib").glob("python*")) / "site-packages"
     (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"])
-    # Away from the checkout, whose egg-info pip would take for an installed one.
+    # In the checkout, pip would mistake the egg-info folder for an installed package.
     result = run_python(
         "-m", "pip", "--python", folder, "install", "--no-deps", wheel,
         cwd=folder, env={"PYTHONPATH": ""},
@@ -59,7 +62,7 @@ def environment(wheel, tmp_path_factory):
 
 
 @pytest.mark.clients
-def test_wheel_holds_both_packages_whole_and_takes_no_other_name(wheel):
+def test_the_wheel_contains_both_packages_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     expected = {
         f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
@@ -82,9 +85,9 @@ def test_console_scripts_run_from_any_folder(environment, tmp_path):
     def run(script, *flags):
         return execute(f"keras-resnet-{script}", *flags)
 
-    def execute(program, *flags):
+    def execute(executable, *flags):
         return subprocess.run(
-            [environment / program, *flags],
+            [environment / executable, *flags],
             capture_output=True,
             text=True,
             cwd=tmp_path,
@@ -97,7 +100,7 @@ def test_console_scripts_run_from_any_folder(environment, tmp_path):
     result = run("train", "--model=cifar_resnet8", "--epochs=6", "--model_dir=run")
     assert result.returncode == 0, result.stderr
     result = run("evaluate", "--model=run")
-    assert "of 360 held-out images right" in result.stdout, result.stderr
+    assert "of 360 test images correct" in result.stdout, result.stderr
     result = run("export", "--model=run", "--output=bundle", "--formats=float32")
     assert "float32.tflite" in result.stdout, result.stderr
     assert (tmp_path / "bundle/manifest.json").exists()
@@ -109,7 +112,7 @@ def test_console_scripts_run_from_any_folder(environment, tmp_path):
     assert "run/curves.png" in result.stdout
 
 
-def test_importing_costs_keras_and_nothing_more():
+def test_importing_the_package_loads_only_keras():
     code = """
 import sys, keras
 before = set(sys.modules)
@@ -123,7 +126,7 @@ print(sorted(new - set(sys.stdlib_module_names)))
     assert result.stdout.strip() == "['keras_resnet']", result.stdout + result.stderr
 
 
-def test_without_tensorflow_the_extras_are_named(tmp_path):
+def test_a_missing_tensorflow_is_reported_with_the_extras(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(
         """
 import sys
@@ -151,7 +154,7 @@ except ImportError as error:
     assert_one_line(result, "keras-resnet-zoo[cpu]")
 
 
-def test_lock_files_have_hashes_and_no_addresses():
+def test_lock_files_have_hashes_and_no_urls():
     for name in ("requirements.lock", "requirements-dev.lock"):
         text = (ROOT / name).read_text()
         pins = [line for line in text.splitlines() if line[:1].isalnum()]

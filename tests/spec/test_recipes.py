@@ -1,12 +1,12 @@
-"""Recipes as the papers print them, and what a user may change of them."""
+"""Tests of recipes against their papers, and of changes to recipes."""
 
 import dataclasses
 
 import pytest
 from conftest import assert_one_line, run_program
 
-from keras_resnet.spec.execution import FREE_FIELDS, Execution
-from keras_resnet.spec.fields import changed_fields
+from keras_resnet.spec.execution import FREE_ON_RESUME, Execution
+from keras_resnet.spec.fields import replace_fields
 from keras_resnet.spec.options import RunOptions
 from keras_resnet.spec.recipes import (
     RECIPES,
@@ -20,8 +20,8 @@ from keras_resnet.training import preparation
 
 
 def assert_fields(recipe, **fields):
-    found = {field: getattr(recipe, field) for field in fields}
-    assert found == fields
+    values = {field: getattr(recipe, field) for field in fields}
+    assert values == fields
 
 
 def test_the_papers_cifar_recipe():
@@ -32,34 +32,34 @@ def test_the_papers_cifar_recipe():
     assert recipe.pad * 32 == 4
     assert recipe.flip
     assert recipe.iterations == 64_000
-    assert [share * 64_000 for share in recipe.drops] == [32_000, 48_000]
+    assert [fraction * 64_000 for fraction in recipe.drops] == [32_000, 48_000]
     assert recipe.schedule == "steps" and not recipe.warmup
     assert recipe.validation * 50_000 == 5_000
     assert recipe.epochs == -(-64_000 // -(-45_000 // 128))
     assert recipe.decay_all
     assert recipe.optimizer == "sgd" and recipe.loss == "cross_entropy"
     assert recipe.careful_start
-    assert not (recipe.mixes or recipe.ema or recipe.label_smoothing)
+    assert not (recipe.mixes_images or recipe.ema or recipe.label_smoothing)
 
 
 @pytest.mark.parametrize(
-    ("model", "careful"), [("resnet56", False), ("resnet110", True)]
+    ("model", "careful_start"), [("resnet56", False), ("resnet110", True)]
 )
-def test_only_deep_nets_start_carefully(model, careful, tmp_path):
-    """Section 4.2: "we use 0.01 to warm up" the 110-layer net."""
-    options = RunOptions.of(
+def test_only_deep_networks_start_carefully(model, careful_start, tmp_path):
+    """Section 4.2 warms up the 110-layer network alone: "we use 0.01 to warm up"."""
+    options = RunOptions.from_keywords(
         model,
         recipe="paper_cifar",
         strategy="one_device",
         model_dir=str(tmp_path / "run"),
     )
     run = preparation.prepare_run(options)
-    assert run.spec.recipe.careful_start == careful
-    assert (run.total, run.steps) == (64_000, -(-(1437 - 144) // 128))
+    assert run.spec.recipe.careful_start == careful_start
+    assert (run.total_steps, run.steps_per_epoch) == (64_000, -(-(1437 - 144) // 128))
 
 
 def test_the_papers_imagenet_recipe():
-    """Section 3.4."""
+    """Section 3.4 of the paper describes the training on ImageNet."""
     assert_fields(
         find_recipe("paper_imagenet"),
         batch_size=256,
@@ -154,7 +154,7 @@ def test_resnet_strikes_back(name, row):
 
 
 def test_torchvisions_recipe():
-    """The command that its documentation of the IMAGENET1K_V2 weights prints.
+    """The recipe matches torchvision's documented command for IMAGENET1K_V2.
 
     --batch-size 128 on 8 GPUs --lr 0.5 --lr-scheduler cosineannealinglr
     --lr-warmup-epochs 5 --lr-warmup-method linear (--lr-warmup-decay 0.01)
@@ -188,7 +188,7 @@ def test_torchvisions_recipe():
     recipe = find_recipe("torchvision_v2")
     assert recipe.sizes == (176,)
     assert round(224 / recipe.test_crop) == 232
-    # Its reference: alpha = (1 - decay) * batch * ema_steps / epochs, every 32 steps.
+    # torchvision's code: alpha = (1 - decay) * batch * ema_steps / epochs per 32 steps.
     alpha = (1 - 0.99998) * 1024 * 32 / 600
     assert recipe.ema**32 == pytest.approx(1 - alpha, rel=1e-5)
 
@@ -196,20 +196,22 @@ def test_torchvisions_recipe():
 def test_every_row_is_in_range():
     for name, recipe in RECIPES.items():
         fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
-        assert changed_fields(recipe, fields) == recipe, name
+        assert replace_fields(recipe, fields) == recipe, name
         texts = {field: str(value) for field, value in fields.items()}
-        assert changed_fields(recipe, texts) == recipe, name
+        assert replace_fields(recipe, texts) == recipe, name
         assert recipe.warmup == 0 or recipe.schedule != "plateau", name
-    assert changed_fields(Execution(), dataclasses.asdict(Execution())) == Execution()
+    assert replace_fields(Execution(), dataclasses.asdict(Execution())) == Execution()
 
 
-def test_names_of_fields_are_of_one_kind():
+def test_recipe_and_execution_share_no_field_names():
     names = [f.name for kind in (Recipe, Execution) for f in dataclasses.fields(kind)]
     assert len(set(names)) == len(names)
-    assert set(FREE_FIELDS) <= {field.name for field in dataclasses.fields(Execution)}
+    assert set(FREE_ON_RESUME) <= {
+        field.name for field in dataclasses.fields(Execution)
+    }
 
 
-def test_changes():
+def test_changing_a_field():
     recipe = find_recipe("digits", epochs=3, batch_size=None)
     assert recipe.epochs == 3
     assert recipe.batch_size == find_recipe("digits").batch_size
@@ -218,7 +220,7 @@ def test_changes():
 @pytest.mark.parametrize(
     ("rule", "rate"), [("linear", 0.4), ("sqrt", 0.2), ("none", 0.1)]
 )
-def test_another_batch_changes_the_rate_by_the_rule(rule, rate):
+def test_another_batch_size_rescales_the_learning_rate(rule, rate):
     assert RECIPES["digits"].batch_size == 64
     recipe = find_recipe("digits", batch_size=256, rate_rule=rule)
     assert recipe.learning_rate == pytest.approx(rate)
@@ -226,24 +228,24 @@ def test_another_batch_changes_the_rate_by_the_rule(rule, rate):
     assert recipe.learning_rate == 0.7
 
 
-def test_the_rules_of_the_recipes():
-    """Linear with SGD (arXiv:1706.02677); LAMB's is the square root."""
+def test_the_rate_rules_of_the_recipes():
+    """SGD scales linearly (arXiv:1706.02677), LAMB with the square root."""
     assert find_recipe("paper_cifar", batch_size=64).learning_rate == 0.05
-    quarter = find_recipe("rsb_a2", batch_size=512)
-    assert quarter.learning_rate == pytest.approx(2.5e-3)
+    recipe = find_recipe("rsb_a2", batch_size=512)
+    assert recipe.learning_rate == pytest.approx(2.5e-3)
 
 
-def test_epochs_take_the_place_of_iterations():
+def test_epochs_replace_iterations():
     recipe = find_recipe("paper_cifar", epochs=10)
     assert (recipe.epochs, recipe.iterations) == (10, 0)
     assert find_recipe("paper_cifar", epochs=10, iterations=0).iterations == 0
     assert find_recipe("digits", iterations=7).iterations == 7
 
 
-def test_what_a_batch_must_be_a_multiple_of():
-    assert find_recipe("digits").shares(4) == 4
-    assert find_recipe("digits", accumulate=3).shares(2) == 6
-    assert find_recipe("digits", accumulate=3, cutmix=1.0).shares(2) == 12
+def test_the_number_of_batch_parts():
+    assert find_recipe("digits").count_batch_parts(4) == 4
+    assert find_recipe("digits", accumulate=3).count_batch_parts(2) == 6
+    assert find_recipe("digits", accumulate=3, cutmix=1.0).count_batch_parts(2) == 12
 
 
 def test_digits_are_not_mirrored():
@@ -274,17 +276,17 @@ def test_digits_are_not_mirrored():
         ("schedule=plateau", "plateau"),
     ],
 )
-def test_what_set_reads(pair, value):
+def test_values_of_the_set_flag(pair, value):
     recipe = find_recipe("digits", **parse_changes([pair]))
-    found = getattr(recipe, pair.partition("=")[0].strip())
-    assert found == value and type(found) is type(value)
+    field_value = getattr(recipe, pair.partition("=")[0].strip())
+    assert field_value == value and type(field_value) is type(value)
 
 
-def test_set_reads_how_steps_are_executed():
+def test_the_set_flag_changes_execution_fields():
     changes = parse_changes(
         ["jit_compile=true", "steps_per_execution=5", "data_service=grpc://host:5000"]
     )
-    execution = changed_fields(Execution(), changes)
+    execution = replace_fields(Execution(), changes)
     assert execution.jit_compile is True
     assert execution.steps_per_execution == 5
     assert execution.data_service == "grpc://host:5000"
@@ -293,13 +295,13 @@ def test_set_reads_how_steps_are_executed():
 @pytest.mark.parametrize(
     ("pairs", "words"),
     [
-        (["label_smoothing"], "takes field=value. Received: --set label_smoothing"),
+        (["label_smoothing"], "field=value. Received: --set label_smoothing"),
         (["labelsmoothing=0.1"], "Did you mean 'label_smoothing'? Accepted: epochs, "),
         (["mixup=0.1", "mixup = 0.2"], "mixup is set twice. Received: 0.1 and 0.2"),
         (["=3"], "Received: field=''"),
     ],
 )
-def test_pairs_that_set_refuses(pairs, words):
+def test_invalid_values_of_the_set_flag(pairs, words):
     with pytest.raises(InputError) as error:
         parse_changes(pairs)
     assert words in " ".join(str(error.value).split())
@@ -346,14 +348,14 @@ def test_pairs_that_set_refuses(pairs, words):
         ({"epochs": 3, "iterations": 9}, "Received: epochs=3, iterations=9"),
         (
             {"policy": "rand_augment_increasing", "magnitude": 15},
-            "magnitude of rand_augment_increasing is at most 10. Received: magnitude=15",
+            "magnitude of rand_augment_increasing must be at most 10. Received: magnitude=15",
         ),
-        ({"policy": "rand_augment", "magnitude": 31}, "is at most 30"),
+        ({"policy": "rand_augment", "magnitude": 31}, "must be at most 30"),
         ({"batch_size": 4, "repeats": 3}, "Received: batch_size=4, repeats=3"),
         ({"warmup": 1}, "must be below 1. Received: warmup=1"),
     ],
 )
-def test_changes_that_are_refused(changes, words):
+def test_invalid_recipe_fields(changes, words):
     with pytest.raises(InputError) as error:
         find_recipe("digits", **changes)
     assert words in str(error.value)
@@ -370,28 +372,28 @@ def test_changes_that_are_refused(changes, words):
         ({"steps_per_execution": "1.5"}, "must be a whole number"),
     ],
 )
-def test_executions_that_are_refused(changes, words):
+def test_invalid_execution_fields(changes, words):
     with pytest.raises(InputError) as error:
-        changed_fields(Execution(), changes)
+        replace_fields(Execution(), changes)
     assert words in str(error.value)
 
 
 def test_lamb_with_a_stage_rate():
-    """Its rates differ by stage, as SGD's do."""
+    """LAMB accepts a learning rate per stage, like SGD."""
     recipe = find_recipe("digits", optimizer="lamb", stage_rate=0.5)
     assert (recipe.optimizer, recipe.stage_rate) == ("lamb", 0.5)
 
 
-def test_errors():
+def test_error_messages_of_find_recipe():
     with pytest.raises(InputError, match="Did you mean 'paper_cifar'"):
         find_recipe("paper_cifer")
     with pytest.raises(InputError, match="Received: learning_rate=0"):
         find_recipe("digits", learning_rate=0)
 
 
-def test_the_program_says_what_it_cannot_set(tmp_path):
+def test_the_command_reports_a_field_that_is_set_twice(tmp_path):
     result = run_program(
         "keras_resnet.train", "--epochs=3", "--set", "epochs=4", cwd=tmp_path
     )
-    assert_one_line(result, "Both --epochs and --set epochs are given")
+    assert_one_line(result, "--epochs", "--set epochs")
     assert not list(tmp_path.iterdir())

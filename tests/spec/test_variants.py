@@ -7,7 +7,7 @@ from keras_resnet.spec.variants import VARIANTS, find_variant
 from keras_resnet.support.errors import InputError
 
 
-def test_every_network_of_the_paper_is_there():
+def test_the_table_begins_with_the_networks_of_the_paper():
     imagenet = [f"resnet{n}" for n in (18, 34, 50, 101, 152)] + [
         "plainnet18",
         "plainnet34",
@@ -15,21 +15,21 @@ def test_every_network_of_the_paper_is_there():
     cifar = [
         f"{k}net{n}" for k in ("res", "plain") for n in (20, 32, 44, 56, 110, 1202)
     ]
-    first = keras_resnet.list_models()[: len(imagenet + cifar)]
-    assert sorted(first) == sorted(imagenet + cifar)
+    paper_models = keras_resnet.list_models()[: len(imagenet + cifar)]
+    assert sorted(paper_models) == sorted(imagenet + cifar)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_depth_is_the_name(name):
+def test_the_depth_matches_the_name(name):
     assert find_variant(name).depth == int(re.search(r"ne[tx]t?(\d+)", name)[1])
 
 
 @pytest.mark.parametrize("name", ["ResNet50", "RESNET50", "resnet50"])
-def test_any_case(name):
+def test_names_ignore_the_case(name):
     assert find_variant(name) is VARIANTS["resnet50"]
 
 
-def test_cifar_net_of_another_depth():
+def test_cifar_networks_of_any_depth():
     assert find_variant("cifar_resnet50").blocks == (8, 8, 8)
     assert find_variant("cifar_resnet50").shortcut == "A"
     assert find_variant("cifar_plainnet14").shortcut == "none"
@@ -43,8 +43,8 @@ def test_cifar_net_of_another_depth():
         ({"stochastic_depth": 0.2}, "stochastic_depth=0.2"),
     ],
 )
-def test_a_plain_net_has_no_branches(changes, words):
-    with pytest.raises(InputError, match="Without shortcuts no branch") as error:
+def test_plain_networks_refuse_options_of_branches(changes, words):
+    with pytest.raises(InputError, match="require a network with shortcuts") as error:
         keras_resnet.ResNet("cifar_plainnet8", **changes)
     assert words in str(error.value) and "\n" not in str(error.value)
 
@@ -59,7 +59,7 @@ def test_a_plain_net_has_no_branches(changes, words):
         ("cifar_resnet0", "such as 8 or 14"),
     ],
 )
-def test_unknown_name(name, words):
+def test_unknown_names(name, words):
     with pytest.raises(InputError, match="Received: model=") as error:
         find_variant(name)
     assert words in str(error.value)

@@ -1,4 +1,4 @@
-"""What every seed bore out, with a margin: all studies as they come, on the digits."""
+"""Results of all studies on the digits, which every seed must confirm with a margin."""
 
 import dataclasses
 import math
@@ -11,35 +11,35 @@ from keras_resnet.studies.lib.study import Options
 from keras_resnet.studies.lib.tables import read_table, select_column
 
 
-def rows_of(folder, study):
+def read_rows(folder, study):
     return read_table(f"{folder}/{study}/{study}.csv")
 
 
 def difference(rows, column, first, second):
-    """Of each seed, a column in the rows that match the first less the second."""
+    """Returns the difference of a column between two kinds of runs, for each seed."""
     pair = [select_column(rows, column, **where) for where in (first, second)]
     assert len(pair[0]) == len(pair[1]) == 3
     return np.subtract(*pair)
 
 
-def check(folder):
-    """Asserts it of the tables in a folder, which take some seventeen minutes to make."""
+def check_tables(folder):
+    """Checks the tables in a folder of studies, which take about 17 minutes to make."""
     deep = {"depth": 44, "epoch": 24}
-    rows = rows_of(folder, "degradation")
+    rows = read_rows(folder, "degradation")
     plain, residual = {**deep, "kind": "plain"}, {**deep, "kind": "res"}
-    worse = difference(rows, "training_error", plain, {**plain, "depth": 8})
-    assert worse.min() > 15
+    increases = difference(rows, "training_error", plain, {**plain, "depth": 8})
+    assert increases.min() > 15
     assert difference(rows, "test_error", plain, residual).min() > 10
 
-    rows = rows_of(folder, "shortcuts")
+    rows = read_rows(folder, "shortcuts")
     for kind in "ABC":
         pair = {"depth": 44, "shortcut": "none"}, {"depth": 44, "shortcut": kind}
         assert difference(rows, "test_error", *pair).min() > 10
 
-    rows = rows_of(folder, "gradients")
+    rows = read_rows(folder, "gradients")
     small = {"batch_norm": "without", "scale": 0.5, "step": 0}
     for kind, holds in (
-        # Each of 40 layers halves what it hands back, or less: 2**-40 is 1e-12.
+        # Each of 40 layers at least halves the gradient, and 2**-40 is 1e-12.
         ("plain", lambda first, last: first < 1e-10 * last),
         ("res", lambda first, last: first > 0.25 * last),
     ):
@@ -52,7 +52,7 @@ def check(folder):
     terms = [select_column(rows, term, **normal) for term in ("shortcut", "branch")]
     assert np.log(np.divide(*terms)).reshape(3, 21).mean(axis=1).min() > math.log(1.15)
 
-    rows = rows_of(folder, "responses")
+    rows = read_rows(folder, "responses")
     means = [
         np.reshape(select_column(rows, "deviation", kind=kind, depth=44), (3, 43)).mean(
             axis=1
@@ -61,17 +61,17 @@ def check(folder):
     ]
     assert np.subtract(*means).min() > 0.02
 
-    rows = rows_of(folder, "identity")
+    rows = read_rows(folder, "identity")
     start, further = ({"kind": "res", "net": net} for net in ("start", "further"))
     assert select_column(rows, "difference", **start) == [0, 0, 0]
     assert difference(rows, "training_error", further, start).max() < 0.25
     assert difference(rows, "test_error", further, start).max() < 0.5
     assert min(select_column(rows, "training_error", kind="plain", net="start")) > 85
 
-    rows = rows_of(folder, "lesion")
+    rows = read_rows(folder, "lesion")
     for seed in range(3):
-        of = {"depth": 44, "seed": seed}
-        plain, residual = {**of, "kind": "plain"}, {**of, "kind": "res"}
+        run = {"depth": 44, "seed": seed}
+        plain, residual = {**run, "kind": "plain"}, {**run, "kind": "res"}
         assert np.median(select_column(rows, "percent", what="removed", **plain)) > 80
         swapped = [
             np.mean(select_column(rows, "percent", what="swapped", **net))
@@ -88,20 +88,20 @@ def check(folder):
             < intact + 3
         )
 
-    rows = rows_of(folder, "schedule")
+    rows = read_rows(folder, "schedule")
     pair = [{"patience": patience, "epoch": 48} for patience in (1, 8)]
     assert difference(rows, "training_error", *pair).min() > 1
     assert difference(rows, "test_error", *pair).mean() > 0.4
 
-    rows = rows_of(folder, "overfitting")
-    learnt = {"depth": 44, "wrong": 0.2}
+    rows = read_rows(folder, "overfitting")
+    run = {"depth": 44, "wrong": 0.2}
     corrected, memorised = (
-        select_column(rows, column, **learnt) for column in ("corrected", "memorised")
+        select_column(rows, column, **run) for column in ("corrected", "memorised")
     )
     assert min(corrected) > 80 and max(memorised) < 15
 
 
-@pytest.mark.full  # Some seventeen minutes on two CPUs.
+@pytest.mark.full  # About 17 minutes on two CPUs.
 def test_the_claims_hold_with_a_margin(tmp_path):
     run_all({"output": str(tmp_path)})
-    check(dataclasses.replace(Options(), output=str(tmp_path)).folder)
+    check_tables(dataclasses.replace(Options(), output=str(tmp_path)).folder)

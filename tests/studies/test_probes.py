@@ -1,4 +1,4 @@
-"""What is read off a network, where the answer is known by hand."""
+"""Measurements on networks whose results are known by hand."""
 
 import keras
 import numpy as np
@@ -9,24 +9,24 @@ from keras_resnet.studies.lib import probes
 from keras_resnet.studies.lib.study import Options
 from keras_resnet.zoo import ResNet
 
-# Two channels, two classes: all of it on paper.
+# A network with two channels and two classes can be computed by hand.
 BRANCH = np.array([[2.0, 0.0], [1.0, 3.0]])
 HEAD = np.array([[1.0, -1.0], [0.5, 0.5]])
 PIXELS = np.array([[[[3, 1]]]], np.uint8)
 
 
-def linear(shortcut):
-    """A block that gives x BRANCH, or x BRANCH + x, then a dense layer.
+def make_linear_network(shortcut):
+    """Returns a network with a block x BRANCH, or x BRANCH + x, and a dense layer.
 
-    All is positive, so that the rectifiers change nothing.
+    All values are positive, so the rectifiers have no effect.
     """
     image = keras.Input((1, 1, 2), name="image")
-    read = layers.Activation("relu", name="conv1_relu")(image)
-    given = layers.Conv2D(2, 1, use_bias=False, name="conv2_block1_1_conv")(read)
+    x = layers.Activation("relu", name="conv1_relu")(image)
+    y = layers.Conv2D(2, 1, use_bias=False, name="conv2_block1_1_conv")(x)
     if shortcut:
-        given = layers.Add(name="conv2_block1_add")([read, given])
-    given = layers.Activation("relu", name="conv2_block1_out")(given)
-    flat = layers.Flatten(name="flat")(given)
+        y = layers.Add(name="conv2_block1_add")([x, y])
+    y = layers.Activation("relu", name="conv2_block1_out")(y)
+    flat = layers.Flatten(name="flat")(y)
     network = keras.Model(image, layers.Dense(2, "softmax", name="predictions")(flat))
     network.get_layer("conv2_block1_1_conv").kernel.assign(BRANCH[None, None])
     network.get_layer("predictions").kernel.assign(HEAD)
@@ -34,76 +34,80 @@ def linear(shortcut):
 
 
 @pytest.mark.parametrize("shortcut", [False, True])
-def test_gradients_of_a_linear_net(shortcut):
+def test_gradients_of_a_linear_network(shortcut):
     x = PIXELS[0, 0, 0].astype(float)
     logits = x @ (BRANCH + shortcut * np.eye(2)) @ HEAD
-    likely = np.exp(logits) / np.exp(logits).sum()
-    by_sum = HEAD @ (likely - [0, 1])  # Of the cross-entropy, for the second class.
-    terms = {"branch": BRANCH @ by_sum, "shortcut": shortcut * by_sum}
+    probabilities = np.exp(logits) / np.exp(logits).sum()
+    # Gradient of the cross-entropy (second class) with respect to the block's output.
+    by_output = HEAD @ (probabilities - [0, 1])
+    terms = {"branch": BRANCH @ by_output, "shortcut": shortcut * by_output}
     terms |= {"gradient": terms["branch"] + terms["shortcut"]}
-    terms |= {"kernel": np.outer(x, by_sum)}
-    (found,) = probes.gradient_meter(linear(shortcut), PIXELS, np.array([1]))()
+    terms |= {"kernel": np.outer(x, by_output)}
+    network = make_linear_network(shortcut)
+    (row,) = probes.make_gradient_meter(network, PIXELS, np.array([1]))()
     expected = {name: np.linalg.norm(term) for name, term in terms.items()}
-    assert found == pytest.approx({"block": 1, **expected}, rel=1e-5)
+    assert row == pytest.approx({"block": 1, **expected}, rel=1e-5)
 
 
-def test_a_meter_leaves_the_network_as_it_is_and_sees_it_as_it_is_then(digits):
+def test_a_meter_uses_the_current_weights_and_does_not_change_them(digits):
     keras.utils.set_random_seed(0)
     network = ResNet("cifar_resnet14", input_shape=(8, 8, 1), classes=10)
-    before = network.get_weights()
+    original_weights = network.get_weights()
     images, labels = digits.train.images[:8], digits.train.labels[:8]
-    measure = probes.gradient_meter(network, images, labels)
+    measure = probes.make_gradient_meter(network, images, labels)
     first = measure()
     assert [row["block"] for row in first] == [1, 2, 3, 4, 5, 6]
     assert measure() == first
-    for old, new in zip(before, network.get_weights(), strict=True):
+    for old, new in zip(original_weights, network.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
-    for row in first:  # The whole is the sum of its two terms.
+    for row in first:  # The gradient is the sum of two terms (triangle inequality).
         assert row["gradient"] <= 1.0001 * (row["branch"] + row["shortcut"])
-    last = network.get_layer("conv4_block2_2_bn")
-    last.gamma.assign(np.zeros(last.gamma.shape))
+    last_norm = network.get_layer("conv4_block2_2_bn")
+    last_norm.gamma.assign(np.zeros(last_norm.gamma.shape))
     *_, row = measure()
     assert row["branch"] == 0 and row["gradient"] == pytest.approx(row["shortcut"])
 
 
 @pytest.mark.parametrize("shortcut", ["A", "B", "C"])
-def test_both_terms_are_found_for_every_shortcut(shortcut, digits):
+def test_both_terms_are_measured_for_every_shortcut(shortcut, digits):
     network = ResNet(
         "cifar_resnet8", input_shape=(8, 8, 1), classes=10, shortcut=shortcut
     )
-    measure = probes.gradient_meter(
+    measure = probes.make_gradient_meter(
         network, digits.train.images[:4], digits.train.labels[:4]
     )
     assert all(row["shortcut"] > 0 and row["branch"] > 0 for row in measure())
 
 
-def test_the_chain_rule_holds_and_its_second_term_is_needed(monkeypatch):
+def test_chain_rule_error_is_small_and_shows_a_wrong_jacobian(monkeypatch):
     assert max(map(probes.chain_rule_error, range(5))) < 1e-6
-    # Were the layers linear, the Jacobian of tanh would be wrong, and it would show.
+    # With linear layers, the Jacobian of tanh is wrong.
     monkeypatch.setattr(np, "tanh", lambda x: x)
     assert min(map(probes.chain_rule_error, range(5))) > 1e-2
 
 
-def test_responses_of_a_known_net():
+def test_responses_of_a_known_network():
     image = keras.Input((2, 2, 1), name="image")
     first = layers.BatchNormalization(epsilon=0, name="conv1_bn")(image)
-    beside = layers.BatchNormalization(name="conv2_block1_0_bn")(first)
+    shortcut = layers.BatchNormalization(name="conv2_block1_0_bn")(first)
     second = layers.BatchNormalization(epsilon=0, name="conv2_block1_2_bn")(first)
-    network = keras.Model(image, layers.Add()([beside, second]))
+    network = keras.Model(image, layers.Add()([shortcut, second]))
     for name, gamma, variance in (("conv1_bn", 3, 1), ("conv2_block1_2_bn", 1, 4)):
         layer = network.get_layer(name)
         layer.gamma.assign([gamma])
         layer.moving_variance.assign([variance])
     images = np.array([0, 0, 0, 0, 2, 2, 2, 2], np.uint8).reshape(2, 2, 2, 1)
-    # The images deviate by 1; times 3; of that a half.
-    assert probes.responses(network, images) == pytest.approx([3, 1.5])
+    # The pixels deviate by 1. The first layer triples this, the second one halves it.
+    assert probes.measure_responses(network, images) == pytest.approx([3, 1.5])
 
 
 @pytest.mark.parametrize("normalised", [True, False])
-def test_a_probe_scales_and_measures_while_training(normalised, tmp_path, digits):
+def test_a_probe_scales_weights_and_measures_during_training(
+    normalised, tmp_path, digits
+):
     kernels, scales = {}, []
 
-    class Watch(keras.callbacks.Callback):
+    class Recorder(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
             kernels[probe] = np.array(self.model.get_layer("conv1_conv").kernel)
             scales.append(self.model.get_layer("conv2_block1_2_bn").gamma)
@@ -115,12 +119,12 @@ def test_a_probe_scales_and_measures_while_training(normalised, tmp_path, digits
         )
         options.train(
             "cifar_resnet8", 0, folder=str(tmp_path / str(scale)),
-            callbacks=[probe, Watch()], iterations=3, warmup=0.0,
+            callbacks=[probe, Recorder()], iterations=3, warmup=0.0,
         )  # fmt: skip
         assert [(row["step"], row["block"]) for row in probe.rows] == [
             (step, block) for step in (0, 2) for block in (1, 2, 3)
         ]
-    whole, half = kernels.values()
-    np.testing.assert_array_equal(half, whole / 2)
-    learnt = np.array(scales[-1])
-    assert (learnt == 1).all() != normalised
+    full, half = kernels.values()
+    np.testing.assert_array_equal(half, full / 2)
+    gamma = np.array(scales[-1])
+    assert (gamma == 1).all() != normalised

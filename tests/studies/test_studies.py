@@ -1,4 +1,4 @@
-"""What studies share: flags, jobs that are measured once, tables, pages."""
+"""Code shared by all studies: flags, jobs, tables and reports."""
 
 import base64
 import dataclasses
@@ -22,8 +22,8 @@ from keras_resnet.studies.degradation import STUDY
 from keras_resnet.studies.lib import jobs, style
 from keras_resnet.studies.lib.study import Options, mean_and_deviation
 from keras_resnet.studies.lib.tables import (
+    file_stem,
     read_table,
-    run_key,
     select_column,
     write_table,
 )
@@ -34,53 +34,53 @@ SMALL = Options(depths=(8, 14), seeds=1, epochs=1, workers=0)
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """Options of a small study that has run, with its output folder."""
+    """Options of a small study that has already run in their output folder."""
     options = dataclasses.replace(SMALL, output=str(tmp_path_factory.mktemp("studies")))
     STUDY.run(options)
     return options
 
 
-def test_spread():
-    # By hand: the sample deviation of 1, 2 and 3 is 1.
+def test_mean_and_deviation():
+    # The sample standard deviation of 1, 2 and 3 is 1.
     assert mean_and_deviation([1, 2, 3]) == "2 ± 1 % (n = 3)"
     assert mean_and_deviation([4.5], " points") == "4.5 points (n = 1)"
 
 
-def test_a_table_comes_back(tmp_path):
+def test_a_table_is_read_as_written(tmp_path):
     rows = [{"kind": "res", "depth": 8, "error": 0.5}, {"kind": "a, b\n", "depth": 9}]
     write_table(tmp_path / "t.csv", rows)
     assert read_table(tmp_path / "t.csv") == [rows[0], {**rows[1], "error": ""}]
     assert select_column(rows, "depth", kind="res") == [8]
 
 
-def test_names_of_files():
-    about = {"": "resnet8", "epochs": 24, "recipe": None, "dataset": "folder:a/b c"}
-    assert run_key(about) == "resnet8-epochs-24-dataset-folder_a_b_c"
+def test_file_stem():
+    settings = {"": "resnet8", "epochs": 24, "recipe": None, "dataset": "folder:a/b c"}
+    assert file_stem(settings) == "resnet8-epochs-24-dataset-folder_a_b_c"
 
 
-def test_a_study_leaves_table_picture_and_page(small):
+def test_a_study_writes_table_figure_and_report(small):
     folder = f"{small.folder}/degradation"
     rows = read_table(f"{folder}/degradation.csv")
     assert [(row["kind"], row["depth"], row["epoch"]) for row in rows] == [
         ("plain", 8, 1), ("res", 8, 1), ("plain", 14, 1), ("res", 14, 1)
     ]  # fmt: skip
-    # What training itself wrote of that run.
-    (trained,) = read_table(
+    # The run folder contains the same errors.
+    (metrics,) = read_table(
         f"{small.folder}/runs/cifar_resnet14-epochs-1-seed-0/metrics.csv"
     )
-    assert rows[3]["test_error"] == pytest.approx(100 - 100 * trained["val_accuracy"])
-    assert rows[3]["training_error"] == pytest.approx(100 - 100 * trained["accuracy"])
+    assert rows[3]["test_error"] == pytest.approx(100 - 100 * metrics["val_accuracy"])
+    assert rows[3]["training_error"] == pytest.approx(100 - 100 * metrics["accuracy"])
     with open(f"{folder}/degradation.png", "rb") as file:
-        picture = file.read()
-    assert picture.startswith(b"\x89PNG")
+        png = file.read()
+    assert png.startswith(b"\x89PNG")
     page = pathlib.Path(folder, "report.html").read_text("utf-8")
-    assert base64.b64encode(picture).decode() in page
+    assert base64.b64encode(png).decode() in page
     assert all(expected in page.replace("&#x27;", "'") for expected in STUDY.expected)
-    assert len(re.findall("orne out</span>", page)) == len(STUDY.expected)
+    assert len(re.findall("onfirmed</span>", page)) == len(STUDY.expected)
     assert 'src="http' not in page and 'href="http' not in page
 
 
-def test_the_command_on_the_page_makes_the_same(small):
+def test_the_command_of_a_report_contains_all_changed_options(small):
     assert shlex.split(STUDY.command(small)) == [
         "python", "-m", "keras_resnet.studies.degradation", "--depths=8,14",
         "--seeds=1", "--epochs=1", f"--output={small.output}", "--workers=0",
@@ -88,22 +88,22 @@ def test_the_command_on_the_page_makes_the_same(small):
     assert STUDY.command(STUDY.defaults).endswith(".degradation")
 
 
-def test_what_is_measured_is_not_measured_again(small, monkeypatch):
-    monkeypatch.setattr(Options, "train", None)  # Calling it would fail.
+def test_measured_jobs_are_not_measured_again(small, monkeypatch):
+    monkeypatch.setattr(Options, "train", None)  # A call would fail.
     STUDY.run(small)
 
 
 def test_an_interrupted_study_resumes(small, monkeypatch, tmp_path):
-    options, done = dataclasses.replace(small, output=str(tmp_path)), []
+    options, finished = dataclasses.replace(small, output=str(tmp_path)), []
     measure = jobs._measure
 
-    def interrupted(study, job):
-        if len(done) == 1:
+    def measure_one_job(study, job):
+        if len(finished) == 1:
             raise KeyboardInterrupt
-        done.append(job)
+        finished.append(job)
         return measure(study, job)
 
-    monkeypatch.setattr(jobs, "_measure", interrupted)
+    monkeypatch.setattr(jobs, "_measure", measure_one_job)
     with pytest.raises(KeyboardInterrupt):
         STUDY.run(options)
     assert not (tmp_path / "digits/degradation/degradation.csv").exists()
@@ -112,24 +112,24 @@ def test_an_interrupted_study_resumes(small, monkeypatch, tmp_path):
         jobs, "_measure", lambda *args: resumed.append(args[1]) or measure(*args)
     )
     STUDY.run(options)
-    assert len(resumed) == 3 and done[0] not in resumed
-    # The same as of the study that was not interrupted.
-    tables = [f"{each.folder}/degradation/degradation.csv" for each in (options, small)]
+    assert len(resumed) == 3 and finished[0] not in resumed
+    # The table is that of the study that was not interrupted.
+    tables = [f"{o.folder}/degradation/degradation.csv" for o in (options, small)]
     assert read_table(tables[0]) == read_table(tables[1])
 
 
-def test_studies_share_their_runs(small, monkeypatch):
-    trained = []
+def test_studies_share_run_folders(small, monkeypatch):
+    calls = []
 
-    def counted(*args, **options):
-        trained.append(args)
+    def record_call(*args, **options):
+        calls.append(args)
 
-    monkeypatch.setattr("keras_resnet.training.loop.Loop.train", counted)
+    monkeypatch.setattr("keras_resnet.training.loop.Loop.train", record_call)
     responses.STUDY.run(small)
-    assert not trained
+    assert not calls
 
 
-def test_a_report_is_made_again_from_its_table(small, tmp_path):
+def test_a_report_is_made_from_an_existing_table(small, tmp_path):
     options = dataclasses.replace(small, output=str(tmp_path))
     folder = tmp_path / "digits/degradation"
     folder.mkdir(parents=True)
@@ -141,11 +141,11 @@ def test_a_report_is_made_again_from_its_table(small, tmp_path):
         for epoch, error in enumerate(errors)
     ]  # fmt: skip
     write_table(folder / "degradation.csv", rows)
-    about = json.loads(
+    provenance = json.loads(
         pathlib.Path(small.folder, "degradation/study.json").read_text("utf-8")
     )
-    assert about.pop("format") == 1  # Version 0.1.0 wrote none.
-    (folder / "study.json").write_text(json.dumps(about))
+    assert provenance.pop("format") == 1  # Version 0.1.0 did not write a format.
+    (folder / "study.json").write_text(json.dumps(provenance))
     result = run_program(
         "keras_resnet.studies.degradation", "--report", f"--output={options.output}"
     )
@@ -161,7 +161,7 @@ def test_a_report_is_made_again_from_its_table(small, tmp_path):
     assert STUDY.command(small) in page
 
 
-def test_a_damaged_table_is_one_line(small, tmp_path):
+def test_a_damaged_table_is_reported_in_one_line(small, tmp_path):
     folder = tmp_path / "digits/degradation"
     folder.mkdir(parents=True)
     shutil.copy(f"{small.folder}/degradation/study.json", folder)
@@ -169,54 +169,54 @@ def test_a_damaged_table_is_one_line(small, tmp_path):
     for content in ("", "kind,depth\n", "kind,depth,seed\nres,8,0\n", "\0\n"):
         (folder / "degradation.csv").write_text(content)
         with pytest.raises(InputError, match=r"degradation.csv") as caught:
-            STUDY.run(options, measured=True)
+            STUDY.run(options, report_only=True)
         assert "\n" not in str(caught.value)
     shutil.copy(f"{small.folder}/degradation/degradation.csv", folder)
     for content, words in (
         ("{}", "study.json.* damaged"),
         ("[]", "study.json.* damaged"),
-        ('{"format": 9, "options": {}}', "study.json has format 9.* reads up to 1"),
+        ('{"format": 9, "options": {}}', "study.json has format 9.* up to format 1"),
     ):
         (folder / "study.json").write_text(content)
         with pytest.raises(InputError, match=words):
-            STUDY.run(options, measured=True)
+            STUDY.run(options, report_only=True)
     assert not (folder / "report.html").exists()
 
 
-def test_one_page_of_several_studies(small, monkeypatch):
+def test_report_of_several_studies(small, monkeypatch):
     responses.STUDY.run(small)
     monkeypatch.setattr("keras_resnet.studies.all.STUDIES", (STUDY, responses.STUDY))
-    path = run_all({"output": small.output}, measured=True)
+    path = run_all({"output": small.output}, report_only=True)
     page = pathlib.Path(path).read_text("utf-8")
     assert page.count("<img") == 2
     assert '<a href="#1">Layer responses</a>' in page and '<h2 id="1">' in page
 
 
 def measure_or_fail(job):
-    """A job of a study; in a module of its own, so that a process finds it."""
+    """Fails for seed 0. The function is global, so that a worker can unpickle it."""
     if job["seed"] == 0:
         raise FloatingPointError("The loss is no longer a number")
     time.sleep(2)
     return [{"error": job["seed"]}]
 
 
-def test_the_other_jobs_are_done_when_one_fails():
-    found = {str(seed): {"seed": seed} for seed in range(3)}
-    done = []
+def test_other_jobs_are_finished_when_one_fails():
+    jobs_by_name = {str(seed): {"seed": seed} for seed in range(3)}
+    results = []
     with pytest.raises(FloatingPointError, match=r"seed 0: The loss is no longer"):
-        for name, rows in jobs.measure_each(measure_or_fail, found, 2):
-            done.append((name, rows))
-    assert sorted(done) == [("1", [{"error": 1}]), ("2", [{"error": 2}])]
+        for name, rows in jobs.measure_jobs(measure_or_fail, jobs_by_name, 2):
+            results.append((name, rows))
+    assert sorted(results) == [("1", [{"error": 1}]), ("2", [{"error": 2}])]
 
 
-def test_a_damaged_part_is_measured_again(small, tmp_path):
+def test_a_job_with_a_damaged_file_is_measured_again(small, tmp_path):
     options = dataclasses.replace(small, output=str(tmp_path))
     shutil.copytree(small.folder, options.folder)
-    jobs_done = sorted(tmp_path.glob("digits/degradation/jobs/*.csv"))
-    before = jobs_done[0].read_bytes()
-    jobs_done[0].write_text("")
+    path = min(tmp_path.glob("digits/degradation/jobs/*.csv"))
+    original = path.read_bytes()
+    path.write_text("")
     STUDY.run(options)
-    assert jobs_done[0].read_bytes() == before
+    assert path.read_bytes() == original
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_a_damaged_part_is_measured_again(small, tmp_path):
         (responses, (8, 368), "from 8 to 362"),
     ],
 )
-def test_a_depth_that_a_study_cannot_do(study, depths, words, tmp_path):
+def test_unsupported_depths_are_rejected(study, depths, words, tmp_path):
     options = dataclasses.replace(SMALL, depths=depths, output=str(tmp_path / "out"))
     with pytest.raises(InputError, match=words):
         study.STUDY.run(options)
@@ -240,16 +240,16 @@ def test_a_depth_that_a_study_cannot_do(study, depths, words, tmp_path):
     ("flags", "words"),
     [
         (["--depths=8,21"], ["6n+2", "resnet21"]),
-        (["--depths=8,x"], ["depths must be whole numbers", "'8,x'"]),
-        (["--depths=8"], ["compares depths", "Received: 8"]),
+        (["--depths=8,x"], ["must be integers", "--depths=8,20", "'8,x'"]),
+        (["--depths=8"], ["at least 2 depths", "Received: 8"]),
         (["--dataset=digit"], ["digit"]),
         (["--images=2000"], ["1437", "images=2000"]),
         (["--recipe=paper"], ["Did you mean 'paper_cifar'"]),
-        (["--report"], ["no table to make a report of", "degradation.csv"]),
+        (["--report"], ["cannot be read", "degradation.csv"]),
         (["20"], ["Only flags are accepted"]),
     ],
 )
-def test_what_cannot_be_used_is_said_at_once(flags, words, tmp_path):
+def test_invalid_flags_are_rejected_before_training(flags, words, tmp_path):
     result = run_program(
         "keras_resnet.studies.degradation", f"--output={tmp_path / 'out'}", *flags
     )
@@ -257,59 +257,56 @@ def test_what_cannot_be_used_is_said_at_once(flags, words, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_number_of_processes(monkeypatch):
+def test_number_of_worker_processes(monkeypatch):
     monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: [])
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(5), raising=False)
     assert jobs.worker_count(None) == 5
     assert (jobs.worker_count(3), jobs.worker_count(0)) == (3, 0)
-    assert [jobs.worker_count(wanted, alone=True) for wanted in (None, 3, 0)] == [
-        1,
-        1,
-        0,
-    ]
+    counts = [jobs.worker_count(count, sequential=True) for count in (None, 3, 0)]
+    assert counts == [1, 1, 0]
     monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: ["one"])
     assert jobs.worker_count(None) == 1
 
 
-def test_the_recipe_is_chosen_by_data_set():
+def test_the_default_recipe_depends_on_the_dataset():
     assert Options(dataset="digits").recipe_name == "digits"
     assert Options(dataset="cifar10").recipe_name == "paper_cifar"
     assert Options(dataset="cifar10", recipe="digits").recipe_name == "digits"
 
 
-def test_part_of_a_data_set(digits):
-    part = jobs.load_images("digits", None, 100)
-    assert (len(part.train), len(part.test)) == (100, 20)
+def test_subset_of_a_dataset(digits):
+    subset = jobs.load_images("digits", None, 100)
+    assert (len(subset.train), len(subset.test)) == (100, 20)
     again = jobs.load_images.__wrapped__("digits", None, 100)
-    assert (part.train.images == again.train.images).all()
-    whole = {image.tobytes() for image in digits.train.images}
-    assert all(image.tobytes() in whole for image in part.train.images)
+    assert (subset.train.images == again.train.images).all()
+    images = {image.tobytes() for image in digits.train.images}
+    assert all(image.tobytes() in images for image in subset.train.images)
 
 
-def test_all_refuses_what_one_of_them_cannot_do(tmp_path):
+def test_all_rejects_depths_that_one_study_does_not_support(tmp_path):
     result = run_program(
         "keras_resnet.studies.all", "--depths=8,20", f"--output={tmp_path / 'out'}"
     )
-    assert_one_line(result, "lesion needs depths from 14")
+    assert_one_line(result, "lesion", "from 14 to 362", "Received: 8,20")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["all", *(study.name for study in STUDIES)])
-def test_help_names_the_defaults(name):
+def test_help_lists_the_flags(name):
     result = run_program(f"keras_resnet.studies.{name}", "--helpshort")
     assert "--depths" in result.stdout and "--[no]report" in result.stdout
 
 
-def test_figures_of_one_run_and_many_colours():
+def test_a_single_run_is_drawn_and_colours_repeat():
     _, (axes,) = style.new_figure("title")
     style.draw_curves(axes, None, [[1, 2, 3]], "one", style.COLOURS[0])
     style.draw_points(axes, [8, 20], [[1], [2, 4]], "points", style.COLOURS[1])
     assert list(axes.lines[1].get_ydata()) == [1, 3]
-    assert len(style.with_colours(range(20))) == 20
+    assert len(style.pair_with_colours(range(20))) == 20
 
 
-def rows_of(plain, residual):
-    """Rows of degradation's table, of training errors by depth; test errors alike."""
+def make_rows(plain, residual):
+    """Returns rows of `degradation`, whose test and training errors are equal."""
     return [
         {"kind": kind, "depth": depth, "seed": seed, "epoch": epoch,
          "training_error": error + seed / 10, "test_error": error + seed / 10}
@@ -330,9 +327,9 @@ def rows_of(plain, residual):
         ({18: 28.0, 34: 29.0}, {18: 28.0, 34: 29.6}, [True, False, False]),
     ],
 )
-def test_degradation_is_judged(plain, residual, holds):
-    found = STUDY.judge(rows_of(plain, residual))
-    assert [each for _, each in found] == holds
+def test_verdicts_of_degradation(plain, residual, holds):
+    verdicts = STUDY.check_expectations(make_rows(plain, residual))
+    assert [verdict for _, verdict in verdicts] == holds
 
 
 def start(*flags, **options):
@@ -343,22 +340,22 @@ def start(*flags, **options):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_study_that_is_killed_leaves_no_process_and_resumes(ended_by, tmp_path):
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_study_leaves_no_process_and_resumes(stop, tmp_path):
     flags = ["--depths=8,14", "--seeds=1", "--epochs=3", "--workers=2"]
     process = start(*flags, f"--output={tmp_path}", stderr=subprocess.PIPE)
-    done = tmp_path / "digits/degradation/jobs"
+    folder = tmp_path / "digits/degradation/jobs"
     deadline = time.monotonic() + 240
-    while not list(done.glob("*.csv")):
+    while not list(folder.glob("*.csv")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.2)
-    process.send_signal(ended_by)
+    process.send_signal(stop)
     _, errors = process.communicate(timeout=60)
     assert process.returncode != 0 and "Traceback" not in errors
-    before = len(list(done.glob("*.csv")))
-    time.sleep(10)  # In which processes that went on would have measured more.
-    assert len(list(done.glob("*.csv"))) == before < 4
+    count = len(list(folder.glob("*.csv")))
+    time.sleep(10)  # A surviving process would measure another job in this time.
+    assert len(list(folder.glob("*.csv"))) == count < 4
     process = start(*flags, f"--output={tmp_path}")
-    said, _ = process.communicate(timeout=300)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 0
-    assert f"{before} of 4 measured before" in said
+    assert f"{count} of 4 jobs measured before" in output

@@ -3,10 +3,10 @@ import time
 import pytest
 
 from keras_resnet.nets import cost
-from keras_resnet.studies.complexity import STUDY, rank_correlation, times
+from keras_resnet.studies.complexity import STUDY, rank_correlation, time_in_turn
 from keras_resnet.studies.lib.study import Options
 
-# As the paper prints them: Table 1 in 1e9 multiply-adds, Table 6 in 1e6 parameters.
+# Values printed in the paper: multiply-adds in 1e9 (Table 1), parameters in 1e6 (Table 6).
 PRINTED = [
     *((1, "resnet18", kind, 18, 1.8) for kind in "AB"),
     *((1, "resnet34", kind, 34, 3.6) for kind in "AB"),
@@ -22,8 +22,8 @@ PRINTED = [
 ]
 
 
-def rows(rate=lambda table: table, ours=lambda printed: printed):
-    """Rows of networks that take a known time for each multiply-add."""
+def make_rows(rate=lambda table: table, ours=lambda printed: printed):
+    """Returns rows of networks with a known time for each multiply-add."""
     return [
         {
             **dict(zip(("table", "network", "shortcut", "layers"), row, strict=False)),
@@ -38,7 +38,7 @@ def rows(rate=lambda table: table, ours=lambda printed: printed):
     ]
 
 
-def test_times_are_those_of_known_pauses(monkeypatch):
+def test_times_of_known_pauses(monkeypatch):
     pauses, calls, now = [0.25, 0.5], [], [0.0]
 
     def pause(seconds):
@@ -46,26 +46,31 @@ def test_times_are_those_of_known_pauses(monkeypatch):
         now[0] += seconds
 
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-    found = times([lambda s=s: pause(s) for s in pauses], rounds=3)
-    assert found.tolist() == [pauses] * 3
-    assert calls == pauses * 4  # In turn, and once before.
+    seconds = time_in_turn([lambda s=s: pause(s) for s in pauses], rounds=3)
+    assert seconds.tolist() == [pauses] * 3
+    assert calls == pauses * 4  # Each is called in turn, with one untimed round before.
 
 
 def test_rank_correlation_of_known_orders():
     assert rank_correlation([1, 2, 3, 4], [1, 10, 100, 1000]) == pytest.approx(1)
     assert rank_correlation([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
-    # 1 - 6 * (1 + 1) / (4 * 15): two neighbours change places.
+    # By Spearman's formula, swapping two neighbours gives 1 - 6 * (1 + 1) / (4 * 15).
     assert rank_correlation([1, 2, 3, 4], [2, 1, 3, 4]) == pytest.approx(0.8)
 
 
-def test_findings_of_known_tables():
-    assert [holds for _, holds in STUDY.judge(rows())] == [True] * 3
-    slow = rows(rate=lambda table: 1 / table)  # The CIFAR nets are the faster ones.
-    assert [holds for _, holds in STUDY.judge(slow)] == [True, True, False]
-    backwards = [{**row, "ms": 1 / row["ms"]} for row in rows()]
-    assert not STUDY.judge(backwards)[1][1]
-    assert not STUDY.judge(rows(ours=lambda printed: 1.03 * printed))[0][1]
-    assert len(STUDY.draw(rows()).axes) == 2
+def check(table):
+    """Returns for each expectation whether it holds."""
+    return [holds for _, holds in STUDY.check_expectations(table)]
+
+
+def test_verdicts_of_known_tables():
+    assert check(make_rows()) == [True] * 3
+    fast_cifar = make_rows(rate=lambda table: 1 / table)
+    assert check(fast_cifar) == [True, True, False]
+    reversed_times = [{**row, "ms": 1 / row["ms"]} for row in make_rows()]
+    assert not check(reversed_times)[1]
+    assert not check(make_rows(ours=lambda printed: 1.03 * printed))[0]
+    assert len(STUDY.draw(make_rows()).axes) == 2
 
 
 def test_one_network_is_measured(monkeypatch):
@@ -78,8 +83,10 @@ def test_one_network_is_measured(monkeypatch):
     assert 0 < row["ms_low"] <= row["ms"] <= row["ms_high"]
 
 
-@pytest.mark.full  # Builds every network, ResNet-1202 too.
-def test_the_rows_are_the_papers():
+@pytest.mark.full  # Builds every network, including ResNet-1202.
+def test_rows_contain_the_values_of_the_paper():
     keys = ("table", "network", "shortcut", "layers", "paper")
-    found = [tuple(row[key] for key in keys) for row, _ in cost.beside_paper()]
-    assert found == PRINTED
+    values = [
+        tuple(row[key] for key in keys) for row, _ in cost.profile_paper_networks()
+    ]
+    assert values == PRINTED

@@ -3,8 +3,8 @@ import dataclasses
 from keras_resnet.studies.identity import NETS, STUDY
 
 
-def rows(start=0.0, further=1.0, plain=90.0):
-    """Of nets whose errors are known."""
+def make_rows(start=0.0, further=1.0, plain=90.0):
+    """Returns rows of networks with known errors."""
     errors = {"shallow": 1.0, "start": 1.0, "further": further, "scratch": 5.0}
     return [
         {
@@ -18,16 +18,16 @@ def rows(start=0.0, further=1.0, plain=90.0):
 
 
 def verdicts(**changes):
-    return [holds for _, holds in STUDY.judge(rows(**changes))]
+    return [holds for _, holds in STUDY.check_expectations(make_rows(**changes))]
 
 
-def test_each_claim_can_fail():
+def test_each_expectation_can_fail():
     assert verdicts() == [True] * 4
     assert verdicts(start=1e-9) == [False, True, True, True]
     assert verdicts(further=1.8) == [True, False, True, True]
     assert verdicts(further=2.5) == [True, False, False, True]
     assert verdicts(plain=80.0) == [True, True, True, False]
-    STUDY.draw(rows())
+    STUDY.draw(make_rows())
 
 
 def test_one_seed_is_measured(tmp_path):
@@ -40,7 +40,7 @@ def test_one_seed_is_measured(tmp_path):
         output=str(tmp_path),
     )
     _, residual = sorted(STUDY.jobs(options), key=lambda job: job["kind"])
-    found = {row["net"]: row for row in STUDY.measure(options, residual)}
-    assert found["start"]["difference"] == 0
-    assert found["start"]["test_error"] == found["shallow"]["test_error"]
-    assert found["further"]["difference"] > 0
+    rows_by_net = {row["net"]: row for row in STUDY.measure(options, residual)}
+    assert rows_by_net["start"]["difference"] == 0
+    assert rows_by_net["start"]["test_error"] == rows_by_net["shallow"]["test_error"]
+    assert rows_by_net["further"]["difference"] > 0

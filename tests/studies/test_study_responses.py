@@ -3,8 +3,8 @@ import pytest
 from keras_resnet.studies.responses import STUDY
 
 
-def rows(plain, residual):
-    """Rows of nets of two layers each: mean deviation by depth."""
+def make_rows(plain, residual):
+    """Returns rows of networks with two layers from mean deviations by depth."""
     return [
         {"kind": kind, "depth": depth, "seed": seed, "layer": layer,
          "deviation": mean + (0.1 if layer == 1 else -0.1)}
@@ -23,14 +23,15 @@ def rows(plain, residual):
         ({8: 1.0, 20: 1.0}, {8: 0.8, 20: 0.9}, [True, False]),
     ],
 )
-def test_responses_are_judged(plain, residual, holds):
-    assert [each for _, each in STUDY.judge(rows(plain, residual))] == holds
+def test_verdicts_of_known_tables(plain, residual, holds):
+    verdicts = STUDY.check_expectations(make_rows(plain, residual))
+    assert [verdict for _, verdict in verdicts] == holds
 
 
-def test_the_right_panel_is_sorted():
-    table = rows({8: 1.0}, {8: 0.9})
+def test_the_right_panel_is_sorted_by_magnitude():
+    table = make_rows({8: 1.0}, {8: 0.9})
     for row in table:
-        row["deviation"] = 2.0 - row["deviation"]  # Ascending by layer.
-    ordered, by_size = STUDY.draw(table).axes
-    assert list(ordered.lines[0].get_ydata()) == pytest.approx([0.9, 1.1])
-    assert list(by_size.lines[0].get_ydata()) == pytest.approx([1.1, 0.9])
+        row["deviation"] = 2.0 - row["deviation"]  # Deviations now rise with the layer.
+    in_order, by_magnitude = STUDY.draw(table).axes
+    assert list(in_order.lines[0].get_ydata()) == pytest.approx([0.9, 1.1])
+    assert list(by_magnitude.lines[0].get_ydata()) == pytest.approx([1.1, 0.9])

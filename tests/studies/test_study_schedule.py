@@ -7,20 +7,20 @@ from keras_resnet.studies.lib.study import Options
 from keras_resnet.studies.schedule import PATIENCE, STUDY
 
 
-def test_drops_of_an_error_that_never_falls(monkeypatch, tmp_path, digits):
+def test_drops_if_the_error_never_falls(monkeypatch, tmp_path, digits):
     patience = 2
-    # Held-out labels of a class that no net ever names: an error of 100 % throughout.
+    # The class of the test labels is never predicted, so the test error stays 100 %.
     train = digits.train.take(np.flatnonzero(digits.train.labels < 2)[:64])
     test = dataclasses.replace(
         digits.test.take(slice(8)), labels=np.full(8, 9, np.int32)
     )
-    never = dataclasses.replace(digits, train=train, test=test)
-    monkeypatch.setattr(Options, "load", lambda self: never)
+    dataset = dataclasses.replace(digits, train=train, test=test)
+    monkeypatch.setattr(Options, "load", lambda self: dataset)
     options = Options(output=str(tmp_path), epochs=5)
     rows = STUDY.measure(options, {"depth": 8, "patience": patience, "seed": 0})
-    late = [row for row in rows if row["epoch"] > 1]
-    assert [row["test_error"] for row in late] == [100] * len(late)
-    # The first epoch's error is the best; then every `patience` epochs it drops.
+    later_rows = [row for row in rows if row["epoch"] > 1]
+    assert [row["test_error"] for row in later_rows] == [100] * len(later_rows)
+    # The first epoch has the best error. Then the rate drops every `patience` epochs.
     expected = [max(0, (epoch - 2) // patience) for epoch in range(1, 6)]
     assert [row["drops"] for row in rows] == expected
     for row in rows:
@@ -29,8 +29,8 @@ def test_drops_of_an_error_that_never_falls(monkeypatch, tmp_path, digits):
         )
 
 
-def rows(errors, seeds=2):
-    """Rows of runs with known errors: one for each patience, after two epochs."""
+def make_rows(errors, seeds=2):
+    """Returns rows of two epochs of runs with a known error for each patience."""
     return [
         {
             "depth": 20,
@@ -47,10 +47,11 @@ def rows(errors, seeds=2):
     ]
 
 
-def test_findings_of_known_tables():
-    found = STUDY.judge(rows([4, 3, 2, 1]))
-    assert [holds for _, holds in found] == [True, True]
-    assert "4 ± 0 % (n = 2) with patience 1" in found[0][0]
-    assert "8.0 with patience 1" in found[1][0]
-    assert [holds for _, holds in STUDY.judge(rows([1, 1, 1, 1]))] == [False, False]
-    assert len(STUDY.draw(rows([4, 3, 2, 0], seeds=1)).axes) == 2
+def test_verdicts_of_known_tables():
+    verdicts = STUDY.check_expectations(make_rows([4, 3, 2, 1]))
+    assert [holds for _, holds in verdicts] == [True, True]
+    assert "4 ± 0 % (n = 2) with patience 1" in verdicts[0][0]
+    assert "8.0 with patience 1" in verdicts[1][0]
+    verdicts = STUDY.check_expectations(make_rows([1, 1, 1, 1]))
+    assert [holds for _, holds in verdicts] == [False, False]
+    assert len(STUDY.draw(make_rows([4, 3, 2, 0], seeds=1)).axes) == 2

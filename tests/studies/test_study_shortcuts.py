@@ -4,7 +4,7 @@ from keras_resnet.studies.lib.study import Options
 from keras_resnet.studies.shortcuts import KINDS, STUDY
 
 
-def rows(*errors):
+def make_rows(*errors):
     return [
         {"shortcut": kind, "depth": depth, "seed": seed, "epoch": 24,
          "training_error": error, "test_error": error if depth == 34 else 0}
@@ -17,30 +17,31 @@ def rows(*errors):
 @pytest.mark.parametrize(
     ("errors", "holds"),
     [
-        # The paper's Table 3 (ImageNet, top-1, 10-crop): plain, A, B, C.
+        # Errors of the paper's Table 3 (ImageNet, top-1, 10-crop): plain, A, B, C.
         ((28.54, 25.03, 24.52, 24.19), [True, True]),
         ((25.50, 25.03, 24.52, 24.19), [True, False]),
         ((25.00, 25.03, 24.52, 24.19), [False, False]),
     ],
 )
-def test_shortcuts_are_judged(errors, holds):
-    assert [each for _, each in STUDY.judge(rows(*errors))] == holds
-    assert STUDY.draw(rows(*errors))
+def test_verdicts_of_known_tables(errors, holds):
+    verdicts = STUDY.check_expectations(make_rows(*errors))
+    assert [verdict for _, verdict in verdicts] == holds
+    assert STUDY.draw(make_rows(*errors))
 
 
-def test_each_shortcut_is_trained_with_its_own_net(monkeypatch):
-    asked = []
+def test_networks_that_are_trained(monkeypatch):
+    calls = []
 
     def train(self, model, seed, **changes):
-        asked.append((model, changes))
+        calls.append((model, changes))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Options, "train", train)
     for job in STUDY.jobs(Options(depths=(8,), seeds=1)):
         with pytest.raises(KeyboardInterrupt):
             STUDY.measure(Options(), job)
-    # None and A are the nets as they come: runs that other studies have too.
-    assert asked == [
+    # Without shortcut and with A, the networks are unchanged, as in other studies.
+    assert calls == [
         ("cifar_plainnet8", {}), ("cifar_resnet8", {}),
         ("cifar_resnet8", {"shortcut": "B"}), ("cifar_resnet8", {"shortcut": "C"}),
     ]  # fmt: skip

@@ -13,60 +13,60 @@ def small_batches(monkeypatch):
     monkeypatch.setattr(surgery, "BATCH", 5)
 
 
-def net(kind="res", depth=14, seed=0):
+def make_network(kind="res", depth=14, seed=0):
     keras.utils.set_random_seed(seed)
     return ResNet(f"cifar_{kind}net{depth}", input_shape=(8, 8, 1))
 
 
-def said(parts):
-    return surgery.probabilities(parts, IMAGES)
+def predict(parts):
+    return surgery.predict_probabilities(parts, IMAGES)
 
 
-def silence(network, block):
+def zero_block(network, block):
     layer = network.get_layer(f"{block}_2_bn")
     layer.gamma.assign(np.zeros(layer.gamma.shape))
     layer.beta.assign(np.zeros(layer.beta.shape))
 
 
 @pytest.mark.parametrize("kind", ["res", "plain"])
-def test_parts_do_as_the_whole(kind):
-    network = net(kind)
-    parts = surgery.cut(network)
+def test_parts_compute_the_same_as_the_network(kind):
+    network = make_network(kind)
+    parts = surgery.cut_into_parts(network)
     assert list(parts)[:3] == ["stem", "conv2_block1", "conv2_block2"]
-    assert surgery.blocks(parts) == [
+    assert surgery.find_removable_blocks(parts) == [
         "conv2_block1", "conv2_block2", "conv3_block2", "conv4_block2"
     ]  # fmt: skip
-    np.testing.assert_array_equal(said(parts), said({"": network}))
+    np.testing.assert_array_equal(predict(parts), predict({"": network}))
 
 
-def test_a_block_of_zeros_is_missed_by_no_residual_net_but_cuts_a_plain_one():
+def test_removing_a_block_of_zeros_changes_plain_networks_only():
     for kind in ("res", "plain"):
-        network = net(kind)
-        silence(network, "conv3_block2")
-        parts = surgery.cut(network)
-        left = said(surgery.without(parts, ["conv3_block2"]))
-        assert np.array_equal(left, said(parts)) == (kind == "res")
+        network = make_network(kind)
+        zero_block(network, "conv3_block2")
+        parts = surgery.cut_into_parts(network)
+        outputs = predict(surgery.remove_blocks(parts, ["conv3_block2"]))
+        assert np.array_equal(outputs, predict(parts)) == (kind == "res")
 
 
-def test_blocks_that_are_alike_can_be_swapped():
-    network = net()
+def test_swapping_blocks_with_equal_weights_has_no_effect():
+    network = make_network()
     first, second = "conv2_block1", "conv2_block2"
-    before = said(surgery.cut(network))
-    exchanged = said(surgery.swapped(surgery.cut(network), first, second))
-    assert np.abs(exchanged - before).max() > 0
+    parts = surgery.cut_into_parts(network)
+    swapped = predict(surgery.swap_blocks(parts, first, second))
+    assert np.abs(swapped - predict(parts)).max() > 0
     for layer in network.layers:
         if layer.name.startswith(first) and layer.weights:
             other = network.get_layer(layer.name.replace(first, second))
             other.set_weights(layer.get_weights())
-    parts = surgery.cut(network)
+    parts = surgery.cut_into_parts(network)
     np.testing.assert_array_equal(
-        said(surgery.swapped(parts, first, second)), said(parts)
+        predict(surgery.swap_blocks(parts, first, second)), predict(parts)
     )
 
 
-def test_error_is_counted():
-    answers = np.eye(4)[[0, 1, 2, 3]]
-    assert surgery.error_rate(answers, np.array([0, 1, 2, 0])) == 25
+def test_error_rate_is_in_percent():
+    outputs = np.eye(4)[[0, 1, 2, 3]]
+    assert surgery.error_rate(outputs, np.array([0, 1, 2, 0])) == 25
 
 
 def test_smallest_weights_of_all_layers_are_pruned():
@@ -79,30 +79,31 @@ def test_smallest_weights_of_all_layers_are_pruned():
             np.reshape([-0.3, 5, 6, -0.7], (2, 2, 1, 1)),
         ]
     )
-    for share, left in ((0, 8), (0.25, 6), (0.5, 4), (1, 0)):
-        found = surgery.kernels(surgery.pruned(network, share))
-        assert sum(map(np.count_nonzero, found)) == left
-    first, second = surgery.kernels(surgery.pruned(network, 0.5))
+    for fraction, count in ((0, 8), (0.25, 6), (0.5, 4), (1, 0)):
+        kernels = surgery.get_kernels(surgery.prune(network, fraction))
+        assert sum(map(np.count_nonzero, kernels)) == count
+    first, second = surgery.get_kernels(surgery.prune(network, 0.5))
     np.testing.assert_array_equal(first.ravel(), [0, 0, 3, 4])
     np.testing.assert_array_equal(second.ravel(), [0, 5, 6, 0])
-    assert surgery.kernels(network)[0].all()  # The network itself is as it was.
+    assert surgery.get_kernels(network)[0].all()  # The original is unchanged.
 
 
 def test_rank_of_known_matrices():
     one = np.outer(np.arange(1, 10), np.arange(1, 5)).reshape(3, 3, 1, 4)
-    assert surgery.rank_share(one) == 1 / 4
-    assert surgery.rank_share(np.eye(9)[:, :4].reshape(3, 3, 1, 4)) == 1
-    # Squares 81, 9, 9, 1: two directions hold exactly 90 %.
-    known = np.vstack([np.diag([9.0, 3, 3, 1]), np.zeros((5, 4))])
-    assert surgery.rank_share(known.reshape(3, 3, 1, 4)) == 2 / 4
+    assert surgery.rank_fraction(one) == 1 / 4
+    assert surgery.rank_fraction(np.eye(9)[:, :4].reshape(3, 3, 1, 4)) == 1
+    # The squares are 81, 9, 9 and 1, so two directions hold exactly 90 %.
+    matrix = np.vstack([np.diag([9.0, 3, 3, 1]), np.zeros((5, 4))])
+    assert surgery.rank_fraction(matrix.reshape(3, 3, 1, 4)) == 2 / 4
 
 
-def test_deepened_residual_net_does_the_same_and_a_plain_one_nothing():
+def test_a_deepened_network_is_unchanged_if_residual_and_constant_if_plain():
     for kind in ("res", "plain"):
-        shallow = net(kind, 8)
-        deep = surgery.deepened(shallow, f"cifar_{kind}net20")
-        found = said({"": deep})
+        shallow = make_network(kind, 8)
+        deep = surgery.deepen(shallow, f"cifar_{kind}net20")
+        outputs = predict({"": deep})
         if kind == "res":
-            np.testing.assert_array_equal(found, said({"": shallow}))
+            np.testing.assert_array_equal(outputs, predict({"": shallow}))
         else:
-            np.testing.assert_array_equal(found, np.repeat(found[:1], len(found), 0))
+            constant = np.repeat(outputs[:1], len(outputs), 0)
+            np.testing.assert_array_equal(outputs, constant)

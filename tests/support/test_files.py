@@ -17,22 +17,22 @@ def test_a_file_is_replaced(tmp_path):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
-def test_two_writers_do_not_meet(tmp_path):
-    """The faults of a fixed name: one removes, or finishes, what the other writes."""
+def test_concurrent_writers_use_different_temporary_files(tmp_path):
+    """With a shared temporary file, one writer could rename the other's partial file."""
     path = tmp_path / "a.bin"
-    with files.replace_when_whole(path) as first, open(first, "wb") as one:
-        one.write(b"1" * 1000)
-        with files.replace_when_whole(path) as second:
-            assert first != second
-            with open(second, "wb") as two:
-                two.write(b"2" * 500)
+    with files.replace_atomically(path) as path_1, open(path_1, "wb") as file_1:
+        file_1.write(b"1" * 1000)
+        with files.replace_atomically(path) as path_2:
+            assert path_1 != path_2
+            with open(path_2, "wb") as file_2:
+                file_2.write(b"2" * 500)
         assert path.read_bytes() == b"2" * 500
-        one.write(b"1" * 1000)
+        file_1.write(b"1" * 1000)
     assert path.read_bytes() == b"1" * 2000
     assert os.listdir(tmp_path) == ["a.bin"]
 
 
-def test_the_content_is_on_the_disk_before_the_name(tmp_path, monkeypatch):
+def test_content_is_flushed_before_the_rename(tmp_path, monkeypatch):
     calls = []
     fsync, replace = os.fsync, os.replace
 
@@ -51,20 +51,20 @@ def test_the_content_is_on_the_disk_before_the_name(tmp_path, monkeypatch):
     assert calls == ["fsync file", "rename", "fsync folder"]
 
 
-def test_the_ending_is_kept_for_libraries(tmp_path):
-    with files.replace_when_whole(tmp_path / "a.keras", ".keras") as beside:
-        assert beside.endswith(".keras")
-        assert os.path.dirname(beside) == str(tmp_path)
-        open(beside, "w").close()
+def test_the_temporary_path_has_the_requested_ending(tmp_path):
+    with files.replace_atomically(tmp_path / "a.keras", ".keras") as temporary_path:
+        assert temporary_path.endswith(".keras")
+        assert os.path.dirname(temporary_path) == str(tmp_path)
+        open(temporary_path, "w").close()
     assert os.listdir(tmp_path) == ["a.keras"]
 
 
-def test_the_mode_is_the_umask_s(tmp_path):
-    before = os.umask(0o027)
+def test_the_file_mode_follows_the_umask(tmp_path):
+    original_umask = os.umask(0o027)
     try:
         files.write_file(tmp_path / "a.txt", "text")
     finally:
-        os.umask(before)
+        os.umask(original_umask)
     assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == 0o640
 
 
@@ -75,14 +75,14 @@ def test_the_mode_is_the_umask_s(tmp_path):
         (RuntimeError("Unable to flush\nmore"), "Unable to flush"),
     ],
 )
-def test_a_failed_write_leaves_the_old_file(tmp_path, fault, message):
+def test_a_failed_write_keeps_the_old_file(tmp_path, fault, message):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with (
         pytest.raises(OSError, match=message) as caught,
-        files.replace_when_whole(path) as beside,
+        files.replace_atomically(path) as temporary_path,
     ):
-        open(beside, "w").close()
+        open(temporary_path, "w").close()
         raise fault
     assert str(path) in str(caught.value)
     assert path.read_text() == "old"
@@ -98,21 +98,25 @@ def test_json_with_nan_is_refused(tmp_path):
 def test_a_folder_is_replaced(tmp_path):
     path = tmp_path / "bundle"
     for text in ("old", "new"):
-        with files.replace_folder_when_whole(path) as beside:
-            files.write_file(os.path.join(beside, f"{text}.txt"), text)
+        with files.replace_folder_atomically(path) as temporary_path:
+            files.write_file(os.path.join(temporary_path, f"{text}.txt"), text)
         assert os.listdir(path) == [f"{text}.txt"]
-    with pytest.raises(RuntimeError), files.replace_folder_when_whole(path):
+    with pytest.raises(RuntimeError), files.replace_folder_atomically(path):
         raise RuntimeError
     assert os.listdir(path) == ["new.txt"]
     assert os.listdir(tmp_path) == ["bundle"]
 
 
 def test_partial_files_of_killed_processes_are_removed(tmp_path):
-    with files.replace_when_whole(tmp_path / "a.txt") as name:
-        open(name, "w").close()
-        leftovers = [os.path.basename(name), "metrics.csv.part", "best.part.keras"]
+    with files.replace_atomically(tmp_path / "a.txt") as temporary_path:
+        open(temporary_path, "w").close()
+        leftovers = [
+            os.path.basename(temporary_path),
+            "metrics.csv.part",
+            "best.part.keras",
+        ]
         for leftover in (*leftovers, "metrics.csv", "partial.txt"):
             (tmp_path / leftover).touch()
         files.remove_partial_files(tmp_path)
         assert sorted(os.listdir(tmp_path)) == ["metrics.csv", "partial.txt"]
-        open(name, "w").close()
+        open(temporary_path, "w").close()

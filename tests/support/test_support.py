@@ -1,4 +1,4 @@
-"""Tables, notes, progress and options."""
+"""Tests of tables, the log filter, progress bars and options."""
 
 import dataclasses
 import inspect
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from keras_resnet.support import notes, options, progress, tables
+from keras_resnet.support import native_logs, options, progress, tables
 
 
 def test_a_table_is_aligned():
@@ -23,8 +23,8 @@ def test_csv():
     assert tables.to_csv(rows, ("c", "a")) == 'c,a\n,1\n3,"x,y"\n'
 
 
-def test_notes_are_held_back_and_errors_are_not(capfd):
-    with pytest.raises(RuntimeError), notes.without_notes():
+def test_known_log_lines_are_removed_and_errors_are_not(capfd):
+    with pytest.raises(RuntimeError), native_logs.filter_native_logs():
         os.write(2, b"I0000 00:00:1 cpu_feature_guard.cc:1] optimized\n")
         os.write(2, b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n")
         converter = "W0000 00:00:1712345678.123456    1234 "
@@ -56,7 +56,7 @@ def test_no_bar_without_a_terminal(capfd):
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    name: str = options.option("a", "Name of it.")
+    name: str = options.option("a", "Name of the image.")
     size: int | None = options.option(None, "Size in pixels.", 1)
     rate: float = options.option(0.5, "Rate.")
     is_fast: bool = options.option(False, "Whether it is fast.")
@@ -64,9 +64,9 @@ class Options:
     derived: str = "no option"
 
 
-def test_the_type_of_a_flag():
-    kinds = {field.name: kind for field, kind in options.option_fields(Options)}
-    assert kinds == {
+def test_the_types_of_flags():
+    types = {field.name: type_ for field, type_ in options.option_fields(Options)}
+    assert types == {
         "name": str,
         "size": int,
         "rate": float,
@@ -76,14 +76,14 @@ def test_the_type_of_a_flag():
 
 
 @options.takes_options(Options)
-def function(given, *, verbose=0):
-    """Does it.
+def function(function_options, *, verbose=0):
+    """Returns its arguments.
 
     Args:
         {options}
-        verbose: How much is printed.
+        verbose: Amount of output.
     """
-    return given, verbose
+    return function_options, verbose
 
 
 def test_a_function_takes_options():
@@ -94,17 +94,18 @@ def test_a_function_takes_options():
         function(sise=3)
 
 
-def test_a_required_option_has_a_default_for_its_flag_alone():
+def test_a_required_option_must_be_passed():
     @options.takes_options(Options, required=("name",))
-    def strict(given):
-        return given
+    def strict_function(function_options):
+        return function_options
 
-    assert strict("b").name == "b" and strict(Options()).name == "a"
+    assert strict_function("b").name == "b"
+    assert strict_function(Options()).name == "a"
     with pytest.raises(TypeError, match="name"):
-        strict(size=3)
+        strict_function(size=3)
 
 
-def test_its_signature_and_documentation_list_them():
+def test_signature_and_docstring_list_the_options():
     parameters = inspect.signature(function).parameters
     assert list(parameters) == [
         "name", "size", "rate", "is_fast", "formats", "verbose"
@@ -112,5 +113,6 @@ def test_its_signature_and_documentation_list_them():
     assert parameters["rate"].default == 0.5
     assert parameters["verbose"].kind is inspect.Parameter.KEYWORD_ONLY
     assert (
-        "        name: Name of it.\n        size: Size in pixels.\n" in function.__doc__
+        "        name: Name of the image.\n        size: Size in pixels.\n"
+        in function.__doc__
     )

@@ -1,4 +1,4 @@
-"""Checkpoints: which are kept, damaged ones, and resuming with other settings."""
+"""Training checkpoints: number kept, damaged files, resuming with other settings."""
 
 import importlib.util
 import shutil
@@ -8,135 +8,166 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from children import assert_same_end, checkpoints_of, noted, run_child
+from children import (
+    assert_same_results,
+    find_checkpoint_steps,
+    list_complete_checkpoints,
+    run_child,
+)
 from conftest import assert_one_line
 
 from keras_resnet.training.checkpoints import Progress
 from keras_resnet.training.run_folder import RunFolder
 
 FLAGS = ("--model=cifar_resnet8", "--strategy=one_device", "--batch_size=240")
-USUAL = ("--epochs=3", "--set", "checkpoint_every=4", "--set", "keep_checkpoints=3")
+USUAL_FLAGS = (
+    "--epochs=3",
+    "--set",
+    "checkpoint_every=4",
+    "--set",
+    "keep_checkpoints=3",
+)
 
 
-def train(folder, *flags, faults=()):
+def train(directory, *flags, faults=()):
     return run_child(
-        "keras_resnet.train", *FLAGS, *flags, "--model_dir=run", cwd=folder,
+        "keras_resnet.train", *FLAGS, *flags, "--model_dir=run", cwd=directory,
         faults=faults,
     )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("whole")
-    assert train(folder, *USUAL).returncode == 0
-    return folder / "run"
+def undisturbed_run(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("undisturbed")
+    assert train(directory, *USUAL_FLAGS).returncode == 0
+    return directory / "run"
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    """The folder of a run that was killed after 17 of its 18 steps."""
-    folder = tmp_path_factory.mktemp("killed")
-    died = train(folder, *USUAL, faults=[("kill_after_step", 17)])
-    assert died.returncode == -signal.SIGKILL
-    return folder / "run"
+def killed_run(tmp_path_factory):
+    """The folder of a run that was killed after 17 of 18 steps."""
+    directory = tmp_path_factory.mktemp("killed")
+    result = train(directory, *USUAL_FLAGS, faults=[("kill_after_step", 17)])
+    assert result.returncode == -signal.SIGKILL
+    return directory / "run"
 
 
 @pytest.fixture
-def run(killed, tmp_path):
-    return shutil.copytree(killed, tmp_path / "run")
+def resumable_run(killed_run, tmp_path):
+    return shutil.copytree(killed_run, tmp_path / "run")
 
 
-def file_of(run, step, ending):
+def find_file(run, step, ending):
     (path,) = (run / "checkpoints").glob(f"step-{step}.{ending}*")
     return path
 
 
-def truncate(run, step):
-    path = file_of(run, step, "data")
+def truncate_data(run, step):
+    path = find_file(run, step, "data")
     path.write_bytes(path.read_bytes()[:-100_000])
 
 
-def flip(run, step):
-    """One bit in the middle of the numbers."""
-    path = file_of(run, step, "data")
+def flip_data_bit(run, step):
+    """Flips a bit in the middle of the arrays."""
+    path = find_file(run, step, "data")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-def flip_index(run, step):
-    path = file_of(run, step, "index")
+def flip_index_bit(run, step):
+    path = find_file(run, step, "index")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-def lose_index(run, step):
-    file_of(run, step, "index").unlink()
+def delete_index(run, step):
+    find_file(run, step, "index").unlink()
 
 
-def lose_data(run, step):
-    file_of(run, step, "data").unlink()
+def delete_data(run, step):
+    find_file(run, step, "data").unlink()
 
 
-def test_as_many_as_asked_for_are_kept(killed):
-    assert checkpoints_of(killed) == {"data": [8, 12, 16], "index": [8, 12, 16]}
-    assert noted(killed) == [8, 12, 16]
+def test_the_newest_checkpoints_are_kept(killed_run):
+    assert find_checkpoint_steps(killed_run) == {
+        "data": [8, 12, 16],
+        "index": [8, 12, 16],
+    }
+    assert list_complete_checkpoints(killed_run) == [8, 12, 16]
 
 
 @pytest.mark.parametrize(
-    ("damage", "steps", "left"),
+    ("damages", "steps", "resumed_step"),
     [
-        ((truncate,), [16], 12),
-        ((lose_index, flip), [16, 12], 8),
-        pytest.param((flip,), [16], 12, marks=pytest.mark.full),
-        pytest.param((flip_index,), [16], 12, marks=pytest.mark.full),
-        pytest.param((lose_data,), [16], 12, marks=pytest.mark.full),
-        pytest.param((lose_index,), [16], 12, marks=pytest.mark.full),
+        ((truncate_data,), [16], 12),
+        ((delete_index, flip_data_bit), [16, 12], 8),
+        pytest.param((flip_data_bit,), [16], 12, marks=pytest.mark.full),
+        pytest.param((flip_index_bit,), [16], 12, marks=pytest.mark.full),
+        pytest.param((delete_data,), [16], 12, marks=pytest.mark.full),
+        pytest.param((delete_index,), [16], 12, marks=pytest.mark.full),
     ],
 )
-def test_a_damaged_checkpoint_is_passed_over(damage, steps, left, run, whole):
-    for do, step in zip(damage, steps, strict=True):
-        do(run, step)
-    result = train(run.parent, *USUAL)
+def test_a_run_resumes_from_the_newest_readable_checkpoint(
+    damages, steps, resumed_step, resumable_run, undisturbed_run
+):
+    for damage_files, step in zip(damages, steps, strict=True):
+        damage_files(resumable_run, step)
+    result = train(resumable_run.parent, *USUAL_FLAGS)
     assert result.returncode == 0, result.stderr
     lines = result.stderr.splitlines()
     assert len(lines) == len(steps)
     for line, step in zip(lines, steps, strict=True):
-        assert f"checkpoints/step-{step} is damaged; taking the one before" in line
-    assert f"Resuming after step {left} of 18." in result.stdout
-    assert_same_end(run, whole)
+        assert f"checkpoints/step-{step} is damaged" in line
+    assert f"Resuming after step {resumed_step} of 18." in result.stdout
+    assert_same_results(resumable_run, undisturbed_run)
 
 
 @pytest.mark.parametrize(
-    "damage", [(truncate, lose_index, lose_data), (lose_index,) * 3]
+    "damages", [(truncate_data, delete_index, delete_data), (delete_index,) * 3]
 )
-def test_when_all_are_damaged_nothing_is_overwritten(damage, run):
-    for do, step in zip(damage, (16, 12, 8), strict=True):
-        do(run, step)
-    before = {p: p.stat().st_mtime_ns for p in (run / "checkpoints").iterdir()}
-    result = train(run.parent, *USUAL)
+def test_if_all_checkpoints_are_damaged_none_is_overwritten(damages, resumable_run):
+    for damage_files, step in zip(damages, (16, 12, 8), strict=True):
+        damage_files(resumable_run, step)
+    modification_times = {
+        path: path.stat().st_mtime_ns
+        for path in (resumable_run / "checkpoints").iterdir()
+    }
+    result = train(resumable_run.parent, *USUAL_FLAGS)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    last = result.stderr.splitlines()[-1]
-    assert last.startswith("error: ") and "to begin anew" in last
-    assert "none before it is whole" in last
-    assert before == {p: p.stat().st_mtime_ns for p in (run / "checkpoints").iterdir()}
-    shutil.rmtree(run / "checkpoints")  # As it says.
-    assert train(run.parent, *USUAL).returncode == 0
+    last_line = result.stderr.splitlines()[-1]
+    assert last_line.startswith("error: ") and "to start the run again" in last_line
+    assert "no earlier one is intact" in last_line
+    assert modification_times == {
+        path: path.stat().st_mtime_ns
+        for path in (resumable_run / "checkpoints").iterdir()
+    }
+    shutil.rmtree(resumable_run / "checkpoints")  # The message says to do this.
+    assert train(resumable_run.parent, *USUAL_FLAGS).returncode == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 200, b"half of a li"])
-def test_a_damaged_note_does_not_begin_anew(content, run):
-    """As a machine leaves it that lost its power."""
-    (run / "checkpoints" / "checkpoint").write_bytes(content)
-    assert_one_line(train(run.parent, *USUAL), "checkpoints/checkpoint", "is damaged")
-    assert checkpoints_of(run)["index"] == [8, 12, 16]
+def test_a_damaged_list_of_checkpoints_is_an_error(content, resumable_run):
+    """A power failure can damage the file `checkpoint`, which lists the checkpoints."""
+    (resumable_run / "checkpoints" / "checkpoint").write_bytes(content)
+    assert_one_line(
+        train(resumable_run.parent, *USUAL_FLAGS),
+        "checkpoints/checkpoint",
+        "is damaged",
+    )
+    assert find_checkpoint_steps(resumable_run)["index"] == [8, 12, 16]
 
 
-def test_other_settings_are_refused(run):
+def test_other_settings_are_refused(resumable_run):
     result = train(
-        run.parent, "--epochs=4", "--seed=1", "--set", "ema=0.5", "--shortcut=B"
+        resumable_run.parent,
+        "--epochs=4",
+        "--seed=1",
+        "--set",
+        "ema=0.5",
+        "--shortcut=B",
     )
     assert_one_line(
         result,
@@ -146,40 +177,40 @@ def test_other_settings_are_refused(run):
         "ema (began with 0.0, now 0.5)",
         "shortcut (began with 'A', now 'B')",
     )
-    named = result.stderr.partition("Different: ")[2]
-    assert named.count("began with") == 4  # And not checkpoint_every.
+    differences = result.stderr.partition("Different: ")[2]
+    assert differences.count("began with") == 4  # `checkpoint_every` may differ.
 
 
 @pytest.fixture
-def service():
-    """A `tf.data` service of one worker."""
-    kinds = tf.data.experimental.service
-    dispatcher = kinds.DispatchServer()
+def data_service():
+    """Address of a `tf.data` service with one worker."""
+    service = tf.data.experimental.service
+    dispatcher = service.DispatchServer()
     address = dispatcher.target.split("://")[1]
-    worker = kinds.WorkerServer(kinds.WorkerConfig(dispatcher_address=address))
+    worker = service.WorkerServer(service.WorkerConfig(dispatcher_address=address))
     yield dispatcher.target
     del worker
 
 
-def test_what_may_differ(run, whole, service):
-    """Another place for the batches, other checkpoints: the same bits."""
+def test_execution_settings_may_differ(resumable_run, undisturbed_run, data_service):
+    """Checkpoint settings and a data service do not change any bit of the results."""
     flags = ("--epochs=3", "--set", "checkpoint_every=1", "--set", "keep_checkpoints=5")
-    died = train(run.parent, *flags, faults=[("kill_after_step", 2)])
-    assert died.returncode == -signal.SIGKILL, died.stderr
-    assert "Resuming after step 16 of 18." in died.stdout
-    assert checkpoints_of(run)["index"] == [8, 12, 16, 17]
-    flags = ["--epochs=3", "--set", f"data_service={service}"]
+    result = train(resumable_run.parent, *flags, faults=[("kill_after_step", 2)])
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    assert "Resuming after step 16 of 18." in result.stdout
+    assert find_checkpoint_steps(resumable_run)["index"] == [8, 12, 16, 17]
+    flags = ["--epochs=3", "--set", f"data_service={data_service}"]
     if importlib.util.find_spec("tensorboard"):
         flags += ["--set", "tensorboard=True"]
-    result = train(run.parent, *flags)
+    result = train(resumable_run.parent, *flags)
     assert result.returncode == 0, result.stderr
     assert "Resuming after step 17 of 18." in result.stdout
-    shutil.rmtree(run / "tensorboard", ignore_errors=True)
-    assert_same_end(run, whole)
+    shutil.rmtree(resumable_run / "tensorboard", ignore_errors=True)
+    assert_same_results(resumable_run, undisturbed_run)
 
 
-def test_best_is_of_the_best_epoch(tmp_path):
-    """Of two that are equally good, the first."""
+def test_best_keras_is_saved_in_the_best_epoch(tmp_path):
+    """Among equally good epochs, the first is the best."""
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     network.origin = None
     folder = RunFolder(str(tmp_path))
@@ -187,31 +218,31 @@ def test_best_is_of_the_best_epoch(tmp_path):
     for epoch, accuracy in enumerate((0.5, 0.9, 0.7, 0.9)):
         network.set_weights([np.full((2, 1), epoch), np.zeros(1)])
         folder.on_epoch_end(epoch, {"val_accuracy": accuracy})
-    best = keras.models.load_model(tmp_path / "best.keras")
-    assert best.get_weights()[0][0, 0] == 1
+    best_network = keras.models.load_model(tmp_path / "best.keras")
+    assert best_network.get_weights()[0][0, 0] == 1
 
 
-def test_numbers_of_numpy_survive():
-    """As `logs` hold them; text and complex numbers of NumPy stay where they are."""
+def test_numpy_numbers_of_callbacks_are_restored():
+    """Real numbers and booleans are saved. NumPy's complex numbers are not."""
 
-    class Plain(keras.callbacks.Callback):
+    class Callback(keras.callbacks.Callback):
         best = count = wrong = phase = None
 
-    saved, other = Plain(), Plain()
-    saved.best, saved.count = np.float32(0.1), np.int64(2**40)
-    saved.wrong, saved.phase = np.bool_(True), np.complex64(1j)
-    progress, restored = Progress([saved]), Progress([other])
-    progress.step = 1
-    restored.deserialize(progress.serialize())
-    restored.restore_callbacks()
-    assert (other.best, other.count) == (np.float32(0.1), 2**40)
-    assert other.wrong and other.phase is None
+    source, target = Callback(), Callback()
+    source.best, source.count = np.float32(0.1), np.int64(2**40)
+    source.wrong, source.phase = np.bool_(True), np.complex64(1j)
+    source_progress, target_progress = Progress([source]), Progress([target])
+    source_progress.step = 1
+    target_progress.deserialize(source_progress.serialize())
+    target_progress.restore_callbacks()
+    assert (target.best, target.count) == (np.float32(0.1), 2**40)
+    assert target.wrong and target.phase is None
 
 
-def test_state_of_callbacks_survives():
-    """Numbers, text, lists, dicts and arrays bit for bit; what is not plain stays."""
+def test_state_of_callbacks_is_restored():
+    """Plain values and arrays are restored bit for bit. Other attributes stay."""
 
-    class Plain(keras.callbacks.Callback):
+    class Callback(keras.callbacks.Callback):
         def __init__(self, **state):
             super().__init__()
             self.hidden = object()
@@ -229,19 +260,21 @@ def test_state_of_callbacks_survives():
         "nested": {"a": [1, {"b": None, "c": True}]},
         "empty": np.zeros((0, 3)),
     }
-    saved = Progress([Plain(**state)])
-    saved.step = 7
-    other = Plain()
-    hidden = other.hidden
-    restored = Progress([other])
-    restored.deserialize(saved.serialize())
-    restored.restore_callbacks()
-    assert restored.step == 7
-    assert other.hidden is hidden
+    source_progress = Progress([Callback(**state)])
+    source_progress.step = 7
+    target = Callback()
+    marker = target.hidden
+    target_progress = Progress([target])
+    target_progress.deserialize(source_progress.serialize())
+    target_progress.restore_callbacks()
+    assert target_progress.step == 7
+    assert target.hidden is marker
     for key in ("count", "best", "worst", "word", "nested"):
-        assert getattr(other, key) == state[key]
-    for found, expected in zip(
-        [*other.weights, other.empty], [*state["weights"], state["empty"]], strict=True
+        assert getattr(target, key) == state[key]
+    for actual, expected in zip(
+        [*target.weights, target.empty],
+        [*state["weights"], state["empty"]],
+        strict=True,
     ):
-        assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
-        assert found.tobytes() == expected.tobytes()
+        assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)
+        assert actual.tobytes() == expected.tobytes()

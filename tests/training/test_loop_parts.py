@@ -1,4 +1,4 @@
-"""The duties of the training loop, each by itself."""
+"""Parts of the training loop: stop flag, worker group, batches and logs."""
 
 import os
 import signal
@@ -18,60 +18,60 @@ from keras_resnet.training.batch_source import BatchSource
 from keras_resnet.training.epoch_log import EpochLog, format_duration, format_epoch
 from keras_resnet.training.preparation import prepare_run
 from keras_resnet.training.validation import Validation
-from keras_resnet.training.worker_group import StopSignal, WorkerGroup
+from keras_resnet.training.worker_group import StopFlag, WorkerGroup
 
 
 def prepare(folder, dataset="digits", **options):
     options = {"strategy": "one_device", "model_dir": f"{folder}/run", **options}
     return prepare_run(
-        RunOptions.of("cifar_resnet8", dataset, **options), is_quiet=True
+        RunOptions.from_keywords("cifar_resnet8", dataset, **options), is_quiet=True
     )
 
 
-# The stop signal.
+# The stop flag.
 
 
-def test_sigterm_sets_the_flag_while_it_is_handled():
-    before = signal.getsignal(signal.SIGTERM)
-    stop = StopSignal()
-    with stop.handled():
-        assert not stop.is_set
+def test_sigterm_sets_the_flag_inside_the_context():
+    original_handler = signal.getsignal(signal.SIGTERM)
+    stop_flag = StopFlag()
+    with stop_flag.set_by_sigterm():
+        assert not stop_flag.is_set
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.is_set
-    assert signal.getsignal(signal.SIGTERM) is before
+        assert stop_flag.is_set
+    assert signal.getsignal(signal.SIGTERM) is original_handler
 
 
-def test_in_a_thread_signals_are_left_alone():
-    before, ended = signal.getsignal(signal.SIGTERM), []
+def test_a_thread_does_not_change_the_signal_handler():
+    original_handler, handlers = signal.getsignal(signal.SIGTERM), []
 
     def run():
-        with StopSignal().handled():
-            ended.append(signal.getsignal(signal.SIGTERM))
+        with StopFlag().set_by_sigterm():
+            handlers.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    assert ended == [before]
+    assert handlers == [original_handler]
 
 
-# What workers agree on.
+# Agreement between workers.
 
 
 class OtherWorker:
-    """Stands for the collective: adds what another worker gives."""
+    """Simulates a second worker, which contributes fixed values to each sum."""
 
     def __init__(self, monkeypatch, values):
         monkeypatch.setattr(
-            worker_group, "sum_over_workers", lambda _, mine: mine + values
+            worker_group, "sum_over_workers", lambda _, own_values: own_values + values
         )
 
-    def group(self):
+    def make_group(self):
         group = WorkerGroup(make_strategy("one_device"))
         group.count = 2
         return group
 
 
-def test_one_worker_asks_nobody(monkeypatch):
+def test_one_worker_does_not_communicate(monkeypatch):
     monkeypatch.delattr(worker_group, "sum_over_workers")
     group = WorkerGroup(make_strategy("one_device"))
     assert (group.count, group.index, group.is_chief) == (1, 0, True)
@@ -80,101 +80,103 @@ def test_one_worker_asks_nobody(monkeypatch):
     group.check_same_step(7, "run")
 
 
-@pytest.mark.parametrize("theirs", [0.0, 1.0])
-@pytest.mark.parametrize("mine", [False, True])
-def test_a_flag_of_any_worker(monkeypatch, mine, theirs):
-    group = OtherWorker(monkeypatch, [theirs]).group()
-    assert group.any(mine) is (mine or bool(theirs))
+@pytest.mark.parametrize("other_flag", [0.0, 1.0])
+@pytest.mark.parametrize("own_flag", [False, True])
+def test_any_worker_can_set_a_flag(monkeypatch, own_flag, other_flag):
+    group = OtherWorker(monkeypatch, [other_flag]).make_group()
+    assert group.any(own_flag) is (own_flag or bool(other_flag))
 
 
-def test_workers_go_on_from_the_same_step(monkeypatch):
-    group = OtherWorker(monkeypatch, [1.0, 7.0, 49.0]).group()
+def test_workers_must_resume_from_the_same_step(monkeypatch):
+    group = OtherWorker(monkeypatch, [1.0, 7.0, 49.0]).make_group()
     group.check_same_step(7, "run")
-    with pytest.raises(InputError, match=r"'run', where this one found step 8"):
+    with pytest.raises(InputError, match=r"'run', where this worker found step 8"):
         group.check_same_step(8, "run")
 
 
 def test_validation_over_two_workers(tmp_path, monkeypatch):
-    """Each counts its images; the loss of all is the mean over images, not workers."""
+    """The loss and the accuracy are means over all images, not over workers."""
     run = prepare(tmp_path)
-    loss, right, images = 30.0, 90.0, 100.0
-    group = OtherWorker(monkeypatch, [loss, right, images]).group()
-    alone = Validation(run, WorkerGroup(run.strategy))
-    mine = alone._evaluator.predict().summary()
+    loss, num_correct, num_images = 30.0, 90.0, 100.0
+    group = OtherWorker(monkeypatch, [loss, num_correct, num_images]).make_group()
+    validation_alone = Validation(run, WorkerGroup(run.strategy))
+    own_summary = validation_alone._evaluator.predict().summary()
     monkeypatch.setattr(group, "count", 2)
-    both = Validation(run, WorkerGroup(run.strategy))
-    both._workers = group
+    validation_of_two = Validation(run, WorkerGroup(run.strategy))
+    validation_of_two._workers = group
     steps = []
-    logs = both(lambda: steps.append(1))
-    count = mine["images"]
-    assert len(steps) == both._evaluator.steps
+    logs = validation_of_two(lambda: steps.append(1))
+    num_own_images = own_summary["images"]
+    assert len(steps) == validation_of_two._evaluator.steps
     assert logs["val_loss"] == pytest.approx(
-        (mine["loss"] * count + loss) / (count + images)
+        (own_summary["loss"] * num_own_images + loss) / (num_own_images + num_images)
     )
     assert logs["val_accuracy"] == pytest.approx(
-        (mine["accuracy"] * count + right) / (count + images)
+        (own_summary["accuracy"] * num_own_images + num_correct)
+        / (num_own_images + num_images)
     )
 
 
 # Batches.
 
 
-def labels_of(batches, count):
+def read_labels(batches, count):
     return [next(batches)[1].numpy().tolist() for _ in range(count)]
 
 
 def test_batches_from_any_step(tmp_path):
     run = prepare(tmp_path)
-    batches, end = BatchSource(run).batches(0)
-    assert end == run.total
-    later, _ = BatchSource(run).batches(3)
-    assert labels_of(later, 2) == labels_of(batches, 5)[3:]
+    batches, end = BatchSource(run).batches_from(0)
+    assert end == run.total_steps
+    later_batches, _ = BatchSource(run).batches_from(3)
+    assert read_labels(later_batches, 2) == read_labels(batches, 5)[3:]
 
 
-def test_sizes_share_the_run(tmp_path):
-    """23 steps in three parts: 8, 8 and 7 of them."""
+def test_image_sizes_divide_the_run(tmp_path):
+    """With three sizes, 23 steps are divided into parts of 8, 8 and 7 steps."""
     run = prepare(tmp_path, epochs=1, sizes=(4, 6, 8))
     source, ends = BatchSource(run), []
     for step, size in ((0, 4), (8, 6), (16, 8)):
-        batches, end = source.batches(step)
+        batches, end = source.batches_from(step)
         assert next(batches)[0].shape[1:3] == (size, size)
         ends.append(end)
     assert ends == [8, 16, 23]
 
 
-def damaged_digits(damaged):
-    """The digits as PNG files, of which some are cut short."""
+def make_damaged_digits(damaged_indices):
+    """Returns some digits as PNG files. The damaged ones are truncated."""
     digits = load_dataset("digits")
 
-    def encode(split, damaged=()):
+    def encode(split, damaged_indices=()):
         files = [tf.io.encode_png(image).numpy() for image in split.images]
-        for place in damaged:
-            files[place] = files[place][:20]
+        for index in damaged_indices:
+            files[index] = files[index][:20]
         return Split(np.array(files, object), split.labels)
 
-    train = encode(digits.train.take(np.arange(1100)), damaged)
+    train = encode(digits.train.take(np.arange(1100)), damaged_indices)
     test = encode(digits.test.take(np.arange(20)))
     return Dataset("pngs", digits.classes, train, test, digits.shape)
 
 
-def test_a_damaged_image_is_replaced_and_the_step_taken(tmp_path, capsys):
-    # Not among the thousand images of which the mean is taken, which are tried before.
-    sample = np.linspace(0, 1099, 1000).astype(int)
-    images = damaged_digits(np.setdiff1d(np.arange(1100), sample)[:1])
+def test_a_damaged_image_is_replaced(tmp_path, capsys):
+    # The damaged image must not be among the 1,000 images whose mean normalises the
+    # input, because those are decoded while the run is prepared.
+    sampled_indices = np.linspace(0, 1099, 1000).astype(int)
+    images = make_damaged_digits(np.setdiff1d(np.arange(1100), sampled_indices)[:1])
     run = prepare(tmp_path, images, batch_size=1100, learning_rate=0.1)
     source = BatchSource(run)
-    batches, _ = source.batches(0)
-    with pytest.raises(tf.errors.OpError) as caught:
+    batches, _ = source.batches_from(0)
+    with pytest.raises(tf.errors.OpError) as error:
         next(batches)
     with pytest.raises(InputError, match="1 of 1100 images cannot be decoded"):
         source.refuse_damaged(0)
-    source.replace_damaged(0, caught.value)
+    source.replace_damaged(0, error.value)
     assert "1 of 1100 images cannot be decoded" in capsys.readouterr().err
-    batches, _ = source.batches(0)
+    batches, _ = source.batches_from(0)
     assert len(next(batches)[1]) == 1100
 
 
-def test_an_error_without_a_damaged_image_is_raised_again(tmp_path):
+def test_other_errors_are_raised_again(tmp_path):
     source = BatchSource(prepare(tmp_path))
     error = tf.errors.InternalError(None, None, "of another kind")
     with pytest.raises(tf.errors.InternalError, match="of another kind"):
@@ -184,22 +186,22 @@ def test_an_error_without_a_damaged_image_is_raised_again(tmp_path):
 # Logs.
 
 
-def log_of(sums, newest=None, first_step=10):
+def make_log(sums, newest_checkpoint=None, first_step=10):
     step = types.SimpleNamespace(
         sums=tf.Variable(tf.constant(sums, tf.float64)),
         optimizer=types.SimpleNamespace(learning_rate=0.25),
     )
-    checkpoints = types.SimpleNamespace(newest=lambda: newest)
+    checkpoints = types.SimpleNamespace(newest=lambda: newest_checkpoint)
     return EpochLog(step, checkpoints, first_step), step
 
 
-def test_an_epoch_s_loss_is_a_mean_over_images():
-    log, _ = log_of([30.0, 15.0, 20.0, 2.0])
+def test_the_loss_of_an_epoch_is_the_mean_over_images():
+    log, _ = make_log([30.0, 15.0, 20.0, 2.0])
     assert log.read() == {"loss": 1.5, "accuracy": 0.75}
 
 
-def test_the_device_is_asked_ten_times_a_second():
-    log, step = log_of([30.0, 15.0, 20.0, 2.0])
+def test_recent_values_are_cached_for_a_tenth_of_a_second():
+    log, step = make_log([30.0, 15.0, 20.0, 2.0])
     assert log.recent()["loss"] == 1.5
     step.sums.assign([60.0, 15.0, 20.0, 2.0])
     assert log.recent()["loss"] == 1.5
@@ -207,23 +209,18 @@ def test_the_device_is_asked_ten_times_a_second():
 
 
 @pytest.mark.parametrize(
-    ("newest", "words"),
-    [
-        (None, "no checkpoint before it"),
-        ("a/step-9", "last good checkpoint is a/step-9"),
-    ],
+    ("newest_checkpoint", "message"),
+    [(None, "no checkpoint exists"), ("a/step-9", "last good checkpoint is a/step-9")],
 )
-def test_a_loss_that_is_no_number_names_its_step(newest, words):
-    """Two steps of the epoch were good, after ten of the run: it is the 13th."""
-    log, _ = log_of([float("nan"), 0.0, 48.0, 2.0], newest)
-    with pytest.raises(
-        FloatingPointError, match=r"loss of step 13 .* 0\.25;"
-    ) as caught:
+def test_a_loss_of_nan_is_reported_with_its_step(newest_checkpoint, message):
+    """The loss becomes NaN at step 13, after 10 earlier steps and 2 good ones."""
+    log, _ = make_log([float("nan"), 0.0, 48.0, 2.0], newest_checkpoint)
+    with pytest.raises(FloatingPointError, match=r"loss of step 13 .* 0\.25;") as error:
         log.read()
-    assert words in str(caught.value)
+    assert message in str(error.value)
 
 
-def test_a_line_of_an_epoch():
+def test_format_epoch():
     line = format_epoch(3, 9, {"loss": 0.5, "val_accuracy": 0.98765}, 1234.5, 3723.4)
     assert line == (
         "epoch 3/9 - loss: 0.5000 - val_accuracy: 0.9877 - 1234 images/s - 1:02:03 left"
@@ -233,5 +230,5 @@ def test_a_line_of_an_epoch():
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (185, "3:05"), (7385, "2:03:05")]
 )
-def test_durations(seconds, text):
+def test_format_duration(seconds, text):
     assert format_duration(seconds) == text

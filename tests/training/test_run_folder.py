@@ -1,9 +1,9 @@
-"""What a run folder holds beside networks and checkpoints."""
+"""Run folders: curves, and the files that a killed process leaves behind."""
 
 from keras_resnet.training import figures, run_folder
 
 
-def test_curves_are_a_picture():
+def test_curves_are_a_png_file():
     rows = [
         {
             "epoch": i,
@@ -16,16 +16,16 @@ def test_curves_are_a_picture():
     ]
     png = figures.draw_curves(rows)
     assert png.startswith(b"\x89PNG")
-    assert int.from_bytes(png[16:20], "big") > 800  # Pixels wide.
+    assert int.from_bytes(png[16:20], "big") > 800  # Width in pixels.
 
 
-def test_a_run_of_no_epoch_has_no_curves(tmp_path):
+def test_a_run_without_an_epoch_has_no_curves(tmp_path):
     folder = run_folder.RunFolder(str(tmp_path))
     folder.on_train_end()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_killed_process_left(tmp_path):
+def test_temporary_files_of_a_killed_process_are_removed(tmp_path):
     for name in ("best.part.keras", "metrics.csv.part", "best.keras", "my.partition"):
         (tmp_path / name).write_text("")
     (tmp_path / "checkpoints").mkdir()

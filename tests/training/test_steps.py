@@ -1,4 +1,4 @@
-"""The training step, against formulas worked in numpy, and one device."""
+"""The training step, compared with formulas in NumPy and between strategies."""
 
 import dataclasses
 import itertools
@@ -22,13 +22,15 @@ from keras_resnet.support.errors import InputError
 from keras_resnet.training.network import make_network
 from keras_resnet.training.resolution import resolve_run
 from keras_resnet.training.run import train
-from keras_resnet.training.step import Step, loss_of
+from keras_resnet.training.step import Step, compute_losses
 from keras_resnet.weights.formats import load_model
 
-# Keras 3.15 reading the variables of two replicas.
+# Keras 3.15 raises this warning when it reads the variables of two replicas.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
-BOTH = pytest.mark.parametrize("name", ["one_device", "mirrored"])
-SMALL = {"model": "cifar_resnet8", "strategy": "one_device", "verbose": 0}
+WITH_BOTH_STRATEGIES = pytest.mark.parametrize(
+    "strategy_name", ["one_device", "mirrored"]
+)
+DEFAULTS = {"model": "cifar_resnet8", "strategy": "one_device", "verbose": 0}
 
 
 @pytest.fixture
@@ -38,53 +40,57 @@ def float64():
     keras.config.set_dtype_policy("float32")
 
 
-def flat(arrays):
-    return np.concatenate([np.ravel(a) for a in arrays])
+def flatten(arrays):
+    return np.concatenate([np.ravel(array) for array in arrays])
 
 
-def some_digits(count):
+def load_some_digits(count):
     digits = sources.load_dataset("digits")
     train = splits.Split(digits.train.images[:count], digits.train.labels[:count])
     return splits.Dataset("digits", digits.classes, train, digits.test, digits.shape)
 
 
-def constant(batch_size, **changes):
-    """A recipe with a constant learning rate of 0.1, for at least a few steps."""
+def make_recipe(batch_size, **changes):
+    """Returns a recipe with a learning rate of 0.1 that is constant for many steps."""
     changes = {"epochs": 1000, "schedule": "steps", "warmup": 0.0, **changes}
     return dataclasses.replace(
         recipes.RECIPES["digits"], batch_size=batch_size, learning_rate=0.1, **changes
     )
 
 
-def make(images, recipe, model="cifar_resnet8"):
-    """Makes a run's network; returns it and the images."""
-    options = RunOptions.of(model, images, shortcut="A", recipe="digits")
+def make_run_network(images, recipe, model="cifar_resnet8"):
+    """Returns the network and the dataset of a run with this recipe."""
+    options = RunOptions.from_keywords(model, images, shortcut="A", recipe="digits")
     spec, images, preprocessing = resolve_run(options, Execution(), 1)
     spec = dataclasses.replace(spec, recipe=recipe)
     return make_network(spec, images, preprocessing, None)
 
 
 def take_steps(strategy, images, recipe, steps, model="cifar_resnet8"):
-    """Trains for some steps; returns the weights before and after."""
+    """Trains a network for some steps.
+
+    Returns:
+        The network, its initial weights, its final weights and its `Step`.
+    """
     strategy = strategies.make_strategy(strategy)
     replicas = strategy.num_replicas_in_sync
     preprocessing = Preprocessing(8, 8, 1)
     keras.utils.set_random_seed(0)
     with strategy.scope():
-        network, images = make(images, recipe, model)
-    before = network.get_weights()
-    per_epoch = steps_per_epoch(
-        len(images.train), recipe.batch_size, recipe.shares(replicas)
+        network, images = make_run_network(images, recipe, model)
+    initial_weights = network.get_weights()
+    num_steps_per_epoch = steps_per_epoch(
+        len(images.train), recipe.batch_size, recipe.count_batch_parts(replicas)
     )
-    step = Step(network, strategy, recipe, recipe.epochs * per_epoch)
-    step.average()
+    step = Step(network, strategy, recipe, recipe.epochs * num_steps_per_epoch)
+    step.reset_averages()
     batches = TrainingBatches(
         split=images.train,
         preprocessing=preprocessing,
         recipe=recipe,
         replicas=replicas,
         seed=0,
-        classes=10,
+        num_classes=10,
     ).dataset(0, steps)
     batches = iter(batches)
     for _ in range(steps):
@@ -94,64 +100,86 @@ def take_steps(strategy, images, recipe, steps, model="cifar_resnet8"):
         for layer in flat_layers(network)
         if isinstance(layer, keras.layers.BatchNormalization)
     )
-    return network, before, network.get_weights(), step
+    return network, initial_weights, network.get_weights(), step
 
 
 @pytest.mark.parametrize(
     "model", ["cifar_resnet8", pytest.param("resnet20", marks=pytest.mark.full)]
 )
 def test_two_replicas_equal_one_device(float64, model):
-    """Ten steps of batches of 16, 16, 16 and 3, batch normalisation synchronised."""
-    images, recipe = some_digits(51), constant(16)
-    _, before, alone, step = take_steps("one_device", images, recipe, 10, model)
-    _, same, shared, step_too = take_steps("mirrored", images, recipe, 10, model)
-    np.testing.assert_array_equal(flat(before), flat(same))
-    assert np.abs(flat(alone) - flat(before)).max() > 0.1
-    assert np.abs(flat(alone) - flat(shared)).max() <= 1e-9
-    counted, counted_too = step.sums.numpy(), step_too.sums.numpy()
-    np.testing.assert_allclose(counted, counted_too, rtol=1e-9)
-    assert counted[2] == 2 * 51 + 2 * 16
-    assert counted.shape == (4,) and counted[3] == 10
-    assert float(step.asked) == float(step_too.asked) == 0
+    """Ten steps with synchronised batch normalisation give the same weights.
+
+    Each epoch has batches of 16, 16, 16 and 3 images.
+    """
+    images, recipe = load_some_digits(51), make_recipe(16)
+    _, initial_weights, single_weights, single_step = take_steps(
+        "one_device", images, recipe, 10, model
+    )
+    _, mirrored_before, mirrored_weights, mirrored_step = take_steps(
+        "mirrored", images, recipe, 10, model
+    )
+    np.testing.assert_array_equal(flatten(initial_weights), flatten(mirrored_before))
+    assert np.abs(flatten(single_weights) - flatten(initial_weights)).max() > 0.1
+    assert np.abs(flatten(single_weights) - flatten(mirrored_weights)).max() <= 1e-9
+    single_sums, mirrored_sums = single_step.sums.numpy(), mirrored_step.sums.numpy()
+    np.testing.assert_allclose(single_sums, mirrored_sums, rtol=1e-9)
+    assert single_sums[2] == 2 * 51 + 2 * 16
+    assert single_sums.shape == (4,) and single_sums[3] == 10
+    assert float(single_step.stop_flag) == float(mirrored_step.stop_flag) == 0
 
 
-def test_two_replicas_equal_one_device_with_all_that_mixes_a_batch(float64):
-    """Mixup, CutMix, LAMB, clipping and averages; batches of 16, 16, 16 and 4."""
-    recipe = constant(
+def test_two_replicas_equal_one_device_with_a_full_recipe(float64):
+    """Mixup, CutMix, LAMB, clipping and averaged weights do not depend on replicas.
+
+    Each epoch has batches of 16, 16, 16 and 4 images.
+    """
+    recipe = make_recipe(
         16, mixup=0.8, cutmix=1.0, ema=0.9, optimizer="lamb", clip_norm=0.5,
         label_smoothing=0.1,
     )  # fmt: skip
-    images = some_digits(52)
-    _, before, alone, step = take_steps("one_device", images, recipe, 5)
-    _, _, shared, step_too = take_steps("mirrored", images, recipe, 5)
-    assert np.abs(flat(alone) - flat(before)).max() > 0.1
-    np.testing.assert_allclose(flat(shared), flat(alone), atol=1e-8)
-    averages, averages_too = (
-        flat([a.read_value() for a in each.averages]) for each in (step, step_too)
+    images = load_some_digits(52)
+    _, initial_weights, single_weights, single_step = take_steps(
+        "one_device", images, recipe, 5
     )
-    np.testing.assert_allclose(averages_too, averages, atol=1e-8)
-    np.testing.assert_allclose(step.sums.numpy(), step_too.sums.numpy(), rtol=1e-8)
+    _, _, mirrored_weights, mirrored_step = take_steps("mirrored", images, recipe, 5)
+    assert np.abs(flatten(single_weights) - flatten(initial_weights)).max() > 0.1
+    np.testing.assert_allclose(
+        flatten(mirrored_weights), flatten(single_weights), atol=1e-8
+    )
+    single_averages, mirrored_averages = (
+        flatten([average.read_value() for average in step.averages])
+        for step in (single_step, mirrored_step)
+    )
+    np.testing.assert_allclose(mirrored_averages, single_averages, atol=1e-8)
+    np.testing.assert_allclose(
+        single_step.sums.numpy(), mirrored_step.sums.numpy(), rtol=1e-8
+    )
 
 
-def test_two_replicas_have_one_devices_first_gradients():
-    images, recipe = some_digits(64), constant(32, momentum=0.0)
-    _, before, alone, _ = take_steps("one_device", images, recipe, 1)
-    _, _, shared, _ = take_steps("mirrored", images, recipe, 1)
-    expected, found = flat(alone) - flat(before), flat(shared) - flat(before)
-    assert np.linalg.norm(found - expected) <= 1e-3 * np.linalg.norm(expected)
+def test_first_gradients_of_two_replicas_equal_those_of_one_device():
+    images, recipe = load_some_digits(64), make_recipe(32, momentum=0.0)
+    _, initial_weights, single_weights, _ = take_steps("one_device", images, recipe, 1)
+    _, _, mirrored_weights, _ = take_steps("mirrored", images, recipe, 1)
+    expected, actual = (
+        flatten(single_weights) - flatten(initial_weights),
+        flatten(mirrored_weights) - flatten(initial_weights),
+    )
+    assert np.linalg.norm(actual - expected) <= 1e-3 * np.linalg.norm(expected)
 
 
-def test_a_last_image_for_two_replicas_is_left_out():
-    images = some_digits(33)
-    _, _, after, step = take_steps("mirrored", images, constant(16), 5)
-    assert np.isfinite(flat(after)).all()
+def test_two_replicas_omit_a_last_batch_of_one_image():
+    images = load_some_digits(33)
+    _, _, weights, step = take_steps("mirrored", images, make_recipe(16), 5)
+    assert np.isfinite(flatten(weights)).all()
     assert step.sums.numpy()[2] == 5 * 16
 
 
-def test_step_is_the_papers_sgd(float64):
-    """Momentum and a decay that is part of the gradient, of kernels alone."""
-    images, recipe = some_digits(32), constant(16, weight_decay=0.01)
-    network, before, after, _ = take_steps("one_device", images, recipe, 2)
+def test_step_equals_the_sgd_of_the_paper(float64):
+    """SGD with momentum. The weight decay of kernels is part of the gradient."""
+    images, recipe = load_some_digits(32), make_recipe(16, weight_decay=0.01)
+    network, initial_weights, final_weights, _ = take_steps(
+        "one_device", images, recipe, 2
+    )
     batches = TrainingBatches(
         split=images.train,
         preprocessing=Preprocessing(8, 8, 1),
@@ -159,14 +187,14 @@ def test_step_is_the_papers_sgd(float64):
         replicas=1,
         seed=0,
     ).dataset(0, 2)
-    network.set_weights(before)
+    network.set_weights(initial_weights)
     variables = network.trainable_variables
     velocity = [0.0] * len(variables)
     for pixels, labels, _ in batches:
         with tf.GradientTape() as tape:
             logits = tf.math.log(network(pixels, training=True))
             loss = -tf.reduce_mean(tf.gather(logits, labels, batch_dims=1))
-        gradients = tape.gradient(loss, [v.value for v in variables])
+        gradients = tape.gradient(loss, [variable.value for variable in variables])
         for i, (variable, gradient) in enumerate(
             zip(variables, gradients, strict=True)
         ):
@@ -176,58 +204,71 @@ def test_step_is_the_papers_sgd(float64):
                 0.9 * velocity[i] + gradient.numpy() + 0.01 * is_kernel * weight
             )
             variable.assign(weight - 0.1 * velocity[i])
-    np.testing.assert_allclose(flat(after), flat(network.get_weights()), atol=1e-7)
+    np.testing.assert_allclose(
+        flatten(final_weights), flatten(network.get_weights()), atol=1e-7
+    )
 
 
-# Losses, as PyTorch's documentation and the papers write them.
+# Losses, compared with the formulas of PyTorch's documentation and of the papers.
 
 
-def some_logits():
+def make_logits():
     random = np.random.default_rng(0)
     logits = random.normal(0, 3, (6, 5))
-    hard = random.integers(0, 5, 6).astype(np.int32)
-    soft = np.zeros((6, 5))
-    soft[np.arange(6), hard] = 0.7
-    soft[np.arange(6), (hard + 2) % 5] = 0.3
-    return logits, hard, soft
+    class_indices = random.integers(0, 5, 6).astype(np.int32)
+    class_probabilities = np.zeros((6, 5))
+    class_probabilities[np.arange(6), class_indices] = 0.7
+    class_probabilities[np.arange(6), (class_indices + 2) % 5] = 0.3
+    return logits, class_indices, class_probabilities
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy(smoothing):
-    """(1 - s) of the label's, and s of the mean over all classes."""
-    logits, hard, soft = some_logits()
-    logs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-    recipe = constant(6, label_smoothing=smoothing)
-    for labels, shares in ((hard, np.eye(5)[hard]), (soft, soft)):
-        expected = -(1 - smoothing) * (shares * logs).sum(1) - smoothing * logs.mean(1)
-        found = loss_of(recipe, tf.constant(labels), tf.constant(logits))
-        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    """The loss is (1 - s) times the label's loss plus s times the mean over classes."""
+    logits, class_indices, class_probabilities = make_logits()
+    log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    recipe = make_recipe(6, label_smoothing=smoothing)
+    for labels, targets in (
+        (class_indices, np.eye(5)[class_indices]),
+        (class_probabilities, class_probabilities),
+    ):
+        label_losses = -(targets * log_probabilities).sum(1)
+        mean_losses = -log_probabilities.mean(1)
+        expected = (1 - smoothing) * label_losses + smoothing * mean_losses
+        losses = compute_losses(recipe, tf.constant(labels), tf.constant(logits))
+        np.testing.assert_allclose(losses, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_binary_cross_entropy(smoothing):
-    """Every class of a mixed image is a yes; then smoothed; the mean over classes."""
-    logits, hard, soft = some_logits()
+    """The target of each class in a mixed image is 1, before smoothing.
+
+    The loss is the mean over classes.
+    """
+    logits, class_indices, class_probabilities = make_logits()
     sigmoid = 1 / (1 + np.exp(-logits))
-    recipe = constant(6, loss="bce", label_smoothing=smoothing)
-    for labels, yes in ((hard, np.eye(5)[hard]), (soft, soft > 0)):
-        assert yes.sum(1).tolist() == [labels.ndim] * 6
-        target = yes * (1 - smoothing) + smoothing / 5
-        each = -target * np.log(sigmoid) - (1 - target) * np.log(1 - sigmoid)
-        found = loss_of(recipe, tf.constant(labels), tf.constant(logits))
-        np.testing.assert_allclose(found, each.mean(1), rtol=1e-12)
+    recipe = make_recipe(6, loss="bce", label_smoothing=smoothing)
+    for labels, is_present in (
+        (class_indices, np.eye(5)[class_indices]),
+        (class_probabilities, class_probabilities > 0),
+    ):
+        assert is_present.sum(1).tolist() == [labels.ndim] * 6
+        target = is_present * (1 - smoothing) + smoothing / 5
+        class_losses = -target * np.log(sigmoid) - (1 - target) * np.log(1 - sigmoid)
+        losses = compute_losses(recipe, tf.constant(labels), tf.constant(logits))
+        np.testing.assert_allclose(losses, class_losses.mean(1), rtol=1e-12)
 
 
-# A net of two layers, for which a step takes no time to trace.
+# A network of two layers, whose step is traced quickly.
 
 
-def tiny(strategy, norm=True):
+def make_tiny_model(strategy, batch_norm=True):
     keras.utils.set_random_seed(1)
     layers = keras.layers
     with strategy.scope():
         image = keras.Input((8, 8, 1))
         x = layers.Conv2D(4, 3, use_bias=False, name="conv1_conv")(image)
-        if norm:
+        if batch_norm:
             x = layers.BatchNormalization(momentum=0.9, name="conv1_bn")(x)
         x = layers.Activation("tanh", name="conv1_tanh")(x)
         x = layers.GlobalAveragePooling2D(name="avg_pool")(x)
@@ -235,26 +276,30 @@ def tiny(strategy, norm=True):
         return keras.Model(image, x)
 
 
-def some_images(count, seed=0):
+def make_images(count, seed=0):
     random = np.random.default_rng(seed)
     images = random.normal(random.uniform(-2, 2, (count, 1, 1, 1)), 1, (count, 8, 8, 1))
     return images.astype(np.float32), random.integers(0, 3, count).astype(np.int32)
 
 
-def split(batch, *sizes):
-    """The parts of a batch, of these sizes."""
+def split_batch(batch, *sizes):
+    """Splits a batch into parts of the given sizes."""
     ends = np.cumsum(sizes)
     assert ends[-1] == len(batch[1])
     return [
-        tuple(each[end - size : end] for each in batch)
+        tuple(array[end - size : end] for array in batch)
         for end, size in zip(ends, sizes, strict=True)
     ]
 
 
-def feed(steps):
-    """What `Step` takes: of each step a part for each replica."""
+def make_batches(steps):
+    """Returns an iterator for `Step`.
 
-    def parts():
+    Args:
+        steps: For each step, a list with one pair (images, labels) per replica.
+    """
+
+    def generate_parts():
         for step in steps:
             count = sum(len(labels) for _, labels in step)
             for images, labels in step:
@@ -266,165 +311,187 @@ def feed(steps):
         tf.TensorSpec((None, *labels.shape[1:]), labels.dtype),
         tf.TensorSpec((None,), tf.float32),
     )
-    return iter(tf.data.Dataset.from_generator(parts, output_signature=specs))
+    return iter(tf.data.Dataset.from_generator(generate_parts, output_signature=specs))
 
 
-PLAIN = recipes.Recipe(1, 8, 0.125, momentum=0.0, weight_decay=0.0)
+PLAIN_RECIPE = recipes.Recipe(1, 8, 0.125, momentum=0.0, weight_decay=0.0)
 
 
-def step_of(name, recipe, norm=True, rate=0.125, network=None, **execution):
+def make_step(name, recipe, batch_norm=True, rate=0.125, network=None, **execution):
     strategy = strategies.make_strategy(name)
-    network = network or tiny(strategy, norm)
+    network = network or make_tiny_model(strategy, batch_norm)
     return network, Step(
         network, strategy, recipe, 100, Execution(**execution), rate=rate
     )
 
 
-def trainable(network):
-    return flat(v.value.numpy() for v in network.trainable_variables)
+def read_trainable(network):
+    return flatten(variable.value.numpy() for variable in network.trainable_variables)
 
 
-def mean_gradient(parts, norm=True, labels_to_loss=None):
-    """Of the mean loss over parts of a batch, each normalised by itself."""
-    network = tiny(strategies.make_strategy("one_device"), norm)
-    variables = [v.value for v in network.trainable_variables]
+def compute_mean_gradient(parts, batch_norm=True, labels_to_loss=None):
+    """Returns the gradient of the mean loss; each part is normalised separately."""
+    network = make_tiny_model(strategies.make_strategy("one_device"), batch_norm)
+    variables = [variable.value for variable in network.trainable_variables]
     count = sum(len(labels) for _, labels in parts)
     total = 0.0
     for images, labels in parts:
         with tf.GradientTape() as tape:
-            logs = tf.math.log(network(images, training=True))
-            loss = -tf.reduce_sum(tf.gather(logs, labels, batch_dims=1)) / count
-        total = total + flat(tape.gradient(loss, variables))
+            log_probabilities = tf.math.log(network(images, training=True))
+            loss = (
+                -tf.reduce_sum(tf.gather(log_probabilities, labels, batch_dims=1))
+                / count
+            )
+        total = total + flatten(tape.gradient(loss, variables))
     return total
 
 
-def moved(network, step, batches):
-    before = trainable(network)
+def measure_change(network, step, batches):
+    weights_before = read_trainable(network)
     step(batches)
-    return trainable(network) - before
+    return read_trainable(network) - weights_before
 
 
-@pytest.mark.parametrize("norm", [True, False])
-def test_accumulated_gradients(float64, norm):
-    """Of ten images in three parts: 3, 3 and 4, each normalised by itself."""
-    batch = some_images(10)
-    recipe = dataclasses.replace(PLAIN, accumulate=3)
-    network, step = step_of("one_device", recipe, norm)
-    found = moved(network, step, feed([[batch]]))
-    expected = -0.125 * mean_gradient(split(batch, 3, 3, 4), norm)
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_accumulated_gradients(float64, batch_norm):
+    """Ten images are processed in parts of 3, 3 and 4, each normalised separately."""
+    batch = make_images(10)
+    recipe = dataclasses.replace(PLAIN_RECIPE, accumulate=3)
+    network, step = make_step("one_device", recipe, batch_norm)
+    change = measure_change(network, step, make_batches([[batch]]))
+    expected = -0.125 * compute_mean_gradient(split_batch(batch, 3, 3, 4), batch_norm)
+    np.testing.assert_allclose(change, expected, rtol=1e-6, atol=1e-9)
     assert step.sums.numpy()[2] == 10
-    # Without normalisation parts make no difference; with it they do.
-    at_once = -0.125 * mean_gradient([batch], norm)
-    assert np.allclose(found, at_once, rtol=1e-6, atol=1e-9) == (not norm)
+    # The division into parts matters only because of batch normalisation.
+    undivided = -0.125 * compute_mean_gradient([batch], batch_norm)
+    assert np.allclose(change, undivided, rtol=1e-6, atol=1e-9) == (not batch_norm)
 
 
-@BOTH
-def test_clipping(float64, name):
-    """The norm is that of the whole batch's gradient, of all variables together."""
-    batch = some_images(8)
-    gradient = mean_gradient([batch])
+@WITH_BOTH_STRATEGIES
+def test_clipping(float64, strategy_name):
+    """The clipped norm is that of the batch's gradient over all variables."""
+    batch = make_images(8)
+    gradient = compute_mean_gradient([batch])
     norm = math.sqrt((gradient**2).sum())
-    parts = [batch] if name == "one_device" else split(batch, 5, 3)
+    parts = [batch] if strategy_name == "one_device" else split_batch(batch, 5, 3)
     for limit in (norm / 3, norm * 3):
-        recipe = dataclasses.replace(PLAIN, clip_norm=limit)
-        network, step = step_of(name, recipe)
-        found = moved(network, step, feed([parts]))
+        recipe = dataclasses.replace(PLAIN_RECIPE, clip_norm=limit)
+        network, step = make_step(strategy_name, recipe)
+        change = measure_change(network, step, make_batches([parts]))
         expected = -0.125 * gradient * min(1, limit / norm)
-        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(change, expected, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize("sizes", [(5, 3), (2, 1)])
 @pytest.mark.parametrize("sync", [True, False])
-def test_each_replica_normalises_its_own_part_or_all_the_batch(float64, sync, sizes):
-    """Of a single image the positions of its map still have a variance."""
-    batch = some_images(sum(sizes))
-    parts = split(batch, *sizes)
-    network, step = step_of("mirrored", PLAIN, sync_bn=sync)
-    found = moved(network, step, feed([parts]))
-    expected = -0.125 * mean_gradient([batch] if sync else parts)
-    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
-    other = -0.125 * mean_gradient(parts if sync else [batch])
-    assert not np.allclose(found, other, rtol=1e-3)
-    # The statistics: 0.9 of what was there, and 0.1 of the batch's, or of the mean
-    # of the replicas'.
-    kernel = np.asarray(tiny(strategies.make_strategy("one_device")).get_weights()[0])
+def test_batch_normalisation_is_synchronised_on_request(float64, sync, sizes):
+    """A replica with a single image still has a variance over pixel positions."""
+    batch = make_images(sum(sizes))
+    parts = split_batch(batch, *sizes)
+    network, step = make_step("mirrored", PLAIN_RECIPE, sync_bn=sync)
+    change = measure_change(network, step, make_batches([parts]))
+    expected = -0.125 * compute_mean_gradient([batch] if sync else parts)
+    np.testing.assert_allclose(change, expected, rtol=1e-6, atol=1e-9)
+    unexpected = -0.125 * compute_mean_gradient(parts if sync else [batch])
+    assert not np.allclose(change, unexpected, rtol=1e-3)
+    # The momentum is 0.9 and the initial mean is 0, so the moving mean is 0.1 times the
+    # mean of the batch, or 0.1 times the average of the replicas' means.
+    kernel = np.asarray(
+        make_tiny_model(strategies.make_strategy("one_device")).get_weights()[0]
+    )
     means = [
         tf.nn.conv2d(np.float64(images), kernel, 1, "VALID").numpy().mean((0, 1, 2))
         for images, _ in ([batch] if sync else parts)
     ]
-    moving = network.get_layer("conv1_bn").moving_mean.value
-    for copy in step._strategy.experimental_local_results(moving):
+    moving_mean = network.get_layer("conv1_bn").moving_mean.value
+    for copy in step._strategy.experimental_local_results(moving_mean):
         np.testing.assert_allclose(copy, 0.1 * np.mean(means, 0), rtol=1e-6, atol=1e-9)
 
 
-def recursion(start, after, decay):
-    """The average after each step, and what it is made of, by hand."""
-    average = start
-    for n, weights in enumerate(after, 1):
-        share = min(decay, (1 + n) / (10 + n))
-        average = share * average + (1 - share) * weights
+def compute_average(initial_weights, weights_after_steps, decay):
+    """Computes the exponential moving average of the weights in NumPy."""
+    average = initial_weights
+    for n, weights in enumerate(weights_after_steps, 1):
+        effective_decay = min(decay, (1 + n) / (10 + n))
+        average = effective_decay * average + (1 - effective_decay) * weights
     return average
 
 
-@BOTH
-def test_averaged_weights(float64, name):
-    """Three steps by the formula of 0.4, then one by the recipe's."""
-    network, step = step_of(name, dataclasses.replace(PLAIN, ema=0.35))
-    step.average()
-    weights, after = lambda: flat(v.numpy() for v in network.variables), []
-    start = weights()
-    parts = [split(some_images(8, seed), 4, 4) for seed in range(6)]
-    if name == "one_device":
-        parts = [[some_images(8, seed)] for seed in range(6)]
-    batches = feed(parts)
+@WITH_BOTH_STRATEGIES
+def test_averaged_weights(float64, strategy_name):
+    """The decay is (1 + n) / (10 + n) in the first 3 steps and 0.35 in the next 3."""
+    network, step = make_step(
+        strategy_name, dataclasses.replace(PLAIN_RECIPE, ema=0.35)
+    )
+    step.reset_averages()
+    read_weights, weights_after_steps = (
+        lambda: flatten(variable.numpy() for variable in network.variables),
+        [],
+    )
+    initial_weights = read_weights()
+    parts = [split_batch(make_images(8, seed), 4, 4) for seed in range(6)]
+    if strategy_name == "one_device":
+        parts = [[make_images(8, seed)] for seed in range(6)]
+    batches = make_batches(parts)
     for _ in range(6):
         step(batches)
-        after.append(weights())
-    expected = recursion(start, after, 0.35)
-    assert np.abs(expected - after[-1]).max() > 1e-3
-    with step.evaluated():
-        np.testing.assert_allclose(weights(), expected, rtol=1e-6, atol=1e-7)
-    np.testing.assert_array_equal(weights(), after[-1])
+        weights_after_steps.append(read_weights())
+    expected = compute_average(initial_weights, weights_after_steps, 0.35)
+    assert np.abs(expected - weights_after_steps[-1]).max() > 1e-3
+    with step.averaged_weights():
+        np.testing.assert_allclose(read_weights(), expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(read_weights(), weights_after_steps[-1])
 
 
-class Weights(keras.callbacks.Callback):
-    """Keeps the weights after each step, and where each epoch begins and ends."""
+class WeightRecorder(keras.callbacks.Callback):
+    """Records the weights after each step and at the start of each epoch."""
 
     def on_train_begin(self, logs=None):
-        self.start = self.model.get_weights()
-        self.after, self.begun = (), ()
+        self.initial_weights = self.model.get_weights()
+        self.weights_after_steps, self.weights_at_epoch_starts = (), ()
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.begun += (self.model.get_weights(),)
+        self.weights_at_epoch_starts += (self.model.get_weights(),)
 
     def on_train_batch_end(self, batch, logs=None):
-        self.after += (self.model.get_weights(),)
+        self.weights_after_steps += (self.model.get_weights(),)
 
 
-def test_a_run_evaluates_and_saves_averages_and_goes_on_without(tmp_path):
-    spy, digits = Weights(), sources.load_dataset("digits")
+def test_a_run_evaluates_and_saves_averaged_weights(tmp_path):
+    recorder, digits = WeightRecorder(), sources.load_dataset("digits")
     rows = train(
-        **SMALL,
+        **DEFAULTS,
         epochs=2,
         batch_size=256,
         ema=0.35,
         model_dir=str(tmp_path / "run"),
-        callbacks=[spy],
+        callbacks=[recorder],
     )
-    assert len(spy.after) == 12
-    saved = load_model(str(tmp_path / "run" / "final.keras"))
-    expected = recursion(flat(spy.start), [flat(w) for w in spy.after], 0.35)
-    found = saved.get_weights()
-    np.testing.assert_allclose(flat(found), expected, rtol=1e-4, atol=1e-4)
-    assert np.abs(flat(found) - flat(spy.after[-1])).max() > 1e-2
-    loss, accuracy = saved.evaluate(digits.test.images, digits.test.labels, verbose=0)
+    assert len(recorder.weights_after_steps) == 12
+    saved_model = load_model(str(tmp_path / "run" / "final.keras"))
+    expected = compute_average(
+        flatten(recorder.initial_weights),
+        [flatten(weights) for weights in recorder.weights_after_steps],
+        0.35,
+    )
+    saved_weights = saved_model.get_weights()
+    np.testing.assert_allclose(flatten(saved_weights), expected, rtol=1e-4, atol=1e-4)
+    assert (
+        np.abs(flatten(saved_weights) - flatten(recorder.weights_after_steps[-1])).max()
+        > 1e-2
+    )
+    loss, accuracy = saved_model.evaluate(
+        digits.test.images, digits.test.labels, verbose=0
+    )
     assert loss == pytest.approx(rows[-1]["val_loss"], rel=1e-4)
     assert accuracy == pytest.approx(rows[-1]["val_accuracy"])
-    np.testing.assert_array_equal(flat(spy.begun[1]), flat(spy.after[5]))
+    np.testing.assert_array_equal(
+        flatten(recorder.weights_at_epoch_starts[1]),
+        flatten(recorder.weights_after_steps[5]),
+    )
 
 
-class Calls(keras.callbacks.Callback):
+class StepRecorder(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self.ends = ()
 
@@ -432,52 +499,53 @@ class Calls(keras.callbacks.Callback):
         self.ends += (batch,)
 
 
-def test_several_steps_at_once_are_the_same_steps(tmp_path):
-    """Of two epochs of 23 steps, with a checkpoint after every 7."""
-    found = []
-    for several in (1, 5):
-        spy = Calls()
-        folder = tmp_path / str(several)
+def test_steps_per_execution_does_not_change_the_result(tmp_path):
+    """The run has two epochs of 23 steps and a checkpoint every 7 steps."""
+    results = []
+    for num_steps in (1, 5):
+        recorder = StepRecorder()
+        folder = tmp_path / str(num_steps)
         train(
-            **SMALL,
+            **DEFAULTS,
             epochs=2,
             checkpoint_every=7,
-            steps_per_execution=several,
+            steps_per_execution=num_steps,
             model_dir=str(folder),
-            callbacks=[spy],
+            callbacks=[recorder],
         )
-        weights = flat(load_model(str(folder / "final.keras")).get_weights())
-        found.append((weights, (folder / "metrics.csv").read_text()))
-    # Up to a checkpoint or the end of an epoch, and never beyond.
+        weights = flatten(load_model(str(folder / "final.keras")).get_weights())
+        results.append((weights, (folder / "metrics.csv").read_text()))
+    # No execution continues beyond a checkpoint or the end of an epoch.
     ends = [5, 7, 12, 14, 19, 21, 23, 28, 33, 35, 40, 42, 46]
-    assert spy.ends == tuple((end - 1) % 23 for end in ends)
-    (one, metrics), (five, same_metrics) = found
-    np.testing.assert_array_equal(one, five)
-    assert metrics == same_metrics
+    assert recorder.ends == tuple((end - 1) % 23 for end in ends)
+    (weights_1, metrics_1), (weights_5, metrics_5) = results
+    np.testing.assert_array_equal(weights_1, weights_5)
+    assert metrics_1 == metrics_5
 
 
 def test_training_images_of_several_sizes(tmp_path, monkeypatch):
-    """Three sizes for a third of the run each; evaluation is at the network's."""
-    asked, seen = [], []
+    """Each of three sizes is used for a third of the run, but not for evaluation."""
+    dataset_calls, traced_shapes = [], []
     dataset, replica_step = TrainingBatches.dataset, Step._replica_step
 
-    def spy(self, start, stop):
+    def record_dataset(self, start, stop):
         size = self.preprocessing.height, self.preprocessing.width
-        asked.append((start, stop, *size))
+        dataset_calls.append((start, stop, *size))
         return dataset(self, start, stop)
 
-    def traced(self, network, images, *batch):
-        seen.append(tuple(images.shape[1:]))
+    def record_shapes(self, network, images, *batch):
+        traced_shapes.append(tuple(images.shape[1:]))
         assert network.input_shape[1:] == images.shape[1:]
         return replica_step(self, network, images, *batch)
 
-    monkeypatch.setattr(TrainingBatches, "dataset", spy)
-    monkeypatch.setattr(Step, "_replica_step", traced)
-    rows = train(**SMALL, epochs=1, sizes=(4, 6, 8), model_dir=str(tmp_path / "run"))
-    # After the picture of the first batch: 8, 8 and 7 of 23 steps.
-    assert asked[0] == (0, 1, 4, 4)
-    assert asked[1:] == [(0, 8, 4, 4), (8, 16, 6, 6), (16, 23, 8, 8)]
-    assert list(dict.fromkeys(seen)) == [(4, 4, 1), (6, 6, 1), (8, 8, 1)]
+    monkeypatch.setattr(TrainingBatches, "dataset", record_dataset)
+    monkeypatch.setattr(Step, "_replica_step", record_shapes)
+    rows = train(**DEFAULTS, epochs=1, sizes=(4, 6, 8), model_dir=str(tmp_path / "run"))
+    # The first call is for the figure of augmented images. The others divide 23 steps
+    # into 8, 8 and 7.
+    assert dataset_calls[0] == (0, 1, 4, 4)
+    assert dataset_calls[1:] == [(0, 8, 4, 4), (8, 16, 6, 6), (16, 23, 8, 8)]
+    assert list(dict.fromkeys(traced_shapes)) == [(4, 4, 1), (6, 6, 1), (8, 8, 1)]
     model = load_model(str(tmp_path / "run" / "final.keras"))
     assert model.input_shape == (None, 8, 8, 1)
     digits = sources.load_dataset("digits").test
@@ -488,45 +556,51 @@ def test_training_images_of_several_sizes(tmp_path, monkeypatch):
 # Precision and compilation.
 
 
-def relative(found, expected):
-    return np.linalg.norm(found - expected) / np.linalg.norm(expected)
+def compute_relative_error(actual, expected):
+    return np.linalg.norm(actual - expected) / np.linalg.norm(expected)
 
 
-@BOTH
-@pytest.mark.parametrize("clip", [0.0, 0.01])
-def test_a_step_that_overflows_is_left_out(name, clip):
-    recipe = dataclasses.replace(PLAIN, clip_norm=clip)
-    network, step = step_of(name, recipe, precision="mixed_float16")
-    full, full_step = step_of(name, recipe)
-    sizes = (8,) if name == "one_device" else (5, 3)
-    parts = [split(some_images(8, seed), *sizes) for seed in range(3)]
-    expected = moved(full, full_step, feed(parts[2:]))
-    copies = step._strategy.experimental_local_results
-    before, batches = trainable(network), feed(parts)
+@WITH_BOTH_STRATEGIES
+@pytest.mark.parametrize("clip_norm", [0.0, 0.01])
+def test_a_step_that_overflows_is_skipped(strategy_name, clip_norm):
+    recipe = dataclasses.replace(PLAIN_RECIPE, clip_norm=clip_norm)
+    network, step = make_step(strategy_name, recipe, precision="mixed_float16")
+    full_network, full_step = make_step(strategy_name, recipe)
+    sizes = (8,) if strategy_name == "one_device" else (5, 3)
+    parts = [split_batch(make_images(8, seed), *sizes) for seed in range(3)]
+    expected = measure_change(full_network, full_step, make_batches(parts[2:]))
+    list_replica_values = step._strategy.experimental_local_results
+    weights_before, batches = read_trainable(network), make_batches(parts)
     step.optimizer.dynamic_scale.assign(2.0**100)
-    for halved in (99, 98):  # 2^100 is no number of half precision.
+    for exponent in (99, 98):  # A scale of 2^100 overflows half precision.
         step(batches)
-        np.testing.assert_array_equal(trainable(network), before)
-        for copy in copies(step.optimizer.dynamic_scale.value):
-            assert float(copy) == 2.0**halved
+        np.testing.assert_array_equal(read_trainable(network), weights_before)
+        for scale in list_replica_values(step.optimizer.dynamic_scale.value):
+            assert float(scale) == 2.0**exponent
         assert int(step.optimizer.iterations.numpy()) == 0
     assert np.isfinite(step.sums.numpy()).all()
     step.optimizer.dynamic_scale.assign(2.0**8)
-    found = moved(network, step, batches)
+    change = measure_change(network, step, batches)
     assert int(step.optimizer.iterations.numpy()) == 1
     for variable in network.trainable_variables:
-        first, *others = copies(variable.value)
-        for other in others:
-            np.testing.assert_array_equal(first, other)
-    # In half precision: about right, and not exactly.
-    assert 1e-5 < relative(found, expected) < 0.02
+        first_value, *other_values = list_replica_values(variable.value)
+        for other_value in other_values:
+            np.testing.assert_array_equal(first_value, other_value)
+    # The change in half precision is close to that in float32, but not equal.
+    assert 1e-5 < compute_relative_error(change, expected) < 0.02
 
 
-def test_bfloat16_is_about_right():
-    batch = some_images(8)
-    network, step = step_of("one_device", PLAIN, precision="mixed_bfloat16")
-    expected = -0.125 * mean_gradient([batch])
-    assert 1e-4 < relative(moved(network, step, feed([[batch]])), expected) < 0.1
+def test_bfloat16_is_close_to_float32():
+    batch = make_images(8)
+    network, step = make_step("one_device", PLAIN_RECIPE, precision="mixed_bfloat16")
+    expected = -0.125 * compute_mean_gradient([batch])
+    assert (
+        1e-4
+        < compute_relative_error(
+            measure_change(network, step, make_batches([[batch]])), expected
+        )
+        < 0.1
+    )
     assert {layer.dtype_policy.name for layer in network.layers} == {"float32"}
 
 
@@ -545,10 +619,10 @@ print("loaded", len(model.layers))
 """
 
 
-def test_what_a_run_saves_is_an_ordinary_network(tmp_path):
-    """Of mixed precision, LAMB, averages and stochastic depth nothing is left."""
+def test_a_run_saves_an_ordinary_keras_model(tmp_path):
+    """Mixed precision, LAMB, averages and stochastic depth do not affect the files."""
     train(
-        **SMALL,
+        **DEFAULTS,
         iterations=3,
         precision="mixed_float16",
         optimizer="lamb",
@@ -566,79 +640,93 @@ def test_what_a_run_saves_is_an_ordinary_network(tmp_path):
         assert "UserWarning" not in result.stderr
 
 
-def test_compiled_steps_are_the_same():
-    batch = some_images(8)
-    network, step = step_of("one_device", PLAIN, jit_compile=True)
-    found = moved(network, step, feed([[batch]]))
-    expected = -0.125 * mean_gradient([batch])
-    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
-    assert step._one.experimental_get_tracing_count() == 1
+def test_compiled_steps_equal_uncompiled_steps():
+    batch = make_images(8)
+    network, step = make_step("one_device", PLAIN_RECIPE, jit_compile=True)
+    change = measure_change(network, step, make_batches([[batch]]))
+    expected = -0.125 * compute_mean_gradient([batch])
+    np.testing.assert_allclose(change, expected, rtol=1e-3, atol=1e-6)
+    assert step._take_one_step.experimental_get_tracing_count() == 1
 
 
-def test_compiled_steps_are_for_one_replica(tmp_path, monkeypatch):
+def test_compiled_steps_need_a_single_replica(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as error:
-        train(**{**SMALL, "strategy": "mirrored"}, jit_compile=True)
+        train(**{**DEFAULTS, "strategy": "mirrored"}, jit_compile=True)
     assert "jit_compile with 2 replicas" in str(error.value)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
-# What a recipe changes in the network.
+# Changes that a recipe makes to the network.
 
 
-def built(**changes):
+def build_network(**changes):
     keras.utils.set_random_seed(3)
-    built_network, _ = make(some_digits(64), constant(64, **changes))
-    return built_network
+    network, _ = make_run_network(load_some_digits(64), make_recipe(64, **changes))
+    return network
 
 
 def test_stochastic_depth():
-    """Of three blocks the first stays always, the last goes with the probability."""
-    network, images = built(stochastic_depth=0.4), some_digits(1).train.images
+    """The drop probability grows from 0 in the first block to 0.4 in the last."""
+    network, images = (
+        build_network(stochastic_depth=0.4),
+        load_some_digits(1).train.images,
+    )
     images = np.repeat(images, 2000, 0)
-    drops = [layer for layer in network.layers if layer.name.endswith("_drop")]
-    assert [d.name for d in drops] == ["conv3_block1_drop", "conv4_block1_drop"]
-    for layer in drops:
-        place = int(layer.name[4]) - 2
-        probability = 0.4 * place / 2
-        parts = keras.Model(network.input, [layer.input, layer.output])
-        branch, kept = (np.asarray(each) for each in parts(images, training=True))
-        gone = ~kept.any(axis=(1, 2, 3))
-        np.testing.assert_allclose(
-            kept[~gone], branch[~gone] / (1 - probability), rtol=1e-5, atol=1e-6
+    drop_layers = [layer for layer in network.layers if layer.name.endswith("_drop")]
+    assert [layer.name for layer in drop_layers] == [
+        "conv3_block1_drop",
+        "conv4_block1_drop",
+    ]
+    for layer in drop_layers:
+        block_index = int(layer.name[4]) - 2
+        probability = 0.4 * block_index / 2
+        branch_model = keras.Model(network.input, [layer.input, layer.output])
+        branch, dropped_branch = (
+            np.asarray(output) for output in branch_model(images, training=True)
         )
-        spread = math.sqrt(probability * (1 - probability) / 2000)
-        assert abs(gone.mean() - probability) <= 5 * spread
-        branch, kept = (np.asarray(e) for e in parts(images[:2], training=False))
-        np.testing.assert_array_equal(branch, kept)
+        is_dropped = ~dropped_branch.any(axis=(1, 2, 3))
+        np.testing.assert_allclose(
+            dropped_branch[~is_dropped],
+            branch[~is_dropped] / (1 - probability),
+            rtol=1e-5,
+            atol=1e-6,
+        )
+        standard_error = math.sqrt(probability * (1 - probability) / 2000)
+        assert abs(is_dropped.mean() - probability) <= 5 * standard_error
+        branch, dropped_branch = (
+            np.asarray(output) for output in branch_model(images[:2], training=False)
+        )
+        np.testing.assert_array_equal(branch, dropped_branch)
 
 
-def test_with_zero_gamma_a_block_begins_as_its_shortcut():
-    network, images = built(zero_gamma=True), some_digits(16).train.images
+def test_zero_gamma_makes_each_block_equal_its_shortcut():
+    network, images = build_network(zero_gamma=True), load_some_digits(16).train.images
     names = ("conv1_relu", "conv2_block1_out", "conv3_block1_out", "conv4_block1_out")
     outputs = [network.get_layer(name).output for name in names]
-    found = keras.Model(network.input, outputs)(images, training=True)
-    x, *after = (np.asarray(each) for each in found)
-    np.testing.assert_array_equal(after[0], x)
-    for before, out in itertools.pairwise(after):
-        channels = before.shape[-1]
+    tensors = keras.Model(network.input, outputs)(images, training=True)
+    first_input, *block_outputs = (np.asarray(output) for output in tensors)
+    np.testing.assert_array_equal(block_outputs[0], first_input)
+    for block_input, block_output in itertools.pairwise(block_outputs):
+        channels = block_input.shape[-1]
         expected = np.pad(
-            before[:, ::2, ::2], [(0, 0)] * 3 + [(channels // 2, channels // 2)]
+            block_input[:, ::2, ::2], [(0, 0)] * 3 + [(channels // 2, channels // 2)]
         )
-        np.testing.assert_array_equal(out, expected)
-    assert x.any()
+        np.testing.assert_array_equal(block_output, expected)
+    assert first_input.any()
 
 
-# Recipes that react to how a run goes.
+# Recipes that react to the accuracy of a run.
 
 
-class Cut(keras.callbacks.Callback):
-    """Interrupts a run."""
+class Interrupt(keras.callbacks.Callback):
+    """Interrupts a run after `at` batches."""
 
     def __init__(self, at=None):
         super().__init__()
-        self.batches, self.at = 0, lambda: at  # Stays out of the checkpoint.
+        # A function is not saved in the checkpoint.
+        self.batches, self.at = 0, lambda: at
 
     def on_train_batch_end(self, batch, logs=None):
         self.batches += 1
@@ -647,11 +735,14 @@ class Cut(keras.callbacks.Callback):
 
 
 def test_plateau(tmp_path):
-    """The rate is a tenth after two epochs without a better accuracy; resumed too."""
+    """Two epochs without a better accuracy divide the learning rate by 10.
+
+    A resumed run gives the same result.
+    """
 
     def run(folder, at=None):
         return train(
-            **SMALL,
+            **DEFAULTS,
             epochs=9,
             batch_size=512,
             schedule="plateau",
@@ -660,68 +751,72 @@ def test_plateau(tmp_path):
             learning_rate=1e-6,
             checkpoint_every=2,
             model_dir=str(tmp_path / folder),
-            callbacks=[Cut(at)],
+            callbacks=[Interrupt(at)],
         )
 
-    rows = run("whole")
-    expected, rate, best, waited = [], 1e-6, -1.0, 0
+    rows = run("undisturbed")
+    expected, rate, best_accuracy, stale_epochs = [], 1e-6, -1.0, 0
     for row in rows:
         expected.append(rate)
-        waited = 0 if row["val_accuracy"] > best else waited + 1
-        best = max(best, row["val_accuracy"])
-        if waited == 2:
-            rate, waited = rate / 10, 0
+        stale_epochs = 0 if row["val_accuracy"] > best_accuracy else stale_epochs + 1
+        best_accuracy = max(best_accuracy, row["val_accuracy"])
+        if stale_epochs == 2:
+            rate, stale_epochs = rate / 10, 0
     assert len(set(expected)) >= 3
     np.testing.assert_allclose([row["learning_rate"] for row in rows], expected, 1e-5)
-    # In the epoch after the last one before the rate falls.
-    first = expected.index(min(expected))
+    # The run is interrupted in the epoch before the learning rate reaches its minimum.
+    lowest_epoch = expected.index(min(expected))
     with pytest.raises(KeyboardInterrupt):
-        run("cut", 3 * (first - 1) + 2)
-    assert run("cut") == rows
-    whole, cut = (
+        run("resumed", 3 * (lowest_epoch - 1) + 2)
+    assert run("resumed") == rows
+    undisturbed_weights, resumed_weights = (
         load_model(str(tmp_path / name / "final.keras")).get_weights()
-        for name in ("whole", "cut")
+        for name in ("undisturbed", "resumed")
     )
-    np.testing.assert_array_equal(flat(whole), flat(cut))
+    np.testing.assert_array_equal(
+        flatten(undisturbed_weights), flatten(resumed_weights)
+    )
 
 
 def test_early_stopping(tmp_path):
     rows = train(
-        **SMALL,
+        **DEFAULTS,
         epochs=40,
         batch_size=512,
         learning_rate=1e-9,
         early_stopping=3,
         model_dir=str(tmp_path / "run"),
     )
-    found = [row["val_accuracy"] for row in rows]
-    assert len(rows) == int(np.argmax(found)) + 1 + 3 < 40
+    accuracies = [row["val_accuracy"] for row in rows]
+    assert len(rows) == int(np.argmax(accuracies)) + 1 + 3 < 40
     assert (tmp_path / "run" / "final.keras").exists()
 
 
-def test_the_evaluator_sees_the_averages(tmp_path, monkeypatch):
-    """And so does `best.keras`."""
-    judged, predict = [], Evaluator.predict
+def test_the_evaluator_uses_the_averaged_weights(tmp_path, monkeypatch):
+    """The files `best.keras` and `final.keras` contain the same averaged weights."""
+    evaluated_weights, original_predict = [], Evaluator.predict
 
-    def spy(self, *args):
-        judged.append(flat(network_of[0].get_weights()))
-        return predict(self, *args)
+    def record_weights(self, *args):
+        evaluated_weights.append(flatten(networks[0].get_weights()))
+        return original_predict(self, *args)
 
-    network_of = []
+    networks = []
 
-    class Take(keras.callbacks.Callback):
+    class NetworkRecorder(keras.callbacks.Callback):
         def on_train_begin(self, logs=None):
-            network_of.append(self.model)
+            networks.append(self.model)
 
-    monkeypatch.setattr(Evaluator, "predict", spy)
+    monkeypatch.setattr(Evaluator, "predict", record_weights)
     train(
-        **SMALL,
+        **DEFAULTS,
         iterations=3,
         ema=0.5,
         model_dir=str(tmp_path / "run"),
-        callbacks=[Take()],
+        callbacks=[NetworkRecorder()],
     )
-    (judged,) = judged
+    (evaluated_weights,) = evaluated_weights
     for name in ("best", "final"):
-        saved = load_model(str(tmp_path / "run" / f"{name}.keras")).get_weights()
-        np.testing.assert_array_equal(flat(saved), judged)
+        saved_weights = load_model(
+            str(tmp_path / "run" / f"{name}.keras")
+        ).get_weights()
+        np.testing.assert_array_equal(flatten(saved_weights), evaluated_weights)

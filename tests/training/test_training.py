@@ -1,4 +1,4 @@
-"""The training loop: against one device, numpy's SGD, and itself undisturbed."""
+"""The training loop: run folders, resuming, and settings that are refused."""
 
 import csv
 import dataclasses
@@ -26,25 +26,25 @@ from keras_resnet.training.resolution import resolve_run
 from keras_resnet.training.run import train
 from keras_resnet.weights.formats import load_model
 
-SMALL = {"model": "cifar_resnet8", "strategy": "one_device", "verbose": 0}
+DEFAULTS = {"model": "cifar_resnet8", "strategy": "one_device", "verbose": 0}
 
 
-def flat(arrays):
-    return np.concatenate([np.ravel(a) for a in arrays])
+def flatten(arrays):
+    return np.concatenate([np.ravel(array) for array in arrays])
 
 
-def test_it_learns_and_leaves_a_folder_that_explains_itself(trained):
-    rows = list(csv.DictReader((trained / "metrics.csv").read_text().splitlines()))
+def test_a_run_learns_and_writes_its_folder(trained_run):
+    rows = list(csv.DictReader((trained_run / "metrics.csv").read_text().splitlines()))
     assert [int(row["epoch"]) for row in rows] == list(range(1, 9))
     assert float(rows[-1]["val_accuracy"]) > 0.9
     assert float(rows[-1]["loss"]) < float(rows[0]["loss"]) / 2
-    record = json.loads((trained / "run.json").read_text(encoding="utf-8"))
+    record = json.loads((trained_run / "run.json").read_text(encoding="utf-8"))
     assert record["settings"]["model"] == "cifar_resnet8"
     assert record["settings"]["replicas"] == 2
     assert record["classes"] == list("0123456789")
     assert record["versions"]["keras"] == keras.__version__
-    assert (trained / "curves.png").read_bytes().startswith(b"\x89PNG")
-    names = {path.name for path in trained.iterdir()}
+    assert (trained_run / "curves.png").read_bytes().startswith(b"\x89PNG")
+    names = {path.name for path in trained_run.iterdir()}
     assert names == {
         "run.json",
         "augmented.png",
@@ -54,52 +54,56 @@ def test_it_learns_and_leaves_a_folder_that_explains_itself(trained):
         "final.keras",
     }
 
-    # The file's model is an ordinary one, and right as fit and evaluate see it.
-    model = load_model(str(trained / "final.keras"))
+    # The saved network is an ordinary one, and Keras's `evaluate` confirms its metrics.
+    model = load_model(str(trained_run / "final.keras"))
     digits = sources.load_dataset("digits")
     loss, accuracy = model.evaluate(digits.test.images, digits.test.labels, verbose=0)
     assert accuracy == pytest.approx(float(rows[-1]["val_accuracy"]), abs=1e-6)
     assert loss == pytest.approx(float(rows[-1]["val_loss"]), rel=1e-3)
 
 
-def test_after_the_end_it_does_nothing(trained, capsys):
-    before = {path.name: path.stat().st_mtime_ns for path in trained.iterdir()}
-    again = {**SMALL, "strategy": "mirrored", "epochs": 8, "verbose": 2}
-    assert train(**again, model_dir=str(trained)) == []
+def test_a_run_that_has_ended_is_not_trained_again(trained_run, capsys):
+    modification_times = {
+        path.name: path.stat().st_mtime_ns for path in trained_run.iterdir()
+    }
+    arguments = {**DEFAULTS, "strategy": "mirrored", "epochs": 8, "verbose": 2}
+    assert train(**arguments, model_dir=str(trained_run)) == []
     assert "has ended; nothing to do" in capsys.readouterr().out
-    assert before == {path.name: path.stat().st_mtime_ns for path in trained.iterdir()}
+    assert modification_times == {
+        path.name: path.stat().st_mtime_ns for path in trained_run.iterdir()
+    }
 
 
-def test_other_settings_are_refused(trained):
+def test_other_settings_are_refused(trained_run):
     with pytest.raises(InputError) as error:
-        train(**SMALL, epochs=9, seed=1, model_dir=str(trained))
+        train(**DEFAULTS, epochs=9, seed=1, model_dir=str(trained_run))
     assert "epochs (began with 8, now 9)" in str(error.value)
     assert "seed (began with 0, now 1)" in str(error.value)
 
 
-def test_a_folder_of_something_else_is_refused(tmp_path):
+def test_a_folder_with_other_files_is_refused(tmp_path):
     (tmp_path / "thesis.tex").write_text("...")
     with pytest.raises(InputError, match="which holds other files"):
-        train(**SMALL, model_dir=str(tmp_path))
+        train(**DEFAULTS, model_dir=str(tmp_path))
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
 class Counter(keras.callbacks.Callback):
-    """Has state of its own, within epochs too."""
+    """Counts batches and epochs, and interrupts the run after `stop_at` batches."""
 
     def __init__(self, stop_at=None):
         super().__init__()
-        self.batches = self.epochs = self.in_epoch = 0
+        self.batches = self.epochs = self.batches_in_epoch = 0
         self.losses = []
-        self.stop_at = lambda: stop_at  # Not plain: stays out of the checkpoint.
+        self.stop_at = lambda: stop_at  # A function is not saved in the checkpoint.
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.in_epoch = 0
+        self.batches_in_epoch = 0
 
     def on_train_batch_end(self, batch, logs=None):
-        assert batch == self.in_epoch
+        assert batch == self.batches_in_epoch
         self.batches += 1
-        self.in_epoch += 1
+        self.batches_in_epoch += 1
         if self.batches == self.stop_at():
             raise KeyboardInterrupt
 
@@ -112,7 +116,7 @@ class Counter(keras.callbacks.Callback):
     "stop_at", [25, *(pytest.param(step, marks=pytest.mark.full) for step in (46, 61))]
 )
 def test_callbacks_resume_in_the_middle_of_an_epoch(tmp_path, stop_at):
-    """Cut after steps 25, 46 (the last of an epoch of 23) and 61."""
+    """The run is interrupted at step 25, 46 (the end of an epoch of 23 steps) or 61."""
 
     def run(folder, stop_at=None):
         counter = Counter(stop_at)
@@ -121,7 +125,7 @@ def test_callbacks_resume_in_the_middle_of_an_epoch(tmp_path, stop_at):
         )
         folder = str(tmp_path / folder)
         rows = train(
-            **SMALL,
+            **DEFAULTS,
             epochs=3,
             model_dir=folder,
             checkpoint_every=10,
@@ -129,14 +133,15 @@ def test_callbacks_resume_in_the_middle_of_an_epoch(tmp_path, stop_at):
         )
         return rows, counter, stopping
 
-    rows, counter, stopping = run("whole")
+    rows, counter, stopping = run("undisturbed")
     with pytest.raises(KeyboardInterrupt):
-        run("cut", stop_at)
-    resumed_rows, resumed_counter, resumed_stopping = run("cut")
-    final = [
-        load_model(str(tmp_path / name / "final.keras")) for name in ("whole", "cut")
+        run("resumed", stop_at)
+    resumed_rows, resumed_counter, resumed_stopping = run("resumed")
+    networks = [
+        load_model(str(tmp_path / name / "final.keras"))
+        for name in ("undisturbed", "resumed")
     ]
-    np.testing.assert_array_equal(*(flat(model.get_weights()) for model in final))
+    np.testing.assert_array_equal(*(flatten(model.get_weights()) for model in networks))
     assert resumed_rows == rows
     assert (resumed_counter.batches, resumed_counter.epochs) == (69, 3)
     assert resumed_counter.losses == counter.losses
@@ -147,33 +152,34 @@ def test_callbacks_resume_in_the_middle_of_an_epoch(tmp_path, stop_at):
 def test_early_stopping_ends_the_run(tmp_path):
     stopping = keras.callbacks.EarlyStopping("val_accuracy", patience=1, min_delta=1.0)
     rows = train(
-        **SMALL, epochs=20, model_dir=str(tmp_path / "run"), callbacks=[stopping]
+        **DEFAULTS, epochs=20, model_dir=str(tmp_path / "run"), callbacks=[stopping]
     )
     assert len(rows) == 2
     assert (tmp_path / "run" / "final.keras").exists()
 
 
-def weights_of(path):
+def load_weights(path):
     model = load_model(str(path))
-    return [np.asarray(v) for v in model.weights]
+    return [np.asarray(variable) for variable in model.weights]
 
 
-def train_in_process(folder, *flags):
+def make_command(folder, *flags):
     return [
-        sys.executable, "-m", "keras_resnet.train", "--epochs=6", "--set=checkpoint_every=7",
-        "--model=cifar_resnet14", f"--model_dir={folder}", *flags,
+        sys.executable, "-m", "keras_resnet.train", "--epochs=6",
+        "--set=checkpoint_every=7", "--model=cifar_resnet14",
+        f"--model_dir={folder}", *flags,
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("flags", "kills"),
+    ("flags", "num_kills"),
     [
         pytest.param(["--virtual_devices=2"], 1, marks=pytest.mark.full),
         pytest.param(["--strategy=one_device"], 1, marks=pytest.mark.full),
         pytest.param(["--virtual_devices=2"], 8, marks=pytest.mark.full),
     ],
 )
-def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path, flags, kills):
+def test_a_killed_run_equals_an_undisturbed_one(tmp_path, flags, num_kills):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     options = {
         "cwd": tmp_path,
@@ -181,44 +187,45 @@ def test_a_killed_run_ends_as_an_undisturbed_one(tmp_path, flags, kills):
         "stdout": subprocess.PIPE,
         "text": True,
     }
-    subprocess.run(train_in_process("whole", *flags), check=True, **options)
+    subprocess.run(make_command("undisturbed", *flags), check=True, **options)
     seed = random.randrange(2**32)
-    print(f"seed of the moments: {seed}")
-    chance = random.Random(seed)
-    folder = tmp_path / "cut" / "checkpoints"
-    for _ in range(kills):
+    print(f"Random seed of the moments: {seed}")
+    generator = random.Random(seed)
+    folder = tmp_path / "resumed" / "checkpoints"
+    for _ in range(num_kills):
         before = set(folder.glob("*.index"))
-        process = subprocess.Popen(train_in_process("cut", *flags), **options)
-        # The file "checkpoint" notes the first one as written to the end.
+        process = subprocess.Popen(make_command("resumed", *flags), **options)
+        # The file "checkpoint" exists as soon as the first checkpoint is complete.
         while process.poll() is None and not (
             (folder / "checkpoint").exists() and set(folder.glob("*.index")) - before
         ):
             time.sleep(0.005)
-        time.sleep(chance.uniform(0, 1 / kills))
+        time.sleep(generator.uniform(0, 1 / num_kills))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    resumed = subprocess.run(train_in_process("cut", *flags), check=True, **options)
-    assert "Resuming after step" in resumed.stdout, "killed too late to show anything"
+    resumed = subprocess.run(make_command("resumed", *flags), check=True, **options)
+    assert "Resuming after step" in resumed.stdout, "The run was killed too late."
     for name in ("final.keras", "best.keras"):
-        whole, cut = (
-            weights_of(tmp_path / "whole" / name),
-            weights_of(tmp_path / "cut" / name),
+        expected_weights, actual_weights = (
+            load_weights(tmp_path / "undisturbed" / name),
+            load_weights(tmp_path / "resumed" / name),
         )
-        for expected, found in zip(whole, cut, strict=True):
-            np.testing.assert_array_equal(found, expected)
+        for expected, actual in zip(expected_weights, actual_weights, strict=True):
+            np.testing.assert_array_equal(actual, expected)
     metrics = [
-        (tmp_path / run / "metrics.csv").read_bytes() for run in ("whole", "cut")
+        (tmp_path / run / "metrics.csv").read_bytes()
+        for run in ("undisturbed", "resumed")
     ]
     assert metrics[0] == metrics[1]
 
 
 @pytest.fixture
-def interrupted(tmp_path):
-    """The folder of a run of three epochs that was cut short at step 30 of 69."""
+def interrupted_run(tmp_path):
+    """Folder of a run interrupted at step 31 of 69. Its last checkpoint is step 30."""
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         train(
-            **SMALL,
+            **DEFAULTS,
             epochs=3,
             model_dir=str(folder),
             checkpoint_every=10,
@@ -229,7 +236,7 @@ def interrupted(tmp_path):
 
 def resume(folder):
     return train(
-        **{**SMALL, "verbose": 2},
+        **{**DEFAULTS, "verbose": 2},
         epochs=3,
         model_dir=str(folder),
         checkpoint_every=10,
@@ -237,75 +244,81 @@ def resume(folder):
     )
 
 
-def cut_short(path):
+def truncate(path):
     path.write_bytes(path.read_bytes()[:-100_000])
 
 
-def test_a_truncated_checkpoint_is_passed_over(interrupted, tmp_path, capsys):
-    """The one before it leads to the same end."""
-    cut_short(interrupted / "checkpoints" / "step-30.data-00000-of-00001")
-    resume(interrupted)
+def test_a_truncated_checkpoint_is_skipped(interrupted_run, tmp_path, capsys):
+    """Resuming from the checkpoint before it gives the same weights."""
+    truncate(interrupted_run / "checkpoints" / "step-30.data-00000-of-00001")
+    resume(interrupted_run)
     output, errors = capsys.readouterr()
-    assert "step-30 is damaged; taking the one before" in errors
+    assert "step-30 is damaged; taking an older one" in errors
     assert "Resuming after step 20 of 69" in output
-    resume(tmp_path / "whole")
-    whole, resumed = (
+    resume(tmp_path / "undisturbed")
+    undisturbed, resumed = (
         load_model(str(path / "final.keras")).get_weights()
-        for path in (tmp_path / "whole", interrupted)
+        for path in (tmp_path / "undisturbed", interrupted_run)
     )
-    np.testing.assert_array_equal(flat(resumed), flat(whole))
+    np.testing.assert_array_equal(flatten(resumed), flatten(undisturbed))
 
 
-def test_truncated_checkpoints_are_refused(interrupted, capsys):
-    folder = interrupted / "checkpoints"
+def test_a_run_with_only_truncated_checkpoints_is_refused(interrupted_run, capsys):
+    folder = interrupted_run / "checkpoints"
     for path in folder.glob("*.data-*"):
-        cut_short(path)
-    before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
-    with pytest.raises(InputError, match=r"remove .*/checkpoints to begin anew"):
-        resume(interrupted)
-    assert before == {p: p.stat().st_mtime_ns for p in folder.iterdir()}
-    for path in folder.iterdir():  # As the message says.
+        truncate(path)
+    modification_times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    with pytest.raises(
+        InputError, match=r"remove .*/checkpoints to start the run again"
+    ):
+        resume(interrupted_run)
+    assert modification_times == {
+        path: path.stat().st_mtime_ns for path in folder.iterdir()
+    }
+    for path in folder.iterdir():  # The message says to do this.
         path.unlink()
     folder.rmdir()
     capsys.readouterr()
-    assert len(resume(interrupted)) == 3
+    assert len(resume(interrupted_run)) == 3
     assert "Resuming" not in capsys.readouterr().out
 
 
-def test_other_callbacks_are_refused(interrupted):
+def test_other_callbacks_are_refused(interrupted_run):
     with pytest.raises(
         InputError, match=r"began with, Counter, RunFolder\. Received: RunF"
     ):
-        train(**SMALL, epochs=3, model_dir=str(interrupted))
+        train(**DEFAULTS, epochs=3, model_dir=str(interrupted_run))
 
 
-def test_another_input_size_is_refused(interrupted):
+def test_another_input_size_is_refused(interrupted_run):
     with pytest.raises(InputError, match=r"input_shape \(began with \[8, 8, 1\], now"):
-        train(**SMALL, epochs=3, image_size=16, model_dir=str(interrupted))
+        train(**DEFAULTS, epochs=3, image_size=16, model_dir=str(interrupted_run))
 
 
-def test_a_folder_that_was_moved_resumes_where_it_is_now(interrupted, tmp_path):
-    os.rename(interrupted, tmp_path / "moved")
+def test_a_moved_run_folder_resumes_in_place(interrupted_run, tmp_path):
+    os.rename(interrupted_run, tmp_path / "moved")
     resume(tmp_path / "moved")
     assert os.listdir(tmp_path) == ["moved"]
-    resume(tmp_path / "whole")
-    folders = [tmp_path / name for name in ("moved", "whole")]
+    resume(tmp_path / "undisturbed")
+    folders = [tmp_path / name for name in ("moved", "undisturbed")]
     for name in ("best.keras", "final.keras"):
-        np.testing.assert_array_equal(*(flat(weights_of(f / name)) for f in folders))
-    written = [(folder / "metrics.csv").read_bytes() for folder in folders]
-    assert written[0] == written[1]
+        np.testing.assert_array_equal(
+            *(flatten(load_weights(f / name)) for f in folders)
+        )
+    metrics = [(folder / "metrics.csv").read_bytes() for folder in folders]
+    assert metrics[0] == metrics[1]
     names = [{path.name for path in folder.iterdir()} for folder in folders]
     assert names[0] == names[1]
 
 
-def test_other_names_of_classes_are_refused(interrupted):
-    """The labels would mean something else."""
+def test_other_class_names_are_refused(interrupted_run):
+    """Other class names would change the meaning of the labels."""
     digits = sources.load_dataset("digits")
     renamed = dataclasses.replace(digits, classes=("none", *digits.classes[1:]))
-    before = (interrupted / "run.json").read_bytes()
+    original_record = (interrupted_run / "run.json").read_bytes()
     with pytest.raises(InputError, match=r"Different: classes \(began with \['0', "):
-        train(**SMALL, dataset=renamed, epochs=3, model_dir=str(interrupted))
-    assert before == (interrupted / "run.json").read_bytes()
+        train(**DEFAULTS, dataset=renamed, epochs=3, model_dir=str(interrupted_run))
+    assert original_record == (interrupted_run / "run.json").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -317,42 +330,47 @@ def test_other_names_of_classes_are_refused(interrupted):
     ],
 )
 def test_a_rejected_recipe_leaves_no_folder(changes, tmp_path):
-    """Else the corrected command would find other settings there."""
+    """Otherwise, the corrected command would be refused because of other settings."""
     with pytest.raises(InputError):
-        train(**SMALL, **changes, model_dir=str(tmp_path / "run"))
+        train(**DEFAULTS, **changes, model_dir=str(tmp_path / "run"))
     assert os.listdir(tmp_path) == []
 
 
-def test_a_run_that_has_not_begun_blocks_no_other_settings(tmp_path):
-    """Killed between its record and its first checkpoint, say."""
+def test_a_run_without_a_checkpoint_accepts_other_settings(tmp_path):
+    """A killed process may have written the record but no checkpoint."""
     folder = tmp_path / "run"
     folder.mkdir()
-    options = RunOptions.of("cifar_resnet8", strategy="one_device", epochs=8)
+    options = RunOptions.from_keywords("cifar_resnet8", strategy="one_device", epochs=8)
     spec, _, preprocessing = resolve_run(options, Execution(), 1)
     record = run_record.RunRecord(spec, ("cat", "dog"), preprocessing)
     run_record.write_record(folder, record)
-    small = {**SMALL, "batch_size": 512, "learning_rate": 0.01, "model_dir": folder}
-    assert len(train(**small, epochs=1)) == 1
+    arguments = {
+        **DEFAULTS,
+        "batch_size": 512,
+        "learning_rate": 0.01,
+        "model_dir": folder,
+    }
+    assert len(train(**arguments, epochs=1)) == 1
     record = json.loads((folder / "run.json").read_text())
     assert (record["settings"]["epochs"], record["classes"][0]) == (1, "0")
     with pytest.raises(InputError, match="began with 1, now 2"):
-        train(**small, epochs=2)
+        train(**arguments, epochs=2)
 
 
-def test_one_step_that_breaks_the_weights_leaves_no_model(tmp_path):
-    """The loss of the only step is that of the weights before it, a number."""
-    with pytest.raises(FloatingPointError, match="no longer"):
-        train(**SMALL, iterations=1, learning_rate=1e38, model_dir=tmp_path / "run")
-    left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert "run.json" in left and not left & {"best.keras", "final.keras"}
+def test_weights_broken_by_the_last_step_are_not_saved(tmp_path):
+    """The loss of the only step is finite, because it is computed before the update."""
+    with pytest.raises(FloatingPointError, match="validation loss is NaN"):
+        train(**DEFAULTS, iterations=1, learning_rate=1e38, model_dir=tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert "run.json" in names and not names & {"best.keras", "final.keras"}
 
 
 @pytest.mark.parametrize("end", ["killed", "ended"])
 def test_two_processes_do_not_train_into_one_folder(end, tmp_path):
-    small = {"epochs": 3, "batch_size": 480}
-    flags = [f"--{key}={value}" for key, value in small.items()]
-    fault = ("after_step", 5, "_sleep", 600 if end == "killed" else 6)
-    first = Child(
+    arguments = {"epochs": 3, "batch_size": 480}
+    flags = [f"--{key}={value}" for key, value in arguments.items()]
+    fault = ("call_after_step", 5, "_sleep", 600 if end == "killed" else 6)
+    first_process = Child(
         "keras_resnet.train", "--model=cifar_resnet8", "--strategy=one_device",
         "--model_dir=run", "--set=checkpoint_every=2", *flags, cwd=tmp_path,
         faults=[fault],
@@ -360,40 +378,48 @@ def test_two_processes_do_not_train_into_one_folder(end, tmp_path):
     folder = tmp_path / "run"
     deadline = time.monotonic() + 60
     while not list((folder / "checkpoints").glob("step-4.index")):
-        assert first.runs and time.monotonic() < deadline
+        assert first_process.is_running and time.monotonic() < deadline
         time.sleep(0.02)
-    again = {**SMALL, **small, "checkpoint_every": 2, "model_dir": str(folder)}
+    keywords = {
+        **DEFAULTS,
+        **arguments,
+        "checkpoint_every": 2,
+        "model_dir": str(folder),
+    }
     with pytest.raises(InputError) as error:
-        train(**again)
-    assert first.runs
+        train(**keywords)
+    assert first_process.is_running
     assert str(error.value) == f"Another process is training into {str(folder)!r}"
     if end == "killed":
-        os.kill(first.pid, signal.SIGKILL)
-        assert first.wait().returncode == -signal.SIGKILL
-        assert len(train(**again)) == 3
+        os.kill(first_process.pid, signal.SIGKILL)
+        assert first_process.wait().returncode == -signal.SIGKILL
+        assert len(train(**keywords)) == 3
         return
-    ended = first.wait()
-    assert ended.returncode == 0, ended.stderr  # The second one did it no harm.
-    assert train(**again) == []
+    # The second process does not disturb the first one.
+    result = first_process.wait()
+    assert result.returncode == 0, result.stderr
+    assert train(**keywords) == []
     with (
-        run_folder.locked_folder(folder),
+        run_folder.lock_folder(folder),
         pytest.raises(InputError, match="Another process"),
-        run_folder.locked_folder(folder),
+        run_folder.lock_folder(folder),
     ):
         pass
-    with run_folder.locked_folder(folder):
+    with run_folder.lock_folder(folder):
         pass
 
 
-def test_stopping_within_an_epoch_stops_at_once(tmp_path):
-    class Stop(Counter):
+def test_stop_training_ends_the_run_within_an_epoch(tmp_path):
+    class StoppingCounter(Counter):
         def on_train_batch_end(self, batch, logs=None):
             super().on_train_batch_end(batch, logs)
             self.model.stop_training = self.batches == 4
 
-    stop = Stop()
-    rows = train(**SMALL, epochs=3, model_dir=str(tmp_path / "run"), callbacks=[stop])
-    assert (stop.batches, len(rows)) == (4, 1)
+    counter = StoppingCounter()
+    rows = train(
+        **DEFAULTS, epochs=3, model_dir=str(tmp_path / "run"), callbacks=[counter]
+    )
+    assert (counter.batches, len(rows)) == (4, 1)
 
 
 def write_checkpoint(folder, **objects):
@@ -403,41 +429,41 @@ def write_checkpoint(folder, **objects):
     ).save(40)
 
 
-def test_a_foreign_checkpoint_is_refused(interrupted):
-    write_checkpoint(interrupted, model=tf.Variable(1.0))
+def test_a_foreign_checkpoint_is_refused(interrupted_run):
+    write_checkpoint(interrupted_run, model=tf.Variable(1.0))
     with pytest.raises(InputError, match="was not written by keras_resnet"):
-        resume(interrupted)
+        resume(interrupted_run)
 
 
-def test_a_newer_checkpoint_is_refused(interrupted, monkeypatch):
+def test_a_newer_checkpoint_is_refused(interrupted_run, monkeypatch):
     monkeypatch.setattr(checkpoints, "FORMAT", 2)
-    write_checkpoint(interrupted, progress=checkpoints.Progress([]))
+    write_checkpoint(interrupted_run, progress=checkpoints.Progress([]))
     monkeypatch.undo()
     with pytest.raises(InputError, match="has format 2, from a newer keras_resnet"):
-        resume(interrupted)
+        resume(interrupted_run)
 
 
-def test_a_checkpoint_of_another_network_is_refused(interrupted):
-    for path in (interrupted / "checkpoints").iterdir():
+def test_a_checkpoint_of_another_network_is_refused(interrupted_run):
+    for path in (interrupted_run / "checkpoints").iterdir():
         path.unlink()
     write_checkpoint(
-        interrupted, progress=checkpoints.Progress([]), sums=tf.Variable([0.0] * 3)
+        interrupted_run, progress=checkpoints.Progress([]), sums=tf.Variable([0.0] * 3)
     )
     with pytest.raises(InputError, match="is damaged or of another network"):
-        resume(interrupted)
+        resume(interrupted_run)
 
 
-def test_a_damaged_record_is_refused(interrupted):
-    (interrupted / "run.json").write_text("{")
+def test_a_damaged_record_is_refused(interrupted_run):
+    (interrupted_run / "run.json").write_text("{")
     with pytest.raises(InputError, match=r"run\.json is damaged"):
-        resume(interrupted)
+        resume(interrupted_run)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ({"model": "resnet21"}, "Unknown model"),
-        ({"dataset": "digit"}, "There is no such data set"),
+        ({"dataset": "digit"}, "The dataset does not exist"),
         ({"strategy": "horovod"}, "Accepted: one_device, mirrored"),
         ({"shortcut": "D"}, "Received: shortcut='D'"),
         ({"recipe": "sgd"}, "Unknown recipe"),
@@ -445,18 +471,18 @@ def test_a_damaged_record_is_refused(interrupted):
         ({"model": "resnet50"}, "at least 32 pixels"),
         ({"checkpoint_every": 0}, "checkpoint_every must be above 0"),
         ({"seed": -1}, "Received: seed=-1"),
-        ({"model_dir": "/proc/runs"}, "can be written"),
+        ({"model_dir": "/proc/runs"}, "writable folder"),
     ],
 )
-def test_bad_arguments(arguments, words, tmp_path, monkeypatch):
+def test_wrong_arguments_are_refused(arguments, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as error:
-        train(**{**SMALL, **arguments})
-    assert words in str(error.value)
+        train(**{**DEFAULTS, **arguments})
+    assert message in str(error.value)
     assert os.listdir(tmp_path) == []
 
 
-def test_a_damaged_image_stops_the_run_and_is_named(tmp_path):
+def test_a_damaged_image_stops_the_run(tmp_path):
     for name in ("cats", "dogs"):
         (tmp_path / "pets" / name).mkdir(parents=True)
         for i in range(5):
@@ -476,7 +502,7 @@ def test_a_damaged_image_stops_the_run_and_is_named(tmp_path):
 
 @pytest.mark.full
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
-    """A limit on the size of files stands for the disk."""
+    """A limit on the file size simulates the full disk."""
     code = """
 import resource, sys
 from keras_resnet.training import train
@@ -485,46 +511,49 @@ class Fill(__import__("keras").callbacks.Callback):
         if self.model.optimizer.iterations == 12:
             resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
-    train("cifar_resnet8", epochs=1, model_dir="run", checkpoint_every=5, callbacks=[Fill()])
+    train(
+        "cifar_resnet8", epochs=1, model_dir="run", checkpoint_every=5,
+        callbacks=[Fill()],
+    )
 except OSError as error:
     print("OSError:", error)
 """
     result = run_python("-c", code, cwd=tmp_path)
     assert "OSError: Could not write a checkpoint" in result.stdout, result.stderr
     assert (tmp_path / "run/checkpoints/step-10.index").exists()
-    rest = run_python("-c", code.replace("== 12", "== -1"), cwd=tmp_path)
-    assert "Resuming after step 10 of 23" in rest.stdout, rest.stderr
+    resumed = run_python("-c", code.replace("== 12", "== -1"), cwd=tmp_path)
+    assert "Resuming after step 10 of 23" in resumed.stdout, resumed.stderr
     assert (tmp_path / "run/final.keras").exists()
 
 
-def test_a_range_of_learning_rates(tmp_path, capsys):
-    """The loss falls, then blows up; in between lies the steepest fall."""
+def test_find_learning_rate(tmp_path, capsys):
+    """The loss falls, then grows. The suggested rate is where it falls fastest."""
     folder = tmp_path / "net-find_lr"
-    rates, losses, best = rate_range.find_learning_rate(
+    rates, losses, suggested_rate = rate_range.find_learning_rate(
         "cifar_resnet8", strategy="one_device", model_dir=f"{tmp_path}/net/"
     )
-    low, high = 1e-5, 10.0  # By the same factor over 100 steps, up to the end.
-    expected = low * (high / low) ** (np.arange(100) / 99)
+    min_rate, max_rate = 1e-5, 10.0  # The rates form a geometric series of 100 steps.
+    expected = min_rate * (max_rate / min_rate) ** (np.arange(100) / 99)
     np.testing.assert_allclose(rates, expected[: len(rates)], rtol=1e-6)
     assert len(rates) == len(losses) > 50
-    lowest = int(np.argmin(losses))
-    assert 0 < lowest < len(losses) - 1
-    assert losses[lowest] < 0.6 * losses[0]
-    assert losses[-1] > 2 * losses[lowest]
-    assert 0.005 <= best <= 1
-    assert best < rates[lowest]
+    lowest_index = int(np.argmin(losses))
+    assert 0 < lowest_index < len(losses) - 1
+    assert losses[lowest_index] < 0.6 * losses[0]
+    assert losses[-1] > 2 * losses[lowest_index]
+    assert 0.005 <= suggested_rate <= 1
+    assert suggested_rate < rates[lowest_index]
     assert {path.name for path in folder.iterdir()} == {"find_lr.csv", "find_lr.png"}
     assert (folder / "find_lr.png").read_bytes().startswith(b"\x89PNG")
     lines = (folder / "find_lr.csv").read_text().splitlines()
     assert lines[0] == "learning_rate,loss"
     written = np.array([list(map(float, line.split(","))) for line in lines[1:]])
     np.testing.assert_allclose(written, np.stack([rates, losses], 1), rtol=1e-5)
-    assert f"at a rate of {best:.2g} " in capsys.readouterr().out
+    assert f"at a learning rate of {suggested_rate:.2g} " in capsys.readouterr().out
     assert os.listdir(tmp_path) == ["net-find_lr"]
 
 
-def test_two_processes_end_with_the_same_bits(tmp_path):
-    """With all that draws at random."""
+def test_two_processes_give_identical_results(tmp_path):
+    """The recipe uses every source of random numbers."""
     options = [
         "--model=cifar_resnet8", "--epochs=1", "--strategy=one_device",
         "--set=policy=trivial_augment", "--set=mixup=0.2", "--set=cutmix=1.0",
@@ -546,9 +575,12 @@ def test_two_processes_end_with_the_same_bits(tmp_path):
     for process in processes:
         process.communicate(timeout=300)
         assert process.returncode == 0
-    one, other = (tmp_path / name for name in ("one", "other"))
+    first_run, second_run = (tmp_path / name for name in ("one", "other"))
     np.testing.assert_array_equal(
-        *(flat(weights_of(folder / "final.keras")) for folder in (one, other))
+        *(
+            flatten(load_weights(folder / "final.keras"))
+            for folder in (first_run, second_run)
+        )
     )
     for name in ("metrics.csv", "augmented.png"):
-        assert (one / name).read_bytes() == (other / name).read_bytes()
+        assert (first_run / name).read_bytes() == (second_run / name).read_bytes()

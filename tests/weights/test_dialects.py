@@ -1,7 +1,7 @@
-"""Weights of torchvision, timm and CIFAR repositories give PyTorch's logits.
+"""Networks with weights of torchvision, timm or CIFAR repositories match PyTorch.
 
-`fixtures/torch_logits.json` holds what PyTorch gave; `make_torch_logits.py` says
-how and makes it again. A state dict of the same keys is filled here.
+`make_torch_logits.py` computes the logits of PyTorch and stores them in
+`fixtures/torch_logits.json`. The tests fill a state dict with the same arrays.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from state_dicts import digest, fill, pixels
+from state_dicts import hash_shapes, make_arrays, make_images
 
 import keras_resnet
 from keras_resnet.weights import saving
@@ -24,16 +24,16 @@ FIXTURE = json.loads(
 )
 
 
-def build(net, **options):
-    """Our network for a net of the fixture, and the shapes of its state dict."""
-    name, *rest = net["model"].split()
-    if net["source"] == "cifar":
-        options["shortcut"] = net["options"]["shortcut"]
+def build(entry, **options):
+    """Builds the network that corresponds to an entry of the fixture."""
+    name, *rest = entry["model"].split()
+    if entry["source"] == "cifar":
+        options["shortcut"] = entry["options"]["shortcut"]
     if "output_stride" in rest:
         options["output_stride"] = int(rest[-1])
-    if net["source"] == "timm" and name in ("resnet50", "resnet101", "resnet152"):
+    if entry["source"] == "timm" and name in ("resnet50", "resnet101", "resnet152"):
         options["stride_on"] = "3x3"
-    if net["source"] == "torchvision":
+    if entry["source"] == "torchvision":
         options["stride_on"] = "3x3"
     return keras_resnet.ResNet(
         name, classes=8, classifier_activation=None, **{"input_shape": None, **options}
@@ -41,19 +41,20 @@ def build(net, **options):
 
 
 def torch_shapes(model, tmp_path):
-    """Keys and shapes that our conversion to torch's names writes."""
+    """Returns the keys and shapes of the state dict that `save_state_dict` writes."""
     path = str(tmp_path / "shapes.safetensors")
     saving.save_state_dict(model, path)
     return {key: array.shape for key, array in load_file(path).items()}
 
 
-def test_the_generator_is_the_one_of_the_fixture():
-    """If NumPy's streams ever change, this says so first."""
-    made = hashlib.sha256(pixels(2, 64).tobytes()).hexdigest()
-    assert made.startswith("564135d33f60")
+def test_generator_of_images_is_that_of_the_fixture():
+    """The random numbers of NumPy have not changed since the fixture was made."""
+    digest = hashlib.sha256(make_images(2, 64).tobytes()).hexdigest()
+    assert digest.startswith("564135d33f60")
 
 
-# In the default tier: one of each kind. timm's plain ResNets are torchvision's.
+# Networks of the default tier, one of each kind. The basic ResNets of timm are left
+# out, because they equal those of torchvision.
 QUICK = (
     "torchvision resnet18",
     "torchvision resnet34",
@@ -71,25 +72,25 @@ QUICK = (
 )
 
 
-def nets():
-    for net in FIXTURE["nets"]:
-        name = f"{net['source']} {net['model']}"
+def entries():
+    for entry in FIXTURE["nets"]:
+        name = f"{entry['source']} {entry['model']}"
         marks = [] if name in QUICK else [pytest.mark.full]
-        yield pytest.param(net, id=name, marks=marks)
+        yield pytest.param(entry, id=name, marks=marks)
 
 
-@pytest.mark.parametrize("net", list(nets()))
-def test_pytorch_gives_the_same_logits(net, tmp_path):
-    size = FIXTURE["input"]["sizes"][net["source"]]
+@pytest.mark.parametrize("entry", list(entries()))
+def test_logits_equal_those_of_pytorch(entry, tmp_path):
+    size = FIXTURE["input"]["sizes"][entry["source"]]
     shape = {"input_shape": (size, size, 3)}
-    random = build(net, **shape)
-    shapes = torch_shapes(random, tmp_path)
-    assert digest(shapes) == net["digest"]
+    random_model = build(entry, **shape)
+    shapes = torch_shapes(random_model, tmp_path)
+    assert hash_shapes(shapes) == entry["digest"]
     path = str(tmp_path / "net.safetensors")
-    save_file(fill(shapes), path)  # Without our notes: as torch would write it.
-    model = build(net, **shape, weights=path)
-    images = pixels(FIXTURE["input"]["number"], size)
+    save_file(make_arrays(shapes), path)  # PyTorch would not write a note either.
+    model = build(entry, **shape, weights=path)
+    images = make_images(FIXTURE["input"]["number"], size)
     logits = keras.ops.convert_to_numpy(model(images.astype("float32"), training=False))
-    expected = np.array(net["logits"])
+    expected = np.array(entry["logits"])
     largest = np.abs(expected).max()
     np.testing.assert_allclose(logits, expected, atol=2e-5 * largest, rtol=0)

@@ -1,29 +1,29 @@
-"""The table of published weights."""
+"""Rows of the registry are complete and agree with their publishers."""
 
 import os
 import re
 import urllib.parse
 
 import pytest
-from keras.src.applications import resnet as theirs
+from keras.src.applications import resnet as peer
 
 import keras_resnet
 from keras_resnet.spec.variants import VARIANTS
 from keras_resnet.support.errors import InputError
 from keras_resnet.weights import download, registry
 
-# All but what this package trained itself.
+# Weights with a URL. The others were trained and are shipped by this package.
 PUBLISHED = [row for row in registry.REGISTRY if "://" in row.address]
 ROWS = [pytest.param(row, id=f"{row.model}-{row.name}") for row in PUBLISHED]
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_row(row):
+def test_row_is_valid(row):
     assert row.model in VARIANTS
     assert urllib.parse.urlsplit(row.address).scheme == "https"
-    digits = {"md5": 32, "sha256": 8}[row.algorithm]
-    assert re.fullmatch(rf"[0-9a-f]{{{digits}}}", row.digest)
-    if row.algorithm == "sha256":  # As torch.hub reads it.
+    num_digits = {"md5": 32, "sha256": 8}[row.algorithm]
+    assert re.fullmatch(rf"[0-9a-f]{{{num_digits}}}", row.digest)
+    if row.algorithm == "sha256":  # torch.hub reads the hash from the file name.
         assert re.search(r"-([a-f0-9]*)\.", row.address)[1] == row.digest
     assert 50 < row.top1 < row.top5 < 100
     assert row.licence
@@ -36,7 +36,7 @@ def test_rows_are_unique():
     for key in (
         lambda row: (row.model, row.name),
         lambda row: row.address,
-        lambda row: row.path,  # Or one would take the other's place in the cache.
+        lambda row: row.path,  # Two files with the same path would share a cache entry.
     ):
         keys = [key(row) for row in registry.REGISTRY]
         assert len(set(keys)) == len(keys)
@@ -45,15 +45,15 @@ def test_rows_are_unique():
 
 def test_keras_rows_are_those_of_the_installed_keras():
     rows = {row.model: row for row in registry.REGISTRY if row.name == "keras"}
-    assert rows.keys() == {name for name in theirs.WEIGHTS_HASHES if "next" not in name}
+    assert rows.keys() == {name for name in peer.WEIGHTS_HASHES if "next" not in name}
     for name, row in rows.items():
-        with_top, _ = theirs.WEIGHTS_HASHES[name]
-        assert row.digest == with_top
+        hash_with_top, _ = peer.WEIGHTS_HASHES[name]
+        assert row.digest == hash_with_top
         file = f"{name}_weights_tf_dim_ordering_tf_kernels.h5"
-        assert row.address == f"{theirs.BASE_WEIGHTS_PATH}{file}"
+        assert row.address == f"{peer.BASE_WEIGHTS_PATH}{file}"
 
 
-def test_imagenet_means_the_first_row():
+def test_imagenet_selects_the_first_row():
     for model in {row.model for row in PUBLISHED}:
         rows = [row for row in registry.REGISTRY if row.model == model]
         assert registry.find_weights(model, "imagenet") is rows[0]
@@ -64,13 +64,13 @@ def test_imagenet_means_the_first_row():
     assert keras_resnet.list_weights() == list(registry.REGISTRY)
 
 
-def test_names_of_resnet50():
+def test_names_of_resnet50_weights():
     names = [row.name for row in keras_resnet.list_weights("resnet50")]
     torchvision, timm = ["torchvision_v1", "torchvision_v2"], ["a1", "a2", "a3"]
     assert names == ["keras", *torchvision, *(f"timm_{name}" for name in timm)]
 
 
-def test_unknown_names():
+def test_unknown_names_are_refused():
     with pytest.raises(InputError, match="Did you mean 'torchvision_v2'") as error:
         registry.find_weights("resnet50", "torchvison_v2")
     assert "imagenet, keras, torchvision_v1, " in str(error.value)
@@ -87,16 +87,16 @@ def test_classes_of_imagenet():
     names, ids = registry.class_names("imagenet"), registry.class_ids("imagenet")
     assert len(names) == len(set(names)) == len(ids) == 1000
     assert list(ids) == sorted(set(ids))
-    assert all(re.fullmatch(r"n\d{8}", one) for one in ids)
-    # As everyone's ImageNet has them.
+    assert all(re.fullmatch(r"n\d{8}", class_id) for class_id in ids)
+    # The first, second and last class of ImageNet.
     assert (ids[0], ids[1], ids[-1]) == ("n01440764", "n01443537", "n15075141")
     assert (names[0], names[1], names[-1]) == ("tench", "goldfish", "toilet tissue")
     assert registry.class_names("cifar10")[3:6] == ("cat", "deer", "dog")
     assert registry.class_names("digits") is registry.class_ids("digits") is None
 
 
-def test_the_weights_that_come_with_the_package():
-    """Grey 28x28 pixels, found without a network, verified like any others."""
+def test_shipped_weights_of_fashion_mnist():
+    """The package contains weights for grey 28x28 images, with a valid hash."""
     model = keras_resnet.ResNet20(weights="fashion_mnist")
     assert model.input_shape == (None, 28, 28, 1)
     assert keras_resnet.preprocessing_for(model).shape == (28, 28, 1)

@@ -1,37 +1,38 @@
-// The page: takes pictures and the camera, asks the worker, shows its answers.
+// The page: reads images from files or the camera, sends them to the worker, and shows
+// the predicted classes.
 
-const TOP = 5;
-const MEDIAN_OF = 15; // Of the camera's pictures.
-const SPEAK_EVERY = 2000; // Milliseconds between words to a screen reader.
+const TOP = 5; // Number of classes to show.
+const MEDIAN_OF = 15; // Number of camera images in the median inference time.
+const SPEAK_EVERY = 2000; // Shortest time between screen reader messages, in ms.
 
 const $ = (id) => document.getElementById(id);
 const stage = $("stage");
 const video = $("video");
 const seen = $("seen");
 
-let net; // model.json
-let ready; // Promise that the network chosen last is loaded.
-let loads = 0; // How many networks were chosen.
-let turn = 0; // Of what is shown: an answer to something older is dropped.
-let stream; // The camera's, while it is on.
+let net; // Content of model.json.
+let ready; // Promise that resolves when the network chosen last is loaded.
+let loads = 0; // Number of networks chosen so far.
+let turn = 0; // Number of the current image or camera session; older results are dropped.
+let stream; // Video stream of the camera while it is on.
 
-// --- The worker: a question, a promise of its answer.
+// --- Requests to the worker.
 
 let worker;
-const waiting = new Map();
+const waiting = new Map(); // Promise callbacks by the id of a request.
 
-function ask(question, transfer = []) {
+function send(request, transfer = []) {
   worker ??= startWorker();
   const id = Math.random();
   return new Promise((resolve, reject) => {
     waiting.set(id, { resolve, reject });
-    worker.postMessage({ id, ...question }, transfer);
+    worker.postMessage({ id, ...request }, transfer);
   });
 }
 
 function startWorker() {
-  const started = new Worker("worker.js");
-  started.onmessage = ({ data: { id, progress, error, ...answer } }) => {
+  const newWorker = new Worker("worker.js");
+  newWorker.onmessage = ({ data: { id, progress, error, ...reply } }) => {
     if (progress !== undefined) {
       $("progress").value = progress;
       return;
@@ -39,9 +40,9 @@ function startWorker() {
     const { resolve, reject } = waiting.get(id);
     waiting.delete(id);
     if (error) reject(new Error(error));
-    else resolve(answer);
+    else resolve(reply);
   };
-  started.onerror = (event) => {
+  newWorker.onerror = (event) => {
     event.preventDefault();
     for (const { reject } of waiting.values()) {
       reject(new Error(event.message || "worker.js cannot be loaded"));
@@ -49,17 +50,17 @@ function startWorker() {
     waiting.clear();
     worker = undefined;
   };
-  return started;
+  return newWorker;
 }
 
-// --- What is said.
+// --- Texts on the page.
 
-function complain(text) {
+function showMessage(text) {
   $("message").textContent = text;
   $("message").hidden = !text;
 }
 
-const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
+const percent = (p) => `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`;
 
 function duration(milliseconds) {
   if (milliseconds < 0.1) return "< 0.1 ms";
@@ -74,33 +75,33 @@ function median(values) {
   return sorted.length % 2 ? sorted[middle] : (sorted[middle - 1] + sorted[middle]) / 2;
 }
 
-let spoken = 0;
+let lastSpoken = 0; // Time of the last screen reader message, in ms.
 
 function speak(text) {
-  if (stream && Date.now() - spoken < SPEAK_EVERY) return;
+  if (stream && Date.now() - lastSpoken < SPEAK_EVERY) return;
   if ($("said").textContent === text) return;
-  spoken = Date.now();
+  lastSpoken = Date.now();
   $("said").textContent = text;
 }
 
-function showAnswer({ probabilities, pixels }, milliseconds) {
+function showResult({ probabilities, pixels }, milliseconds) {
   const best = Array.from(probabilities.keys())
     .sort((a, b) => probabilities[b] - probabilities[a])
     .slice(0, TOP);
   const list = $("results");
   while (list.children.length > best.length) list.lastChild.remove();
-  best.forEach((place, i) => {
-    // Rows stay, so that the bars move.
+  best.forEach((index, i) => {
+    // Rows are reused, so that CSS animates the bars.
     const row = list.children[i] ?? list.appendChild(document.createElement("li"));
     if (row.children.length < 2) {
       row.className = "";
       row.innerHTML = '<span class="label"></span><span class="percent"></span>';
     }
-    row.children[0].textContent = net.classes[place];
-    row.children[1].textContent = percent(probabilities[place]);
-    row.style.setProperty("--share", probabilities[place]);
-    row.dataset.class = place;
-    row.dataset.probability = probabilities[place];
+    row.children[0].textContent = net.classes[index];
+    row.children[1].textContent = percent(probabilities[index]);
+    row.style.setProperty("--probability", probabilities[index]);
+    row.dataset.class = index;
+    row.dataset.probability = probabilities[index];
   });
   $("time").textContent = duration(milliseconds);
   $("time").dataset.milliseconds = milliseconds;
@@ -123,7 +124,7 @@ function showInput(pixels) {
   seen.hidden = false;
 }
 
-function forgetAnswer(text) {
+function clearResult(text) {
   $("results").innerHTML = `<li class="placeholder"></li>`;
   $("results").firstChild.textContent = text;
   $("time").textContent = "–";
@@ -132,111 +133,112 @@ function forgetAnswer(text) {
   seen.hidden = true;
 }
 
-// --- A picture.
+// --- Image files.
 
-let shown; // The picture on the page: a file.
+let shownFile; // File of the image on the page.
 
-async function openPicture(file) {
+async function openImage(file) {
   stopCamera();
-  const mine = ++turn;
-  complain("");
-  // Raw pixels, upright: what the network was trained on, and what Python reads.
+  const thisTurn = ++turn;
+  showMessage("");
+  // Upright pixels without colour correction, as in training and in Python.
   const options = {
     imageOrientation: "from-image",
     colorSpaceConversion: "none",
     premultiplyAlpha: "none",
   };
-  let picture;
+  let image;
   try {
-    picture = await createImageBitmap(file, options);
+    image = await createImageBitmap(file, options);
   } catch {
-    if (mine !== turn) return;
-    complain(
-      `${file.name || "This"} is not a picture that this browser can read. ` +
-        "JPEG, PNG, WebP, GIF and BMP are.",
+    if (thisTurn !== turn) return;
+    showMessage(
+      `${file.name || "This file"} is not an image that this browser can read. ` +
+        "Supported: JPEG, PNG, WebP, GIF and BMP.",
     );
     return;
   }
-  if (mine !== turn) return picture.close();
-  shown = file;
+  if (thisTurn !== turn) return image.close();
+  shownFile = file;
   URL.revokeObjectURL($("picture").src);
   $("picture").src = URL.createObjectURL(file);
-  $("picture").alt = file.name ? `Your picture ${file.name}` : "Your picture";
-  $("picture").classList.toggle("tiny", Math.max(picture.width, picture.height) <= 64);
+  $("picture").alt = file.name ? `Your image ${file.name}` : "Your image";
+  $("picture").classList.toggle("tiny", Math.max(image.width, image.height) <= 64);
   $("picture").hidden = false;
   stage.classList.remove("empty");
-  forgetAnswer("Working …");
+  clearResult("Working …");
   try {
     await ready;
-    const answer = await ask({ picture }, [picture]);
-    if (mine === turn) showAnswer(answer, answer.milliseconds);
+    const result = await send({ image }, [image]);
+    if (thisTurn === turn) showResult(result, result.milliseconds);
   } catch (error) {
-    if (mine === turn) fail(error);
+    if (thisTurn === turn) fail(error);
   }
 }
 
-// --- The camera.
+// --- Camera.
 
 async function startCamera() {
   if (!navigator.mediaDevices) {
-    complain("The camera needs a page that comes by https://, or from localhost.");
+    showMessage("The camera works only on https:// pages and on localhost.");
     return;
   }
-  const mine = ++turn;
-  complain("");
+  const thisTurn = ++turn;
+  showMessage("");
   try {
-    const found = await navigator.mediaDevices.getUserMedia({
+    const newStream = await navigator.mediaDevices.getUserMedia({
       audio: false,
       video: { facingMode: { ideal: "environment" }, width: { ideal: 1280 } },
     });
-    if (mine !== turn) {
-      found.getTracks().forEach((track) => track.stop());
+    if (thisTurn !== turn) {
+      newStream.getTracks().forEach((track) => track.stop());
       return;
     }
-    stream = found;
+    stream = newStream;
     stream.getVideoTracks()[0].addEventListener("ended", stopCamera);
     video.srcObject = stream;
     await video.play();
   } catch (error) {
-    if (mine !== turn) return;
+    if (thisTurn !== turn) return;
     stopCamera();
-    const why = {
+    const reasons = {
       NotAllowedError:
         "This page may not use the camera. Allow it in the browser’s settings for this site.",
-      NotFoundError: "There is no camera here.",
+      NotFoundError: "This device has no camera.",
       NotReadableError: "The camera is in use by another program.",
     };
-    complain(why[error.name] ?? `The camera does not start: ${error.message}`);
+    showMessage(reasons[error.name] ?? `The camera does not start: ${error.message}`);
     return;
   }
   $("picture").hidden = true;
-  shown = undefined;
+  shownFile = undefined;
   video.hidden = false;
   stage.classList.remove("empty");
   $("camera").setAttribute("aria-pressed", "true");
   $("camera").textContent = "Stop camera";
-  forgetAnswer("Working …");
+  clearResult("Working …");
   try {
-    await watchCamera(mine);
+    await classifyCamera(thisTurn);
   } catch (error) {
-    if (mine !== turn) return;
+    if (thisTurn !== turn) return;
     stopCamera();
     fail(error);
   }
 }
 
-async function watchCamera(mine) {
+async function classifyCamera(thisTurn) {
   const times = [];
-  while (mine === turn) {
+  while (thisTurn === turn) {
     await ready;
-    await new Promise(requestAnimationFrame); // Which rests while nobody looks.
-    if (mine !== turn) return;
-    const picture = await createImageBitmap(video);
-    const answer = await ask({ picture }, [picture]);
-    if (mine !== turn) return;
-    times.push(answer.milliseconds);
+    // Browsers pause animation frames while the page is hidden.
+    await new Promise(requestAnimationFrame);
+    if (thisTurn !== turn) return;
+    const image = await createImageBitmap(video);
+    const result = await send({ image }, [image]);
+    if (thisTurn !== turn) return;
+    times.push(result.milliseconds);
     if (times.length > MEDIAN_OF) times.shift();
-    showAnswer(answer, median(times));
+    showResult(result, median(times));
   }
 }
 
@@ -247,52 +249,52 @@ function stopCamera() {
   stream = undefined;
   video.srcObject = null;
   video.hidden = true;
-  forgetAnswer("No picture yet.");
+  clearResult("No image yet.");
   stage.classList.toggle("empty", $("picture").hidden);
   $("camera").setAttribute("aria-pressed", "false");
   $("camera").textContent = "Camera";
 }
 
-// --- The network.
+// --- Network.
 
 function fail(error) {
-  forgetAnswer("No answer.");
-  complain(`The network does not run here: ${error.message}`);
+  clearResult("No result.");
+  showMessage(`The network does not run in this browser: ${error.message}`);
 }
 
-async function loadNetwork(place) {
-  const entry = net.models[place];
-  const mine = ++loads;
+async function loadNetwork(index) {
+  const entry = net.models[index];
+  const thisLoad = ++loads;
   $("progress").hidden = false;
   $("progress").value = 0;
   try {
-    const { threads } = await ask({ load: entry, net });
-    if (mine !== loads) return ready; // The newer one's, whatever came of this.
+    const { threads } = await send({ load: entry, net });
+    if (thisLoad !== loads) return ready; // Waits for the network that was chosen later.
     $("threads").textContent = `${threads} thread${threads > 1 ? "s" : ""}`;
     document.documentElement.dataset.ready = entry.name;
   } catch (error) {
-    if (mine !== loads) return ready;
+    if (thisLoad !== loads) return ready;
     throw error;
   } finally {
-    if (mine === loads) $("progress").hidden = true;
+    if (thisLoad === loads) $("progress").hidden = true;
   }
 }
 
 function chooseNetwork() {
-  complain("");
+  showMessage("");
   delete document.documentElement.dataset.ready;
   ready = loadNetwork($("model").selectedIndex);
   ready.catch(fail);
-  if (shown) openPicture(shown);
+  if (shownFile) openImage(shownFile);
 }
 
 async function start() {
-  forgetAnswer("No picture yet.");
+  clearResult("No image yet.");
   if (location.protocol === "file:") {
     $("progress").hidden = true;
-    complain(
-      "A browser loads no network from a file. In this folder run " +
-        "“python -m http.server”, then open http://localhost:8000.",
+    showMessage(
+      "Browsers cannot load a network for a page that is opened as a file. Run " +
+        "“python -m http.server” in this folder, then open http://localhost:8000.",
     );
     return;
   }
@@ -302,7 +304,7 @@ async function start() {
   document.title = `${net.name} · image classifier`;
   $("name").textContent = net.name;
   $("about").textContent =
-    `${net.classes.length} classes. Pictures stay on this device.`;
+    `${net.classes.length} classes. Images stay on this device.`;
   for (const { name, bytes } of net.models) {
     $("model").add(new Option(`${name}, ${megabytes(bytes)}`));
   }
@@ -311,16 +313,16 @@ async function start() {
   await ready;
 }
 
-// --- Hands.
+// --- Events.
 
 $("file").addEventListener("change", ({ target }) => {
-  if (target.files[0]) openPicture(target.files[0]);
-  target.value = ""; // The same file may come again.
+  if (target.files[0]) openImage(target.files[0]);
+  target.value = ""; // The user may choose the same file again.
 });
 $("camera").addEventListener("click", () => (stream ? stopCamera() : startCamera()));
 $("model").addEventListener("change", chooseNetwork);
 document.addEventListener("paste", ({ clipboardData }) => {
-  if (clipboardData.files[0]) openPicture(clipboardData.files[0]);
+  if (clipboardData.files[0]) openImage(clipboardData.files[0]);
 });
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
@@ -332,8 +334,8 @@ document.addEventListener("dragleave", ({ relatedTarget }) => {
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   stage.classList.remove("over");
-  if (event.dataTransfer.files[0]) openPicture(event.dataTransfer.files[0]);
-  else complain("That is no file. Drop a picture that is saved on this device.");
+  if (event.dataTransfer.files[0]) openImage(event.dataTransfer.files[0]);
+  else showMessage("This is not a file. Drop an image that is saved on this device.");
 });
 
 start().catch(fail);

@@ -1,7 +1,7 @@
-// From a picture to a network's input, as keras_resnet/data/preprocessing.py does it:
-// resized with antialiasing until it just covers `cover`, then the centre. A
-// canvas' own resizing differs from browser to browser, and from every network's
-// training.
+// Converts an image to the network's input like keras_resnet/data/preprocessing.py:
+// resizes it with antialiasing until it just covers the size `cover`, then crops the
+// centre. The resizing of a canvas is not used, because it differs between browsers and
+// from the resizing in training.
 
 const KERNELS = {
   bilinear: { reach: 1, weigh: (x) => Math.max(0, 1 - x) },
@@ -17,17 +17,26 @@ const KERNELS = {
   },
 };
 
-// Rows of a picture that are held as RGBA at a time: of one from a phone, all
-// would be 200 MB.
+// Number of rows that are read as RGBA at a time. All rows of a phone's photograph would
+// take 200 MB.
 const STRIP = 256;
 
-/** What each pixel of the crop, along one axis, takes of the picture's pixels. */
-function taps(length, resized, size, kernel) {
+/**
+ * Returns the weights of the image's pixels in each pixel of the crop, along one axis.
+ *
+ * @param {number} length - Length of the image, in pixels.
+ * @param {number} resized - Length of the resized image.
+ * @param {number} size - Length of the crop.
+ * @param {object} kernel - A value of KERNELS.
+ * @returns {object[]} First and last index into the image, and weights, for each pixel.
+ */
+function computeTaps(length, resized, size, kernel) {
   const scale = resized / length;
-  const spare = resized - size;
-  // Half to even, as in Python.
-  const corner = spare % 4 === 3 ? (spare + 1) / 2 : Math.floor(spare / 2);
-  const stretch = Math.max(1, 1 / scale); // Antialiasing.
+  const margin = resized - size;
+  // Rounds half to even, as Python does.
+  const corner = margin % 4 === 3 ? (margin + 1) / 2 : Math.floor(margin / 2);
+  // When an image shrinks, antialiasing widens the kernel by the same factor.
+  const stretch = Math.max(1, 1 / scale);
   return Array.from({ length: size }, (_, i) => {
     const middle = (i + corner + 0.5) / scale;
     const reach = kernel.reach * stretch;
@@ -41,8 +50,8 @@ function taps(length, resized, size, kernel) {
   });
 }
 
-/** Pixels of one row of RGBA, as the network's channels. */
-function channelsOf(rgba, channels, row) {
+/** Converts a row of RGBA pixels to the network's channels, and stores them in `row`. */
+function convertRow(rgba, channels, row) {
   for (let from = 0, to = 0; to < row.length; from += 4, to += channels) {
     const [r, g, b] = [rgba[from], rgba[from + 1], rgba[from + 2]];
     if (channels === 3) {
@@ -50,27 +59,27 @@ function channelsOf(rgba, channels, row) {
       row[to + 1] = g;
       row[to + 2] = b;
     } else {
-      // ITU-R 601 with the rounding of tf.image.rgb_to_grayscale.
+      // ITU-R 601 weights with the rounding of tf.image.rgb_to_grayscale.
       row[to] = Math.floor((0.2989 * r + 0.587 * g + 0.114 * b) * (255.5 / 255));
     }
   }
 }
 
 /**
- * The central crop of a picture: what the network sees of it.
+ * Resizes an image and crops its centre.
  *
- * @param {ImageBitmap} picture of any size.
- * @param {object} net with height, width, channels, cover and interpolation.
- * @returns {Uint8Array} pixels (height, width, channels).
+ * @param {ImageBitmap} image - Image of any size.
+ * @param {object} net - Content of model.json.
+ * @returns {Uint8Array} Pixels, (height, width, channels).
  */
-export function view(picture, { height, width, channels, cover, interpolation }) {
+export function preprocess(image, { height, width, channels, cover, interpolation }) {
   const kernel = KERNELS[interpolation];
-  const ratio = Math.max(cover[0] / picture.height, cover[1] / picture.width);
+  const ratio = Math.max(cover[0] / image.height, cover[1] / image.width);
   const resize = (side) => Math.floor(side * ratio + 1e-6);
-  const down = taps(picture.height, resize(picture.height), height, kernel);
-  const across = taps(picture.width, resize(picture.width), width, kernel);
+  const down = computeTaps(image.height, resize(image.height), height, kernel);
+  const across = computeTaps(image.width, resize(image.width), width, kernel);
 
-  // Only what lies under the crop is read.
+  // Only the pixels that contribute to the crop are read.
   const left = across[0].first;
   const columns = across.at(-1).last + 1 - left;
   const end = down.at(-1).last + 1;
@@ -83,11 +92,11 @@ export function view(picture, { height, width, channels, cover, interpolation })
   for (let top = down[0].first; top < end; top += STRIP) {
     const rows = Math.min(STRIP, end - top);
     context.clearRect(0, 0, columns, STRIP);
-    context.drawImage(picture, left, top, columns, rows, 0, 0, columns, rows);
+    context.drawImage(image, left, top, columns, rows, 0, 0, columns, rows);
     const strip = context.getImageData(0, 0, columns, rows).data;
     for (let y = top; y < top + rows; y++) {
       const start = (y - top) * columns * 4;
-      channelsOf(strip.subarray(start, start + columns * 4), channels, row);
+      convertRow(strip.subarray(start, start + columns * 4), channels, row);
       for (let x = 0, at = 0; x < width; x++) {
         const { first, weights } = across[x];
         for (let channel = 0; channel < channels; channel++, at++) {
@@ -107,6 +116,6 @@ export function view(picture, { height, width, channels, cover, interpolation })
       }
     }
   }
-  // The cubic kernel overshoots.
+  // The cubic kernel overshoots, so values are clipped. Adding 0.5 rounds them.
   return Uint8Array.from(sums, (sum) => Math.min(255, Math.max(0, sum)) + 0.5);
 }

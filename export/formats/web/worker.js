@@ -1,17 +1,19 @@
-// Runs the network off the page's thread, so that the page never stands still.
+// Runs the network in a worker thread, so that the page stays responsive.
 //
-// Takes {id, load: entry of model.json's models, net} and {id, picture}; answers
-// {id, ...} or {id, error}, and {progress: from 0 to 1} while it loads.
+// Requests: {id, load, net} loads a network, where `load` is an entry of "models" in
+// model.json and `net` is all of model.json. {id, image} classifies an ImageBitmap.
+// Replies: {id, ...} with the result or {id, error}. While a network is loading, also
+// {progress}, a fraction from 0 to 1.
 
 import { loadAndCompile, loadLiteRt, supportsFeature, Tensor } from "@litertjs/core";
 
-import { view } from "./preprocessing.js";
+import { preprocess } from "./preprocessing.js";
 
-let net;
-let model;
-let runtime;
+let net; // Content of model.json.
+let model; // Compiled network.
+let runtime; // Promise of the number of threads; resolves when LiteRT is loaded.
 
-/** Fetches a file; says how far it is. */
+/** Downloads a file and reports the progress if its size in bytes is known. */
 async function download(url, bytes) {
   const response = await fetch(url);
   if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`);
@@ -27,20 +29,20 @@ async function download(url, bytes) {
   return new Blob(chunks);
 }
 
-/** Loads the build of LiteRT that this browser runs fastest. */
+/** Loads the fastest build of LiteRT that the browser supports. */
 async function startRuntime() {
   const relaxed = await supportsFeature("relaxedSimd");
-  // Threads share memory, which a page may only do if its server sends
+  // Threads need shared memory. Browsers only allow it if the server sends the headers
   // Cross-Origin-Opener-Policy: same-origin and
   // Cross-Origin-Embedder-Policy: require-corp.
   const threads = relaxed && self.crossOriginIsolated;
   const build = threads ? "threaded_" : relaxed ? "" : "compat_";
   const script = new URL(`litert/litert_wasm_${build}internal.js`, self.location).href;
-  const packed = await download(script.replace(/js$/, "wasm.gzip"));
-  const unpacked = packed.stream().pipeThrough(new DecompressionStream("gzip"));
+  const compressed = await download(script.replace(/js$/, "wasm.gzip"));
+  const binary = compressed.stream().pipeThrough(new DecompressionStream("gzip"));
   self.Module = {
-    wasmBinary: await new Response(unpacked).arrayBuffer(),
-    mainScriptUrlOrBlob: script, // For its threads.
+    wasmBinary: await new Response(binary).arrayBuffer(),
+    mainScriptUrlOrBlob: script, // Script that LiteRT's own threads run.
   };
   await loadLiteRt(script);
   return threads ? navigator.hardwareConcurrency : 1;
@@ -48,16 +50,16 @@ async function startRuntime() {
 
 async function load(entry) {
   runtime ??= startRuntime();
-  runtime.catch(() => (runtime = undefined)); // To be tried again.
+  runtime.catch(() => (runtime = undefined)); // The next load tries again.
   const file = await download(entry.file, entry.bytes);
   const threads = await runtime;
   model?.delete();
-  model = undefined; // Should the next one fail.
+  model = undefined; // No deleted model remains if the next line fails.
   model = await loadAndCompile(new Uint8Array(await file.arrayBuffer()), {
     accelerator: "wasm",
     cpuOptions: { numThreads: threads },
   });
-  // The first run is slower: not on anybody's picture.
+  // The first run is slower, so it is done on an empty image.
   await run(new Uint8Array(net.height * net.width * net.channels));
   return { threads };
 }
@@ -73,24 +75,24 @@ async function run(pixels) {
   return { probabilities: values, milliseconds };
 }
 
-async function classify(picture) {
-  const pixels = view(picture, net);
-  picture.close();
+async function classify(image) {
+  const pixels = preprocess(image, net);
+  image.close();
   return { pixels, ...(await run(pixels)) };
 }
 
-async function answer({ id, load: entry, net: given, picture }) {
+async function reply({ id, load: entry, net: description, image }) {
   try {
-    net = given ?? net;
-    postMessage({ id, ...(await (entry ? load(entry) : classify(picture))) });
+    net = description ?? net;
+    postMessage({ id, ...(await (entry ? load(entry) : classify(image))) });
   } catch (error) {
     postMessage({ id, error: String(error?.message ?? error) });
   }
 }
 
-// One after the other: a load takes the model away that a run is using, and of two
-// loads the later has to win.
+// Requests run one after the other: loading a network deletes the model that a run may
+// be using, and of two loads the later one must win.
 let queue = Promise.resolve();
 self.onmessage = ({ data }) => {
-  queue = queue.then(() => answer(data));
+  queue = queue.then(() => reply(data));
 };

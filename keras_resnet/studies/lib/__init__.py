@@ -1,15 +1,15 @@
-"""What the studies share.
+"""Code that all studies share.
 
-program.py  flags of a study, and how it is started as a command
-study.py    `Options`, and `Study`: a claim, its jobs, its run from jobs to page
-jobs.py     images of a study, and processes that measure its jobs
-tables.py   rows as CSV, and columns of them
-report.py   page and findings, and `study.json`, which says how a table was made
+program.py  command line of a study
+study.py    `Options`, and `Study`: a claim, its jobs, and the run that tests it
+jobs.py     dataset of a study, and worker processes that measure its jobs
+tables.py   tables: rows as CSV files, and their columns
+report.py   HTML report, and `study.json`, which records how a table was made
 style.py    colours, axes and curves of all figures
-probes.py   what is read off a network: responses and gradients
-surgery.py  what is done to a trained network: blocks left out, pruning, deepening
+probes.py   measurements on a network: layer responses and gradients
+surgery.py  changes to a trained network: removed blocks, pruning, added blocks
 """
 
-from keras_resnet.support.front_door import open_front_door
+from keras_resnet.support.lazy_imports import attach_stub
 
-__getattr__, __dir__, __all__ = open_front_door(__name__)
+__getattr__, __dir__, __all__ = attach_stub(__name__)

@@ -1,4 +1,4 @@
-"""Measures the jobs of a study, several at a time, each on one thread of its own."""
+"""Measures the jobs of a study in worker processes that use one thread each."""
 
 import concurrent.futures
 import dataclasses
@@ -23,12 +23,12 @@ Measure = Callable[[Row], Rows]
 
 @functools.lru_cache(maxsize=1)
 def load_images(name: str, data_dir: str | None = None, count: int = 0) -> "Dataset":
-    """Loads a data set, or a part of it that is the same every time.
+    """Loads a dataset or, if `count` is positive, a fixed random subset of it.
 
-    The part has `count` training images and a fifth as many held-out ones.
+    The subset has `count` training images and a fifth as many test images.
 
     Raises:
-        InputError: There is no such data set, or it has fewer images.
+        InputError: If the dataset does not exist or has fewer images.
     """
     from keras_resnet.data import load_dataset
 
@@ -37,64 +37,65 @@ def load_images(name: str, data_dir: str | None = None, count: int = 0) -> "Data
         return images
     if count > len(images.train) or count < 5:
         raise InputError(
-            f"images must be from 5 to the {len(images.train)} training images of {name}. "
-            f"Received: images={count}"
+            f"The number of images must be from 5 to {len(images.train)}, the number of "
+            f"training images of {name}. Received: images={count}"
         )
 
-    def part(split: "Split", number: int) -> "Split":
-        places = np.random.default_rng(0).permutation(len(split))[:number]
-        return split.take(np.sort(places))
+    def sample(split: "Split", size: int) -> "Split":
+        indices = np.random.default_rng(0).permutation(len(split))[:size]
+        return split.take(np.sort(indices))
 
-    train, test = part(images.train, count), part(images.test, count // 5)
+    train, test = sample(images.train, count), sample(images.test, count // 5)
     return dataclasses.replace(images, train=train, test=test)
 
 
-def worker_count(wanted: int | None, alone: bool = False) -> int:
-    """Returns the number of processes that measure; 0 is this very process.
+def worker_count(requested: int | None, sequential: bool = False) -> int:
+    """Returns the number of worker processes; 0 means that this process measures.
 
-    The user's number is `wanted`; `None` is one for each CPU, or a single one with a
-    GPU. With `alone`, jobs are measured one after the other.
+    The default is one process if there is a GPU, else one for each CPU. `sequential`
+    limits the number to one.
     """
-    if wanted is None:
+    if requested is None:
         import tensorflow as tf
 
         if tf.config.list_physical_devices("GPU"):
-            wanted = 1
+            requested = 1
         elif hasattr(os, "sched_getaffinity"):
-            wanted = len(os.sched_getaffinity(0))
+            requested = len(os.sched_getaffinity(0))
         else:
-            wanted = os.cpu_count() or 1
-    return min(wanted, 1) if alone else wanted
+            requested = os.cpu_count() or 1
+    return min(requested, 1) if sequential else requested
 
 
-def describe(job: Row) -> str:
-    """Returns a job in words, such as `kind res, depth 8, seed 0`."""
+def describe_job(job: Row) -> str:
+    """Returns a job as text, such as `kind res, depth 8, seed 0`."""
     return ", ".join(f"{name} {value}" for name, value in job.items())
 
 
-def measure_each(
+def measure_jobs(
     measure: Measure, jobs: Mapping[str, Row], workers: int
 ) -> Iterator[tuple[str, Rows]]:
-    """Measures jobs, and yields the name and the rows of each when it is done.
+    """Measures jobs and yields the name and the rows of each job when it is finished.
 
     Args:
-        measure: Function of a job that can be pickled.
+        measure: Function that returns the rows of a job. It must be picklable.
         jobs: Jobs by name.
-        workers: Number of processes; 0 is this very process.
+        workers: Number of worker processes; 0 measures in this process.
 
     Raises:
-        InputError: A job cannot be done, or a process died; the others are done first.
-        FloatingPointError: A job's loss is no longer a number; likewise.
+        InputError: If a worker process dies, or if a job cannot be measured. In the
+            second case, the other jobs are finished first.
+        FloatingPointError: If a job's loss diverges. The other jobs are finished first.
     """
     if not workers:
         for name, job in jobs.items():
             yield name, _measure(measure, job)
         return
-    others = multiprocessing.active_children()
+    earlier_children = multiprocessing.active_children()
     executor = concurrent.futures.ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), _begin
+        workers, multiprocessing.get_context("spawn"), _start_worker
     )
-    failed: InputError | FloatingPointError | None = None
+    failure: InputError | FloatingPointError | None = None
     try:
         futures = {
             executor.submit(_measure, measure, job): name for name, job in jobs.items()
@@ -104,39 +105,39 @@ def measure_each(
             try:
                 rows = future.result()
             except (InputError, FloatingPointError) as error:
-                failed = failed or type(error)(f"{describe(jobs[name])}: {error}")
+                failure = failure or type(error)(f"{describe_job(jobs[name])}: {error}")
                 continue
             yield name, rows
     except concurrent.futures.BrokenExecutor:
         raise InputError(
-            "A process died, perhaps for want of memory. The same command goes on, with "
-            "--workers=1 in a single one"
+            "A worker process died, perhaps because memory ran out. Run the command again "
+            "with --workers=1 to resume with a single process"
         ) from None
     finally:
-        # Not `terminate`: training takes SIGTERM for a wish to end between two steps.
+        # `terminate` is too weak: training handles SIGTERM as a request to stop later.
         for child in multiprocessing.active_children():
-            if child not in others:
+            if child not in earlier_children:
                 child.kill()
         executor.shutdown(wait=False, cancel_futures=True)
-    if failed:
-        raise failed
+    if failure:
+        raise failure
 
 
-def _begin() -> None:
-    """Sets a process up: one thread; it ends with its parent, and without a word."""
+def _start_worker() -> None:
+    """Sets up a worker process with one thread that exits silently with its parent."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     from keras_resnet.support import import_keras
 
     import_keras()
     import tensorflow as tf
 
-    tf.get_logger().setLevel("ERROR")  # It warns that each net is traced anew.
+    tf.get_logger().setLevel("ERROR")  # Hides warnings about retracing.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     if parent := multiprocessing.parent_process():
         parent.join()
     os._exit(1)

@@ -1,4 +1,4 @@
-"""How every study is started: flags made of `Options`, then one call."""
+"""Command line of the studies. The flags are the fields of `Options`."""
 
 import contextlib
 import dataclasses
@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import flags
 
-from keras_resnet.studies.lib.study import Options, Study, as_text
+from keras_resnet.studies.lib.study import Options, Study, option_to_text
 from keras_resnet.support import (
     InputError,
     define_flags,
@@ -16,36 +16,37 @@ from keras_resnet.support import (
     run_command,
 )
 
-# Flags that are defined here belong to the study that calls it: --helpshort lists them.
+# Assigns the flags to the calling study, so that --helpshort of the study lists them.
 flags.disclaim_key_flags()
 
 
 def run_with_options(
     run: Callable[[dict[str, Any], bool], object], defaults: Options | None = None
 ) -> None:
-    """Defines the flags, parses them and runs.
+    """Defines and parses the flags, then calls `run`.
 
-    Arguments of `run` are the fields of `Options` that were given, and whether to make the
-    report alone. The help shows `defaults`; `None` is where each study has its own.
+    Args:
+        run: Function of the user's values for `Options` and the flag `--report`.
+        defaults: Default options shown in the help. `None` if each study has its own.
     """
-    flags_class = _without_defaults(defaults)
+    flags_class = _make_flags_class(defaults)
     define_flags(flags_class)
 
-    def begin(argv: list[str]) -> None:
+    def main(argv: list[str]) -> None:
         del argv
         values = vars(read_flags(flags_class))
-        given = {name: value for name, value in values.items() if value is not None}
-        measured = given.pop("report")
-        if "depths" in given:
-            given["depths"] = _whole_numbers(given["depths"])
-        run(given, measured)
+        changes = {name: value for name, value in values.items() if value is not None}
+        report_only = changes.pop("report")
+        if "depths" in changes:
+            changes["depths"] = _parse_depths(changes["depths"])
+        run(changes, report_only)
 
-    run_command(begin)
+    run_command(main)
 
 
-def _without_defaults(defaults: Options | None) -> type:
-    """Returns a class of `report` and these options, `None` unless they are given."""
-    report = option(False, "Make the report again from its CSV; train nothing.")
+def _make_flags_class(defaults: Options | None) -> type:
+    """Returns a dataclass of all flags, which are `None` unless the user sets them."""
+    report = option(False, "Make the report again from its CSV, without training.")
     fields: list[tuple[str, Any, Any]] = [("report", bool, report)]
     for field in dataclasses.fields(Options):
         default = getattr(defaults or Options(), field.name)
@@ -53,27 +54,27 @@ def _without_defaults(defaults: Options | None) -> type:
             default = "each study's own"
         description = field.metadata["description"]
         if default:
-            description += f" ({as_text(default)})"
+            description += f" ({option_to_text(default)})"
         kind: Any = field.type
-        optional = option(None, description, field.metadata["lower"])
+        optional = option(None, description, field.metadata["minimum"])
         fields.append((field.name, kind | None, optional))
     return dataclasses.make_dataclass("Flags", fields)
 
 
-def _whole_numbers(texts: tuple[str, ...]) -> tuple[int, ...]:
+def _parse_depths(texts: tuple[str, ...]) -> tuple[int, ...]:
     with contextlib.suppress(ValueError):
         if depths := tuple(map(int, texts)):
             return depths
     raise InputError(
-        "depths must be whole numbers with commas between, such as --depths=8,20. "
+        "Depths must be integers separated by commas, such as --depths=8,20. "
         f"Received: {','.join(texts)!r}"
     )
 
 
 def run_study(study: Study) -> None:
-    """Runs one study as a program."""
+    """Runs a study with the options from the command line."""
 
-    def run(changes: dict[str, Any], measured: bool) -> None:
-        study.run(dataclasses.replace(study.defaults, **changes), measured)
+    def run(changes: dict[str, Any], report_only: bool) -> None:
+        study.run(dataclasses.replace(study.defaults, **changes), report_only)
 
     run_with_options(run, study.defaults)

@@ -1,4 +1,4 @@
-"""The page of a study, or of all: figure, findings, the command that made it."""
+"""HTML report of one or several studies, and the record of how a table was made."""
 
 import base64
 import dataclasses
@@ -8,74 +8,80 @@ import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from keras_resnet.spec import known_fields
-from keras_resnet.support import InputError, commit, machine, versions, write_json
+from keras_resnet.spec import select_known_fields
+from keras_resnet.support import (
+    InputError,
+    describe_machine,
+    find_commit,
+    package_versions,
+    write_json,
+)
 
-# A higher number is a newer version's. Files of version 0.1.0 have none.
+# Version of the format of `study.json`. Files of version 0.1.0 do not contain one.
 FORMAT = 1
 
 Options = TypeVar("Options")
 
-About = dict[str, Any]
-"""How a table was made: the contents of `study.json`."""
+Provenance = dict[str, Any]
+"""Contents of `study.json`: command, options and environment that made a table."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A study on a page.
+    """Section of a report, which describes one study.
 
     Attributes:
         title: Heading.
-        claim: What the paper says and what the figure shows.
-        findings: Predictions, results with figures, and whether these confirm those.
-        picture: The figure as a PNG.
-        about: How the table was made.
-        table: Path of the CSV.
-        budget: Images, seeds and epochs, in words.
+        claim: The paper's claim and a description of the figure.
+        findings: For each expectation its text, the result, and whether it holds.
+        figure_png: Figure as the content of a PNG file.
+        provenance: Contents of `study.json`.
+        table: Path of the CSV file.
+        budget: Images, depths, seeds and epochs as text.
     """
 
     title: str
     claim: str
     findings: Sequence[tuple[str, str, bool]]
-    picture: bytes
-    about: About
+    figure_png: bytes
+    provenance: Provenance
     table: str
     budget: str
 
 
-def write_about(folder: str, command: str, options: Any) -> About:
-    """Writes `study.json`: command and options, a dataclass. Returns its contents."""
-    about = {
+def write_provenance(folder: str, command: str, options: Any) -> Provenance:
+    """Writes `study.json` and returns its contents. `options` is a dataclass object."""
+    provenance = {
         "format": FORMAT,
         "command": command,
         "options": dataclasses.asdict(options),
-        "commit": commit(),
-        "machine": machine(),
-        "versions": versions(),
+        "commit": find_commit(),
+        "machine": describe_machine(),
+        "versions": package_versions(),
     }
-    write_json(os.path.join(folder, "study.json"), about)
-    return about
+    write_json(os.path.join(folder, "study.json"), provenance)
+    return provenance
 
 
-def read_about(folder: str, kind: type[Options]) -> tuple[About, Options]:
-    """Reads `study.json`; returns its contents, and its options as a `kind`.
+def read_provenance(folder: str, kind: type[Options]) -> tuple[Provenance, Options]:
+    """Returns the contents of `study.json`, and its options as an object of `kind`.
 
     Raises:
-        InputError: The file is missing or damaged, or a newer version wrote it.
+        InputError: If the file is missing, damaged or written by a newer version.
     """
     path = os.path.join(folder, "study.json")
     try:
         with open(path, encoding="utf-8") as file:
-            about = json.load(file)
-        if (number := about.get("format", FORMAT)) <= FORMAT:
-            return about, kind(**known_fields(kind, about["options"]))
+            provenance = json.load(file)
+        if (number := provenance.get("format", FORMAT)) <= FORMAT:
+            return provenance, kind(**select_known_fields(kind, provenance["options"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
-            f"{path}, which says how the table beside it was made, is missing or damaged"
+            f"{path} is missing or damaged. It records how the table in its folder was made"
         ) from None
     raise InputError(
-        f"{path} has format {number}, from a newer keras_resnet; this version reads up to "
-        f"{FORMAT}"
+        f"{path} has format {number}, from a newer keras_resnet. This version reads up to "
+        f"format {FORMAT}"
     )
 
 
@@ -91,15 +97,15 @@ li { margin: .4rem 0 }
 
 
 def render_page(title: str, sections: Sequence[Section]) -> str:
-    """Returns an HTML page that holds its pictures and needs no other file.
+    """Returns an HTML page with embedded figures, which needs no other file.
 
-    Several sections get a table of contents.
+    The page of several sections has a table of contents.
     """
     several = len(sections) > 1
     contents = "".join(
         f'<li><a href="#{number}">{html.escape(section.title)}</a>: '
         f"{sum(holds for *_, holds in section.findings)} of "
-        f"{len(section.findings)} borne out</li>"
+        f"{len(section.findings)} confirmed</li>"
         for number, section in enumerate(sections)
     )
     return (
@@ -108,30 +114,30 @@ def render_page(title: str, sections: Sequence[Section]) -> str:
         f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n"
         f"<h1>{html.escape(title)}</h1>\n"
         + (f"<ol>{contents}</ol>\n" if several else "")
-        + "".join(_section(s, number, several) for number, s in enumerate(sections))
+        + "".join(_render(s, number, several) for number, s in enumerate(sections))
         + "</html>\n"
     )
 
 
-def _section(section: Section, number: int, heading: bool) -> str:
-    about = section.about
-    picture = base64.b64encode(section.picture).decode()
+def _render(section: Section, number: int, heading: bool) -> str:
+    provenance = section.provenance
+    png = base64.b64encode(section.figure_png).decode()
     findings = "".join(
         f'<li>{html.escape(expected)}<br><span class="{"yes" if holds else "no"}">'
-        f"{'Borne out' if holds else 'Not borne out'}</span>: {html.escape(seen)}</li>\n"
-        for expected, seen, holds in section.findings
+        f"{'Confirmed' if holds else 'Not confirmed'}</span>: {html.escape(result)}</li>\n"
+        for expected, result, holds in section.findings
     )
     settings = (
-        f"{section.budget}; commit {about['commit']}, {about['machine']}, Keras "
-        f"{about['versions'].get('keras')}; the rows are in "
+        f"{section.budget}; commit {provenance['commit']}, {provenance['machine']}, Keras "
+        f"{provenance['versions'].get('keras')}; table: "
         f"{os.path.basename(section.table)}"
     )
     title = f'<h2 id="{number}">{html.escape(section.title)}</h2>\n' if heading else ""
     return (
         f"<section>\n{title}"
-        f'<p><img alt="{html.escape(section.title)}" src="data:image/png;base64,{picture}"></p>\n'
+        f'<p><img alt="{html.escape(section.title)}" src="data:image/png;base64,{png}"></p>\n'
         f"<p>{html.escape(section.claim)}</p>\n"
-        f"<p>Expected beforehand of every seed, and what was seen:</p>\n<ul>\n{findings}</ul>\n"
-        f"<pre>{html.escape(about['command'])}</pre>\n"
+        f"<p>Expected beforehand for every seed, with the results:</p>\n<ul>\n{findings}</ul>\n"
+        f"<pre>{html.escape(provenance['command'])}</pre>\n"
         f'<p class="about">{html.escape(settings)}</p>\n</section>\n'
     )

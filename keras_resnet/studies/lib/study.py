@@ -1,9 +1,9 @@
-"""What a study is: its options, its claim, and how it is run.
+"""A study: its options, its claim, and the steps from jobs to report.
 
-A study is a module with a `STUDY`. Its jobs are measured one by one, several at a time,
-each into a file of its own, so that an interrupted study goes on where it was. Its
-picture and its findings are made of the table alone, and can be made again without
-training.
+Each study is a module that defines `STUDY`. Worker processes measure its jobs, and the
+rows of each job are written to a separate file, so that an interrupted study resumes.
+The figure and the findings depend on the table alone, so they can be made again
+without training.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 
 from keras_resnet.studies.lib import jobs, report, tables
-from keras_resnet.studies.lib.report import About, Section
+from keras_resnet.studies.lib.report import Provenance, Section
 from keras_resnet.studies.lib.style import KINDS
-from keras_resnet.studies.lib.tables import Row, Rows, run_key
+from keras_resnet.studies.lib.tables import Row, Rows, file_stem
 from keras_resnet.support import InputError, option, progress_bar, to_png, write_file
 
 if TYPE_CHECKING:
@@ -30,58 +30,58 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a study is run with: its flags."""
+    """Options of a study, which are also its flags."""
 
-    dataset: str = option("digits", "Images of one size: see train.")
-    data_dir: str | None = option(None, "Folder of prepared TFDS sets.")
+    dataset: str = option("digits", "Dataset whose images have one size; see train.")
+    data_dir: str | None = option(None, "Folder of prepared TFDS datasets.")
     images: int = option(
-        0, "Training images, and a fifth as many held out; 0 is all.", lower=0
+        0, "Number of training images, plus a fifth for testing; 0 is all.", minimum=0
     )
-    depths: tuple[int, ...] = option((8, 20, 44), "Layers of the nets, each 6n+2.")
-    seeds: int = option(3, "Runs that differ by their seed.", lower=1)
-    epochs: int = option(24, "Of each run; 0 is the recipe's.", lower=0)
-    recipe: str | None = option(None, "digits, paper_cifar, ...; chosen by data set.")
-    output: str = option("studies", "Folder of what is written.")
-    # Each process has one thread, so that results do not depend on their number.
+    depths: tuple[int, ...] = option((8, 20, 44), "Depths in layers, each 6n+2.")
+    seeds: int = option(3, "Number of runs, which differ in their seed.", minimum=1)
+    epochs: int = option(24, "Epochs of each run; 0: the recipe's number.", minimum=0)
+    recipe: str | None = option(None, "Recipe; default: digits or paper_cifar.")
+    output: str = option("studies", "Folder for all results.")
+    # Each process uses one thread, so that results do not depend on the number of CPUs.
     workers: int | None = option(
         None,
-        "Processes; one for each CPU. 0: none but this. "
+        "Worker processes; default: one for each CPU. 0 uses this process. "
         "Each takes about 1.2 GB plus activations.",
-        lower=0,
+        minimum=0,
     )
 
     @property
     def folder(self) -> str:
-        """The folder of all studies of the data set."""
+        """Folder of all studies of the dataset."""
         return os.path.join(
-            self.output, run_key({"": self.dataset, "images": self.images or None})
+            self.output, file_stem({"": self.dataset, "images": self.images or None})
         )
 
     @property
-    def budget(self) -> Row:
-        """What tells one run or job from those of another budget."""
+    def settings(self) -> Row:
+        """Settings that are part of the name of each run folder and job file."""
         return {"epochs": self.epochs or None, "recipe": self.recipe}
 
     @property
     def recipe_name(self) -> str:
-        """The recipe: `"digits"` for digits and letters, the paper's for others."""
-        from keras_resnet.spec import may_be_mirrored
+        """Recipe name. Default: `"digits"` for characters, else `"paper_cifar"`."""
+        from keras_resnet.spec import allows_flips
 
-        by_data = "paper_cifar" if may_be_mirrored(self.dataset) else "digits"
-        return self.recipe or by_data
+        default = "paper_cifar" if allows_flips(self.dataset) else "digits"
+        return self.recipe or default
 
-    def words(self) -> dict[str, str]:
-        """Returns what a study may say of its budget."""
+    def describe(self) -> dict[str, str]:
+        """Returns the values that the format string `Study.budget` uses, as text."""
         return {
             "images": f"{self.images} training images of " if self.images else "",
             "dataset": self.dataset,
-            "depths": as_text(self.depths),
+            "depths": option_to_text(self.depths),
             "seeds": str(self.seeds),
             "epochs": str(self.epochs or "the recipe's"),
         }
 
     def load(self) -> "Dataset":
-        """Returns the images, the same part of the data set in every run."""
+        """Returns the dataset or, if `images` is set, a fixed subset of it."""
         return jobs.load_images(self.dataset, self.data_dir, self.images)
 
     def train(
@@ -93,18 +93,18 @@ class Options:
         folder: str | None = None,
         **changes: Any,
     ) -> str:
-        """Trains a network, or finds it trained: studies share their runs.
+        """Trains a network unless an equal run is complete, and returns its run folder.
 
         Args:
-            model: Name of the network.
-            seed: Seed of the run.
-            dataset: Images; `None` is the study's own.
-            folder: Run folder, which is returned; `None` names it after the arguments.
+            model: Name of the variant.
+            seed: Random seed of the run.
+            dataset: Dataset to train on. Default: the study's own.
+            folder: Run folder. Default: named after the other arguments.
             **changes: Further arguments of `keras_resnet.training.train`.
         """
         from keras_resnet.training import train
 
-        name = run_key({"": model, **self.budget, **changes, "seed": seed})
+        name = file_stem({"": model, **self.settings, **changes, "seed": seed})
         folder = folder or os.path.join(self.folder, "runs", name)
         if "iterations" not in changes:
             changes = {"epochs": self.epochs or None, **changes}
@@ -117,29 +117,29 @@ class Options:
 
 
 Verdict = tuple[str, bool]
-"""What the rows show of a prediction, with figures, and whether they confirm it."""
+"""Result of an expectation: measured values as text, and whether they confirm it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A claim of the paper and how it is put to the test.
+    """A claim of the paper and the experiment that tests it.
 
     Attributes:
-        name: Name of its module.
-        title: Title of its page.
-        claim: What the paper says, where, and what the figure shows.
-        expected: Predictions for every seed, stated before the measurement.
-        jobs: Makes the jobs. A job is a dict that begins each of its rows.
-        measure: Measures a job, perhaps in a process of its own. Returns the further
-            columns.
-        draw: Draws the rows of all jobs.
-        judge: Judges these rows: a verdict for each prediction, in their order.
-        defaults: Defaults of its flags; they end within ten minutes on two CPU cores.
-        least_depths: Number of depths that it compares.
-        shallowest: Smallest depth that it can be done with.
-        deepest: Largest such depth. Networks above 362 layers have sub-models.
-        budget: What its numbers depend on, with fields of `Options.words`.
-        alone: Whether jobs are measured one after the other, for their times.
+        name: Name of the study's module.
+        title: Title of the report.
+        claim: The paper's claim with its source, and a description of the figure.
+        expected: Expectations for every seed, stated before the measurement.
+        jobs: Function that lists the jobs. The columns of a job start each of its rows.
+        measure: Function that measures a job, usually in a worker process, and returns
+            the remaining columns of its rows.
+        draw: Function that draws the rows of all jobs.
+        check_expectations: Function that returns a verdict on each expectation.
+        defaults: Default options, for a run of at most ten minutes on two CPU cores.
+        min_depth_count: Minimum number of depths to compare.
+        shallowest: Smallest accepted depth.
+        deepest: Largest accepted depth. Networks above 362 layers have sub-models.
+        budget: Format string of settings in the report; see `Options.describe`.
+        sequential: Whether jobs are measured one at a time, to get comparable times.
     """
 
     name: str
@@ -149,137 +149,138 @@ class Study:
     jobs: Callable[[Options], Rows]
     measure: Callable[[Options, Row], Rows]
     draw: Callable[[Rows], Figure]
-    judge: Callable[[Rows], list[Verdict]]
+    check_expectations: Callable[[Rows], list[Verdict]]
     defaults: Options = Options()
-    least_depths: int = 1
+    min_depth_count: int = 1
     shallowest: int = 8
     deepest: int | None = None
     budget: str = "{images}{dataset}; {depths} layers, {seeds} seeds, {epochs} epochs"
-    alone: bool = False
+    sequential: bool = False
 
-    def checked(self, options: Options) -> Options:
-        """Returns the options with their depths in order.
+    def check_options(self, options: Options) -> Options:
+        """Checks the options and returns them with sorted depths.
 
         Raises:
-            InputError: This study cannot be run with their depths, or none with a depth
-                that is not 6n+2, or there are no such data or recipe.
+            InputError: If the number or range of depths does not suit this study, a
+                depth is not 6n+2, or the dataset or the recipe does not exist.
         """
         from keras_resnet.spec import find_recipe, find_variant
 
         depths = tuple(sorted(set(options.depths)))
-        if len(depths) < self.least_depths:
+        if len(depths) < self.min_depth_count:
             raise InputError(
-                f"{self.name} compares depths: give {self.least_depths} or more, such "
-                f"as --depths=14,20. Received: {as_text(options.depths)}"
+                f"{self.name} compares at least {self.min_depth_count} depths, such as "
+                f"--depths=14,20. Received: {option_to_text(options.depths)}"
             )
         deepest = self.deepest or depths[-1]
         if not self.shallowest <= depths[0] <= depths[-1] <= deepest:
             raise InputError(
-                f"{self.name} needs depths from {self.shallowest} to "
-                f"{self.deepest or 'any'}. Received: {as_text(options.depths)}"
+                f"The depths of {self.name} must be from {self.shallowest} to "
+                f"{self.deepest or 'any'}. Received: {option_to_text(options.depths)}"
             )
-        if not self.alone:
+        if not self.sequential:
             for depth in depths:
                 find_variant(f"cifar_resnet{depth}")
             if options.recipe:
                 find_recipe(options.recipe)
             if options.load().shape is None:
                 raise InputError(
-                    "Studies need images that are all of one size, such as digits, "
+                    "Studies need a dataset whose images have one size, such as digits, "
                     f"fashion_mnist or cifar10. Received: dataset={options.dataset!r}"
                 )
         return dataclasses.replace(options, depths=depths)
 
-    def run(self, options: Options | None = None, measured: bool = False) -> Section:
-        """Measures what is not there yet, and writes table, picture and page.
+    def run(self, options: Options | None = None, report_only: bool = False) -> Section:
+        """Measures the missing jobs, writes all results and returns a report section.
 
-        Without options, the study's own are taken. With `measured`, it takes the table
-        that is there and measures nothing. Returns the study's section of a page.
+        Args:
+            options: Options of the study. Default: `defaults`.
+            report_only: Whether to use the existing table and measure nothing.
 
         Raises:
-            InputError: An option cannot be used, or there is no table.
+            InputError: If an option is invalid or the table is missing.
         """
         chosen = options or self.defaults
         folder = os.path.join(chosen.folder, self.name)
         table = os.path.join(folder, f"{self.name}.csv")
-        if measured:
+        if report_only:
             rows = tables.read_table(table)
-            about, chosen = report.read_about(folder, Options)
+            provenance, chosen = report.read_provenance(folder, Options)
         else:
-            chosen = self.checked(chosen)
+            chosen = self.check_options(chosen)
             print(f"{self.title}\n{self.claim}\n")
             for expected in self.expected:
-                print(f"expected with every seed: {expected}", flush=True)
+                print(f"Expected for every seed: {expected}", flush=True)
             rows = self._measure_jobs(chosen, folder)
             tables.write_table(table, rows)
-            about = report.write_about(folder, self.command(chosen), chosen)
+            provenance = report.write_provenance(folder, self.command(chosen), chosen)
         try:
-            section = self._section(rows, table, about, chosen)
+            section = self._make_section(rows, table, provenance, chosen)
         except (LookupError, TypeError, ValueError) as error:
-            if not measured:
+            if not report_only:
                 raise
             raise InputError(
-                f"{table} is damaged, or not a table of this study ({error!r})"
+                f"{table} is damaged or belongs to another study ({error!r})"
             ) from None
         self._publish(section, folder)
         return section
 
     def _measure_jobs(self, options: Options, folder: str) -> Rows:
-        """Returns all rows; those of each job lie in a file once it is done."""
+        """Returns the rows of all jobs, and measures those that have no file yet."""
         scratch = os.path.join(folder, "jobs")
         os.makedirs(scratch, exist_ok=True)
         paths = {
-            os.path.join(scratch, f"{run_key({**job, **options.budget})}.csv"): job
+            os.path.join(scratch, f"{file_stem({**job, **options.settings})}.csv"): job
             for job in self.jobs(options)
         }
         missing = {p: job for p, job in paths.items() if not tables.is_table(p)}
         if len(missing) < len(paths):
-            print(f"{len(paths) - len(missing)} of {len(paths)} measured before")
-        workers = min(jobs.worker_count(options.workers, self.alone), len(missing))
-        begun = time.monotonic()
+            print(f"{len(paths) - len(missing)} of {len(paths)} jobs measured before")
+        workers = min(jobs.worker_count(options.workers, self.sequential), len(missing))
+        start = time.monotonic()
         with progress_bar(self.name, len(missing)) as advance:
             measure = functools.partial(self.measure, options)
-            results = jobs.measure_each(measure, missing, workers)
+            results = jobs.measure_jobs(measure, missing, workers)
             for done, (path, rows) in enumerate(results, 1):
                 job = missing[path]
                 tables.write_table(path, [{**job, **row} for row in rows])
-                left = (time.monotonic() - begun) * (len(missing) - done) / done / 60
-                words = f"{done}/{len(missing)}: {jobs.describe(job)}"
-                print(f"{words}; about {left:.1f} min left", flush=True)
+                left = (time.monotonic() - start) * (len(missing) - done) / done / 60
+                finished = f"{done}/{len(missing)}: {jobs.describe_job(job)}"
+                print(f"{finished}; about {left:.1f} min left", flush=True)
                 advance()
         return [row for path in paths for row in tables.read_table(path)]
 
-    def _section(
-        self, rows: Rows, table: str, about: About, options: Options
+    def _make_section(
+        self, rows: Rows, table: str, provenance: Provenance, options: Options
     ) -> Section:
-        pairs = zip(self.expected, self.judge(rows), strict=True)
-        findings = [(expected, seen, holds) for expected, (seen, holds) in pairs]
-        picture, budget = to_png(self.draw(rows)), self.budget.format(**options.words())
-        return Section(self.title, self.claim, findings, picture, about, table, budget)
+        pairs = zip(self.expected, self.check_expectations(rows), strict=True)
+        findings = [(expected, result, holds) for expected, (result, holds) in pairs]
+        png, budget = to_png(self.draw(rows)), self.budget.format(**options.describe())
+        return Section(self.title, self.claim, findings, png, provenance, table, budget)
 
     def _publish(self, section: Section, folder: str) -> None:
-        """Writes picture and page, and prints the findings."""
-        write_file(os.path.join(folder, f"{self.name}.png"), section.picture)
+        write_file(os.path.join(folder, f"{self.name}.png"), section.figure_png)
         page = os.path.join(folder, "report.html")
         write_file(page, report.render_page(self.title, [section]))
         print(f"\n{self.title}: {section.budget}")
-        for expected, seen, holds in section.findings:
-            print(f"{'borne' if holds else 'NOT borne'} out: {expected}\n    {seen}")
-        print(f"see {page}", flush=True)
+        for expected, result, holds in section.findings:
+            verdict = "Confirmed" if holds else "NOT confirmed"
+            print(f"{verdict}: {expected}\n    {result}")
+        print(f"Report: {page}", flush=True)
 
     def command(self, options: Options) -> str:
-        """Returns the command that makes this study with these options."""
+        """Returns the command line that runs this study with these options."""
         command = ["python", "-m", f"keras_resnet.studies.{self.name}"]
         for name, value in vars(options).items():
             if value != getattr(self.defaults, name):
-                command.append(f"--{name}={as_text(value)}")
+                command.append(f"--{name}={option_to_text(value)}")
         return shlex.join(command)
 
 
-def combine(**columns: Iterable[Any] | None) -> Callable[[Options], Rows]:
-    """Returns a function that makes a job of each combination of values.
+def make_job_grid(**columns: Iterable[Any] | None) -> Callable[[Options], Rows]:
+    """Returns a function that lists one job for each combination of column values.
 
-    The columns `depth` and `seed`, given as `None`, have the values of the options.
+    For `depth` and `seed`, `None` stands for the values in the options.
     """
 
     def jobs(options: Options) -> Rows:
@@ -292,16 +293,16 @@ def combine(**columns: Iterable[Any] | None) -> Callable[[Options], Rows]:
     return jobs
 
 
-plain_and_residual = combine(kind=KINDS, depth=None, seed=None)
+plain_and_residual_jobs = make_job_grid(kind=KINDS, depth=None, seed=None)
 
 
-def as_text(value: Any) -> str:
-    """Returns the value of an option as its flag takes it."""
+def option_to_text(value: Any) -> str:
+    """Returns an option's value in the syntax of its flag."""
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def mean_and_deviation(values: Iterable[float], unit: str = " %") -> str:
-    """Returns mean and standard deviation in words, such as `4.2 ± 0.3 % (n = 3)`."""
+    """Formats mean and standard deviation, such as `4.2 ± 0.3 % (n = 3)`."""
     values = list(map(float, values))
     deviation = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.3g}{deviation}{unit} (n = {len(values)})"

@@ -1,4 +1,4 @@
-"""How the figures of all studies look: as the paper's, and legible in print."""
+"""Common style of all figures, similar to the paper's and legible in print."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 Value = TypeVar("Value")
 Values = Sequence[float] | np.ndarray
 
-# Okabe and Ito's, which colour-blind readers tell apart, from dark to light: they
-# keep their order in a black and white print.
+# Colours by Okabe and Ito, which colour-blind readers can distinguish. They are ordered
+# from dark to light, so that the order is also visible in black and white.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
-# By the kind in a network's name: in words, and the colour.
+# Label and colour of each kind of network. The keys are parts of variant names.
 KINDS = {"plain": ("plain", "#D55E00"), "res": ("residual", "#0072B2")}
 
 
@@ -26,10 +26,11 @@ def new_figure(
     height: float = 3.6,
     share_y: bool = False,
 ) -> tuple[Figure, np.ndarray]:
-    """Makes a figure with axes for each title, or several rows of them.
+    """Makes a figure with one column of axes for each title, in one or several rows.
 
-    Width and height, in inches, are of each axes; those of a row may share their y axis.
-    Returns the figure, and its axes: (titles,), or (rows, titles) of several rows.
+    `width` and `height` are the size of each axes in inches. With `share_y`, the axes
+    of a row share their y axis. Returns the figure and its axes, which have the shape
+    (titles,) for a single row, else (rows, titles).
     """
     columns = len(titles)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
@@ -44,8 +45,8 @@ def new_figure(
     return figure, axes if rows > 1 else axes[0]
 
 
-def with_colours(values: Iterable[Value]) -> list[tuple[Value, str]]:
-    """Returns pairs of each value and a colour."""
+def pair_with_colours(values: Iterable[Value]) -> list[tuple[Value, str]]:
+    """Pairs each value with a colour; colours repeat if there are more values."""
     return list(zip(values, itertools.cycle(COLOURS), strict=False))
 
 
@@ -57,10 +58,10 @@ def draw_curves(
     colour: str,
     training: bool = False,
 ) -> None:
-    """Draws the mean of runs (runs, points), and the band that they all lie in.
+    """Draws the mean of `runs`, (runs, points), and a band from minimum to maximum.
 
-    Places are `x`, (points,); `None` counts from 1. A line of `training` is thin and
-    dashed, as the paper's training errors.
+    `x`, (points,), defaults to 1, 2, 3 and so on. If `training` is true, the line is
+    thin and dashed, like the training errors in the paper's figures.
     """
     runs = np.asarray(runs, float)
     if x is None:
@@ -81,18 +82,19 @@ def draw_points(
     colour: str,
     line: str = "-",
 ) -> None:
-    """Draws the mean of several runs at each place, with all of them as small dots.
+    """Draws the mean of several runs at each position, and each run as a small dot.
 
-    Places are numbers or names. The style `line` is empty where names have no order.
+    The positions `x` are numbers or names. `line` is the line style between the means,
+    which is empty if the positions have no order.
     """
     means = [np.mean(values) for values in runs]
     axes.plot(x, means, color=colour, marker="o", ls=line, label=label)
-    for place, values in zip(x, runs, strict=True):
-        places: list[Any] = [place] * len(values)
-        axes.plot(places, values, ".", color=colour, alpha=0.4, ms=5)
+    for position, values in zip(x, runs, strict=True):
+        positions: list[Any] = [position] * len(values)
+        axes.plot(positions, values, ".", color=colour, alpha=0.4, ms=5)
 
 
 def add_legends(*axes: Axes, **options: Any) -> None:
-    """Adds a legend without a frame to axes."""
+    """Adds a legend without a frame to each of the axes."""
     for panel in axes:
         panel.legend(frameon=False, fontsize=8, title_fontsize=8, **options)

@@ -1,4 +1,4 @@
-"""Tables of studies: lists of dicts, kept as CSV."""
+"""Tables of studies: lists of dicts, stored as CSV files."""
 
 import csv
 import os
@@ -6,89 +6,89 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from keras_resnet.support import InputError, Path, to_csv, write_file
+from keras_resnet.support import InputError, StrPath, to_csv, write_file
 
-# Values are int, float or str: only the study that made a column knows which.
+# Values are int, float or str. The type of a column depends on the study.
 Row = dict[str, Any]
 Rows = list[Row]
 
 
-def run_key(about: Mapping[str, Any]) -> str:
-    """Names a file after what it holds, such as `resnet8-epochs-24-seed-0`.
+def file_stem(settings: Mapping[str, Any]) -> str:
+    """Returns a file name from settings, such as `resnet8-epochs-24-seed-0`.
 
-    Values of `None` are left out.
+    Settings that are `None` are omitted.
     """
-    known = {name: value for name, value in about.items() if value is not None}
-    parts = [f"{name}-{value}".strip("-") for name, value in known.items()]
+    settings = {name: value for name, value in settings.items() if value is not None}
+    parts = [f"{name}-{value}".strip("-") for name, value in settings.items()]
     return re.sub(r"[^\w.=-]+", "_", "-".join(parts))
 
 
-def write_table(path: Path, rows: Rows) -> None:
-    """Writes rows as CSV; columns that a row lacks are empty."""
+def write_table(path: StrPath, rows: Rows) -> None:
+    """Writes rows as a CSV file. Columns that are missing in a row are empty."""
     write_file(path, to_csv(rows))
 
 
-def read_table(path: Path) -> Rows:
-    """Reads rows that `write_table` wrote; numbers are numbers again.
+def read_table(path: StrPath) -> Rows:
+    """Reads a file that `write_table` wrote. Numeric texts become int or float.
 
     Raises:
-        InputError: There is no such table, or it is empty or damaged.
+        InputError: If the file is missing, empty or damaged.
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = [
-                {name: _value(text) for name, text in row.items()}
+                {name: _parse_value(text) for name, text in row.items()}
                 for row in csv.DictReader(file, strict=True)
             ]
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(
-            f"There is no table to make a report of: {path} "
+            f"The table {path} cannot be read "
             f"({getattr(error, 'strerror', None) or error})"
         ) from None
     if not rows:
-        raise InputError(f"There is no table to make a report of: {path} is empty")
+        raise InputError(f"The table {path} is empty")
     return rows
 
 
-def is_table(path: Path) -> bool:
-    """Whether a file is there that `read_table` reads."""
+def is_table(path: StrPath) -> bool:
+    """Returns whether the file exists and `read_table` can read it."""
     try:
         return bool(read_table(path))
     except InputError:
         return False
 
 
-def _value(text: str) -> int | float | str:
+def _parse_value(text: str) -> int | float | str:
     for kind in (int, float):
         try:
             return kind(text)
-        except (ValueError, TypeError):  # `None` where a row is too short.
+        except (ValueError, TypeError):  # The text is `None` if the row is too short.
             continue
     return text
 
 
 def select_column(rows: Rows, column: str, **where: Any) -> list[Any]:
-    """The values of a column in the rows that match."""
+    """Returns the values of a column in the rows with the values of `where`."""
     conditions = where.items()
     return [row[column] for row in rows if all(row[k] == v for k, v in conditions)]
 
 
 def select_runs(rows: Rows, column: str, **where: Any) -> list[list[Any]]:
-    """The values of a column in the rows that match, by seed."""
+    """Returns a list for each seed, with the values that `select_column` returns."""
     seeds = distinct_values(rows, "seed")
     return [select_column(rows, column, seed=seed, **where) for seed in seeds]
 
 
 def distinct_values(rows: Rows, column: str) -> list[Any]:
-    """The different values of a column, in order."""
+    """Returns the distinct values of a column, sorted."""
     return sorted({row[column] for row in rows})
 
 
-def errors_by_epoch(folder: Path) -> Rows:
-    """Errors of a run folder after each epoch, in %.
+def errors_by_epoch(folder: StrPath) -> Rows:
+    """Returns `epoch`, `training_error` and `test_error` in % for all epochs of a run.
 
-    A row has `epoch`, `training_error` (of augmented images, while the weights change,
-    as in the paper's figures) and `test_error`, of held-out images.
+    As in the paper's figures, the training error is measured on augmented images while
+    the weights change.
     """
     return [
         {

@@ -1,4 +1,4 @@
-"""MODEL_CARD.md and the tables, of manifests that are written out here."""
+"""MODEL_CARD.md and the printed tables, for manifests defined in this file."""
 
 import copy
 
@@ -28,7 +28,7 @@ RUN = RunSpec(
 )  # fmt: skip
 
 
-def manifest_of(provenance):
+def make_manifest(provenance):
     return {
         "format": 2,
         "name": "net",
@@ -56,47 +56,49 @@ def manifest_of(provenance):
         (
             Provenance("plainnet20", run=RUN),
             [
-                "Plain net, 2 classes, trained on folder:flowers by keras_resnet.",
+                "Plain network with 2 classes, trained on folder:flowers by keras_resnet.",
                 f"| recipe | digits: {RUN.recipe.epochs} epochs of sgd, ",
                 "| random seed | 7 |",
-                "| licence | whoever trained it decides; ",
+                "keras_resnet itself is Apache-2.0",
             ],
         ),
         (
             Provenance("resnet50", "resnet50/keras", None, "Keras", "MIT", 74.9),
             [
-                "Residual net, 2 classes, with weights of Keras.",
-                "| data | of its publisher |",
-                "| weights | resnet50/keras |\n| published_top1 | 74.9 |\n",
+                "Residual network with 2 classes, with weights from Keras.",
+                "| training data | not recorded",
+                "| weights | resnet50/keras |\n| published top-1 accuracy | 74.9 % |\n",
                 "| licence | MIT |",
             ],
         ),
         (
             Provenance("mine.pth", "mine.pth"),
-            ["with weights of mine.pth.", "| licence | not known |"],
+            ["with weights from mine.pth.", "| licence | unknown |"],
         ),
     ],
 )
-def test_where_a_network_comes_from(provenance, lines):
-    text = card.model_card(manifest_of(provenance))
+def test_card_describes_provenance(provenance, lines):
+    text = card.format_card(make_manifest(provenance))
     for line in lines:
         assert line in text
     assert "{" not in text.split("## Use")[0]
 
 
-def test_artifacts_and_classes_of_a_card():
-    text = card.model_card(manifest_of(Provenance("net", "net.pth")))
+def test_card_lists_artifacts_and_classes():
+    text = card.format_card(make_manifest(Provenance("net", "net.pth")))
     assert "| `int8.tflite` | 0.09 MB | 289 of 360 | 99.44% | -0.49 to +1.04 " in text
-    assert "| `web` | 2.00 MB | see its `.tflite` files | | | |" in text
+    assert "| `web` | 2.00 MB | see the `.tflite` files | | | |" in text
     assert "| do\\_g | 200 of 260 | 76.9% |" in text
-    assert "to cover 16x16 pixels" in text
+    assert "covers 16x16 pixels" in text
 
 
-def test_tables():
-    manifest = manifest_of(Provenance("net", "net.pth"))
-    lines = [" ".join(x.split()) for x in card.closing_table(manifest).splitlines()]
+def test_printed_tables():
+    manifest = make_manifest(Provenance("net", "net.pth"))
+    lines = [
+        " ".join(line.split()) for line in card.format_summary(manifest).splitlines()
+    ]
     assert lines == [
-        "artifact size right top-1 agreement difference latency ms",
+        "artifact size correct top-1 agreement difference latency ms",
         "Keras 290 of 360 80.56% 1.94",
         "int8.tflite 0.09 MB 289 of 360 80.28% 99.44% 4.2e-02 0.07",
         "web 2.00 MB",
@@ -106,7 +108,7 @@ def test_tables():
         "p95_ms": 1.239, "images_per_s": 8780.66, "peak_mib": 818.4, "start_ms": 43.2,
     }  # fmt: skip
     measured = copy.deepcopy(manifest) | {"latency": {"machine": "M", "rows": [row]}}
-    assert " ".join(card.latency_table(measured).splitlines()[1].split()) == (
+    assert " ".join(card.format_latency(measured).splitlines()[1].split()) == (
         "int8 2 16 0.07 1.24 8780.7 818 43 0.09"
     )
-    assert card.latency_table(measured) in card.model_card(measured)
+    assert card.format_latency(measured) in card.format_card(measured)

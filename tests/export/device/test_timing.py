@@ -1,4 +1,4 @@
-"""Timing of functions and of artifacts in processes of their own."""
+"""Timing of functions, and of artifacts in their own processes."""
 
 import json
 import multiprocessing
@@ -13,25 +13,25 @@ from export.device import timing
 from export.device.manifest import describe_files
 
 
-def test_percentiles_and_turns():
-    """Functions that sleep: each is called in turn, the warm-up is not counted."""
+def test_functions_are_called_in_turn():
+    """Every round calls each function twice, and only the second call is timed."""
     calls = []
 
-    def sleeper(name, milliseconds):
+    def make_sleeper(name, milliseconds):
         def classify(image):
             calls.append(name)
             time.sleep(milliseconds / 1e3)
 
         return classify
 
-    functions = {"a": sleeper("a", 1), "b": sleeper("b", 20)}
-    found = timing.time_in_turn(functions, None, rounds=3, warm_up=2)
+    functions = {"a": make_sleeper("a", 1), "b": make_sleeper("b", 20)}
+    medians = timing.time_in_turn(functions, None, rounds=3, warm_up=2)
     assert calls == ["a", "a", "b", "b"] * 5
-    assert 1 <= found["a"] < 20 <= found["b"]
+    assert 1 <= medians["a"] < 20 <= medians["b"]
 
 
-def test_peak_of_memory_is_the_process_s_own():
-    """64 MiB more than before, and nothing of what the parent had."""
+def test_peak_memory_excludes_the_parent_process():
+    """The peak rises by an allocation of 64 MiB and starts below the parent's peak."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         before = pool.apply(timing.peak_memory)
@@ -41,34 +41,36 @@ def test_peak_of_memory_is_the_process_s_own():
     assert before < timing.peak_memory()
 
 
-def test_an_artifact_that_cannot_be_loaded_is_named(exported, tmp_path):
-    """Its sha256 made to fit: a file that LiteRT does not read."""
-    copied = shutil.copytree(exported[0], tmp_path / "copy")
-    path = copied / "int8.tflite"
+def test_unloadable_artifact_is_named(exported_bundle, tmp_path):
+    """The manifest lists the sha256 of the damaged file, so only LiteRT rejects it."""
+    folder = shutil.copytree(exported_bundle[0], tmp_path / "copy")
+    path = folder / "int8.tflite"
     path.write_bytes(b"\0" * 100)
-    manifest = json.loads((copied / "manifest.json").read_text(encoding="utf-8"))
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     manifest["artifacts"]["int8"]["files"] = describe_files(
-        str(copied), ["int8.tflite"]
+        str(folder), ["int8.tflite"]
     )
-    (copied / "manifest.json").write_text(json.dumps(manifest))
-    _, missing = timing.measure(str(copied), batches=(1,), threads=(1,), rounds=1)
-    assert list(missing) == ["int8"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    _, skipped = timing.measure_latency(
+        str(folder), batches=(1,), threads=(1,), rounds=1
+    )
+    assert list(skipped) == ["int8"]
 
 
-class Deadly(list):
-    """Images at which the process that receives them ends, as by a runtime's fault."""
+class ExitOnUnpickling(list):
+    """A list that ends the receiving process, like a crash of the runtime."""
 
     def __reduce__(self):
         return os._exit, (7,)
 
 
-def test_a_process_that_dies_is_told_of(exported):
-    folder, _ = exported
+def test_crash_of_a_process_is_reported(exported_bundle):
+    folder, _ = exported_bundle
     path, image = str(folder / "float32.tflite"), np.zeros((1, 8, 8, 1), np.uint8)
-    runner = timing.Runner("float32", "LiteRT", path, 1, Deadly())
-    assert runner.problem == "its process ended with status 7"
-    runner = timing.Runner("float32", "LiteRT", path, 1, image)
-    assert runner.problem is None
-    with pytest.raises(OSError, match=r"float32 .* with 3 images .* with status 7"):
-        runner.call(Deadly([image] * 3))
-    runner.stop()
+    process = timing.TimedProcess("float32", "LiteRT", path, 1, ExitOnUnpickling())
+    assert process.problem == "its process ended with exit status 7"
+    process = timing.TimedProcess("float32", "LiteRT", path, 1, image)
+    assert process.problem is None
+    with pytest.raises(OSError, match=r"float32 .* with 3 images.* exit status 7"):
+        process.call(ExitOnUnpickling([image] * 3))
+    process.stop()

@@ -1,4 +1,4 @@
-"""ONNX files, run by ONNX Runtime."""
+"""Exported ONNX files in ONNX Runtime."""
 
 import collections
 import dataclasses
@@ -32,7 +32,7 @@ def written(classifier, tmp_path_factory):
     return path
 
 
-def operations(path):
+def count_operations(path):
     nodes = onnx.load(path).graph.node
     return collections.Counter(node.op_type for node in nodes)
 
@@ -44,31 +44,31 @@ def test_contract(written):
             "outputs": {"probabilities": ["float32", [-1, 10]]},
         }
     }
-    found = onnx.load(written)
-    onnx.checker.check_model(found, full_check=True)
-    assert [(o.domain, o.version) for o in found.opset_import] == [("", 17)]
+    model = onnx.load(written)
+    onnx.checker.check_model(model, full_check=True)
+    assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
 
 
-def test_metadata_survive(written, classifier):
-    found = {p.key: json.loads(p.value) for p in onnx.load(written).metadata_props}
-    assert tuple(found["classes"]) == classifier.classes
-    assert found["preprocessing"] == dataclasses.asdict(classifier.preprocessing)
+def test_metadata(written, classifier):
+    metadata = {p.key: json.loads(p.value) for p in onnx.load(written).metadata_props}
+    assert tuple(metadata["classes"]) == classifier.classes
+    assert metadata["preprocessing"] == dataclasses.asdict(classifier.preprocessing)
 
 
 def test_it_agrees_with_keras(written, classifier):
-    held_out = sources.load_dataset("digits").test
+    split = sources.load_dataset("digits").test
     classify = runtimes.open_onnx(written)
-    logits = saved_model.reference_logits(classifier.model, held_out.images)
-    # Batches of two sizes through one function.
-    answers = [classify(held_out.images[:1]), classify(held_out.images[1:])]
-    comparison = compare(np.concatenate(answers), logits, held_out.labels)
+    logits = saved_model.compute_reference_logits(classifier.model, split.images)
+    # The function accepts several batch sizes.
+    parts = [classify(split.images[:1]), classify(split.images[1:])]
+    comparison = compare(np.concatenate(parts), logits, split.labels)
     assert comparison.logit_difference < 1e-5
     assert comparison.agreement == 1
 
 
 def test_nothing_is_left_between_the_convolutions(written):
-    """One transposition, at the input; paddings only of shortcut A's channels."""
-    assert operations(written) == {
+    """Only the input is transposed, and only shortcut A's channels are padded."""
+    assert count_operations(written) == {
         "Cast": 1, "Transpose": 1, "Sub": 1, "Conv": 7, "Relu": 7, "Add": 3,
         "MaxPool": 2, "Pad": 2, "GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1,
         "Softmax": 1,
@@ -82,7 +82,7 @@ def test_nothing_is_left_between_the_convolutions(written):
         pytest.param("resnet18", {"shortcut": "A"}, 3, marks=pytest.mark.full),
         pytest.param("resnet18", {"shortcut": "C"}, 0, marks=pytest.mark.full),
         pytest.param("resnet50", {"stride_on": "1x1"}, 0, marks=pytest.mark.full),
-        # Its max pool has no ReLU before it: there the zeros count.
+        # The first max pooling does not follow a ReLU, so padding with zeros matters.
         pytest.param("resnet50v2", {}, 1, marks=pytest.mark.full),
         pytest.param("resnet50", {"stem": "deep", "avg_down": True}, 0, marks=pytest.mark.full),
         pytest.param("resnet50", {"se": True}, 0, marks=pytest.mark.full),
@@ -90,45 +90,45 @@ def test_nothing_is_left_between_the_convolutions(written):
         pytest.param("resnet50", {"output_stride": 8}, 0, marks=pytest.mark.full),
         pytest.param("plainnet18", {}, 0, marks=pytest.mark.full),
         pytest.param("cifar_plainnet8", {}, 0, marks=pytest.mark.full),
-        # More than 60 blocks stand in sub-models.
+        # A network with more than 60 blocks contains sub-models.
         pytest.param("cifar_resnet200", {}, 2, marks=pytest.mark.full),
         pytest.param("cifar_resnet20", {"preact": True}, 2, marks=pytest.mark.full),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("folded", [False, True])
 def test_other_kinds_of_network(name, variation, pads, folded, tmp_path):
-    """With random statistics, on images whose sides are odd."""
+    """Every variant agrees with Keras on images with odd sides."""
     size = 15 if name.startswith("cifar") else 35
-    found = random_classifier(name, size, variation)
+    classifier = make_random_classifier(name, size, variation)
     if folded:
-        found = dataclasses.replace(found, model=fold(found.model))
+        classifier = dataclasses.replace(classifier, model=fold(classifier.model))
     path = str(tmp_path / "model.onnx")
-    onnx_model.write_onnx(path, found)
-    pixels = np.random.default_rng(0)
-    pixels = pixels.integers(0, 256, (3, *found.preprocessing.shape), np.uint8)
-    logits = saved_model.reference_logits(found.model, pixels)
+    onnx_model.write_onnx(path, classifier)
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (3, *classifier.preprocessing.shape), np.uint8)
+    logits = saved_model.compute_reference_logits(classifier.model, pixels)
     comparison = compare(runtimes.open_onnx(path)(pixels), logits, np.zeros(3))
     assert comparison.logit_difference < 1e-5
-    made = operations(path)
-    assert (made["Pad"], made["Transpose"]) == (pads, 1)
-    layers = collections.Counter(type(layer) for layer in flat_layers(found.model))
-    assert made["Conv"] == layers[keras.layers.Conv2D]
-    assert made["BatchNormalization"] == layers[keras.layers.BatchNormalization]
+    counts = count_operations(path)
+    assert (counts["Pad"], counts["Transpose"]) == (pads, 1)
+    layers = collections.Counter(type(layer) for layer in flat_layers(classifier.model))
+    assert counts["Conv"] == layers[keras.layers.Conv2D]
+    assert counts["BatchNormalization"] == layers[keras.layers.BatchNormalization]
 
 
-def random_classifier(name, size, variation):
-    """A network whose normalisations do something, and with unlike answers."""
+def make_random_classifier(name, size, variation):
+    """Returns a network with random batch normalisation and different predictions."""
     keras.utils.set_random_seed(0)
     pixels = keras.Input((size, size, 3), name="image")
     normalised = keras.layers.Normalization(
         mean=(123.7, 116.3, 103.5), variance=(3409.0, 3260.0, 3291.0)
     )(pixels)
     model = ResNet(name, input_tensor=normalised, classes=10, **variation)
-    numbers = np.random.default_rng(0)
+    random = np.random.default_rng(0)
     for variable in model.variables:
         if variable.ndim == 1 and "normalization" not in variable.path:
             low = 0.2 if variable.name in ("gamma", "moving_variance") else -0.2
-            variable.assign(numbers.uniform(low, 0.4, variable.shape))
+            variable.assign(random.uniform(low, 0.4, variable.shape))
     return Classifier(
         name,
         model,
@@ -138,15 +138,15 @@ def random_classifier(name, size, variation):
     )
 
 
-def test_another_layer_is_refused(classifier):
+def test_unsupported_layers_are_rejected(classifier):
     model = classifier.model
     doubled = keras.layers.Lambda(lambda x: 2 * x, name="twice")(model.output)
-    strange = dataclasses.replace(classifier, model=keras.Model(model.input, doubled))
+    changed = dataclasses.replace(classifier, model=keras.Model(model.input, doubled))
     with pytest.raises(InputError, match="Received: twice, Lambda"):
-        onnx_model.to_onnx(strange)
+        onnx_model.to_onnx(changed)
 
 
-def test_a_missing_distribution_is_named(trained):
+def test_a_missing_package_is_named(trained_run):
     code = f"""
 import sys
 sys.modules["onnx"] = sys.modules["onnxruntime"] = None
@@ -154,7 +154,7 @@ from export.device import runtimes
 from export.formats import onnx_model
 from keras_resnet.evaluation import load_classifier
 for call in (
-    lambda: onnx_model.to_onnx(load_classifier({str(trained)!r})),
+    lambda: onnx_model.to_onnx(load_classifier({str(trained_run)!r})),
     lambda: runtimes.open_onnx("x"),
 ):
     try:

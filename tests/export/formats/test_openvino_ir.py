@@ -1,4 +1,4 @@
-"""OpenVINO's files, run by OpenVINO."""
+"""Exported OpenVINO files in OpenVINO."""
 
 import collections
 import dataclasses
@@ -22,7 +22,7 @@ pytest.importorskip("nncf", reason="needs the extra openvino")
 
 @pytest.fixture(scope="module")
 def written(classifier, digits, tmp_path_factory):
-    """The folders of both precisions."""
+    """Folder with the exports `float32` and `int8`."""
     folder = tmp_path_factory.mktemp("openvino")
     openvino_ir.write_openvino(str(folder / "float32"), classifier)
     write_int8(folder / "int8", classifier, digits)
@@ -30,7 +30,7 @@ def written(classifier, digits, tmp_path_factory):
 
 
 def write_int8(folder, classifier, digits):
-    """Writes int8 as an export does."""
+    """Writes int8 files in the same way as an export."""
     calibration = digits.train.images[:50]
     model = equalize.equalise(classifier.model, calibration)
     equalised = dataclasses.replace(classifier, model=model)
@@ -54,26 +54,26 @@ def test_contract(written):
 def test_classes_survive(written, classifier):
     for name in ("float32", "int8"):
         model = openvino.Core().read_model(written / name / "model.xml")
-        found = json.loads(model.get_rt_info("classes").value)
-        assert tuple(found) == classifier.classes
+        classes = json.loads(model.get_rt_info("classes").value)
+        assert tuple(classes) == classifier.classes
         preprocessing = json.loads(model.get_rt_info("preprocessing").value)
         assert preprocessing == dataclasses.asdict(classifier.preprocessing)
 
 
 def test_float32_agrees_with_keras(written, classifier, digits):
     classify = runtimes.open_openvino(str(written / "float32"))
-    logits = saved_model.reference_logits(classifier.model, digits.test.images)
-    # Batches of two sizes through one function, whose answers stay.
-    answers = [classify(digits.test.images[:1]), classify(digits.test.images[1:])]
-    comparison = compare(np.concatenate(answers), logits, digits.test.labels)
+    logits = saved_model.compute_reference_logits(classifier.model, digits.test.images)
+    # The function accepts several batch sizes, and keeps the results of earlier calls.
+    parts = [classify(digits.test.images[:1]), classify(digits.test.images[1:])]
+    comparison = compare(np.concatenate(parts), logits, digits.test.labels)
     assert comparison.logit_difference < 1e-5
     assert comparison.agreement == 1
 
 
 def test_int8(written, classifier, digits):
-    """Right answers as Keras's, and all convolutions but the first in int8."""
+    """int8 agrees with Keras, and runs all convolutions in int8 except the first."""
     classify = runtimes.open_openvino(str(written / "int8"))
-    logits = saved_model.reference_logits(classifier.model, digits.test.images)
+    logits = saved_model.compute_reference_logits(classifier.model, digits.test.images)
     comparison = compare(classify(digits.test.images), logits, digits.test.labels)
     assert comparison.agreement >= 0.95
     assert comparison.loss_points < 1
@@ -82,51 +82,51 @@ def test_int8(written, classifier, digits):
     model = openvino.Core().compile_model(
         written / "int8/model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
-    ran = [
+    operations = [
         (info["layerType"].astype(str), info["runtimePrecision"].astype(str))
         for info in (o.get_rt_info() for o in model.get_runtime_model().get_ops())
     ]
-    convolutions = [precision for kind, precision in ran if kind == "Convolution"]
+    convolutions = [dtype for kind, dtype in operations if kind == "Convolution"]
     assert len(convolutions) == 7
-    assert sum(precision in ("u8", "i8") for precision in convolutions) == 6
+    assert sum(dtype in ("u8", "i8") for dtype in convolutions) == 6
 
 
 def test_operations(written):
-    """Of the paper's network and no others: folding has left no normalisation."""
+    """The graph has only the paper's operations; batch normalisation is folded."""
     blocks = 3
     convolutions = 1 + 2 * blocks
     float32, int8 = (
-        collections.Counter(node.get("type") for node in nodes(written / name))
+        collections.Counter(node.get("type") for node in read_nodes(written / name))
         for name in ("float32", "int8")
     )
-    for found in (float32, int8):
-        assert found["Convolution"] == found["ReLU"] == convolutions
-        assert found["MatMul"] == found["SoftMax"] == found["Transpose"] == 1
-        # Shortcut A's subsampling and its new channels.
-        assert found["MaxPool"] == found["Pad"] == 2
-        assert not {kind for kind in found if "BatchNorm" in kind}
+    for counts in (float32, int8):
+        assert counts["Convolution"] == counts["ReLU"] == convolutions
+        assert counts["MatMul"] == counts["SoftMax"] == counts["Transpose"] == 1
+        # Shortcut A subsamples by MaxPool and adds channels by Pad.
+        assert counts["MaxPool"] == counts["Pad"] == 2
+        assert not {kind for kind in counts if "BatchNorm" in kind}
     assert not {"FakeQuantize", "Multiply"} & float32.keys()
-    # After each ReLU, of each branch where it is added, and of the features.
+    # The outputs of ReLUs, one input of each addition and the features are quantised.
     assert int8["FakeQuantize"] == convolutions + blocks + 1
-    # The weights of all but the first convolution, and of the classifier.
-    types = [node.find("data") for node in nodes(written / "int8")]
-    types = [each.get("element_type") for each in types if each is not None]
+    # The dense layer and all convolutions except the first have int8 weights.
+    data = [node.find("data") for node in read_nodes(written / "int8")]
+    types = [element.get("element_type") for element in data if element is not None]
     assert types.count("i8") == int8["Multiply"] == convolutions - 1 + 1
 
 
-def nodes(folder):
+def read_nodes(folder):
     return ElementTree.parse(folder / "model.xml").getroot().iter("layer")
 
 
 def test_int8_is_reproducible(written, classifier, digits, tmp_path):
     write_int8(tmp_path / "again", classifier, digits)
-    # Not model.xml: OpenVINO numbers the nodes of a process through.
-    again = (tmp_path / "again/model.bin").read_bytes()
-    assert again == (written / "int8/model.bin").read_bytes()
+    # model.xml differs, because OpenVINO numbers the nodes across a process.
+    content = (tmp_path / "again/model.bin").read_bytes()
+    assert content == (written / "int8/model.bin").read_bytes()
 
 
 def test_signals_arrive_after_two_were_open(written):
-    """As in an export of both, or in a notebook that is interrupted after one."""
+    """Ctrl-C works after two networks were opened and deleted in creation order."""
     code = f"""
 import os, signal, time
 import numpy as np
@@ -146,8 +146,7 @@ except KeyboardInterrupt:
     assert (result.returncode, result.stdout) == (0, "interrupted\n"), result.stderr
 
 
-def test_a_missing_distribution_is_named(trained):
-    """Also that nothing else asks for it, and that no use is reported."""
+def test_a_missing_package_is_named(trained_run):
     code = f"""
 import sys
 sys.modules["openvino"] = None
@@ -155,7 +154,7 @@ from export.device import runtimes
 from export.formats import openvino_ir
 from keras_resnet.evaluation import load_classifier
 for call in (
-    lambda: openvino_ir.write_openvino("x", load_classifier({str(trained)!r})),
+    lambda: openvino_ir.write_openvino("x", load_classifier({str(trained_run)!r})),
     lambda: runtimes.open_openvino("x"),
 ):
     try:
@@ -170,12 +169,12 @@ for call in (
     ), result.stderr
 
 
-def test_no_use_is_reported(trained, tmp_path):
-    """In a process of its own, with a home that nobody has objected from."""
+def test_no_use_is_reported(trained_run, tmp_path):
+    """Telemetry is disabled even if the user's home folder contains no opt-out."""
     code = f"""
 from export.formats import openvino_ir
 from keras_resnet.evaluation import load_classifier
-classifier = load_classifier({str(trained)!r})
+classifier = load_classifier({str(trained_run)!r})
 shape = (4, *classifier.preprocessing.shape)
 import numpy as np, sys
 images = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -187,5 +186,5 @@ print("openvino_telemetry" in sys.modules)
     result = run_python("-c", code, cwd=tmp_path, env={"HOME": str(home)})
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "False"
-    # Where the reporting module would note the consent that it takes for given.
+    # The telemetry package would store the consent that it assumes in this folder.
     assert not (home / "intel").exists()

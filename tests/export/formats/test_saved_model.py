@@ -1,4 +1,4 @@
-"""The SavedModel, as TensorFlow alone and TensorFlow Serving run it."""
+"""The SavedModel in TensorFlow and in an imitation of TensorFlow Serving."""
 
 import base64
 import collections
@@ -19,7 +19,7 @@ from keras_resnet.data import sources
 from keras_resnet.evaluation.classifier import load_classifier
 from keras_resnet.support.errors import InputError
 
-DOCUMENT = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+DOCUMENT = (ROOT / "docs" / "how-to" / "serve.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +40,8 @@ def digits():
     return sources.load_dataset("digits").test.images
 
 
-def test_answers_are_those_of_keras(trained, signatures, digits):
-    model = load_classifier(str(trained)).model  # Not folded.
+def test_outputs_are_those_of_keras(trained_run, signatures, digits):
+    model = load_classifier(str(trained_run)).model  # Not folded.
     features = keras.Model(model.input, model.get_layer("avg_pool").output)
     for count in (1, 7):
         images = digits[:count]
@@ -49,14 +49,14 @@ def test_answers_are_those_of_keras(trained, signatures, digits):
             ("serving_default", "probabilities", model(images, training=False)),
             ("features", "features", features(images, training=False)),
         ):
-            found = signatures[name](image=tf.constant(images))
-            assert list(found) == [key]
-            np.testing.assert_allclose(found[key], expected, rtol=1e-4, atol=1e-5)
+            outputs = signatures[name](image=tf.constant(images))
+            assert list(outputs) == [key]
+            np.testing.assert_allclose(outputs[key], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_each_weight_is_stored_once(served, classifier):
-    """As a constant, in the one function that all signatures call."""
-    functions = graph_functions(served)
+    """Each weight is one constant, in the function that all signatures call."""
+    functions = read_graph_nodes(served)
     sizes = [
         np.prod([d.size for d in node.attr["value"].tensor.tensor_shape.dim], dtype=int)
         for nodes in functions
@@ -64,13 +64,13 @@ def test_each_weight_is_stored_once(served, classifier):
         if node.op == "Const" and node.attr["dtype"].type == tf.float32.as_datatype_enum
     ]
     weights = classifier.model.count_params()
-    # Beside them some scalars, and the mean of the pixels.
+    # The other constants are a few scalars and the mean of the pixels.
     assert weights <= sum(sizes) < weights + 50
     assert not any(node.op == "VarHandleOp" for nodes in functions for node in nodes)
 
 
-def graph_functions(path):
-    """The nodes of a SavedModel's graph, and of each function in its library."""
+def read_graph_nodes(path):
+    """Returns the nodes of a SavedModel's graph and of each function in its library."""
     content = pathlib.Path(path, "saved_model.pb").read_bytes()
     (graph,) = saved_model_pb2.SavedModel.FromString(content).meta_graphs
     library = graph.graph_def.library.function
@@ -78,74 +78,75 @@ def graph_functions(path):
 
 
 def test_operations(served):
-    """Of the paper's network and no others: folding has left no normalisation."""
+    """The graph has only the paper's operations; batch normalisation is folded."""
     functions = [
         collections.Counter(node.op for node in nodes)
-        for nodes in graph_functions(served)
+        for nodes in read_graph_nodes(served)
     ]
-    (network,) = [found for found in functions if found["Conv2D"]]
+    (network,) = [counts for counts in functions if counts["Conv2D"]]
     blocks = 3
     assert network["Conv2D"] == network["Relu"] == 1 + 2 * blocks
     assert network["BiasAdd"] == network["Conv2D"] + network["MatMul"]
     assert network["MatMul"] == network["Softmax"] == 1
     assert network["AddV2"] == blocks
-    # Before the two convolutions with stride 2, and of shortcut A's new channels.
+    # Two pads are before convolutions with stride 2, and two add shortcut A's channels.
     assert network["Pad"] == 2 + 2
-    everywhere = {operation for found in functions for operation in found}
-    assert not {each for each in everywhere if "BatchNorm" in each}
-    # What a normalisation would be in parts.
+    operations = {operation for counts in functions for operation in counts}
+    assert not {operation for operation in operations if "BatchNorm" in operation}
+    # Batch normalisation could also be decomposed into these operations.
     assert not {"Mul", "Rsqrt"} & network.keys()
 
 
-def encoded(image, format, grow=1):
-    image = np.kron(image, np.ones((grow, grow, 1), image.dtype))
+def encode_image(image, format, factor=1):
+    """Returns the bytes of an image file that is enlarged by a factor."""
+    image = np.kron(image, np.ones((factor, factor, 1), image.dtype))
     encode = {"png": tf.io.encode_png, "jpeg": tf.io.encode_jpeg}[format]
     return encode(image).numpy()
 
 
 def test_encoded_images_of_different_sizes(classifier, signatures, digits):
     files = [
-        encoded(digits[0], "png"),
-        encoded(digits[1], "jpeg", 5),
-        encoded(digits[2][:, :6], "png", 3),
+        encode_image(digits[0], "png"),
+        encode_image(digits[1], "jpeg", 5),
+        encode_image(digits[2][:, :6], "png", 3),
     ]
     views = tf.stack([classifier.preprocessing.read(tf.constant(f)) for f in files])
     expected = np.asarray(classifier.model(views, training=False))
-    found = signatures["image_bytes"](image_bytes=tf.constant(files))
+    outputs = signatures["image_bytes"](image_bytes=tf.constant(files))
     order = np.argsort(-expected, axis=1)[:, :5]
-    named = np.char.decode(found["classes"].numpy().astype(bytes), "utf-8")
-    assert named.tolist() == np.array(classifier.classes)[order].tolist()
+    names = np.char.decode(outputs["classes"].numpy().astype(bytes), "utf-8")
+    assert names.tolist() == np.array(classifier.classes)[order].tolist()
     np.testing.assert_allclose(
-        found["scores"], np.take_along_axis(expected, order, 1), atol=1e-5
+        outputs["scores"], np.take_along_axis(expected, order, 1), atol=1e-5
     )
 
 
 @pytest.mark.parametrize("damaged", [b"", b"no image", "cut"])
 def test_a_damaged_image_fails_the_whole_request(signatures, digits, damaged):
-    good = encoded(digits[0], "jpeg", 5)
-    damaged = good[: len(good) // 2] if damaged == "cut" else damaged
+    intact = encode_image(digits[0], "jpeg", 5)
+    damaged = intact[: len(intact) // 2] if damaged == "cut" else damaged
     with pytest.raises(tf.errors.InvalidArgumentError):
-        signatures["image_bytes"](image_bytes=tf.constant([good, damaged, good]))
-    # What a caller does then: each file by itself.
-    signatures["image_bytes"](image_bytes=tf.constant([good]))
+        signatures["image_bytes"](image_bytes=tf.constant([intact, damaged, intact]))
+    # A caller can then send each file in its own request.
+    signatures["image_bytes"](image_bytes=tf.constant([intact]))
 
 
-def blocks(language):
+def find_code_blocks(language):
     return [part.split("```")[0] for part in DOCUMENT.split(f"```{language}\n")[1:]]
 
 
 class Server:
-    """Answers bodies of TensorFlow Serving's REST predict by its documented rules.
+    """Imitates the REST API of TensorFlow Serving by its documented rules.
 
-    Row format: `instances` is a list, of values where the signature has one input
-    or of objects by the inputs' names; `predictions` likewise. Column format:
-    `inputs` and `outputs`. `{"b64": ...}` stands for bytes; strings that come
-    back must be UTF-8 unless the output's name ends in `_bytes`.
+    In the row format, `instances` is a list of values (if the signature has one input)
+    or of objects whose keys are the inputs' names. `predictions` has the same form. The
+    column format uses `inputs` and `outputs`. `{"b64": ...}` represents bytes. Output
+    strings must be UTF-8 unless the output's name ends in `_bytes`.
     """
 
     def __init__(self, path):
         v1 = tf.compat.v1
-        # As the server loads it, with the thread that docs/serving.md recommends.
+        # docs/how-to/serve.md recommends one thread for the server.
         config = v1.ConfigProto(inter_op_parallelism_threads=1)
         self.session = v1.Session(graph=tf.Graph(), config=config)
         with self.session.graph.as_default():
@@ -153,7 +154,7 @@ class Server:
         self.signatures = loaded.signature_def
 
     def predict(self, body):
-        body = json.loads(body, object_hook=self._decoded)
+        body = json.loads(body, object_hook=self._decode_bytes)
         signature = self.signatures[body.get("signature_name", "serving_default")]
         names = list(signature.inputs)
         if rows := body.get("instances"):
@@ -170,22 +171,23 @@ class Server:
             dtype = tf.as_dtype(entry.dtype).as_numpy_dtype
             feeds[entry.name] = np.array(columns[name], dtype)
         fetches = {name: entry.name for name, entry in signature.outputs.items()}
-        answers = self.session.run(fetches, feeds)
-        found = {
+        arrays = self.session.run(fetches, feeds)
+        outputs = {
             name: np.vectorize(bytes.decode)(values).tolist()
             if values.dtype == object
             else values.tolist()
-            for name, values in answers.items()
+            for name, values in arrays.items()
         }
         if "inputs" in body:
-            return {"outputs": found if len(found) > 1 else next(iter(found.values()))}
-        if len(found) == 1:
-            return {"predictions": next(iter(found.values()))}
-        rows = zip(*found.values(), strict=True)
-        return {"predictions": [dict(zip(found, row, strict=True)) for row in rows]}
+            columns = outputs if len(outputs) > 1 else next(iter(outputs.values()))
+            return {"outputs": columns}
+        if len(outputs) == 1:
+            return {"predictions": next(iter(outputs.values()))}
+        rows = zip(*outputs.values(), strict=True)
+        return {"predictions": [dict(zip(outputs, row, strict=True)) for row in rows]}
 
     @staticmethod
-    def _decoded(value):
+    def _decode_bytes(value):
         return base64.b64decode(value["b64"]) if set(value) == {"b64"} else value
 
 
@@ -197,108 +199,113 @@ def server(served):
 
 
 def test_documented_rest_bodies(server, classifier):
-    """The bodies as they stand in docs/serving.md, and the forms of the answers."""
-    request, answer, columns, outputs, damaged = blocks("json")
+    """The requests in docs/how-to/serve.md produce responses of the documented form."""
+    request, response, columns, outputs, damaged = find_code_blocks("json")
     files = [row["b64"] for row in json.loads(request)["instances"]]
     views = tf.stack(
         [classifier.preprocessing.read(tf.constant(base64.b64decode(f))) for f in files]
     )
     expected = np.asarray(classifier.model(views, training=False))
-    found = server.predict(request)
-    assert form(found) == form(json.loads(answer))
-    assert [row["classes"][0] for row in found["predictions"]] == [
-        classifier.classes[place] for place in expected.argmax(axis=1)
+    result = server.predict(request)
+    assert describe_form(result) == describe_form(json.loads(response))
+    assert [row["classes"][0] for row in result["predictions"]] == [
+        classifier.classes[index] for index in expected.argmax(axis=1)
     ]
     np.testing.assert_allclose(
-        [row["scores"][0] for row in found["predictions"]],
+        [row["scores"][0] for row in result["predictions"]],
         expected.max(axis=1),
         atol=1e-5,
     )
-    found = server.predict(columns)
-    assert form(found) == form(json.loads(outputs))
+    result = server.predict(columns)
+    assert describe_form(result) == describe_form(json.loads(outputs))
     with pytest.raises(tf.errors.InvalidArgumentError):
         server.predict(damaged)
 
 
-def form(value):
-    """Names and types of a body's parts; lists by their first element."""
+def describe_form(value):
+    """Returns a JSON value with types instead of values, and one element per list."""
     if isinstance(value, dict):
-        return {name: form(part) for name, part in value.items()}
-    return [form(value[0])] if isinstance(value, list) else type(value).__name__
+        return {name: describe_form(part) for name, part in value.items()}
+    return (
+        [describe_form(value[0])] if isinstance(value, list) else type(value).__name__
+    )
 
 
 def test_pixels_by_rest(server, classifier, digits):
     body = json.dumps({"instances": digits[:2].tolist()})
-    found = server.predict(body)["predictions"]
+    predictions = server.predict(body)["predictions"]
     expected = classifier.model(digits[:2], training=False)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(predictions, expected, atol=1e-5)
 
 
-def head(x):
+def add_head(x):
     x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
     return keras.layers.Dense(10, activation="softmax", name="predictions")(x)
 
 
-class Own(keras.layers.Layer):
+class CustomLayer(keras.layers.Layer):
     def call(self, inputs):
         return inputs
 
 
-def several_inputs():
+def make_two_input_model():
     image, other = keras.Input((8, 8, 3), name="image"), keras.Input((8, 8, 3))
-    return keras.Model([image, other], head(keras.layers.Add()([image, other])))
+    return keras.Model([image, other], add_head(keras.layers.Add()([image, other])))
 
 
-def chain(*layers, size=8):
+def make_model(*layers, size=8):
     image = x = keras.Input((size, size, 3), name="image")
     for layer in layers:
         x = layer(x)
-    return keras.Model(image, head(x), name="mine")
+    return keras.Model(image, add_head(x), name="mine")
 
 
 @pytest.mark.parametrize(
-    ("make", "words"),
+    ("make", "message"),
     [
-        (several_inputs, "one input, the image; export the part of it"),
-        (lambda: chain(Own(name="own")), r"Received: mine with own \(Own\)"),
+        (make_two_input_model, "one input, the image.* Received: .* with inputs image"),
         (
-            lambda: chain(keras.layers.Lambda(lambda x: x, name="twist")),
+            lambda: make_model(CustomLayer(name="own")),
+            r"Received: mine with own \(CustomLayer\)",
+        ),
+        (
+            lambda: make_model(keras.layers.Lambda(lambda x: x, name="twist")),
             r"model.export\(PATH\). Received: mine with twist \(Lambda\)",
         ),
         (
-            lambda: chain(size=None),
-            r"--image_size=224 .*mine with input \(None, None, None, 3\)",
+            lambda: make_model(size=None),
+            r"--image_size=224.* mine with input \(None, None, None, 3\)",
         ),
         (
             lambda: keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)]),
-            "ends in the layers avg_pool and predictions",
+            "layers avg_pool and predictions",
         ),
     ],
 )
-def test_what_cannot_be_exported(make, words):
-    with pytest.raises(InputError, match=words) as error:
+def test_models_that_cannot_be_exported(make, message):
+    with pytest.raises(InputError, match=message) as error:
         saved_model.check_model(make())
     assert "\n" not in str(error.value)
 
 
-def test_what_can_be_exported():
-    saved_model.check_model(chain(keras.layers.Conv2D(4, 3)))
+def test_a_model_that_can_be_exported():
+    saved_model.check_model(make_model(keras.layers.Conv2D(4, 3)))
 
 
-def test_signatures_beside_probabilities_are_judged(classifier, digits, tmp_path):
-    """Of a SavedModel with other names, and of one with a kernel off by a hundredth."""
+def test_check_signatures(classifier, digits, tmp_path):
+    """Wrong class names or a kernel with an error of 1 % are detected."""
     images = digits[:8]
     write = saved_model.write_saved_model
-    write(classifier, str(tmp_path / "right"))
-    saved_model.check_signatures(str(tmp_path / "right"), classifier, images)
+    write(classifier, str(tmp_path / "correct"))
+    saved_model.check_signatures(str(tmp_path / "correct"), classifier, images)
     names = (*classifier.classes[1:], classifier.classes[0])
     write(dataclasses.replace(classifier, classes=names), str(tmp_path / "names"))
-    with pytest.raises(Disagreement, match=r"image_bytes .* names other classes"):
+    with pytest.raises(Disagreement, match=r"image_bytes .* other classes"):
         saved_model.check_signatures(str(tmp_path / "names"), classifier, images)
     model = keras.models.clone_model(classifier.model)
     model.set_weights(classifier.model.get_weights())
     kernel = model.get_layer("conv1_conv").kernel
     kernel.assign(kernel * 1.01)
-    write(dataclasses.replace(classifier, model=model), str(tmp_path / "off"))
-    with pytest.raises(Disagreement, match=r"features .* differs by"):
-        saved_model.check_signatures(str(tmp_path / "off"), classifier, images)
+    write(dataclasses.replace(classifier, model=model), str(tmp_path / "changed"))
+    with pytest.raises(Disagreement, match=r"features .* differs .* by \d"):
+        saved_model.check_signatures(str(tmp_path / "changed"), classifier, images)

@@ -1,4 +1,4 @@
-"""The `.tflite` formats: what is in the files, and what clients get of them."""
+"""Content and predictions of the `.tflite` formats."""
 
 import collections
 import dataclasses
@@ -15,22 +15,22 @@ from keras_resnet.nets import folding
 
 BUILTIN = {value: name for name, value in vars(schema.BuiltinOperator).items()}
 TYPE = {value: name for name, value in vars(schema.TensorType).items()}
-# CIFAR ResNet-8 at 8x8: three blocks, two of them with shortcut A.
-NET = {
+# Operations of CIFAR ResNet-8 at 8x8, which has three blocks, two with shortcut A.
+OPERATIONS = {
     "SUB": 1, "CONV_2D": 7, "ADD": 3, "AVERAGE_POOL_2D": 2, "PAD": 4, "MEAN": 1,
     "FULLY_CONNECTED": 1, "SOFTMAX": 1,
 }  # fmt: skip
 
 
 class File:
-    """What the flatbuffer itself says."""
+    """The FlatBuffer of a `.tflite` file."""
 
     def __init__(self, path):
         self.model = schema.ModelT.InitFromPackedBuf(path.read_bytes())
         (self.graph,) = self.model.subgraphs
 
     def operators(self):
-        """(name, operator) of each; a custom or flex one would be named CUSTOM."""
+        """Yields (name, operator); the name of custom and Flex operators is CUSTOM."""
         for operator in self.graph.operators:
             code = self.model.operatorCodes[operator.opcodeIndex]
             yield BUILTIN[max(code.builtinCode, code.deprecatedBuiltinCode)], operator
@@ -48,31 +48,31 @@ def digits():
 
 
 @pytest.fixture(scope="session")
-def files(trained, digits, tmp_path_factory):
-    """Each format's file, by its name."""
+def files(trained_run, digits, tmp_path_factory):
+    """Paths of the files by format."""
     folder = tmp_path_factory.mktemp("tflite")
-    classifier = load_classifier(str(trained))
+    classifier = load_classifier(str(trained_run))
     classifier = dataclasses.replace(classifier, model=folding.fold(classifier.model))
     for pixels in ("uint8", "float32"):
-        saved_model.write_static(classifier, str(folder / pixels), pixels)
+        saved_model.write_static_model(classifier, str(folder / pixels), pixels)
     for name, row in tflite.TFLITE_FORMATS.items():
-        static = str(folder / row.pixels)
+        static = str(folder / row.pixel_dtype)
         content = tflite.convert_to_tflite(static, row, digits.train.images[:200])
         (folder / f"{name}.tflite").write_bytes(content)
     return {name: folder / f"{name}.tflite" for name in tflite.TFLITE_FORMATS}
 
 
 @pytest.fixture(scope="session")
-def expected(trained, digits):
-    return np.asarray(load_classifier(str(trained)).model(digits.test.images))
+def expected(trained_run, digits):
+    return np.asarray(load_classifier(str(trained_run)).model(digits.test.images))
 
 
 @pytest.mark.parametrize(
     "name, more",
     [
         ("float32", {"CAST": 1}),
-        # A kernel and a bias each of 7 convolutions and the classifier; the mean
-        # of one channel.
+        # 7 convolutions and a dense layer have a kernel and a bias each. The 17th
+        # tensor is the mean of the only channel.
         ("float16", {"CAST": 1, "DEQUANTIZE": 17}),
         ("dynamic", {"CAST": 1}),
         ("int8", {"QUANTIZE": 1, "DEQUANTIZE": 1}),
@@ -82,10 +82,11 @@ def expected(trained, digits):
     ],
 )
 def test_operations(files, name, more):
-    """All of them: nothing custom, no flex, no batch normalisation, one SUB."""
-    assert File(files[name]).counts() == NET | more
+    """There are no custom or Flex operations and no batch normalisation."""
+    assert File(files[name]).counts() == OPERATIONS | more
 
 
+# Dtype and quantisation (scale, zero point) of the input and of the output.
 CONTRACT = {
     "float32": (np.uint8, None, np.float32, None),
     "float16": (np.uint8, None, np.float32, None),
@@ -99,31 +100,33 @@ CONTRACT = {
 
 @pytest.mark.parametrize("name", CONTRACT)
 def test_contract(files, name):
-    """Names, types, shapes and scales that clients rely on."""
+    """Names, dtypes, shapes and scales are those that clients rely on."""
     interpreter = Interpreter(str(files[name]))
     assert list(interpreter.get_signature_list()) == ["serving_default"]
     runner = interpreter.get_signature_runner("serving_default")
-    entry = runner.get_input_details()["image"]
-    answer = runner.get_output_details()["probabilities"]
-    assert entry["shape"].tolist() == [1, 8, 8, 1]
-    assert answer["shape"].tolist() == [1, 10]
-    taken, levels, given, shares = CONTRACT[name]
-    assert (entry["dtype"], answer["dtype"]) == (taken, given)
-    assert entry["quantization"] == (levels or (0, 0))
-    assert answer["quantization"] == pytest.approx(shares or (0, 0))
+    image = runner.get_input_details()["image"]
+    output = runner.get_output_details()["probabilities"]
+    assert image["shape"].tolist() == [1, 8, 8, 1]
+    assert output["shape"].tolist() == [1, 10]
+    input_dtype, input_scale, output_dtype, output_scale = CONTRACT[name]
+    assert (image["dtype"], output["dtype"]) == (input_dtype, output_dtype)
+    assert image["quantization"] == (input_scale or (0, 0))
+    assert output["quantization"] == pytest.approx(output_scale or (0, 0))
 
 
-def test_conversion_is_quiet(trained, digits, tmp_path, capfd):
-    """TensorFlow's C++ parts would write to standard error, past Python."""
+def test_conversion_is_quiet(trained_run, digits, tmp_path, capfd):
+    """Conversion hides the messages of TensorFlow's C++ code on standard error."""
     static, row = str(tmp_path / "static"), tflite.TFLITE_FORMATS["int8"]
-    saved_model.write_static(load_classifier(str(trained)), static, row.pixels)
+    saved_model.write_static_model(
+        load_classifier(str(trained_run)), static, row.pixel_dtype
+    )
     capfd.readouterr()
     tflite.convert_to_tflite(static, row, digits.train.images[:20])
     assert capfd.readouterr().err == ""
 
 
 def test_integers_only(files):
-    """Nothing that a microcontroller without floating point could not do."""
+    """int8_io runs on microcontrollers without floating point."""
     assert File(files["int8_io"]).types() == {"INT8", "INT32"}
 
 
@@ -141,49 +144,49 @@ def test_weights_have_a_scale_for_each_channel(files):
         assert set(kernel.quantization.zeroPoint) == {0}
 
 
-def answers(path, images):
-    """As a client computes them that reads the contract, by its formulas."""
+def predict(path, images):
+    """Returns probabilities, converted by the scales and zero points in `CONTRACT`."""
     runner = Interpreter(str(path)).get_signature_runner("serving_default")
-    entry = runner.get_input_details()["image"]
-    given = images.astype(np.int16) - 128 if entry["dtype"] == np.int8 else images
-    found = runner(image=given.astype(entry["dtype"]))["probabilities"]
-    return (found + 128.0) / 256 if found.dtype == np.int8 else found
+    dtype = runner.get_input_details()["image"]["dtype"]
+    pixels = images.astype(np.int16) - 128 if dtype == np.int8 else images
+    outputs = runner(image=pixels.astype(dtype))["probabilities"]
+    return (outputs + 128.0) / 256 if outputs.dtype == np.int8 else outputs
 
 
 @pytest.mark.parametrize("name", tflite.TFLITE_FORMATS)
 def test_agrees_with_keras(files, digits, expected, name):
-    """In one batch of all images: the graph can be resized."""
-    found = answers(files[name], digits.test.images)
-    same = (found.argmax(axis=1) == expected.argmax(axis=1)).mean()
-    difference = np.abs(found - expected).max()
-    assert same == 1 if name == "float32" else same >= 0.995
+    """Predictions agree in a batch of all images, so the graph can be resized."""
+    probabilities = predict(files[name], digits.test.images)
+    agreement = (probabilities.argmax(axis=1) == expected.argmax(axis=1)).mean()
+    difference = np.abs(probabilities - expected).max()
+    assert agreement == 1 if name == "float32" else agreement >= 0.995
     assert difference < {"float32": 1e-5, "float16": 0.01}.get(name, 0.15)
 
 
 @pytest.mark.parametrize("name", ["float32", "int8"])
 def test_batch_of_one_is_the_same(files, digits, name):
     images = digits.test.images[:20]
-    one_by_one = [answers(files[name], image[None])[0] for image in images]
-    np.testing.assert_allclose(answers(files[name], images), one_by_one, atol=1e-6)
+    one_by_one = [predict(files[name], image[None])[0] for image in images]
+    np.testing.assert_allclose(predict(files[name], images), one_by_one, atol=1e-6)
 
 
 def test_sizes(files):
-    """Bytes for each weight, 4, 2 and 1, of 77,850 or so."""
+    """Each of about 77,850 weights takes 4, 2 or 1 bytes."""
     size = {name: path.stat().st_size for name, path in files.items()}
     assert 0.5 < size["float16"] / size["float32"] < 0.6
     for name in ("dynamic", "int8", "int8_io", "float_io"):
         assert 0.25 < size[name] / size["float32"] < 0.4, name
 
 
-def test_pixels_are_levels(trained, digits, tmp_path):
-    """One level of the input is one of a pixel, however dark the images."""
-    classifier = load_classifier(str(trained))
-    saved_model.write_static(classifier, str(tmp_path / "static"), "float32")
+def test_input_steps_are_pixel_steps(trained_run, digits, tmp_path):
+    """The input's quantisation step is 1, even if all calibration images are dark."""
+    classifier = load_classifier(str(trained_run))
+    saved_model.write_static_model(classifier, str(tmp_path / "static"), "float32")
     dark = digits.train.images[:50] // 4
-    before = dark.copy()
+    original = dark.copy()
     content = tflite.convert_to_tflite(
         str(tmp_path / "static"), tflite.TFLITE_FORMATS["int8_io"], dark
     )
-    (entry,) = Interpreter(model_content=content).get_input_details()
-    assert entry["quantization"] == (1, -128)
-    np.testing.assert_array_equal(dark, before)
+    (image,) = Interpreter(model_content=content).get_input_details()
+    assert image["quantization"] == (1, -128)
+    np.testing.assert_array_equal(dark, original)

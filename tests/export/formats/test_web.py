@@ -1,4 +1,4 @@
-"""The page for a browser, in headless Chromium."""
+"""The exported web page in headless Chromium."""
 
 import contextlib
 import functools
@@ -27,8 +27,8 @@ from keras_resnet.support.errors import InputError
 
 pytestmark = pytest.mark.clients
 
-# Seconds, of one step of the browser. Nothing here waits for ever.
-PATIENCE = 60
+# Time limit of one step of the browser, in seconds.
+TIMEOUT = 60
 FLAGS = (
     "--headless=new",
     "--no-sandbox",
@@ -40,14 +40,14 @@ FLAGS = (
     "--disable-sync",
     "--use-fake-device-for-media-stream",
 )
-ANSWERS = """
+READ_RESULTS = """
 const seen = document.querySelector("#seen canvas");
 const pixels = seen.getContext("2d").getImageData(0, 0, seen.width, seen.height).data;
 return {
-    answers: Array.from(document.querySelectorAll("#results li"), (row) => ({
-        place: Number(row.dataset.class),
+    predictions: Array.from(document.querySelectorAll("#results li"), (row) => ({
+        index: Number(row.dataset.class),
         label: row.children[0].textContent,
-        shown: row.children[1].textContent,
+        percentage: row.children[1].textContent,
         probability: Number(row.dataset.probability),
     })),
     pixels: Array.from(pixels),
@@ -62,7 +62,7 @@ MESSAGE = "document.getElementById('message').textContent"
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    headers_too = ()
+    extra_headers = ()
     delays: dict[str, float]
 
     def do_GET(self):
@@ -73,23 +73,24 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         pass
 
     def end_headers(self):
-        for header in self.headers_too:
+        for header in self.extra_headers:
             self.send_header(*header)
         super().end_headers()
 
 
 @contextlib.contextmanager
 def serve(folder, *headers, delays=()):
-    """As `python -m http.server`; gives the address.
+    """Serves a folder like `python -m http.server` and yields its URL.
 
     Args:
-        folder: of the files.
-        *headers: (name, value) of each that every answer carries besides.
-        delays: from a file's path, as "/model.json", to the seconds it comes late.
+        folder: Folder to serve.
+        *headers: Additional headers of every response, (name, value).
+        delays: Delays in seconds by the URL path of a file, such as "/model.json".
     """
-    kind = type("Handler", (Handler,), {"headers_too": headers, "delays": dict(delays)})
+    attributes = {"extra_headers": headers, "delays": dict(delays)}
+    handler = type("Handler", (Handler,), attributes)
     server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(kind, directory=str(folder))
+        ("127.0.0.1", 0), functools.partial(handler, directory=str(folder))
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -100,51 +101,51 @@ def serve(folder, *headers, delays=()):
 
 
 class Page:
-    """A phone's browser."""
+    """The page in a browser with the screen of a phone."""
 
     def __init__(self, driver):
         self.driver = driver
 
-    def open(self, address):
-        self.driver.get(address)
+    def open(self, url):
+        self.driver.get(url)
         self.wait("document.documentElement.dataset.ready")
 
-    def wait(self, condition, seconds=PATIENCE):
-        """Waits until an expression is true, and returns it."""
+    def wait(self, condition, seconds=TIMEOUT):
+        """Waits until a JavaScript expression is true and returns its value."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if found := self.driver.execute_script(f"return {condition}"):
-                return found
+            if value := self.driver.execute_script(f"return {condition}"):
+                return value
             time.sleep(0.05)
         text = self.driver.execute_script("return document.body.innerText")
         raise TimeoutError(f"{condition}: {text} {self.driver.get_log('browser')}")
 
-    def give(self, path):
-        """Chooses a file; returns what the page answers."""
-        self.forget()
+    def classify(self, path):
+        """Chooses a file on the page and returns the results."""
+        self.clear_results()
         self.driver.find_element("id", "file").send_keys(str(path))
-        return self.answer()
+        return self.read_results()
 
-    def forget(self):
+    def clear_results(self):
         self.driver.execute_script(
             "delete document.getElementById('time').dataset.milliseconds"
         )
 
-    def answer(self):
+    def read_results(self):
         self.wait("document.getElementById('time').dataset.milliseconds")
-        found = self.driver.execute_script(ANSWERS)
-        pixels = np.array(found["pixels"], np.uint8).reshape(found["size"])
-        return found | {"pixels": pixels[..., :3]}
+        results = self.driver.execute_script(READ_RESULTS)
+        pixels = np.array(results["pixels"], np.uint8).reshape(results["size"])
+        return results | {"pixels": pixels[..., :3]}
 
-    def choose(self, *places):
-        """Switches to networks, to one at once after the other."""
+    def choose_networks(self, *indices):
+        """Selects networks one after the other, without waiting between them."""
         self.driver.execute_script(
             """const list = document.getElementById("model");
-            for (const place of arguments) {
-                list.selectedIndex = place;
+            for (const index of arguments) {
+                list.selectedIndex = index;
                 list.dispatchEvent(new Event("change"));
             }""",
-            *places,
+            *indices,
         )
 
     def allow_camera(self, setting):
@@ -154,12 +155,12 @@ class Page:
         )
 
 
-def need(*programs):
-    """Skips the test where a program is missing."""
-    for program in programs:
-        if not shutil.which(program):
+def require_commands(*commands):
+    """Skips the test if a command is not installed."""
+    for command in commands:
+        if not shutil.which(command):
             pytest.skip(
-                f"needs the program {program} (Debian: chromium chromium-driver npm)"
+                f"needs the command {command} (Debian: chromium chromium-driver npm)"
             )
 
 
@@ -168,7 +169,7 @@ def open_browser(*flags):
     webdriver = pytest.importorskip(
         "selenium.webdriver", reason="needs selenium, which drives the browser"
     )
-    need("chromium", "chromedriver")
+    require_commands("chromium", "chromedriver")
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
@@ -179,17 +180,17 @@ def open_browser(*flags):
         for flag in (*FLAGS, f"--user-data-dir={profile}", *flags):
             options.add_argument(flag)
         service = webdriver.ChromeService(shutil.which("chromedriver"))
-        stack.callback(service.stop)  # Also where the browser does not start.
-        # Selenium waits for ever for chromedriver's answers, but for this.
-        unset = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(1.5 * PATIENCE)
+        stack.callback(service.stop)  # Needed if the browser does not start.
+        # Without a socket timeout, Selenium may wait for chromedriver forever.
+        original_timeout = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(1.5 * TIMEOUT)
         try:
             driver = webdriver.Chrome(options, service)
         finally:
-            socket.setdefaulttimeout(unset)
+            socket.setdefaulttimeout(original_timeout)
         stack.callback(driver.quit)
-        driver.set_page_load_timeout(PATIENCE)
-        driver.set_script_timeout(PATIENCE)
+        driver.set_page_load_timeout(TIMEOUT)
+        driver.set_script_timeout(TIMEOUT)
         driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
             {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True},
@@ -204,22 +205,21 @@ def page():
 
 
 def write_page(path, classifier, files):
-    """Writes it, or skips the test where npm or its registry is out of reach."""
+    """Writes the page, or skips the test if npm or its registry is not available."""
+    reasons = r"no command npm|request to \S+ failed|timeout|npm ci ran longer"
     try:
         web.write_web(path, classifier, files)
     except InputError as error:
-        if re.search(
-            r"no program npm|request to \S+ failed|timeout|no end of npm ci", str(error)
-        ):
+        if re.search(reasons, str(error)):
             pytest.skip(str(error))
         raise
 
 
 @pytest.fixture(scope="module")
-def converted(trained, tmp_path_factory):
-    """(classifier, files) of the net that has learnt the digits, without a page."""
+def converted(trained_run, tmp_path_factory):
+    """Classifier of digits, and its `.tflite` files by name."""
     folder = tmp_path_factory.mktemp("converted")
-    classifier = load_classifier(str(trained))
+    classifier = load_classifier(str(trained_run))
     calibration = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), np.uint8)
     names = ("float32", "int8")
     return classifier, write_artifacts(classifier, folder, names, calibration)
@@ -227,11 +227,11 @@ def converted(trained, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def digits(converted, tmp_path_factory):
-    """(classifier, folder with the page) of the net that has learnt the digits."""
+    """Classifier of digits, and the folder of its page."""
     classifier, files = converted
     folder = tmp_path_factory.mktemp("web") / "web"
     with pytest.MonkeyPatch.context() as patch:
-        # As many servers set it: npm then leaves esbuild out, unless it is told.
+        # Many servers set this variable, which makes npm exclude esbuild by default.
         patch.setenv("NODE_ENV", "production")
         write_page(folder, classifier, files)
     return classifier, folder
@@ -239,9 +239,9 @@ def digits(converted, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def colours(digits, tmp_path_factory):
-    """(classifier, folder) of a net that tells colours apart, as photographs go.
+    """Classifier of RGB images with 1,000 classes, and the folder of its page.
 
-    Its head is enlarged, so that the answers of its random weights differ.
+    The last layer has large random weights, so that the predictions differ.
     """
     keras.utils.set_random_seed(0)
     shape = (56, 40, 3)
@@ -265,7 +265,7 @@ def colours(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("colours")
     files = write_artifacts(classifier, folder, ("float32",))
     with pytest.MonkeyPatch.context() as patch:
-        # The page is the same one: a second build takes seconds.
+        # The page is copied, because a second build would take seconds.
         patch.setattr(
             web, "_build", lambda work, path: shutil.copytree(digits[1], path)
         )
@@ -273,80 +273,84 @@ def colours(digits, tmp_path_factory):
     return classifier, folder / "web"
 
 
-def assert_answers(found, expected, classes, atol):
-    """The page's five answers are Keras's probabilities, in their order."""
-    best = np.argsort(-expected, kind="stable")[: len(found["answers"])]
-    assert found["answers"][0]["place"] == best[0]
-    assert len(found["answers"]) == min(5, len(classes))
-    for answer in found["answers"]:
-        assert answer["label"] == classes[answer["place"]]
-        assert abs(answer["probability"] - expected[answer["place"]]) <= atol
-        shown = float(answer["shown"].removesuffix(" %"))
-        assert abs(shown - 100 * answer["probability"]) <= 0.51
-    assert found["answers"][-1]["probability"] >= expected[best[-1]] - atol
-    assert found["milliseconds"] >= 0
-    assert re.fullmatch(r"(< 0\.1|\d+\.\d|\d+) ms", found["time"])
+def assert_results(results, expected, classes, atol):
+    """Checks that the page shows the five largest probabilities of Keras."""
+    predictions = results["predictions"]
+    best = np.argsort(-expected, kind="stable")[: len(predictions)]
+    assert predictions[0]["index"] == best[0]
+    assert len(predictions) == min(5, len(classes))
+    for prediction in predictions:
+        assert prediction["label"] == classes[prediction["index"]]
+        assert abs(prediction["probability"] - expected[prediction["index"]]) <= atol
+        percentage = float(prediction["percentage"].removesuffix(" %"))
+        assert abs(percentage - 100 * prediction["probability"]) <= 0.51
+    assert predictions[-1]["probability"] >= expected[best[-1]] - atol
+    assert results["milliseconds"] >= 0
+    assert re.fullmatch(r"(< 0\.1|\d+\.\d|\d+) ms", results["time"])
 
 
 def test_digits(digits, page, tmp_path):
-    """Top-1 and probabilities are those of Keras, in both precisions offered."""
+    """The page shows the predictions of Keras in both precisions."""
     classifier, folder = digits
     split = sources.load_dataset("digits").test
     images = np.stack([split.images[i] for i in range(12)])
     expected = classifier.model.predict(images, verbose=0)
     assert len(set(expected.argmax(axis=1))) > 5
-    with serve(folder) as address:
-        page.open(address)
+    with serve(folder) as url:
+        page.open(url)
         options = page.driver.execute_script(
             "return Array.from(document.querySelectorAll('option'), (o) => o.text)"
         )
         assert [option.split(",")[0] for option in options] == ["int8", "float32"]
-        for place, atol in ((1, 1e-5), (0, 0.25)):
-            page.choose(place)
+        for index, atol in ((1, 1e-5), (0, 0.25)):
+            page.choose_networks(index)
             page.wait("document.documentElement.dataset.ready")
             for image, probabilities in zip(images, expected, strict=True):
                 keras.utils.save_img(tmp_path / "digit.png", image, scale=False)
-                found = page.give(tmp_path / "digit.png")
-                np.testing.assert_array_equal(found["pixels"], image.repeat(3, axis=-1))
-                assert_answers(found, probabilities, classifier.classes, atol)
-                assert found["said"].startswith(f"{found['answers'][0]['label']}, ")
-                assert found["alt"] == "Your picture digit.png"
+                results = page.classify(tmp_path / "digit.png")
+                rgb = image.repeat(3, axis=-1)
+                np.testing.assert_array_equal(results["pixels"], rgb)
+                assert_results(results, probabilities, classifier.classes, atol)
+                label = results["predictions"][0]["label"]
+                assert results["said"].startswith(f"{label}, ")
+                assert results["alt"] == "Your image digit.png"
 
 
-def draw(height, width, seed=0):
-    """A picture with broad shapes and fine ones."""
+def draw_image(height, width, seed=0):
+    """Returns an RGB image with both coarse and fine structures."""
     random = np.random.default_rng(seed)
     coarse = random.integers(0, 256, (7, 9, 3), np.uint8)
     image = np.asarray(Image.fromarray(coarse).resize((width, height), 2), float)
     return (image + random.normal(0, 20, image.shape)).clip(0, 255).astype(np.uint8)
 
 
-def write_pictures(folder):
-    """Pictures as phones and programs write them; from a name to its path."""
-    tall, wide = Image.fromarray(draw(437, 301)), Image.fromarray(draw(120, 411))
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    pictures = {
+def write_images(folder):
+    """Writes image files such as those of phones and returns their paths."""
+    tall = Image.fromarray(draw_image(437, 301))
+    wide = Image.fromarray(draw_image(120, 411))
+    rotated = Image.Exif()
+    rotated[0x0112] = 6
+    images = {
         "photo.jpg": (tall, {"quality": 90}),
         "full.jpg": (wide, {"quality": 95, "subsampling": 0}),
-        "turned.jpg": (tall, {"exif": turned}),
+        "rotated.jpg": (tall, {"exif": rotated}),
         "grey.jpg": (tall.convert("L"), {}),
-        "small.png": (Image.fromarray(draw(31, 23)), {}),
-        "exact.png": (Image.fromarray(draw(64, 46)), {}),
+        "small.png": (Image.fromarray(draw_image(31, 23)), {}),
+        "exact.png": (Image.fromarray(draw_image(64, 46)), {}),
         "palette.png": (wide.convert("P"), {}),
         "lossless.webp": (wide, {"lossless": True}),
         "first.gif": (wide.convert("P"), {}),
-        # More than one strip of rows.
-        "large.png": (Image.fromarray(draw(1100, 700)), {}),
-        "profile.png": (wide, {"icc_profile": wide_gamut()}),
+        # The page reads this image in several strips of rows.
+        "large.png": (Image.fromarray(draw_image(1100, 700)), {}),
+        "profile.png": (wide, {"icc_profile": make_swapped_profile()}),
     }
-    for name, (image, options) in pictures.items():
+    for name, (image, options) in images.items():
         image.save(folder / name, **options)
-    return [folder / name for name in pictures]
+    return [folder / name for name in images]
 
 
-def wide_gamut():
-    """A colour profile in which sRGB's numbers mean other colours."""
+def make_swapped_profile():
+    """Returns an ICC profile that swaps the red and green primaries of sRGB."""
     from PIL import ImageCms
 
     profile = bytearray(
@@ -354,9 +358,8 @@ def wide_gamut():
     )
     tags = int.from_bytes(profile[128:132], "big")
     entries = [profile[132 + 12 * i : 144 + 12 * i] for i in range(tags)]
-    places = {bytes(e[:4]): 132 + 12 * i for i, e in enumerate(entries)}
-    # The red and the green primary change places.
-    red, green = places[b"rXYZ"], places[b"gXYZ"]
+    offsets = {bytes(e[:4]): 132 + 12 * i for i, e in enumerate(entries)}
+    red, green = offsets[b"rXYZ"], offsets[b"gXYZ"]
     profile[red : red + 4], profile[green : green + 4] = b"gXYZ", b"rXYZ"
     return bytes(profile)
 
@@ -366,7 +369,7 @@ def wide_gamut():
 def test_pixels_are_those_of_training(
     colours, digits, page, tmp_path, channels, interpolation
 ):
-    """Every kind of file gives the pixels that Python reads, up to one level."""
+    """The page and Python compute the same pixels of every file, within 1 of 255."""
     classifier, folder = colours
     if channels == 1:
         classifier, folder = digits
@@ -377,7 +380,7 @@ def test_pixels_are_those_of_training(
         "crop": 0.875,
         "interpolation": interpolation,
     }
-    expected = Preprocessing(**settings)
+    preprocessing = Preprocessing(**settings)
     site = tmp_path / "web"
     shutil.copytree(folder, site)
     description = json.loads((site / "model.json").read_text("utf-8"))
@@ -386,64 +389,64 @@ def test_pixels_are_those_of_training(
         assert description["cover"] == cover
     description |= settings | {"cover": cover}
     (site / "model.json").write_text(json.dumps(description))
-    with serve(site) as address:
-        page.open(address)
-        for path in write_pictures(tmp_path):
-            found = page.give(path)
-            read = expected.load(path)
-            difference = np.abs(found["pixels"] - np.float32(read)).max()
+    with serve(site) as url:
+        page.open(url)
+        for path in write_images(tmp_path):
+            results = page.classify(path)
+            pixels = preprocessing.load(path)
+            difference = np.abs(results["pixels"] - np.float32(pixels)).max()
             assert difference <= 1, path.name
             if channels == 3 and interpolation == "bilinear":
                 probabilities = classifier.model.predict(
-                    found["pixels"][None], verbose=0
+                    results["pixels"][None], verbose=0
                 )[0]
-                assert_answers(found, probabilities, classifier.classes, 1e-5)
+                assert_results(results, probabilities, classifier.classes, 1e-5)
 
 
 def test_pasted_and_dropped(colours, page, tmp_path):
     classifier, folder = colours
-    image = draw(64, 46)
-    Image.fromarray(image).save(tmp_path / "picture.png")
-    expected = classifier.preprocessing.load(tmp_path / "picture.png")
-    content = list((tmp_path / "picture.png").read_bytes())
-    with serve(folder) as address:
-        page.open(address)
+    image = draw_image(64, 46)
+    Image.fromarray(image).save(tmp_path / "image.png")
+    expected = classifier.preprocessing.load(tmp_path / "image.png")
+    content = list((tmp_path / "image.png").read_bytes())
+    with serve(folder) as url:
+        page.open(url)
         for event in (
-            "new ClipboardEvent('paste', {clipboardData: moved})",
-            "new DragEvent('drop', {dataTransfer: moved, cancelable: true})",
+            "new ClipboardEvent('paste', {clipboardData: transfer})",
+            "new DragEvent('drop', {dataTransfer: transfer, cancelable: true})",
         ):
-            page.forget()
+            page.clear_results()
             page.driver.execute_script(
-                f"""const moved = new DataTransfer();
+                f"""const transfer = new DataTransfer();
                 const content = new Uint8Array(arguments[0]);
-                moved.items.add(new File([content], "a.png", {{type: "image/png"}}));
+                transfer.items.add(new File([content], "a.png", {{type: "image/png"}}));
                 document.dispatchEvent({event});""",
                 content,
             )
-            np.testing.assert_array_equal(page.answer()["pixels"], expected)
+            np.testing.assert_array_equal(page.read_results()["pixels"], expected)
             page.driver.refresh()
             page.wait("document.documentElement.dataset.ready")
 
 
-def test_files_that_are_no_pictures(digits, page, tmp_path):
-    (tmp_path / "notes.txt").write_text("not a picture")
-    Image.fromarray(draw(40, 40)).save(tmp_path / "whole.png")
-    whole = (tmp_path / "whole.png").read_bytes()
-    (tmp_path / "damaged.png").write_bytes(whole[:30])
-    with serve(digits[1]) as address:
-        page.open(address)
+def test_files_that_are_not_images(digits, page, tmp_path):
+    (tmp_path / "notes.txt").write_text("not an image")
+    Image.fromarray(draw_image(40, 40)).save(tmp_path / "intact.png")
+    content = (tmp_path / "intact.png").read_bytes()
+    (tmp_path / "damaged.png").write_bytes(content[:30])
+    with serve(digits[1]) as url:
+        page.open(url)
         for name in ("notes.txt", "damaged.png"):
             page.driver.find_element("id", "file").send_keys(str(tmp_path / name))
-            page.wait(f"{MESSAGE}.startsWith('{name} is not a picture')")
-        page.give(tmp_path / "whole.png")
+            page.wait(f"{MESSAGE}.startsWith('{name} is not an image')")
+        page.classify(tmp_path / "intact.png")
         assert page.wait("document.getElementById('message').hidden")
 
 
 def test_camera(digits, page):
-    """Its pictures are classified as they come, the time is a median."""
+    """The page classifies camera images until the camera is stopped."""
     classifier, folder = digits
-    with serve(folder) as address:
-        page.open(address)
+    with serve(folder) as url:
+        page.open(url)
         page.allow_camera("denied")
         page.driver.find_element("id", "camera").click()
         page.wait(f"{MESSAGE}.includes('may not use the camera')")
@@ -453,13 +456,13 @@ def test_camera(digits, page):
         page.driver.find_element("id", "camera").click()
         seen = []
         for _ in range(3):
-            page.forget()
-            found = page.answer()
-            seen.append(found["pixels"].tobytes())
+            page.clear_results()
+            results = page.read_results()
+            seen.append(results["pixels"].tobytes())
             expected = classifier.model.predict(
-                found["pixels"][None, ..., :1], verbose=0
+                results["pixels"][None, ..., :1], verbose=0
             )
-            assert_answers(found, expected[0], classifier.classes, 0.3)
+            assert_results(results, expected[0], classifier.classes, 0.3)
         assert page.driver.find_element("id", "camera").text == "Stop camera"
         page.driver.find_element("id", "camera").click()
         page.wait("document.getElementById('video').srcObject === null")
@@ -467,60 +470,60 @@ def test_camera(digits, page):
 
 
 def test_switched_twice_quickly(digits, page):
-    """The network chosen last answers, though the one before it comes later."""
+    """The network chosen last is used, even if an earlier one loads more slowly."""
     classifier, folder = digits
-    # Out of the browser's cache, nothing is slow.
-    fresh = ("Cache-Control", "no-store")
+    # With the browser's cache, the delays would have no effect.
+    no_cache = ("Cache-Control", "no-store")
     delays = {"/int8.tflite": 0.6, "/float32.tflite": 0.3}
-    with serve(folder, fresh, delays=delays) as address:
-        page.open(address)
+    with serve(folder, no_cache, delays=delays) as url:
+        page.open(url)
         page.allow_camera("granted")
         page.driver.find_element("id", "camera").click()
-        page.answer()
-        page.choose(0, 1)
+        page.read_results()
+        page.choose_networks(0, 1)
         ready = "document.documentElement.dataset.ready"
         assert page.wait(ready) == "float32"
-        time.sleep(0.6)  # By now int8 would be there, too.
-        page.forget()
-        found = page.answer()
+        time.sleep(0.6)  # By now, int8 would be loaded too.
+        page.clear_results()
+        results = page.read_results()
         assert page.wait(ready) == "float32"
         assert page.wait("document.getElementById('message').hidden")
         page.driver.find_element("id", "camera").click()
-    pixels = found["pixels"][None, ..., :1]
+    pixels = results["pixels"][None, ..., :1]
     expected = classifier.model.predict(pixels, verbose=0)[0]
-    assert_answers(found, expected, classifier.classes, 1e-5)
+    assert_results(results, expected, classifier.classes, 1e-5)
 
 
 def test_threads_where_the_server_allows_them(colours, page, tmp_path):
     classifier, folder = colours
-    Image.fromarray(draw(90, 70)).save(tmp_path / "picture.png")
+    Image.fromarray(draw_image(90, 70)).save(tmp_path / "image.png")
     headers = (
         ("Cross-Origin-Opener-Policy", "same-origin"),
         ("Cross-Origin-Embedder-Policy", "require-corp"),
     )
-    with serve(folder, *headers) as address:
-        page.open(address)
+    with serve(folder, *headers) as url:
+        page.open(url)
         cores = page.driver.execute_script("return navigator.hardwareConcurrency")
         text = page.driver.find_element("id", "threads").text
         assert text == f"{cores} thread{'s' * (cores > 1)}"
-        found = page.give(tmp_path / "picture.png")
-    expected = classifier.model.predict(found["pixels"][None], verbose=0)[0]
-    assert_answers(found, expected, classifier.classes, 1e-5)
+        results = page.classify(tmp_path / "image.png")
+    expected = classifier.model.predict(results["pixels"][None], verbose=0)[0]
+    assert_results(results, expected, classifier.classes, 1e-5)
 
 
 def test_missing_network(digits, page, tmp_path):
     site = tmp_path / "web"
     shutil.copytree(digits[1], site)
     (site / "int8.tflite").unlink()
-    with serve(site) as address:
-        page.driver.get(address)
+    with serve(site) as url:
+        page.driver.get(url)
         page.wait(f"{MESSAGE}.includes('int8.tflite: 404')")
-        page.choose(1)
+        page.choose_networks(1)
         page.wait("document.documentElement.dataset.ready === 'float32'")
         assert page.wait("document.getElementById('message').hidden")
         (site / "litert/litert_wasm_internal.wasm.gzip").write_bytes(b"no wasm")
-        page.driver.get(address)
-        page.wait(f"{MESSAGE}.startsWith('The network does not run here')")
+        page.driver.get(url)
+        page.wait(f"{MESSAGE}.startsWith('The network does not run')")
 
 
 def test_opened_as_a_file(digits, page):
@@ -529,29 +532,32 @@ def test_opened_as_a_file(digits, page):
 
 
 def test_nothing_leaves_this_machine(colours, tmp_path):
-    """By Chromium's own log of its network, workers and all."""
-    Image.fromarray(draw(90, 70)).save(tmp_path / "picture.png")
+    """Chromium's network log, which includes workers, has no other server's URL."""
+    Image.fromarray(draw_image(90, 70)).save(tmp_path / "image.png")
     log = tmp_path / "net.json"
-    with serve(colours[1]) as address:
+    with serve(colours[1]) as base:
         with open_browser(f"--log-net-log={log}") as page:
-            page.open(address)
-            page.give(tmp_path / "picture.png")
+            page.open(base)
+            page.classify(tmp_path / "image.png")
             messages = [entry["message"] for entry in page.driver.get_log("browser")]
             assert not [m for m in messages if "Content Security Policy" in m]
-        asked = {
+        requested = {
             event["params"]["url"]
             for event in json.loads(log.read_text())["events"]
-            if address.rstrip("/") in event.get("params", {}).get("initiator", "")
+            if base.rstrip("/") in event.get("params", {}).get("initiator", "")
         }
     names = {"model.json", "worker.js", "float32.tflite"}
     names |= {f"litert/litert_wasm_internal.{end}" for end in ("js", "wasm.gzip")}
-    assert {address + name for name in names} <= asked
-    assert all(url.startswith((address, "blob:", "data:")) for url in asked)
+    assert {base + name for name in names} <= requested
+    assert all(url.startswith((base, "blob:", "data:")) for url in requested)
 
 
 def test_fits_a_phone(colours, page, tmp_path):
-    """No sideways scrolling, whatever the classes are called; all on one screen."""
-    Image.fromarray(draw(90, 70)).save(tmp_path / "picture.png")
+    """The page never scrolls sideways, even if class names are long.
+
+    With ordinary names, the results fit on one screen.
+    """
+    Image.fromarray(draw_image(90, 70)).save(tmp_path / "image.png")
     site = tmp_path / "web"
     shutil.copytree(colours[1], site)
     description = json.loads((site / "model.json").read_text("utf-8"))
@@ -559,9 +565,9 @@ def test_fits_a_phone(colours, page, tmp_path):
     description["classes"] = ["W" * 80] * 1000
     (site / "model.json").write_text(json.dumps(description))
     for folder in (colours[1], site):
-        with serve(folder) as address:
-            page.open(address)
-            page.give(tmp_path / "picture.png")
+        with serve(folder) as url:
+            page.open(url)
+            page.classify(tmp_path / "image.png")
             wide, high = page.driver.execute_script(
                 "return [document.documentElement.scrollWidth,"
                 " document.getElementById('results').getBoundingClientRect().bottom]"
@@ -577,19 +583,19 @@ def test_fits_a_phone(colours, page, tmp_path):
 
 
 def test_folder(digits):
-    """What is in it, and what is not."""
+    """The folder contains exactly the page, LiteRT.js and the network."""
     _, folder = digits
-    found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+    files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     litert = {
         f"litert/{build}.{end}" for build in web.BUILDS for end in ("js", "wasm.gzip")
     }
     page = {"index.html", "style.css", "main.js", "worker.js", "model.json"}
-    assert found == page | litert | {"int8.tflite", "float32.tflite"}
+    assert files == page | litert | {"int8.tflite", "float32.tflite"}
     assert sum((folder / name).stat().st_size for name in litert) < 10e6
 
 
 def test_lock_file():
-    """Pinned by hash, free of addresses."""
+    """package-lock.json pins each package by hash and contains no URLs."""
     lock = json.loads((web.TEMPLATE / "package-lock.json").read_text())
     packages = {name: p for name, p in lock["packages"].items() if name}
     assert {"node_modules/@litertjs/core", "node_modules/esbuild"} <= set(packages)
@@ -602,7 +608,7 @@ def test_lock_file():
 def test_without_npm(converted, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
-        InputError, match=r"web needs Node.js .* no program npm"
+        InputError, match=r"web needs Node.js .* no command npm"
     ) as error:
         web.write_web(tmp_path / "web", *converted)
     assert "\n" not in str(error.value)
@@ -615,9 +621,7 @@ def test_npm_that_never_ends(converted, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(web, "TIMEOUT", 0.1)
     start = time.monotonic()
-    with pytest.raises(
-        InputError, match=r"web needs .* no end of npm ci within 0\.1 s"
-    ) as error:
+    with pytest.raises(InputError, match=r"web needs .* npm ci .* 0\.1 s") as error:
         web.write_web(tmp_path / "web", *converted)
     assert time.monotonic() - start < 50
     assert "\n" not in str(error.value)
@@ -625,10 +629,10 @@ def test_npm_that_never_ends(converted, tmp_path, monkeypatch):
 
 
 def test_without_a_network(converted, tmp_path, monkeypatch):
-    need("npm")
+    require_commands("npm")
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9/")
     monkeypatch.setenv("npm_config_cache", str(tmp_path / "cache"))
-    monkeypatch.setenv("npm_config_fetch_retry_mintimeout", "10")  # Not 10 s.
+    monkeypatch.setenv("npm_config_fetch_retry_mintimeout", "10")  # 10 ms, not 10 s.
     with pytest.raises(InputError, match=r"web needs .* ECONNREFUSED") as error:
         web.write_web(tmp_path / "web", *converted)
     assert "\n" not in str(error.value)
@@ -643,7 +647,7 @@ def test_without_a_file(converted, tmp_path):
 @pytest.mark.full
 @pytest.mark.shared_data
 def test_photographs(page, tmp_path):
-    """ResNet-18 on ImageNet's own files: the same top-1 as Keras."""
+    """The page and Keras predict the same classes of ImageNet files with ResNet-18."""
     import subprocess
     import sys
 
@@ -656,19 +660,19 @@ def test_photographs(page, tmp_path):
     calibration = np.stack([classifier.preprocessing.load(p) for p in paths[50:90]])
     files = write_artifacts(classifier, tmp_path, ("float32", "int8"), calibration)
     write_page(tmp_path / "exact", classifier, {"float32": files["float32"]})
-    write_page(tmp_path / "quick", classifier, files)
+    write_page(tmp_path / "fast", classifier, files)
     images = np.stack([classifier.preprocessing.load(path) for path in paths[:20]])
     expected = classifier.model.predict(images, verbose=0)
-    same = {}
-    for name in ("exact", "quick"):
-        with serve(tmp_path / name) as address:
-            page.open(address)
-            answers = [page.give(path) for path in paths[:20]]
-        same[name] = sum(
-            answer["answers"][0]["place"] == probabilities.argmax()
-            for answer, probabilities in zip(answers, expected, strict=True)
+    num_equal = {}
+    for name in ("exact", "fast"):
+        with serve(tmp_path / name) as url:
+            page.open(url)
+            all_results = [page.classify(path) for path in paths[:20]]
+        num_equal[name] = sum(
+            results["predictions"][0]["index"] == probabilities.argmax()
+            for results, probabilities in zip(all_results, expected, strict=True)
         )
-        for answer, image in zip(answers, images, strict=True):
-            assert np.abs(answer["pixels"] - np.float32(image)).max() <= 1
-    assert same["exact"] == 20
-    assert same["quick"] >= 17
+        for results, image in zip(all_results, images, strict=True):
+            assert np.abs(results["pixels"] - np.float32(image)).max() <= 1
+    assert num_equal["exact"] == 20
+    assert num_equal["fast"] >= 17

@@ -24,7 +24,7 @@ from keras_resnet.nets import folding
     ],
 )
 def test_equalised_computes_the_same(variant, options):
-    """Of every kind of network; and it does something to each."""
+    """Equalisation changes the weights of every variant, but not its outputs."""
     size = 8 if variant.startswith("cifar") else 32
     keras.utils.set_random_seed(0)
     model = keras_resnet.ResNet(
@@ -34,17 +34,18 @@ def test_equalised_computes_the_same(variant, options):
         classifier_activation=None,
         **options,
     )
-    draw = np.random.default_rng(0)
+    random = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
-            # As of a trained net: no two channels alike.
+            # As in a trained network, all channels have different ranges.
             layer.set_weights(
-                [draw.uniform(0.2, 2, values.shape) for values in layer.get_weights()]
+                [random.uniform(0.2, 2, values.shape) for values in layer.get_weights()]
             )
         if "_se_" in layer.name:
-            # Else its sigmoids are switches, which one float32 rounding can turn.
+            # With larger weights the sigmoids saturate, and a rounding error of float32
+            # can flip them.
             layer.set_weights([values / 100 for values in layer.get_weights()])
-    images = draw.normal(size=(4, size, size, 3)).astype("float32")
+    images = random.normal(size=(4, size, size, 3)).astype("float32")
     before = folding.fold(model)
     after = equalize.equalise(model, images)
     assert after is not model
@@ -60,15 +61,19 @@ def test_equalised_computes_the_same(variant, options):
 
 
 def test_equalised_by_hand():
-    """Two channels, by the formula: a factor is the root of range over weight."""
+    """Two channels have the factors that the formula gives.
+
+    A factor is the square root of the relative range over the relative weight.
+    """
     image = keras.Input((1, 1, 1), name="image")
     first = layers.Conv2D(2, 1, activation="relu", name="first")
     second = layers.Conv2D(1, 1, name="second")
     model = keras.Model(image, second(first(image)))
     first.set_weights([np.array([[[[1.0, 16.0]]]]), np.array([2.0, 0.0])])
     second.set_weights([np.array([[[[4.0], [1.0]]]]), np.array([3.0])])
-    # On an image of 2: activations 4 and 32, relative 1/8 and 1; weights that read
-    # them relative 1 and 1/4: factors sqrt(1/8) and sqrt(4).
+    # All pixels are 2, so the activations are 4 and 32 (relative: 1/8 and 1). The
+    # weights of the second layer are 4 and 1 (relative: 1 and 1/4). The factors are
+    # therefore sqrt(1/8) and sqrt(4).
     images = np.full((1, 1, 1, 1), 2.0, "float32")
     equalised = equalize.equalise(model, images)
     kernel, bias = equalised.get_layer("first").get_weights()

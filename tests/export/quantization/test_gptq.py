@@ -1,4 +1,4 @@
-"""Weights rounded by their joint loss."""
+"""Rounding of weights by GPTQ."""
 
 import dataclasses
 
@@ -13,79 +13,87 @@ from keras_resnet.nets import folding
 
 
 def test_rounded_by_hand():
-    """Levels of 1. Two inputs are one: where the first loses 0.4, the second adds it."""
+    """The second of two equal inputs compensates for the rounding error of the first.
+
+    The quantisation step is 1. Rounding the first 2.4 to 2 loses 0.4, so the second 2.4
+    becomes 2.8, which is rounded to 3.
+    """
     image = keras.Input((1, 1, 3), name="image")
     layer = layers.Conv2D(1, 1, name="only")
     model = keras.Model(image, layer(image))
     layer.set_weights([np.array([[[[127.0], [2.4], [2.4]]]]), np.array([1.0])])
     images = np.array([[[[9.0, 4.0, 4.0]]], [[[9.0, 7.0, 7.0]]]], "float32")
-    found = gptq.round_weights(model, images, batch_size=1)
-    kernel, bias = found.get_layer("only").get_weights()
+    rounded = gptq.round_weights(model, images, batch_size=1)
+    kernel, bias = rounded.get_layer("only").get_weights()
     np.testing.assert_allclose(kernel.ravel(), [127, 2, 3], rtol=1e-6)
-    # What remains is 0.2 of inputs whose mean is 5.5.
+    # The sum of the weights has grown by 0.2, and the mean of both inputs is 5.5.
     np.testing.assert_allclose(bias, [1 - 0.2 * 5.5], rtol=1e-4)
 
 
-def test_groups_are_rounded_apart():
-    """As two convolutions, each of which reads its half of the channels."""
-    draw = np.random.default_rng(0)
-    images = draw.normal(size=(6, 5, 5, 6)).cumsum(axis=-1).astype("float32")
-    kernel = draw.normal(size=(3, 3, 3, 4)).astype("float32")
+def test_groups_are_rounded_separately():
+    """A grouped convolution is rounded like separate convolutions of its groups."""
+    random = np.random.default_rng(0)
+    images = random.normal(size=(6, 5, 5, 6)).cumsum(axis=-1).astype("float32")
+    kernel = random.normal(size=(3, 3, 3, 4)).astype("float32")
 
-    def rounded(images, kernel, groups):
+    def round_kernel(images, kernel, groups):
         image = keras.Input(images.shape[1:], name="image")
         layer = layers.Conv2D(
             kernel.shape[-1], 3, 2, padding="same", groups=groups, name="only"
         )
         model = keras.Model(image, layer(image))
         layer.set_weights([kernel, np.zeros(kernel.shape[-1])])
-        found = gptq.round_weights(model, images, batch_size=4)
-        return found.get_layer("only").get_weights()
+        rounded = gptq.round_weights(model, images, batch_size=4)
+        return rounded.get_layer("only").get_weights()
 
-    whole = rounded(images, kernel, 2)
-    halves = [
-        rounded(images[..., i : i + 3], kernel[..., o : o + 2], 1)
+    grouped = round_kernel(images, kernel, 2)
+    separate = [
+        round_kernel(images[..., i : i + 3], kernel[..., o : o + 2], 1)
         for i, o in ((0, 0), (3, 2))
     ]
-    for found, *parts in zip(whole, *halves, strict=True):
-        np.testing.assert_allclose(found, np.concatenate(parts, axis=-1), rtol=1e-5)
+    for array, *parts in zip(grouped, *separate, strict=True):
+        np.testing.assert_allclose(array, np.concatenate(parts, axis=-1), rtol=1e-5)
 
 
-def test_rounded_together(classifier, digits, tmp_path):
-    """Half the loss of rounding to the nearest, on images that it has not seen."""
+def test_gptq_loses_less_than_rounding_to_nearest(classifier, digits, tmp_path):
+    """On test images, GPTQ has less than half the error of rounding to nearest.
+
+    The converter does not change the rounded weights.
+    """
     images, expected = digits.test.images, classifier.model(digits.test.images)
 
-    def nearest(model):
+    def round_to_nearest(model):
         model = folding.fold(model)
         for layer in model.layers:
             if layer.weights and hasattr(layer, "kernel"):
                 kernel, bias = layer.get_weights()
-                level = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1))) / 127
-                layer.set_weights([np.round(kernel / level) * level, bias])
+                step = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1))) / 127
+                layer.set_weights([np.round(kernel / step) * step, bias])
         return model
 
-    found = gptq.round_weights(classifier.model, digits.train.images[:200])
-    loss, loss_of_nearest = (
+    rounded = gptq.round_weights(classifier.model, digits.train.images[:200])
+    error, nearest_error = (
         np.square(model(images) - expected).mean()
-        for model in (found, nearest(classifier.model))
+        for model in (rounded, round_to_nearest(classifier.model))
     )
-    assert loss < loss_of_nearest / 2
-    # The converter finds the same levels.
-    np.testing.assert_allclose(found(images), nearest(found)(images), atol=1e-4)
+    assert error < nearest_error / 2
+    # The converter rounds to nearest, which does not change the weights again.
+    unchanged = round_to_nearest(rounded)
+    np.testing.assert_allclose(rounded(images), unchanged(images), atol=1e-4)
     static = str(tmp_path / "static")
-    saved_model.write_static(
-        dataclasses.replace(classifier, model=found), static, "float32"
+    saved_model.write_static_model(
+        dataclasses.replace(classifier, model=rounded), static, "float32"
     )
     row = tflite.TFLITE_FORMATS["float_io"]
     interpreter = Interpreter(
         model_content=tflite.convert_to_tflite(static, row, digits.train.images[:50])
     )
-    (weights,) = (
+    (dense,) = (
         tensor
         for tensor in interpreter.get_tensor_details()
         if tensor["shape"].tolist() == [10, 64]
     )
-    levels = interpreter.get_tensor(weights["index"])
-    scales = weights["quantization_parameters"]["scales"]
-    kernel = found.get_layer("predictions").get_weights()[0]
-    np.testing.assert_allclose(levels * scales[:, None], kernel.T, rtol=1e-5)
+    integers = interpreter.get_tensor(dense["index"])
+    scales = dense["quantization_parameters"]["scales"]
+    kernel = rounded.get_layer("predictions").get_weights()[0]
+    np.testing.assert_allclose(integers * scales[:, None], kernel.T, rtol=1e-5)

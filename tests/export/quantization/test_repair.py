@@ -1,9 +1,9 @@
-"""The repair of a network that int8 breaks."""
+"""Preparation of a network that plain int8 conversion breaks."""
 
 import keras
 import numpy as np
 import pytest
-from badly_scaled import badly_scaled
+from badly_scaled import scale_channels_badly
 from keras import layers
 
 import keras_resnet
@@ -18,37 +18,39 @@ from keras_resnet.spec import Provenance
 LIMIT = comparison.LIMITS["int8"]
 
 
-def quantised(classifier, digits, folder, format="int8"):
-    """Comparison of a file with its Keras model on the held-out images."""
-    saved_model.write_static(classifier, str(folder / "static"), "float32")
+def convert_and_compare(classifier, digits, folder, format="int8"):
+    """Writes a `.tflite` file and compares it with the model on the test images."""
+    saved_model.write_static_model(classifier, str(folder / "static"), "float32")
     path = folder / "int8.tflite"
     row, calibration = tflite.TFLITE_FORMATS[format], digits.train.images[:200]
     path.write_bytes(tflite.convert_to_tflite(str(folder / "static"), row, calibration))
-    logits = saved_model.reference_logits(classifier.model, digits.test.images)
+    logits = saved_model.compute_reference_logits(classifier.model, digits.test.images)
     probabilities = runtimes.open_tflite(str(path))(digits.test.images)
     return comparison.compare(probabilities, logits, digits.test.labels)
 
 
-def test_repair_of_a_badly_scaled_net(classifier, digits, tmp_path):
-    """Plain int8 is refused; repaired, it is as good as that of the good net."""
-    bad = badly_scaled(classifier)
+def test_repair_of_a_badly_scaled_network(classifier, digits, tmp_path):
+    """Plain int8 exceeds the limit, and the repaired network stays within it."""
+    bad = scale_channels_badly(classifier)
     np.testing.assert_allclose(
         bad.model(digits.test.images), classifier.model(digits.test.images), atol=1e-4
     )
     (tmp_path / "bad").mkdir()
     (tmp_path / "repaired").mkdir()
     with pytest.raises(comparison.Disagreement):
-        comparison.judge("int8", quantised(bad, digits, tmp_path / "bad"), LIMIT)
+        comparison.check_limit(
+            "int8", convert_and_compare(bad, digits, tmp_path / "bad"), LIMIT
+        )
     repaired = repair.repair_network(bad, digits.train.images[:200])
-    compared = quantised(repaired, digits, tmp_path / "repaired")
-    comparison.judge("int8", compared, LIMIT)
-    assert compared.agreement >= 0.99
+    result = convert_and_compare(repaired, digits, tmp_path / "repaired")
+    comparison.check_limit("int8", result, LIMIT)
+    assert result.agreement >= 0.99
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("variation", [{"preact": True}, {"se": True}])
 def test_other_kinds_of_block(digits, tmp_path, variation):
-    """Pre-activation, squeeze and excitation: integers only, and as good as Keras."""
+    """Pre-activation and squeeze-and-excitation blocks agree with Keras in int8_io."""
     keras.utils.set_random_seed(0)
     pixels = digits.train.images
     image = keras.Input((8, 8, 1), name="image")
@@ -72,7 +74,7 @@ def test_other_kinds_of_block(digits, tmp_path, variation):
             classifier = repair.repair_network(classifier, pixels[:200])
         folder = tmp_path / str(repaired)
         folder.mkdir()
-        compared = quantised(classifier, digits, folder, "int8_io")
-        assert compared.keras_right > 340
-        comparison.judge("int8_io", compared, LIMIT)
-        assert compared.agreement >= 0.99
+        result = convert_and_compare(classifier, digits, folder, "int8_io")
+        assert result.keras_right > 340
+        comparison.check_limit("int8_io", result, LIMIT)
+        assert result.agreement >= 0.99

@@ -1,4 +1,4 @@
-"""Stand-in for rules_cc: what Bazel's own tools load, from when rules were built in."""
+"""Substitute for rules_cc: the rules of Bazel 4, where they are built in."""
 
 cc_binary = native.cc_binary
 cc_library = native.cc_library

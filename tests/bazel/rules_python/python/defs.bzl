@@ -1,15 +1,15 @@
-"""Stand-in for rules_python: the rules of a Bazel that has them built in."""
+"""Substitute for rules_python: the rules of Bazel 4, where they are built in."""
 
 _RUN_MODULE = Label("//python:run_module.py")
 
 def py_binary(name, srcs, main_module = None, **kwargs):
-    """Declares a program.
+    """Declares a command.
 
     Args:
-        name: of the target.
-        srcs: its sources.
-        main_module: what to run as `python -m` does, if not a file.
-        **kwargs: as of the built-in rule.
+        name: Name of the target.
+        srcs: Source files of the target.
+        main_module: Module to run as `python -m` does, or `None` to run a file.
+        **kwargs: Other attributes of the built-in rule.
     """
     if main_module:
         kwargs.update(args = [main_module], main = _RUN_MODULE)

@@ -1,4 +1,4 @@
-"""Runs the module that the first argument names, as `python -m` does."""
+"""Runs the module in the first argument, as `python -m` does."""
 
 import runpy
 import sys

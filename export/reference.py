@@ -1,0 +1,173 @@
+"""Test images with the Keras model's logits, and the calibration set for int8."""
+
+import dataclasses
+import hashlib
+import io
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_resnet.data import (
+    Dataset,
+    Preprocessing,
+    Split,
+    find_images,
+    load_dataset,
+    load_views,
+    refuse_damaged,
+)
+from keras_resnet.evaluation import Classifier
+from keras_resnet.support import InputError, write_file
+
+from .device import softmax, strip_folders
+from .formats import compute_reference_logits
+from .options import ExportOptions
+
+# Limits for the images in check.npz: total uncompressed size in bytes, and number.
+CHECK_BYTES = 16 << 20
+CHECK_IMAGES = 400
+
+CALIBRATION_IMAGES = 200
+
+# Datasets whose licences allow redistribution of the images: CC BY 4.0 and MIT.
+SHAREABLE = {"digits", "fashion_mnist"}
+
+# Recipes and published weights that are known to lose little accuracy in int8.
+PAPER_RECIPES = {"paper_cifar", "paper_imagenet", "keras", "torchvision_v1"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """Test images with the Keras model's outputs, which artifacts are compared with."""
+
+    images: np.ndarray  # Test images, uint8, (n, height, width, channels).
+    labels: np.ndarray  # Integer classes, (n,).
+    logits: np.ndarray  # Outputs of the Keras model, float64, (n, classes).
+    # Arrays of check.npz: `image`, `probability`, `largest_logit`, and `label` if the
+    # images are test images.
+    check: dict[str, np.ndarray]
+    modern: bool  # Whether the recipe of the network is newer than the paper's.
+
+
+def get_reference(
+    dataset: Dataset, count: int, classifier: Classifier, share_images: bool
+) -> Reference:
+    """Selects evenly spaced test images and computes the Keras model's logits.
+
+    Args:
+        dataset: Dataset with the classes of the model.
+        count: Maximum number of test images.
+        classifier: The network that is exported.
+        share_images: Whether check.npz may contain test images of any licence.
+    """
+    preprocessing = classifier.preprocessing
+    indices = _space_evenly(len(dataset.test), min(count, len(dataset.test)))
+    images, labels = _load_images(dataset.test, indices, preprocessing)
+    logits = compute_reference_logits(classifier.model, images)
+    size = max(1, min(CHECK_IMAGES, len(images), CHECK_BYTES // images[0].nbytes))
+    if share_images or dataset.name in SHAREABLE:
+        indices = _space_evenly(len(images), size)
+        check = {"image": images[indices], "label": labels[indices]}
+        check_logits = logits[indices]
+    else:
+        patterns = _make_patterns(4 * size, preprocessing)
+        pattern_logits = compute_reference_logits(classifier.model, patterns)
+        second, first = np.sort(pattern_logits, axis=1)[:, -2:].T
+        # Keep patterns with a large margin, so that rounding does not change the class.
+        clearest = np.sort(np.argsort(second - first, kind="stable")[:size])
+        check = {"image": patterns[clearest]}
+        check_logits = pattern_logits[clearest]
+    check["probability"] = np.float32(softmax(check_logits))
+    check["largest_logit"] = np.abs(check_logits).max()
+    run, weights = classifier.provenance.run, str(classifier.provenance.weights)
+    # The source of published weights is a path such as "resnet50/keras".
+    recipe = run.recipe_name if run else os.path.basename(weights)
+    return Reference(images, labels, logits, check, recipe not in PAPER_RECIPES)
+
+
+def _space_evenly(length: int, count: int) -> np.ndarray:
+    """Returns `count` indices, evenly spaced from the first to the last element."""
+    return np.linspace(0, length - 1, count).astype(int)
+
+
+def _make_patterns(count: int, preprocessing: Preprocessing) -> np.ndarray:
+    """Makes copyright-free uint8 images: smooth colour gradients with noise."""
+    rng = np.random.default_rng(0)
+    coarse = rng.uniform(-64, 320, (count, 4, 4, preprocessing.channels))
+    smooth = tf.image.resize(coarse, preprocessing.shape[:2], "bicubic").numpy()
+    noisy = smooth + rng.normal(0, 8, smooth.shape)
+    return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+def _load_images(
+    split: Split, indices: np.ndarray, preprocessing: Preprocessing
+) -> tuple[np.ndarray, np.ndarray]:
+    """Returns preprocessed images of a split, and their labels.
+
+    Raises:
+        InputError: If any of the images is damaged. The message lists these images.
+    """
+    subset = split.take(indices)
+    try:
+        return load_views(subset, preprocessing), subset.labels
+    except tf.errors.OpError:
+        refuse_damaged(subset, preprocessing)
+        raise
+
+
+def choose_calibration(
+    options: ExportOptions,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    reference: Reference,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Selects random calibration images that are not among the test images.
+
+    Returns:
+        The images, uint8, (n, height, width, channels), and the manifest's description.
+
+    Raises:
+        InputError: If there are no images, or all of them are test images.
+    """
+    split = _load_calibration_split(options, dataset)
+    indices = np.random.default_rng(options.seed).permutation(len(split))
+    indices = np.sort(indices[:CALIBRATION_IMAGES])
+    images, _ = _load_images(split, indices, preprocessing)
+    digests = {hashlib.sha256(image).digest() for image in reference.images}
+    is_new = np.array([hashlib.sha256(i).digest() not in digests for i in images])
+    if not is_new.any():
+        raise InputError("All calibration images are test images; use other images")
+    return images[is_new], {
+        "dataset": strip_folders(options.calibration or dataset.name),
+        "seed": options.seed,
+        "images": indices[is_new].tolist(),
+        "of": len(split),
+        "left_out_as_evaluated": int((~is_new).sum()),
+    }
+
+
+def _load_calibration_split(options: ExportOptions, dataset: Dataset) -> Split:
+    name = options.calibration
+    if name is None:
+        split = dataset.train
+    elif name.startswith("folder:"):
+        paths = find_images([os.path.expanduser(name.removeprefix("folder:"))])
+        files = [path for path in paths if os.path.isfile(path)]
+        split = Split(np.array(files, object), np.zeros(len(files), np.int32), True)
+    else:
+        split = load_dataset(name, options.data_dir).train
+    if not len(split):
+        raise InputError(
+            "int8 needs calibration images that are not test images. Accepted: "
+            f"calibration=folder:PATH. Received: {name or dataset.name}, which has none"
+        )
+    return split
+
+
+def write_check(path: str, reference: Reference) -> None:
+    """Writes `reference.check` as check.npz."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **reference.check)  # type: ignore[arg-type] # No key is allow_pickle.
+    write_file(path, buffer.getvalue())

@@ -1,0 +1,50 @@
+"""Public names of a package, imported at first use.
+
+A package's stub, `__init__.pyi`, lists its public names. `lazy_loader.attach_stub` does
+the same, but a device that verifies a bundle has only LiteRT and NumPy installed.
+"""
+
+import ast
+import importlib
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+
+def attach_stub(
+    package: str, make: Callable[[str], Any] | None = None
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """Returns the functions that import a package's public names at first use.
+
+    Keras and TensorFlow take seconds to import. With lazy imports a command prints its
+    `--help`, or reports a mistyped flag, before they are imported.
+
+    Args:
+        package: The package's `__name__`. Its stub `__init__.pyi` imports each public
+            name as itself: `from .module import name as name`.
+        make: Function that creates an object from its name. It is called for the
+            names that the stub only annotates: `name: Type`.
+
+    Returns:
+        Values for the package's `__getattr__`, `__dir__` and `__all__`.
+    """
+    stub = pkgutil.get_data(package, "__init__.pyi") or b""
+    module_by_name: dict[str, str] = {}
+    made_names: set[str] = set()
+    for node in ast.parse(stub).body:
+        if isinstance(node, ast.ImportFrom):
+            # Imports without `as` only serve the annotations in the stub itself.
+            module = f"{'.' * node.level}{node.module}"
+            module_by_name.update({a.asname: module for a in node.names if a.asname})
+        elif make and isinstance(node, ast.AnnAssign):
+            made_names.add(ast.unparse(node.target))
+    public_names = sorted({*module_by_name, *made_names} - {"__version__"})
+
+    def get(name: str) -> Any:
+        if make and name in made_names:
+            return make(name)
+        if name not in module_by_name:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(module_by_name[name], package), name)
+
+    return get, lambda: public_names, public_names
