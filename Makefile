@@ -3,9 +3,9 @@
 # make test-clients  runs the tests with browsers, OpenVINO, MediaPipe, wheels and notebooks
 # make test-full     runs all tests except Bazel's, including the slow ones
 # make test-arm      tests LiteRT on an emulated ARM CPU; needs Debian 12
-# make bazel         checks the BUILD files with buildifier (npm) and Debian's Bazel
+# make bazel         checks the BUILD files with buildifier (from npm) and Debian's Bazel
 # make lint          checks format, lint rules and types
-# make lock          updates the lock files of the dependencies
+# make lock          updates the lock files (requirements*.lock); needs uv
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -60,7 +60,8 @@ $(VENV)/python:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-# pip must write bytecode. Without it, every import would compile TensorFlow again.
+# PYTHONDONTWRITEBYTECODE is unset so that pip writes bytecode files. Without them, every
+# import of TensorFlow would compile its sources again.
 $(VENV)/ready: requirements.lock | $(VENV)/python
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pip install --quiet --require-hashes -r requirements.lock
 	@touch $@
@@ -69,7 +70,7 @@ $(VENV)/ready-dev: requirements-dev.lock | $(VENV)/ready
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
 	@touch $@
 
-# Needs uv. The lock files have hashes and no URLs, and cover all platforms and Pythons.
+# The lock files contain hashes but no URLs. They cover all platforms and versions of Python.
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet -c constraints.txt
 lock:
 	$(COMPILE) setup.py --extra cpu -o requirements.lock

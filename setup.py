@@ -1,4 +1,4 @@
-"""Metadata of the distribution. pyproject.toml configures the development tools."""
+"""Metadata of the package. pyproject.toml configures the development tools."""
 
 import pathlib
 import re
@@ -36,9 +36,10 @@ setup(
         re.sub("^export", "keras_resnet_export", package)
         for package in find_packages(include=["keras_resnet*", "export*"])
     ],
-    # A wheel must not install a package with the common name "export".
+    # The folder export is installed as keras_resnet_export, because other packages may also
+    # have the common name "export".
     package_dir={"keras_resnet_export": "export"},
-    # Stubs list the public names, which a package imports at first use.
+    # Packages read their stubs (*.pyi) at run time to import public names at first use.
     package_data={
         "": ["*.pyi"],
         "keras_resnet": ["py.typed"],
@@ -58,17 +59,17 @@ setup(
         "scikit-learn",
     ],
     extras_require={
-        # Only extras install TensorFlow, because tensorflow-cpu and tensorflow break each
-        # other in one environment.
+        # TensorFlow is only in extras, because tensorflow-cpu and tensorflow must not be
+        # installed in the same environment.
         "cpu": [f"tensorflow-cpu>=2.21; {X86}", f"tensorflow>=2.21; {NOT_X86}"],
         "gpu": ["tensorflow[and-cuda]>=2.21"],
         "datasets": DATASETS,
         "tensorboard": ["tensorboard"],
-        # Runtimes of exported artifacts.
+        # Runtimes that run exported artifacts.
         "mediapipe": MEDIAPIPE,
         "onnx": ONNX,
         "openvino": OPENVINO,
-        # PyTorch reads .pth and .th files.
+        # Required to read .pth and .th files.
         "torch": ["torch"],
         "dev": [
             *DATASETS,
@@ -101,6 +102,7 @@ setup(
             "keras-resnet-latency = keras_resnet_export.latency:main",
         ]
     },
-    # On macOS and Windows, setuptools' default folder "build" clashes with the file BUILD.
+    # The default folder "build" of setuptools clashes with the file BUILD on macOS and
+    # Windows, whose file systems ignore the case.
     options={"build": {"build_base": "build_wheel"}},
 )

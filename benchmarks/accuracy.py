@@ -1,13 +1,13 @@
-"""Time to accuracy: `modern_cifar` against the paper's recipe and a PyTorch loop.
+"""Accuracy over time with `modern_cifar`, the paper's recipe and a PyTorch loop.
 
 python -m benchmarks.accuracy --data_dir=TFDS
 
 ResNet-20 is trained on the first 10,000 training images of the JPEG `cifar10` dataset
-and evaluated on its 10,000 test images. The dataset comes from
-`../shared/tools/prepare_tfds.py`; its accuracies are not comparable with the paper's.
-All schedules are scaled to ten epochs. The PyTorch loop uses the paper's recipe with
-channels last, and augments whole batches without worker processes. Seconds are training
-time without evaluation. Interrupted runs resume. Complete runs in `--output` are reused.
+and evaluated on its 10,000 test images. `../shared/tools/prepare_tfds.py` makes this
+dataset; accuracies on it are not comparable with the paper's. The learning-rate
+schedules are scaled to ten epochs. The PyTorch loop uses the paper's recipe and the
+channels-last layout, and augments whole batches without worker processes. Seconds are
+training time without evaluation. Runs in `--output` are resumed, or reused if complete.
 """
 
 import csv
@@ -35,14 +35,14 @@ def load_subset(data_dir):
     return dataclasses.replace(dataset, name=f"cifar10-{IMAGES}", train=train)
 
 
-def train_ours(recipe, images, folder, seed, precision):
+def train_ours(recipe, dataset, folder, seed, precision):
     """Trains with a recipe of this package and returns a row for each epoch."""
     import keras
 
     from keras_resnet.training import train
 
     class Clock(keras.callbacks.Callback):
-        """Training time in seconds at the end of each epoch, saved in checkpoints."""
+        """Records the training time at the end of each epoch, also in checkpoints."""
 
         def __init__(self):
             super().__init__()
@@ -59,7 +59,7 @@ def train_ours(recipe, images, folder, seed, precision):
 
     clock = Clock()
     train(
-        "resnet20", images, recipe=recipe, seed=seed, strategy="one_device",
+        "resnet20", dataset, recipe=recipe, seed=seed, strategy="one_device",
         model_dir=folder, callbacks=[clock], verbose=2, validation=0.0, epochs=EPOCHS,
         precision=precision,
     )  # fmt: skip
@@ -67,38 +67,38 @@ def train_ours(recipe, images, folder, seed, precision):
     return [dict(zip(keys, row, strict=True)) for row in clock.ends]
 
 
-def train_side(side, images, folder, seed, precision):
-    """Trains one side unless its rows are already in a file, and returns them."""
+def train_side(side, dataset, folder, seed, precision):
+    """Trains a side, unless its CSV file exists, and returns a row for each epoch."""
     path = os.path.join(folder, f"{side}-{seed}.csv")
     if not os.path.exists(path) and side == "pytorch":
-        data, train = os.path.join(folder, "subset.npz"), images.train
-        test = {"test_x": images.test.images, "test_y": images.test.labels}
-        np.savez(data, x=train.images, y=train.labels, **test)
-        command = ["benchmarks.torch_loop", data, path, str(EPOCHS), str(seed)]
+        data_path, train = os.path.join(folder, "subset.npz"), dataset.train
+        test_arrays = {"test_x": dataset.test.images, "test_y": dataset.test.labels}
+        np.savez(data_path, x=train.images, y=train.labels, **test_arrays)
+        command = ["benchmarks.torch_loop", data_path, path, str(EPOCHS), str(seed)]
         subprocess.run([sys.executable, "-m", *command], check=True)
     elif not os.path.exists(path):
         model_dir = os.path.join(folder, f"{side}-{seed}")
-        rows = train_ours(side, images, model_dir, seed, precision)
+        rows = train_ours(side, dataset, model_dir, seed, precision)
         write_file(path, to_csv(rows))
     with open(path, encoding="utf-8") as file:
         return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
-def find_first(rows, accuracy):
-    """Returns epoch and seconds when an accuracy is first reached, or `None` twice."""
+def find_first_epoch(rows, accuracy):
+    """Returns epoch and seconds at which `accuracy` is reached, or `None` twice."""
     for row in rows:
         if row["val_accuracy"] >= accuracy:
             return int(row["epoch"]), round(row["seconds"])
     return None, None
 
 
-def draw(trained):
+def draw_curves(rows_by_side):
     """Returns a PNG file of the test accuracy over epochs and over seconds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
-    for side, rows in trained.items():
+    for side, rows in rows_by_side.items():
         accuracy = [100 * row["val_accuracy"] for row in rows]
         for axes, key in ((left, "epoch"), (right, "seconds")):
             axes.plot([row[key] for row in rows], accuracy, marker=".", label=side)
@@ -112,29 +112,29 @@ def draw(trained):
 
 
 def main(data_dir, output, seed, precision):
-    """Trains all sides; writes `results/accuracy*.csv`, `docs/images/accuracy.png`."""
+    """Writes `results/accuracy*.csv` and `docs/images/accuracy.png`."""
     os.makedirs(output, exist_ok=True)
-    images = load_subset(data_dir)
-    trained = {s: train_side(s, images, output, seed, precision) for s in SIDES}
+    dataset = load_subset(data_dir)
+    rows_by_side = {s: train_side(s, dataset, output, seed, precision) for s in SIDES}
     rows = []
-    for side, epochs in trained.items():
+    for side, epoch_rows in rows_by_side.items():
         row = {"side": side, "seed": seed, "epochs": EPOCHS, "images": IMAGES}
-        row["final_accuracy"] = epochs[-1]["val_accuracy"]
-        row["seconds"] = round(epochs[-1]["seconds"])
+        row["final_accuracy"] = epoch_rows[-1]["val_accuracy"]
+        row["seconds"] = round(epoch_rows[-1]["seconds"])
         for percent in (50, 60, 65, 70):
-            epoch, seconds = find_first(epochs, percent / 100)
+            epoch, seconds = find_first_epoch(epoch_rows, percent / 100)
             row |= {f"epochs_to_{percent}": epoch, f"seconds_to_{percent}": seconds}
         rows.append(row)
-        write_file(os.path.join(RESULTS, f"accuracy-{side}.csv"), to_csv(epochs))
+        write_file(os.path.join(RESULTS, f"accuracy-{side}.csv"), to_csv(epoch_rows))
     write_results("accuracy", rows)
-    write_file("docs/images/accuracy.png", draw(trained))
+    write_file("docs/images/accuracy.png", draw_curves(rows_by_side))
 
 
 if __name__ == "__main__":
     run(
         main,
         data_dir=(None, "Folder of the prepared TFDS datasets."),
-        output=("runs/accuracy", "Folder for all runs."),
+        output=("runs/accuracy", "Folder of all runs."),
         seed=(0, "Random seed of all runs."),
         precision=("float32", "Precision of the runs with this package."),
     )

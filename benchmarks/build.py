@@ -5,17 +5,17 @@ python -m benchmarks.build
 Both sides build the same layers with random weights for images of 224x224 pixels. The
 paper's network with its top is compared with `keras.applications`, whose convolutions
 have a bias. Version 1.5 without top is compared with KerasHub's `ResNetBackbone`, which
-has the same number of parameters. This package initialises kernels with He's normal
-distribution, like the paper, which takes longer than the peers' Glorot uniform
-distribution. CIFAR networks have no peer; their times are recorded only.
+has the same number of parameters. This package uses He normal initialisation, like the
+paper. It takes longer than the Glorot uniform initialisation of the peers. CIFAR
+networks have no peer; only their own times are recorded.
 
-`peer/ours` is the median ratio over all rounds, `lowest` and `highest` are its range.
-This package is faster if the ratio is above 1.
+`peer/ours` is the peer's time divided by this package's, as the median over all rounds;
+`lowest` and `highest` are the extremes. Above 1, this package is faster.
 """
 
 import functools
 
-from benchmarks.side_by_side import compare, run, time_turns, write_results
+from benchmarks.side_by_side import make_row, run, time_turns, write_results
 
 
 def make_backbone(depth):
@@ -42,36 +42,35 @@ def make_pairs():
 
     import keras_resnet
 
-    def ours(depth, **options):
+    def make_constructor(depth, **options):
         return functools.partial(getattr(keras_resnet, f"ResNet{depth}"), **options)
 
     for depth in (50, 101, 152):
         name = f"ResNet{depth}"
         peer = functools.partial(getattr(keras.applications, name), weights=None)
-        yield name, ours(depth), "keras.applications", peer
+        yield name, make_constructor(depth), "keras.applications", peer
     try:
         for depth in (18, 34, 50, 101, 152):
-            v15 = ours(depth, include_top=False, stride_on="3x3")
-            yield f"ResNet{depth} without top", v15, "KerasHub", make_backbone(depth)
+            ours = make_constructor(depth, include_top=False, stride_on="3x3")
+            yield f"ResNet{depth} without top", ours, "KerasHub", make_backbone(depth)
     except ImportError as error:
         print(f"KerasHub is skipped, because it cannot be imported: {error}")
     for depth in (20, 56, 110, 1202):
-        yield f"ResNet{depth}", ours(depth), None, None
+        yield f"ResNet{depth}", make_constructor(depth), None, None
 
 
 def main(rounds):
-    """Measures every pair and writes `results/build.csv`."""
     import keras
 
     rows = []
     for network, ours, peer, build_peer in make_pairs():
         sides = {"ours": ours, **({peer: build_peer} if peer else {})}
         # Building ResNet-1202 takes half a minute.
-        count = 1 if network == "ResNet1202" else rounds
-        times = time_turns(sides, count, keras.backend.clear_session)
-        rows.append({"network": network, **compare(times, peer)})
+        num_rounds = 1 if network == "ResNet1202" else rounds
+        times = time_turns(sides, num_rounds, keras.backend.clear_session)
+        rows.append({"network": network, **make_row(times, peer)})
     write_results("build", rows)
 
 
 if __name__ == "__main__":
-    run(main, rounds=(5, "Number of networks built by each side of a pair."))
+    run(main, rounds=(5, "Number of times that each side builds a network."))

@@ -1,4 +1,4 @@
-"""Networks and data of the benchmarks `step` and `checkpoint`."""
+"""Networks and training data of the benchmarks `step` and `checkpoint`."""
 
 from typing import NamedTuple
 
@@ -6,24 +6,24 @@ from typing import NamedTuple
 class Case(NamedTuple):
     """A network and its training data, a single batch of noise that is repeated."""
 
-    model: str
-    recipe: str
+    model: str  # Name of the variant.
+    recipe: str  # Name of the recipe.
     batch_size: int
     size: int  # Height and width of the images in pixels.
-    classes: int
+    classes: int  # Number of classes.
 
-    def columns(self):
-        """Returns the columns of a result that describe the case."""
+    def to_columns(self):
+        """Returns the columns of a result row that describe the case."""
         return {"network": self.model, "batch": self.batch_size, "pixels": self.size}
 
     def find_recipe(self):
-        """Returns the recipe with a learning rate so low that noise cannot diverge."""
+        """Returns the recipe with a learning rate too low to diverge on noise."""
         from keras_resnet.spec import find_recipe
 
         return find_recipe(self.recipe, learning_rate=1e-3)
 
     def make_batch(self):
-        """Returns uint8 images and int32 labels."""
+        """Returns noise as uint8 images, and int32 labels."""
         import tensorflow as tf
 
         shape = (self.batch_size, self.size, self.size, 3)
@@ -31,7 +31,7 @@ class Case(NamedTuple):
         return tf.cast(images, tf.uint8), tf.range(self.batch_size) % self.classes
 
     def build_network(self):
-        """Returns the network that a training run would build."""
+        """Returns the network that a training run with the case would build."""
         from keras_resnet.data import Dataset, Split
         from keras_resnet.spec import Execution, RunOptions
         from keras_resnet.training.network import make_network
@@ -59,8 +59,8 @@ class Case(NamedTuple):
         step = Step(network, strategy, self.find_recipe(), 1000, execution)
         network.optimizer = step.optimizer
         weights = tf.fill([self.batch_size], 1 / self.batch_size)
-        batches = tf.data.Dataset.from_tensors((*self.make_batch(), weights)).repeat()
-        batches = iter(batches)
+        tensors = (*self.make_batch(), weights)
+        batches = iter(tf.data.Dataset.from_tensors(tensors).repeat())
         return lambda: step(batches), network, step
 
 

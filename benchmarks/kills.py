@@ -1,11 +1,11 @@
-"""Test that a training run that is killed and resumed has bit-identical results.
+"""Test that killed and resumed training runs have the results of uninterrupted runs.
 
 python -m benchmarks.kills --kills=100
 
 Each run is killed once with SIGKILL and then started again. The moment of the kill is
-random, from the start of the process to its final writes. `identical` states whether
-`metrics.csv` and both saved networks are bit-identical to an uninterrupted run's.
-An interrupted benchmark resumes with the same command.
+random, between the start of the process and its last writes. `identical` states whether
+`metrics.csv` and both saved networks are bit-identical to those of an uninterrupted
+run. The same command resumes an interrupted benchmark.
 """
 
 import json
@@ -25,7 +25,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 COLUMNS = ("kill", "moment_s", "run_s", "resumed_step", "identical")
 
 
-def start(folder):
+def start_run(folder):
     """Starts a run of 69 steps in a folder, with a checkpoint every 5 steps."""
     command = [
         sys.executable, "-m", "keras_resnet.train", "--model=cifar_resnet8",
@@ -35,19 +35,19 @@ def start(folder):
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
-def finish(process):
-    """Waits for the end of a run and returns the step after which it resumed."""
+def finish_run(process):
+    """Waits for a run to end. Returns the step that it resumed after, or "ended"."""
     output, _ = process.communicate()
     if process.returncode:
         raise RuntimeError(f"A run failed with status {process.returncode}: {output}")
     if "has ended" in output:
         return "ended"
-    resumed = re.search(r"Resuming after step (\d+)", output)
-    return int(resumed[1]) if resumed else 0
+    match = re.search(r"Resuming after step (\d+)", output)
+    return int(match[1]) if match else 0
 
 
 def read_results(folder):
-    """Returns the bytes of a run's results, which must be identical."""
+    """Returns the content of `metrics.csv` and of both saved networks as bytes."""
     with open(os.path.join(folder, "metrics.csv"), "rb") as file:
         contents = [file.read()]
     for name in ("final.keras", "best.keras"):
@@ -57,46 +57,47 @@ def read_results(folder):
 
 
 def kill_once(folder, duration):
-    """Kills a run, resumes it, and returns the second of the kill and the step."""
+    """Kills and resumes a run. Returns the second of the kill and the resumed step."""
     while True:
         shutil.rmtree(folder, ignore_errors=True)
-        process, kill_time = start(folder), random.uniform(0, duration)
+        process, kill_time = start_run(folder), random.uniform(0, duration)
         try:
             process.communicate(timeout=kill_time)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
-            return kill_time, finish(start(folder))
-        # The run ended before the kill, so another one is started.
+            return kill_time, finish_run(start_run(folder))
+        # The run ended before it could be killed, so the loop starts another one.
 
 
 def main(kills, work_dir):
-    """Kills the remaining runs; results of an interrupted benchmark are reused."""
+    """Kills runs until `kills` results exist, and writes `results/kills.csv`."""
     names = ("whole", "cut", "kills.json")
-    original, killed, path = (os.path.abspath(os.path.join(work_dir, n)) for n in names)
+    work_dir = os.path.abspath(work_dir)
+    original_dir, killed_dir, path = (os.path.join(work_dir, n) for n in names)
     rows = []
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             rows = json.load(file)
-    shutil.rmtree(original, ignore_errors=True)
-    began = time.perf_counter()
-    finish(start(original))
-    duration = time.perf_counter() - began
-    expected = read_results(original)
+    shutil.rmtree(original_dir, ignore_errors=True)
+    begin = time.perf_counter()
+    finish_run(start_run(original_dir))
+    duration = time.perf_counter() - begin
+    expected = read_results(original_dir)
     with progress_bar("kills", kills) as advance:
-        for number in range(1, kills + 1):
-            if number > len(rows):
-                kill_time, step = kill_once(killed, duration)
-                same = "yes" if read_results(killed) == expected else "no"
-                values = (number, round(kill_time, 2), round(duration, 2), step, same)
+        for kill in range(1, kills + 1):
+            if kill > len(rows):
+                moment, step = kill_once(killed_dir, duration)
+                identical = "yes" if read_results(killed_dir) == expected else "no"
+                values = (kill, round(moment, 2), round(duration, 2), step, identical)
                 rows.append(dict(zip(COLUMNS, values, strict=True)))
                 write_file(path, json.dumps(rows))
             advance()
     write_results("kills", rows[:kills])
-    same = sum(row["identical"] == "yes" for row in rows[:kills])
-    print(f"{same} of {kills} killed runs are bit-identical to the uninterrupted run.")
-    return int(same < kills)
+    matches = sum(row["identical"] == "yes" for row in rows[:kills])
+    print(f"{matches} of {kills} resumed runs equal the uninterrupted run bit by bit.")
+    return int(matches < kills)
 
 
 if __name__ == "__main__":
-    run(main, kills=(100, "Number of kills."), work_dir=("runs/kills", "Run folders."))
+    run(main, kills=(100, "Number of runs."), work_dir=("runs/kills", "Work folder."))

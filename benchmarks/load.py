@@ -4,8 +4,8 @@ python -m benchmarks.load --torch_python=/path/to/python/with/timm
 
 Each side is a separate process. After its imports, it builds the network, loads the
 file, and reports the time and the peak memory of the process. This package and timm
-read a safetensors file with torchvision's names, keras.applications its own h5 format.
-The weights are random, since their values do not affect the time.
+read a safetensors file with torchvision's names. keras.applications reads its own h5
+format. The weights are random, since their values do not affect the time.
 """
 
 import os
@@ -13,9 +13,9 @@ import statistics
 import sys
 import tempfile
 
-from benchmarks.side_by_side import ratios, run, run_scripts, write_results
+from benchmarks.side_by_side import run, run_scripts, summarise_ratios, write_results
 
-_SIDE = """
+_SCRIPT = """
 import json, sys, time
 {imports}
 
@@ -30,6 +30,7 @@ seconds = time.perf_counter() - start
 peak = mebibytes("VmHWM")
 print(json.dumps([seconds, peak, peak - before]))
 """
+# Imports and code that loads the network, by side. Only the loading is measured.
 SIDES = {
     "ours": (
         "import keras; from keras_resnet import ResNet152; import safetensors",
@@ -48,7 +49,7 @@ SIDES = {
 
 
 def _write_files(folder):
-    """Writes ResNet-152 in both formats, in the layout of published files."""
+    """Writes ResNet-152 as safetensors and in the h5 format of keras.applications."""
     import h5py
     import keras
 
@@ -57,9 +58,9 @@ def _write_files(folder):
 
     model = keras_resnet.ResNet152(stride_on="3x3")
     save_state_dict(model, f"{folder}/net.safetensors")
-    peer = keras.applications.ResNet152(weights=None)
+    keras_model = keras.applications.ResNet152(weights=None)
     with h5py.File(f"{folder}/net.h5", "w") as file:
-        layers = [layer for layer in peer.layers if layer.weights]
+        layers = [layer for layer in keras_model.layers if layer.weights]
         file.attrs["layer_names"] = [layer.name.encode() for layer in layers]
         for layer in layers:
             group = file.create_group(layer.name)
@@ -70,24 +71,23 @@ def _write_files(folder):
 
 
 def main(torch_python, rounds):
-    """Measures all sides in turn and writes `results/load.csv`."""
     with tempfile.TemporaryDirectory() as folder:
         _write_files(folder)
         sides = {}
-        for name, (imports, load) in SIDES.items():
+        for name, (imports, load_code) in SIDES.items():
             python = torch_python if name == "timm" else sys.executable
-            code = _SIDE.format(imports=imports, load=load.format(folder=folder))
+            code = _SCRIPT.format(imports=imports, load=load_code.format(folder=folder))
             sides[name] = python, code
         columns = run_scripts(sides, rounds)
     rows = []
-    for name, (seconds, peak, added) in columns.items():
+    for name, (seconds, peak, increase) in columns.items():
         row = {
             "side": name,
             "seconds": round(statistics.median_high(seconds), 2),
-            **ratios(seconds, columns["ours"][0], "seconds/ours"),
+            **summarise_ratios(seconds, columns["ours"][0], "seconds/ours"),
             "peak_mib": round(max(peak)),
-            "peak_over_imports_mib": round(max(added)),
-            "added/ours": ratios(added, columns["ours"][2])["peer/ours"],
+            "peak_over_imports_mib": round(max(increase)),
+            "added/ours": summarise_ratios(increase, columns["ours"][2])["peer/ours"],
             "rounds": rounds,
         }
         rows.append(row)
@@ -99,5 +99,5 @@ if __name__ == "__main__":
     run(
         main,
         torch_python=(sys.executable, "Python interpreter with timm."),
-        rounds=(5, "Number of loads by each side."),
+        rounds=(5, "Number of times that each side loads the network."),
     )

@@ -1,4 +1,4 @@
-"""Speed of reading images for evaluation and training, against torch's DataLoader.
+"""Speed of reading images for evaluation and training, compared with PyTorch.
 
 python -m benchmarks.pipeline --folder=imagenet/val --torch_python=/path/to/python
 
@@ -13,10 +13,11 @@ or one thread per CPU (this package). The sides are measured in turn.
 - "small images": Arrays of 32x32 pixels in batches of 128, padded, cropped and flipped.
 
 This package outputs uint8, since its networks normalise the pixels. The torch sides use
-Pillow and torchvision's transforms and output normalised floats or uint8. "decoding
-only" is TensorFlow's decoder alone (in training, inside the crop), the upper limit.
+a `DataLoader`, Pillow and torchvision's transforms, and output normalised floats or
+uint8. "decoding only" is TensorFlow's JPEG decoder alone, an upper limit of the speed.
+In training, it decodes only the cropped region.
 
-The time starts at the fifth batch, when the queue of each side has been full. If the
+The time starts at the fifth batch, after the queue of each side has been filled. If the
 machine has other load, CPU milliseconds are more reliable than images per second.
 """
 
@@ -27,9 +28,9 @@ import statistics
 import sys
 import tempfile
 
-from benchmarks.side_by_side import ratios, run, run_scripts, write_results
+from benchmarks.side_by_side import run, run_scripts, summarise_ratios, write_results
 
-_START = """
+_SCRIPT_START = """
 import json, os, resource, sys, time
 import numpy as np
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
@@ -41,7 +42,7 @@ def cpu():
     usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 """
-_END = """
+_SCRIPT_END = """
 def measure():
     began, iterator = cpu(), iter(batches())
     for _ in range(4):
@@ -55,7 +56,7 @@ def measure():
 
 print(json.dumps(measure()))
 """
-_OURS = """
+_OUR_SCRIPT = """
 from keras_resnet import data
 from keras_resnet.data.record_index import read_records
 from keras_resnet.spec import find_recipe
@@ -70,24 +71,24 @@ def batches(count=count):
 
 list(batches(size))
 """
-_EVALUATED = """data.evaluation_batches(
+_EVALUATION_BATCHES = """data.evaluation_batches(
     split.take(slice(count)), data.central_crop(preprocessing), size, 1
 )"""
-_TRAINED = """data.TrainingBatches(
+_TRAINING_BATCHES = """data.TrainingBatches(
     split=split, preprocessing=preprocessing, replicas=1, seed=0,
     recipe=find_recipe("{recipe}", batch_size=size),
 ).dataset(0, -(-count // size))"""
 _LABELS = "np.zeros(count, np.int32)"
-_FOLDER = f"data.Split(np.array(files, object), {_LABELS}, True)"
+_FILE_SPLIT = f"data.Split(np.array(files, object), {_LABELS}, True)"
 _ARRAYS = "np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)"
 
 
-def _ours(split, recipe="photographs", shape="224, 224", crop="0.875"):
-    batches = _TRAINED.format(recipe=recipe) if recipe else _EVALUATED
-    return _OURS.format(split=split, shape=shape, crop=crop, batches=batches)
+def _make_our_script(split, recipe="photographs", shape="224, 224", crop="0.875"):
+    batches = _TRAINING_BATCHES.format(recipe=recipe) if recipe else _EVALUATION_BATCHES
+    return _OUR_SCRIPT.format(split=split, shape=shape, crop=crop, batches=batches)
 
 
-_DECODING = """
+_DECODING_SCRIPT = """
 import tensorflow as tf
 from keras_resnet.data.augmentation import draw_inception_box
 
@@ -104,8 +105,8 @@ def batches():
     shapes = shapes.map(decode, num_parallel_calls=os.cpu_count())
     return shapes.batch(size).prefetch(2).with_options(options)
 """
-_WHOLE = "tf.io.decode_jpeg(file, 3)"
-_BOX = """tf.image.decode_and_crop_jpeg(
+_DECODE_WHOLE = "tf.io.decode_jpeg(file, 3)"
+_DECODE_BOX = """tf.image.decode_and_crop_jpeg(
     file, draw_inception_box(tf.io.extract_jpeg_shape(file)[:2], (0, i)), 3,
     dct_method="INTEGER_FAST",
 )"""
@@ -134,36 +135,36 @@ def batches():
 """
 
 
-def _torch_sides(view, images="files", shuffle=True):
+def _make_torch_scripts(transform, images="files", shuffle=True):
     image = 'Image.open(images[i]).convert("RGB")'
     if images != "files":
         image = "Image.fromarray(images[i])"
     floats = "t.ToTensor(), t.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))"
-    fields = {"view": view, "images": images, "shuffle": shuffle, "image": image}
+    fields = {"view": transform, "images": images, "shuffle": shuffle, "image": image}
     return {
         "torch DataLoader": _TORCH.format(tail=floats, **fields),
         "torch DataLoader, uint8": _TORCH.format(tail="t.PILToTensor()", **fields),
     }
 
 
-_FLIPPED = "{}, t.RandomHorizontalFlip()"
+_FLIP = "{}, t.RandomHorizontalFlip()"
 SIDES = {
     "evaluation": {
-        "ours": _ours(_FOLDER, recipe=None),
-        **_torch_sides("t.Resize(256), t.CenterCrop(224)", shuffle=False),
-        "decoding only": _DECODING.format(decoded=_WHOLE),
+        "ours": _make_our_script(_FILE_SPLIT, recipe=None),
+        **_make_torch_scripts("t.Resize(256), t.CenterCrop(224)", shuffle=False),
+        "decoding only": _DECODING_SCRIPT.format(decoded=_DECODE_WHOLE),
     },
     "photographs": {
-        "ours, files": _ours(_FOLDER),
-        "ours, TFRecords": _ours('read_records([config["records"]])'),
-        **_torch_sides(_FLIPPED.format("t.RandomResizedCrop(224)")),
-        "decoding only": _DECODING.format(decoded=_BOX),
+        "ours, files": _make_our_script(_FILE_SPLIT),
+        "ours, TFRecords": _make_our_script('read_records([config["records"]])'),
+        **_make_torch_scripts(_FLIP.format("t.RandomResizedCrop(224)")),
+        "decoding only": _DECODING_SCRIPT.format(decoded=_DECODE_BOX),
     },
     "small images": {
-        "ours, arrays": _ours(
+        "ours, arrays": _make_our_script(
             f"data.Split({_ARRAYS}, {_LABELS})", "modern_cifar", "32, 32", "1.0"
         ),
-        **_torch_sides(_FLIPPED.format("t.RandomCrop(32, padding=4)"), _ARRAYS),
+        **_make_torch_scripts(_FLIP.format("t.RandomCrop(32, padding=4)"), _ARRAYS),
     },
 }
 
@@ -194,7 +195,7 @@ def _compare(kind, config, rounds, torch_python):
     sides = {}
     for name, code in SIDES[kind].items():
         python = torch_python if name.startswith("torch") else sys.executable
-        sides[name] = python, _START + code + _END
+        sides[name] = python, _SCRIPT_START + code + _SCRIPT_END
     columns = run_scripts(sides, rounds, input=json.dumps(config), env=env)
     ours = columns[next(iter(sides))][0]
     return [
@@ -202,7 +203,7 @@ def _compare(kind, config, rounds, torch_python):
             "images": kind,
             "side": side,
             "images_per_second": round(statistics.median_high(rate)),
-            **ratios(ours, rate, "ours/side"),
+            **summarise_ratios(ours, rate, "ours/side"),
             "cpu_ms": round(statistics.median_high(cpu), 3),
             "number": config["images"],
             "rounds": rounds,
@@ -217,10 +218,10 @@ def main(folder, torch_python, images, rounds):
         config = {"files": _find_files(folder, images), "images": images}
         config |= {"batch": 64, "records": os.path.join(home, "train-00000-of-00001")}
         _write_records(config["files"], config["records"])
-        small = config | {"images": 25 * images, "batch": 128}
+        small_config = config | {"images": 25 * images, "batch": 128}
         write_results("jpeg", _compare("evaluation", config, rounds, torch_python))
         rows = _compare("photographs", config, rounds, torch_python)
-        rows += _compare("small images", small, rounds, torch_python)
+        rows += _compare("small images", small_config, rounds, torch_python)
         write_results("pipeline", rows)
 
 
@@ -231,5 +232,5 @@ if __name__ == "__main__":
         folder=(None, "Folder of JPEG files."),
         torch_python=(sys.executable, "Python interpreter with torchvision."),
         images=(2000, "Number of images; files repeat if there are fewer."),
-        rounds=(5, "Number of passes of each side."),
+        rounds=(5, "Number of times that each side reads all images."),
     )

@@ -1,16 +1,16 @@
-"""Accuracy of int8 files by TFLite, with and without repair, and `litert-quantizer`.
+"""Accuracy of int8 files by TFLite (with and without repair) and `litert-quantizer`.
 
 python -m benchmarks.quantizers --weights=FOLDER --crops=SHARED/data/imagenet
 
-Each quantiser converts the same networks with folded batch normalisation to an int8
-`.tflite` file, with the same calibration images. All files are compared with the Keras
-network on the same test images. `litert-quantizer` (formerly `ai-edge-quantizer`) is
-measured with moving averages of the ranges, its default, and with their minimum and
-maximum, as in TFLite. It is skipped if it is not installed. `FOLDER` contains the
-output of `../shared/tools/expand_weights.py`; without it, only ResNet-20 is measured.
+Each quantiser converts the same networks, with folded batch normalisation, to int8
+`.tflite` files with the same calibration images. All files are compared with the Keras
+network on the same test images. `litert-quantizer` (formerly `ai-edge-quantizer`) runs
+with moving averages of the activation ranges, its default, and with their extremes, as
+in TFLite. It is skipped if it is not installed. `FOLDER` contains the output of
+`../shared/tools/expand_weights.py`; without this folder, only ResNet-20 is measured.
 
-`difference` is the sum of the absolute differences of the probabilities, averaged over
-images. With 200 images it is more precise than the numbers of correct images.
+`difference` is the mean L1 distance between the class probabilities of the file and of
+the Keras network. With 200 images, it is less noisy than the accuracy.
 """
 
 import dataclasses
@@ -30,32 +30,32 @@ def load_cases(weights, crops, data_dir):
     from keras_resnet.evaluation import load_classifier, load_images
 
     if weights:
-        test = np.load(os.path.join(crops, "imagenet_crops200.npz"))
+        crops_npz = np.load(os.path.join(crops, "imagenet_crops200.npz"))
         files = sorted(glob.glob(os.path.join(crops, "jpeg100", "*.JPEG")))
         for name in ("resnet18", "resnet50"):
             classifier = load_classifier(os.path.join(weights, f"{name}.safetensors"))
-            images = np.stack([classifier.preprocessing.load(file) for file in files])
-            yield classifier, images, test["x"], test["y"]
+            calibration = np.stack([classifier.preprocessing.load(f) for f in files])
+            yield classifier, calibration, crops_npz["x"], crops_npz["y"]
     classifier = load_classifier("resnet20", weights="fashion_mnist")
     dataset = load_images(classifier, "fashion_mnist", data_dir)
-    order = np.random.default_rng(0).permutation(len(dataset.train))
-    images = dataset.train.images[np.sort(order[:CALIBRATION_IMAGES])]
-    yield classifier, images, dataset.test.images, dataset.test.labels
+    permutation = np.random.default_rng(0).permutation(len(dataset.train))
+    calibration = dataset.train.images[np.sort(permutation[:CALIBRATION_IMAGES])]
+    yield classifier, calibration, dataset.test.images, dataset.test.labels
 
 
-def litert_quantizer(content, images, by_extremes):
-    """Returns the int8 content of a float32 `.tflite` file with float32 pixel input."""
+def quantize_with_litert(content, images, min_max):
+    """Returns a float32 `.tflite` file, quantised to int8 with ranges by `min_max`."""
     from litert_quantizer import Quantizer, calibrator, recipe, recipe_manager
     from litert_quantizer.utils import qsv_utils
 
-    data = {"serving_default": [{"image": np.float32(i[None])} for i in images]}
-    updates = (qsv_utils.moving_average_update, qsv_utils.min_max_update)
+    samples = {"serving_default": [{"image": np.float32(i[None])} for i in images]}
+    update = qsv_utils.min_max_update if min_max else qsv_utils.moving_average_update
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(recipe.static_wi8_ai8())
-    ranges = calibrator.Calibrator(content, qsv_update_func=updates[by_extremes])
-    ranges.calibrate(data, manager)
+    range_calibrator = calibrator.Calibrator(content, qsv_update_func=update)
+    range_calibrator.calibrate(samples, manager)
     quantizer = Quantizer(content, recipe.static_wi8_ai8())
-    return bytes(quantizer.quantize(ranges.get_model_qsvs()).quantized_model)
+    return bytes(quantizer.quantize(range_calibrator.get_model_qsvs()).quantized_model)
 
 
 def quantize(classifier, calibration, folder):
@@ -65,24 +65,23 @@ def quantize(classifier, calibration, folder):
     from keras_resnet.nets import fold
 
     def convert(network, file_format="float_io"):
-        static = os.path.join(folder, "static")
-        write_static_model(network, static, "float32")
-        return convert_to_tflite(static, TFLITE_FORMATS[file_format], calibration)
+        static_dir = os.path.join(folder, "static")
+        write_static_model(network, static_dir, "float32")
+        return convert_to_tflite(static_dir, TFLITE_FORMATS[file_format], calibration)
 
-    folded = dataclasses.replace(classifier, model=fold(classifier.model))
-    yield "TFLite", convert(folded)
-    content = convert(folded, "float32")
+    folded_network = dataclasses.replace(classifier, model=fold(classifier.model))
+    yield "TFLite", convert(folded_network)
+    content = convert(folded_network, "float32")
     try:
-        for by_extremes in (False, True):
-            name = "litert-quantizer, " + ("extremes" if by_extremes else "averages")
-            yield name, litert_quantizer(content, calibration, by_extremes)
+        for min_max in (False, True):
+            name = "litert-quantizer, " + ("extremes" if min_max else "averages")
+            yield name, quantize_with_litert(content, calibration, min_max)
     except ImportError as error:
         print(f"litert-quantizer is skipped, because it cannot be imported: {error}")
-    yield "TFLite, repaired", convert(repair_network(folded, calibration))
+    yield "TFLite, repaired", convert(repair_network(folded_network, calibration))
 
 
 def main(weights, crops, data_dir):
-    """Measures all quantisers and writes `results/quantizers.csv`."""
     from export.device import compare, softmax
     from export.device.runtimes import open_tflite
     from export.formats import compute_reference_logits
@@ -120,6 +119,6 @@ if __name__ == "__main__":
     run(
         main,
         weights=(None, "Folder of expanded ImageNet weights."),
-        crops=(None, "Folder of ImageNet test and calibration images."),
+        crops=(None, "Folder with test and calibration images of ImageNet."),
         data_dir=(None, "Folder of the prepared TFDS datasets."),
     )

@@ -1,23 +1,24 @@
-"""Inference of a ResNet-50 with the artifacts of a bundle, compared with peers.
+"""Latency of a ResNet-50 with the artifacts of a bundle, compared with peers.
 
 python -m benchmarks.serving --rounds=30
 
 Each side is a separate process with the same weights, two threads and the same image of
-224x224 pixels. The artifacts of this package come from `python -m export` and take raw
-pixels. The peers are conversions of a `keras.applications.ResNet50` with these weights
-and take normalised float32 pixels: a SavedModel from `model.export`, and TFLite and
-OpenVINO files made from it, in int8 with the recipes of the guides of TFLite and NNCF.
+224x224 pixels. This package's artifacts are those of `python -m export` and take raw
+pixels. The peers take normalised float32 pixels. They are a SavedModel, which Keras's
+`model.export` wrote for a `keras.applications.ResNet50`, and its conversions to TFLite
+and OpenVINO. Their int8 versions follow the guides of TFLite and NNCF.
 
-- "settings": Thread settings of docs/how-to/serve.md.
+- "settings": These sides use the thread settings of docs/how-to/serve.md.
 - "any precision": OpenVINO chooses the precision of operations that are not int8, such
-  as bfloat16 on CPUs that support it. Otherwise it computes in float32.
+  as bfloat16 on CPUs that support it. In the other sides, it computes in float32.
 - "ONNX Runtime int8": The ONNX artifact of this package, quantised with ONNX Runtime's
   `quantize_static`, since tf2onnx does not run with this version of TensorFlow.
 - "torch.compile": `benchmarks.torch_nets`, frozen, with other random weights; optional.
 
-`peer/ours` is the median ratio over all rounds; above 1, this package is faster.
-`start_ms` is the time from the import of the runtime to the first prediction.
-`peak_mib` is the peak memory of the process. Bundles report the accuracy of int8.
+`peer/ours` is the peer's latency divided by this package's, as the median over all
+rounds; above 1, this package is faster. `start_ms` is the time from the import of the
+runtime to the first prediction. `peak_mib` is the peak memory of the process. The
+accuracy of artifacts is not measured here; every bundle reports it.
 """
 
 import importlib.util
@@ -32,12 +33,12 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 
 from benchmarks.serving_files import OURS, PEERS, load_images, prepare, preprocess
-from benchmarks.side_by_side import compare, isolate, run, time_turns, write_results
-from keras_resnet.support import InputError, filter_native_logs, progress_bar
+from benchmarks.side_by_side import isolate, make_row, run, time_turns, write_results
+from keras_resnet.support import InputError, filter_cpp_logs, progress_bar
 
 THREADS = 2
 CALLS = 5  # Number of calls in a turn. The first one starts with cold CPU caches.
-# Peers of each side. The fastest artifact and the fastest peer are compared as well.
+# Peers by artifact. The fastest artifact is also compared with the fastest peer.
 PAIRS = {
     "saved_model": ("keras",),
     "saved_model, settings": ("keras", "keras, settings"),
@@ -51,8 +52,8 @@ PAIRS = {
 }
 
 
-def _convert(dtype, images):
-    """Returns raw pixels for uint8 inputs, else the input of keras.applications."""
+def _prepare_input(dtype, images):
+    """Returns the images for a uint8 input, or normalised pixels for other dtypes."""
     return images if np.dtype(dtype) == np.uint8 else preprocess(images)
 
 
@@ -64,12 +65,12 @@ def open_saved_model(path, images, settings=False):
     tf.config.threading.set_intra_op_parallelism_threads(THREADS)
     if settings:
         tf.config.threading.set_inter_op_parallelism_threads(1)
-    loaded = tf.saved_model.load(path)
-    serve = loaded.signatures["serving_default"]
+    saved_model = tf.saved_model.load(path)
+    serve = saved_model.signatures["serving_default"]
     ((name, spec),) = serve.structured_input_signature[1].items()
-    images = _convert(spec.dtype.as_numpy_dtype, images)
+    images = _prepare_input(spec.dtype.as_numpy_dtype, images)
 
-    def predict(keep=loaded):
+    def predict(keep=saved_model):  # `keep` keeps its variables alive.
         (probabilities,) = serve(**{name: tf.constant(images)}).values()
         return probabilities.numpy()
 
@@ -81,7 +82,7 @@ def open_litert(path, images):
 
     runner = Interpreter(path, num_threads=THREADS).get_signature_runner()
     ((name, details),) = runner.get_input_details().items()
-    inputs = {name: _convert(details["dtype"], images)}
+    inputs = {name: _prepare_input(details["dtype"], images)}
     return lambda: next(iter(runner(**inputs).values()))
 
 
@@ -102,7 +103,7 @@ def open_openvino(path, images, hint="f32"):
         options["INFERENCE_PRECISION_HINT"] = hint
     file = os.path.join(path, "model.xml")
     model = openvino.Core().compile_model(file, "CPU", options)
-    images = _convert(model.input(0).element_type.to_dtype(), images)
+    images = _prepare_input(model.input(0).element_type.to_dtype(), images)
     return lambda: model(images)[0]
 
 
@@ -124,7 +125,7 @@ def open_torch(path, images):
     return predict
 
 
-# Function that opens the side, name of its file, and further arguments of the function.
+# Function that opens a side, name of the file, and further arguments of the function.
 SIDES = {
     "saved_model": (open_saved_model, "saved_model"),
     "keras": (open_saved_model, "keras"),
@@ -148,39 +149,40 @@ SIDES = {
 }
 
 
-def serve(name, folder, batch, notes):
-    """Opens a side, writes start time and memory, and returns a function for a turn."""
-    from export.device.timing import peak_memory
+def start_side(name, folder, batch, stats_dir):
+    """Opens a side, saves start time and memory, and returns a function for a turn."""
+    from export.device.timing import measure_peak_memory
 
     open_side, file, *args = SIDES[name]
     images = np.resize(load_images(folder), (batch, 224, 224, 3))
     begin = time.perf_counter()
-    with filter_native_logs():
+    with filter_cpp_logs():
         predict = open_side(os.path.join(folder, file), images, *args)
         predict()
-    start = 1e3 * (time.perf_counter() - begin)
-    peak = peak_memory() / 2**20
-    with open(os.path.join(notes, name), "w") as file:
-        json.dump({"start_ms": round(start), "peak_mib": round(peak)}, file)
+    start_ms = 1e3 * (time.perf_counter() - begin)
+    peak_mib = measure_peak_memory() / 2**20
+    with open(os.path.join(stats_dir, name), "w") as file:
+        json.dump({"start_ms": round(start_ms), "peak_mib": round(peak_mib)}, file)
 
-    def turn():
+    def run_turn():
         for _ in range(CALLS):
             predict()
 
-    return turn
+    return run_turn
 
 
-def make_row(ours, peer, times, notes):
-    """Returns the measurements of two sides as columns."""
+def compare_pair(ours, peer, times, batch, stats_dir):
+    """Returns a result row that compares two sides."""
     columns = {}
     for side, name in (("ours", ours), ("peer", peer)):
-        with open(os.path.join(notes, name)) as file:
+        with open(os.path.join(stats_dir, name)) as file:
             columns |= {f"{side}_{key}": v for key, v in json.load(file).items()}
-    return compare({"ours": times[ours], peer: times[peer]}, peer, CALLS) | columns
+    settings = {"ours": ours, "batch": batch, "threads": THREADS}
+    row = make_row({"ours": times[ours], peer: times[peer]}, peer, CALLS)
+    return settings | row | columns
 
 
 def prepare_files(folder):
-    """Makes the files that are missing in the folder."""
     os.makedirs(folder, exist_ok=True)
     files, spawn = (*OURS, *PEERS), multiprocessing.get_context("spawn")
     bar = progress_bar("preparing", len(files))
@@ -191,7 +193,6 @@ def prepare_files(folder):
 
 
 def main(rounds, batch, folder):
-    """Measures all sides in turn and writes `results/serving.csv`."""
     for name in ("onnx", "onnxruntime", "openvino", "nncf"):
         if not importlib.util.find_spec(name):
             raise InputError(
@@ -200,23 +201,22 @@ def main(rounds, batch, folder):
             )
     has_torch = importlib.util.find_spec("torch")
     names = [name for name in SIDES if has_torch or name != "torch.compile"]
-    with tempfile.TemporaryDirectory() as notes:
-        folder = os.path.abspath(folder or os.path.join(notes, "files"))
+    with tempfile.TemporaryDirectory() as stats_dir:
+        folder = os.path.abspath(folder or os.path.join(stats_dir, "files"))
         prepare_files(folder)
         sides = {}
         with progress_bar("starting", len(names)) as advance:
             for name in names:  # One at a time, so that start times are comparable.
-                sides[name] = isolate(serve, name, folder, batch, notes)
+                sides[name] = isolate(start_side, name, folder, batch, stats_dir)
                 sides[name]()
                 advance()
-        # The pause lets the thread pools of the previous side stop spinning.
+        # During the pause, the threads of the previous side stop spinning.
         times = time_turns(sides, rounds, lambda: time.sleep(0.02))
         pairs = [(a, b) for a, peers in PAIRS.items() for b in peers if b in times]
-        fastest = sorted(times, key=lambda name: statistics.median(times[name]))
-        ours = next(name for name in fastest if name in PAIRS)
-        pairs.append((ours, next(name for name in fastest if name not in PAIRS)))
-        about = {"batch": batch, "threads": THREADS}
-        rows = [{"ours": a, **about, **make_row(a, b, times, notes)} for a, b in pairs]
+        names_by_speed = sorted(times, key=lambda name: statistics.median(times[name]))
+        ours = next(name for name in names_by_speed if name in PAIRS)
+        pairs.append((ours, next(name for name in names_by_speed if name not in PAIRS)))
+        rows = [compare_pair(*pair, times, batch, stats_dir) for pair in pairs]
         write_results("serving", rows)
 
 
@@ -225,5 +225,5 @@ if __name__ == "__main__":
         main,
         rounds=(30, "Number of turns of each side."),
         batch=(1, "Number of images in a batch."),
-        folder=(None, "Folder that keeps the prepared files for later runs."),
+        folder=(None, "Folder of the prepared files. Default: a temporary folder."),
     )

@@ -1,6 +1,6 @@
 """Files for `benchmarks.serving`: artifacts of this package and files of the peers.
 
-All are made from a `keras.applications.ResNet50` with random weights, saved by Keras.
+All files are made from one `keras.applications.ResNet50` with random weights.
 """
 
 import contextlib
@@ -12,16 +12,17 @@ import sys
 
 import numpy as np
 
+# Artifacts of this package, keys of `export.artifacts.ARTIFACTS`.
 OURS = ("saved_model", "float32", "int8", "onnx", "openvino", "openvino_int8")
 
 
 def prepare(name, folder):
     """Makes one file unless it is in the folder already.
 
-    The function needs a separate process, since its imports take gigabytes of memory.
+    Its imports take gigabytes of memory, so it should run in a separate process.
 
     Args:
-        name: Name of the file, from `OURS` or `PEERS`. Files need those before them.
+        name: Name in `OURS` or `PEERS`. Some files are made from earlier ones there.
         folder: Folder of the files.
     """
     path, temporary_dir = os.path.join(folder, name), os.path.join(folder, "parts")
@@ -29,11 +30,11 @@ def prepare(name, folder):
         return
     sys.modules["openvino_telemetry"] = None  # Disables OpenVINO's telemetry.
     from export.artifacts import ARTIFACTS
-    from keras_resnet.support import filter_native_logs
+    from keras_resnet.support import filter_cpp_logs
 
     os.makedirs(temporary_dir, exist_ok=True)
     temporary_path = os.path.join(temporary_dir, name)
-    with filter_native_logs(), contextlib.redirect_stdout(io.StringIO()):
+    with filter_cpp_logs(), contextlib.redirect_stdout(io.StringIO()):
         if name in OURS:
             ARTIFACTS[name].write(temporary_path, _make_source(folder))
         else:
@@ -43,28 +44,28 @@ def prepare(name, folder):
 
 @functools.cache
 def _make_source(folder):
-    """Returns the input of the artifact writers; makes weights and images if needed."""
+    """Returns the input of `Artifact.write`. Makes weights and images if needed."""
     import keras
 
     from export.artifacts import Source
     from keras_resnet.evaluation import load_classifier
     from keras_resnet.nets import fold
 
-    weights = os.path.join(folder, "net.h5")
-    if not os.path.exists(weights):
+    weights_path, parts_dir = (os.path.join(folder, n) for n in ("net.h5", "parts"))
+    if not os.path.exists(weights_path):
         keras.utils.set_random_seed(0)
         network = keras.applications.ResNet50(weights=None)
         _randomise(network)
-        coarse = np.random.default_rng(0).uniform(-64, 320, (16, 7, 7, 3))
-        smooth = keras.ops.image.resize(coarse, (224, 224), "bicubic")
-        images = np.clip(smooth, 0, 255).astype(np.uint8)
+        colours = np.random.default_rng(0).uniform(-64, 320, (16, 7, 7, 3))
+        gradients = keras.ops.image.resize(colours, (224, 224), "bicubic")
+        images = np.clip(gradients, 0, 255).astype(np.uint8)
         np.save(os.path.join(folder, "images.npy"), images)
-        temporary_path = os.path.join(folder, "parts", "net.h5")
+        temporary_path = os.path.join(parts_dir, "net.h5")
         network.save(temporary_path)
-        os.replace(temporary_path, weights)
-    classifier = load_classifier(weights)
-    folded = dataclasses.replace(classifier, model=fold(classifier.model))
-    return Source(folded, load_images(folder), folder, os.path.join(folder, "parts"))
+        os.replace(temporary_path, weights_path)
+    classifier = load_classifier(weights_path)
+    classifier = dataclasses.replace(classifier, model=fold(classifier.model))
+    return Source(classifier, load_images(folder), folder, parts_dir)
 
 
 def _randomise(network):
@@ -75,7 +76,7 @@ def _randomise(network):
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             size = layer.gamma.shape[0]
-            # A small last scale of each block, as after training, bounds activations.
+            # Small last scales of the blocks, as after training, bound the activations.
             low, high = (0.1, 0.3) if layer.name.endswith("_3_bn") else (0.5, 1.5)
             scale, variance = (rng.uniform(*r, size) for r in ((low, high), (0.5, 2)))
             offset, mean = rng.normal(0, 0.3, (2, size))
@@ -83,12 +84,12 @@ def _randomise(network):
 
 
 def preprocess(images):
-    """Does the same as `keras.applications.resnet.preprocess_input`, without Keras."""
+    """Normalises images like `keras.applications.resnet.preprocess_input`."""
     return np.float32(images[..., ::-1]) - np.float32((103.939, 116.779, 123.68))
 
 
 def load_images(folder):
-    """Returns the calibration images, uint8, (16, 224, 224, 3), after they are made."""
+    """Returns the calibration images of `_make_source`, uint8, (16, 224, 224, 3)."""
     return np.load(os.path.join(folder, "images.npy"))
 
 
@@ -101,7 +102,7 @@ def export_keras(path, folder):
 
 
 def to_tflite(path, folder, int8=False):
-    """Converts to TFLite; int8 is "full integer with float fallback" of its guide."""
+    """Converts the Keras SavedModel to TFLite, to int8 as in the guide of TFLite."""
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_saved_model(os.path.join(folder, "keras"))
@@ -114,7 +115,7 @@ def to_tflite(path, folder, int8=False):
 
 
 def to_openvino(path, folder, int8=False):
-    """Converts with OpenVINO; int8 uses NNCF's defaults."""
+    """Converts the Keras SavedModel with OpenVINO, to int8 with NNCF's defaults."""
     import nncf
     import openvino
 
@@ -123,8 +124,7 @@ def to_openvino(path, folder, int8=False):
         images = preprocess(load_images(folder))
         model = nncf.quantize(model, nncf.Dataset([image[None] for image in images]))
     os.makedirs(path, exist_ok=True)
-    file = os.path.join(path, "model.xml")
-    openvino.save_model(model, file, compress_to_fp16=False)
+    openvino.save_model(model, os.path.join(path, "model.xml"), compress_to_fp16=False)
 
 
 def to_onnx_int8(path, folder):
@@ -145,6 +145,7 @@ def to_onnx_int8(path, folder):
     )  # fmt: skip
 
 
+# Functions that write the files of the peers, by file name.
 PEERS = {
     "keras": export_keras,
     "keras.tflite": to_tflite,

@@ -1,7 +1,8 @@
-"""Code that all benchmarks share: flags, turns, ratios and result files.
+"""Functions that benchmarks share: flags, alternating measurements, result files.
 
-The sides of a benchmark are measured in turn, in rounds. Other load on the machine
-slows both sides of a round, so ratios within a round are more reliable than times.
+A benchmark compares sides, such as this package ("ours") and a peer. Every round
+measures each side once. Other load on the machine slows all sides of a round, so ratios
+within a round are more reliable than times.
 """
 
 import contextlib
@@ -16,19 +17,13 @@ from importlib import metadata
 
 from absl import flags
 
-from keras_resnet.support import (
-    describe_machine,
-    package_versions,
-    run_command,
-    to_csv,
-    write_file,
-)
+from keras_resnet import support
 
 RESULTS = os.path.join(os.path.dirname(__file__), "results")
 
 
 def run(main, required=(), **options):
-    """Runs a benchmark with options from the command line.
+    """Runs a benchmark with the values of command-line flags.
 
     Args:
         main: Function that receives the values of the flags, in order.
@@ -40,7 +35,7 @@ def run(main, required=(), **options):
             flags.DEFINE_integer(name, default, description, min(default, 1))
         else:
             flags.DEFINE_string(name, default, description, required=name in required)
-    run_command(lambda argv: main(*(flags.FLAGS[name].value for name in options)))
+    support.run_command(lambda argv: main(*(flags.FLAGS[n].value for n in options)))
 
 
 def call_in_turn(sides, rounds):
@@ -53,22 +48,22 @@ def call_in_turn(sides, rounds):
 
 
 def time_turns(sides, rounds, between=lambda: None):
-    """Returns the times in seconds of each side, measured once in every round.
+    """Returns the times of each side in seconds, one for each round, by name.
 
     Args:
-        sides: Functions without arguments, by name. An additional first round warms up
-            traces and caches and is not returned.
-        rounds: Number of rounds.
-        between: Function to call before each side. Its time does not count.
+        sides: Functions without arguments, by name.
+        rounds: Number of rounds. One more round is made first, to warm up traces and
+            caches. Its times are not returned.
+        between: Function to call before each side, outside the measured time.
     """
 
-    def timed(side):
+    def time_side(side):
         between()
         begin = time.perf_counter()
         side()
         return time.perf_counter() - begin
 
-    sides = {name: functools.partial(timed, side) for name, side in sides.items()}
+    sides = {name: functools.partial(time_side, side) for name, side in sides.items()}
     return {name: t[1:] for name, t in call_in_turn(sides, rounds + 1).items()}
 
 
@@ -82,30 +77,32 @@ def run_scripts(sides, rounds, **options):
         **options: Arguments of `subprocess.run`.
 
     Returns:
-        Columns of each side: for each entry of its JSON list, the values of all rounds.
+        A dict from side to columns. Column i has entry i of the list in every round.
     """
     options |= {"capture_output": True, "text": True}
 
     def run_script(python, code):
-        result = subprocess.run([python, "-c", code], check=True, **options)
-        return json.loads(result.stdout.splitlines()[-1])
+        process = subprocess.run([python, "-c", code], check=True, **options)
+        return json.loads(process.stdout.splitlines()[-1])
 
     calls = {name: functools.partial(run_script, *side) for name, side in sides.items()}
     results = call_in_turn(calls, rounds)
     return {name: list(zip(*rows, strict=True)) for name, rows in results.items()}
 
 
-def isolate(make, *args):
+def isolate(make_side, *args):
     """Starts a side in a separate process, which waits until its turn.
 
     Settings of TensorFlow or the memory allocator then do not affect other sides. The
-    process calls `make(*args)`, which must be picklable, to get a function without
-    arguments. The returned `side()` calls that function in the process and waits for its
-    end. It raises `EOFError` if the function fails.
+    process calls `make_side(*args)`, which must be picklable, to get a function without
+    arguments. The returned `side()` runs that function in the process and waits until
+    it ends. It raises `EOFError` if the function fails.
     """
     context = multiprocessing.get_context("spawn")
     pipe, process_pipe = context.Pipe()
-    context.Process(target=_serve, args=(process_pipe, make, args), daemon=True).start()
+    context.Process(
+        target=_serve, args=(process_pipe, make_side, args), daemon=True
+    ).start()
     process_pipe.close()
 
     def side():
@@ -115,8 +112,8 @@ def isolate(make, *args):
     return side
 
 
-def _serve(pipe, make, args):
-    side = make(*args)
+def _serve(pipe, make_side, args):
+    side = make_side(*args)
     # The loop ends when the other end of the pipe is closed.
     with contextlib.suppress(EOFError):
         while True:
@@ -126,19 +123,19 @@ def _serve(pipe, make, args):
 
 
 def median_ms(times, parts=1):
-    """Returns the median in ms of times in seconds, divided by a number of parts."""
+    """Returns the median of times in seconds, divided by `parts`, in milliseconds."""
     return round(1000 * statistics.median(times) / parts, 1)
 
 
-def ratios(above, below, column="peer/ours"):
-    """Returns columns with median, lowest and highest of the ratios of all rounds."""
-    round_ratios = [a / b for a, b in zip(above, below, strict=True)]
+def summarise_ratios(numerators, denominators, column="peer/ours"):
+    """Returns the median, lowest and highest ratio of all rounds, by column name."""
+    round_ratios = [a / b for a, b in zip(numerators, denominators, strict=True)]
     columns = {column: statistics.median, "lowest": min, "highest": max}
     return {name: round(reduce(round_ratios), 3) for name, reduce in columns.items()}
 
 
-def compare(times, peer, parts=1):
-    """Returns the columns of a comparison of "ours" with one peer.
+def make_row(times, peer, parts=1):
+    """Returns a result row that compares "ours" with one peer.
 
     Args:
         times: Times from `time_turns`.
@@ -147,21 +144,21 @@ def compare(times, peer, parts=1):
     """
     ours = times["ours"]
     row = {"ours_ms": median_ms(ours, parts), "peer": peer}
+    row |= dict.fromkeys(("peer_ms", "peer/ours", "lowest", "highest"))
     if peer:
-        row |= {"peer_ms": median_ms(times[peer], parts), **ratios(times[peer], ours)}
-    else:
-        row |= dict.fromkeys(("peer_ms", "peer/ours", "lowest", "highest"))
+        row["peer_ms"] = median_ms(times[peer], parts)
+        row |= summarise_ratios(times[peer], ours)
     return row | {"rounds": len(ours)}
 
 
 def write_results(name, rows):
-    """Writes rows with versions and machine to `results/NAME.csv` and prints them."""
-    installed = package_versions()
+    """Writes rows to `results/NAME.csv`, with versions and machine, and prints them."""
+    versions = support.find_versions()
     with contextlib.suppress(metadata.PackageNotFoundError):
-        installed["keras-hub"] = metadata.version("keras-hub")
-    text = " ".join(f"{key}={value}" for key, value in installed.items())
-    about = {"versions": text, "machine": describe_machine()}
+        versions["keras-hub"] = metadata.version("keras-hub")
+    versions_text = " ".join(f"{key}={value}" for key, value in versions.items())
+    environment = {"versions": versions_text, "machine": support.describe_machine()}
     path = os.path.join(RESULTS, f"{name}.csv")
-    write_file(path, to_csv([{**row, **about} for row in rows]))
+    support.write_file(path, support.to_csv([{**row, **environment} for row in rows]))
     for values in (rows[0], *(row.values() for row in rows)):
         print(*values, sep="  ")

@@ -4,22 +4,23 @@ python -m benchmarks.step
 
 Each side is a separate process with the same network, SGD with momentum, and a single
 batch of noise in memory. The network itself normalises raw pixels. "ours" is
-`keras_resnet.training.step.Step` with the recipe's weight decay, "fit" has none. "fit"
-uses `jit_compile=False`. "fit, XLA" uses `jit_compile=True`, which is the effect of the
-default "auto" for these networks. "fit, oneDNN off" is TensorFlow as on older CPUs.
-PyTorch (`benchmarks.torch_nets`) is optional. It uses channels last, in eager mode and
-with `torch.compile`. All sides use float32, except those with bfloat16 in their name.
+`keras_resnet.training.step.Step` with the recipe's weight decay. "fit" has no weight
+decay and uses `jit_compile=False`. "fit, XLA" uses `jit_compile=True`, which Keras's
+default "auto" selects for these networks. "fit, oneDNN off" runs TensorFlow as it runs
+on older CPUs. PyTorch (`benchmarks.torch_nets`) is optional. It uses the channels-last
+layout, in eager mode and with `torch.compile`. All sides use float32, except those with
+bfloat16 in their name.
 
-`peer/ours` is the median ratio over all rounds, `lowest` and `highest` are its range.
-Above 1, this package is faster. The machine must be idle, because PyTorch's threads
-wait for each other without sleeping.
+`peer/ours` is the peer's time divided by this package's, as the median over all rounds;
+`lowest` and `highest` are the extremes. Above 1, this package is faster. The machine
+must be idle, because PyTorch's threads busy-wait for each other.
 """
 
 import importlib.util
 import os
 
 from benchmarks.cases import CASES
-from benchmarks.side_by_side import compare, isolate, run, time_turns, write_results
+from benchmarks.side_by_side import isolate, make_row, run, time_turns, write_results
 
 
 def prepare_ours(case, steps, precision="float32"):
@@ -29,7 +30,7 @@ def prepare_ours(case, steps, precision="float32"):
     def run_steps():
         for _ in range(steps):
             run_step()
-        step.sums.numpy()  # Waits for the device.
+        step.sums.numpy()  # Waits until the device has finished.
 
     return run_steps
 
@@ -47,8 +48,8 @@ def prepare_fit(case, steps, xla=False, onednn=True):
         metrics=["accuracy"],
         jit_compile=xla,
     )
-    data = tf.data.Dataset.from_tensors(case.make_batch()).repeat()
-    return lambda: network.fit(data, steps_per_epoch=steps, shuffle=False, verbose=0)
+    batches = tf.data.Dataset.from_tensors(case.make_batch()).repeat()
+    return lambda: network.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
 
 
 def prepare_torch(case, steps, compiled=False, bfloat16=False):
@@ -79,7 +80,6 @@ def prepare_torch(case, steps, compiled=False, bfloat16=False):
 
 
 def main(rounds, steps):
-    """Measures every case and writes `results/step.csv`."""
     rows = []
     for case in CASES:
         peers = {
@@ -96,9 +96,9 @@ def main(rounds, steps):
             }
         sides = {"ours": (prepare_ours, case, steps), **peers}
         times = time_turns({name: isolate(*s) for name, s in sides.items()}, rounds)
-        rows += [{**case.columns(), **compare(times, peer, steps)} for peer in peers]
+        rows += [{**case.to_columns(), **make_row(times, p, steps)} for p in peers]
     write_results("step", rows)
 
 
 if __name__ == "__main__":
-    run(main, rounds=(7, "Turns of each side."), steps=(5, "Steps per turn."))
+    run(main, rounds=(7, "Number of rounds."), steps=(5, "Steps per round."))

@@ -1,12 +1,12 @@
-"""The benchmarked networks in plain PyTorch. The module needs only torch."""
+"""Networks of the benchmarks in plain PyTorch. The module needs only torch."""
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 
-class Basic(nn.Module):
-    """Block with two 3x3 convolutions and shortcut A."""
+class BasicBlock(nn.Module):
+    """Block with two 3x3 convolutions and shortcut A, which pads with zero channels."""
 
     def __init__(self, inputs, width, stride):
         super().__init__()
@@ -14,25 +14,25 @@ class Basic(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        self.stride, self.added = stride, width - inputs  # Added channels of zeros.
+        self.stride, self.zero_channels = stride, width - inputs
 
     def forward(self, x):
         y = functional.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
-        if self.added:
+        if self.zero_channels:
             x = x[:, :, :: self.stride, :: self.stride]
-            front = self.added // 2
-            x = functional.pad(x, (0, 0, 0, 0, front, self.added - front))
+            front = self.zero_channels // 2
+            x = functional.pad(x, (0, 0, 0, 0, front, self.zero_channels - front))
         return functional.relu(x + y)
 
 
 class Bottleneck(nn.Module):
-    """Block with 1x1 (strided), 3x3 and 1x1 convolutions and shortcut B."""
+    """Block with 1x1 (strided), 3x3 and 1x1 convolutions and a projection shortcut."""
 
     def __init__(self, inputs, width, stride):
         super().__init__()
-        last = (width, 4 * width, 1, 1)
-        sizes = ((inputs, width, 1, stride), (width, width, 3, 1), last)
+        last_size = (width, 4 * width, 1, 1)
+        sizes = ((inputs, width, 1, stride), (width, width, 3, 1), last_size)
         self.convs = nn.ModuleList(
             nn.Conv2d(i, o, size, step, size // 2, bias=False)
             for i, o, size, step in sizes
@@ -55,18 +55,18 @@ class Bottleneck(nn.Module):
 
 
 def build(name, classes):
-    """Returns the network `resnet20` or `resnet50`, initialised as in the paper."""
+    """Returns the network "resnet20" or "resnet50" with He-initialised kernels."""
     if name == "resnet20":
         stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False)]
-        block, blocks, width, inputs = Basic, (3, 3, 3), 16, 16
+        block, blocks, width, inputs = BasicBlock, (3, 3, 3), 16, 16
     else:
         stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False)]
         block, blocks, width, inputs = Bottleneck, (3, 4, 6, 3), 64, 64
     stem += [nn.BatchNorm2d(inputs), nn.ReLU()]
     layers = [*stem, nn.MaxPool2d(3, 2, 1)] if name == "resnet50" else stem
     for stage, count in enumerate(blocks):
-        for number in range(count):
-            stride = 2 if stage and not number else 1
+        for block_index in range(count):
+            stride = 2 if stage and not block_index else 1
             layers.append(block(inputs, width * 2**stage, stride))
             inputs = width * 2**stage * (4 if block is Bottleneck else 1)
     layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes)]
@@ -78,12 +78,12 @@ def build(name, classes):
 
 
 def make_step(network, optimizer, compiled=False, precision=None):
-    """Returns a function that makes a training step with uint8 images and labels.
+    """Returns a function that makes a training step with images and labels.
 
     Args:
-        network: Network for images of shape (batch, channels, height, width).
+        network: Network whose images are uint8, (batch, channels, height, width).
         optimizer: Optimizer of the network's parameters.
-        compiled: Whether forward pass and loss are compiled with `torch.compile`.
+        compiled: Whether `torch.compile` compiles the forward pass and the loss.
         precision: Dtype for autocast, such as `torch.bfloat16`. Default: no autocast.
     """
     device_type = next(network.parameters()).device.type

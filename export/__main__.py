@@ -6,7 +6,7 @@ python -m export.verify artifacts/demo
 python -m export.latency artifacts/demo
 """
 
-from keras_resnet.support import define_flags, read_flags, run_command
+from keras_resnet.support import add_flags, read_flags, run_command
 
 from .options import ExportOptions
 
@@ -23,5 +23,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags(ExportOptions)
+    add_flags(ExportOptions)
     run_command(main)

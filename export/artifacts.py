@@ -1,4 +1,4 @@
-"""Table of artifacts: how each of them is written, run and checked."""
+"""Table of artifacts with the functions that write and check them."""
 
 import dataclasses
 import os
@@ -28,18 +28,18 @@ from .quantization import REPAIR_DESCRIPTION, equalise, repair_network
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Network, calibration images and folders that artifacts are written from."""
+    """Network, calibration images and folders for writing artifacts."""
 
-    classifier: Classifier  # Its model is folded; see `keras_resnet.nets.fold`.
-    calibration: np.ndarray  # uint8, (n, height, width, channels)
+    classifier: Classifier  # The network, after `keras_resnet.nets.fold`.
+    calibration: np.ndarray  # Images, uint8, (n, height, width, channels).
     bundle_dir: str  # Folder that the artifacts are written to.
     scratch_dir: str  # Folder for intermediate files.
-    repair: str = ""  # Description of the network's repair, if it is repaired.
-    # Folders of the SavedModels for converters, by dtype of their input.
+    repair: str = ""  # Description of the network's repair; empty if not repaired.
+    # Folders of the SavedModels that converters read, by dtype of the model's input.
     static_models: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def get_static_model(self, pixel_dtype: str) -> str:
-        """Returns a SavedModel's folder for converters. Writes it on the first call."""
+        """Returns the folder of a SavedModel for converters. Writes it if it is new."""
         if pixel_dtype not in self.static_models:
             path = tempfile.mkdtemp(dir=self.scratch_dir)
             write_static_model(self.classifier, path, pixel_dtype)
@@ -56,18 +56,18 @@ class Source:
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """One kind of artifact."""
+    """A kind of artifact, an entry of the table `ARTIFACTS`."""
 
     path: str  # Path relative to the bundle.
     write: Callable[[str, Source], None]  # Writes the artifact to a path.
     runtime: str | None  # Key of `RUNTIMES`; `None` if it runs only in browsers.
-    precision: str | None = None  # Key of `LIMITS`; `None` if it cannot be compared.
-    calibrated: bool = False  # Whether it needs calibration images.
-    default: bool = False  # Whether it is written if no formats are given.
-    requires: tuple[str, ...] = ()  # Names of the artifacts that it is made from.
+    precision: str | None = None  # Key of `LIMITS`; `None` if not compared.
+    calibrated: bool = False  # Whether writing needs calibration images.
+    default: bool = False  # Whether it is written by default.
+    requires: tuple[str, ...] = ()  # Keys of the artifacts that `write` reads.
     note: str = ""  # Advice for users of the artifact.
-    # Checks outputs other than `probabilities`, and raises an error. Takes the path of
-    # the artifact, the classifier and a few images.
+    # Raises `Disagreement` if outputs other than `probabilities` are wrong. Takes the path
+    # of the artifact, the classifier and a few test images.
     check: Callable[[str, Classifier, np.ndarray], None] | None = None
 
 
@@ -81,9 +81,8 @@ def _make_tflite_artifact(name: str) -> Artifact:
     precision = name if name in ("float32", "float16") else "int8"
 
     def write(path: str, source: Source) -> None:
-        content = convert_to_tflite(
-            source.get_static_model(row.pixel_dtype), row, source.calibration
-        )
+        saved_model = source.get_static_model(row.pixel_dtype)
+        content = convert_to_tflite(saved_model, row, source.calibration)
         write_file(path, add_metadata(content, source.classifier))
 
     return Artifact(
@@ -93,7 +92,7 @@ def _make_tflite_artifact(name: str) -> Artifact:
 
 
 def _write_openvino_int8(path: str, source: Source) -> None:
-    # Fail before the slow equalisation if a package is missing.
+    # If a package is missing, fail before the slow equalisation.
     with require_extra("openvino"), disable_telemetry():
         import nncf  # noqa: F401
         import openvino  # noqa: F401
@@ -104,8 +103,8 @@ def _write_openvino_int8(path: str, source: Source) -> None:
 
 def _write_web(path: str, source: Source) -> None:
     files = {n: os.path.join(source.bundle_dir, f"{n}.tflite") for n in WEB_MODELS}
-    existing = {name: file for name, file in files.items() if os.path.exists(file)}
-    write_web(path, source.classifier, existing)
+    existing_files = {n: file for n, file in files.items() if os.path.exists(file)}
+    write_web(path, source.classifier, existing_files)
 
 
 # All artifacts by name, in the order in which they are written.
@@ -119,7 +118,7 @@ ARTIFACTS = {
     "openvino": Artifact("openvino", _adapt(write_openvino), "OpenVINO", "float32"),
     "openvino_int8": Artifact(
         "openvino_int8", _write_openvino_int8, "OpenVINO", "int8", calibrated=True,
-        note="for CPUs with VNNI or AMX; on older CPUs, run python -m export.verify",
+        note="for CPUs with VNNI or AMX; check older CPUs with python -m export.verify",
     ),
     "web": Artifact("web", _write_web, None, requires=("float16", "int8")),
 }  # fmt: skip
@@ -128,10 +127,9 @@ ARTIFACTS = {
 def resolve_formats(formats: Iterable[str] | None) -> list[str]:
     """Returns the names of the artifacts to write, in the order of `ARTIFACTS`.
 
-    Adds the artifacts that the given ones require.
-
     Args:
-        formats: Keys of `ARTIFACTS`. `None` selects the default ones.
+        formats: Keys of `ARTIFACTS`. Required artifacts are added. Default: the
+            artifacts with `Artifact.default`.
 
     Raises:
         InputError: If a name is unknown, or `formats` is empty.

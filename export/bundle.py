@@ -7,13 +7,13 @@ check.npz               images and the Keras model's outputs for `export.verify`
 MODEL_CARD.md           description for users of the artifacts
 manifest.json           sha256, sizes, signatures, accuracy, agreement, latency
 
-A bundle may contain other artifacts instead; see `ARTIFACTS`.
+A bundle may also contain other artifacts; see `ARTIFACTS`.
 """
 
 import contextlib
 import dataclasses
 import os
-import tempfile
+from tempfile import TemporaryDirectory
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from keras_resnet.nets import fold
 from keras_resnet.support import (
     InputError,
     describe_machine,
-    package_versions,
+    find_versions,
     replace_folder_atomically,
     takes_options,
     write_file,
@@ -83,23 +83,20 @@ def export(options: ExportOptions) -> Manifest:
         calibration, manifest["calibration"] = choose_calibration(
             options, dataset, classifier.preprocessing, reference
         )
-    with (
-        replace_folder_atomically(output) as folder,
-        tempfile.TemporaryDirectory() as scratch,
-    ):
-        folded = dataclasses.replace(classifier, model=fold(classifier.model))
-        source = Source(folded, calibration, folder, scratch)
+    with replace_folder_atomically(output) as folder, TemporaryDirectory() as scratch:
+        network = dataclasses.replace(classifier, model=fold(classifier.model))
+        source = Source(network, calibration, folder, scratch)
         if options.debug_quantization:
             path = source.get_static_model("float32")
             write_layer_report(
-                path, folded.model, calibration, reference.images, folder
+                path, network.model, calibration, reference.images, folder
             )
         artifacts = {name: make_artifact(name, source, reference) for name in formats}
         manifest["artifacts"] = {name: a.row for name, a in artifacts.items()}
         latency = time_artifacts(classifier.model, artifacts, reference.images[:1])
         manifest["evaluation"]["keras_latency_ms"] = latency
-        lines = "".join(f"{line}\n" for line in make_label_lines(classifier.classes))
-        write_file(os.path.join(folder, LABELS_FILE), lines)
+        text = "".join(f"{line}\n" for line in make_label_lines(classifier.classes))
+        write_file(os.path.join(folder, LABELS_FILE), text)
         write_check(os.path.join(folder, "check.npz"), reference)
         write_description(folder, manifest)
     return manifest
@@ -129,12 +126,12 @@ def _check_replaceable(output: str) -> None:
 def _new_manifest(
     classifier: Classifier, dataset: Dataset, reference: Reference
 ) -> Manifest:
-    """Returns a manifest without artifacts and files."""
+    """Returns the manifest of a bundle, still without its artifacts and files."""
     is_correct = reference.logits.argmax(axis=1) == reference.labels
-    num_classes, name = len(classifier.classes), strip_folders(dataset.name)
+    num_classes, dataset_name = len(classifier.classes), strip_folders(dataset.name)
     settings = classifier.provenance.to_settings()
-    groups = [reference.labels[is_correct], reference.labels]
-    counts = [np.bincount(group, minlength=num_classes).tolist() for group in groups]
+    label_groups = [reference.labels[is_correct], reference.labels]
+    counts = [np.bincount(g, minlength=num_classes).tolist() for g in label_groups]
     return {
         "format": MANIFEST_FORMAT,
         "name": classifier.model.name,
@@ -142,7 +139,7 @@ def _new_manifest(
         "settings": {key: strip_folders(value) for key, value in settings.items()},
         "preprocessing": dataclasses.asdict(classifier.preprocessing),
         "evaluation": {
-            "dataset": name,
+            "dataset": dataset_name,
             "split": "held out",
             "images": len(is_correct),
             "keras_right": int(is_correct.sum()),
@@ -151,9 +148,9 @@ def _new_manifest(
         },
         "check": {
             "images": len(reference.check["image"]),
-            "of": name if "label" in reference.check else "patterns",
+            "of": dataset_name if "label" in reference.check else "patterns",
         },
-        "versions": package_versions(),
+        "versions": find_versions(),
         "machine": describe_machine(),
         "calibration": None,
         "artifacts": {},

@@ -1,5 +1,5 @@
 """Console script of the export command."""
 
-from keras_resnet.support import console_script
+from keras_resnet.support import make_console_script
 
-export = console_script(f"{__package__}.__main__")
+export = make_console_script(f"{__package__}.__main__")

@@ -2,10 +2,10 @@
 
     python -m export.latency artifacts/demo
 
-Each artifact runs in its own process, once with one thread and once with one for each
-CPU. All processes stay loaded and are called in turn, never two at a time. Thus all of
-them meet the same noise and CPU clock, and do not disturb each other. The command adds
-the results to manifest.json and MODEL_CARD.md, and draws latency.png.
+Each artifact runs in two processes, one with a single thread, the other with a thread
+for each CPU. The processes are called in turn, never two at a time. Thus they meet the
+same load and CPU clock and do not slow each other down. The command adds the results to
+manifest.json and MODEL_CARD.md, and draws latency.png.
 
 Like `export.verify`, it needs only LiteRT and NumPy, so that it can run on a device. It
 skips artifacts whose runtime is missing, and the figure if matplotlib is missing.
@@ -31,7 +31,7 @@ from .device import (
 
 
 def draw_figure(rows: Sequence[LatencyRow], manifest: Manifest) -> bytes:
-    """Returns a PNG of accuracy against latency, for the first batch size of `rows`."""
+    """Returns a PNG of accuracy against latency at the first batch size in `rows`."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4.5), layout="constrained")
@@ -42,10 +42,10 @@ def draw_figure(rows: Sequence[LatencyRow], manifest: Manifest) -> bytes:
     for row, marker in zip(drawn_rows, itertools.cycle("osD^vP*Xdh")):
         entry = manifest["artifacts"][row["artifact"]]
         top1 = entry["right"] / total
-        errors = [[100 * abs(x - top1)] for x in wilson_interval(entry["right"], total)]
+        bars = [[100 * abs(x - top1)] for x in wilson_interval(entry["right"], total)]
         time, size = f"{row['median_ms']:.3g} ms", f"{entry['bytes'] / 1e6:.3g} MB"
         axes.errorbar(
-            row["median_ms"], 100 * top1, yerr=errors, fmt=marker, markersize=8,
+            row["median_ms"], 100 * top1, yerr=bars, fmt=marker, markersize=8,
             elinewidth=0.8, capsize=3, alpha=0.75,
             label=f"{row['artifact']}: {time}, {size}",
         )  # fmt: skip
@@ -66,19 +66,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m export.latency")
     parser.description = "Measures latency and memory of every artifact of a bundle."
     parser.add_argument("bundle", help="folder that python -m export wrote")
-    parser.add_argument("--rounds", type=_positive, default=30, help="timed calls each")
     parser.add_argument(
-        "--batches", type=_batches, default=(1, 16), help="batch sizes (default 1,16)"
-    )
+        "--rounds", type=_parse_positive, default=30,
+        help="number of timed calls per artifact and batch size (default 30)",
+    )  # fmt: skip
     parser.add_argument(
-        "--threads", type=_threads, default=(1, None), help="threads (default 1,all)"
-    )
+        "--batches", type=_parse_batches, default=(1, 16),
+        help="comma-separated batch sizes (default 1,16)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threads", type=_parse_threads, default=(1, None),
+        help="comma-separated numbers of threads; all: one per CPU (default 1,all)",
+    )  # fmt: skip
     args = parser.parse_args(argv)
     folder, rounds = args.bundle, args.rounds
     try:
         manifest = read_manifest(folder)
         count = len(manifest["artifacts"])
-        print(f"Measuring {count} artifacts in turn, {rounds} calls each", flush=True)
+        print(f"Calling each of {count} artifacts {rounds} times in turn", flush=True)
         rows, skipped = measure_latency(folder, args.batches, args.threads, rounds)
         for name, reason in skipped.items():
             print(f"Not measured: {name} ({reason})")
@@ -102,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _positive(text: str) -> int:
+def _parse_positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(
             f"must be a whole number of at least 1. Received: {text!r}"
@@ -110,12 +115,12 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _batches(text: str) -> tuple[int, ...]:
-    return tuple(map(_positive, text.split(",")))
+def _parse_batches(text: str) -> tuple[int, ...]:
+    return tuple(map(_parse_positive, text.split(",")))
 
 
-def _threads(text: str) -> tuple[int | None, ...]:
-    return tuple(None if n == "all" else _positive(n) for n in text.split(","))
+def _parse_threads(text: str) -> tuple[int | None, ...]:
+    return tuple(None if n == "all" else _parse_positive(n) for n in text.split(","))
 
 
 if __name__ == "__main__":

@@ -25,19 +25,19 @@ from .device import (
 from .quantization import REPAIR_DESCRIPTION
 from .reference import Reference
 
-# Number of test images for `Artifact.check`.
+# Number of test images that `Artifact.check` receives.
 NUM_CHECK_IMAGES = 8
 
 
 class CheckedArtifact(NamedTuple):
-    """An artifact that agrees with the Keras model within its limit."""
+    """An artifact whose difference from the Keras model is within its limit."""
 
-    row: ArtifactRow
-    classify: ClassifyFunction | None  # `None` if it runs only in browsers.
+    row: ArtifactRow  # Entry of the artifact in the manifest.
+    classify: ClassifyFunction | None  # `None` if the artifact runs only in browsers.
 
 
 def make_artifact(name: str, source: Source, reference: Reference) -> CheckedArtifact:
-    """Writes an artifact of `ARTIFACTS` and compares it with the Keras model.
+    """Writes the artifact `ARTIFACTS[name]` and compares it with the Keras model.
 
     If an int8 `.tflite` file exceeds its limit, repairs the network and tries again.
 
@@ -49,9 +49,9 @@ def make_artifact(name: str, source: Source, reference: Reference) -> CheckedArt
     print(f"Writing {artifact.path}{note}", flush=True)
     artifact.write(os.path.join(source.bundle_dir, artifact.path), source)
     try:
-        results, classify = _check(name, source, reference)
+        results, classify = _compare_with_keras(name, source, reference)
     except Disagreement as error:
-        # The repair optimises weights for the rounding of TFLite.
+        # The repair optimises weights for TFLite's rounding, so only LiteRT can use it.
         can_be_repaired = artifact.calibrated and artifact.runtime == "LiteRT"
         if source.repair or not can_be_repaired:
             raise Disagreement(
@@ -68,14 +68,14 @@ def make_artifact(name: str, source: Source, reference: Reference) -> CheckedArt
     return CheckedArtifact(cast(ArtifactRow, row), classify)
 
 
-def _check(
+def _compare_with_keras(
     name: str, source: Source, reference: Reference
 ) -> tuple[dict[str, Any], ClassifyFunction | None]:
-    """Compares an artifact with the Keras model and checks its limit.
+    """Compares an artifact with the Keras model and checks the artifact's limit.
 
     Returns:
-        Fields for its row of the manifest, and the function that runs the artifact.
-        The dict is empty and the function `None` if it runs only in browsers.
+        A dict of measurements for the artifact's row in the manifest, and the function
+        that runs the artifact. They are `{}` and `None` for browser-only artifacts.
     """
     artifact = ARTIFACTS[name]
     if artifact.runtime is None or artifact.precision is None:
@@ -87,16 +87,16 @@ def _check(
     classify = runtime.open(path)
     probabilities = runtime.predict(classify, reference.images)
     comparison = compare(probabilities, reference.logits, reference.labels)
-    limit = find_limit(artifact.precision, count, reference.modern)
+    limit = find_limit(artifact.precision, count, reference.is_modern)
     check_limit(name, comparison, limit)
     if artifact.check:
         artifact.check(path, source.classifier, reference.images[:NUM_CHECK_IMAGES])
     results = dataclasses.asdict(comparison)
     probabilities = runtime.predict(classify, reference.check["image"])
-    check = compare_with_check(probabilities, reference.check)
+    check_results = compare_with_check(probabilities, reference.check)
     if limit.logits is None:
-        del results["logit_difference"], check["logit_difference"]
-    results |= {"limit": dataclasses.asdict(limit), "check": check}
+        del results["logit_difference"], check_results["logit_difference"]
+    results |= {"limit": dataclasses.asdict(limit), "check": check_results}
     return results | {"signatures": runtime.describe(path)}, classify
 
 

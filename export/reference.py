@@ -25,16 +25,16 @@ from .device import softmax, strip_folders
 from .formats import compute_reference_logits
 from .options import ExportOptions
 
-# Limits for the images in check.npz: total uncompressed size in bytes, and number.
+# Maximum uncompressed size in bytes, and maximum number, of the images in check.npz.
 CHECK_BYTES = 16 << 20
 CHECK_IMAGES = 400
 
-CALIBRATION_IMAGES = 200
+CALIBRATION_IMAGES = 200  # Maximum number of calibration images.
 
-# Datasets whose licences allow redistribution of the images: CC BY 4.0 and MIT.
-SHAREABLE = {"digits", "fashion_mnist"}
+# Datasets whose licences, CC BY 4.0 and MIT, allow redistribution of the images.
+SHAREABLE_DATASETS = {"digits", "fashion_mnist"}
 
-# Recipes and published weights that are known to lose little accuracy in int8.
+# Recipes and published weights whose networks lose little accuracy in int8.
 PAPER_RECIPES = {"paper_cifar", "paper_imagenet", "keras", "torchvision_v1"}
 
 
@@ -48,7 +48,7 @@ class Reference:
     # Arrays of check.npz: `image`, `probability`, `largest_logit`, and `label` if the
     # images are test images.
     check: dict[str, np.ndarray]
-    modern: bool  # Whether the recipe of the network is newer than the paper's.
+    is_modern: bool  # Whether the recipe of the network is newer than the paper's.
 
 
 def get_reference(
@@ -66,23 +66,23 @@ def get_reference(
     indices = _space_evenly(len(dataset.test), min(count, len(dataset.test)))
     images, labels = _load_images(dataset.test, indices, preprocessing)
     logits = compute_reference_logits(classifier.model, images)
-    size = max(1, min(CHECK_IMAGES, len(images), CHECK_BYTES // images[0].nbytes))
-    if share_images or dataset.name in SHAREABLE:
-        indices = _space_evenly(len(images), size)
+    num_checks = max(1, min(CHECK_IMAGES, len(images), CHECK_BYTES // images[0].nbytes))
+    if share_images or dataset.name in SHAREABLE_DATASETS:
+        indices = _space_evenly(len(images), num_checks)
         check = {"image": images[indices], "label": labels[indices]}
         check_logits = logits[indices]
     else:
-        patterns = _make_patterns(4 * size, preprocessing)
+        patterns = _make_patterns(4 * num_checks, preprocessing)
         pattern_logits = compute_reference_logits(classifier.model, patterns)
-        second, first = np.sort(pattern_logits, axis=1)[:, -2:].T
-        # Keep patterns with a large margin, so that rounding does not change the class.
-        clearest = np.sort(np.argsort(second - first, kind="stable")[:size])
-        check = {"image": patterns[clearest]}
-        check_logits = pattern_logits[clearest]
+        runner_up, top = np.sort(pattern_logits, axis=1)[:, -2:].T
+        # With a large margin, different rounding does not change the predicted class.
+        indices = np.sort(np.argsort(runner_up - top, kind="stable")[:num_checks])
+        check = {"image": patterns[indices]}
+        check_logits = pattern_logits[indices]
     check["probability"] = np.float32(softmax(check_logits))
     check["largest_logit"] = np.abs(check_logits).max()
     run, weights = classifier.provenance.run, str(classifier.provenance.weights)
-    # The source of published weights is a path such as "resnet50/keras".
+    # Published weights are named by a path such as "resnet50/keras".
     recipe = run.recipe_name if run else os.path.basename(weights)
     return Reference(images, labels, logits, check, recipe not in PAPER_RECIPES)
 
@@ -93,18 +93,18 @@ def _space_evenly(length: int, count: int) -> np.ndarray:
 
 
 def _make_patterns(count: int, preprocessing: Preprocessing) -> np.ndarray:
-    """Makes copyright-free uint8 images: smooth colour gradients with noise."""
+    """Returns copyright-free uint8 images of smooth colour gradients with noise."""
     rng = np.random.default_rng(0)
-    coarse = rng.uniform(-64, 320, (count, 4, 4, preprocessing.channels))
-    smooth = tf.image.resize(coarse, preprocessing.shape[:2], "bicubic").numpy()
-    noisy = smooth + rng.normal(0, 8, smooth.shape)
-    return np.clip(noisy, 0, 255).astype(np.uint8)
+    colours = rng.uniform(-64, 320, (count, 4, 4, preprocessing.channels))
+    gradients = tf.image.resize(colours, preprocessing.shape[:2], "bicubic").numpy()
+    images = gradients + rng.normal(0, 8, gradients.shape)
+    return np.clip(images, 0, 255).astype(np.uint8)
 
 
 def _load_images(
     split: Split, indices: np.ndarray, preprocessing: Preprocessing
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns preprocessed images of a split, and their labels.
+    """Returns the preprocessed images at `indices` of a split, and their labels.
 
     Raises:
         InputError: If any of the images is damaged. The message lists these images.
@@ -126,7 +126,7 @@ def choose_calibration(
     """Selects random calibration images that are not among the test images.
 
     Returns:
-        The images, uint8, (n, height, width, channels), and the manifest's description.
+        The images, uint8, (n, height, width, channels), and `manifest["calibration"]`.
 
     Raises:
         InputError: If there are no images, or all of them are test images.
@@ -136,15 +136,15 @@ def choose_calibration(
     indices = np.sort(indices[:CALIBRATION_IMAGES])
     images, _ = _load_images(split, indices, preprocessing)
     digests = {hashlib.sha256(image).digest() for image in reference.images}
-    is_new = np.array([hashlib.sha256(i).digest() not in digests for i in images])
-    if not is_new.any():
+    is_unseen = np.array([hashlib.sha256(i).digest() not in digests for i in images])
+    if not is_unseen.any():
         raise InputError("All calibration images are test images; use other images")
-    return images[is_new], {
+    return images[is_unseen], {
         "dataset": strip_folders(options.calibration or dataset.name),
         "seed": options.seed,
-        "images": indices[is_new].tolist(),
-        "of": len(split),
-        "left_out_as_evaluated": int((~is_new).sum()),
+        "images": indices[is_unseen].tolist(),
+        "of": len(split),  # Number of images that the selection is drawn from.
+        "left_out_as_evaluated": int((~is_unseen).sum()),  # Number of test images.
     }
 
 

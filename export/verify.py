@@ -2,9 +2,9 @@
 
     python -m export.verify artifacts/demo
 
-Compares the sha256 of every file with the manifest. Runs each artifact whose runtime is
-installed on the images of check.npz, and compares its predictions with the Keras
-model's. The command itself needs only LiteRT and NumPy.
+Compares the sha256 of every file with the manifest. If the runtime of an artifact is
+installed, runs the artifact on the images of check.npz and compares its predictions
+with those of the Keras model. The command itself needs only LiteRT and NumPy.
 """
 
 import argparse
@@ -34,7 +34,7 @@ class Finding(NamedTuple):
 
     artifact: str  # Path of the artifact, or "files" for the sha256 of all files.
     verdict: str  # One of "ok", "wrong" and "unchecked".
-    details: str
+    details: str  # Measured values, or the reason for the verdict.
 
 
 def verify(folder: Folder) -> tuple[list[Finding], bool]:
@@ -79,28 +79,28 @@ def _check_artifact(
     except (MissingRuntime, ImportError) as error:
         return "unchecked", str(error)
     except (ValueError, RuntimeError, OSError) as error:
-        return "wrong", f"{name} cannot run it: {' '.join(str(error).split())}"
+        return "wrong", f"{name} failed: {' '.join(str(error).split())}"
     return _check_results(row, compare_with_check(outputs, check), len(outputs))
 
 
 def _check_results(
-    row: ArtifactRow, results: Mapping[str, float], count: int
+    row: ArtifactRow, results: Mapping[str, float], num_images: int
 ) -> tuple[str, str]:
     at_export, drift = row["check"], DRIFT_LIMITS[str(row["precision"])]
-    margins = {"agreement": drift, "right": drift * count}
+    margins = {"agreement": drift, "right": drift * num_images}
     problems = [
         f"{name} {results[name]:.4g}, at export {at_export[name]:.4g}"
         for name, margin in margins.items()
         if name in results and results[name] < at_export[name] - margin
     ]
     limit = row["limit"]["logits"]
-    if limit is not None and not results["logit_difference"] <= limit:  # NaN included.
+    if limit is not None and not results["logit_difference"] <= limit:  # Also NaN.
         problems.append(
             f"logits differ by {results['logit_difference']:.1e}; the limit is {limit:.0e}"
         )
     if problems:
         return "wrong", "; ".join(problems)
-    details = f"agrees with Keras on {results['agreement']:.1%} of {count} images"
+    details = f"agrees with Keras on {results['agreement']:.1%} of {num_images} images"
     if "right" in results:
         details += f", {results['right']} correct (at export {at_export['right']})"
     return "ok", details

@@ -15,10 +15,10 @@ __version__ = "0.2.0.dev0"
 
 
 def _make_network_constructor(name: str) -> Any:
-    """Returns the constructor of a network that the stub annotates."""
+    """Returns the constructor of a network, such as `ResNet50`, by its name."""
     from keras_resnet.zoo import make_constructor
 
-    # All threads must receive the same function, or it could not be pickled.
+    # A function can only be pickled if all threads receive the same object.
     return globals().setdefault(name, make_constructor(name))
 
 

@@ -1,4 +1,4 @@
-"""Prints the parameters and multiply-adds of networks.
+"""Prints the numbers of parameters and multiply-adds of networks.
 
 python -m keras_resnet.complexity
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_resnet.support import (
-    define_flags,
+    add_flags,
     format_table,
     option,
     read_flags,
@@ -21,10 +21,10 @@ from keras_resnet.support import (
 
 @dataclasses.dataclass(frozen=True)
 class ComplexityOptions:
-    """Options of the command."""
+    """Options of this command."""
 
     model: str | None = option(
-        None, "Network to print layer by layer. Default: print the tables."
+        None, "Variant whose layers are printed. Default: compare with the paper."
     )
     shortcut: str | None = option(
         None, "Shortcut: A, B, C or none. Default: as in the paper."
@@ -32,26 +32,26 @@ class ComplexityOptions:
 
 
 def compare_with_paper() -> str:
-    """Returns a text that compares the networks with the paper's Tables 1 and 6."""
+    """Returns two text tables that compare networks with the paper's Tables 1 and 6."""
     from keras_resnet.nets import profile_paper_networks
 
     rows = [row for row, _ in profile_paper_networks()]
-    parts = []
-    head = ("network", "shortcut", "layers", "paper", "ours", "off by", "")
-    for table, title in ((1, "multiply-adds, in 1e9"), (6, "parameters, in 1e6")):
+    sections = []
+    header = ("network", "shortcut", "layers", "paper", "ours", "off by", "")
+    for table, title in ((1, "multiply-adds, billions"), (6, "parameters, millions")):
         lines = [_format_cells(row) for row in rows if row["table"] == table]
-        text = format_table([head, *lines], left=(0, 1, 6))
-        parts.append(f"Table {table}: {title}\n{text}")
-    return "\n\n".join(parts)
+        text = format_table([header, *lines], left=(0, 1, 6))
+        sections.append(f"Table {table}: {title}\n{text}")
+    return "\n\n".join(sections)
 
 
 def _format_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the table cells of a row of `profile_paper_networks`."""
-    printed, value = row["paper"], row["ours"]
-    decimals = len(str(printed).split(".")[1])
-    rounds_to_printed = round(value, decimals) == printed
-    note = "" if rounds_to_printed else f"does not round to {printed}"
-    numbers = str(printed), f"{value:.3f}", f"{value / printed - 1:+.1%}"
+    paper_value, value = row["paper"], row["ours"]
+    decimals = len(str(paper_value).split(".")[1])
+    rounds_to_paper = round(value, decimals) == paper_value
+    note = "" if rounds_to_paper else f"does not round to {paper_value}"
+    numbers = str(paper_value), f"{value:.3f}", f"{value / paper_value - 1:+.1%}"
     return row["network"], row["shortcut"], str(row["layers"]), *numbers, note
 
 
@@ -69,5 +69,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    define_flags(ComplexityOptions)
+    add_flags(ComplexityOptions)
     run_command(main)

@@ -4,9 +4,9 @@ python -m keras_resnet.convert runs/photos/final.keras photos.safetensors
 
 python -m keras_resnet.convert resnet50/torchvision_v2 resnet50.keras
 
-A .safetensors file has the key names of torchvision, which can load it. For
-ResNet-D and squeeze and excitation the names are those of timm. A .keras file
-contains a complete network whose input is raw pixels.
+The keys in a .safetensors file are those of torchvision, which can load it. For
+ResNet-D and squeeze-and-excitation networks, the keys are those of timm. A
+.keras file contains a complete network whose input is raw pixels.
 """
 
 import dataclasses
@@ -16,33 +16,29 @@ import urllib.parse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from keras_resnet.support import (
-    InputError,
-    define_flags,
-    option,
-    read_flags,
-    run_command,
-)
+from keras_resnet.support import InputError, add_flags, option, read_flags, run_command
 
 if TYPE_CHECKING:
     import keras
 
     from keras_resnet.weights import Checkpoint, Origin
 
-TARGETS = (".safetensors", ".keras", ".weights.h5")
+TARGET_SUFFIXES = (".safetensors", ".keras", ".weights.h5")
 
 
 @dataclasses.dataclass(frozen=True)
 class ConversionOptions:
-    """Options of the command."""
+    """Options of this command."""
 
-    model: str | None = option(None, "Network. Default: detected from the weights.")
-    sha256: str | None = option(None, "Published SHA-256 of the file at a URL.")
+    model: str | None = option(
+        None, "Variant name, such as resnet50. Default: detected from the weights."
+    )
+    sha256: str | None = option(None, "Published SHA-256 hash, if the source is a URL.")
     mean: tuple[str, ...] | None = option(
-        None, "Mean of RGB, 0 to 255. Default: the file's."
+        None, "Means of red, green and blue, 0 to 255. Default: read from the source."
     )
     std: tuple[str, ...] | None = option(
-        None, "Standard deviation of RGB, 0 to 255. Default: the file's."
+        None, "Standard deviations of RGB, 0 to 255. Default: read from the source."
     )
 
 
@@ -60,12 +56,12 @@ def convert(
         source: File that `weights=` accepts, published weights such as
             `"resnet50/torchvision_v2"`, or URL of a file.
         target: File to write: `.safetensors`, `.keras` or `.weights.h5`.
-        model: Name of the variant. Default: detected from the weights. Plain networks
-            from other software must be named: a residual network has equal weights.
-        sha256: SHA-256 of the file at the URL, in hex digits, as published.
-        mean: Mean of red, green and blue, from 0 to 255, that the network subtracts.
-            Default: the mean in the file, or the usual mean for its origin.
-        std: Standard deviation of red, green and blue, by which the network divides.
+        model: Name of the variant. Default: detected from the weights. Required for a
+            plain network of other software, whose weights also fit a residual network.
+        sha256: Published SHA-256 hash of the file at a URL: 8 to 64 hex digits.
+        mean: Means of red, green and blue, from 0 to 255, which the network subtracts.
+            Default: read from the file, or else the usual means for its origin.
+        std: Standard deviations, by which the network divides. Required with `mean`.
 
     Returns:
         The network that was written.
@@ -74,27 +70,21 @@ def convert(
         InputError: If the source is invalid or the target's suffix is unknown.
         OSError: If the target cannot be written.
     """
-    from keras_resnet.weights import (
-        PIXEL_FORMATS,
-        save_model,
-        save_state_dict,
-        save_weights,
-    )
+    from keras_resnet import weights
     from keras_resnet.zoo import build_from_checkpoint
 
-    savers = dict(
-        zip(TARGETS, (save_state_dict, save_model, save_weights), strict=True)
-    )
-    save = next((savers[s] for s in TARGETS if target.endswith(s)), None)
+    savers = weights.save_state_dict, weights.save_model, weights.save_weights
+    pairs = zip(TARGET_SUFFIXES, savers, strict=True)
+    save = next((saver for suffix, saver in pairs if target.endswith(suffix)), None)
     if save is None or not os.path.isdir(os.path.dirname(target) or "."):
         raise InputError(
-            f"The target must be a {', '.join(TARGETS)} file in an existing folder. "
-            f"Received: {target!r}"
+            f"The target must be a {', '.join(TARGET_SUFFIXES)} file in an existing "
+            f"folder. Received: {target!r}"
         )
-    _check_pixels(mean, std)
+    _check_mean_std(mean, std)
     checkpoint = open_source(source, sha256)
     if mean and std:
-        pixels = checkpoint.origin.pixels or PIXEL_FORMATS["torch"]
+        pixels = checkpoint.origin.pixels or weights.PIXEL_FORMATS["torch"]
         pixels = pixels._replace(mean=tuple(mean), variance=tuple(s * s for s in std))
         origin = dataclasses.replace(checkpoint.origin, pixels=pixels)
         checkpoint = dataclasses.replace(checkpoint, origin=origin)
@@ -103,12 +93,12 @@ def convert(
     return network
 
 
-def _check_pixels(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
-    """Checks that mean and standard deviation are both given and valid."""
+def _check_mean_std(mean: Sequence[float] | None, std: Sequence[float] | None) -> None:
+    """Checks that mean and standard deviation are both valid, or both `None`."""
     if mean is None and std is None:
         return
-    for values, low in ((mean, 0), (std, 1e-3)):
-        if values and len(values) == 3 and all(low <= v <= 255 for v in values):
+    for values, minimum in ((mean, 0), (std, 1e-3)):
+        if values and len(values) == 3 and all(minimum <= v <= 255 for v in values):
             continue
         raise InputError(
             "mean and std must both be given, as three numbers each, from 0 to 255. "
@@ -168,11 +158,11 @@ def main(argv: list[str]) -> None:
         ) from None
     source, target = argv
     model = convert(source, target, options.model, options.sha256, mean, std)
-    size = os.path.getsize(target) / 1e6
+    size_mb = os.path.getsize(target) / 1e6
     origin = find_origin(model, "")
     if origin and target.endswith(".safetensors"):
         print(_describe_torch_use(origin), file=sys.stderr)
-    print(f"{model.name}, {model.count_params():,} weights, {size:.1f} MB: {target}")
+    print(f"{model.name}, {model.count_params():,} weights, {size_mb:.1f} MB: {target}")
 
 
 def _describe_torch_use(origin: "Origin") -> str:
@@ -183,14 +173,14 @@ def _describe_torch_use(origin: "Origin") -> str:
         text += f", subtract ({mean}) and divide by ({std})"
     differences = []
     if origin.stride_on == "1x1":
-        differences.append("its stride on the 1x1 convolution")
+        differences.append("the stride on the 1x1 convolution")
     if origin.shortcut != "B":
         differences.append(f"shortcut {origin.shortcut}")
     if differences:
-        text += f". Unlike torchvision's, this network has {' and '.join(differences)}"
+        text += f". Unlike in torchvision, the network has {' and '.join(differences)}"
     return text
 
 
 if __name__ == "__main__":
-    define_flags(ConversionOptions)
+    add_flags(ConversionOptions)
     run_command(main, positional=True)

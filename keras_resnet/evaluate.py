@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from keras_resnet.spec import ModelOptions
 from keras_resnet.support import (
     InputError,
+    add_flags,
     check_choice,
-    define_flags,
     option,
     progress_bar,
     read_flags,
@@ -34,18 +34,20 @@ class EvaluationOptions(ModelOptions):
     """Options of an evaluation."""
 
     dataset: str | None = option(
-        None, "digits, folder:PATH or a TFDS name. Default: the run's dataset."
+        None,
+        "Dataset: digits, folder:PATH, tfrecord:PATH or a TFDS name. "
+        "Default: the dataset that the network was trained on.",
     )
-    data_dir: str | None = option(
-        None, "Folder of prepared TFDS datasets. Default: TFDS's own."
+    data_dir: str | None = option(None, "TFDS data folder. Default: TFDS's default.")
+    split: str | None = option(None, "Dataset split: test (default), train or all.")
+    views: str = option("single", "Views to average: single, 10crop or multiscale.")
+    batch_size: int = option(256, "Images per step over all replicas.", 1)
+    strategy: str = option("mirrored", "Distribution strategy: one_device or mirrored.")
+    virtual_devices: int = option(0, "Virtual CPU devices, to try several replicas.", 0)
+    recalibrate_bn: bool = option(
+        False, "Recompute batch normalisation statistics on training images first."
     )
-    split: str | None = option(None, "Split: test, train or all. Default: test.")
-    views: str = option("single", "Views per image: single, 10crop or multiscale.")
-    batch_size: int = option(256, "Images per step, over all replicas.", 1)
-    strategy: str = option("mirrored", "one_device or mirrored (all GPUs, or the CPU).")
-    virtual_devices: int = option(0, "Number of virtual CPU devices, for tests.", 0)
-    recalibrate_bn: bool = option(False, "Recompute BN statistics on training images.")
-    output: str | None = option(None, "Report folder. Default: in the run folder.")
+    output: str | None = option(None, "Report folder. Default: RUN_FOLDER/evaluation.")
     predictions: str | None = option(None, "CSV file to write, one row per image.")
 
 
@@ -59,15 +61,15 @@ def evaluate(options: EvaluationOptions) -> dict[str, Any]:
     The report consists of `evaluation.json`, `per_class.csv` and `confusion.png`. The
     default split is the test split. If a folder has no test split and the network was
     not trained on it, all of its images are evaluated. Every image counts exactly once.
-    With `recalibrate_bn`, the recalibrated model is saved as `recalibrated.keras` in
+    With `recalibrate_bn`, the recalibrated network is saved as `recalibrated.keras` in
     the run folder, or in `output` if there is no run folder.
 
     Args:
         {options}
 
     Returns:
-        The results (see `Predictions.summary` in `keras_resnet.evaluation.evaluator`),
-        and the folder of the report as `"output"`.
+        A dict with `"loss"`, `"accuracy"` and `"top5_accuracy"` (both from 0 to 1),
+        `"images"` (number of images) and `"output"` (folder of the report).
 
     Raises:
         InputError: If an argument is invalid.
@@ -92,44 +94,48 @@ def evaluate(options: EvaluationOptions) -> dict[str, Any]:
     with strategy.scope():
         classifier = load_classifier(options.model, options.weights, options.image_size)
     model, preprocessing = classifier.model, classifier.preprocessing
-    images = _load_images(options, classifier)
-    split = images.train if options.split in ("train", "all") else images.test
+    dataset = _load_dataset(options, classifier)
+    split = dataset.train if options.split in ("train", "all") else dataset.test
     if options.split == "all":
-        split += images.test
+        split += dataset.test
     evaluator = Evaluator(
         model, split, preprocessing, options.batch_size, strategy, options.views
     )
     output = _make_folders(options, classifier)
     if options.recalibrate_bn:
-        _recalibrate(options, classifier, images, strategy, output)
+        _recalibrate(options, classifier, dataset, strategy, output)
     with progress_bar("evaluating", evaluator.steps) as advance:
         predictions = evaluator.predict(advance)
-    has_splits = images.own_split or len(images.train)
+    has_splits = dataset.own_split or len(dataset.train)
     write_report(
         output,
         classifier,
         predictions,
-        dataset=images.name,
+        dataset=dataset.name,
         split=options.split or "test" if has_splits else "whole",
         views=options.views,
         recalibrated=options.recalibrate_bn,
     )
     if options.predictions:
-        table = format_predictions(predictions, split.names(), classifier.classes)
-        write_file(options.predictions, table)
-    return predictions.summary() | {"output": output}
+        csv_text = format_predictions(predictions, split.names(), classifier.classes)
+        write_file(options.predictions, csv_text)
+    return predictions.summarise() | {"output": output}
 
 
-def _load_images(options: EvaluationOptions, classifier: "Classifier") -> "Dataset":
-    """Loads the dataset, without its training split if that is not needed."""
+def _load_dataset(options: EvaluationOptions, classifier: "Classifier") -> "Dataset":
+    """Loads the dataset, without its training split if that is not needed.
+
+    Without a training split, all images of an undivided folder are test images. So if
+    the run was trained on this dataset, both splits are loaded.
+    """
     from keras_resnet.data import resolve_dataset_name
     from keras_resnet.evaluation import load_images
 
-    run, dataset = classifier.provenance.run, options.dataset
+    run, name = classifier.provenance.run, options.dataset
     only_test = options.split in (None, "test") and not options.recalibrate_bn
-    if run and (not dataset or resolve_dataset_name(dataset) == run.dataset):
+    if run and (not name or resolve_dataset_name(name) == run.dataset):
         only_test = False
-    return load_images(classifier, dataset, options.data_dir, only_test)
+    return load_images(classifier, name, options.data_dir, only_test)
 
 
 def _make_folders(options: EvaluationOptions, classifier: "Classifier") -> str:
@@ -153,19 +159,20 @@ def _make_folders(options: EvaluationOptions, classifier: "Classifier") -> str:
 def _recalibrate(
     options: EvaluationOptions,
     classifier: "Classifier",
-    images: "Dataset",
+    dataset: "Dataset",
     strategy: Any,
     output: str,
 ) -> None:
-    """Recalibrates batch normalisation in place and saves the model."""
+    """Recalibrates batch normalisation in place and saves the network."""
     from keras_resnet.evaluation import recalibrate
     from keras_resnet.weights import save_model
 
-    if not len(images.train):
-        raise InputError(f"{images.name} has no training images to recalibrate on")
+    if not len(dataset.train):
+        raise InputError(f"{dataset.name} has no training images to recalibrate on")
     model, preprocessing = classifier.model, classifier.preprocessing
-    num = recalibrate(model, images.train, preprocessing, options.batch_size, strategy)
-    print(f"Batch normalisation recalibrated on {num:,} training images")
+    train, batch_size = dataset.train, options.batch_size
+    num_images = recalibrate(model, train, preprocessing, batch_size, strategy)
+    print(f"Batch normalisation recalibrated on {num_images:,} training images")
     save_model(model, os.path.join(classifier.folder or output, "recalibrated.keras"))
 
 
@@ -173,17 +180,17 @@ def main(argv: list[str]) -> None:
     """Reads the flags, evaluates and prints the results."""
     del argv
     options = read_flags(EvaluationOptions)
-    result = evaluate(options)
-    correct = round(result["accuracy"] * result["images"])
-    kind = "" if options.split in ("all", "train") else "test "
+    results = evaluate(options)
+    num_correct = round(results["accuracy"] * results["images"])
+    split_word = "" if options.split in ("all", "train") else "test "
     print(
-        f"{correct:,} of {result['images']:,} {kind}images correct: top-1 "
-        f"{result['accuracy']:.2%}, top-5 {result['top5_accuracy']:.2%}, "
-        f"loss {result['loss']:.4f}"
+        f"{num_correct:,} of {results['images']:,} {split_word}images correct: top-1 "
+        f"{results['accuracy']:.2%}, top-5 {results['top5_accuracy']:.2%}, "
+        f"loss {results['loss']:.4f}"
     )
-    print(f"report with results per class: {result['output']}", file=sys.stderr)
+    print(f"report with results per class: {results['output']}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    define_flags(EvaluationOptions)
+    add_flags(EvaluationOptions)
     run_command(main)

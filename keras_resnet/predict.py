@@ -1,4 +1,4 @@
-"""Classifies image files and prints the likeliest classes of each image.
+"""Classifies image files and prints the most probable classes of each image.
 
 python -m keras_resnet.predict --model=resnet50 photo.jpg holiday/
 """
@@ -10,25 +10,25 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_resnet.spec import ModelOptions
-from keras_resnet.support import define_flags, option, read_flags, run_command
+from keras_resnet.support import add_flags, option, read_flags, run_command
 
 if TYPE_CHECKING:
     import numpy as np
 
     from keras_resnet.data import Preprocessing
 
-_BATCH = 16
+_BATCH_SIZE = 16
 
-# The likeliest classes of an image with their probabilities, or an error message.
+# The most probable classes of an image with their probabilities, or an error message.
 Prediction = list[tuple[str, float]] | str
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictionOptions(ModelOptions):
-    """Options of the command."""
+    """Options of this command."""
 
     top: int = option(5, "Number of classes to print for each image.", 1)
-    json: bool = option(False, "Print JSON.")
+    json: bool = option(False, "Print JSON instead of text.")
 
 
 def predict(
@@ -44,15 +44,16 @@ def predict(
     Args:
         paths: Image files (JPEG, PNG, WebP, BMP or GIF) and folders. Every image file
             in or below a folder is classified.
-        model: Run folder, `.keras` file, or name of a network.
-        weights: Weights of a named network; see `keras_resnet.ResNet50`.
-        image_size: Input height and width of a named network, in pixels.
+        model: Run folder, weights file, or name of a variant, such as `"resnet50"`.
+        weights: Weights of a variant; see `keras_resnet.ResNet50`. Default: `"imagenet"`.
+        image_size: Input height and width in pixels, for a variant. Default: the size at
+            which the accuracy of the weights was measured.
         top: Number of classes to return for each image.
         on_image: Function that is called after each image.
 
     Returns:
-        A dict with the path of each file as key. The value is a list of (class name,
-        probability), likeliest first, or an error message if the file is unreadable.
+        A dict from the path of each file to a list of (class name, probability) pairs,
+        the most probable class first, or to an error message if the file is unreadable.
 
     Raises:
         InputError: If `paths` is empty or the model cannot be loaded.
@@ -65,10 +66,10 @@ def predict(
     files = find_images(paths)
     classifier = load_classifier(model, weights, image_size)
     predictions: dict[str, Prediction] = dict.fromkeys(files, "")
-    for start in range(0, len(files), _BATCH):
+    for start in range(0, len(files), _BATCH_SIZE):
         images = {}
-        for path in files[start : start + _BATCH]:
-            image = _read(path, classifier.preprocessing)
+        for path in files[start : start + _BATCH_SIZE]:
+            image = _read_image(path, classifier.preprocessing)
             if isinstance(image, str):
                 predictions[path] = image
             else:
@@ -78,14 +79,14 @@ def predict(
             batch = np.stack(list(images.values()))
             batch_probabilities = np.asarray(classifier.model(batch, training=False))
             for path, probabilities in zip(images, batch_probabilities, strict=True):
-                best = np.argsort(-probabilities, kind="stable")[:top]
+                order = np.argsort(-probabilities, kind="stable")[:top]
                 predictions[path] = [
-                    (classifier.classes[i], float(probabilities[i])) for i in best
+                    (classifier.classes[i], float(probabilities[i])) for i in order
                 ]
     return predictions
 
 
-def _read(path: str, preprocessing: "Preprocessing") -> "np.ndarray | str":
+def _read_image(path: str, preprocessing: "Preprocessing") -> "np.ndarray | str":
     """Returns an image as the network's input, or a message if it is unreadable."""
     from keras_resnet.data import IMAGE_FILES, IMAGE_FORMATS
 
@@ -100,7 +101,7 @@ def _read(path: str, preprocessing: "Preprocessing") -> "np.ndarray | str":
 
 
 def main(argv: list[str]) -> int:
-    """Prints the classes of each image; returns 1 if a file is unreadable, else 0."""
+    """Prints the classes of each image. Returns 1 if a file is unreadable, else 0."""
     from keras_resnet.data import find_images
     from keras_resnet.support import progress_bar
 
@@ -130,5 +131,5 @@ def _to_record(path: str, prediction: Prediction) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    define_flags(PredictionOptions)
+    add_flags(PredictionOptions)
     run_command(main, positional=True)

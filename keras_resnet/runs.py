@@ -15,7 +15,7 @@ from typing import Any
 
 from keras_resnet.support import (
     InputError,
-    define_flags,
+    add_flags,
     format_table,
     option,
     read_flags,
@@ -26,22 +26,22 @@ from keras_resnet.support import (
 
 @dataclasses.dataclass(frozen=True)
 class ListOptions:
-    """Options of the command."""
+    """Options of this command."""
 
     csv: bool = option(False, "Print CSV instead of a table.")
 
 
 @dataclasses.dataclass
-class Outcome:
-    """Settings and results of a run: the columns of the table. `None` is unknown.
+class RunSummary:
+    """A row of the table: settings and results of a run. `None` means unknown.
 
     Attributes:
         name: Path of the run folder.
         epochs_done: Number of epochs in metrics.csv.
         epochs: Total number of epochs of the complete run.
-        best_accuracy: Best accuracy on the validation split, from 0 to 1.
-        last_accuracy: Accuracy on the validation split after the last epoch.
-        last_loss: Loss on the validation split after the last epoch.
+        best_accuracy: Best validation accuracy of all epochs, from 0 to 1.
+        last_accuracy: Validation accuracy after the last completed epoch.
+        last_loss: Validation loss after the last completed epoch.
         state: `"done"`, `"at step N of M"` (the run is in progress or was interrupted),
             or a problem of the folder.
         commit: Git commit of the code that started the run.
@@ -68,15 +68,15 @@ def list_runs(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
         root: Run folder, or folder that contains run folders at any depth.
 
     Returns:
-        A dict with the fields of `Outcome` for each run, sorted by best accuracy.
+        A dict with the fields of `RunSummary` for each run, the most accurate run first.
 
     Raises:
         InputError: If `root` is not a folder.
     """
     if not os.path.isdir(root):
         raise InputError(f"There is no folder {os.fspath(root)!r}")
-    outcomes = [vars(_read_outcome(path)) for path in _find_folders(os.fspath(root))]
-    return sorted(outcomes, key=lambda run: (-(run["best_accuracy"] or 0), run["name"]))
+    summaries = [vars(_read_summary(path)) for path in _find_folders(os.fspath(root))]
+    return sorted(summaries, key=lambda r: (-(r["best_accuracy"] or 0), r["name"]))
 
 
 def _find_folders(root: str) -> Iterator[str]:
@@ -91,14 +91,14 @@ def _find_folders(root: str) -> Iterator[str]:
             yield from list(_find_folders(entry.path)) or [entry.path]
 
 
-def _read_outcome(folder: str) -> Outcome:
+def _read_summary(folder: str) -> RunSummary:
     from keras_resnet.evaluation import read_record
 
-    run = Outcome(folder, state="run.json is damaged")
+    run = RunSummary(folder, state="run.json is damaged")
     try:
         record = read_record(folder)
         if record is None:
-            return Outcome(folder, state="not a run folder")
+            return RunSummary(folder, state="not a run folder")
         spec, run.commit = record.spec, record.commit
         run.model, run.dataset, run.seed = spec.model, spec.dataset, spec.seed
         run.recipe = spec.recipe_name
@@ -130,10 +130,10 @@ def _read_metrics(folder: str) -> tuple[list[float], list[float]]:
 
 def _find_newest_step(folder: str) -> int:
     """Returns the step of the newest complete checkpoint, or 0 if there is none."""
-    index = pathlib.Path(folder, "checkpoints", "checkpoint")
-    if not index.exists():
+    index_file = pathlib.Path(folder, "checkpoints", "checkpoint")
+    if not index_file.exists():
         return 0
-    text = index.read_text(encoding="utf-8", errors="replace")
+    text = index_file.read_text(encoding="utf-8", errors="replace")
     match = re.match(r'model_checkpoint_path: ".*step-(\d+)"', text)
     return int(match[1]) if match else 0
 
@@ -141,45 +141,45 @@ def _find_newest_step(folder: str) -> int:
 def _format_table(runs: list[dict[str, Any]]) -> str:
     """Returns the runs as a text table."""
 
-    def text(value: object, form: str = "") -> str:
-        return "" if value is None else format(value, form)
+    def to_text(value: object, format_spec: str = "") -> str:
+        return "" if value is None else format(value, format_spec)
 
     rows = [
         ("name", "model", "dataset", "recipe", "epochs", "best", "last", "loss",
          "seed", "state", "commit")
     ]  # fmt: skip
     for run in runs:
-        commit, dirty, _ = (run["commit"] or "").partition("-dirty")
+        commit, dirty_suffix, _ = (run["commit"] or "").partition("-dirty")
         has_metrics = run["epochs_done"] is not None
         rows.append(
             (
                 run["name"],
-                text(run["model"]),
-                text(run["dataset"]),
-                text(run["recipe"]),
+                to_text(run["model"]),
+                to_text(run["dataset"]),
+                to_text(run["recipe"]),
                 f"{run['epochs_done']}/{run['epochs']}" if has_metrics else "",
-                text(run["best_accuracy"], ".2%"),
-                text(run["last_accuracy"], ".2%"),
-                text(run["last_loss"], ".4f"),
-                text(run["seed"]),
+                to_text(run["best_accuracy"], ".2%"),
+                to_text(run["last_accuracy"], ".2%"),
+                to_text(run["last_loss"], ".4f"),
+                to_text(run["seed"]),
                 run["state"],
-                commit[:10] + dirty,
+                commit[:10] + dirty_suffix,
             )
         )
     return format_table(rows, left=(0, 1, 2, 3, 9, 10))
 
 
 def main(argv: list[str]) -> None:
-    """Prints the runs in the given folders, by default those in `runs/`."""
-    by_name = {run["name"]: run for root in argv or ["runs"] for run in list_runs(root)}
-    runs = sorted(by_name.values(), key=lambda run: -(run["best_accuracy"] or 0))
+    """Prints the runs in the folders `argv`, by default in the folder `runs`."""
+    runs_by_name = {r["name"]: r for root in argv or ["runs"] for r in list_runs(root)}
+    runs = sorted(runs_by_name.values(), key=lambda run: -(run["best_accuracy"] or 0))
     if read_flags(ListOptions).csv:
-        columns = [field.name for field in dataclasses.fields(Outcome)]
+        columns = [field.name for field in dataclasses.fields(RunSummary)]
         print(to_csv(runs, columns), end="")
     else:
         print(_format_table(runs) if runs else "There are no runs yet.")
 
 
 if __name__ == "__main__":
-    define_flags(ListOptions)
+    add_flags(ListOptions)
     run_command(main, positional=True)

@@ -21,7 +21,7 @@ from keras_resnet.nets import (
     build_network,
     channel_axis,
     image_shape,
-    without_random_kernels,
+    skip_random_kernels,
 )
 from keras_resnet.spec import Variant, find_variant
 from keras_resnet.support import InputError
@@ -55,36 +55,35 @@ def ResNet(  # noqa: PLR0913, PLR0917 (keras.applications' signature)
     """Builds a network by the name of its variant.
 
     `keras_resnet.ResNet50` documents the arguments from `include_top` to
-    `output_stride`. An argument that is `None` has the default value of the variant.
+    `output_stride`.
 
     Args:
-        variant: Name from `keras_resnet.list_models()`, in lower or upper case, or a
-            name `cifar_resnet{6n+2}` or `cifar_plainnet{6n+2}` for any n.
-        **variation: `shortcut`, `stride_on` and other fields of
-            `keras_resnet.spec.Variant`.
+        variant: Name from `keras_resnet.list_models()`, in lower or upper case, or
+            `cifar_resnet{6n+2}` or `cifar_plainnet{6n+2}` for any n.
+        **variation: Values for fields of `keras_resnet.spec.Variant`, such as
+            `shortcut="B"`. `None` keeps the value of the variant.
 
     Raises:
         InputError: If an argument is invalid.
     """
-    row = find_variant(variant).replace(**variation)
-    key = str(variant).lower()
+    architecture = find_variant(variant).replace(**variation)
+    variant = str(variant).lower()
     checkpoint = normalise = None
     if weights is not None:
-        checkpoint = open_checkpoint(weights, key)
+        checkpoint = open_checkpoint(weights, variant)
         origin, pixels = checkpoint.origin, checkpoint.origin.pixels
-        row = row.replace(
-            stride_on=_pick_stride_on(origin, row, variation.get("stride_on"))
-        )
+        stride_on = _pick_stride_on(origin, architecture, variation.get("stride_on"))
+        architecture = architecture.replace(stride_on=stride_on)
         if classes is None:
-            classes = checkpoint.classes
+            classes = checkpoint.num_classes
         if pixels:
-            if input_shape is None and row.stem == "cifar" and pixels.size:
+            if input_shape is None and architecture.stem == "cifar" and pixels.size:
                 input_shape = image_shape(pixels.size, len(pixels.mean))
             normalise = functools.partial(_normalise, origin.source, pixels)
-    with without_random_kernels() if checkpoint else contextlib.nullcontext():
+    with skip_random_kernels() if checkpoint else contextlib.nullcontext():
         model = build_network(
-            row,
-            name or key,
+            architecture,
+            name or variant,
             Head(include_top, classes, classifier_activation, pooling),
             output_stride,
             input_tensor=input_tensor,
@@ -97,13 +96,15 @@ def ResNet(  # noqa: PLR0913, PLR0917 (keras.applications' signature)
     return model
 
 
-def _pick_stride_on(origin: Origin, row: Variant, stride_on: str | None) -> str | None:
-    """Returns the `stride_on` to build, after comparing the origin with the variant."""
-    has_projections = row.shortcut in ("B", "C")
+def _pick_stride_on(
+    origin: Origin, variant: Variant, stride_on: str | None
+) -> str | None:
+    """Returns the `stride_on` to build, after checking that the weights fit."""
+    has_projections = variant.shortcut in ("B", "C")
     for field, value, required in (
         ("stride_on", stride_on, origin.stride_on if origin.certain else None),
-        ("shortcut", row.shortcut, origin.shortcut),
-        ("avg_down", row.avg_down, origin.avg_down if has_projections else None),
+        ("shortcut", variant.shortcut, origin.shortcut),
+        ("avg_down", variant.avg_down, origin.avg_down if has_projections else None),
     ):
         if required is not None and value not in (None, required):
             raise InputError(
@@ -114,7 +115,7 @@ def _pick_stride_on(origin: Origin, row: Variant, stride_on: str | None) -> str 
 
 
 def _normalise(source: str, pixels: PixelFormat, x: KerasTensor) -> KerasTensor:
-    """Normalises raw pixels to the range with which the weights were trained."""
+    """Adds a layer that normalises raw pixels as in the training of the weights."""
     mean, variance = pixels.mean, pixels.variance
     channels = x.shape[channel_axis()]
     if channels != len(mean):
@@ -132,9 +133,9 @@ def build_from_checkpoint(
 
     Args:
         checkpoint: Weights to load.
-        name: Name of the variant. `None` recognises it from the weights.
-        image_size: Height and width of the input in pixels. `None` uses the size that
-            is stored with the weights, or else the size of the variant.
+        name: Name of the variant. If it is `None`, it is recognised from the weights.
+        image_size: Height and width of the input in pixels. Default: the size in the
+            pixel format of the checkpoint, or else the size of the variant.
 
     Raises:
         InputError: If no variant has such weights.
@@ -153,8 +154,8 @@ def build_from_checkpoint(
     else:
         recognised, variation = recognise_variant(checkpoint)
         name = name or recognised
-        # Plain networks have the same weights as networks with shortcut A. If the file
-        # has no note, `recognise_variant` cannot distinguish the two.
+        # Plain networks have the same weights as networks with shortcut A. Without the
+        # metadata of keras_resnet, `recognise_variant` cannot distinguish the two.
         if find_variant(name).shortcut == "none" and not origin.shortcut:
             del variation["shortcut"]
         is_deep = "conv1_1_conv/kernel" in checkpoint.tensors
@@ -170,8 +171,8 @@ def build_from_checkpoint(
 class Constructor(Protocol):
     """Type of a named constructor, such as `keras_resnet.ResNet50`.
 
-    The parameters of keras.applications come first, in the same order, followed by
-    fields of the variant. `...` represents a default value that the variant defines.
+    The parameters of keras.applications come first, in the same order. Fields of the
+    variant follow. `...` represents a default value that the variant defines.
     """
 
     __name__: str
@@ -208,11 +209,10 @@ def make_constructor(title: str) -> Constructor:
 
     `title` is the name of the constructor and, in lower case, of its variant.
     """
-    key = title.lower()
-    row = find_variant(key)
-    defaults = {**dataclasses.asdict(row), "name": key}
+    variant = find_variant(title)
+    defaults = {**dataclasses.asdict(variant), "name": title.lower()}
     signature = inspect.signature(Constructor.__call__)
-    _, *parameters = signature.parameters.values()  # Without `self`.
+    _, *parameters = signature.parameters.values()  # The first parameter is `self`.
     signature = signature.replace(
         parameters=[
             p.replace(default=defaults[p.name]) if p.default is ... else p
@@ -222,30 +222,31 @@ def make_constructor(title: str) -> Constructor:
 
     def build(*args: Any, **kwargs: Any) -> keras.Model:
         try:
-            bound = signature.bind(*args, **kwargs)
+            bound_arguments = signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{title}() {error}") from None
-        bound.apply_defaults()
-        return ResNet(key, **bound.arguments)
+        bound_arguments.apply_defaults()
+        return ResNet(title, **bound_arguments.arguments)
 
     build.__name__ = build.__qualname__ = title
     build.__module__ = __package__
-    kind = "plain" if row.shortcut == "none" else "residual"
-    data = "CIFAR-10" if row.stem == "cifar" else "ImageNet"
+    kind = "plain" if variant.shortcut == "none" else "residual"
+    dataset = "CIFAR-10" if variant.stem == "cifar" else "ImageNet"
+    source = _paper_link(variant)
     build.__doc__ = _DOC.format(
-        title=title, row=row, kind=kind, data=data, source=_paper_link(row)
+        title=title, variant=variant, kind=kind, dataset=dataset, source=source
     )
     build.__signature__ = signature  # type: ignore[attr-defined]
     return build
 
 
-def _paper_link(row: Variant) -> str:
+def _paper_link(variant: Variant) -> str:
     papers = (
-        (row.preact, "Identity Mappings in Deep Residual Networks", "1603.05027"),
-        (row.avg_down, "Bag of Tricks for Image Classification", "1812.01187"),
-        (row.se, "Squeeze-and-Excitation Networks", "1709.01507"),
-        (row.groups > 1, "Aggregated Residual Transformations", "1611.05431"),
-        (row.group_width > 64, "Wide Residual Networks", "1605.07146"),
+        (variant.preact, "Identity Mappings in Deep Residual Networks", "1603.05027"),
+        (variant.avg_down, "Bag of Tricks for Image Classification", "1812.01187"),
+        (variant.se, "Squeeze-and-Excitation Networks", "1709.01507"),
+        (variant.groups > 1, "Aggregated Residual Transformations", "1611.05431"),
+        (variant.group_width > 64, "Wide Residual Networks", "1605.07146"),
         (True, "Deep Residual Learning for Image Recognition", "1512.03385"),
     )
     title, number = next(paper for applies, *paper in papers if applies)
@@ -254,74 +255,62 @@ def _paper_link(row: Variant) -> str:
 
 _DOC = """Builds the {title} network.
 
-    {title} is the {row.depth}-layer {kind} network for {data} of
-    {source}.
-    It has {row.parameters:,} trainable parameters with the default arguments.
+    {title} is the {variant.depth}-layer {kind} network for {dataset} of {source}.
+    It has {variant.parameters:,} trainable parameters with the default arguments.
 
-    If `weights` are given, the input is raw RGB pixels from 0 to 255. The first layer
-    normalises them as in the training of the weights. The resizing and cropping that
-    the weights require are returned by `keras_resnet.preprocessing_for(model)`. With
-    `weights=None`, the network does not normalise its input.
+    If `weights` are given, the input is raw RGB pixels from 0 to 255, which the first
+    layer normalises. `keras_resnet.preprocessing_for(model)` returns the resizing and
+    cropping that the weights require. Without weights, the input is not normalised.
 
     Example:
         model = keras_resnet.{title}(classes=5)
         probabilities = model.predict(images)  # (number of images, 5)
 
     Args:
-        include_top: Whether to add global average pooling and a fully connected layer
-            after the last stage. Defaults to `True`.
-        weights: One of `None` (random weights), the name of published weights, or the
-            path of a weights file. Defaults to `None`.
-            - Names are listed by `keras_resnet.list_weights()`, such as
-              `"torchvision_v2"`. `"imagenet"` selects the first one listed for this
-              network. The file is downloaded once and verified on every use.
-            - Files are `.keras` and `.weights.h5` of this package, `.h5` of
-              keras.applications, and `.safetensors`, `.npz`, `.pth` and `.th` with the
-              names of torchvision, timm or CIFAR repositories. Reading `.pth` and
-              `.th` requires PyTorch.
+        include_top: Whether to add average pooling and a dense layer. Defaults to `True`.
+        weights: `None` (random weights), the name of published weights, or the path of
+            a weights file. Defaults to `None`.
+            - `keras_resnet.list_weights()` lists the names. `"imagenet"` selects the
+              first one for this network. The file is downloaded once and verified.
+            - A file is `.keras` or `.weights.h5` of this package, `.h5` of
+              keras.applications, or `.safetensors`, `.npz`, `.pth` or `.th` with names
+              of torchvision, timm or CIFAR repositories. `.pth` and `.th` need PyTorch.
             If `include_top` is `False` or `classes` differs from the number in the
-            file, the weights of the fully connected layer are not loaded.
-        input_tensor: Keras tensor to use as image input, such as the output of
-            `keras.Input()` or of another layer. Defaults to a new input.
+            file, the weights of the dense layer are not loaded.
+        input_tensor: Keras tensor to use as image input. Defaults to a new input.
         input_shape: Shape of the images without the batch axis: (height, width,
             channels) in the data format "channels_last", (channels, height, width) in
-            "channels_first". Height and width must be at least {row.stride} pixels, or
-            `None` for any size. Defaults to {row.size}x{row.size} with 3 channels.
+            "channels_first". Height and width must be at least {variant.stride} pixels,
+            or `None` for any size. Default: 3 channels, {variant.size}x{variant.size} pixels.
         pooling: Global pooling if `include_top` is `False`: `"avg"` or `"max"` for a 2D
             output, `None` for the 4D output of the last stage. Defaults to `None`.
-        classes: Number of classes. Defaults to the number in `weights`, or to
-            {row.classes} without weights.
-        classifier_activation: Activation of the fully connected layer, as a name or
-            function. `None` outputs logits. Defaults to `"softmax"`.
+        classes: Number of classes. Defaults to that of `weights`, or {variant.classes}.
+        classifier_activation: Activation of the dense layer, as a name or function.
+            `None` outputs logits. Defaults to `"softmax"`.
         name: Name of the model.
-        shortcut: Type of shortcut, one of the paper's options. Defaults to
-            `"{row.shortcut}"`.
+        shortcut: One of the paper's options. Defaults to `"{variant.shortcut}"`.
             - `"A"`: identity, with zeros for new channels and without parameters.
-            - `"B"`: 1x1 convolution if the shape changes, otherwise identity.
+            - `"B"`: 1x1 convolution if the shape changes, identity if not.
             - `"C"`: 1x1 convolution in every block.
             - `"none"`: no shortcuts, which makes a plain network.
         stride_on: Convolution of a bottleneck block that has the stride: `"1x1"` as in
             the paper and keras.applications, or `"3x3"` as in torchvision and timm
-            ("v1.5"). It has no effect on basic blocks. Defaults to the value for
-            `weights`, or to `"{row.stride_on}"`.
+            ("v1.5"). Defaults to that of `weights`, or `"{variant.stride_on}"`.
         output_stride: Maximum ratio of input size to feature map size: 8, 16 or 32.
             Stages beyond this ratio use dilated convolutions instead of subsampling,
             which yields larger feature maps for dense prediction from the same weights.
-            The features at the original positions do not change. Exceptions are
-            squeeze and excitation, which averages over all positions, and the second
-            dilated stage with `avg_down`. Defaults to {row.stride}.
+            The features at the original positions do not change, except with `se` and,
+            in the second dilated stage, with `avg_down`. Defaults to {variant.stride}.
         stem: Layers before the first block: `"imagenet"` (7x7 convolution), `"deep"`
             (the three 3x3 convolutions of ResNet-D) or `"cifar"` (3x3 convolution).
             This argument and all following ones default to the values of {title}.
-        preact: Whether to use pre-activation blocks ("v2") in the layout of
-            keras.applications, which subsamples at the end of a stage.
+        preact: Whether to use pre-activation blocks ("v2"), as in keras.applications.
         avg_down: Whether shortcuts apply average pooling to subsample (ResNet-D).
         se: Whether residual branches end with squeeze and excitation.
         groups: Number of groups of a bottleneck block's 3x3 convolution (ResNeXt).
-        group_width: Number of channels per group in the first stage. It is 64 in the
-            networks of the paper, which have one group.
+        group_width: Number of channels per group in the first stage, 64 in the paper.
         zero_gamma: Whether the last batch normalisation of each residual branch starts
-            with scale 0, so that each block initially passes on its shortcut.
+            with scale 0, so that each block initially outputs only its shortcut.
         stochastic_depth: Probability that training skips the last block's residual
             branch for an image. It decreases linearly to 0 at the first block.
 

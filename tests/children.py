@@ -1,9 +1,9 @@
-"""Commands in forked processes, which start quickly, with faults at exact moments.
+"""Child processes that run commands, with faults at exact moments.
 
-Each process is forked from a server that has imported TensorFlow but has not run any of
-its operations. The process runs a command as `python -m` does, with real signals and a
-real exit status. A fault is a function of this module that the process calls before the
-command.
+Each process is forked from a server that has already imported TensorFlow, so it starts
+quickly. It runs a command as `python -m` does, with real signals and a real exit status.
+A fault is a function of this module that the process calls before it runs the command.
+Most of these functions patch the code that the command will run.
 """
 
 import fnmatch
@@ -26,7 +26,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 
 @functools.cache
-def _context():
+def _get_context():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
         [
@@ -40,26 +40,26 @@ def _context():
 
 
 class Child:
-    """A running command.
+    """A child process that runs a command.
 
     Args:
         module: Module of the command, such as `"keras_resnet.train"`.
         *arguments: Command-line arguments.
         cwd: Working directory.
-        faults: Sequences of the name of a function below and its arguments.
-        terminal: Path of a terminal that receives the output.
+        faults: Sequences of the name of a fault function and its arguments.
+        terminal: Path of a terminal for the output. Default: the output is captured.
     """
 
     def __init__(self, module, *arguments, cwd, faults=(), terminal=None):
         original = os.environ.get("PYTHONPATH")
-        # In Python 3.11 the server does not inherit sys.path from this process.
+        # In Python 3.11 the fork server does not inherit sys.path from this process.
         paths = [str(ROOT), str(ROOT / "tests"), *([original] if original else [])]
         os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-        pipes = [_context().Pipe(duplex=False) for _ in range(2)]
+        pipes = [_get_context().Pipe(duplex=False) for _ in range(2)]
         argv = [module, *map(str, arguments)]
         try:
-            self._process = _context().Process(
-                target=_run,
+            self._process = _get_context().Process(
+                target=_run_command,
                 args=(argv, str(cwd), faults, [w for _, w in pipes], terminal),
                 daemon=True,
             )
@@ -72,7 +72,7 @@ class Child:
         self.pid = self._process.pid
         self._argv, self._outputs = argv, ["", ""]
         self._readers = [
-            threading.Thread(target=self._read, args=(i, r), daemon=True)
+            threading.Thread(target=self._read_output, args=(i, r), daemon=True)
             for i, (r, _) in enumerate(pipes)
         ]
         for _, writer in pipes:
@@ -80,7 +80,7 @@ class Child:
         for reader in self._readers:
             reader.start()
 
-    def _read(self, index, reader):
+    def _read_output(self, index, reader):
         with os.fdopen(os.dup(reader.fileno()), errors="replace") as file:
             self._outputs[index] = file.read()
 
@@ -103,15 +103,15 @@ class Child:
         assert not is_late, (
             f"{self._argv} took longer than {timeout} s: {self._outputs}"
         )
-        errors = "".join(
+        stderr = "".join(
             line
             for line in self._outputs[1].splitlines(keepends=True)
-            # `filter_native_logs` cannot remove these lines, because the server has
-            # imported TensorFlow before.
+            # `filter_cpp_logs` cannot remove these lines in a child process, because
+            # the fork server has already imported TensorFlow.
             if not line.startswith(("I0000", "WARNING: All log messages before"))
         )
         return subprocess.CompletedProcess(
-            self._argv, self._process.exitcode, self._outputs[0], errors
+            self._argv, self._process.exitcode, self._outputs[0], stderr
         )
 
 
@@ -120,7 +120,7 @@ def run_child(module, *arguments, timeout=120, **options):
     return Child(module, *arguments, **options).wait(timeout)
 
 
-def _run(argv, cwd, faults, outputs, terminal):
+def _run_command(argv, cwd, faults, outputs, terminal):
     if terminal:
         outputs = [os.open(terminal, os.O_RDWR | os.O_NOCTTY)] * 2
     else:
@@ -129,7 +129,7 @@ def _run(argv, cwd, faults, outputs, terminal):
         os.dup2(output, number)
     os.chdir(cwd)
     sys.argv = argv
-    sys.modules.pop(argv[0], None)  # The server may have imported the module.
+    sys.modules.pop(argv[0], None)  # The fork server may have imported it.
     for name, *arguments in faults:
         globals()[name](*arguments)
     runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
@@ -139,12 +139,12 @@ def _run(argv, cwd, faults, outputs, terminal):
 
 
 def kill_on(event, pattern, count=1):
-    """Kills the process at the count-th audit event with a matching path.
+    """Kills the process at an audit event, such as the opening of a file.
 
     Args:
         event: Event of `sys.audit`, such as `"os.rename"`, `"open"`, `"shutil.rmtree"`.
-        pattern: Pattern of the path, for `fnmatch`.
-        count: Number of the event, from 1.
+        pattern: Pattern of `fnmatch` that an argument of the event must match.
+        count: Which of the matching events kills the process; 1 is the first.
     """
     remaining = [count]
 
@@ -158,7 +158,7 @@ def kill_on(event, pattern, count=1):
 
 
 def kill_before(module, name, count=1):
-    """Kills the process just before the count-th call of a function."""
+    """Kills the process just before a call of a function; see `call_before`."""
     call_before(module, name, "_die", count)
 
 
@@ -167,9 +167,9 @@ def kill_after_step(step):
 
 
 def kill_instead_of_failing():
-    """Kills the process when a checkpoint cannot be written.
+    """Kills the process when writing a checkpoint fails.
 
-    This simulates a kill in the middle of a write, which leaves the same partial files.
+    The partial files are those that a kill in the middle of the write would leave.
     """
     from tensorflow.train import CheckpointManager
 
@@ -185,7 +185,12 @@ def kill_instead_of_failing():
 
 
 def kill_in_archive(pattern, member):
-    """Kills the process after half of a file in a zip archive has been written."""
+    """Kills the process when it has written half of a member of a zip archive.
+
+    Args:
+        pattern: Pattern of the archive's path, for `fnmatch`.
+        member: Name of the member.
+    """
     original = zipfile._ZipWriteFile.write
 
     def write(self, content):
@@ -205,7 +210,7 @@ def call_after_step(step, action, *arguments):
     """Calls a function of this module after a training step.
 
     Args:
-        step: Number of steps that this process has run, or `"each"` for every step.
+        step: Number of the step, counted from 1 in this process, or `"each"`.
         action: Name of the function.
         *arguments: Arguments of the function.
     """
@@ -223,13 +228,13 @@ def call_after_step(step, action, *arguments):
 
 
 def call_before(module, name, action, count=1, *arguments):
-    """Calls a function of this module before the count-th call of another function.
+    """Calls a function of this module before a call of another function.
 
     Args:
         module: Module of the other function.
         name: Name of the other function, which may be dotted.
         action: Name of the function to call.
-        count: Number of the call, from 1.
+        count: Which call of the other function; 1 is the first.
         *arguments: Arguments of the function to call.
     """
     *parents, attribute = name.split(".")
@@ -258,7 +263,7 @@ _sleep = time.sleep
 
 
 def _overflow():
-    """Makes weights infinite after the loss of the current step was computed."""
+    """Makes the weights of the classification layer infinite."""
     import gc
 
     import keras
@@ -273,36 +278,36 @@ def _overflow():
 
 
 def _limit_files(size):
-    """Makes writing files of more than `size` bytes fail, like a full disk."""
+    """Limits files to `size` bytes. Writing a larger file fails, as on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
 
-def _fill(path, remaining):
-    """Fills the disk until `remaining` bytes are free."""
+def _fill_disk(path, remaining):
+    """Fills the disk with a file at `path` until `remaining` bytes are free."""
     disk = os.statvfs(os.path.dirname(path))
     with open(path, "wb") as file:
         file.write(bytes(max(0, disk.f_bavail * disk.f_frsize - remaining)))
 
 
 def become_nobody():
-    """Changes to the user `nobody`, who may not write to other users' folders."""
+    """Runs the process as the user `nobody`, who may not write to others' folders."""
     os.setgid(65534)
     os.setuid(65534)
 
 
 def hide_package(package):
-    """Makes the import of a package fail as if it were not installed."""
+    """Makes the import of a package fail, as if the package were not installed."""
     sys.modules[package] = None
 
 
-# Results of runs.
+# Results of training runs.
 
 
 def read_members(path):
-    """Returns the content of a `.keras` file by name.
+    """Returns the contents of the members of a `.keras` file, by name.
 
-    The date, and the ids that Keras gives to shared objects, are left out because they
-    differ from file to file.
+    The date and the ids of shared objects are removed, because two files with the same
+    network differ in them.
     """
     with zipfile.ZipFile(path) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
@@ -315,7 +320,7 @@ def read_members(path):
 
 
 def assert_same_results(folder, expected_folder):
-    """Asserts that two finished runs consist of the same files, bit for bit."""
+    """Asserts that two run folders contain the same files, bit for bit."""
     names = ["augmented.png", "best.keras", "curves.png", "final.keras"]
     names += ["metrics.csv", "run.json"]
     assert sorted(os.listdir(expected_folder)) == names
@@ -324,15 +329,19 @@ def assert_same_results(folder, expected_folder):
         expected = read_members(expected_folder / name)
         members = read_members(folder / name)
         assert members.keys() == expected.keys()
-        different = [key for key in expected if members[key] != expected[key]]
-        assert not different, (name, different)
+        differing_names = [key for key in expected if members[key] != expected[key]]
+        assert not differing_names, (name, differing_names)
     for name in ("metrics.csv", "curves.png", "augmented.png"):
         content = (folder / name).read_bytes()
         assert content == (expected_folder / name).read_bytes(), name
 
 
 def find_checkpoint_steps(folder):
-    """Returns the steps that have a checkpoint file, separately for data and index."""
+    """Returns the steps of all checkpoint files in a run folder, sorted.
+
+    The dict has the steps of the two kinds of files, under the keys `"data"` and
+    `"index"`. A complete checkpoint has files of both kinds.
+    """
     steps_by_kind = {"data": [], "index": []}
     for path in (folder / "checkpoints").glob("step-*"):
         step, _, suffix = path.name.removeprefix("step-").partition(".")
@@ -342,7 +351,7 @@ def find_checkpoint_steps(folder):
 
 
 def list_complete_checkpoints(folder):
-    """Returns the steps of the complete checkpoints, which TensorFlow lists in a file."""
+    """Returns the steps of complete checkpoints, which the file `checkpoint` lists."""
     lines = (folder / "checkpoints" / "checkpoint").read_text().splitlines()
     return [
         int(line.split("step-")[1].rstrip('"'))

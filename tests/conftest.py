@@ -1,4 +1,4 @@
-"""Shared parts of the tests: two CPU devices, a trained run, commands as processes."""
+"""Fixtures and functions that many tests use."""
 
 import dataclasses
 import os
@@ -24,15 +24,20 @@ strategies.make_strategy("mirrored", virtual_devices=2)
 
 
 def pytest_collection_modifyitems(items):
-    """Skips tests that need the published weights and images if these are missing."""
-    missing = pytest.mark.skip(reason=f"needs real weights and images in {SHARED}")
+    """Skips tests marked `shared_data` if the folder `SHARED` does not exist."""
+    skip_marker = pytest.mark.skip(
+        reason=f"needs published weights and images in {SHARED}"
+    )
     for item in items:
         if item.get_closest_marker("shared_data") and not SHARED.is_dir():
-            item.add_marker(missing)
+            item.add_marker(skip_marker)
 
 
 def run_python(*arguments, timeout=300, env=None, **options):
-    """Runs Python in a new process, by default in the folder of the checkout."""
+    """Runs Python in a new process and returns a `CompletedProcess`.
+
+    The working directory is by default the folder of the checkout.
+    """
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
         capture_output=True,
@@ -45,26 +50,28 @@ def run_python(*arguments, timeout=300, env=None, **options):
 
 
 def run_program(module, *arguments, timeout=300, cwd=ROOT):
-    """Runs a command of this project like `python -m`, in a forked process.
+    """Runs a command like `python -m` and returns a `CompletedProcess`.
 
-    A forked process saves the seconds that importing TensorFlow takes; see children.py.
+    The process is forked from one that has imported TensorFlow, which saves seconds.
     """
     return run_child(module, *arguments, timeout=timeout, cwd=cwd)
 
 
 def assert_one_line(result, *words):
-    """Asserts that a command failed with a single error line that contains the words."""
+    """Asserts that a command failed with a single error line that contains `words`."""
     assert result.returncode == 1, result.stderr
-    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1, result.stderr
+    error_lines = [
+        line for line in result.stderr.splitlines() if line.startswith("error: ")
+    ]
+    assert len(error_lines) == 1, result.stderr
     assert "Traceback" not in result.stderr
     for word in words:
-        assert word in errors[0]
+        assert word in error_lines[0]
 
 
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory):
-    """Run folder of a small network that was trained on the digits."""
+    """Run folder of a `cifar_resnet8` that was trained on the digits for 8 epochs."""
     from keras_resnet.training.run import train
 
     folder = tmp_path_factory.mktemp("trained") / "run"
@@ -74,23 +81,29 @@ def trained_run(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def digits():
+    """The dataset of 8x8 handwritten digits."""
     return sources.load_dataset("digits")
 
 
 @pytest.fixture(scope="session")
 def classifier(trained_run):
-    """The network of `trained_run`, folded, with class names that need escaping."""
+    """Classifier of `trained_run`, with batch normalisation folded into convolutions.
+
+    Three of its class names contain characters that some file formats must escape.
+    """
     from keras_resnet.evaluation.classifier import load_classifier
     from keras_resnet.nets.folding import fold
 
-    trained = load_classifier(str(trained_run))
-    names = ("a, b", "c\nd", "é 零", *trained.classes[3:])
-    return dataclasses.replace(trained, model=fold(trained.model), classes=names)
+    trained_classifier = load_classifier(str(trained_run))
+    names = ("a, b", "c\nd", "é 零", *trained_classifier.classes[3:])
+    return dataclasses.replace(
+        trained_classifier, model=fold(trained_classifier.model), classes=names
+    )
 
 
 @pytest.fixture(scope="session")
 def exported_bundle(trained_run, tmp_path_factory):
-    """Folder of a bundle that the export command wrote, and the command's output."""
+    """Folder of a bundle with the default formats, and the output of the command."""
     folder = tmp_path_factory.mktemp("artifacts") / "demo"
     result = run_program("export", f"--model={trained_run}", f"--output={folder}")
     assert result.returncode == 0, result.stderr
@@ -98,13 +111,13 @@ def exported_bundle(trained_run, tmp_path_factory):
 
 
 def write_artifacts(classifier, folder, names, calibration=None):
-    """Writes artifacts of a classifier like an export and returns their paths by name."""
+    """Writes artifacts of a classifier into a folder and returns their paths by name."""
     from export.artifacts import ARTIFACTS, Source
     from keras_resnet.nets.folding import fold
 
-    folded = dataclasses.replace(classifier, model=fold(classifier.model))
-    with tempfile.TemporaryDirectory() as scratch:
-        source = Source(folded, calibration, str(folder), scratch)
+    folded_classifier = dataclasses.replace(classifier, model=fold(classifier.model))
+    with tempfile.TemporaryDirectory() as scratch_folder:
+        source = Source(folded_classifier, calibration, str(folder), scratch_folder)
         paths = {name: f"{folder}/{ARTIFACTS[name].path}" for name in names}
         for name, path in paths.items():
             ARTIFACTS[name].write(path, source)

@@ -1,4 +1,4 @@
-"""Analysis of the imports of Python sources, without running them."""
+"""Static analysis of the imports in Python sources."""
 
 import ast
 import functools
@@ -12,7 +12,7 @@ ON_IMPORT = "when it is imported"
 IN_FUNCTION = "in a function"
 AS_COMMAND = "as a command"
 FOR_TYPES = "for types"
-_GUARDS = {"__name__ == '__main__'": AS_COMMAND, "TYPE_CHECKING": FOR_TYPES}
+_CONDITION_BY_TEST = {"__name__ == '__main__'": AS_COMMAND, "TYPE_CHECKING": FOR_TYPES}
 
 
 class Import(NamedTuple):
@@ -20,8 +20,8 @@ class Import(NamedTuple):
 
     Attributes:
         name: Full name, such as `"keras_resnet.data.load_dataset"`.
-        when: Condition of the import: `ON_IMPORT`, `IN_FUNCTION`, `AS_COMMAND` or
-            `FOR_TYPES`.
+        when: When the import statement runs: `ON_IMPORT`, `IN_FUNCTION`, `AS_COMMAND`
+            or `FOR_TYPES`.
         relative: Whether the import statement has leading dots.
     """
 
@@ -34,12 +34,12 @@ class Import(NamedTuple):
 def find_imports(source: str, module: str) -> tuple[Import, ...]:
     """Returns an `Import` for every name that the source of a module imports.
 
-    Attributes of imported names count too, such as `lib.draw` after
-    `from package import lib`.
+    Attributes of imported names count as imports too, such as `lib.draw` after
+    `from package import lib`, and so do arguments of `importorskip`.
 
-    Commands that a test runs with `run_program("package.command")`, `run_child`, `Child`
-    or `[..., "-m", "package.command"]` count as imports of `package.command.__main__`.
-    Arguments of `importorskip` count as imports, too.
+    A command that a test runs with `run_program("package.command")`, `run_child`,
+    `Child` or `[..., "-m", "package.command"]` counts as an import of
+    `package.command.__main__`.
 
     Args:
         source: Text of the module.
@@ -55,11 +55,11 @@ def find_imports(source: str, module: str) -> tuple[Import, ...]:
                 for alias in node.names:
                     yield Import(alias.name, when)
             case ast.ImportFrom(level=level):
-                # One dot means the package of the module, each further dot a parent.
+                # One dot is the package of the module. Each further dot is one level up.
                 parents = package[: len(package) - level + 1] if level else []
-                start = [*parents, *filter(None, [node.module])]
+                prefix = [*parents, *filter(None, [node.module])]
                 for alias in node.names:
-                    item = Import(".".join([*start, alias.name]), when, level > 0)
+                    item = Import(".".join([*prefix, alias.name]), when, level > 0)
                     aliases[alias.asname or alias.name] = item
                     yield item
             case ast.Attribute(ast.Name(name), attribute) if name in aliases:
@@ -69,12 +69,12 @@ def find_imports(source: str, module: str) -> tuple[Import, ...]:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
                 body = node.body if isinstance(node.body, list) else [node.body]
                 for child in children:
-                    # Annotations, defaults and decorators run outside the function.
-                    deferred = child in body and when == ON_IMPORT
-                    yield from visit(child, IN_FUNCTION if deferred else when)
+                    # Annotations, defaults and decorators run with the `def` statement.
+                    is_deferred = child in body and when == ON_IMPORT
+                    yield from visit(child, IN_FUNCTION if is_deferred else when)
                 return
             case ast.If():
-                when = _GUARDS.get(ast.unparse(node.test), when)
+                when = _CONDITION_BY_TEST.get(ast.unparse(node.test), when)
         yield from (Import(name, when) for name in _find_started_modules(node))
         for child in children:
             yield from visit(child, when)
@@ -83,7 +83,7 @@ def find_imports(source: str, module: str) -> tuple[Import, ...]:
 
 
 def _find_started_modules(node: ast.AST) -> Iterator[str]:
-    """Yields the modules that a call or an argument list runs or tries to import."""
+    """Yields the modules that a node of a test runs or passes to `importorskip`."""
     match node:
         case ast.Call(
             ast.Name("run_program" | "run_child" | "Child"), [ast.Constant(command), *_]
@@ -101,7 +101,7 @@ def _find_started_modules(node: ast.AST) -> Iterator[str]:
 def read_sources(
     root: pathlib.Path, folders: tuple[str, ...], ending: str = ".py"
 ) -> dict[str, str]:
-    """Returns the texts of all modules in the folders, by dotted name."""
+    """Returns a dict from dotted names to texts of the modules in folders."""
     return {
         ".".join(path.relative_to(root).with_suffix("").parts): path.read_text("utf-8")
         for folder in folders
@@ -112,12 +112,12 @@ def read_sources(
 def resolve_public_names(
     stubs: dict[str, str], modules: Container[str]
 ) -> dict[str, str]:
-    """Returns the module that defines each public name.
+    """Returns a dict from public names to the modules that define them.
 
-    For example, `keras_resnet.nets.fold` is defined in `keras_resnet.nets.folding`.
+    For example, it has `keras_resnet.nets.folding` for `keras_resnet.nets.fold`.
 
     Args:
-        stubs: Texts of the stubs (`__init__.pyi`), which list the public names.
+        stubs: Texts of the stubs (`__init__.pyi`), by dotted name.
         modules: Dotted names of all modules.
     """
     import_by_public_name = {
@@ -127,7 +127,7 @@ def resolve_public_names(
     }
 
     def follow(name: str) -> str:
-        # The stub of keras_resnet lists public names of its subpackages.
+        # The stub of keras_resnet imports public names from those of its subpackages.
         return (
             follow(import_by_public_name[name])
             if name in import_by_public_name
@@ -142,13 +142,13 @@ def find_module(
     modules: Container[str],
     module_by_public_name: Mapping[str, str] = MappingProxyType({}),
 ) -> str | None:
-    """Returns the module that an imported name is or comes from, or `None`.
+    """Returns the module that defines an imported name, or `None` for a library.
 
     Args:
         name: Full name of a module or of an object in it.
         modules: Dotted names of all modules.
-        module_by_public_name: Result of `resolve_public_names`. Other names in a package
-            come from its `__init__`.
+        module_by_public_name: Result of `resolve_public_names`. All other names of a
+            package are assumed to be defined in its `__init__`.
     """
     parts = name.split(".")
     for end in range(len(parts), 0, -1):

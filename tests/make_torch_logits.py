@@ -1,14 +1,14 @@
-"""Writes tests/fixtures/torch_logits.json, the logits of PyTorch's networks.
+"""Writes tests/fixtures/torch_logits.json, the logits of PyTorch networks.
 
-The expected values come only from PyTorch: from the networks of torchvision and timm, and
-from the CIFAR network below. The tests read the file and do not need these packages. To
-write the file again, run in a separate environment:
+Tests compare them with the logits of this package. The PyTorch networks are those of
+torchvision and timm, and the CIFAR network below. The tests only read the file, so they
+do not need these packages. To write the file again, run in a separate environment:
 
     pip install torch==2.14.1 torchvision==0.29.1 timm==1.0.31 numpy==2.4.6
     python tests/make_torch_logits.py
 
-No weights are downloaded, because tests/state_dicts.py creates them. On another CPU the
-last digits may differ.
+No weights are downloaded, because tests/state_dicts.py creates random ones. On another
+CPU the last digits of the logits may differ.
 """
 
 import json
@@ -22,85 +22,92 @@ from state_dicts import hash_shapes, make_arrays, make_images
 from torch import nn
 
 OUTPUT = pathlib.Path(__file__).parent / "fixtures" / "torch_logits.json"
-CLASSES = 8
+NUM_CLASSES = 8
 INPUT = {
     "number": 2,
     "sizes": {"torchvision": 64, "timm": 64, "cifar": 32},
     "mean": [0.485, 0.456, 0.406],
     "std": [0.229, 0.224, 0.225],
 }
-TORCHVISION = (
+TORCHVISION_MODELS = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
     "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d",
     "wide_resnet50_2", "wide_resnet101_2",
 )  # fmt: skip
-DILATED = {16: [False, False, True], 8: [False, True, True]}
-TIMM = (
+DILATION_BY_STRIDE = {16: [False, False, True], 8: [False, True, True]}
+TIMM_MODELS = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
     "resnet18d", "resnet34d", "resnet50d", "resnet101d", "resnet152d",
     "seresnet18", "seresnet34", "seresnet50", "seresnet101", "seresnet152",
 )  # fmt: skip
-CIFAR = {"A": (20, 32, 44, 56, 110), "B": (20, 56)}
+CIFAR_DEPTHS = {"A": (20, 32, 44, 56, 110), "B": (20, 56)}
 
-# Source, name and options. The first word of a name is the name in the source's registry.
+# Each row has a source, the name of a network and options of its constructor. The first
+# word of the name is the name that torchvision or timm uses.
 NETWORKS = [
-    *(("torchvision", name, {}) for name in TORCHVISION),
+    *(("torchvision", name, {}) for name in TORCHVISION_MODELS),
     *(
         (
             "torchvision",
             f"resnet50 output_stride {stride}",
-            {"replace_stride_with_dilation": dilated},
+            {"replace_stride_with_dilation": dilation},
         )
-        for stride, dilated in DILATED.items()
+        for stride, dilation in DILATION_BY_STRIDE.items()
     ),
-    *(("timm", name, {}) for name in TIMM),
+    *(("timm", name, {}) for name in TIMM_MODELS),
     *(
         ("cifar", f"resnet{depth} {shortcut}", {"depth": depth, "shortcut": shortcut})
-        for shortcut, depths in CIFAR.items()
+        for shortcut, depths in CIFAR_DEPTHS.items()
         for depth in depths
     ),
 ]
 
 
 class CifarBlock(nn.Module):
-    """A block of two 3x3 convolutions, with the keys of published CIFAR checkpoints."""
+    """A block of two 3x3 convolutions, with the key names of published checkpoints."""
 
-    def __init__(self, inputs, outputs, stride, shortcut):
+    def __init__(self, in_channels, out_channels, stride, shortcut):
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.new_channels = outputs - inputs if shortcut == "A" else 0
+        self.conv1 = nn.Conv2d(
+            in_channels, out_channels, 3, stride, padding=1, bias=False
+        )
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.new_channels = out_channels - in_channels if shortcut == "A" else 0
         self.shortcut = nn.Sequential()
-        if inputs != outputs and shortcut == "B":
-            self.shortcut.append(nn.Conv2d(inputs, outputs, 1, stride, bias=False))
-            self.shortcut.append(nn.BatchNorm2d(outputs))
+        if in_channels != out_channels and shortcut == "B":
+            self.shortcut.append(
+                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+            )
+            self.shortcut.append(nn.BatchNorm2d(out_channels))
 
     def forward(self, x):
         y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
         x = self.shortcut(x)
-        if self.new_channels:  # Half of the zero channels come first, half last.
+        if self.new_channels:  # Adds zero channels, half before, half after.
             half = self.new_channels // 2
             x = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, half, half))
         return (x + y).relu()
 
 
 class CifarResNet(nn.Module):
-    """The paper's CIFAR network with 6n + 2 layers."""
+    """The paper's CIFAR network. Its depth is 6n + 2 layers."""
 
     def __init__(self, depth, shortcut):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        for stage, (inputs, outputs) in enumerate([(16, 16), (16, 32), (32, 64)], 1):
+        for stage, (in_channels, out_channels) in enumerate(
+            [(16, 16), (16, 32), (32, 64)], 1
+        ):
             layer = nn.Sequential(
-                CifarBlock(inputs, outputs, 1 if stage == 1 else 2, shortcut)
+                CifarBlock(in_channels, out_channels, 1 if stage == 1 else 2, shortcut)
             )
             for _ in range((depth - 2) // 6 - 1):
-                layer.append(CifarBlock(outputs, outputs, 1, shortcut))
+                layer.append(CifarBlock(out_channels, out_channels, 1, shortcut))
             self.add_module(f"layer{stage}", layer)
-        self.linear = nn.Linear(64, CLASSES)
+        self.linear = nn.Linear(64, NUM_CLASSES)
 
     def forward(self, x):
         x = self.bn1(self.conv1(x)).relu()
@@ -112,21 +119,29 @@ def build_network(source, name, options):
     match source:
         case "torchvision":
             name = name.split()[0]
-            return torchvision.models.get_model(name, num_classes=CLASSES, **options)
+            return torchvision.models.get_model(
+                name, num_classes=NUM_CLASSES, **options
+            )
         case "timm":
-            return timm.create_model(name, pretrained=False, num_classes=CLASSES)
+            return timm.create_model(name, pretrained=False, num_classes=NUM_CLASSES)
         case "cifar":
             return CifarResNet(**options)
 
 
 def make_input(size):
     """Returns normalised images as a tensor of shape (number, 3, size, size)."""
-    scaled = (make_images(INPUT["number"], size) / 255 - INPUT["mean"]) / INPUT["std"]
-    return torch.from_numpy(scaled.astype(np.float32)).permute(0, 3, 1, 2).contiguous()
+    normalised_images = (
+        make_images(INPUT["number"], size) / 255 - INPUT["mean"]
+    ) / INPUT["std"]
+    return (
+        torch.from_numpy(normalised_images.astype(np.float32))
+        .permute(0, 3, 1, 2)
+        .contiguous()
+    )
 
 
 def make_entry(source, name, options):
-    """Returns the entry of a network in the file."""
+    """Returns the entry for one network in the JSON file."""
     network = build_network(source, name, options).eval()
     shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     arrays = make_arrays(shapes)
@@ -146,7 +161,7 @@ def make_entry(source, name, options):
 
 
 def main():
-    head = {
+    header = {
         "made_by": "tests/make_torch_logits.py",
         "versions": {
             module.__name__: module.__version__
@@ -154,7 +169,7 @@ def main():
         },
         "input": INPUT,
     }
-    lines = [f'"{key}":{_dump(value)},' for key, value in head.items()]
+    lines = [f'"{key}":{_dump(value)},' for key, value in header.items()]
     entries = ",\n".join(_dump(make_entry(*network)) for network in NETWORKS)
     text = "\n".join(["{", *lines, '"nets":[', entries, "]", "}", ""])
     OUTPUT.write_text(text, encoding="utf-8")

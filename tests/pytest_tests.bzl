@@ -1,17 +1,19 @@
-"""Bazel targets for the pytest files of a folder."""
+"""Macro that declares Bazel targets for pytest files."""
 
 load("@rules_python//python:defs.bzl", "py_test")
 
 def pytest_tests(name, small = [], markers = {}, data = [], deps = []):
     """Declares a `py_test` for every file test_*.py in a folder.
 
-    All targets have the same `data` and `deps`, because test files may import each other.
+    All targets of a folder have the same `data` and `deps`, because the test files may
+    import each other.
 
     Args:
         name: Path of the folder. Each target is named after its file.
         small: Names of the targets that finish within a minute. `make bazel` runs them.
-        markers: Pytest marker by target, for files whose tests are all deselected by
-            default. Bazel runs such a target only if it is named explicitly.
+        markers: Dict from targets to pytest markers, for files in which all tests have a
+            marker that pytest deselects by default. Bazel runs such a target only if it
+            is named explicitly.
         data: Files that the tests read.
         deps: Libraries that the tests import and that ":helpers" does not depend on.
     """
@@ -27,7 +29,7 @@ def pytest_tests(name, small = [], markers = {}, data = [], deps = []):
         py_test(
             name = test,
             size = "small" if test in small else "large",
-            # On a busy machine a small test can take longer than the usual minute.
+            # The default for small tests is one minute, too short for a busy machine.
             timeout = "moderate" if test in small else "long",
             srcs = list(paths.values()) + ["run_pytest.py"],
             args = ["$(location %s)" % path] + (["-m", marker] if marker else []),

@@ -1,7 +1,7 @@
-"""Runs pytest on the files in its arguments, as the main file of Bazel's test rules.
+"""Runs pytest with the command-line arguments. Bazel's test targets run this file.
 
-Bazel runs a Python file and checks its exit status. Running a file of test functions
-directly would call none of them and always succeed.
+Bazel can only run a Python file and check its exit status. If it ran a test file
+directly, no test function would be called and the target would always pass.
 """
 
 import os
@@ -13,9 +13,9 @@ if __name__ == "__main__":
     # npm and matplotlib write caches, but the home folder is read-only in Bazel's sandbox.
     if "TEST_TMPDIR" in os.environ:
         os.environ["HOME"] = os.environ["TEST_TMPDIR"]
-    # `bazel run` sets this variable. Commands that the tests start would change to the
-    # folder in it.
+    # `bazel run` sets this variable to a folder. Commands that the tests start would
+    # change to this folder.
     os.environ.pop("BUILD_WORKING_DIRECTORY", None)
-    # If a file contains no tests, pytest returns status 5, which Bazel counts as a failure.
-    # The cache is disabled because Bazel's folders are read-only.
+    # If a file contains no tests, pytest returns status 5 and the target fails. The cache
+    # is disabled because Bazel's folders are read-only.
     sys.exit(pytest.main([*sys.argv[1:], "-p", "no:cacheprovider"]))

@@ -1,7 +1,7 @@
-"""State dicts and images that NumPy reproduces bit for bit on every machine.
+"""Random state dicts and images, with the same bits on every machine.
 
-tests/make_torch_logits.py loads the state dicts into PyTorch's networks and stores their
-logits. The tests load the same state dicts into this package's networks.
+tests/make_torch_logits.py loads the state dicts into PyTorch networks and stores the
+logits. The tests load the same state dicts into the networks of this package.
 """
 
 import hashlib
@@ -14,13 +14,14 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def make_arrays(shapes: Shapes) -> dict[str, np.ndarray]:
-    """Returns a random array for every key, which depends only on the key and shape.
+    """Returns a random array for every key, determined by the key and the shape.
 
     Args:
-        shapes: Keys of a PyTorch state dict, and the shapes of their arrays.
+        shapes: Dict from keys of a PyTorch state dict to shapes of arrays.
 
     Returns:
-        Float32 arrays, scaled such that activations of deep networks stay finite.
+        Dict from keys to float32 arrays. They are scaled so that the activations of deep
+        networks stay finite. Counters of training batches are int64 zeros.
 
     Raises:
         ValueError: If no ResNet has such a key with such a shape.
@@ -54,7 +55,7 @@ def make_images(number: int, size: int) -> np.ndarray:
 
 
 def hash_shapes(shapes: Shapes) -> str:
-    """Returns a hash of the keys and shapes, without counters of training batches."""
+    """Returns a SHA-256 of keys and shapes, without counters of training batches."""
     lines = sorted(
         f"{key} {tuple(shape)}"
         for key, shape in shapes.items()

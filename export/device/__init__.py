@@ -1,11 +1,11 @@
 """Tools that check and measure a bundle on a device; they need only LiteRT and NumPy.
 
-manifest.py    manifest.json of a bundle as typed records, and checks of its files
+manifest.py    types of the entries of manifest.json, and checks of the listed files
 runtimes.py    LiteRT, TensorFlow, ONNX Runtime and OpenVINO behind one interface
-comparison.py  comparison of an artifact with its Keras model, and the limits
+comparison.py  comparison of an artifact with its Keras model, and accepted differences
 timing.py      latency and memory of artifacts, each measured in its own process
 card.py        MODEL_CARD.md and the printed tables
-clients.py     code examples in MODEL_CARD.md, one for each client
+clients.py     code examples in MODEL_CARD.md, by library that runs the artifact
 labels.py      class names as lines of labels.txt
 """
 

@@ -1,4 +1,4 @@
-"""Description of a bundle: printed tables, MODEL_CARD.md and manifest.json."""
+"""Description of a bundle as printed tables, MODEL_CARD.md and manifest.json."""
 
 import os
 
@@ -49,9 +49,9 @@ _RECIPE = """\
 
 # Maximum number of classes in the card's table. If there are more, the least
 # accurate ones are listed.
-_MAX_LISTED = 20
+_MAX_LISTED_CLASSES = 20
 
-# Files of a bundle that are not artifacts. The last three are optional.
+# Files of a bundle besides artifacts and manifest.json. The last three are optional.
 _OTHER_FILES = [LABELS_FILE, "check.npz", "MODEL_CARD.md"]
 _OTHER_FILES += ["latency.png", "quantization.csv", "quantization.png"]
 
@@ -95,7 +95,7 @@ def format_card(manifest: Manifest) -> str:
 
 
 def _describe_provenance(provenance: Provenance) -> dict[str, str]:
-    """Returns the fields of `_CARD` that tell where the network comes from."""
+    """Returns the fields of `_CARD` about the origin of the network, by field name."""
     run = provenance.run
     if run:
         return {
@@ -142,18 +142,18 @@ def _describe_calibration(manifest: Manifest) -> str:
     calibration = manifest["calibration"]
     if calibration is None:
         return ""
-    return f" Quantisation was calibrated on {len(calibration['images'])} images of {calibration['dataset']}, none of which is a test image."
+    return f" Quantisation was calibrated on {len(calibration['images'])} images of {calibration['dataset']}, all different from the test images."
 
 
 def _describe_classes(manifest: Manifest) -> str:
     """Returns a table of the Keras model's accuracy by class."""
     counts = [manifest["evaluation"][f"{n}_by_class"] for n in ("right", "images")]
     all_rows = zip(make_label_lines(manifest["classes"]), *counts, strict=True)
-    rows = [row for row in all_rows if row[2]]
+    rows = [row for row in all_rows if row[2]]  # Omits classes without test images.
     title = "Accuracy of the Keras model by class:"
-    if len(rows) > _MAX_LISTED:
-        rows = sorted(rows, key=lambda row: row[1] / row[2])[:_MAX_LISTED]
-        title = f"The {_MAX_LISTED} least accurate classes (manifest.json lists all):"
+    if len(rows) > _MAX_LISTED_CLASSES:
+        rows = sorted(rows, key=lambda row: row[1] / row[2])[:_MAX_LISTED_CLASSES]
+        title = f"The {_MAX_LISTED_CLASSES} least accurate classes (manifest.json lists all):"
     lines = [
         f"| {_escape(name)} | {correct} of {images} | {correct / images:.1%} |"
         for name, correct, images in rows
@@ -188,8 +188,8 @@ def format_summary(manifest: Manifest) -> str:
 
 def format_latency(manifest: Manifest) -> str:
     """Returns a table of the measurements in `manifest["latency"]`."""
-    units = ("median ms", "p95 ms", "images/s", "peak MiB", "start ms", "size MB")
-    rows = [["artifact", "threads", "batch", *units]]
+    columns = ("median ms", "p95 ms", "images/s", "peak MiB", "start ms", "size MB")
+    rows = [["artifact", "threads", "batch", *columns]]
     for row in manifest["latency"]["rows"]:
         size = manifest["artifacts"][row["artifact"]]["bytes"] / 1e6
         numbers = (

@@ -1,4 +1,4 @@
-"""Code examples for MODEL_CARD.md that show how each client runs an artifact."""
+"""Code examples in MODEL_CARD.md for the libraries and programs that run artifacts."""
 # ruff: noqa: E501 (The examples are meant to be copied.)
 
 import dataclasses
@@ -10,24 +10,24 @@ from .manifest import Manifest
 class Client:
     """A library or program that runs artifacts, with a code example."""
 
-    name: str
-    artifacts: tuple[str, ...]  # Supported artifacts, the preferred one first.
-    code: str  # Example. FILE is the artifact's path, CLASSES the number of classes.
+    name: str  # Title of the example.
+    artifacts: tuple[str, ...]  # Names of supported artifacts, the preferred one first.
+    code: str  # Example; FILE stands for the path, CLASSES for the number of classes.
     note: str = ""  # Text below the example.
     channels: tuple[int, ...] = (1, 3)  # Supported numbers of image channels.
-    language: str = "python"
+    language: str = "python"  # Language of `code` for Markdown.
 
-    def lines(self, path: str, classes: int) -> str:
-        """Returns the example for the artifact at `path`."""
+    def format_code(self, path: str, classes: int) -> str:
+        """Returns `code` for the artifact at `path` of a network with `classes` classes."""
         return self.code.replace("FILE", path).replace("CLASSES", str(classes))
 
 
-_TFLITE = ("int8", "float32", "float16", "dynamic")
+_TFLITE_NAMES = ("int8", "float32", "float16", "dynamic")
 
 CLIENTS = {
     "litert": Client(
         "LiteRT",
-        _TFLITE,
+        _TFLITE_NAMES,
         """\
 from ai_edge_litert.interpreter import Interpreter
 classify = Interpreter("FILE", num_threads=2).get_signature_runner("serving_default")
@@ -38,7 +38,7 @@ print([(names[p.argmax()], p.max()) for p in probabilities])
     ),
     "compiled_model": Client(
         "LiteRT CompiledModel, one image per call",
-        _TFLITE,
+        _TFLITE_NAMES,
         """\
 from ai_edge_litert.compiled_model import CompiledModel
 model = CompiledModel.from_file("FILE")
@@ -50,7 +50,7 @@ probabilities = output.read(CLASSES, "float32")[None]
     ),
     "mediapipe": Client(
         "MediaPipe Tasks, images of any size",
-        _TFLITE,
+        _TFLITE_NAMES,
         """\
 import mediapipe as mp, numpy as np, PIL.Image
 with mp.tasks.vision.ImageClassifier.create_from_model_path("FILE") as classifier:
@@ -100,7 +100,7 @@ network.reshape(pixels.shape)  # The default batch size is 1.
 model = openvino.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 probabilities = model({"image": pixels})["probabilities"]
 """,
-        "Without the hint, CPUs that support bfloat16 compute in it. This is faster, but the logits differ by about 1 %.",
+        "Without the hint, CPUs that support bfloat16 compute in bfloat16. This is faster, but the logits differ from those in float32 by about 1 %.",
     ),
     "browser": Client(
         "Browsers, also on phones, with LiteRT.js (then open http://localhost:8000)",
@@ -113,7 +113,7 @@ probabilities = model({"image": pixels})["probabilities"]
 
 
 def describe_use(manifest: Manifest) -> str:
-    """Returns the code examples of all clients that can run an artifact of the bundle."""
+    """Returns Markdown with the examples of all clients that support the bundle."""
     artifacts, parts = manifest["artifacts"], []
     for client in CLIENTS.values():
         paths = [artifacts[n]["path"] for n in client.artifacts if n in artifacts]
@@ -122,9 +122,9 @@ def describe_use(manifest: Manifest) -> str:
         if manifest["preprocessing"]["channels"] not in client.channels:
             parts.append(f"{client.name.split(',')[0]} supports only RGB networks.\n")
             continue
-        code = client.lines(paths[0], len(manifest["classes"]))
-        others = f" (also for {', '.join(f'`{path}`' for path in paths[1:])})"
-        title = client.name + (others if paths[1:] else "")
+        code = client.format_code(paths[0], len(manifest["classes"]))
+        suffix = f" (also for {', '.join(f'`{path}`' for path in paths[1:])})"
+        title = client.name + (suffix if paths[1:] else "")
         note = f"\n{client.note}\n" if client.note else ""
         parts.append(f"{title}:\n\n```{client.language}\n{code}```\n{note}")
     return "\n".join(parts)

@@ -1,4 +1,4 @@
-"""Class names as lines of a labels file."""
+"""Class names as lines of labels.txt."""
 
 import collections
 import unicodedata
@@ -14,20 +14,20 @@ def make_label_lines(classes: Iterable[str]) -> tuple[str, ...]:
     (stray bytes of a file name) by Python escapes, such as `\n`. Numbers repeated
     names: `crane`, `crane (2)`. All other names, also with commas, are unchanged.
     """
-    lines = ["".join(map(_printable, name)) for name in classes]
-    taken, count = set(lines), collections.Counter[str]()
+    lines = ["".join(map(_to_printable, name)) for name in classes]
+    taken_lines, counts = set(lines), collections.Counter[str]()
     for i, line in enumerate(lines):
-        count[line] += 1
-        if count[line] > 1:
-            while (numbered := f"{line} ({count[line]})") in taken:
-                count[line] += 1
-            taken.add(numbered)
-            lines[i] = numbered
+        counts[line] += 1
+        if counts[line] > 1:
+            while (numbered_line := f"{line} ({counts[line]})") in taken_lines:
+                counts[line] += 1
+            taken_lines.add(numbered_line)
+            lines[i] = numbered_line
     return tuple(lines)
 
 
-def _printable(character: str) -> str:
-    # Clients call str.splitlines, which also splits at Zl, Zp and some Cc characters.
+def _to_printable(character: str) -> str:
+    # Control characters, surrogates, and separators that str.splitlines splits at.
     if unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}:
         return character.encode("unicode_escape").decode()
     return character

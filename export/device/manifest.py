@@ -11,14 +11,14 @@ from keras_resnet.support import InputError
 
 MANIFEST_FORMAT = 2  # Format version of manifest.json.
 
-Folder = str | os.PathLike[str]
+Folder = str | os.PathLike[str]  # Path of a bundle.
 
 # Size (`bytes`) and `sha256` of each file, by path relative to the bundle.
 Files = dict[str, dict[str, Any]]
 
-# "inputs" and "outputs" of a function in an artifact, by tensor name. A tensor is the
-# list of its dtype and shape (-1 for any size). A quantised tensor adds its scale and
-# zero point, where value = (stored integer - zero point) * scale.
+# Tensors of a function in an artifact: "inputs" and "outputs", each a dict from tensor
+# name to [dtype, shape], where -1 in a shape means any size. The list of a quantised
+# tensor also has scale and zero point; value = (stored integer - zero point) * scale.
 Signature = dict[str, dict[str, list[Any]]]
 
 
@@ -26,8 +26,8 @@ class ArtifactRow(TypedDict, total=False):
     """Manifest entry of an artifact; only the fields that this package reads.
 
     The fields from `images` on exist only if the artifact has a runtime. They include
-    fields of `comparison.Comparison`. `limit` has the fields of `comparison.Limit`, and
-    `check` is the result of `comparison.compare_with_check` at export.
+    fields of `comparison.Comparison`. `limit` has the fields of `comparison.Limit`.
+    `check` is what `comparison.compare_with_check` returned at export.
     """
 
     path: str
@@ -65,8 +65,9 @@ class Manifest(TypedDict):
 
     `settings` is a serialised `keras_resnet.spec.Provenance`. `preprocessing` has the
     fields of `keras_resnet.data.Preprocessing`. `evaluation` has results of the Keras
-    model on test images. `calibration` lists the indices of the calibration images.
-    `latency` has the `machine` and `rows` of `python -m export.latency`.
+    model on test images. `check` has the number of `images` in check.npz and, as `of`,
+    their dataset. `calibration` has the indices of the calibration `images` in their
+    dataset. `latency` has `machine` and `rows` of `python -m export.latency`.
     """
 
     format: int
@@ -121,7 +122,7 @@ def _has_required_fields(manifest: Any) -> bool:
 
 
 def strip_folders(value: Any) -> Any:
-    """Returns a setting with absolute paths shortened: `folder:/a/b` to `folder:b`.
+    """Returns a setting without parent folders: `folder:b` instead of `folder:/a/b`.
 
     Bundles are published, and the folders of the exporting machine are private.
     """
@@ -132,7 +133,7 @@ def strip_folders(value: Any) -> Any:
 
 
 def describe_files(folder: Folder, paths: Iterable[str]) -> Files:
-    """Returns size and sha256 of files in a bundle, and of all files in folders."""
+    """Returns size and sha256 of the given files, and of all files in given folders."""
     rows: Files = {}
     for path in paths:
         for name in _list_files(folder, path) or [path]:
@@ -145,14 +146,14 @@ def describe_files(folder: Folder, paths: Iterable[str]) -> Files:
 
 def find_unexpected_files(folder: Folder, manifest: Manifest) -> list[str]:
     """Returns the paths of files in a bundle that its manifest does not list."""
-    expected = _expected_files(manifest).keys() | {"manifest.json"}
+    expected = _get_listed_files(manifest).keys() | {"manifest.json"}
     return [name for name in _list_files(folder) if name not in expected]
 
 
 def check_files(folder: Folder, manifest: Manifest) -> dict[str, str]:
     """Returns the problem of each missing, changed or unexpected file, by path."""
     problems = dict.fromkeys(find_unexpected_files(folder, manifest), "is unexpected")
-    for name, expected in _expected_files(manifest).items():
+    for name, expected in _get_listed_files(manifest).items():
         if not os.path.isfile(os.path.join(folder, name)):
             problems[name] = "is missing"
         elif describe_files(folder, [name])[name] != expected:
@@ -160,7 +161,7 @@ def check_files(folder: Folder, manifest: Manifest) -> dict[str, str]:
     return problems
 
 
-def _expected_files(manifest: Manifest) -> Files:
+def _get_listed_files(manifest: Manifest) -> Files:
     rows = dict(manifest["files"])
     for artifact in manifest["artifacts"].values():
         rows |= artifact["files"]
@@ -168,7 +169,7 @@ def _expected_files(manifest: Manifest) -> Files:
 
 
 def _list_files(folder: Folder, subfolder: str = "") -> list[str]:
-    """Returns the sorted paths, with slashes, of all files in a folder of a bundle."""
+    """Returns the sorted paths, relative to the bundle, of all files in a subfolder."""
     return sorted(
         os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")
         for parent, _, names in os.walk(os.path.join(folder, subfolder))

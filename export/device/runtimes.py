@@ -1,4 +1,4 @@
-"""Runtimes that run artifacts, behind one interface.
+"""Libraries that run artifacts ("runtimes"), behind one interface.
 
 This module itself needs only NumPy. Each runtime is imported when it is first used.
 """
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_resnet.support import InputError, filter_native_logs
+from keras_resnet.support import InputError, filter_cpp_logs
 
 from .manifest import Signature
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import onnxruntime
     import openvino
 
-# Function that runs uint8 images, (n, height, width, channels), as one batch and
-# returns their probabilities, float32, (n, classes).
+# Function that classifies uint8 images, (n, height, width, channels), as one batch and
+# returns their class probabilities, float32, (n, classes).
 ClassifyFunction = Callable[[np.ndarray], np.ndarray]
 
 
@@ -34,7 +34,7 @@ class MissingRuntime(InputError):
 def require_extra(extra: str | None = None) -> Iterator[None]:
     """Raises `MissingRuntime` if a module imported in the context is not installed.
 
-    The message tells how to install `extra` of keras-resnet-zoo, or else the module.
+    The message has the pip command that installs `extra`, or the module without it.
     """
     try:
         yield
@@ -143,7 +143,7 @@ def open_openvino(path: str, threads: int | None = None) -> ClassifyFunction:
     options = {
         "INFERENCE_NUM_THREADS": threads or os.cpu_count(),
         "PERFORMANCE_HINT": "LATENCY",
-        # By default, CPUs with bfloat16 compute in it, and logits differ by 1 %.
+        # The default is bfloat16 on CPUs that support it, which changes logits by 1 %.
         "INFERENCE_PRECISION_HINT": "f32",
     }
     model = core.read_model(os.path.join(path, "model.xml"))
@@ -243,15 +243,15 @@ def _make_signature(
 class Runtime:
     """Library that runs artifacts."""
 
-    load: Callable[[str, int | None], ClassifyFunction]  # From path and threads.
-    describe: Callable[
-        [str], dict[str, Signature]
-    ]  # From a path to signatures by name.
-    batch: int = 64  # Number of images per call when an artifact is compared.
+    # Loads an artifact, given its path and the number of threads.
+    load: Callable[[str, int | None], ClassifyFunction]
+    # Returns the signatures of the artifact at a path, by name.
+    describe: Callable[[str], dict[str, Signature]]
+    batch: int = 64  # Number of images that `predict` passes to an artifact at once.
 
     def open(self, path: str, threads: int | None = None) -> ClassifyFunction:
-        """Loads an artifact without the runtime's log lines; see `open_tflite`."""
-        with filter_native_logs():
+        """Loads an artifact and hides the runtime's log; see `open_tflite`."""
+        with filter_cpp_logs():
             return self.load(path, threads)
 
     def predict(self, classify: ClassifyFunction, images: np.ndarray) -> np.ndarray:
@@ -262,7 +262,7 @@ class Runtime:
 
 # Runtimes by their names in a manifest.
 RUNTIMES = {
-    "LiteRT": Runtime(open_tflite, describe_tflite, batch=1),  # As exported.
+    "LiteRT": Runtime(open_tflite, describe_tflite, batch=1),  # Exported batch size.
     "TensorFlow": Runtime(open_saved_model, describe_saved_model),
     "ONNX Runtime": Runtime(open_onnx, describe_onnx),
     "OpenVINO": Runtime(open_openvino, describe_openvino),

@@ -20,11 +20,11 @@ from keras_resnet.support import InputError
 from .manifest import Folder, LatencyRow, check_files, read_manifest
 from .runtimes import RUNTIMES, MissingRuntime
 
-# Pause in seconds before each call, because threads of the previous call still spin.
-PAUSE = 0.02
+# Pause in seconds before each call, until threads of the previous call stop spinning.
+PAUSE_SECONDS = 0.02
 
 # Number of untimed calls of each artifact before the timed calls of a batch size.
-WARM_UP = 3
+WARM_UP_CALLS = 3
 
 # Minimum number of timed calls, no matter how long they take.
 MIN_CALLS = 5
@@ -44,13 +44,13 @@ def time_in_turn(
     in this process. Of `warm_up + rounds` rounds, the first `warm_up` are not timed.
     """
 
-    def call(function: Callable[[np.ndarray], object]) -> float:
-        function(image)  # Untimed: the caches hold the previous function's weights.
+    def time_call(function: Callable[[np.ndarray], object]) -> float:
+        function(image)  # Not timed; brings the weights into the CPU caches.
         start = time.perf_counter()
         function(image)
         return 1e3 * (time.perf_counter() - start)
 
-    calls = {name: partial(call, function) for name, function in functions.items()}
+    calls = {name: partial(time_call, function) for name, function in functions.items()}
     times = _take_turns(calls, rounds, warm_up, math.inf)
     return {name: statistics.median(values) for name, values in times.items()}
 
@@ -58,16 +58,17 @@ def time_in_turn(
 def _take_turns(
     calls: Mapping[Key, Callable[[], float]], rounds: int, warm_up: int, seconds: float
 ) -> dict[Key, list[float]]:
-    """Makes all calls in turn and returns the milliseconds that each call returns.
+    """Calls functions in turn and returns the milliseconds that they return, by key.
 
-    A call is skipped once it has run for `seconds` in total and `MIN_CALLS` times.
+    The values of the first `warm_up` rounds are not returned. A function is skipped
+    after `MIN_CALLS` calls if its calls have taken `seconds` in total.
     """
     times: dict[Key, list[float]] = {key: [] for key in calls}
     for turn in range(warm_up + rounds):
         for key, values in times.items():
             if len(values) >= MIN_CALLS and sum(values) > 1e3 * seconds:
                 continue
-            time.sleep(PAUSE)
+            time.sleep(PAUSE_SECONDS)
             milliseconds = calls[key]()
             if turn >= warm_up:
                 values.append(milliseconds)
@@ -92,11 +93,11 @@ def measure_latency(
             artifacts are called less often, but at least `MIN_CALLS` times.
 
     Returns:
-        A list with one row for each artifact, number of threads and batch size. A row
-        has the median and 95th percentile of the latency in milliseconds, images per
-        second at the median, the peak memory of the process so far in MiB, and the time
-        in milliseconds from before the runtime's import to the first prediction.
-        Second, a dict from each artifact that could not be measured to the reason.
+        A list with one row for each artifact, number of threads and batch size, and a
+        dict from each artifact that could not be measured to the reason. A row has the
+        median and 95th percentile of the latency in milliseconds, images per second at
+        the median, the peak memory of the process so far in MiB, and the time in
+        milliseconds from before the runtime's import to the first prediction.
 
     Raises:
         InputError: If the folder is not a bundle, or the bundle has been changed.
@@ -138,7 +139,7 @@ def _measure_batch(
 ) -> Iterator[LatencyRow]:
     """Calls all artifacts in turn on the same images, and yields a row for each."""
     calls = {process: partial(process.call, images) for process in processes}
-    times = _take_turns(calls, rounds, WARM_UP, seconds)
+    times = _take_turns(calls, rounds, WARM_UP_CALLS, seconds)
     for process, values in times.items():
         median = statistics.median(values)
         yield {
@@ -157,15 +158,15 @@ def _measure_batch(
 class TimedProcess:
     """A process that loads one artifact and runs it on request."""
 
-    start_ms: float  # Time from before the runtime's import to the first prediction.
-    peak_bytes: int  # Peak memory so far.
-    problem: str | None  # Reason why the artifact could not be started, if any.
+    start_ms: float  # Time in ms from the runtime's import to the first prediction.
+    peak_bytes: int  # Peak memory of the process so far.
+    problem: str | None  # Reason why the artifact could not be loaded, if any.
 
     def __init__(
         self, artifact: str, runtime: str, path: str, threads: int, image: np.ndarray
     ) -> None:
         self.artifact, self.threads = artifact, threads
-        # A forked process would inherit this process's memory, and measure it too.
+        # The peak memory of a forked process would include this process's memory.
         context = multiprocessing.get_context("spawn")
         self.connection, remote_end = context.Pipe()
         args = remote_end, runtime, path, threads, image
@@ -190,7 +191,7 @@ class TimedProcess:
         return milliseconds
 
     def stop(self) -> None:
-        """Asks the process to end, and kills it after five seconds."""
+        """Ends the process by closing the pipe, or kills it after five seconds."""
         self.connection.close()
         self.process.join(5)
         self.process.kill()
@@ -213,7 +214,7 @@ def _serve(
     except (MissingRuntime, ImportError, OSError, ValueError, RuntimeError) as error:
         connection.send((0.0, 0, " ".join(str(error).split())))
         return
-    connection.send((1e3 * (time.perf_counter() - start), peak_memory(), None))
+    connection.send((1e3 * (time.perf_counter() - start), measure_peak_memory(), None))
     while True:
         try:
             images = connection.recv()
@@ -221,14 +222,14 @@ def _serve(
             return
         start = time.perf_counter()
         classify(images)
-        connection.send((1e3 * (time.perf_counter() - start), peak_memory()))
+        connection.send((1e3 * (time.perf_counter() - start), measure_peak_memory()))
 
 
-def peak_memory() -> int:
+def measure_peak_memory() -> int:
     """Returns the peak resident memory of this process in bytes."""
     try:
         with open("/proc/self/status", encoding="ascii") as file:
-            # getrusage would include memory of the parent before the fork.
+            # getrusage would include the parent's memory before the fork.
             return next(
                 1024 * int(line.split()[1]) for line in file if line.startswith("VmHWM")
             )

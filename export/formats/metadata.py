@@ -2,10 +2,10 @@
 
 TFLite metadata is a second FlatBuffer (schema `metadata_schema.fbs`) that is stored
 inside the model's FlatBuffer. The label file is in a zip archive that is appended to
-the model. MediaPipe Tasks and the Task libraries on phones read both, and LiteRT
-ignores both. No Python package writes this format on every supported Python version
-(`tflite-support` ended with 3.11, and MediaPipe's writer imports modules that its wheel
-lacks), so this module writes the few tables that a classifier needs.
+the model. MediaPipe Tasks and the Task libraries on phones read the metadata and the
+labels, and LiteRT ignores them. No Python package writes this format on every supported
+Python version (`tflite-support` ends at Python 3.11, and MediaPipe's writer imports
+modules that its wheel lacks). This module writes the tables that a classifier needs.
 """
 
 import io
@@ -21,8 +21,8 @@ from keras_resnet.evaluation import Classifier
 
 from ..device import LABELS_FILE, make_label_lines
 
-# Fields of each table, in the order of metadata_schema.fbs. A FlatBuffer stores a field
-# under its index in this order. A union takes two fields, its type and its table.
+# Fields of each table in metadata_schema.fbs, in the schema's order. A FlatBuffer
+# identifies a field by its index in this order. A union is two fields: type and table.
 _TABLES = {
     "ModelMetadata": "name description version subgraph_metadata author license "
     "associated_files min_parser_version",
@@ -39,8 +39,8 @@ _TABLES = {
     "AssociatedFile": "name description type",
 }
 
-# A field contains a string, a number, an array of numbers, a table or a list of tables.
-# A table is a dict from the index of a field to its value.
+# Value of a field: a string, a number, an array of numbers, a table or a list of
+# tables. A table is a dict from the index of each field to its value.
 _Value: TypeAlias = "str | np.generic | np.ndarray | _Table | list[_Table]"
 _Table: TypeAlias = dict[int, _Value]
 
@@ -48,17 +48,17 @@ _Table: TypeAlias = dict[int, _Value]
 def add_metadata(content: bytes, classifier: Classifier) -> bytes:
     """Adds metadata and labels to a `.tflite` file and fixes its batch size to one.
 
-    The converter writes a shape with a batch of one, and a "shape signature" that marks
-    the batch as variable. The signature is removed, because LiteRT.js and some
-    delegates reject it, and LiteRT can resize the batch without it. `content` and the
-    returned value are the bytes of a file.
+    For each tensor, the converter writes a shape with a batch size of one, and a "shape
+    signature" that marks the batch size as variable. The shape signature is removed,
+    because LiteRT.js and some delegates reject it, and LiteRT can resize the batch
+    without it. `content` and the returned value are the bytes of a `.tflite` file.
     """
     model = schema.ModelT.InitFromPackedBuf(content)
     for subgraph in model.subgraphs:
         for tensor in subgraph.tensors:
             tensor.shapeSignature = None
     buffer, entry = schema.BufferT(), schema.MetadataT()
-    buffer.data = np.frombuffer(_describe(classifier), np.uint8)
+    buffer.data = np.frombuffer(_pack_metadata(classifier), np.uint8)
     entry.name, entry.buffer = "TFLITE_METADATA", len(model.buffers)
     model.buffers.append(buffer)
     model.metadata = [*(model.metadata or []), entry]
@@ -69,18 +69,18 @@ def add_metadata(content: bytes, classifier: Classifier) -> bytes:
     # Clients expect the archive to be uncompressed, which is the default. `ZipInfo` has
     # a constant date, so that the same model always produces the same file.
     with zipfile.ZipFile(stream, "w") as archive:
-        file = zipfile.ZipInfo(LABELS_FILE)
-        file.external_attr = 0o644 << 16  # Readable by every user once extracted.
-        lines = "".join(f"{label}\n" for label in make_label_lines(classifier.classes))
-        archive.writestr(file, lines)
+        label_file = zipfile.ZipInfo(LABELS_FILE)
+        label_file.external_attr = 0o644 << 16  # Readable by every user once extracted.
+        labels = "".join(f"{label}\n" for label in make_label_lines(classifier.classes))
+        archive.writestr(label_file, labels)
     return stream.getvalue()
 
 
 class _AlignedBuilder(flatbuffers.Builder):
     """A FlatBuffer builder that aligns arrays to 16 bytes.
 
-    LiteRT's schema requires this of weights. The Python code that is generated from the
-    schema, TensorFlow's converter included, does not do it.
+    LiteRT's schema requires this alignment for weights. Python code that is generated
+    from the schema, such as that in TensorFlow's converter, does not align arrays.
     """
 
     def CreateNumpyVector(self, x: np.ndarray) -> int:
@@ -88,103 +88,103 @@ class _AlignedBuilder(flatbuffers.Builder):
         return super().CreateNumpyVector(x)
 
 
-def _describe(classifier: Classifier) -> bytes:
+def _pack_metadata(classifier: Classifier) -> bytes:
     """Returns the metadata of a classifier as a FlatBuffer."""
     provenance, count = classifier.provenance, len(classifier.classes)
     origin = {"author": provenance.publisher, "license": provenance.licence}
     (name,) = make_label_lines([classifier.name])
-    graph = _table(
+    subgraph = _make_table(
         "SubGraphMetadata",
         input_tensor_metadata=[_describe_image(classifier.preprocessing)],
         output_tensor_metadata=[_describe_probabilities(count)],
     )
-    model = _table(
+    model = _make_table(
         "ModelMetadata",
         name=name,
         description=f"Image classifier of {count} classes by keras_resnet.",
         version="1",
-        subgraph_metadata=[graph],
-        # All of these fields exist since the first version of the format.
+        subgraph_metadata=[subgraph],
+        # All fields in `_TABLES` have existed since version 1.0.0 of the format.
         min_parser_version="1.0.0",
         **{field: text for field, text in origin.items() if text},
     )
     builder = flatbuffers.Builder()
-    builder.Finish(_write(builder, model), b"M001")
+    builder.Finish(_write_value(builder, model), b"M001")
     return bytes(builder.Output())
 
 
 def _describe_image(preprocessing: Preprocessing) -> _Table:
     grey = preprocessing.channels == 1
     height, width = preprocessing.height, preprocessing.width
-    size = _table("ImageSize", width=np.uint32(width), height=np.uint32(height))
-    space = np.int8(2 if grey else 1)
-    image = _table("ImageProperties", color_space=space, default_size=size)
-    # Clients require normalisation options for float32 input. These change nothing,
-    # because the network normalises its input itself.
-    identity = _table("NormalizationOptions", mean=_float_array(0), std=_float_array(1))
-    return _table(
+    size = _make_table("ImageSize", width=np.uint32(width), height=np.uint32(height))
+    color_space = np.int8(2 if grey else 1)  # GRAYSCALE or RGB
+    image = _make_table("ImageProperties", color_space=color_space, default_size=size)
+    # Clients require normalisation options for float32 input. These options change
+    # nothing, because the network normalises its input itself.
+    identity = _make_table("NormalizationOptions", mean=_to_array(0), std=_to_array(1))
+    return _make_table(
         "TensorMetadata",
         name="image",
         description=f"{'Grey' if grey else 'RGB'} image, {height} rows by {width} "
         "columns, values from 0 to 255. The model normalises them itself.",
-        content=_union("Content", "content_properties", 2, image),
-        process_units=[_union("ProcessUnit", "options", 1, identity)],
-        stats=_table("Stats", max=_float_array(255), min=_float_array(0)),
+        content=_make_union("Content", "content_properties", 2, image),
+        process_units=[_make_union("ProcessUnit", "options", 1, identity)],
+        stats=_make_table("Stats", max=_to_array(255), min=_to_array(0)),
     )
 
 
 def _describe_probabilities(count: int) -> _Table:
-    feature = _table("FeatureProperties")
-    labels = _table(
+    feature = _make_table("FeatureProperties")
+    labels = _make_table(
         "AssociatedFile",
         name=LABELS_FILE,
         description="Name of each class, in the order of the probabilities.",
         type=np.int8(2),  # TENSOR_AXIS_LABELS
     )
-    return _table(
+    return _make_table(
         "TensorMetadata",
         name="probabilities",
         description=f"Probability of each of {count} classes.",
-        content=_union("Content", "content_properties", 1, feature),
-        stats=_table("Stats", max=_float_array(1), min=_float_array(0)),
+        content=_make_union("Content", "content_properties", 1, feature),
+        stats=_make_table("Stats", max=_to_array(1), min=_to_array(0)),
         associated_files=[labels],
     )
 
 
-def _float_array(value: float) -> np.ndarray:
+def _to_array(value: float) -> np.ndarray:
     return np.array([value], np.float32)
 
 
-def _union(kind: str, field: str, member: int, table: _Table) -> _Table:
+def _make_union(kind: str, field: str, member: int, table: _Table) -> _Table:
     """Returns a table of type `kind` whose union `field` contains `table`.
 
-    `member` is the number of the table's type among the union's types in the schema.
+    `member` is the number of the table's type in the schema's list of union members.
     """
     fields: dict[str, _Value] = {f"{field}_type": np.uint8(member), field: table}
-    return _table(kind, **fields)
+    return _make_table(kind, **fields)
 
 
-def _table(kind: str, **fields: _Value) -> _Table:
-    """Returns a table of type `kind` with the fields keyed by their index."""
+def _make_table(kind: str, **fields: _Value) -> _Table:
+    """Returns a table of type `kind`: a dict from field indices to values."""
     names = _TABLES[kind].split()
     return {names.index(name): value for name, value in fields.items()}
 
 
-def _write(builder: flatbuffers.Builder, value: _Value) -> int:
-    """Writes a value other than a number to a FlatBuffer and returns its offset."""
+def _write_value(builder: flatbuffers.Builder, value: _Value) -> int:
+    """Writes a string, array, list or table to a FlatBuffer, and returns its offset."""
     if isinstance(value, str):
         return builder.CreateString(value)
     if isinstance(value, np.ndarray):
         return builder.CreateNumpyVector(value)
     if isinstance(value, list):
-        offsets = [_write(builder, item) for item in value]
+        offsets = [_write_value(builder, item) for item in value]
         builder.StartVector(4, len(offsets), 4)
         for offset in reversed(offsets):
             builder.PrependUOffsetTRelative(offset)
         return builder.EndVector()
     assert isinstance(value, dict)  # A number is stored inline in its table.
     fields = {
-        index: item if isinstance(item, np.generic) else _write(builder, item)
+        index: item if isinstance(item, np.generic) else _write_value(builder, item)
         for index, item in value.items()
     }
     number_slots = {

@@ -1,8 +1,8 @@
-"""ONNX files, for ONNX Runtime and every other reader of the format.
+"""ONNX files, for ONNX Runtime and other software that reads ONNX.
 
-This module writes the graph layer by layer. A converter of TensorFlow graphs would
-restrict the versions of other packages, and it would leave transpositions and paddings
-in the graph. Here they become attributes of the convolutions.
+This module adds the nodes layer by layer. A converter of TensorFlow graphs would
+restrict the versions of other packages, and add nodes for transpositions and paddings.
+Here kernels are stored transposed, and padding is an attribute of the convolutions.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ from ..device import require_extra
 if TYPE_CHECKING:
     import onnx
 
-# ONNX Runtime reads these versions since its release 1.12 (2022).
+# Versions of operator set and file format, for ONNX Runtime 1.12 (2022) or later.
 OPSET, IR_VERSION = 17, 8
 
 
@@ -32,7 +32,7 @@ def write_onnx(path: str | os.PathLike[str], classifier: Classifier) -> None:
 
     The input is `image`, uint8, (n, height, width, channels), for any n. The graph
     normalises it. The output is `probabilities`, float32, (n, classes). The file's
-    metadata contain `classes` and `preprocessing` as JSON. Raises: see `to_onnx`.
+    metadata contain `classes` and `preprocessing` as JSON. For errors see `to_onnx`.
     """
     write_file(path, to_onnx(classifier).SerializeToString())
 
@@ -52,10 +52,10 @@ def to_onnx(classifier: Classifier) -> "onnx.ModelProto":
     pixels = graph.add("Transpose", pixels, perm=[0, 3, 1, 2])
     _emit_model(graph, classifier.model, _Value(pixels))
     graph.nodes[-1].output[0] = "probabilities"
-    describe = helper.make_tensor_value_info
+    declare = helper.make_tensor_value_info
     shape: list[str | int | None] = ["batch", *classifier.preprocessing.shape]
-    image = describe("image", dtypes.UINT8, shape)
-    output = describe("probabilities", dtypes.FLOAT, ["batch", len(classifier.classes)])
+    image = declare("image", dtypes.UINT8, shape)
+    output = declare("probabilities", dtypes.FLOAT, ["batch", len(classifier.classes)])
     model = helper.make_model(
         helper.make_graph(
             graph.nodes, classifier.name, [image], [output], graph.constants
@@ -70,7 +70,7 @@ def to_onnx(classifier: Classifier) -> "onnx.ModelProto":
 
 
 def describe_classifier(classifier: Classifier) -> dict[str, str]:
-    """Returns the metadata of an ONNX or OpenVINO file; the values are JSON."""
+    """Returns the metadata of an ONNX or OpenVINO file: a dict from names to JSON."""
     return {
         "classes": json.dumps(classifier.classes, ensure_ascii=False),
         "preprocessing": json.dumps(dataclasses.asdict(classifier.preprocessing)),
@@ -79,17 +79,17 @@ def describe_classifier(classifier: Classifier) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Value:
-    """A tensor of the graph, (n, channels, height, width), possibly not yet padded."""
+    """A tensor of an ONNX graph, (n, channels, height, width), and pending padding."""
 
     name: str
-    # Number of rows or columns of zeros that the next node must add around the tensor
-    # (above, left, below, right). A convolution adds them by its own attribute `pads`.
+    # Number of rows or columns of zeros that the next node must add around the tensor:
+    # (above, left, below, right). A Conv node adds them by its attribute `pads`.
     pads: tuple[int, ...] = (0, 0, 0, 0)
-    rectified: bool = False  # Whether all values are known to be at least zero.
+    is_rectified: bool = False  # Whether all values are known to be at least zero.
 
 
 class _Graph:
-    """The nodes and constants of an ONNX graph under construction."""
+    """Nodes and constants of an ONNX graph under construction."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -114,7 +114,7 @@ class _Graph:
         return name
 
     def pad(self, value: _Value, name: str, channels: tuple[int, int] = (0, 0)) -> str:
-        """Adds a node for a value's pads and for zero channels in front and behind."""
+        """Adds a node that applies `value.pads` and adds zero channels at both ends."""
         above, left, below, right = value.pads
         front, end = channels
         pads = [0, front, above, left, 0, end, below, right]
@@ -126,18 +126,18 @@ class _Graph:
         return self.pad(value, f"{value.name}/pad") if any(value.pads) else value.name
 
 
-# Function that adds the nodes of a layer. Its arguments are the graph, the layer and
-# the layer's input values. It returns the layer's output value.
+# Function that adds the nodes of a Keras layer to a graph. The arguments are the graph,
+# the layer and the layer's input values. It returns the layer's output value.
 _Emitter = Callable[..., _Value]
 
 
 def _emit_model(graph: _Graph, model: keras.Model, value: _Value) -> _Value:
     """Adds all layers of a functional model with one input, `value`, and one output."""
-    # `clone_model` visits the layers in the order of the graph. The clone is not used.
-    entry = keras.Input(batch_shape=model.input.shape, dtype=model.input.dtype)
-    values = {id(entry): value}  # Values by the id of the clone's tensors.
+    # `clone_model` passes the layers to `visit`, inputs first. The clone is unused.
+    source = keras.Input(batch_shape=model.input.shape, dtype=model.input.dtype)
+    values = {id(source): value}  # ONNX values, by the id of the clone's tensors.
 
-    def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> keras.KerasTensor:
+    def visit(layer: keras.Layer, *args: Any, **kwargs: Any) -> keras.KerasTensor:
         output = layer(*args, **kwargs)
         inputs = [values[id(tensor)] for tensor in keras.tree.flatten(args)]
         emit = _EMITTERS.get(type(layer), _emit_model)
@@ -145,7 +145,7 @@ def _emit_model(graph: _Graph, model: keras.Model, value: _Value) -> _Value:
         return output
 
     clone = keras.models.clone_model(
-        keras.Model(model.input, model.output), entry, _clone_without_weights, call
+        keras.Model(model.input, model.output), source, _clone_without_weights, visit
     )
     return values[id(clone.output)]
 
@@ -169,14 +169,14 @@ def _add_activation(graph: _Graph, layer: keras.Layer, name: str) -> _Value:
     activation = keras.activations.serialize(layer.activation)
     if activation == "linear":
         return _Value(name)
-    kinds = {"relu": "Relu", "sigmoid": "Sigmoid", "softmax": "Softmax"}
-    if activation not in kinds:
+    operators = {"relu": "Relu", "sigmoid": "Sigmoid", "softmax": "Softmax"}
+    if activation not in operators:
         raise InputError(
-            f"The ONNX export supports the activations linear, {', '.join(kinds)}. "
+            f"The ONNX export supports the activations linear, {', '.join(operators)}. "
             f"Received: {layer.name} with {activation}"
         )
-    name = graph.add(kinds[activation], name, name=f"{layer.name}/{activation}")
-    return _Value(name, rectified=activation == "relu")
+    name = graph.add(operators[activation], name, name=f"{layer.name}/{activation}")
+    return _Value(name, is_rectified=activation == "relu")
 
 
 def _emit_activation(graph: _Graph, layer: layers.Activation, value: _Value) -> _Value:
@@ -185,8 +185,8 @@ def _emit_activation(graph: _Graph, layer: layers.Activation, value: _Value) -> 
 
 def _emit_normalization(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
     mean, variance = np.reshape([layer.mean, layer.variance], (2, -1, 1, 1))
-    subtracted = graph.add_constant(f"{layer.name}/mean", mean)
-    name = graph.add("Sub", graph.apply_pads(value), subtracted)
+    offset = graph.add_constant(f"{layer.name}/mean", mean)
+    name = graph.add("Sub", graph.apply_pads(value), offset)
     # A variance of one means that the division is already folded into the convolution.
     if (variance != 1).any():
         deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
@@ -238,23 +238,24 @@ def _emit_convolution(graph: _Graph, layer: layers.Conv2D, value: _Value) -> _Va
 
 
 def _emit_max_pooling(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
-    # MaxPool pads with minus infinity. After a ReLU this has the same effect as padding
-    # with zeros, so that MaxPool can apply the pads itself.
-    rectified = value.rectified
-    inputs = value.name if rectified else graph.apply_pads(value)
-    pads = value.pads if rectified else (0, 0, 0, 0)
-    name = graph.add("MaxPool", inputs, name=layer.name, pads=pads, **_window(layer))
-    return _Value(name, rectified=rectified)
+    # MaxPool pads with minus infinity. After a ReLU, padding with zeros has the same
+    # result, so that MaxPool can apply the pads itself.
+    is_rectified = value.is_rectified
+    inputs = value.name if is_rectified else graph.apply_pads(value)
+    pads = value.pads if is_rectified else (0, 0, 0, 0)
+    name = graph.add("MaxPool", inputs, name=layer.name, pads=pads, **_get_pool(layer))
+    return _Value(name, is_rectified=is_rectified)
 
 
 def _emit_average_pooling(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
-    # A window of one pixel only selects pixels. MaxPool does this exactly in int8.
+    # Pooling of single pixels only selects pixels. MaxPool does this exactly in int8.
     kind = "AveragePool" if max(layer.pool_size) > 1 else "MaxPool"
-    name = graph.add(kind, graph.apply_pads(value), name=layer.name, **_window(layer))
-    return _Value(name, rectified=value.rectified)
+    name = graph.add(kind, graph.apply_pads(value), name=layer.name, **_get_pool(layer))
+    return _Value(name, is_rectified=value.is_rectified)
 
 
-def _window(layer: layers.MaxPooling2D | layers.AveragePooling2D) -> dict[str, Any]:
+def _get_pool(layer: layers.MaxPooling2D | layers.AveragePooling2D) -> dict[str, Any]:
+    """Returns the ONNX attributes of a pooling layer."""
     return {
         "kernel_shape": layer.pool_size,
         "strides": layer.strides,
@@ -266,7 +267,7 @@ def _window(layer: layers.MaxPooling2D | layers.AveragePooling2D) -> dict[str, A
 def _emit_global_pooling(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
     name = graph.add("GlobalAveragePool", graph.apply_pads(value), name=layer.name)
     name = name if layer.keepdims else graph.add("Flatten", name)
-    return _Value(name, rectified=value.rectified)
+    return _Value(name, is_rectified=value.is_rectified)
 
 
 def _emit_dense(graph: _Graph, layer: layers.Dense, value: _Value) -> _Value:

@@ -26,15 +26,15 @@ def write_openvino(
     larger batch size. A variable batch size would make int8 3 % slower. `rt_info`
     contains `classes` and `preprocessing` as JSON.
 
-    With a calibration set, uint8, (n, height, width, channels), weights (per channel)
-    and activations are int8, except in the first convolution. The ranges of the
-    activations include all values that the calibration images produce. Networks with
-    equalised channels (see `quantization.equalise`) lose less accuracy. int8 is for
-    CPUs with VNNI or AMX (Intel since 2019, AMD since 2022). On older CPUs sums may
-    overflow.
+    With a calibration set, uint8, (n, height, width, channels), the weights (one scale
+    per output channel) and activations are int8, except in the first convolution. The
+    ranges of the activations include all values that the calibration images produce.
+    Networks with equalised channels (see `quantization.equalise`) lose less accuracy.
+    int8 is for CPUs with VNNI or AMX (Intel since 2019, AMD since 2022). On older CPUs,
+    sums of products may overflow.
 
     Raises:
-        InputError: If `to_onnx` raises it, or if a package is not installed.
+        InputError: If `to_onnx` raises it, or if `openvino` or `nncf` is not installed.
     """
     with require_extra("openvino"), disable_telemetry():
         import onnx  # noqa: F401
@@ -60,7 +60,7 @@ def _quantize(model: "openvino.Model", calibration: np.ndarray) -> "openvino.Mod
 
     nncf.set_log_level(logging.ERROR)
     nodes = model.get_ordered_ops()
-    ranges = nncf.quantization.range_estimator.RangeEstimatorParametersSet
+    estimators = nncf.quantization.range_estimator.RangeEstimatorParametersSet
     stem = next(n for n in nodes if n.get_type_name() == "Convolution")
     return nncf.quantize(
         model,
@@ -70,9 +70,9 @@ def _quantize(model: "openvino.Model", calibration: np.ndarray) -> "openvino.Mod
         # In int8 the first convolution would save little time and cost much accuracy.
         ignored_scope=nncf.IgnoredScope(names=[stem.get_friendly_name()]),
         advanced_parameters=nncf.AdvancedQuantizationParameters(
-            # By default, weights have 7 bits, for the sake of CPUs without VNNI.
+            # By default, weights have 7 bits to avoid overflows on CPUs without VNNI.
             overflow_fix=nncf.OverflowFix.DISABLE,
-            # The default averages the images' ranges, which clips more activations.
-            activations_range_estimator_params=ranges.MINMAX,
+            # The default averages the ranges of all images and clips more activations.
+            activations_range_estimator_params=estimators.MINMAX,
         ),
     )

@@ -7,12 +7,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.evaluation import Classifier
-from keras_resnet.nets import flat_layers
+from keras_resnet.nets import list_layers
 from keras_resnet.support import InputError, shorten_list
 
 from ..device import LIMITS, Disagreement
 
-# Function of a signature: from the input tensor to the output tensors by name.
+# Function of a SavedModel signature. Maps the input to a dict of named output tensors.
 Endpoint = Callable[[tf.Tensor], dict[str, tf.Tensor]]
 
 
@@ -32,7 +32,7 @@ def check_model(model: keras.Model) -> None:
         )
     custom = [
         f"{layer.name} ({type(layer).__name__})"
-        for layer in flat_layers(model)
+        for layer in list_layers(model)
         if type(layer).__module__.split(".")[0] != "keras"
         or isinstance(layer, keras.layers.Lambda)
     ]
@@ -46,8 +46,8 @@ def check_model(model: keras.Model) -> None:
     activation = getattr(layers.get("predictions"), "activation", None)
     if "avg_pool" not in layers or activation is not keras.activations.softmax:
         raise InputError(
-            "Export needs a classifier from keras_resnet with the last layers avg_pool "
-            f"and predictions, which has a softmax. Received: {model.name}"
+            "Export needs a classifier from keras_resnet with the layers avg_pool and "
+            f"predictions (activation: softmax). Received: {model.name}"
         )
     if None in model.input_shape[1:]:
         raise InputError(
@@ -60,55 +60,56 @@ def check_model(model: keras.Model) -> None:
 def write_saved_model(classifier: Classifier, path: str) -> None:
     """Writes the SavedModel of a classifier for TensorFlow Serving.
 
-    It has three signatures. In their shapes, n is any number of images:
+    The SavedModel has three signatures. In all shapes, n is any number of images:
 
     - `serving_default`: Maps `image`, uint8, (n, height, width, channels), to
       `probabilities`, float32, (n, classes).
     - `image_bytes`: Maps `image_bytes`, string, (n,), which are JPEG, PNG, WebP, BMP or
       GIF files of any size, to `classes`, string, (n, k), and `scores`, float32,
-      (n, k). The likeliest class is first. k is 5, or the number of classes if there
-      are fewer. A damaged file makes the whole request fail with InvalidArgument.
-    - `features`: Maps `image` (see above) to `features`, float32, (n, channels), the
-      global average of the last stage.
+      (n, k): the k most probable classes of each file, in descending order. k is 5,
+      or the number of classes if there are fewer. A damaged file makes the whole
+      request fail with InvalidArgument.
+    - `features`: Maps `image`, as for `serving_default`, to `features`, float32,
+      (n, channels), the global average of the last stage's output.
     """
     preprocessing = classifier.preprocessing
-    pixels = tf.TensorSpec((None, *preprocessing.shape), tf.uint8, "image")
-    encoded = tf.TensorSpec((None,), tf.string, "image_bytes")
-    network = tf.function(_freeze(classifier.model), input_signature=[pixels])
-    names = tf.constant(classifier.classes)
-    top = min(5, len(classifier.classes))
+    pixel_spec = tf.TensorSpec((None, *preprocessing.shape), tf.uint8, "image")
+    bytes_spec = tf.TensorSpec((None,), tf.string, "image_bytes")
+    network = tf.function(_freeze(classifier.model), input_signature=[pixel_spec])
+    class_names = tf.constant(classifier.classes)
+    k = min(5, len(classifier.classes))
 
     def classify_bytes(image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        image = tf.TensorSpec(preprocessing.shape, tf.uint8)
-        images = tf.map_fn(preprocessing.read, image_bytes, fn_output_signature=image)
-        scores, best = tf.math.top_k(network(images)["probabilities"], top)
-        return {"classes": tf.gather(names, best), "scores": scores}
+        spec = tf.TensorSpec(preprocessing.shape, tf.uint8)
+        images = tf.map_fn(preprocessing.read, image_bytes, fn_output_signature=spec)
+        scores, indices = tf.math.top_k(network(images)["probabilities"], k)
+        return {"classes": tf.gather(class_names, indices), "scores": scores}
 
-    def select_output(name: str) -> tuple[Endpoint, tf.TensorSpec]:
-        return lambda image: {name: network(image)[name]}, pixels
+    def make_endpoint(name: str) -> tuple[Endpoint, tf.TensorSpec]:
+        return lambda image: {name: network(image)[name]}, pixel_spec
 
-    _write(
+    _write_archive(
         path,
-        serving_default=select_output("probabilities"),
-        image_bytes=(classify_bytes, encoded),
-        features=select_output("features"),
+        serving_default=make_endpoint("probabilities"),
+        image_bytes=(classify_bytes, bytes_spec),
+        features=make_endpoint("features"),
     )
 
 
 def _freeze(model: keras.Model) -> Endpoint:
     """Returns the network as a function whose weights are constants.
 
-    TensorFlow's kernels rearrange constants in memory only once, but variables in every
-    call (docs/how-to/serve.md). Signatures of one `tf.function` share its constants.
+    TensorFlow packs constants into its kernels' memory layout once, but variables in
+    every call (docs/how-to/serve.md). Signatures of one function share its constants.
     """
     features = model.get_layer("avg_pool").output
     outputs = {"probabilities": model.output, "features": features}
     model = keras.Model(model.input, outputs)
-    trainable = [variable.numpy() for variable in model.trainable_variables]
-    others = [variable.numpy() for variable in model.non_trainable_variables]
+    trainable_values = [variable.numpy() for variable in model.trainable_variables]
+    other_values = [variable.numpy() for variable in model.non_trainable_variables]
 
     def network(image: tf.Tensor) -> dict[str, tf.Tensor]:
-        weights = [list(map(tf.constant, values)) for values in (trainable, others)]
+        weights = [list(map(tf.constant, w)) for w in (trainable_values, other_values)]
         return model.stateless_call(*weights, image, training=False)[0]
 
     return network
@@ -117,42 +118,42 @@ def _freeze(model: keras.Model) -> Endpoint:
 def write_static_model(classifier: Classifier, path: str, dtype: str = "uint8") -> None:
     """Writes the SavedModel that the TFLite converter reads.
 
-    It has one signature, whose shapes are static except for the batch. With a batch of
-    1 the converter would bake reshapes into networks whose last feature map is 1x1, and
-    the file could not be resized to more images. `dtype` is the type of `image`, whose
-    values are 0 to 255 in every type.
+    Its only signature, `serving_default`, has static shapes except for the batch size.
+    If the batch size were static too, the converter would write it into reshapes for
+    networks whose last feature map is 1x1, and LiteRT could not enlarge the batch.
+    `dtype` is the dtype of the input `image`, whose values are always 0 to 255.
     """
     spec = tf.TensorSpec((None, *classifier.preprocessing.shape), dtype, "image")
 
     def classify(image: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"probabilities": classifier.model(image, training=False)}
 
-    _write(path, serving_default=(classify, spec))
+    _write_archive(path, serving_default=(classify, spec))
 
 
 def check_signatures(path: str, classifier: Classifier, images: np.ndarray) -> None:
-    """Checks a SavedModel's signatures `image_bytes` and `features` on some images.
+    """Compares the signatures `image_bytes` and `features` with the Keras model.
 
     `images` is uint8, (n, height, width, channels).
 
     Raises:
-        Disagreement: If a predicted class differs from the classifier's, or if features
-            differ by more than 1e-4 of the largest feature.
+        Disagreement: If the SavedModel and the Keras model predict different classes,
+            or if their features differ by more than 1e-4 of the largest feature.
     """
     files = [tf.io.encode_png(image) for image in images]
     decoded = np.stack([classifier.preprocessing.read(file) for file in files])
     indices = compute_reference_logits(classifier.model, decoded).argmax(axis=1)
     expected = [classifier.classes[index].encode() for index in indices]
     model = tf.saved_model.load(path)
-    top = model.signatures["image_bytes"](image_bytes=tf.stack(files))["classes"]
-    if top.numpy()[:, 0].tolist() != expected:
+    predicted = model.signatures["image_bytes"](image_bytes=tf.stack(files))["classes"]
+    if predicted.numpy()[:, 0].tolist() != expected:
         raise Disagreement(
             "The signature image_bytes of the SavedModel predicts other classes than "
             "the Keras model"
         )
-    served = model.signatures["features"](image=tf.constant(images))["features"].numpy()
+    output = model.signatures["features"](image=tf.constant(images))["features"].numpy()
     features = _make_feature_model(classifier.model)(images, training=False)
-    difference = np.abs(served - features).max() / np.abs(features).max()
+    difference = np.abs(output - features).max() / np.abs(features).max()
     if not difference <= LIMITS["float32"].logits:
         raise Disagreement(
             "The signature features of the SavedModel differs from the Keras model by "
@@ -165,7 +166,7 @@ def _make_feature_model(model: keras.Model) -> keras.Model:
 
 
 def compute_reference_logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Returns the Keras model's logits, with which every artifact is compared.
+    """Returns the logits of the Keras model, the reference for every artifact.
 
     `images` is uint8, (n, height, width, channels). The logits are the inputs of the
     softmax, (n, classes). The last layer is computed in float64.
@@ -178,7 +179,7 @@ def compute_reference_logits(model: keras.Model, images: np.ndarray) -> np.ndarr
     return np.concatenate(parts) @ kernel + bias
 
 
-def _write(path: str, **endpoints: tuple[Endpoint, tf.TensorSpec]) -> None:
+def _write_archive(path: str, **endpoints: tuple[Endpoint, tf.TensorSpec]) -> None:
     archive = keras.export.ExportArchive()
     # archive.track(model) is not called, because it would store every variable twice.
     # The endpoints already contain them.

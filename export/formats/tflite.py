@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.support import filter_native_logs
+from keras_resnet.support import filter_cpp_logs
 
 _OPS = tf.lite.OpsSet
 
@@ -18,16 +18,16 @@ _OPS = tf.lite.OpsSet
 class TFLiteFormat:
     """Settings of the converter for one kind of `.tflite` file."""
 
-    # Dtype of `image` in the static SavedModel that is converted. If it is float32, the
-    # quantiser creates an input of scale 1 without a cast.
+    # Dtype of the input `image` of the SavedModel that is converted. For float32, the
+    # quantiser creates an input with scale 1 and without a cast.
     pixel_dtype: str = "uint8"
     optimised: bool = True  # Whether weights are stored in fewer than 32 bits.
     weight_dtype: tf.DType | None = None  # Dtype of optimised weights. Default: int8.
-    calibrated: bool = False  # Whether activations are quantised by a calibration set.
-    ops: tuple[tf.lite.OpsSet, ...] = (_OPS.TFLITE_BUILTINS,)  # Operations allowed.
-    # Dtypes of `image` and `probabilities`. Default: those of the static SavedModel.
+    calibrated: bool = False  # Whether activations are quantised with calibration.
+    ops: tuple[tf.lite.OpsSet, ...] = (_OPS.TFLITE_BUILTINS,)  # Allowed operations.
+    # Dtypes of `image` and `probabilities`. Default: their dtypes in the SavedModel.
     io_dtypes: tuple[tf.DType, tf.DType] | None = None
-    on_request: bool = False  # Whether the file is written only if its format is named.
+    on_request: bool = False  # Whether the file is only written on explicit request.
     warning: str = ""  # Warning to print during the export.
 
 
@@ -37,26 +37,26 @@ TFLITE_FORMATS = {
     # Weights are int8. Activations are quantised at run time, without calibration.
     "dynamic": TFLiteFormat(),
     "int8": TFLiteFormat("float32", calibrated=True, io_dtypes=(tf.uint8, tf.float32)),
-    # For devices that only support integers, such as microcontrollers and Edge TPUs.
+    # This format suits devices without floating point: microcontrollers and Edge TPUs.
     "int8_io": TFLiteFormat(
         "float32", calibrated=True, ops=(_OPS.TFLITE_BUILTINS_INT8,),
         io_dtypes=(tf.int8, tf.int8), on_request=True,
     ),
-    # int8 inside, for clients that pass float32 pixels from 0 to 255.
+    # The file computes in int8, but its input (pixels 0 to 255) and output are float32.
     "float_io": TFLiteFormat("float32", calibrated=True, on_request=True),
     "int16x8": TFLiteFormat(
         calibrated=True,
-        # The first set of operations has no cast from uint8, which the second adds.
+        # The first set of operations lacks a cast from uint8, which the second has.
         ops=(_OPS.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
              _OPS.TFLITE_BUILTINS),
         on_request=True,
-        warning="int16x8 runs on LiteRT's reference kernels, on x86 about 30 times "
-        "slower than int8",
+        warning="int16x8 runs on LiteRT's reference kernels. On x86 it is about 30 "
+        "times slower than int8",
     ),
 }  # fmt: skip
 
 
-def convert_to_tflite(static: str, row: TFLiteFormat, calibration: np.ndarray) -> bytes:
+def convert_to_tflite(folder: str, row: TFLiteFormat, calibration: np.ndarray) -> bytes:
     """Converts a network to the bytes of a `.tflite` file.
 
     The file has one signature, `serving_default`. Its input is `image`, raw pixels,
@@ -65,13 +65,13 @@ def convert_to_tflite(static: str, row: TFLiteFormat, calibration: np.ndarray) -
     every int8 tensor; those of an int8 `image` are 1 and -128.
 
     Args:
-        static: Folder that `write_static_model` wrote with `row.pixel_dtype`.
-        row: A value of `TFLITE_FORMATS`.
-        calibration: Calibration set for calibrated formats, uint8, (n, height, width,
-            channels).
+        folder: Folder that `write_static_model` wrote with `row.pixel_dtype`.
+        row: Settings of the format, a value of `TFLITE_FORMATS`.
+        calibration: Calibration set, uint8, (n, height, width, channels). Only formats
+            with `calibrated` use it.
     """
     converter = tf.lite.TFLiteConverter.from_saved_model(
-        static, signature_keys=["serving_default"]
+        folder, signature_keys=["serving_default"]
     )
     converter.target_spec.supported_ops = row.ops
     if row.optimised:
@@ -80,12 +80,10 @@ def convert_to_tflite(static: str, row: TFLiteFormat, calibration: np.ndarray) -
         converter.target_spec.supported_types = [row.weight_dtype]
     if row.calibrated:
         images = _add_extreme_pixels(calibration).astype(row.pixel_dtype)
-        converter.representative_dataset = lambda: (
-            {"image": image[None]} for image in images
-        )
+        converter.representative_dataset = lambda: ({"image": x[None]} for x in images)
     if row.io_dtypes:
         converter.inference_input_type, converter.inference_output_type = row.io_dtypes
-    with warnings.catch_warnings(), filter_native_logs():
+    with warnings.catch_warnings(), filter_cpp_logs():
         # Calibration uses TensorFlow's interpreter, which warns that it is deprecated.
         warnings.simplefilter("ignore")
         return converter.convert()
@@ -94,8 +92,8 @@ def convert_to_tflite(static: str, row: TFLiteFormat, calibration: np.ndarray) -
 def _add_extreme_pixels(images: np.ndarray) -> np.ndarray:
     """Returns a copy whose first image has one black and one white corner pixel.
 
-    The input's calibrated range is then 0 to 255, so that one step of int8 is one step
-    of a pixel.
+    The calibrated range of the input is then 0 to 255, so that the quantisation step of
+    the input is 1.
     """
     images = images.copy()
     images[0, 0, 0] = 0

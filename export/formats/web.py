@@ -2,7 +2,7 @@
 
 index.html style.css main.js worker.js     the page
 litert/                                    builds of LiteRT.js; a browser loads one
-model.json float32.tflite ...              the network
+model.json int8.tflite ...                 the network
 
 Any server of static files can serve this folder, for example `python -m http.server`.
 The page requests no file from outside the folder.
@@ -23,25 +23,25 @@ from keras_resnet.support import InputError, write_file
 
 TEMPLATE = pathlib.Path(__file__).parent / "web"
 
-# The page contains the first available file of each tuple: a small, fast file, which it
-# loads first, and a file that is close to the trained network. In Chromium (one thread,
-# x86, ResNet-18) int8 has a quarter of float32's size and takes a third of its time.
-# float16 has half of the size and takes the same time.
+# The page contains the first available format of each tuple. It loads the format from
+# FAST first. The formats in EXACT are closer to the trained network. In Chromium (one
+# thread, x86, ResNet-18), int8 needs a quarter of the size and a third of the time of
+# float32. float16 needs half of the size and the same time as float32.
 FAST = ("int8", "dynamic")
 EXACT = ("float16", "float32")
 WEB_MODELS = FAST + EXACT
 
 TIMEOUT = 600  # Time limit of one npm command, in seconds.
 
-# Builds of LiteRT.js: with relaxed SIMD, with relaxed SIMD and threads, and with
-# neither (for older browsers).
+# Builds of LiteRT.js: with relaxed SIMD, also with threads, and for older browsers.
 BUILDS = [f"litert_wasm_{kind}internal" for kind in ("", "threaded_", "compat_")]
 
-_QUIET = ("npm_config_audit", "npm_config_fund", "npm_config_update_notifier")
+# npm settings to disable: the security audit, and notices of funding and updates.
+_NPM_NOTICES = ("npm_config_audit", "npm_config_fund", "npm_config_update_notifier")
 
-_ADVICE = (
-    "web needs Node.js 18 or later with npm, and access to the npm registry for the "
-    "packages @litertjs/core and esbuild"
+_NPM_ADVICE = (
+    "The format web needs Node.js 18 or later with npm, and access to the npm registry "
+    "for the packages @litertjs/core and esbuild"
 )
 
 
@@ -50,38 +50,38 @@ def write_web(
 ) -> None:
     """Writes a web page that runs a network in the browser.
 
-    The page resizes and crops images like `classifier.preprocessing`. Its pixels differ
-    only by rounding. `files` maps names from `WEB_MODELS` to `.tflite` files with uint8
-    input. The first available file of `FAST` and of `EXACT` is copied.
+    The page resizes and crops images like `classifier.preprocessing`. Its pixels
+    may differ by 1 due to rounding. `files` maps names from `WEB_MODELS` to `.tflite`
+    files with uint8 input. The first available file of `FAST` and of `EXACT` is copied.
 
     Raises:
         InputError: If `files` has no name from `WEB_MODELS` or the build fails.
         OSError: If the folder cannot be written.
     """
-    present = [[name for name in names if name in files] for names in (FAST, EXACT)]
-    chosen = [names[0] for names in present if names]
-    if not chosen:
+    available = [[name for name in names if name in files] for names in (FAST, EXACT)]
+    model_names = [names[0] for names in available if names]
+    if not model_names:
         raise InputError(
-            f"web needs at least one of {', '.join(WEB_MODELS)}. "
+            f"The format web needs one or more of the formats {', '.join(WEB_MODELS)}. "
             f"Received: {', '.join(files) or 'none'}"
         )
     path = pathlib.Path(path)
-    with tempfile.TemporaryDirectory() as work:
-        _build(pathlib.Path(work), path)
-    for name in chosen:
+    with tempfile.TemporaryDirectory() as work_dir:
+        _build(pathlib.Path(work_dir), path)
+    for name in model_names:
         shutil.copyfile(files[name], path / f"{name}.tflite")
-    write_file(path / "model.json", _describe(classifier, path, chosen))
+    write_file(path / "model.json", _to_json(classifier, path, model_names))
 
 
-def _describe(classifier: Classifier, path: pathlib.Path, models: list[str]) -> str:
+def _to_json(classifier: Classifier, path: pathlib.Path, model_names: list[str]) -> str:
     """Returns the content of model.json, the page's description of the network."""
     preprocessing = classifier.preprocessing
-    sizes = {name: os.path.getsize(path / f"{name}.tflite") for name in models}
+    sizes = {name: os.path.getsize(path / f"{name}.tflite") for name in model_names}
     description = {
         "name": classifier.name,
         "classes": list(classifier.classes),
         **dataclasses.asdict(preprocessing),
-        # Size after resizing, before the crop. JavaScript would round it differently.
+        # Size that a resized image covers before the crop. JavaScript rounds otherwise.
         "cover": [round(side / preprocessing.crop) for side in preprocessing.shape[:2]],
         "models": [
             {"name": name, "file": f"{name}.tflite", "bytes": size}
@@ -91,43 +91,43 @@ def _describe(classifier: Classifier, path: pathlib.Path, models: list[str]) -> 
     return json.dumps(description, indent=1, ensure_ascii=False)
 
 
-def _build(work: pathlib.Path, path: pathlib.Path) -> None:
+def _build(work_dir: pathlib.Path, path: pathlib.Path) -> None:
     """Bundles the page with LiteRT.js and writes it to `path`.
 
-    The build runs in the empty folder `work`, because the template may be read-only.
+    The build runs in the empty folder `work_dir`, since the template may be read-only.
     `path` is created only after npm has installed all packages.
     """
     for file in TEMPLATE.iterdir():
         if file.is_file():
-            shutil.copyfile(file, work / file.name)
+            shutil.copyfile(file, work_dir / file.name)
     # NODE_ENV=production or the user's npm settings must not exclude esbuild.
-    settings = ["--include=dev", "--include=optional", "--ignore-scripts"]
-    settings += ["--prefer-offline", "--fetch-retries=1", "--fetch-timeout=60000"]
-    _run_npm(work, "ci", *settings)
+    options = ["--include=dev", "--include=optional", "--ignore-scripts"]
+    options += ["--prefer-offline", "--fetch-retries=1", "--fetch-timeout=60000"]
+    _run_npm(work_dir, "ci", *options)
     path.mkdir(parents=True)
     for name in ("index.html", "style.css"):
-        shutil.copyfile(work / name, path / name)
-    _run_npm(work, "run", "page", "--", f"--outdir={path.resolve()}")
-    litert, wasm = path / "litert", work / "node_modules/@litertjs/core/wasm"
+        shutil.copyfile(work_dir / name, path / name)
+    _run_npm(work_dir, "run", "page", "--", f"--outdir={path.resolve()}")
+    litert, wasm = path / "litert", work_dir / "node_modules/@litertjs/core/wasm"
     scripts = [f"{wasm / build}.js" for build in BUILDS]
-    _run_npm(work, "run", "runtime", "--", *scripts, f"--outdir={litert.resolve()}")
+    _run_npm(work_dir, "run", "runtime", "--", *scripts, f"--outdir={litert.resolve()}")
     for build in BUILDS:
         # gzip reduces the size to a third, and few servers compress files themselves.
-        # The suffix is not .gz, because some servers let the browser decompress those.
+        # The suffix is not .gz, because browsers decompress .gz files of some servers.
         compressed = gzip.compress((wasm / f"{build}.wasm").read_bytes(), 9, mtime=0)
         write_file(litert / f"{build}.wasm.gzip", compressed)
 
 
-def _run_npm(work: pathlib.Path, *arguments: str) -> None:
-    """Runs npm without output, and raises InputError if it fails."""
+def _run_npm(work_dir: pathlib.Path, *arguments: str) -> None:
+    """Runs npm in `work_dir` without printing. Raises InputError if npm fails."""
     npm = shutil.which("npm")
     if npm is None:
-        raise InputError(f"{_ADVICE}. Received: no command npm on the PATH")
+        raise InputError(f"{_NPM_ADVICE}. Received: no command npm on the PATH")
     try:
-        result = subprocess.run(
+        process = subprocess.run(
             [npm, *arguments],
-            cwd=work,
-            env=os.environ | dict.fromkeys(_QUIET, "false"),
+            cwd=work_dir,
+            env=os.environ | dict.fromkeys(_NPM_NOTICES, "false"),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=TIMEOUT,
@@ -136,18 +136,18 @@ def _run_npm(work: pathlib.Path, *arguments: str) -> None:
             check=False,
         )
     except OSError as error:
-        raise InputError(f"{_ADVICE}. Received: {npm}: {error.strerror}") from None
+        raise InputError(f"{_NPM_ADVICE}. Received: {npm}: {error.strerror}") from None
     except subprocess.TimeoutExpired:
         raise InputError(
-            f"{_ADVICE}. Received: npm {arguments[0]} ran longer than {TIMEOUT} s"
+            f"{_NPM_ADVICE}. Received: npm {arguments[0]} ran longer than {TIMEOUT} s"
         ) from None
-    if result.returncode:
-        raise InputError(f"{_ADVICE}. Received: {_find_error(result.stderr)}")
+    if process.returncode:
+        raise InputError(f"{_NPM_ADVICE}. Received: {_find_error(process.stderr)}")
 
 
 def _find_error(output: str) -> str:
     """Returns the first line of npm's output that describes the error."""
     lines = [line.strip() for line in output.splitlines() if "npm warn" not in line]
-    errors = [line.removeprefix("npm error ") for line in lines if line]
-    details = ("code ", "errno ", "syscall ", "path ")
-    return next((e for e in errors if not e.startswith(details)), "no npm message")
+    messages = [line.removeprefix("npm error ") for line in lines if line]
+    prefixes = ("code ", "errno ", "syscall ", "path ")  # Lines without a message.
+    return next((m for m in messages if not m.startswith(prefixes)), "no npm message")

@@ -1,9 +1,9 @@
-"""Comparison of int8 with float32, layer by layer.
+"""Comparison of int8 and float32 outputs, layer by layer.
 
-Two existing tools were tried. The QuantizationDebugger of TensorFlow 2.21 computes each
-float32 layer from int8 inputs, so that errors do not add up, and its direct comparison
-reads memory that is already reused (a cosine of 0 in a correct layer). `compare_model`
-of litert-quantizer 0.11 returns no scales, and its SQNR does not sum over images.
+Two existing tools do not suffice. The QuantizationDebugger of TensorFlow 2.21 computes
+each float32 layer from int8 inputs, which hides how errors accumulate. Its direct
+comparison mode reads buffers that have been reused (cosine 0 for a correct layer).
+`compare_model` of litert-quantizer 0.11 returns no scales and no SQNR over all images.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 from keras_resnet.support import (
-    filter_native_logs,
+    filter_cpp_logs,
     format_table,
     to_csv,
     to_png,
@@ -28,9 +28,9 @@ from keras_resnet.support import (
 from ..device import decode_values
 from ..formats import TFLITE_FORMATS, convert_to_tflite
 
-_REPORT_IMAGES = 16
+_REPORT_IMAGES = 16  # Number of images in a report.
 
-# Maps an image to the outputs of all operations, dequantised, by the tensors' names.
+# Runs a `.tflite` file on one image. Returns the dequantised outputs by tensor name.
 _RunFunction = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
@@ -45,28 +45,28 @@ class LayerError(NamedTuple):
 
 
 def compare_layers(
-    static: str, model: keras.Model, calibration: np.ndarray, images: np.ndarray
+    static_dir: str, model: keras.Model, calibration: np.ndarray, images: np.ndarray
 ) -> list[LayerError]:
-    """Compares each tensor of an int8 file with the same tensor in float32.
+    """Compares the layer outputs of an int8 file with those of a float32 file.
 
-    Errors add up along the network, as they do in use.
+    Each file processes whole images, so a layer's error includes the errors of the
+    layers before it. Returns one item per quantised layer output, in network order.
 
     Args:
-        static: Folder that `write_static_model` wrote with float32 pixels.
-        model: Model that the folder was written from.
+        static_dir: Folder that `write_static_model` wrote with float32 pixels.
+        model: Keras model that `static_dir` was written from.
         calibration: Calibration set, uint8, (n, height, width, channels).
-        images: Images to compare on, uint8. A few are enough.
+        images: Images to run, uint8, shaped like `calibration`. A few are enough.
     """
     float32 = dataclasses.replace(TFLITE_FORMATS["float32"], pixel_dtype="float32")
-    run_exact, _ = _open(convert_to_tflite(static, float32, calibration))
-    int8 = convert_to_tflite(static, TFLITE_FORMATS["float_io"], calibration)
-    run_int8, scales = _open(int8)
-    sums: dict[str, np.ndarray] = {}  # Sums over the images, by the tensors' names.
+    run_float32, _ = _load_file(convert_to_tflite(static_dir, float32, calibration))
+    int8 = convert_to_tflite(static_dir, TFLITE_FORMATS["float_io"], calibration)
+    run_int8, scales = _load_file(int8)
+    sums: dict[str, np.ndarray] = {}  # Sums over all images, by tensor name.
     for image in images:
-        expected, quantised = run_exact(image), run_int8(image)
-        for name in [name for name in quantised if name in expected]:
-            products = _sum_products(expected[name], quantised[name])
-            sums[name] = sums.get(name, 0) + products
+        exact, quantised = run_float32(image), run_int8(image)
+        for name in [name for name in quantised if name in exact]:
+            sums[name] = sums.get(name, 0) + _sum_products(exact[name], quantised[name])
     indices = {layer.name: index for index, layer in enumerate(model.layers)}
     return [
         _measure_error(layer, scales[name], sums[name])
@@ -75,16 +75,16 @@ def compare_layers(
     ]
 
 
-def _open(content: bytes) -> tuple[_RunFunction, dict[str, float]]:
-    """Returns a function that runs a file, and each tensor's scale (0 in float32)."""
-    with warnings.catch_warnings(), filter_native_logs():
+def _load_file(content: bytes) -> tuple[_RunFunction, dict[str, float]]:
+    """Returns a function that runs a file, and a dict of tensor scales (0: float32)."""
+    with warnings.catch_warnings(), filter_cpp_logs():
         # The interpreter warns that preserving all tensors needs more memory.
         warnings.simplefilter("ignore")
         interpreter = Interpreter(
             model_content=content, experimental_preserve_all_tensors=True
         )
         interpreter.allocate_tensors()
-    entry = interpreter.get_input_details()[0]["index"]
+    input_index = interpreter.get_input_details()[0]["index"]
     details = {tensor["index"]: tensor for tensor in interpreter.get_tensor_details()}
     outputs = [
         details[int(index)]
@@ -95,7 +95,7 @@ def _open(content: bytes) -> tuple[_RunFunction, dict[str, float]]:
     scales = {tensor["name"]: tensor["quantization"][0] for tensor in outputs}
 
     def run(image: np.ndarray) -> dict[str, np.ndarray]:
-        interpreter.set_tensor(entry, image[None].astype(np.float32))
+        interpreter.set_tensor(input_index, image[None].astype(np.float32))
         interpreter.invoke()
         get = interpreter.get_tensor
         return {t["name"]: decode_values(get(t["index"]), t) for t in outputs}
@@ -104,7 +104,7 @@ def _open(content: bytes) -> tuple[_RunFunction, dict[str, float]]:
 
 
 def _sum_products(expected: np.ndarray, quantised: np.ndarray) -> np.ndarray:
-    """Returns one image's contribution to the sums for `_measure_error`."""
+    """Returns the vector that one image adds to `sums`, see `_measure_error`."""
     x, y = expected.astype(np.float64), quantised.astype(np.float64)
     sums = (x * x).sum(), (y * y).sum(), (x * y).sum(), ((x - y) ** 2).sum()
     return np.array([*sums, x.size])
@@ -129,25 +129,25 @@ def _find_layer(tensor: str, indices: dict[str, int]) -> str | None:
 
 
 def write_layer_report(
-    static: str,
+    static_dir: str,
     model: keras.Model,
     calibration: np.ndarray,
     images: np.ndarray,
     folder: str,
 ) -> None:
-    """Prints the comparison of int8 with float32, on the first 16 images.
+    """Prints the result of `compare_layers` for the first 16 images.
 
-    Also writes it to `quantization.csv` and `quantization.png` in `folder`. For the
-    other arguments see `compare_layers`.
+    Also writes this result to `quantization.csv` and `quantization.png` in `folder`.
+    For the other arguments see `compare_layers`.
     """
-    errors = compare_layers(static, model, calibration, images[:_REPORT_IMAGES])
-    head = ("layer", "scale", "error in levels", "SQNR", "cosine")
-    cells = [
+    errors = compare_layers(static_dir, model, calibration, images[:_REPORT_IMAGES])
+    header = ("layer", "scale", "error in levels", "SQNR", "cosine")
+    rows = [
         (e.layer, f"{e.scale:.3g}", f"{e.error_in_levels:.2f}", f"{e.sqnr_db:.1f} dB",
          f"{e.cosine:.4f}")
         for e in errors
     ]  # fmt: skip
-    print(format_table([head, *cells]), flush=True)
+    print(format_table([header, *rows]), flush=True)
     csv = to_csv([error._asdict() for error in errors])
     write_file(os.path.join(folder, "quantization.csv"), csv)
     write_file(os.path.join(folder, "quantization.png"), draw_layer_errors(errors))

@@ -1,7 +1,7 @@
 """Cross-layer equalisation.
 
-The quantisers for LiteRT do not implement it. NNCF only scales channels between two
-layers of an OpenVINO or ONNX graph, not the channels of a whole stage.
+The quantisers for LiteRT do not implement this method. NNCF only scales channels
+between two layers of an OpenVINO or ONNX graph, not the channels of a whole stage.
 """
 
 import keras
@@ -10,20 +10,17 @@ from keras import layers
 
 from keras_resnet.nets import fold
 
-# If these layers' input channels are scaled by positive factors, so are their outputs.
-_HOMOGENEOUS = (
-    layers.Add,
-    layers.AveragePooling2D,
-    layers.Dropout,
-    layers.GlobalAveragePooling2D,
+# Layers f with f(factors * x) = factors * f(x), for one positive factor per channel.
+_HOMOGENEOUS_LAYERS = (
+    layers.Add, layers.AveragePooling2D, layers.Dropout, layers.GlobalAveragePooling2D,
     layers.MaxPooling2D,
-)
+)  # fmt: skip
 
-# The weights of these layers can absorb factors of their input and output channels.
+# Layers whose weights can absorb the factors of their input and output channels.
 WEIGHTED_LAYERS = (layers.Conv2D, layers.Dense)
 
-_TINY = 1e-30  # Smallest divisor, which avoids a division by a range of zero.
-_BATCH = 16
+_TINY = 1e-30  # Smallest divisor. It avoids a division by a range of zero.
+_BATCH_SIZE = 16
 
 
 def equalise(model: keras.Model, images: np.ndarray) -> keras.Model:
@@ -32,10 +29,11 @@ def equalise(model: keras.Model, images: np.ndarray) -> keras.Model:
     In int8 all channels of a tensor share one scale, so one channel with large values
     leaves few quantisation steps to the others. Cross-layer equalisation (Nagel et al.,
     arXiv:1906.04721) divides each channel by a positive factor in the layers that write
-    it, and multiplies by it in the layers that read it. ReLUs, sums and pooling
-    preserve the factor, also across a whole stage of residual blocks. int8 weights have
-    a scale per output channel, so the factors balance the ranges of activations and of
-    the weights that read them, as in SmoothQuant (Xiao et al., arXiv:2211.10438).
+    the channel, and multiplies by this factor in the layers that read the channel.
+    ReLUs, sums and pooling preserve the factor, also across a whole stage of residual
+    blocks. int8 weights have a scale per output channel, so the factors balance the
+    ranges of activations and of the weights that read them, as in SmoothQuant (Xiao et
+    al., arXiv:2211.10438).
 
     Channels that pass through any other layer (batch normalisation before a
     convolution, squeeze and excitation, shortcut A) are not scaled.
@@ -45,14 +43,14 @@ def equalise(model: keras.Model, images: np.ndarray) -> keras.Model:
         images: Calibration images, (n, height, width, channels).
 
     Returns:
-        A folded model.
+        A new model, folded by `keras_resnet.nets.fold`.
     """
     model = fold(model)
     groups = _find_groups(model)
     tensors = [tensor for group in groups for tensor in group.tensors]
     all_peaks = iter(_measure_peaks(model, tensors, images))
-    weighted = [layer for group in groups for layer in (*group.writers, *group.readers)]
-    weights = {layer: layer.get_weights() for layer in weighted}
+    members = [layer for group in groups for layer in (*group.writers, *group.readers)]
+    weights = {layer: layer.get_weights() for layer in members}
     for group in groups:
         peaks = [next(all_peaks) for _ in group.tensors]
         kernels = [weights[reader][0] for reader in group.readers]
@@ -72,11 +70,11 @@ class _Group:
 
     def __init__(self, scalable: bool) -> None:
         self.tensors: list[keras.KerasTensor] = []
-        self.writers: list[keras.Layer] = []  # Weighted layers that output a tensor.
-        self.readers: list[keras.Layer] = []  # Layers that read a tensor.
+        self.writers: list[keras.Layer] = []  # Layers that output one of `tensors`.
+        self.readers: list[keras.Layer] = []  # Layers that read one of `tensors`.
         self.scalable = scalable  # Whether all writers and readers can absorb factors.
 
-    def add(self, other: "_Group") -> None:
+    def merge(self, other: "_Group") -> None:
         self.tensors += other.tensors
         self.writers += other.writers
         self.readers += other.readers
@@ -85,7 +83,7 @@ class _Group:
 
 def _find_groups(model: keras.Model) -> list[_Group]:
     """Returns the scalable groups of a functional model without sub-models."""
-    groups: dict[int, _Group] = {}  # Group of each tensor, by the tensor's id.
+    groups: dict[int, _Group] = {}  # Groups by the id of their tensors.
     for depth in sorted(model._nodes_by_depth, reverse=True):
         for node in model._nodes_by_depth[depth]:
             layer = node.operation
@@ -94,21 +92,21 @@ def _find_groups(model: keras.Model) -> list[_Group]:
                 group = inputs[0]
                 for other in inputs[1:]:
                     if other is not group:
-                        group.add(other)
+                        group.merge(other)
                         groups.update({id(tensor): group for tensor in other.tensors})
             else:
-                weighted = type(layer) in WEIGHTED_LAYERS
-                group = _Group(scalable=weighted and _is_relu_or_linear(layer))
-                group.writers += [layer] * weighted
+                is_weighted = type(layer) in WEIGHTED_LAYERS
+                group = _Group(scalable=is_weighted and _is_relu_or_linear(layer))
+                group.writers += [layer] * is_weighted
                 for input_group in inputs:
                     input_group.readers.append(layer)
-                    input_group.scalable &= weighted
+                    input_group.scalable &= is_weighted
             group.tensors += node.outputs
             groups.update({id(tensor): group for tensor in node.outputs})
     for tensor in model.outputs:
         groups[id(tensor)].scalable = False
-    unique = {id(group): group for group in groups.values()}.values()
-    return [group for group in unique if group.scalable and group.readers]
+    unique_groups = {id(group): group for group in groups.values()}.values()
+    return [group for group in unique_groups if group.scalable and group.readers]
 
 
 def _is_relu_or_linear(layer: keras.Layer) -> bool:
@@ -118,22 +116,22 @@ def _is_relu_or_linear(layer: keras.Layer) -> bool:
 def _preserves_factors(layer: keras.Layer) -> bool:
     """Returns whether scaling the input channels scales the output channels equally."""
     if isinstance(layer, layers.ZeroPadding2D):
-        # In the other data format, the layer pads channels (shortcut A).
+        # With the other data format, the layer pads channels instead (shortcut A).
         return layer.data_format == keras.config.image_data_format()
     if isinstance(layer, layers.Activation):
         return _is_relu_or_linear(layer)
-    return isinstance(layer, (layers.ReLU, *_HOMOGENEOUS))
+    return isinstance(layer, (layers.ReLU, *_HOMOGENEOUS_LAYERS))
 
 
 def _measure_peaks(
     model: keras.Model, tensors: list[keras.KerasTensor], images: np.ndarray
 ) -> list[np.ndarray]:
-    """Returns the largest absolute value of each channel, (channels,), per tensor."""
+    """Returns one array per tensor: the largest absolute value of each channel."""
     peaks = [
         keras.ops.max(keras.ops.abs(t), axis=tuple(range(t.ndim - 1))) for t in tensors
     ]
     probe = keras.Model(model.input, peaks)
-    batches = [images[i : i + _BATCH] for i in range(0, len(images), _BATCH)]
+    batches = [images[i : i + _BATCH_SIZE] for i in range(0, len(images), _BATCH_SIZE)]
     parts = [keras.tree.flatten(probe(batch, training=False)) for batch in batches]
     return [np.max(batch_peaks, axis=0) for batch_peaks in zip(*parts, strict=True)]
 
@@ -142,21 +140,22 @@ def _choose_factors(peaks: list[np.ndarray], kernels: list[np.ndarray]) -> np.nd
     """Returns the number that each channel of a group is divided by, (channels,).
 
     `peaks` are the results of `_measure_peaks` for the group's tensors, and `kernels`
-    are the kernels of its readers. A factor is the root of the relative range of the
-    activations over the relative range of the weights.
+    are the kernels of its readers. A factor is sqrt(activation range / weight range).
+    Both ranges are fractions of the largest range in the tensor or output channel.
     """
     ranges = np.max([peak / max(peak.max(), _TINY) for peak in peaks], axis=0)
     weights = np.max([_compute_kernel_peaks(k, len(ranges)) for k in kernels], axis=0)
-    alive = (ranges > 0) & (weights > 0)
+    is_active = (ranges > 0) & (weights > 0)
     factors = np.ones(len(ranges))
-    factors[alive] = np.sqrt(ranges[alive] / weights[alive])
+    factors[is_active] = np.sqrt(ranges[is_active] / weights[is_active])
     return factors
 
 
 def _compute_kernel_peaks(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """Returns each input channel's largest weight, relative to the output's largest.
+    """Returns the largest absolute weight of each input channel, (channels,).
 
-    `kernel` is (..., input channels of a convolution's group, output channels).
+    Weights are divided by the largest absolute weight of their output channel. `kernel`
+    is (..., input channels of a convolution's group, output channels).
     """
     kernel = np.abs(kernel).reshape(-1, *kernel.shape[-2:]).max(axis=0)
     kernel = kernel / np.maximum(kernel.max(axis=0), _TINY)
@@ -165,7 +164,7 @@ def _compute_kernel_peaks(kernel: np.ndarray, channels: int) -> np.ndarray:
 
 
 def _expand_factors(factors: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns factors of input channels for a kernel shape: (inputs, outputs)."""
+    """Arranges factors of input channels like a kernel, (inputs, outputs)."""
     inputs, outputs = shape[-2:]
     groups = len(factors) // inputs
     return np.repeat(factors.reshape(groups, inputs).T, outputs // groups, axis=1)

@@ -20,7 +20,7 @@ from .equalize import WEIGHTED_LAYERS
 # covariance.
 _DAMPING = 0.01
 
-_BLOCK = 128  # Number of rows whose errors reach later rows by one matrix product.
+_BLOCK_ROWS = 128  # Number of kernel rows whose errors one matrix product propagates.
 
 
 def round_weights(
@@ -40,78 +40,78 @@ def round_weights(
         batch_size: Number of images per batch.
 
     Returns:
-        A folded model. A converter to int8 does not round its kernels further.
+        A folded model. Conversion to int8 does not change its kernels further.
     """
     model = fold(model)
     candidates = [layer for layer in model.layers if type(layer) in WEIGHTED_LAYERS]
-    weighted = [layer for layer in candidates if layer.use_bias]
-    moments = _measure_moments(model, weighted, images, batch_size)
-    with progress_bar("rounding weights", len(weighted)) as advance:
-        for layer, (products, means) in zip(weighted, moments, strict=True):
+    targets = [layer for layer in candidates if layer.use_bias]
+    moments = _measure_moments(model, targets, images, batch_size)
+    with progress_bar("rounding weights", len(targets)) as advance:
+        for layer, (products, means) in zip(targets, moments, strict=True):
             _round_layer(layer, products, means)
             advance()
     return model
 
 
 def _round_layer(layer: keras.Layer, products: np.ndarray, means: np.ndarray) -> None:
-    """Rounds a layer's kernel and corrects its bias, given its input moments."""
+    """Rounds the kernel and corrects the bias. For moments see `_measure_moments`."""
     kernel, bias = layer.get_weights()
     originals = np.split(kernel.reshape(-1, kernel.shape[-1]), len(means), axis=1)
     covariances = products - means[:, :, None] * means[:, None, :]
-    rounded = list(map(_round, originals, covariances))
-    groups = zip(means, rounded, originals, strict=True)
+    matrices = list(map(_round_matrix, originals, covariances))
+    groups = zip(means, matrices, originals, strict=True)
     shifts = [mean @ (after - before) for mean, after, before in groups]
-    kernel = np.concatenate(rounded, axis=1).reshape(kernel.shape)
+    kernel = np.concatenate(matrices, axis=1).reshape(kernel.shape)
     layer.set_weights([kernel, bias - np.concatenate(shifts)])
 
 
-def _round(weights: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Returns weights rounded to multiples of 1/127 of each output's largest weight.
+def _round_matrix(weights: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Rounds weights to multiples of 1/127 of the largest weight of their output.
 
-    `weights` and the float64 result have the shape (inputs, outputs). `covariance` is
-    the covariance of the inputs, (inputs, inputs).
+    `weights` and the returned float64 array have the shape (inputs, outputs).
+    `covariance` is the covariance of the inputs, (inputs, inputs).
     """
-    count, peak = len(weights), np.abs(weights).max(axis=0)
+    num_inputs, peak = len(weights), np.abs(weights).max(axis=0)
     step = np.maximum(np.float64(peak), 1e-30) / 127
     covariance = covariance.astype(np.float64)
-    ridge = _DAMPING * np.trace(covariance) / count + 1e-12
-    covariance[np.diag_indices(count)] += ridge
+    ridge = _DAMPING * np.trace(covariance) / num_inputs + 1e-12
+    covariance[np.diag_indices(num_inputs)] += ridge
     # Inputs with a large variance come first, so that many weights can compensate.
     order = np.argsort(-np.diag(covariance), kind="stable")
-    adjusted = weights.astype(np.float64)[order]
-    # The largest weights keep their values, because the converter computes the
-    # quantisation step from them.
+    adjusted_weights = weights.astype(np.float64)[order]
+    # The largest weight of an output keeps its value, because the converter computes
+    # the quantisation step from it.
     is_peak = np.abs(weights)[order] == peak
-    upper = np.linalg.cholesky(np.linalg.inv(covariance[np.ix_(order, order)])).T
-    rounded = np.empty_like(adjusted)
-    for start in range(0, count, _BLOCK):
-        stop = min(start + _BLOCK, count)
-        errors = np.empty((stop - start, adjusted.shape[1]))
+    factor = np.linalg.cholesky(np.linalg.inv(covariance[np.ix_(order, order)])).T
+    rounded_weights = np.empty_like(adjusted_weights)
+    for start in range(0, num_inputs, _BLOCK_ROWS):
+        stop = min(start + _BLOCK_ROWS, num_inputs)
+        errors = np.empty((stop - start, adjusted_weights.shape[1]))
         for i in range(start, stop):
-            integers = np.clip(np.round(adjusted[i] / step), -127, 127)
+            integers = np.clip(np.round(adjusted_weights[i] / step), -127, 127)
             integers[is_peak[i]] = 127 * np.sign(weights[order[i], is_peak[i]])
-            rounded[i] = integers * step
-            error = (adjusted[i] - rounded[i]) / upper[i, i]
-            adjusted[i + 1 : stop] -= np.outer(upper[i, i + 1 : stop], error)
+            rounded_weights[i] = integers * step
+            error = (adjusted_weights[i] - rounded_weights[i]) / factor[i, i]
+            adjusted_weights[i + 1 : stop] -= np.outer(factor[i, i + 1 : stop], error)
             errors[i - start] = error
-        adjusted[stop:] -= upper[start:stop, stop:].T @ errors
-    return rounded[np.argsort(order)]
+        adjusted_weights[stop:] -= factor[start:stop, stop:].T @ errors
+    return rounded_weights[np.argsort(order)]
 
 
 def _measure_moments(
-    model: keras.Model, weighted: list[keras.Layer], images: np.ndarray, batch_size: int
+    model: keras.Model, targets: list[keras.Layer], images: np.ndarray, batch_size: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the second and first moments of each layer's inputs.
+    """Yields the second and first moments of the inputs of each layer in `targets`.
 
-    Shapes: (groups, inputs, inputs) and (groups, inputs). The inputs are the values
-    that one output position reads (a convolution's patch), in the kernel's order.
+    Their shapes are (groups, inputs, inputs) and (groups, inputs). The inputs are the
+    values that one output position reads (a convolution's patch), in kernel order.
     """
-    probe = keras.Model(model.input, [layer.input for layer in weighted])
+    probe = keras.Model(model.input, [layer.input for layer in targets])
 
     @tf.function(autograph=False, reduce_retracing=True)
-    def moments(batch: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
+    def measure(batch: tf.Tensor) -> tuple[list[tf.Tensor], list[tf.Tensor]]:
         inputs = keras.tree.flatten(probe(batch, training=False))
-        patches = list(map(_extract_patches, weighted, inputs))
+        patches = list(map(_extract_patches, targets, inputs))
         counts = [tf.cast(tf.shape(patch)[0], patch.dtype) for patch in patches]
         totals = [tf.einsum("ngi,ngj->gij", patch, patch) for patch in patches]
         products = list(map(tf.divide, totals, counts))
@@ -121,7 +121,7 @@ def _measure_moments(
     for i in range(0, len(images), batch_size):
         batch = images[i : i + batch_size]
         weight = len(batch) / len(images)
-        parts = [[weight * t.numpy() for t in moment] for moment in moments(batch)]
+        parts = [[weight * t.numpy() for t in tensors] for tensors in measure(batch)]
         sums = keras.tree.map_structure(np.add, sums, parts) if sums else parts
     return zip(*sums, strict=True)
 

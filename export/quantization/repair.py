@@ -9,7 +9,7 @@ from keras_resnet.evaluation import Classifier
 from .equalize import equalise
 from .gptq import round_weights
 
-# Text about `repair_network` in the manifest of a bundle.
+# Description of `repair_network` in the manifest of a bundle.
 REPAIR_DESCRIPTION = "channels equalised, weights rounded by GPTQ"
 
 

@@ -1,14 +1,14 @@
 """Random augmentation of training images, as pure functions for a tf.data graph.
 
-Every function draws its random numbers from its argument `seed`, integers (2,), so
-that its result depends on its arguments alone. Images are uint8 (height, width,
-channels) with 1 or 3 channels, before and after augmentation.
+The result of each function depends on its arguments alone. Random numbers are derived
+from the argument `seed`, integers (2,). Images are uint8 (height, width, channels) with
+1 or 3 channels, before and after augmentation.
 
-Keras's layers are not used, because they draw from seed generators that keep state.
-Keras's RandAugment also differs from the published recipes in its operations and
-ranges, applies every operation to every batch in floating point, and draws a single
-operation for all images of a batch. The recipes use Pillow's colour operations. Those
-of tf.image differ: they keep the mean of each channel and change saturation in HSV.
+Keras's augmentation layers are not used, because their seed generators keep state.
+Keras's RandAugment also differs from the published recipes: it has other operations and
+ranges, computes in floating point, and applies the same operation to all images of a
+batch. The recipes use Pillow's colour operations. The operations of tf.image differ
+from Pillow's: they keep the mean of each channel and change saturation in HSV.
 """
 
 import math
@@ -16,11 +16,11 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from keras_resnet.data.preprocessing import covering_size
+from keras_resnet.data.preprocessing import scale_to_cover
 from keras_resnet.support import InputError
 
-# Eigenvalues and eigenvectors (columns; rows are R, G, B) of the covariance of
-# ImageNet's pixel values from 0 to 1. Source: fb.resnet.torch, datasets/imagenet.lua.
+# Eigenvalues and eigenvectors (columns) of the covariance matrix of ImageNet's R, G and
+# B values, scaled to 0 to 1. Source: fb.resnet.torch, datasets/imagenet.lua.
 _PCA_VALUES = (0.2175, 0.0188, 0.0045)
 _PCA_VECTORS = (
     (-0.5675, 0.7192, 0.4009),
@@ -29,7 +29,7 @@ _PCA_VECTORS = (
 )
 
 Range = tuple[float, float]
-# A pixel value for each channel, or one for all channels.
+# One pixel value for all channels, or one for each channel.
 Colour = float | Sequence[float]
 
 
@@ -39,17 +39,17 @@ def draw_inception_box(
     scale: Range = (0.08, 1.0),
     ratio: Range = (3 / 4, 4 / 3),
 ) -> tf.Tensor:
-    """Draws a crop of an image by its area and aspect ratio.
+    """Draws a box to crop, with a random area and a random aspect ratio.
 
-    Szegedy et al. 2015 (arXiv:1409.4842), implemented like torchvision's
-    RandomResizedCrop. The result is the first of ten random boxes that fits into the
-    image. If none fits, it is the central box with the nearest allowed ratio.
+    This is the method of Szegedy et al. 2015 (arXiv:1409.4842) as implemented by
+    torchvision's RandomResizedCrop. The result is the first of ten random boxes that
+    fits into the image. If none fits, it is a central box as large as `ratio` allows.
 
     Args:
         sides: Height and width of the image in pixels, int32 (2,).
         seed: Random seed, integers (2,).
-        scale: Range of the crop's fraction of the image's area, drawn uniformly.
-        ratio: Range of width / height, whose logarithm is drawn uniformly.
+        scale: Range of the uniformly drawn area, as a fraction of the image's area.
+        ratio: Range of width / height, which is drawn log-uniformly.
 
     Returns:
         The box (y, x, height, width) in pixels, int32.
@@ -60,12 +60,12 @@ def draw_inception_box(
     boxes = tf.stack([height, width], 1)
     fits = tf.reduce_all((boxes > 0) & (boxes <= sides), 1)
     height, width = tf.unstack(tf.cast(sides, tf.float32))
-    rounded = tf.round([width / min(ratio), height * max(ratio)])
-    central = tf.minimum(sides, tf.cast(rounded, tf.int32))
+    max_sides = tf.round([width / min(ratio), height * max(ratio)])
+    central_sides = tf.minimum(sides, tf.cast(max_sides, tf.int32))
     return tf.cond(
         tf.reduce_any(fits),
         lambda: _place_first_fitting(sides, boxes, fits, draws),
-        lambda: tf.concat([(sides - central) // 2, central], 0),
+        lambda: tf.concat([(sides - central_sides) // 2, central_sides], 0),
     )
 
 
@@ -73,11 +73,11 @@ def draw_shorter_side_box(
     sides: tf.Tensor,
     seed: tf.Tensor,
     size: tuple[int, int],
-    shorter: tuple[int, int] = (256, 480),
+    shorter_range: tuple[int, int] = (256, 480),
 ) -> tf.Tensor:
-    """Draws a crop of an image with the scale augmentation of the ResNet paper.
+    """Draws a box to crop, with the scale augmentation of the ResNet paper.
 
-    Section 3.4 (after Simonyan & Zisserman 2015): The image is resized such that its
+    In section 3.4 (after Simonyan & Zisserman 2015), the image is resized such that its
     shorter side has a random length, and a random crop of the input's size is taken.
     The paper's input is 224x224. For other inputs, the range of the shorter side is
     scaled in proportion to the shorter side of the input.
@@ -86,24 +86,24 @@ def draw_shorter_side_box(
         sides: Height and width of the image in pixels, int32 (2,).
         seed: Random seed, integers (2,).
         size: Height and width of the network's input in pixels.
-        shorter: Range of the shorter side in pixels, for an input of 224x224.
+        shorter_range: Range of the shorter side in pixels, for an input of 224x224.
 
     Returns:
         The box (y, x, height, width) in pixels of the original image, float32.
         Resizing this box to `size` equals resizing the image and cropping it.
 
     Raises:
-        InputError: If the resized image could be smaller than the input.
+        InputError: If the resized image could be smaller than `size`.
     """
-    if not 224 <= shorter[0] <= shorter[1]:
+    if not 224 <= shorter_range[0] <= shorter_range[1]:
         raise InputError(
-            "`shorter` must be an increasing range that starts at 224 or above. "
-            f"Received: shorter={shorter}"
+            "The range of the shorter side must be a pair (low, high) in pixels with "
+            f"224 <= low <= high. Received: shorter_range={shorter_range}"
         )
     draws = tf.random.stateless_uniform((3,), seed)
-    low, high = (round(side * min(size) / 224) for side in shorter)
+    low, high = (round(side * min(size) / 224) for side in shorter_range)
     shorter_side = tf.cast(low + to_integers(draws[0], high - low + 1), tf.float64)
-    resized = covering_size(sides, [shorter_side * side / min(size) for side in size])
+    resized = scale_to_cover(sides, [shorter_side * side / min(size) for side in size])
     corner = to_integers(draws[1:], resized - size + 1)
     scale = resized / sides
     corner = tf.cast(corner, scale.dtype)
@@ -120,17 +120,17 @@ def erase(
 ) -> tf.Tensor:
     """Fills a random box of an image with a colour, or returns the image unchanged.
 
-    Zhong et al. 2017 (arXiv:1708.04896), implemented like torchvision's RandomErasing.
-    The first of ten random boxes that is smaller than the image along both sides is
-    filled. If there is none, the image is returned unchanged.
+    This is the method of Zhong et al. 2017 (arXiv:1708.04896) as implemented by
+    torchvision's RandomErasing. The first of ten random boxes that is smaller than the
+    image along both sides is filled. If none is smaller, no box is filled.
 
     Args:
         image: uint8 (height, width, channels).
         seed: Random seed, integers (2,).
         probability: Probability that a box is filled.
-        fill: Pixel value of the box for each channel or for all, rounded.
-        scale: Range of the box's fraction of the image's area, drawn uniformly.
-        ratio: Range of height / width, whose logarithm is drawn uniformly.
+        fill: Colour of the box, rounded to integers.
+        scale: Range of the uniformly drawn area, as a fraction of the image's area.
+        ratio: Range of height / width, which is drawn log-uniformly.
     """
     image = tf.convert_to_tensor(image)
     sides = tf.shape(image)[:2]
@@ -144,30 +144,30 @@ def erase(
         mask = _box_mask(sides, box[:2], box[:2] + box[2:])
         return tf.where(mask, make_pixel(fill, image.shape[-1]), image)
 
-    is_drawn = tf.random.stateless_uniform((), decision_seed) < probability
-    return tf.cond(is_drawn & tf.reduce_any(fits), erase_box, lambda: image)
+    should_erase = tf.random.stateless_uniform((), decision_seed) < probability
+    return tf.cond(should_erase & tf.reduce_any(fits), erase_box, lambda: image)
 
 
 def _draw_sides(
     sides: tf.Tensor, draws: tf.Tensor, scale: Range, ratio: Range
 ) -> list[tf.Tensor]:
-    """Returns two sides of each random box; their quotient is within `ratio`."""
+    """Returns the two sides of each random box, int32. Their ratio is in `ratio`."""
     area = tf.reduce_prod(tf.cast(sides, tf.float32))
     area *= scale[0] + draws[:, 0] * (scale[1] - scale[0])
     low, high = map(math.log, ratio)
     ratios = tf.exp(low + draws[:, 1] * (high - low))
-    # Halves are rounded to even, as by Python's round() in torchvision.
-    pair = tf.round([tf.sqrt(area * ratios), tf.sqrt(area / ratios)])
-    return tf.unstack(tf.cast(pair, tf.int32))
+    # tf.round rounds halves to even, like Python's round(), which torchvision uses.
+    box_sides = tf.round([tf.sqrt(area * ratios), tf.sqrt(area / ratios)])
+    return tf.unstack(tf.cast(box_sides, tf.int32))
 
 
 def _place_first_fitting(
     sides: tf.Tensor, boxes: tf.Tensor, fits: tf.Tensor, draws: tf.Tensor
 ) -> tf.Tensor:
-    """Places the first fitting box at random; int32 (y, x, height, width)."""
-    first = tf.argmax(fits)
-    corner = to_integers(draws[first, 2:], sides - boxes[first] + 1)
-    return tf.concat([corner, boxes[first]], 0)
+    """Places the first fitting box randomly. Returns (y, x, height, width), int32."""
+    index = tf.argmax(fits)
+    corner = to_integers(draws[index, 2:], sides - boxes[index] + 1)
+    return tf.concat([corner, boxes[index]], 0)
 
 
 def to_integers(draws: tf.Tensor, count: tf.Tensor | int) -> tf.Tensor:
@@ -176,24 +176,24 @@ def to_integers(draws: tf.Tensor, count: tf.Tensor | int) -> tf.Tensor:
 
 
 def _box_mask(sides: tf.Tensor, corner: tf.Tensor, end: tf.Tensor) -> tf.Tensor:
-    """Returns whether each pixel is inside a box, bool (height, width, 1)."""
+    """Returns a mask of the pixels in a box, bool (height, width, 1)."""
     (top, left), (bottom, right) = tf.unstack(corner), tf.unstack(end)
     rows, columns = tf.range(sides[0])[:, None, None], tf.range(sides[1])[:, None]
     return (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)
 
 
 def make_pixel(fill: Colour, channels: int) -> tf.Tensor:
-    """Returns a pixel of a colour, uint8 (channels,)."""
+    """Converts a colour to the pixel values of all channels, uint8 (channels,)."""
     fill = tf.round(tf.cast(fill, tf.float32))
     return tf.broadcast_to(tf.cast(fill, tf.uint8), (channels,))
 
 
 def shift_colours(image: tf.Tensor, seed: tf.Tensor, std: float = 0.1) -> tf.Tensor:
-    """Shifts the colour of an image along the principal components of ImageNet.
+    """Shifts all pixels along the principal components of ImageNet's colours.
 
-    This is the "standard color augmentation" of the ResNet paper (Krizhevsky et al.
-    2012, section 4.1) with the constants of fb.resnet.torch. `std` is the standard
-    deviation of the random factor of each eigenvalue. Grey images are not changed.
+    This is the "standard color augmentation" of the ResNet paper, from section 4.1 of
+    Krizhevsky et al. 2012, with the constants of fb.resnet.torch. `std` is the standard
+    deviation of each eigenvalue's random factor. Grey images are not changed.
     """
     image = tf.convert_to_tensor(image)
     if image.shape[-1] == 1:
@@ -216,11 +216,11 @@ def mix(
 
     Mixup (arXiv:1710.09412) blends each image with its partner. CutMix
     (arXiv:1905.04899) replaces a box of each image with the partner's pixels. If both
-    are enabled, each batch uses one of them with probability 1/2, as in timm and
+    are enabled, each batch uses either method with probability 1/2, as in timm and
     torchvision. The weight of an image is drawn from Beta(alpha, alpha), once for the
-    batch. Partners are the images 0 and 1, 2 and 3, and so on, because batches are
-    shuffled anyway. Without a partner, the last image is not mixed. All draws depend on
-    the seed alone, so parts of a batch that begin at even positions are mixed equally.
+    batch. Partners are images 0 and 1, 2 and 3, and so on. If the number of images is
+    odd, the last image is not mixed. All random numbers depend on the seed alone. Parts
+    of a batch can therefore be mixed separately if they begin at even positions.
 
     Args:
         images: uint8 (batch, height, width, channels).
@@ -230,19 +230,19 @@ def mix(
         cutmix: Alpha of CutMix; 0 disables it.
 
     Returns:
-        Mixed images, with rounded pixels, and labels of the same shapes and types. The
-        labels are weighted by the visible area of a box that the border cuts off.
+        Mixed images and labels, with the shapes and dtypes of the arguments. CutMix
+        weights the labels by the area of its box after clipping the box to the image.
     """
     images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)
     method_seed, weight_seed, box_seed = tf.unstack(tf.random.split(seed, 3))
-    indices = tf.range(tf.shape(images)[0])
-    partners = tf.bitwise.bitwise_xor(indices, 1)
-    partners = tf.where(partners < tf.size(indices), partners, indices)
-    others = tf.gather(images, partners)
+    rows = tf.range(tf.shape(images)[0])
+    partner_rows = tf.bitwise.bitwise_xor(rows, 1)
+    partner_rows = tf.where(partner_rows < tf.size(rows), partner_rows, rows)
+    partners = tf.gather(images, partner_rows)
 
     def blend() -> tuple[tf.Tensor, tf.Tensor]:
         weight = _draw_beta(weight_seed, mixup)
-        x, y = tf.cast(images, tf.float32), tf.cast(others, tf.float32)
+        x, y = tf.cast(images, tf.float32), tf.cast(partners, tf.float32)
         return tf.cast(y + weight * (x - y) + 0.5, tf.uint8), weight
 
     def replace_box() -> tuple[tf.Tensor, tf.Tensor]:
@@ -252,7 +252,7 @@ def mix(
         corner, end = tf.maximum(centre - half, 0), tf.minimum(centre + half, sides)
         mask = _box_mask(sides, corner, end)
         box_fraction = tf.reduce_prod(end - corner) / tf.reduce_prod(sides)
-        return tf.where(mask, others, images), 1 - tf.cast(box_fraction, tf.float32)
+        return tf.where(mask, partners, images), 1 - tf.cast(box_fraction, tf.float32)
 
     if mixup and cutmix:
         use_mixup = tf.random.stateless_uniform((), method_seed) < 0.5
@@ -261,14 +261,14 @@ def mix(
         images, weight = blend() if mixup else replace_box()
     else:
         return images, labels
-    others = tf.gather(labels, partners)
-    return images, others + weight * (labels - others)
+    partner_labels = tf.gather(labels, partner_rows)
+    return images, partner_labels + weight * (labels - partner_labels)
 
 
 def _draw_beta(seed: tf.Tensor, alpha: float) -> tf.Tensor:
-    pair = tf.random.stateless_gamma((2,), seed, alpha)
-    # For a small alpha, both may underflow to 0. The result is 0 then, not NaN.
-    return tf.math.divide_no_nan(pair[0], tf.reduce_sum(pair))
+    gammas = tf.random.stateless_gamma((2,), seed, alpha)
+    # For a small alpha, both gamma variates may be 0. The quotient is then 0, not NaN.
+    return tf.math.divide_no_nan(gammas[0], tf.reduce_sum(gammas))
 
 
 def crop_and_flip(
@@ -279,14 +279,14 @@ def crop_and_flip(
     Args:
         images: (batch, height, width, channels), each at least as large as `size`.
         size: Height and width of the crops in pixels.
-        draws: Random numbers from [0, 1) for the first row, the first column and the
-            mirroring of each image, (batch, 3).
-        flip: Whether half of the images are mirrored.
+        draws: Random numbers from [0, 1), (batch, 3). They determine the first row, the
+            first column and the mirroring of each image.
+        flip: Whether to mirror each image with probability 1/2.
     """
     height, width = size
-    rows, columns = images.shape[1] - height + 1, images.shape[2] - width + 1
-    rows = tf.cast(draws[:, 0] * rows, tf.int32)[:, None] + tf.range(height)
-    columns = tf.cast(draws[:, 1] * columns, tf.int32)[:, None] + tf.range(width)
+    y_count, x_count = images.shape[1] - height + 1, images.shape[2] - width + 1
+    rows = tf.cast(draws[:, 0] * y_count, tf.int32)[:, None] + tf.range(height)
+    columns = tf.cast(draws[:, 1] * x_count, tf.int32)[:, None] + tf.range(width)
     if flip:
         columns = tf.where(draws[:, 2:] < 0.5, columns, columns[:, ::-1])
     images = tf.gather(images, rows, axis=1, batch_dims=1)

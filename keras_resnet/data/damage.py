@@ -14,21 +14,21 @@ from keras_resnet.support import InputError, shorten_list
 def find_damaged(
     split: Split, preprocessing: Preprocessing, indices: Iterable[int] | None = None
 ) -> list[int]:
-    """Returns those `indices` (default: all) whose image cannot be decoded, sorted.
+    """Returns the sorted indices of the damaged images among `indices` (default: all).
 
     Raises:
         InputError: If a TFRecord file has changed since it was indexed.
     """
     read = split.make_reader(preprocessing.decode, lambda image: image)
-    damaged = []
+    damaged_indices = []
     for index in range(len(split)) if indices is None else sorted(set(indices)):
         try:
             read(split.images[index])
         except tf.errors.OpError:
             if split.records:
                 _check_record(split, index)
-            damaged.append(int(index))
-    return damaged
+            damaged_indices.append(int(index))
+    return damaged_indices
 
 
 def _check_record(split: Split, index: int) -> None:
@@ -46,9 +46,9 @@ def _check_record(split: Split, index: int) -> None:
 
 
 def refuse_damaged(split: Split, preprocessing: Preprocessing) -> None:
-    """Raises an InputError that lists the damaged images, if there are any."""
-    if damaged := find_damaged(split, preprocessing):
-        raise InputError(_describe(split, damaged))
+    """Raises an InputError that lists the damaged images of a split, if any."""
+    if damaged_indices := find_damaged(split, preprocessing):
+        raise InputError(_describe_damage(split, damaged_indices))
 
 
 def replace_damaged(
@@ -57,35 +57,33 @@ def replace_damaged(
     indices: Iterable[int],
     error: Exception | None = None,
 ) -> Split:
-    """Replaces each damaged image by the next one that can be decoded.
-
-    The label is replaced together with the image.
+    """Replaces each damaged image by the next undamaged image and its label.
 
     Args:
         split: Images and labels.
         preprocessing: Preprocessing that decodes the images.
-        indices: Indices in the split of the images to check.
-        error: Error that occurred while reading, raised if no image is damaged.
+        indices: Indices, in the split, of the images to check.
+        error: Error that occurred while reading. It is raised if no image is damaged.
 
     Raises:
         InputError: If more than a fraction MAX_DAMAGED of all images is damaged.
     """
-    damaged = find_damaged(split, preprocessing, indices)
-    if not damaged:
+    damaged_indices = find_damaged(split, preprocessing, indices)
+    if not damaged_indices:
         raise error or InputError("Reading failed although no image is damaged.")
-    count = split.num_replaced + len(damaged)
-    if count > MAX_DAMAGED * len(split):
+    num_damaged = split.num_replaced + len(damaged_indices)
+    if num_damaged > MAX_DAMAGED * len(split):
         if len(split) < 10_000:
             refuse_damaged(split, preprocessing)
-        raise InputError(_describe(split, damaged, count))
-    message = _describe(split, damaged, count)
+        raise InputError(_describe_damage(split, damaged_indices, num_damaged))
+    message = _describe_damage(split, damaged_indices, num_damaged)
     print(f"{message}. They are replaced by other images.", file=sys.stderr)
-    return split.substitute(damaged)
+    return split.substitute(damaged_indices)
 
 
-def _describe(split: Split, damaged: Sequence[int], count: int | None = None) -> str:
+def _describe_damage(split: Split, indices: Sequence[int], count: int = 0) -> str:
     all_names = split.names()
-    names = [all_names[index] for index in damaged]
+    names = [all_names[index] for index in indices]
     names = [f"number {name}" if name.isdigit() else name for name in names]
     return (
         f"{count or len(names)} of {len(split)} images cannot be decoded. Repair or "

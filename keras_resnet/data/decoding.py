@@ -7,11 +7,11 @@ import tensorflow as tf
 
 IMAGE_FORMATS = "JPEG, PNG, WebP, BMP or GIF"
 
-# Function from an encoded file, an image or an entry of `Split.images` to pixels.
+# Function from an encoded file, or an entry of `Split.images`, to an image's pixels.
 PixelFunction = Callable[[tf.Tensor], tf.Tensor]
 
 # Matches the head of a JPEG file up to the orientation in its EXIF block, in either
-# byte order. Group 1 or 2 is the orientation. \C matches any byte.
+# byte order. Group 1 or group 2 is the orientation. \C matches any byte.
 _ORIENTATION = (
     r"\C*?Exif\x00\x00(?:"
     r"II\*\x00\x08\x00\x00\x00\C\C(?:(?:\C\x00|[\x00-\x11]\x01)\C{10})*?"
@@ -26,7 +26,7 @@ def decode_image(encoded: tf.Tensor, channels: int, upright: bool) -> tf.Tensor:
 
     def decode_jpeg() -> tf.Tensor:
         image = tf.io.decode_jpeg(encoded, 3, dct_method="INTEGER_ACCURATE")
-        return _turn_upright(image, exif_orientation(encoded)) if upright else image
+        return _turn_upright(image, read_orientation(encoded)) if upright else image
 
     is_jpeg = tf.io.is_jpeg(encoded)
     image = tf.cond(is_jpeg, decode_jpeg, lambda: _decode_by_signature(encoded))
@@ -55,42 +55,42 @@ def _convert_channels(image: tf.Tensor, channels: int) -> tf.Tensor:
 
 def _decode_by_signature(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes a file that is not a JPEG by the format that its first bytes indicate."""
-    offset = tf.minimum(8, tf.strings.length(encoded))  # The file may be short.
+    offset = tf.minimum(8, tf.strings.length(encoded))  # Damaged files may be shorter.
     magic = tf.strings.substr(encoded, 0, 4) + tf.strings.substr(encoded, offset, 4)
     is_webp = (tf.strings.length(encoded) > 20) & (magic == "RIFFWEBP")
     is_bmp = tf.strings.substr(encoded, 0, 2) == "BM"
     is_bmp &= tf.strings.length(encoded) > 54
-    bmp, other = partial(_decode_bmp, encoded), partial(_decode_other, encoded)
-    webp = partial(_decode_webp, encoded)
-    return tf.cond(is_webp, webp, lambda: tf.cond(is_bmp, bmp, other))
+    read_webp, read_bmp = (partial(f, encoded) for f in (_decode_webp, _decode_bmp))
+    read_other = partial(_decode_any, encoded)
+    return tf.cond(is_webp, read_webp, lambda: tf.cond(is_bmp, read_bmp, read_other))
 
 
-def _decode_other(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
+def _decode_any(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
     return tf.io.decode_image(encoded, channels, expand_animations=False)
 
 
 def _decode_webp(encoded: tf.Tensor) -> tf.Tensor:
-    # tf.io.decode_image accepts only the file's own number of channels, or 0 for any.
-    # With 0, however, it writes beyond its buffer if the file is animated (TensorFlow
-    # 2.21). Animations are decoded with 3 channels, which raises an error.
+    # For WebP, tf.io.decode_image accepts only the file's own number of channels, or 0
+    # for any number. With 0, it writes beyond its buffer if the file is animated
+    # (TensorFlow 2.21). With 3, which is used for animated files, it raises an error.
     head = tf.io.decode_raw(tf.strings.substr(encoded, 12, 9), tf.uint8)
     is_extended = tf.strings.substr(encoded, 12, 4) == "VP8X"
     is_animated = is_extended & (tf.bitwise.bitwise_and(head[8], 2) > 0)
-    rgb, native = (partial(_decode_other, encoded, channels) for channels in (3, 0))
-    return tf.cond(is_animated, rgb, native)[..., :3]
+    decode_rgb, decode_native = (partial(_decode_any, encoded, n) for n in (3, 0))
+    return tf.cond(is_animated, decode_rgb, decode_native)[..., :3]
 
 
 def _decode_bmp(encoded: tf.Tensor) -> tf.Tensor:
-    def with_palette() -> tf.Tensor:
+    def decode_palette() -> tf.Tensor:
         # tf.io.decode_image returns the palette indices as if they were grey values.
         start = 14 + _read_int32(encoded, 14)
         palette = tf.strings.substr(encoded, start, _read_int32(encoded, 10) - start)
         palette = tf.reshape(tf.io.decode_raw(palette, tf.uint8), (-1, 4))
-        indices = _decode_other(encoded)[..., 0]
+        indices = _decode_any(encoded)[..., 0]
         return tf.gather(palette, tf.cast(indices, tf.int32))[..., 2::-1]
 
     has_palette = _read_int32(encoded, 28) % 65536 == 8
-    return tf.cond(has_palette, with_palette, partial(_decode_other, encoded))
+    return tf.cond(has_palette, decode_palette, partial(_decode_any, encoded))
 
 
 def _read_int32(encoded: tf.Tensor, offset: int) -> tf.Tensor:
@@ -98,8 +98,8 @@ def _read_int32(encoded: tf.Tensor, offset: int) -> tf.Tensor:
     return tf.io.decode_raw(tf.strings.substr(encoded, offset, 4), tf.int32)[0]
 
 
-def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
-    """Returns the EXIF orientation of a JPEG file, int32 from 1 (upright) to 8."""
+def read_orientation(encoded: tf.Tensor) -> tf.Tensor:
+    """Reads a JPEG file's EXIF orientation, int32 from 1 (upright, default) to 8."""
     head = tf.strings.substr(encoded, 0, 8192)
     orientation = tf.strings.regex_replace(
         head, f"^{_ORIENTATION}$", r"\1\2", replace_global=False
@@ -111,14 +111,14 @@ def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    """Turns an image upright, given its orientation (EXIF 2.3, tag 0x0112)."""
+    """Turns an image upright, given its EXIF orientation (EXIF 2.3, tag 0x0112)."""
 
-    def transposed() -> tf.Tensor:
-        # int32 avoids a oneDNN warning in every graph that uint8 is not supported.
+    def transpose_image() -> tf.Tensor:
+        # Transposing int32 avoids oneDNN's warning that it does not support uint8.
         return tf.cast(tf.transpose(tf.cast(image, tf.int32), (1, 0, 2)), tf.uint8)
 
-    image = tf.cond(orientation > 4, transposed, lambda: image)
-    mirrored = tf.reduce_any(orientation == [2, 3, 6, 7])
-    image = tf.cond(mirrored, lambda: image[:, ::-1], lambda: image)
-    upended = tf.reduce_any(orientation == [3, 4, 7, 8])
-    return tf.cond(upended, lambda: image[::-1], lambda: image)
+    image = tf.cond(orientation > 4, transpose_image, lambda: image)
+    is_mirrored = tf.reduce_any(orientation == [2, 3, 6, 7])
+    image = tf.cond(is_mirrored, lambda: image[:, ::-1], lambda: image)
+    is_upside_down = tf.reduce_any(orientation == [3, 4, 7, 8])
+    return tf.cond(is_upside_down, lambda: image[::-1], lambda: image)

@@ -3,9 +3,9 @@
 Every training batch is a function of the seed and the step number alone:
 
 - Order: The images of each epoch are shuffled with the seed and the epoch's number,
-  and the order is cut into steps. The images of any step are therefore known before
-  any image is read, and a run that resumes in mid-epoch skips the earlier steps
-  without decoding them.
+  and the shuffled images are divided into steps. The images of any step are therefore
+  known before any image is read, and a run that resumes in mid-epoch skips the earlier
+  steps without decoding their images.
 - Rows: A step has one row for each of its images, with the image's index in the split
   and its random numbers. The numbers are drawn for the whole step, from the seed and
   the step number. Each worker then keeps only the rows of its own replicas, so a
@@ -15,9 +15,9 @@ Every training batch is a function of the seed and the step number alone:
   same number of rows in every step, but the last step of an epoch may be smaller. Such
   a step is padded with rows whose index is -1. No image is read for these rows, and
   they are removed at the end.
-- Lanes: Lane i of n consists of the steps i, i + n, i + 2n and so on. Each of n
-  `tf.data` services prepares one lane, and training takes a batch from each lane in
-  turn. Without a service, a single lane contains all steps.
+- Lanes: With n `tf.data` services, the steps are divided into n lanes. Lane i consists
+  of the steps i, i + n, i + 2n and so on. Each service prepares one lane, and training
+  takes a batch from each lane in turn. Without a service, one lane has all steps.
 """
 
 import dataclasses
@@ -33,12 +33,12 @@ from keras_resnet.data.preprocessing import CropReader, Preprocessing, central_c
 from keras_resnet.data.service import serve_batches
 from keras_resnet.data.splits import Split
 from keras_resnet.data.training_images import ImageReader, ImageReaders, make_readers
-from keras_resnet.spec import Recipe, steps_per_epoch
+from keras_resnet.spec import Recipe, count_steps
 from keras_resnet.support import InputError
 
-# Parallel tensors with one row for each image of a step: index in the split, three
-# random numbers from [0, 1), augmentation seed (2,), step number, and number of images
-# in the step. After reading, they are image, index, step number, and number of images.
+# Tensors with one row for each image of a step. Before reading: index in the split,
+# three random numbers from [0, 1), augmentation seed (2,), step number, and number of
+# images in the step. After reading: image, index, step number, and number of images.
 Rows = tuple[tf.Tensor, ...]
 
 
@@ -58,22 +58,22 @@ class TrainingBatches:
 
     The augmented images of a step are the same for any number of replicas.
 
-    TensorFlow's stateless functions draw equal numbers from equal pairs of seeds. If
-    the shuffling of epoch 3 and the crops of step 3 both used the pair (seed, 3), they
-    would be correlated. The first number therefore depends on the purpose. It is `seed`
-    for shuffling, `seed + 1` for crops and mirroring, `seed + 2` for the augmentation
-    seeds of the images, and `seed + 3` for mixing.
+    The seeds of TensorFlow's stateless functions are pairs of numbers. If the shuffling
+    of epoch 3 and the crops of step 3 both used the pair (seed, 3), they would be
+    correlated. The first number therefore depends on its purpose. It is `seed` for
+    shuffling, `seed + 1` for crops and mirroring, `seed + 2` for the augmentation seeds
+    of the images, and `seed + 3` for mixing.
 
     Attributes:
         split: Images and labels to train on.
-        preprocessing: Preprocessing to the size of the training images.
+        preprocessing: Preprocessing whose output has the size of the training images.
         recipe: Recipe with the batch size and all augmentation options.
-        replicas: Number of replicas that share each batch. Their parts differ by at
-            most one image, or two if images are mixed in pairs.
+        replicas: Number of replicas that share each batch. The sizes of their parts
+            differ by at most one image, or two if images are mixed in pairs.
         seed: Random seed for shuffling and augmentation.
-        local_replicas: Replicas of this process, whose parts are read. Default: all.
+        local_replicas: Indices of this process's replicas. Default: all replicas.
         num_classes: Number of classes, required if images are mixed.
-        mean: Mean pixel value of each channel, the colour of erased rectangles.
+        mean: Mean pixel value of each channel, used as the colour of erased boxes.
         service: Comma-separated addresses of `tf.data` services that prepare the
             batches in turn. Each service has one worker. Default: no service.
     """
@@ -110,7 +110,7 @@ class TrainingBatches:
     def find_step_indices(self, step: int) -> np.ndarray:
         """Returns the indices of a step's images in the split, in batch order."""
         epoch, step_in_epoch = divmod(step, self._steps_per_epoch)
-        steps = self._epoch_steps(tf.constant(epoch, tf.int64)).skip(step_in_epoch)
+        steps = self._plan_epoch(tf.constant(epoch, tf.int64)).skip(step_in_epoch)
         return next(steps.as_numpy_iterator())[1]
 
     @property
@@ -125,14 +125,14 @@ class TrainingBatches:
     @property
     def _steps_per_epoch(self) -> int:
         parts = self.recipe.count_batch_parts(self.replicas)
-        return steps_per_epoch(len(self.split), self.recipe.batch_size, parts)
+        return count_steps(len(self.split), self.recipe.batch_size, parts)
 
     def _make_lane(
         self, readers: ImageReaders, start: int, stop: int, number: int, count: int
     ) -> tf.data.Dataset:
-        """Returns lane `number` of `count`; see `_finish_step` for the elements."""
+        """Returns the batches of lane `number` of `count`, made by `_finish_step`."""
         first, last = start // self._steps_per_epoch, -(-stop // self._steps_per_epoch)
-        batches = tf.data.Dataset.range(first, last).flat_map(self._epoch_steps)
+        batches = tf.data.Dataset.range(first, last).flat_map(self._plan_epoch)
         batches = batches.skip(start - first * self._steps_per_epoch)
         batches = batches.take(stop - start).shard(count, number).map(self._plan_step)
         read_batch, read_image = readers
@@ -154,36 +154,36 @@ class TrainingBatches:
         batches = batches.map(self._finish_step, cores)
         return batches.with_options(_options())
 
-    def _epoch_steps(self, epoch: tf.Tensor) -> tf.data.Dataset:
+    def _plan_epoch(self, epoch: tf.Tensor) -> tf.data.Dataset:
         """Returns the steps of an epoch as pairs of step number and image indices."""
-        steps, images = self._steps_per_epoch, tf.range(len(self.split))
+        steps, all_indices = self._steps_per_epoch, tf.range(len(self.split))
         batch_size, seed = self.recipe.batch_size, (self.seed, epoch)
-        shuffled = tf.random.experimental.stateless_shuffle(images, seed)
-        used = min(steps * batch_size, len(self.split))
-        # A batch repeats its distinct images in rounds, such as A B C A B C, because
-        # neighbours may be mixed in pairs and must not be copies of one image.
-        position, distinct = tf.range(used), -(-batch_size // self.recipe.repeats)
-        position = position // batch_size * distinct + position % batch_size % distinct
-        numbers = epoch * steps + tf.range(steps, dtype=tf.int64)
-        indices = tf.data.Dataset.from_tensor_slices(tf.gather(shuffled, position))
-        numbers = tf.data.Dataset.from_tensor_slices(numbers)
-        return tf.data.Dataset.zip(numbers, indices.batch(batch_size))
+        shuffled_indices = tf.random.experimental.stateless_shuffle(all_indices, seed)
+        num_used = min(steps * batch_size, len(self.split))
+        # A batch with repeated images has the order A B C A B C, because neighbours may
+        # be mixed in pairs and must not be copies of one image.
+        order, num_distinct = tf.range(num_used), -(-batch_size // self.recipe.repeats)
+        order = order // batch_size * num_distinct + order % batch_size % num_distinct
+        step_numbers = epoch * steps + tf.range(steps, dtype=tf.int64)
+        indices = tf.data.Dataset.from_tensor_slices(tf.gather(shuffled_indices, order))
+        step_numbers = tf.data.Dataset.from_tensor_slices(step_numbers)
+        return tf.data.Dataset.zip(step_numbers, indices.batch(batch_size))
 
-    def _part_bounds(self, count: tf.Tensor) -> tf.Tensor:
-        """Returns the bounds of the local replicas' parts in a batch of that size."""
-        # Images are mixed in pairs, so both images must be on the same replica.
-        unit = 2 if self.recipe.mixes_images else 1
+    def _find_part_bounds(self, count: tf.Tensor) -> tf.Tensor:
+        """Returns the bounds of this process's parts of a batch of `count` images."""
+        # Both images of a pair to be mixed must be on the same replica.
+        group_size = 2 if self.recipe.mixes_images else 1
         replicas = tf.range(self._local_replicas.start, self._local_replicas.stop + 1)
-        bounds = replicas * -(-count // unit)
-        return tf.minimum(bounds // self.replicas * unit, count)
+        bounds = replicas * -(-count // group_size)
+        return tf.minimum(bounds // self.replicas * group_size, count)
 
     def _plan_step(self, step: tf.Tensor, indices: tf.Tensor) -> Rows:
-        """Returns the rows of this process in a step, with their random numbers."""
+        """Returns the rows of a step that belong to this process; see `Rows`."""
         count = tf.size(indices)
         draws = tf.random.stateless_uniform((count, 3), (self.seed + 1, step))
         seed = (self.seed + 2, step)
         seeds = tf.random.stateless_uniform((count, 2), seed, None, None, tf.int32)
-        bounds = self._part_bounds(count)
+        bounds = self._find_part_bounds(count)
         part = slice(bounds[0], bounds[-1])
         step, counts = tf.repeat(step, count), tf.repeat(count, count)
         return tuple(column[part] for column in (indices, draws, seeds, step, counts))
@@ -197,9 +197,9 @@ class TrainingBatches:
     def _finish_step(
         self, images: tf.Tensor, indices: tf.Tensor, steps: tf.Tensor, counts: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        """Removes the padding and returns (step, bounds, images, labels, weights)."""
+        """Returns (step, bounds, images, labels, weights) of a step without padding."""
         step, count = steps[0], counts[0]
-        bounds = self._part_bounds(count) - self._part_bounds(count)[0]
+        bounds = self._find_part_bounds(count) - self._find_part_bounds(count)[0]
         images, indices = images[: bounds[-1]], indices[: bounds[-1]]
         labels, recipe = tf.gather(self.split.labels, indices), self.recipe
         if recipe.mixes_images:
@@ -226,18 +226,18 @@ def evaluation_batches(
     Args:
         split: Images and labels to evaluate on.
         crop_reader: Functions that read the crop of each image; see `central_crop`.
-        batch_size: Number of images over all replicas, a multiple of `replicas`.
+        batch_size: Number of images in each global batch, a multiple of `replicas`.
         replicas: Number of replicas that share each batch equally. The last batch is
             padded with images of weight 0.
 
     Returns:
-        A `tf.data.Dataset` with the elements that `TrainingBatches.dataset` describes.
-        The weights are 1, or 0 for padding.
+        A `tf.data.Dataset` with one element (images, labels, weights) for each batch
+        and replica. Labels are int32. Weights are 1 for images and 0 for padding.
     """
-    padded = -(-len(split) // replicas) * replicas
-    indices = np.arange(padded) % len(split)
-    weights = (np.arange(padded) < len(split)).astype(np.float32)
-    read, slices = _batch_reader(split, crop_reader), tf.data.Dataset.from_tensor_slices
+    padded_length = -(-len(split) // replicas) * replicas
+    indices = np.arange(padded_length) % len(split)
+    weights = (np.arange(padded_length) < len(split)).astype(np.float32)
+    read, slices = _make_reader(split, crop_reader), tf.data.Dataset.from_tensor_slices
 
     def load(indices: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return read(indices), tf.gather(split.labels, indices), weights
@@ -252,13 +252,13 @@ def evaluation_batches(
 
 
 def load_views(split: Split, preprocessing: Preprocessing) -> np.ndarray:
-    """Returns the central crops of all images, uint8 (n, height, width, channels)."""
+    """Returns central crops of a split's images, uint8 (n, height, width, channels)."""
     batches = evaluation_batches(split, central_crop(preprocessing), 64, 1)
     return np.concatenate([images for images, _, _ in batches.as_numpy_iterator()])
 
 
-def _batch_reader(split: Split, crops: CropReader) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns a function from indices in a split to a batch of their crops."""
+def _make_reader(split: Split, crops: CropReader) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a function from indices in a split to the crops of these images."""
     decode, view, spec = crops
     entries = split.entries()
     if split.is_unchanged_by(view):
@@ -272,6 +272,6 @@ def _batch_reader(split: Split, crops: CropReader) -> Callable[[tf.Tensor], tf.T
 def _options() -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = True
-    # tf.data's autotuning can stall a step for seconds.
+    # The autotuning of tf.data can delay a step by seconds.
     options.autotune.enabled = False
     return options

@@ -1,4 +1,4 @@
-"""RandAugment and TrivialAugment, equal to those of torchvision and timm."""
+"""RandAugment and TrivialAugment, as implemented in torchvision and timm."""
 
 import functools
 import math
@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_resnet.data.augmentation import Colour, make_pixel, to_integers, to_pixels
 from keras_resnet.support import InputError
 
-# Weights of R, G and B in Pillow's ITU-R 601-2 luma. The sums are exact in float32.
+# Weights of R, G and B in Pillow's luma (ITU-R 601-2). float32 represents sums exactly.
 _LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 
 # Affine map (a, b, c, d, e, f): the output pixel at (x, y) is the input pixel at
@@ -23,11 +23,11 @@ Operation = Callable[[tf.Tensor, Any, Warp], tf.Tensor]
 # Function that returns an operation's amount. Its arguments are the level (0 to 1),
 # the sign (-1 or 1) and the image's (height, width).
 Amount = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
-# Operations by name, with `None` if an operation takes no amount.
+# Maps a name to an operation and its amount, or `None` if it needs no amount.
 Operations = Mapping[str, tuple[Operation, Amount | None]]
 
 
-def _luma(image: tf.Tensor) -> tf.Tensor:
+def _to_luma(image: tf.Tensor) -> tf.Tensor:
     """Converts a float32 image to grey like Pillow's convert("L")."""
     if image.shape[-1] == 1:
         return image
@@ -35,12 +35,12 @@ def _luma(image: tf.Tensor) -> tf.Tensor:
 
 
 def _apply_tables(image: tf.Tensor, tables: tf.Tensor) -> tf.Tensor:
-    """Replaces each pixel value by its entry in `tables`, (channels, 256)."""
+    """Replaces each pixel value by its entry in lookup tables, (channels, 256)."""
     tables = tf.reshape(tf.cast(tables, tf.uint8), [-1])
-    return tf.gather(tables, tf.cast(image, tf.int32) + _table_offsets(image))
+    return tf.gather(tables, tf.cast(image, tf.int32) + _get_table_offsets(image))
 
 
-def _table_offsets(image: tf.Tensor) -> tf.Tensor:
+def _get_table_offsets(image: tf.Tensor) -> tf.Tensor:
     return 256 * tf.range(image.shape[-1])
 
 
@@ -55,14 +55,14 @@ def _auto_contrast(image: tf.Tensor, *_: Any) -> tf.Tensor:
 
 def _equalize(image: tf.Tensor, *_: Any) -> tf.Tensor:
     channels = image.shape[-1]
-    values, size = tf.cast(image, tf.int32) + _table_offsets(image), 256 * channels
+    values, size = tf.cast(image, tf.int32) + _get_table_offsets(image), 256 * channels
     histogram = tf.math.bincount(values, minlength=size, maxlength=size)
     histogram = tf.reshape(histogram, (channels, 256))
     brightest = tf.cast(tf.reduce_max(image, (0, 1)), tf.int32)
-    last = tf.gather(histogram, brightest, batch_dims=1)
-    step = ((tf.reduce_sum(histogram, 1) - last) // 255)[:, None]
-    below = tf.cumsum(histogram, 1, exclusive=True)
-    tables = tf.minimum((step // 2 + below) // tf.maximum(step, 1), 255)
+    num_brightest = tf.gather(histogram, brightest, batch_dims=1)
+    step = ((tf.reduce_sum(histogram, 1) - num_brightest) // 255)[:, None]
+    num_below = tf.cumsum(histogram, 1, exclusive=True)
+    tables = tf.minimum((step // 2 + num_below) // tf.maximum(step, 1), 255)
     return _apply_tables(image, tf.where(step > 0, tables, tf.range(256)))
 
 
@@ -72,30 +72,31 @@ def _posterize(image: tf.Tensor, bits: tf.Tensor, _: Warp) -> tf.Tensor:
 
 
 def _solarize(image: tf.Tensor, threshold: tf.Tensor, _: Warp) -> tf.Tensor:
-    above = tf.cast(image, tf.float32) >= threshold
-    return tf.bitwise.bitwise_xor(image, 255 * tf.cast(above, tf.uint8))
+    is_above = tf.cast(image, tf.float32) >= threshold
+    return tf.bitwise.bitwise_xor(image, 255 * tf.cast(is_above, tf.uint8))
 
 
 def _solarize_add(image: tf.Tensor, addition: tf.Tensor, _: Warp) -> tf.Tensor:
     return image + tf.cast(image < 128, tf.uint8) * tf.cast(addition, tf.uint8)
 
 
-def _enhance(make_flat: Callable[[tf.Tensor], tf.Tensor | float]) -> Operation:
-    """Returns an operation that blends an image with a flat version of it.
+def _make_enhance(degrade: Callable[[tf.Tensor], tf.Tensor | float]) -> Operation:
+    """Returns an operation that blends an image with its degenerate version.
 
-    Like Pillow's ImageEnhance, the operation extrapolates if the factor is above 1.
+    As in Pillow's ImageEnhance, the degenerate version is black, for example. A factor
+    of 0 returns it, 1 returns the original image, and larger factors extrapolate.
     """
 
     def enhance(image: tf.Tensor, factor: tf.Tensor, _: Warp) -> tf.Tensor:
         image = tf.cast(image, tf.float32)
-        flat = make_flat(image)
-        return to_pixels(flat + factor * (image - flat))
+        degenerate = degrade(image)
+        return to_pixels(degenerate + factor * (image - degenerate))
 
     return enhance
 
 
-def _mean_grey(image: tf.Tensor) -> tf.Tensor:
-    mean = tf.reduce_mean(tf.cast(_luma(image), tf.float64))
+def _compute_mean_grey(image: tf.Tensor) -> tf.Tensor:
+    mean = tf.reduce_mean(tf.cast(_to_luma(image), tf.float64))
     return tf.cast(tf.floor(mean + 0.5), tf.float32)
 
 
@@ -103,24 +104,24 @@ def _smooth(image: tf.Tensor) -> tf.Tensor:
     rows = image[:-2] + image[1:-1] + image[2:]
     sums = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * image[1:-1, 1:-1]
     detail = image[1:-1, 1:-1] - tf.floor(sums / 13 + 0.5)
-    # The outermost pixels lack neighbours and are not smoothed.
+    # The pixels at the border lack neighbours and are not smoothed.
     return image - tf.pad(detail, [[1, 1], [1, 1], [0, 0]])
 
 
-_brightness = _enhance(lambda image: 0.0)
-_colour_balance = _enhance(_luma)
-_contrast = _enhance(_mean_grey)
-_sharpness = _enhance(_smooth)
+_adjust_brightness = _make_enhance(lambda image: 0.0)
+_adjust_colour = _make_enhance(_to_luma)
+_adjust_contrast = _make_enhance(_compute_mean_grey)
+_adjust_sharpness = _make_enhance(_smooth)
 
 
-def _affine(make_matrix: Callable[[tf.Tensor], Matrix]) -> Operation:
+def _make_affine(make_matrix: Callable[[tf.Tensor], Matrix]) -> Operation:
     return lambda image, amount, warp: warp(image, make_matrix(amount))
 
 
-_shear_x = _affine(lambda shear: (1, shear, 0, 0, 1, 0))
-_shear_y = _affine(lambda shear: (1, 0, 0, shear, 1, 0))
-_translate_x = _affine(lambda pixels: (1, 0, pixels, 0, 1, 0))
-_translate_y = _affine(lambda pixels: (1, 0, 0, 0, 1, pixels))
+_shear_x = _make_affine(lambda shear: (1, shear, 0, 0, 1, 0))
+_shear_y = _make_affine(lambda shear: (1, 0, 0, shear, 1, 0))
+_translate_x = _make_affine(lambda pixels: (1, 0, pixels, 0, 1, 0))
+_translate_y = _make_affine(lambda pixels: (1, 0, 0, 0, 1, pixels))
 
 
 def _rotate(image: tf.Tensor, degrees: tf.Tensor, warp: Warp) -> tf.Tensor:
@@ -132,7 +133,7 @@ def _rotate(image: tf.Tensor, degrees: tf.Tensor, warp: Warp) -> tf.Tensor:
 
 
 def _warp(image: tf.Tensor, matrix: Matrix, bilinear: bool, fill: Colour) -> tf.Tensor:
-    """Applies an affine transform to an image with sides below 10000 pixels.
+    """Applies an affine transform to an image with sides below 10,000 pixels.
 
     Without `bilinear`, the result equals Pillow's. With `bilinear`, pixel values differ
     from Pillow's by at most 1, except for a few pixels at the border.
@@ -141,7 +142,7 @@ def _warp(image: tf.Tensor, matrix: Matrix, bilinear: bool, fill: Colour) -> tf.
     a, b, c, d, e, f = (tf.cast(value, tf.float64) for value in matrix)
 
     def source_index(a: tf.Tensor, b: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
-        # Pillow computes ax + by + c in fixed-point numbers with 16 fractional bits.
+        # Pillow computes ax + by + c as a fixed-point number with 16 fractional bits.
         a, b, c = (
             tf.cast(tf.floor(value * 65536 + 0.5), tf.int32)
             for value in (a, b, c + a * 0.5 + b * 0.5)
@@ -150,17 +151,17 @@ def _warp(image: tf.Tensor, matrix: Matrix, bilinear: bool, fill: Colour) -> tf.
         return tf.bitwise.right_shift(position, 16)
 
     x, y = source_index(a, b, c), source_index(d, e, f)
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    is_inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     colour = make_pixel(fill, image.shape[-1])
     if not bilinear:
         pixels = tf.reshape(image, (-1, image.shape[-1]))
         pixels = tf.concat([pixels, colour[None]], 0)
-        return tf.gather(pixels, tf.where(inside, y * width + x, height * width))
+        return tf.gather(pixels, tf.where(is_inside, y * width + x, height * width))
     # ImageProjectiveTransformV3 places pixel centres at whole numbers, so the matrix
-    # is shifted by half a pixel. Outside the image it repeats the border pixels, as
+    # is shifted by half a pixel. Outside of the image, the op repeats border pixels, as
     # Pillow does between the outermost pixel centres and the edge.
     matrix = (a, b, c + (a + b - 1) / 2, d, e, f + (d + e - 1) / 2, 0, 0)
-    moved = tf.raw_ops.ImageProjectiveTransformV3(
+    transformed = tf.raw_ops.ImageProjectiveTransformV3(
         images=image[None],
         transforms=[[tf.cast(value, tf.float32) for value in matrix]],
         output_shape=(height, width),
@@ -168,18 +169,19 @@ def _warp(image: tf.Tensor, matrix: Matrix, bilinear: bool, fill: Colour) -> tf.
         interpolation="BILINEAR",
         fill_mode="NEAREST",
     )[0]
-    return tf.where(inside[..., None], moved, colour)
+    return tf.where(is_inside[..., None], transformed, colour)
 
 
 class Space(NamedTuple):
-    """The operations of a policy and how it applies them."""
+    """Search space of a policy: its operations and the settings for applying them."""
 
     ops: Operations
-    max_magnitude: int  # Magnitude that corresponds to level 1.
+    max_magnitude: int  # Largest magnitude, which corresponds to level 1.
     probability: float  # Probability that a drawn operation is applied.
-    bilinear: bool  # Whether geometric operations interpolate; otherwise nearest pixel.
+    bilinear: bool  # Whether geometric operations use bilinear interpolation.
 
 
+# In these functions, `largest` is an operation's amount at level 1.
 def _signed(largest: float) -> Amount:
     return lambda level, sign, _: sign * level * largest
 
@@ -192,25 +194,25 @@ def _around_one(largest: float) -> Amount:
     return lambda level, sign, _: 1 + sign * level * largest
 
 
-def _truncated(amount: Amount) -> Amount:
+def _truncate(amount: Amount) -> Amount:
     return lambda *args: tf.cast(tf.cast(amount(*args), tf.int32), tf.float32)
 
 
-def _make_ops(
-    shear: float, down: Amount, across: Amount, degrees: float, factor: float, bits: int
+def _get_ops(
+    shear: float, dy: Amount, dx: Amount, degrees: float, factor: float, bits: int
 ) -> Operations:
-    """Returns the operations of torchvision's RandAugment and TrivialAugmentWide."""
+    """Returns the operations of torchvision's RandAugment or TrivialAugmentWide."""
     return {
         "Identity": (lambda image, *_: image, None),
         "ShearX": (_shear_x, _signed(shear)),
         "ShearY": (_shear_y, _signed(shear)),
-        "TranslateX": (_translate_x, _truncated(across)),
-        "TranslateY": (_translate_y, _truncated(down)),
+        "TranslateX": (_translate_x, _truncate(dx)),
+        "TranslateY": (_translate_y, _truncate(dy)),
         "Rotate": (_rotate, _signed(degrees)),
-        "Brightness": (_brightness, _around_one(factor)),
-        "Color": (_colour_balance, _around_one(factor)),
-        "Contrast": (_contrast, _around_one(factor)),
-        "Sharpness": (_sharpness, _around_one(factor)),
+        "Brightness": (_adjust_brightness, _around_one(factor)),
+        "Color": (_adjust_colour, _around_one(factor)),
+        "Contrast": (_adjust_contrast, _around_one(factor)),
+        "Sharpness": (_adjust_sharpness, _around_one(factor)),
         "Posterize": (_posterize, lambda level, *_: 8 - tf.round(level * bits)),
         "Solarize": (_solarize, lambda level, *_: 255 - level * 255),
         "AutoContrast": (_auto_contrast, None),
@@ -218,11 +220,11 @@ def _make_ops(
     }
 
 
-_RAND = _make_ops(0.3, _relative(0, 150 / 331), _relative(1, 150 / 331), 30, 0.9, 4)
-_WIDE = _make_ops(0.99, _signed(32), _signed(32), 135, 0.99, 6)
+_RAND_OPS = _get_ops(0.3, _relative(0, 150 / 331), _relative(1, 150 / 331), 30, 0.9, 4)
+_WIDE_OPS = _get_ops(0.99, _signed(32), _signed(32), 135, 0.99, 6)
 
 # Operations of timm.data.auto_augment's _RAND_INCREASING_TRANSFORMS.
-_INCREASING: Operations = {
+_TIMM_OPS: Operations = {
     "AutoContrast": (_auto_contrast, None),
     "Equalize": (_equalize, None),
     "Invert": (lambda image, *_: 255 - image, None),
@@ -230,10 +232,10 @@ _INCREASING: Operations = {
     "Posterize": (_posterize, lambda level, *_: 4 - tf.floor(level * 4)),
     "Solarize": (_solarize, lambda level, *_: 256 - tf.floor(level * 256)),
     "SolarizeAdd": (_solarize_add, lambda level, *_: tf.floor(level * 110)),
-    "Color": (_colour_balance, _around_one(0.9)),
-    "Contrast": (_contrast, _around_one(0.9)),
-    "Brightness": (_brightness, _around_one(0.9)),
-    "Sharpness": (_sharpness, _around_one(0.9)),
+    "Color": (_adjust_colour, _around_one(0.9)),
+    "Contrast": (_adjust_contrast, _around_one(0.9)),
+    "Brightness": (_adjust_brightness, _around_one(0.9)),
+    "Sharpness": (_adjust_sharpness, _around_one(0.9)),
     "ShearX": (_shear_x, _signed(0.3)),
     "ShearY": (_shear_y, _signed(0.3)),
     "TranslateX": (_translate_x, _relative(1, 0.45)),
@@ -241,9 +243,9 @@ _INCREASING: Operations = {
 }
 
 SPACES = {
-    "rand": Space(_RAND, max_magnitude=30, probability=1.0, bilinear=False),
-    "wide": Space(_WIDE, max_magnitude=30, probability=1.0, bilinear=False),
-    "increasing": Space(_INCREASING, max_magnitude=10, probability=0.5, bilinear=True),
+    "rand": Space(_RAND_OPS, max_magnitude=30, probability=1.0, bilinear=False),
+    "wide": Space(_WIDE_OPS, max_magnitude=30, probability=1.0, bilinear=False),
+    "increasing": Space(_TIMM_OPS, max_magnitude=10, probability=0.5, bilinear=True),
 }
 
 
@@ -258,23 +260,22 @@ def rand_augment(
 ) -> tf.Tensor:
     """Applies randomly drawn operations with a common magnitude (RandAugment).
 
-    Cubuk et al. 2019 (arXiv:1909.13719). The default is torchvision's version, with 31
-    magnitudes and nearest-pixel interpolation. `increasing` selects timm's version with
-    `inc1`, which "ResNet strikes back" (arXiv:2110.00476) uses: `rand-m7-mstd0.5-inc1`
-    is `magnitude=7, std=0.5, increasing=True`. timm's version applies a drawn operation
-    with probability 1/2. Interpolation is bilinear here, while timm randomly uses
-    bilinear or bicubic interpolation.
+    The method is from Cubuk et al. 2019 (arXiv:1909.13719). The default is the version
+    of torchvision, with magnitudes from 0 to 30 and nearest-pixel interpolation.
+    `increasing` selects the version of timm's option `inc1`, which is used by "ResNet
+    strikes back" (arXiv:2110.00476): `rand-m7-mstd0.5-inc1` is `magnitude=7, std=0.5,
+    increasing=True`. This version applies each drawn operation with probability 1/2 and
+    interpolates bilinearly, while timm randomly uses bilinear or bicubic interpolation.
 
     Args:
         image: uint8 (height, width, channels). Grey images stay grey.
         seed: Random seed, integers (2,).
         ops: Number of operations, each drawn independently from all operations.
         magnitude: Magnitude from 0 to 30, or from 0 to 10 if `increasing`.
-        std: Standard deviation of the magnitude. The magnitude is drawn for each
-            operation and clipped to its range.
-        increasing: Whether timm's version is used.
-        fill: Pixel value, for each channel or for all, of areas outside of the original
-            image. timm uses the mean colour.
+        std: Standard deviation of the magnitude, which is drawn for each operation and
+            clipped to its range.
+        increasing: Whether to use timm's version with `inc1`.
+        fill: Colour of areas outside of the original image. timm uses the mean colour.
 
     Raises:
         InputError: If the magnitude is out of range.
@@ -285,42 +286,42 @@ def rand_augment(
             f"The magnitude must be from 0 to {space.max_magnitude}. "
             f"Received: magnitude={magnitude} with increasing={increasing}"
         )
-    uniform, normal = tf.unstack(tf.random.split(seed))
-    draws = tf.random.stateless_uniform((ops, 3), uniform)
-    magnitudes = magnitude + std * tf.random.stateless_normal((ops,), normal)
+    uniform_seed, normal_seed = tf.unstack(tf.random.split(seed))
+    draws = tf.random.stateless_uniform((ops, 3), uniform_seed)
+    magnitudes = magnitude + std * tf.random.stateless_normal((ops,), normal_seed)
     levels = tf.clip_by_value(magnitudes / space.max_magnitude, 0.0, 1.0)
     for draw, level in zip(tf.unstack(draws), tf.unstack(levels), strict=True):
-        image = _apply_one(image, space, draw, level, fill)
+        image = _apply_one_operation(image, space, draw, level, fill)
     return image
 
 
 def trivial_augment(image: tf.Tensor, seed: tf.Tensor, fill: Colour = 0) -> tf.Tensor:
     """Applies a random operation with a random magnitude (TrivialAugment).
 
-    Müller & Hutter 2021 (arXiv:2103.10158), implemented like torchvision's
-    TrivialAugmentWide. See `rand_augment` for the arguments.
+    This is the method of Müller & Hutter 2021 (arXiv:2103.10158) as implemented by
+    torchvision's TrivialAugmentWide. See `rand_augment` for the arguments.
     """
     space = SPACES["wide"]
     draws = tf.random.stateless_uniform((4,), seed)
     level = tf.floor(draws[3] * (space.max_magnitude + 1)) / space.max_magnitude
-    return _apply_one(image, space, draws, level, fill)
+    return _apply_one_operation(image, space, draws, level, fill)
 
 
-def _apply_one(
+def _apply_one_operation(
     image: tf.Tensor, space: Space, draws: tf.Tensor, level: tf.Tensor, fill: Colour
 ) -> tf.Tensor:
-    """Applies at most one operation, depending on three random draws from [0, 1)."""
+    """Applies at most one operation. `draws` are three random numbers from [0, 1)."""
     image = tf.convert_to_tensor(image)
     sides = tf.cast(tf.shape(image)[:2], tf.float32)
     sign = tf.where(draws[2] < 0.5, -1.0, 1.0)
     warp = functools.partial(_warp, bilinear=space.bilinear, fill=fill)
 
-    def branch(op: Operation, amount: Amount | None) -> Callable[[], tf.Tensor]:
+    def make_branch(op: Operation, amount: Amount | None) -> Callable[[], tf.Tensor]:
         return lambda: op(image, amount and amount(level, sign, sides), warp)
 
-    branches = [branch(*row) for row in space.ops.values()]
+    branches = [make_branch(*row) for row in space.ops.values()]
     choice = to_integers(draws[0], len(branches))
     choice = tf.where(draws[1] < space.probability, choice, len(branches))
     # Only the chosen branch is computed. The default branch returns the image.
-    changed = tf.switch_case(choice, branches, default=lambda: image)
-    return tf.ensure_shape(changed, image.shape)
+    augmented = tf.switch_case(choice, branches, default=lambda: image)
+    return tf.ensure_shape(augmented, image.shape)

@@ -16,13 +16,13 @@ import tensorflow as tf
 from keras_resnet.data import decoding
 from keras_resnet.data.decoding import IMAGE_FORMATS, PixelFunction
 
-# (height, width) or (row, column) in pixels.
+# Pair (height, width) or (row, column) in pixels.
 Sides: TypeAlias = tf.Tensor | Sequence[int | tf.Tensor]
 
-# Shorter sides of the resized images over which the paper averages (section 3.4).
+# Shorter sides in pixels of the ResNet paper's multi-scale test (section 3.4).
 PAPER_SCALES = (224, 256, 384, 480, 640)
 
-# TensorFlow's resampling kernel for each of Pillow's filters, and its radius in pixels.
+# Maps Pillow's filters to TensorFlow's name of the kernel and its radius in pixels.
 _KERNELS = {"bilinear": ("triangle", 1.0), "bicubic": ("keyscubic", 2.0)}
 
 
@@ -69,10 +69,10 @@ class Preprocessing:
 
         Args:
             encoded: Content of the file, a scalar string.
-            upright: Whether a JPEG is rotated according to its EXIF orientation. True
-                for image files given by the user. Datasets are read as stored, as in
-                all published evaluations on ImageNet, where one in a hundred images
-                has an EXIF orientation and some of the orientations are wrong.
+            upright: Whether a JPEG is rotated according to its EXIF orientation. It is
+                True for users' image files and False for datasets. One in a hundred
+                images of ImageNet has an EXIF orientation. Some orientations are wrong,
+                and all published evaluations ignore them.
 
         Returns:
             uint8 (any height, any width, channels).
@@ -83,8 +83,8 @@ class Preprocessing:
         """Returns the central crop of an image, which is the network's input.
 
         The image keeps its aspect ratio and is resized to just cover the input size
-        divided by `crop`. Then the centre is cut out. Sides and offsets are rounded
-        like torchvision does. If `crop` is 1, an image of the input's size is returned
+        divided by `crop`. Then the centre is cut out. Sides and offsets are rounded as
+        in torchvision. If `crop` is 1, an image of the input's size is returned
         unchanged.
 
         Args:
@@ -113,12 +113,12 @@ class Preprocessing:
             upright: See `decode`.
 
         Returns:
-            `view(decode(encoded, upright), margin)`, except that a few pixels of a
-            JPEG differ by 1.
+            The result of `view(decode(encoded, upright), margin)`, except that a few
+            pixels of a JPEG differ by 1.
         """
         is_upright_jpeg = tf.io.is_jpeg(encoded)
         if upright:
-            is_upright_jpeg &= decoding.exif_orientation(encoded) == 1
+            is_upright_jpeg &= decoding.read_orientation(encoded) == 1
         image = tf.cond(
             is_upright_jpeg,
             lambda: self._read_jpeg_part(encoded, self._crop_size(margin)),
@@ -131,25 +131,25 @@ class Preprocessing:
         sides = tf.io.extract_jpeg_shape(encoded)[:2]
         resized, corner = self._plan_resize(sides, size, self.crop)
         scale = resized / sides
-        # Radius of the kernel in pixels of the original image, and one more pixel.
-        reach = _KERNELS[self.interpolation][1] * tf.maximum(1 / scale, 1.0) + 1
+        # Radius of the kernel in pixels of the original image, plus one pixel.
+        radius = _KERNELS[self.interpolation][1] * tf.maximum(1 / scale, 1.0) + 1
         corner64 = tf.cast(corner, tf.float64)
-        first = tf.maximum(tf.floor(corner64 / scale - reach), 0.0)
-        last = tf.cast(tf.math.ceil((corner64 + size) / scale + reach), tf.int32)
-        first = tf.cast(first, tf.int32)
-        part = tf.concat([first, tf.minimum(sides, last) - first], 0)
+        origin = tf.maximum(tf.floor(corner64 / scale - radius), 0.0)
+        end = tf.cast(tf.math.ceil((corner64 + size) / scale + radius), tf.int32)
+        origin = tf.cast(origin, tf.int32)
+        part = tf.concat([origin, tf.minimum(sides, end) - origin], 0)
         image = decoding.decode_jpeg_part(
             encoded, part, self.channels, "INTEGER_ACCURATE"
         )
-        return self._resample(image, first, scale, corner, size)
+        return self._resample(image, origin, scale, corner, size)
 
     def crop_and_resize(
         self, image: tf.Tensor, find_box: Callable[[tf.Tensor], tf.Tensor]
     ) -> tf.Tensor:
         """Crops a box of an image and resizes it to the network's input, for training.
 
-        This is faster than `read`. The mean difference from Pillow's bilinear filter
-        is about one pixel value, less than that of Pillow's bicubic filter.
+        This is faster than `read`. Pixel values differ from Pillow's bilinear filter by
+        about 1 on average, less than those of Pillow's bicubic filter.
 
         Args:
             image: Content of an image file, or uint8 (any height, any width, channels).
@@ -167,7 +167,7 @@ class Preprocessing:
 
         def crop_jpeg() -> tf.Tensor:
             part = find_box(tf.io.extract_jpeg_shape(image)[:2])
-            # The fast transform is accurate enough for randomly augmented images.
+            # The fast DCT is accurate enough for randomly augmented images.
             return decoding.decode_jpeg_part(image, part, self.channels, "INTEGER_FAST")
 
         def crop_other() -> tf.Tensor:
@@ -178,13 +178,13 @@ class Preprocessing:
         else:
             part = crop_array(image)
         is_larger = tf.reduce_prod(tf.shape(part)[:2]) > self.height * self.width
-        images = {"images": part[None], "size": self.shape[:2]}
-        # Averaging areas (to shrink) or bilinear interpolation (to enlarge) takes half
+        options = {"images": part[None], "size": self.shape[:2]}
+        # Averaging areas (to shrink) and bilinear interpolation (to enlarge) take half
         # as long as the antialiased kernels of `read`.
         resized = tf.cond(
             is_larger,
-            lambda: tf.raw_ops.ResizeArea(**images),
-            lambda: tf.raw_ops.ResizeBilinear(**images, half_pixel_centers=True),
+            lambda: tf.raw_ops.ResizeArea(**options),
+            lambda: tf.raw_ops.ResizeBilinear(**options, half_pixel_centers=True),
         )
         return tf.ensure_shape(tf.cast(resized[0] + 0.5, tf.uint8), self.shape)
 
@@ -192,8 +192,8 @@ class Preprocessing:
         """Returns the centre and corner crops of an image and their mirror images.
 
         The ResNet paper cites Krizhevsky et al. 2012 for its 10-crop test. As in that
-        work, the shorter side is resized to 256/224 of the input, and the corners of
-        the central square are used. (fb.resnet.torch uses the whole image's corners.)
+        work, the shorter side is resized to 256/224 of the input's, and the crops are
+        taken from the central square. fb.resnet.torch crops the whole image instead.
 
         Args:
             image: uint8 (any height, any width, channels).
@@ -205,9 +205,9 @@ class Preprocessing:
         sides = tf.shape(image)[:2]
         resized, corner = self._plan_resize(sides, size, 0.875)
         image = self._resample(image, (0, 0), resized / sides, corner, size)
-        down, across = size[0] - self.height, size[1] - self.width
-        corners = [(round(down / 2), round(across / 2))]
-        corners += [(y, x) for y in (0, down) for x in (0, across)]
+        max_y, max_x = size[0] - self.height, size[1] - self.width
+        corners = [(round(max_y / 2), round(max_x / 2))]
+        corners += [(y, x) for y in (0, max_y) for x in (0, max_x)]
         crops = [image[y : y + self.height, x : x + self.width] for y, x in corners]
         crops = tf.stack(crops)
         return tf.concat([crops, crops[:, :, ::-1]], 0)
@@ -215,7 +215,7 @@ class Preprocessing:
     def resize_shorter_side(self, image: tf.Tensor, shorter: int) -> tf.Tensor:
         """Resizes an image to `shorter` pixels along its shorter side."""
         sides = tf.shape(image)[:2]
-        size = covering_size(sides, (shorter, shorter))
+        size = scale_to_cover(sides, (shorter, shorter))
         return self._resample(image, (0, 0), size / sides, (0, 0), size)
 
     def _crop_size(self, margin: int) -> tuple[int, int]:
@@ -226,24 +226,24 @@ class Preprocessing:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the sides of the resized image and the corner of the crop, int32."""
         target = [round(side / crop) for side in self.shape[:2]]
-        resized = covering_size(sides, target)
-        # Halves are rounded to even, as by Python's round() in torchvision.
+        resized = scale_to_cover(sides, target)
+        # tf.round rounds halves to even, like Python's round(), which torchvision uses.
         corner = tf.round((tf.cast(resized, tf.float64) - size) / 2)
         return resized, tf.cast(corner, tf.int32)
 
     def _resample(
         self,
         image: tf.Tensor,
-        first: Sides,
+        origin: Sides,
         scale: tf.Tensor,
         corner: Sides,
         size: Sides,
     ) -> tf.Tensor:
-        """Returns the crop of a resized image at `corner`, uint8 (*size, channels).
+        """Resizes an image by `scale` and crops it to `size` at `corner`, uint8.
 
-        `image` is a part of the original image that starts at (row, column) `first`.
+        `image` is the part of the original image that starts at (row, column) `origin`.
         """
-        shift = tf.cast(first, scale.dtype) * scale - tf.cast(corner, scale.dtype)
+        shift = tf.cast(origin, scale.dtype) * scale - tf.cast(corner, scale.dtype)
         image = tf.raw_ops.ScaleAndTranslate(
             images=image[None],
             size=size,
@@ -258,7 +258,7 @@ class Preprocessing:
 
     @property
     def margin(self) -> int:
-        """Number of pixels of the resized image on each side of the central crop."""
+        """Number of pixels between the central crop and the resized image's border."""
         shorter = min(self.height, self.width)
         return int(round(shorter / self.crop) - shorter) // 2
 
@@ -269,7 +269,7 @@ class CropReader(NamedTuple):
     Attributes:
         decode: Function from the content of an image file to the crops.
         view: Function from a uint8 image to the same crops.
-        spec: `tf.TensorSpec` of the crops, or a tuple of several.
+        spec: `tf.TensorSpec` of the crop, or a tuple of one for each crop.
     """
 
     decode: PixelFunction
@@ -290,19 +290,19 @@ def central_crop(preprocessing: Preprocessing, margin: int = 0) -> CropReader:
     )
 
 
-def covering_size(sides: tf.Tensor, target: Sides) -> tf.Tensor:
-    """Returns an image's sides, scaled to just cover `target` like in torchvision."""
+def scale_to_cover(sides: tf.Tensor, target: Sides) -> tf.Tensor:
+    """Scales an image's sides to just cover `target`, rounded as in torchvision."""
     sides, target = tf.cast(sides, tf.float64), tf.cast(target, tf.float64)
     return tf.cast(tf.floor(sides * tf.reduce_max(target / sides) + 1e-6), tf.int32)
 
 
 def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
-    """Returns the mean and the variance of each channel, in pixel values from 0 to 255.
+    """Returns the mean and the variance of each channel's pixel values from 0 to 255.
 
-    The variance of a constant channel is given as 1.
+    The variance of a constant channel is replaced by 1.
 
     Args:
-        images: uint8 (number, height, width, channels).
+        images: uint8 (n, height, width, channels).
     """
     sums, squares = np.zeros(images.shape[-1]), np.zeros(images.shape[-1])
     for image in images:  # float64 copies of all images might not fit into memory.

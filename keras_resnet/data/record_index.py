@@ -27,8 +27,8 @@ from keras_resnet.support import (
     shorten_list,
 )
 
-# Accepted names of the features, in order of preference. The first name is that of
-# TensorFlow's ImageNet scripts and TF-slim, and the second is that of TFDS.
+# Accepted names of the features, in order of preference. The first name is used by
+# TensorFlow's ImageNet scripts and TF-slim, and the second by TFDS.
 IMAGE_FEATURES = ("image/encoded", "image", "image_raw")
 LABEL_FEATURES = ("image/class/label", "label")
 
@@ -38,11 +38,11 @@ MAX_DAMAGED = 0.001
 # First bytes of JPEG, PNG, GIF, BMP and WebP files.
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"RIFF")
 
-# Version of the index format. It is part of the cache key, so that an index in an old
-# format is not found and is built again.
+# Version of the index format. It is part of the cache key, so that an index in an older
+# format is ignored and a new index is built.
 INDEX_FORMAT = 1
 
-# Columns of the index and their dtypes. Labels have the values of the files.
+# Columns of the index and their dtypes. Labels are stored as they are in the files.
 _COLUMNS = {
     "shard": "i4",
     "number": "i4",
@@ -51,7 +51,7 @@ _COLUMNS = {
     "labels": "i4",
 }
 
-# The cached index: arrays with the keys of `_COLUMNS`, "image", "label" and "damaged".
+# The cached index. Its keys are "image", "label", "damaged" and the keys of `_COLUMNS`.
 Table = dict[str, np.ndarray]
 
 
@@ -72,18 +72,18 @@ def index_records(
             the accepted feature names.
         first_label: Label of the first class in the files. Default: 1 if the feature
             is `image/class/label` and its lowest value is 1, as in TensorFlow's
-            ImageNet files, where 0 is the background; otherwise 0. For a test split,
-            which may lack a class, pass the value of the training split.
+            ImageNet files, where 0 is the background. In all other cases, 0. For a test
+            split, which may lack a class, pass the value of the training split.
         cache_dir: Folder of cached indices. Default: `$KERAS_HOME/records` or
             `~/.keras/records`.
         on_file: Function called after each file is read.
 
     Returns:
-        The records without damaged ones, which are reported on standard error.
+        The undamaged records. Damaged records are reported on standard error.
 
     Raises:
         InputError: If a file cannot be read to its end, or if more than `MAX_DAMAGED`
-            of the records are damaged. Below 1,000 records, none may be damaged.
+            of the records are damaged. Among fewer than 1,000, none may be damaged.
     """
     paths = tuple(p if "://" in p else os.path.abspath(p) for p in map(str, paths))
     try:
@@ -101,7 +101,7 @@ def index_records(
         raise InputError(f"Could not read the records: {error.message}") from None
     labels, damaged = table["labels"], tuple(table["damaged"].tolist())
     if damaged:
-        print(_describe_damage(damaged, len(labels)), file=sys.stderr)
+        print(_format_damage(damaged, len(labels)), file=sys.stderr)
     if first_label is None:
         first_label = int(table["label"] == "image/class/label" and labels.min() == 1)
     columns = {name: table[name] for name in _COLUMNS}
@@ -119,20 +119,20 @@ def _build_table(
     parts: list[np.ndarray] = []
     damaged: list[str] = []
     is_incomplete = False
-    # Threads suffice, because TensorFlow's C++ code does nearly all of the work.
+    # Processes would not be faster, as TensorFlow's C++ code does nearly all the work.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         scans = pool.map(_FileScanner(image_feature, label_feature).scan, paths, sizes)
-        for shard, (part, unusable, is_complete) in enumerate(scans):
+        for shard, (part, descriptions, is_complete) in enumerate(scans):
             parts.append(np.vstack([np.full(part.shape[1], shard), part]))
-            damaged += unusable
+            damaged += descriptions
             is_incomplete |= not is_complete
             on_file()
     columns = np.concatenate(parts, 1)
-    num_good = columns.shape[1]
-    if is_incomplete or len(damaged) > MAX_DAMAGED * (num_good + len(damaged)):
-        raise InputError(f"{_describe_damage(damaged, num_good)}. Copy the files again")
+    num_usable = columns.shape[1]
+    if is_incomplete or len(damaged) > MAX_DAMAGED * (num_usable + len(damaged)):
+        raise InputError(f"{_format_damage(damaged, num_usable)}. Copy the files again")
     typed_columns = zip(_COLUMNS.items(), columns, strict=True)
-    table = {name: column.astype(kind) for (name, kind), column in typed_columns}
+    table = {name: column.astype(dtype) for (name, dtype), column in typed_columns}
     names = {"image": np.array(image_feature), "label": np.array(label_feature)}
     return table | names | {"damaged": np.array(damaged, str)}
 
@@ -164,29 +164,29 @@ def _find_features(paths: tuple[str, ...]) -> tuple[str, str]:
 _NO_IMAGE, _DAMAGED = -2, -3
 _PROBLEMS = {_NO_IMAGE: "no encoded image", _DAMAGED: "damaged"}
 
-# TensorFlow's error message quotes the bytes it cannot parse, which may be no UTF-8.
-_FAILURES = (tf.errors.OpError, UnicodeDecodeError)
+# Errors for damaged records. TensorFlow's message may quote bytes that are not UTF-8.
+_READ_ERRORS = (tf.errors.OpError, UnicodeDecodeError)
 
 
 class _FileScanner:
-    """Finds the records of files whose image and label features have given names."""
+    """Finds the records of files. `image` and `label` are the names of features."""
 
     def __init__(self, image: str, label: str) -> None:
         self._image, self._label = image, label
-        # Path, offset of the first record, number of records (-1 for all).
+        # Path, byte offset of the first record, and number of records (-1 for all).
         signature = [tf.TensorSpec([], t) for t in ("string", "int64", "int64")]
-        self._scan_range = tf.function(self._trace_scan, input_signature=signature)
+        self._scan_range = tf.function(self._scan_records, input_signature=signature)
 
     def scan(self, path: str, size: int) -> tuple[np.ndarray, list[str], bool]:
         """Finds the records of a file of `size` bytes.
 
         Returns:
-            Numbers, offsets, lengths and labels of the records, int64 (4, records);
-            descriptions of unusable records; and whether the file is complete.
+            An int64 array (4, n) of the number, offset, length and label of each usable
+            record, descriptions of unusable records, and whether the file is complete.
         """
         try:
             lengths, labels = (x.numpy() for x in self._scan_range(path, 0, -1))
-        except _FAILURES:
+        except _READ_ERRORS:
             lengths = labels = np.zeros(0, np.int64)
         # TensorFlow ignores up to 11 stray bytes at the end, so sizes are compared.
         is_complete = size == (lengths + FRAME).sum()
@@ -200,20 +200,20 @@ class _FileScanner:
         bad = numbers[labels < -1]
         damaged = [f"{describe_record(path, n)} ({_PROBLEMS[labels[n]]})" for n in bad]
         if not is_complete:
-            first = (numbers[labels != _DAMAGED] + 1).max(initial=0)
-            damaged.append(f"{describe_record(path, first)} and all after it")
+            first_unread = (numbers[labels != _DAMAGED] + 1).max(initial=0)
+            damaged.append(f"{describe_record(path, first_unread)} and all after it")
         columns = np.stack([numbers, offsets, lengths, labels])
         return columns[:, labels >= -1], damaged, bool(is_complete)
 
-    def _trace_scan(
+    def _scan_records(
         self, path: tf.Tensor, offset: tf.Tensor, count: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the lengths and labels of consecutive records, int64 (count,)."""
+        """Reads the lengths and labels of consecutive records, two int64 (count,)."""
         records = stream_records(path, offset, 2**20).take(count).batch(32)
-        records = records.map(self._parse).unbatch()
+        records = records.map(self._parse_batch).unbatch()
         return records.batch(tf.int64.max).get_single_element()
 
-    def _parse(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _parse_batch(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = {
             self._image: tf.io.FixedLenFeature([], tf.string, ""),
             self._label: tf.io.FixedLenFeature([], tf.int64, -1),
@@ -221,16 +221,16 @@ class _FileScanner:
         parsed = tf.io.parse_example(records, features)
         image, label = parsed[self._image], parsed[self._label]
         has_magic = [tf.strings.substr(image, 0, len(m)) == m for m in _MAGIC]
-        # The index stores labels as int32. Larger labels are invalid in any case.
+        # The index stores labels as int32. Larger labels are invalid anyway.
         labels = tf.clip_by_value(label, -1, tf.int32.max)
         labels = tf.where(tf.reduce_any(has_magic, 0), labels, _NO_IMAGE)
         return tf.cast(tf.strings.length(records), tf.int64), labels
 
     def _read_labels(self, path: str, offsets: np.ndarray) -> np.ndarray | list[int]:
-        """Returns the labels of records and finds damaged records by bisection."""
+        """Returns the labels of records. Finds damaged records by bisection."""
         try:
             return self._scan_range(path, offsets[0], len(offsets))[1]
-        except _FAILURES:
+        except _READ_ERRORS:
             if len(offsets) == 1:
                 return [_DAMAGED]
             halves = np.array_split(offsets, 2)
@@ -252,9 +252,9 @@ def _read_lengths(path: str, size: int) -> np.ndarray:
     return np.array(lengths, np.int64)
 
 
-def _describe_damage(damaged: Sequence[str], num_good: int) -> str:
+def _format_damage(damaged: Sequence[str], num_usable: int) -> str:
     return (
-        f"{len(damaged)} of {len(damaged) + num_good} records cannot be used: "
+        f"{len(damaged)} of {len(damaged) + num_usable} records cannot be used: "
         f"{shorten_list(damaged, 5)}"
     )
 
@@ -271,11 +271,11 @@ def _load_table(path: str) -> Table | None:
 
 
 def _save_table(path: str, table: Table) -> None:
-    """Caches an index if possible. Several workers may do so at the same time."""
+    """Writes an index to the cache. Prints a message to standard error on failure."""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with replace_atomically(path) as temp_path, open(temp_path, "xb") as file:
-            np.savez(file, **table)  # type: ignore[arg-type] # For allow_pickle.
+            np.savez(file, **table)  # type: ignore[arg-type] # Not allow_pickle.
     except OSError as error:
         print(f"The index of the records is not cached: {error}", file=sys.stderr)
 
@@ -283,7 +283,7 @@ def _save_table(path: str, table: Table) -> None:
 def read_records(
     paths: Iterable[os.PathLike[str] | str], first_label: int | None = None
 ) -> Split:
-    """Returns the images and labels of TFRecord files; see `index_records`."""
+    """Returns the images and labels in TFRecord files; see `index_records`."""
     files = [os.fspath(path) for path in paths]
     with progress_bar("indexing", len(files)) as advance:
         records = index_records(files, first_label, on_file=advance)

@@ -14,9 +14,9 @@ import tensorflow as tf
 
 from keras_resnet.support import InputError
 
-# Names of the split used for validation, in order of preference. "test" is last because
-# test images are meant for the final evaluation, and ImageNet's have no labels.
-HELD_OUT = ("validation", "val", "test")
+# Names of validation splits, in order of preference. "test" is last because test images
+# are meant for the final evaluation, and the test images of ImageNet have no labels.
+HELD_OUT_NAMES = ("validation", "val", "test")
 
 # Number of bytes around each record: its length (8), the checksum of the length (4) and
 # the checksum of the record (4).
@@ -61,31 +61,32 @@ def find_record_files(name: str, only_test: bool = False) -> dict[str, tuple[str
     """Finds the files of a dataset.
 
     Args:
-        name: `"tfrecord:PATH"`, or the PATH of a folder. The folder contains the files
-            of both splits, such as `train-00000-of-01024`, `validation-00000-of-00128`
-            or TFDS's `mnist-test.tfrecord-00000-of-00001`, or folders train and
-            validation with such files or with `*.tfrecord` files. Instead of
-            "validation", files and folders may also be named "val" or "test".
+        name: `"tfrecord:PATH"` or `"PATH"`, the path of a folder. The folder contains
+            files named like `train-00000-of-01024` and `validation-00000-of-00128` (or
+            TFDS's `mnist-test.tfrecord-00000-of-00001`), or two folders "train" and
+            "validation" with such files or with `*.tfrecord` files. Instead of
+            "validation", files and folders may be named "val" or "test".
         only_test: Whether training files may be missing.
 
     Returns:
-        A dict with sorted tuples of paths for `"train"` and `"test"`.
+        A dict from `"train"` and `"test"` to the sorted paths of the split's files.
 
     Raises:
-        InputError: If there are no such files or if some are missing.
+        InputError: If a split has no files, or if one of its numbered files is missing.
     """
     folder = os.path.expanduser(name.removeprefix("tfrecord:"))
     if not tf.io.gfile.isdir(folder):
         raise InputError(
             f"The folder does not exist. Accepted: tfrecord:PATH. Received: {name}"
         )
-    train, *held_out = (_find_files(folder, split) for split in ("train", *HELD_OUT))
+    train, *held_out = (_find_files(folder, s) for s in ("train", *HELD_OUT_NAMES))
     test = next(filter(None, held_out), ())
     if not test or not (train or only_test):
         raise InputError(
             "There must be TFRecord files for training and validation, such as "
             "train-00000-of-01024 and validation-00000-of-00128, or in folders train "
-            f"and validation. Received: {name} with {len(train)} and {len(test)} files"
+            f"and validation. Received: {name} with {len(train)} training files and "
+            f"{len(test)} validation files"
         )
     return {"train": train, "test": test}
 
@@ -95,7 +96,7 @@ _FILE_NAME = re.compile(r"(?s)(.*?)(?:[-_.]?(\d+)-of-(\d+))?(\.\w*rec\w*)?")
 
 
 def _find_files(folder: str, split: str) -> tuple[str, ...]:
-    """Returns the paths of a split and raises an InputError if a shard is missing."""
+    """Returns the paths of a split's files. Raises an InputError if one is missing."""
     subfolder = os.path.join(folder, split)
     pattern = rf"(?:.*[-_])?{split}(?:[-_.].*)?"
     if tf.io.gfile.isdir(subfolder):
@@ -128,7 +129,7 @@ def read_class_names(folder: str) -> tuple[str, ...] | None:
 
     The names are the lines of `labels.txt` or TFDS's `label.labels.txt`. They may be
     numbered like `0:daisy`, as in TF-slim. The class "background" of TF-slim's ImageNet
-    is left out. `folder` is the argument `name` of `find_record_files`.
+    is left out. `folder` may begin with `tfrecord:`.
     """
     folder = os.path.expanduser(folder.removeprefix("tfrecord:"))
     paths = [os.path.join(folder, n) for n in ("labels.txt", "label.labels.txt")]
@@ -173,7 +174,7 @@ def stream_records(
 ) -> tf.data.Dataset:
     """Returns the records of a file from byte `offset` on. `buffer` is in bytes."""
     # tf.data.TFRecordDataset does not expose byte_offsets, and FixedLengthRecordDataset
-    # reads all of the header that it should skip.
+    # reads all bytes before the offset instead of skipping them.
     records = tf.raw_ops.TFRecordDatasetV2(
         filenames=[path], compression_type="", buffer_size=buffer, byte_offsets=[offset]
     )

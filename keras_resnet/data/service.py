@@ -12,21 +12,21 @@ from keras_resnet.support import InputError
 # Seconds to wait for an answer of a tf.data service. TensorFlow's timeout is an hour.
 SERVICE_TIMEOUT = 60
 
-# Function from a number and a count to every `count`-th step, starting with `number`.
+# Function from (number, count) to a dataset of every `count`-th step from `number` on.
 Lane = Callable[[int, int], tf.data.Dataset]
 
 
 def serve_batches(lane: Lane, service: str, start: int, stop: int) -> tf.data.Dataset:
     """Returns the batches of steps that tf.data services prepare in turn.
 
-    Each service must have one worker. The workers of one service would each prepare
-    either all steps, so that steps are repeated, or an unpredictable part of them.
+    Each service must have one worker. With several workers, each worker would prepare
+    either all steps, so that steps are repeated, or an unpredictable part of the steps.
 
     Args:
         lane: Function that returns the steps prepared by one of several services.
-        service: Addresses, such as `"grpc://one:5000,grpc://two:5000"`.
-        start: First step.
-        stop: Step after the last step.
+        service: Addresses of the services, such as `"grpc://one:5000,grpc://two:5000"`.
+        start: Number of the first step.
+        stop: Number of the step after the last one.
     """
     addresses = [address.strip() for address in service.split(",")]
     for address in addresses:
@@ -41,8 +41,8 @@ def serve_batches(lane: Lane, service: str, start: int, stop: int) -> tf.data.Da
     def check(expected: tf.Tensor, batch: tuple) -> tuple[tf.Tensor, ...]:
         step, *rest = batch
         message = f"{_ONE_WORKER} Received: {service}"
-        equal = tf.debugging.assert_equal(step, expected, message)
-        with tf.control_dependencies([equal]):
+        assertion = tf.debugging.assert_equal(step, expected, message)
+        with tf.control_dependencies([assertion]):
             return tf.identity(step), *rest
 
     return tf.data.Dataset.zip(tf.data.Dataset.range(start, stop), batches).map(check)
@@ -60,7 +60,7 @@ _ONE_WORKER = (
 
 
 def _check_service(address: str) -> None:
-    """Raises an InputError if a service does not answer or has several workers."""
+    """Raises an InputError unless a service answers and has exactly one worker."""
     scheme, _, host_and_port = address.rpartition("://")
     host, _, port = host_and_port.rpartition(":")
     if scheme != "grpc" or not host or not port.isdigit():
@@ -84,11 +84,11 @@ def _check_service(address: str) -> None:
         problem = f"no worker within {SERVICE_TIMEOUT} s. {received}"
         raise InputError(f"The tf.data service had {problem}")
     if workers > 1:
-        raise InputError(f"{_ONE_WORKER} {received} with {workers}")
+        raise InputError(f"{_ONE_WORKER} {received} with {workers} workers")
 
 
 def _count_workers(address: str) -> int:
-    """Returns the number of workers that answer within SERVICE_TIMEOUT."""
+    """Returns the number of workers that answer within SERVICE_TIMEOUT seconds."""
     # Each worker sends one copy of the element.
     probes = _distribute(tf.data.Dataset.range(1), address)
     counts: list[int] = []

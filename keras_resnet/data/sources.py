@@ -20,7 +20,7 @@ IMAGE_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 
 def resolve_dataset_name(name: str) -> str:
-    """Returns the name of a dataset, with the absolute path of a folder."""
+    """Makes the path in the name of a dataset absolute, if the name has one."""
     kind, _, path = name.partition(":")
     if kind not in ("folder", "tfrecord") or "://" in path:
         return name
@@ -33,15 +33,16 @@ def load_dataset(
     """Loads a dataset with a training split and a test split.
 
     Args:
-        name: `"digits"`, scikit-learn's 1,797 handwritten digits of 8x8 pixels, a fifth
-            of which is the test split; `"folder:PATH"`, image files in one folder for
-            each class, in PATH/train and PATH/test (or PATH/val) or in PATH itself, in
-            which case a fifth of each class is the test split; `"tfrecord:PATH"`, a
-            folder of TFRecord files (see `records.find_record_files`); or an image
-            classification dataset of TFDS, such as `"cifar10"` or `"imagenet2012"`.
-        data_dir: Folder of the TFDS datasets. Default: TFDS's own default.
-        only_test: Whether only the test split is needed. Training images of TFDS are
-            not read then, and all images of an undivided folder are test images.
+        name: `"digits"` selects scikit-learn's 1,797 handwritten digits of 8x8 pixels.
+            A fifth of them is the test split. `"folder:PATH"` selects image files in
+            one folder for each class. These folders are in PATH/train and PATH/test (or
+            PATH/val), or all in PATH. If they are all in PATH, a fifth of each class is
+            the test split. `"tfrecord:PATH"` selects a folder of TFRecord files (see
+            `records.find_record_files`). Any other name selects an image classification
+            dataset of TFDS, such as `"cifar10"` or `"imagenet2012"`.
+        data_dir: Folder of the TFDS datasets. Default: TFDS's default folder.
+        only_test: Whether only the test split is needed. If so, TFDS's training images
+            are not read, and all images of an undivided folder are test images.
 
     Returns:
         The dataset. With `only_test`, its training split may be empty.
@@ -83,7 +84,7 @@ def _load_folder(name: str, only_test: bool) -> Dataset:
         raise InputError(
             f"The folder does not exist. Accepted: folder:PATH. Received: {name}"
         )
-    folders = {part: os.path.join(path, part) for part in ("train", *records.HELD_OUT)}
+    folders = {p: os.path.join(path, p) for p in ("train", *records.HELD_OUT_NAMES)}
     folders = {part: path for part, path in folders.items() if os.path.isdir(path)}
     held_out = [part for part in folders if part != "train"]
     own_split = "train" in folders and bool(held_out)
@@ -111,7 +112,7 @@ def _find_classes(path: str) -> list[str]:
     names = (entry.name for entry in os.scandir(path) if entry.is_dir())
     classes = sorted(name for name in names if not name.startswith("."))
     for name in classes:
-        if any("\ud800" <= c <= "\udfff" for c in name):  # Not UTF-8.
+        if any("\ud800" <= c <= "\udfff" for c in name):  # Invalid UTF-8.
             raise InputError(
                 "The name of each class folder must be valid UTF-8. "
                 f"Received: {os.fsencode(name)!r} in {path}"
@@ -154,7 +155,7 @@ def _find_files(path: str) -> Iterator[str]:
 
 
 def find_images(paths: Sequence[str]) -> list[str]:
-    """Returns the image files among the paths and in the folders among the paths."""
+    """Replaces each folder in `paths` by the sorted paths of its image files."""
     if not paths:
         message = f"Pass at least one image or folder of images: {IMAGE_FORMATS}"
         raise InputError(message)
@@ -167,7 +168,7 @@ def find_images(paths: Sequence[str]) -> list[str]:
 
 def _load_tfrecord(name: str, only_test: bool) -> Dataset:
     files = records.find_record_files(name, only_test)
-    # The test split may lack the first class, so it uses the training split's label.
+    # The test split may lack the first class. Its label is found in the training split.
     train = read_records(files["train"]) if files["train"] else None
     first_label = train.records.first_label if train and train.records else None
     test = read_records(files["test"], first_label)

@@ -37,7 +37,7 @@ class Split:
         return len(self.labels)
 
     def take(self, indices: np.ndarray | Sequence[int] | slice) -> "Split":
-        """Returns the images at some indices, or those where a mask is true."""
+        """Returns the images at `indices`, or those where a boolean mask is true."""
         images, labels = self.images[indices], self.labels[indices]
         return dataclasses.replace(self, images=images, labels=labels)
 
@@ -53,7 +53,7 @@ class Split:
         return dataclasses.replace(self, images=images, labels=labels, records=joined)
 
     def names(self) -> list[str]:
-        """Returns the path, the record's description or the index of each image."""
+        """Returns a name for each image: its path, its record or its index."""
         if self.are_paths:
             return list(map(str, self.images))
         if self.records:
@@ -61,10 +61,10 @@ class Split:
         return list(map(str, range(len(self))))
 
     def substitute(self, indices: Sequence[int]) -> "Split":
-        """Replaces the images at `indices` by the next images that are undamaged."""
-        good = np.setdiff1d(np.arange(len(self)), indices)
+        """Replaces each image at `indices` by the next one that is not at `indices`."""
+        intact = np.setdiff1d(np.arange(len(self)), indices)
         sources = np.arange(len(self))
-        sources[indices] = good[np.searchsorted(good, indices) % len(good)]
+        sources[indices] = intact[np.searchsorted(intact, indices) % len(intact)]
         num_replaced = self.num_replaced + len(indices)
         return dataclasses.replace(self.take(sources), num_replaced=num_replaced)
 
@@ -96,7 +96,7 @@ class Split:
 
 
 def _join_records(records: Records, other: Records) -> Records:
-    """Returns the records of two groups of files."""
+    """Joins the records of two splits of a dataset."""
     if records.image != other.image:
         raise InputError(
             "Files of one dataset must have the same image feature. Received: "
@@ -113,11 +113,11 @@ def _join_records(records: Records, other: Records) -> Records:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A dataset of two splits.
+    """A dataset with a training split and a test split.
 
     Attributes:
         name: Name of the dataset; see `load_dataset`.
-        classes: Name of the class of each label, in order.
+        classes: Class names in the order of the labels.
         train: Images to train on.
         test: Validation split while training, test split in `evaluate`.
         shape: Shape (height, width, channels) of all images, or `None` if it varies.
@@ -143,8 +143,8 @@ def check_dataset(dataset: Dataset) -> Dataset:
         split = getattr(dataset, part)
         labels = np.asarray(split.labels)
         is_pixels = split.images.dtype == np.uint8 and split.images.ndim == 4
-        kinds = "i" if split.records else "OSU"
-        if not is_pixels and split.images.dtype.kind not in kinds:
+        dtype_kinds = "i" if split.records else "OSU"
+        if not is_pixels and split.images.dtype.kind not in dtype_kinds:
             raise InputError(
                 "Images must be uint8 (n, height, width, channels), from 0 to 255, or "
                 f"paths or encoded files. Received: {dataset.name}'s {part} images of "
@@ -165,7 +165,7 @@ def check_dataset(dataset: Dataset) -> Dataset:
 
 
 def check_labels(name: str, split: Split, classes: Sequence[str]) -> None:
-    """Raises an InputError if a label of the dataset `name` is none of the classes."""
+    """Raises an InputError if a label is not the index of a class in `classes`."""
     invalid = np.flatnonzero((split.labels < 0) | (split.labels >= len(classes)))
     if len(invalid):
         first = invalid[0]
@@ -177,7 +177,7 @@ def check_labels(name: str, split: Split, classes: Sequence[str]) -> None:
 
 
 def default_class_names(count: int) -> tuple[str, ...]:
-    """Returns names for classes whose names are unknown."""
+    """Returns the names "class 0", "class 1" and so on."""
     return tuple(f"class {i}" for i in range(count))
 
 

@@ -13,8 +13,7 @@ from keras_resnet.support import InputError, first_line
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-# Largest fraction of the memory for a dataset of small images. Larger datasets are read
-# from their files.
+# Largest fraction of memory for a dataset. Larger datasets stay in their files.
 MAX_MEMORY_FRACTION = 0.25
 
 
@@ -38,7 +37,7 @@ def load_tfds(name: str, data_dir: str | None, only_test: bool) -> Dataset:
         ) from None
     _prepare(builder)
     info, splits = builder.info, builder.info.splits
-    test_name = next((s for s in records.HELD_OUT if s in splits), None)
+    test_name = next((s for s in records.HELD_OUT_NAMES if s in splits), None)
     is_dict = isinstance(info.features, tfds.features.FeaturesDict)
     features = dict(info.features) if is_dict else {}
     if not (
@@ -62,8 +61,8 @@ def load_tfds(name: str, data_dir: str | None, only_test: bool) -> Dataset:
         return Dataset(name, classes, train, test, shape)
     if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
         raise InputError(
-            "TFDS datasets of several image sizes, or too large for memory, must be "
-            f"prepared as tfrecord files. Received: dataset={name!r} in format "
+            "If images differ in size or do not fit into memory, TFDS must prepare the "
+            f"dataset in the format tfrecord. Received: dataset={name!r} in format "
             f"{builder.info.file_format.value}"
         )
     test = read_records(splits[test_name].filepaths, 0)
@@ -78,7 +77,7 @@ def _find_memory_size() -> int:
 def _prepare(builder: "tfds.core.DatasetBuilder") -> None:
     try:
         builder.download_and_prepare()
-    except Exception as error:  # TFDS and its download library raise many types.
+    except Exception as error:  # TFDS and its downloads raise many error types.
         raise InputError(
             f"Could not prepare {builder.name} in {builder.data_dir}. If there is no "
             "network, set data_dir to a folder where TFDS has prepared the dataset. "

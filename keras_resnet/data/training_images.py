@@ -12,10 +12,10 @@ from keras_resnet.data.splits import Split
 from keras_resnet.spec import Recipe
 
 # Function from an index in the split, three random numbers from [0, 1) and a seed (2,)
-# to an augmented image. A reader for batches has a leading dimension in each tensor.
+# to an augmented image. If it reads batches, each tensor has a leading batch dimension.
 ImageReader = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
-# A reader for all images of a step, or `None` if it is faster to read them in parallel,
-# one by one; and a reader for one image.
+# A reader of batches and a reader of single images. The reader of batches is `None` if
+# reading single images in parallel is faster.
 ImageReaders = tuple[ImageReader | None, ImageReader]
 
 
@@ -24,7 +24,7 @@ def make_readers(
 ) -> ImageReaders:
     """Returns readers of augmented images. See `TrainingBatches` for the arguments."""
     if recipe.crop == "pad":
-        return _padded_readers(split, preprocessing, recipe, mean)
+        return _make_padded_readers(split, preprocessing, recipe, mean)
     entries = split.entries()
 
     def draw_box(sides: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -32,34 +32,34 @@ def make_readers(
             return augmentation.draw_inception_box(sides, seed, (recipe.area, 1.0))
         return _draw_paper_box(sides, seed, preprocessing.shape[:2])
 
-    def read_boxed(index: tf.Tensor, draws: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    def read_crop(index: tf.Tensor, draws: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         seeds = tf.random.experimental.stateless_split(seed, 2)
         find_box = functools.partial(draw_box, seed=seeds[0])
         read = functools.partial(preprocessing.crop_and_resize, find_box=find_box)
         image = split.make_reader(read, read)(entries[index])
         return _augment(image, draws, seeds[1], recipe, mean)
 
-    return None, read_boxed
+    return None, read_crop
 
 
-def _padded_readers(
+def _make_padded_readers(
     split: Split, preprocessing: Preprocessing, recipe: Recipe, mean: Colour
 ) -> ImageReaders:
-    """Returns readers that crop a padded image, or a resized image with its margin."""
+    """Returns readers of random crops of padded images or images with a margin."""
     size, entries = preprocessing.shape[:2], split.entries()
-    pad = 0 if preprocessing.crop < 1 else round(recipe.pad * preprocessing.height)
-    border = [[pad, pad], [pad, pad], [0, 0]]
+    pad_size = 0 if preprocessing.crop < 1 else round(recipe.pad * preprocessing.height)
+    padding = [[pad_size, pad_size], [pad_size, pad_size], [0, 0]]
     decode, view, _ = central_crop(preprocessing, preprocessing.margin)
 
     def read_padded(index: tf.Tensor, draws: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        image = tf.pad(split.make_reader(decode, view)(entries[index]), border)
+        image = tf.pad(split.make_reader(decode, view)(entries[index]), padding)
         corner = to_integers(draws[:2], tf.shape(image)[:2] - size + 1)
         image = tf.slice(image, [*tf.unstack(corner), 0], preprocessing.shape)
         return _augment(image, draws, seed, recipe, mean)
 
     def read_batch(indices: tf.Tensor, draws: tf.Tensor, seeds: tf.Tensor) -> tf.Tensor:
         del seeds
-        images = tf.pad(tf.gather(entries, indices), [[0, 0], *border])
+        images = tf.pad(tf.gather(entries, indices), [[0, 0], *padding])
         return crop_and_flip(images, size, draws, recipe.flip)
 
     is_augmented = recipe.policy != "none" or recipe.colour or recipe.erase
@@ -70,7 +70,7 @@ def _padded_readers(
 def _draw_paper_box(
     sides: tf.Tensor, seed: tf.Tensor, size: tuple[int, int]
 ) -> tf.Tensor:
-    """Draws a crop like the paper's and rounds it to whole pixels of the image."""
+    """Draws a box as in the ResNet paper, rounded to whole pixels of the image."""
     box = augmentation.draw_shorter_side_box(sides, seed, size)
     first, last = tf.round(box[:2]), tf.round(box[:2] + box[2:])
     first = tf.minimum(tf.cast(first, tf.int32), sides - 1)
@@ -81,7 +81,7 @@ def _draw_paper_box(
 def _augment(
     image: tf.Tensor, draws: tf.Tensor, seed: tf.Tensor, recipe: Recipe, mean: Colour
 ) -> tf.Tensor:
-    """Mirrors an image at random and applies the recipe's other augmentation."""
+    """Mirrors an image at random and applies the recipe's other augmentations."""
     if recipe.flip:
         image = tf.cond(draws[2] < 0.5, lambda: image, lambda: tf.reverse(image, [1]))
     seeds = tf.random.experimental.stateless_split(seed, 3)

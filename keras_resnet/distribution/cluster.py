@@ -14,15 +14,15 @@ from tensorflow.python.distribute.cluster_resolver.slurm_cluster_resolver import
 
 from keras_resnet.support import InputError
 
-# Number of seconds that a worker waits until all other workers have started.
+# Number of seconds that a worker waits for all other workers to start.
 START_TIMEOUT = 300
 
-# First port of workers that Slurm or Kubernetes start.
+# Port of workers that Kubernetes starts, and lowest port of workers that Slurm starts.
 PORT = 12000
 
 
 def find_cluster() -> tuple[tuple[str, ...], int]:
-    """Returns the addresses of all workers, and the index of this worker."""
+    """Returns the addresses (host:port) of all workers, and this worker's index."""
     for variable, read_cluster in (
         ("TF_CONFIG", _read_tf_config),
         ("SLURM_PROCID", _read_slurm),
@@ -32,8 +32,8 @@ def find_cluster() -> tuple[tuple[str, ...], int]:
             addresses, index = read_cluster()
             return tuple(addresses), index
     raise InputError(
-        "multi_worker requires TF_CONFIG, Slurm (srun) or Kubernetes, which name the "
-        "workers. Received: none of TF_CONFIG, SLURM_PROCID and KUBERNETES_SERVICE_HOST"
+        "The strategy multi_worker must run with TF_CONFIG, Slurm (srun) or Kubernetes. "
+        "Received: none of TF_CONFIG, SLURM_PROCID and KUBERNETES_SERVICE_HOST is set"
     )
 
 
@@ -43,11 +43,11 @@ def _read_tf_config() -> tuple[list[str], int]:
         config = json.loads(text)
         cluster, task = config["cluster"], config["task"]
         # A separate "chief" job counts as the first worker.
-        chiefs, index = cluster.get("chief", []), int(task["index"])
-        addresses = chiefs + cluster["worker"]
+        chief_addresses, index = cluster.get("chief", []), int(task["index"])
+        addresses = chief_addresses + cluster["worker"]
         if index not in range(len(cluster[task["type"]])):
             raise IndexError("no such task")
-        index += {"chief": 0, "worker": len(chiefs)}[task["type"]]
+        index += {"chief": 0, "worker": len(chief_addresses)}[task["type"]]
         for address in addresses:
             int(address.rpartition(":")[2])
     except (ValueError, TypeError, LookupError, AttributeError) as error:
@@ -60,23 +60,23 @@ def _read_tf_config() -> tuple[list[str], int]:
 
 
 def _read_slurm() -> tuple[list[str], int]:
-    # SlurmClusterResolver is not used. It fails on machines without a GPU, and it sorts
-    # the hosts as text (n10 before n2), although ranks follow the list of nodes.
+    # TensorFlow's SlurmClusterResolver is not used. It fails on machines without a GPU,
+    # and it sorts hosts as text (n10 before n2), although ranks follow the node list.
     try:
         hosts = expand_hostlist(os.environ["SLURM_STEP_NODELIST"])
-        tasks = expand_tasks_per_node(os.environ["SLURM_STEP_TASKS_PER_NODE"])
+        task_counts = expand_tasks_per_node(os.environ["SLURM_STEP_TASKS_PER_NODE"])
         rank, job = (int(os.environ[f"SLURM_{key}"]) for key in ("PROCID", "JOB_ID"))
     except (KeyError, ValueError) as error:
         raise InputError(
-            "multi_worker under Slurm must run in a job step; start it with `srun "
+            "Under Slurm, multi_worker must run in a job step. Start it with `srun "
             "--distribution=block --ntasks-per-node=1 ...`. "
             f"Received: {type(error).__name__}: {error}"
         ) from None
-    # The port depends on the job, so that two jobs on one node use different ports.
+    # The port depends on the job, so that jobs which share a node use different ports.
     port = PORT + job % 1000 * 16
     addresses = [
         f"{host}:{port + number}"
-        for host, count in zip(hosts, tasks, strict=False)
+        for host, count in zip(hosts, task_counts, strict=False)
         for number in range(count)
     ]
     if rank >= len(addresses):
@@ -87,16 +87,16 @@ def _read_slurm() -> tuple[list[str], int]:
 
 
 def _read_kubernetes() -> tuple[list[str], int]:
-    """Returns the DNS names of the pods of an Indexed Job with a headless service."""
+    """Returns the addresses of all pods of an Indexed Job, and this pod's index."""
     try:
         index = int(os.environ["JOB_COMPLETION_INDEX"])
         count = int(os.environ["KERAS_RESNET_WORKERS"])
         domain = os.environ["KERAS_RESNET_SERVICE"]
     except (KeyError, ValueError) as error:
         raise InputError(
-            "multi_worker on Kubernetes requires TF_CONFIG (set by training operators) "
+            "On Kubernetes, multi_worker requires TF_CONFIG (set by training operators) "
             "or, in an Indexed Job, KERAS_RESNET_WORKERS (the number of completions) and "
-            "KERAS_RESNET_SERVICE (the headless service, the pods' subdomain). "
+            "KERAS_RESNET_SERVICE (name of the headless service, the pods' subdomain). "
             f"Received: {type(error).__name__}: {error}"
         ) from None
     job = socket.gethostname().removesuffix(f"-{index}")
@@ -106,11 +106,11 @@ def _read_kubernetes() -> tuple[list[str], int]:
 def await_workers(addresses: Sequence[str], index: int) -> None:
     """Waits until every worker listens on its port, at most START_TIMEOUT seconds.
 
-    TensorFlow itself would wait without a limit. This worker listens on its own port
-    meanwhile, and TensorFlow's server takes the port over afterwards.
+    TensorFlow itself would wait without a limit. While this worker waits, it listens on
+    its own port. Afterwards TensorFlow's server listens on the same port.
     """
     port = int(addresses[index].rpartition(":")[2])
-    missing = set(addresses) - {addresses[index]}
+    missing_addresses = set(addresses) - {addresses[index]}
     deadline = time.monotonic() + START_TIMEOUT
     try:
         listener = socket.create_server(("", port), backlog=len(addresses))
@@ -120,14 +120,14 @@ def await_workers(addresses: Sequence[str], index: int) -> None:
             f"({error.strerror}). Received: {', '.join(addresses)}"
         ) from None
     with listener:
-        while missing:
-            missing = {address for address in missing if not _is_listening(address)}
-            if missing and time.monotonic() > deadline:
+        while missing_addresses:
+            missing_addresses = {a for a in missing_addresses if not _is_listening(a)}
+            if missing_addresses and time.monotonic() > deadline:
                 raise InputError(
-                    f"{len(missing)} of {len(addresses)} workers did not start within "
-                    f"{START_TIMEOUT} s: {', '.join(sorted(missing))}"
+                    f"{len(missing_addresses)} of {len(addresses)} workers did not start "
+                    f"within {START_TIMEOUT} s: {', '.join(sorted(missing_addresses))}"
                 )
-            time.sleep(0.1 if missing else 0)
+            time.sleep(0.1 if missing_addresses else 0)
 
 
 def _is_listening(address: str) -> bool:

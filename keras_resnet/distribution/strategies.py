@@ -1,4 +1,4 @@
-"""Construction of `tf.distribute` strategies, and helpers for training loops."""
+"""Construction of `tf.distribute` strategies, and functions for training loops."""
 
 import functools
 import glob
@@ -12,7 +12,7 @@ from keras_resnet.support import InputError, check_choice, first_line
 
 STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
 
-# An iterator for `next_batch`, either over the elements of a dataset or distributed.
+# Iterator that `iterate_batches` returns and `next_batch` reads.
 Batches = Iterator[tuple[tf.Tensor, ...]]
 
 
@@ -21,12 +21,12 @@ def make_strategy(name: str, virtual_devices: int = 0) -> tf.distribute.Strategy
 
     Args:
         name: `"one_device"` uses the first GPU, or the CPU if there is no GPU.
-            `"mirrored"` has one replica on each GPU, or on each (virtual) CPU device.
-            `"multi_worker"` has the worker processes that TF_CONFIG, Slurm or
-            Kubernetes define, with one replica on each GPU of a worker, or one on its
-            CPU. `"tpu"` has one replica on each core of the TPU.
+            `"mirrored"` has one replica on each GPU, or on each virtual device of the
+            CPU. `"multi_worker"` has the worker processes that TF_CONFIG, Slurm or
+            Kubernetes define, with one replica on each GPU of a worker, or on its CPU.
+            `"tpu"` has one replica on each core of the TPU.
         virtual_devices: Number of virtual devices that the CPU is split into, for
-            tests; 0 for none. The CPU cannot be split after TensorFlow has run.
+            tests; 0 does not split it. The CPU must be split before TensorFlow runs.
 
     Raises:
         InputError: If this machine does not support the strategy, or if not all workers
@@ -45,19 +45,19 @@ def make_strategy(name: str, virtual_devices: int = 0) -> tf.distribute.Strategy
     if virtual_devices:
         _split_cpu(virtual_devices)
     on_gpu = not virtual_devices and tf.config.list_physical_devices("GPU")
-    kind = "GPU" if on_gpu else "CPU"
-    devices = tuple(device.name for device in tf.config.list_logical_devices(kind))
+    device_type = "GPU" if on_gpu else "CPU"
+    devices = tuple(d.name for d in tf.config.list_logical_devices(device_type))
     return _make_local(name, devices)
 
 
-# Strategies are cached, because two equal ones in a process would conflict. TensorFlow
-# matches collective operations by keys, and every strategy counts its keys from the
-# same start.
+# Strategies are cached, because two equal strategies in a process would conflict.
+# TensorFlow matches collective operations by numbers, which every strategy counts from
+# the same initial number.
 @functools.cache
 def _make_local(name: str, devices: tuple[str, ...]) -> tf.distribute.Strategy:
     if name == "one_device":
         return tf.distribute.OneDeviceStrategy(devices[0])
-    # Between virtual devices a ring takes twice as long as a reduction on one of them.
+    # Between virtual CPU devices, ring all-reduce would take twice as long.
     is_cpu = "CPU" in devices[0]
     reduction = tf.distribute.ReductionToOneDevice() if is_cpu else None
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
@@ -76,18 +76,17 @@ def _join_cluster(addresses: tuple[str, ...], index: int) -> tf.distribute.Strat
     )
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(resolver)
-    except RuntimeError as error:  # TensorFlow has run something.
+    except RuntimeError as error:  # TensorFlow has run an operation before.
         message = f"multi_worker must be made before TensorFlow runs anything: {error}"
         raise InputError(message) from error
 
 
 def next_batch(strategy: tf.distribute.Strategy, batches: Batches) -> tuple:
-    """Returns the next batches of all replicas, as arguments of `strategy.run`.
+    """Returns the next batch of each replica, as arguments of `strategy.run`.
 
-    Call this inside the `tf.function` of the training step. The graph then fetches the
-    batches itself, so that one call of the function can take several steps without
-    returning to Python in between. `batches` is the result of `iterate_batches`, or an
-    iterator over a `tf.data.Dataset` with an element for each replica of this process.
+    This is called inside the `tf.function` of the training steps, so that one call of
+    the function can run several steps without returning to Python. `batches` is the
+    result of `iterate_batches`, or an iterator with an element for each local replica.
     """
     if isinstance(batches, tf.distribute.DistributedIterator):
         return next(batches)
@@ -100,10 +99,10 @@ def iterate_batches(
 ) -> Batches:
     """Returns an iterator for `next_batch` over a dataset with an element per replica.
 
-    On GPUs, a distributed dataset copies each replica's next batch to its GPU ahead of
-    time. CPUs do not use one, because its construction makes malloc return freed memory
-    to the system at once (GeneratorDatasetOp in TensorFlow 2.21). This doubled the time
-    of ResNet-50's training steps.
+    On GPUs, it is a distributed iterator, which copies each replica's next batch to its
+    GPU ahead of time. On CPUs, it is a plain iterator. A distributed one would make
+    malloc return freed memory to the system at once (GeneratorDatasetOp in TensorFlow
+    2.21), which doubled the time of ResNet-50's training steps.
     """
     if tf.config.list_physical_devices("GPU"):
         return iter(strategy.distribute_datasets_from_function(lambda _: batches))
@@ -111,11 +110,11 @@ def iterate_batches(
 
 
 def sum_over_workers(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.Tensor:
-    """Returns the sum of a tensor over all workers. All workers must call this."""
+    """Returns the sum of a tensor over all workers, each of which must call this."""
 
     @tf.function
     def reduce_values() -> tf.Tensor:
-        # `reduce` adds up all replicas, so each replica contributes a part of `values`.
+        # `reduce` adds up all replicas, so each contributes an equal part of `values`.
         parts = strategy.run(lambda: values / len(local_replicas(strategy)))
         return strategy.reduce("SUM", parts, axis=None)
 
@@ -133,7 +132,7 @@ def worker_count(strategy: tf.distribute.Strategy) -> int:
 
 
 def local_replicas(strategy: tf.distribute.Strategy) -> range:
-    """Returns the indices of this process's replicas among those of all workers.
+    """Returns the indices of the replicas in this process, counted over all workers.
 
     `next_batch` takes one element for each of these replicas, in this order.
     """
@@ -152,8 +151,8 @@ def worker_index(strategy: tf.distribute.Strategy) -> int:
 def is_lost_worker_error(error: Exception) -> bool:
     """Returns whether TensorFlow raised the error because another worker is lost.
 
-    TensorFlow raises it where this worker waits for the lost one: at once if the chief
-    is lost, otherwise after 10 seconds without a heartbeat.
+    TensorFlow raises such an error while this worker waits for the lost worker: at once
+    if the lost worker is the chief, otherwise after 10 seconds without a heartbeat.
     """
     return isinstance(error, tf.errors.UnavailableError) or (
         isinstance(error, tf.errors.OpError)
@@ -162,8 +161,8 @@ def is_lost_worker_error(error: Exception) -> bool:
     )
 
 
-# Errors of this worker itself. Their messages contain "/job:worker/" too, because they
-# name the device of this worker.
+# Errors of this worker itself. Their messages contain "/job:worker/" too if they name a
+# device of this worker.
 _LOCAL_ERRORS = (
     tf.errors.InvalidArgumentError,
     tf.errors.ResourceExhaustedError,
@@ -174,15 +173,15 @@ _LOST_PHRASES = ("Collective ops is aborted", "coordination service", "/job:work
 
 
 def _make_tpu() -> tf.distribute.Strategy:
-    names = [name for name in ("TPU_NAME", "COLAB_TPU_ADDR") if os.environ.get(name)]
+    variables = [v for v in ("TPU_NAME", "COLAB_TPU_ADDR") if os.environ.get(v)]
     is_local = glob.glob("/dev/accel[0-9]*") or "TPU_WORKER_ID" in os.environ
-    # Without this check the resolver would wait long for Google's metadata server.
-    if not names and not is_local:
+    # Without a TPU, the resolver would wait long for Google's metadata server.
+    if not variables and not is_local:
         raise InputError(
-            "tpu requires a machine with TPU_NAME, COLAB_TPU_ADDR, TPU_WORKER_ID or "
-            "/dev/accel0. Received: a machine with none of them"
+            "The strategy tpu requires TPU_NAME, COLAB_TPU_ADDR, TPU_WORKER_ID or a "
+            "device such as /dev/accel0. Received: a machine without any of them"
         )
-    address = os.environ[names[0]] if names else "local"
+    address = os.environ[variables[0]] if variables else "local"
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(address)
         tf.config.experimental_connect_to_cluster(resolver)
@@ -202,6 +201,6 @@ def _split_cpu(parts: int) -> None:
         count = len(tf.config.list_logical_devices("CPU"))
         if count != parts:
             raise InputError(
-                "The CPU can be split only before TensorFlow has run anything; it has "
+                "The CPU can be split only before TensorFlow runs anything. It has "
                 f"{count} device(s) now. Received: virtual_devices={parts}"
             ) from None

@@ -1,4 +1,4 @@
-"""Several worker processes on this machine, which form a local cluster."""
+"""Starts several worker processes on this machine, which form a local cluster."""
 
 import contextlib
 import json
@@ -13,11 +13,11 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-# Environment variable with the index of a worker that `run_local_workers` has started.
+# Environment variable in which a worker of `run_local_workers` finds its index.
 LOCAL_WORKER = "KERAS_RESNET_LOCAL_WORKER"
 
-# Number of seconds from a worker's failure until the others get SIGTERM, and from then
-# until SIGKILL. TensorFlow's heartbeat lets them notice the failure after 10 seconds.
+# Seconds from the failure of a worker to SIGTERM for the others, and from SIGTERM to
+# SIGKILL. The others notice the failure after 10 seconds without a heartbeat.
 GRACE_SECONDS = 20
 
 
@@ -26,97 +26,98 @@ def run_local_workers(
 ) -> int:
     """Runs a command in several worker processes, which find each other by TF_CONFIG.
 
-    The output of worker 0 is not redirected. The other workers write to `worker-1.log`
-    and so on. SIGTERM and SIGINT are forwarded to all workers. When a worker fails, or
-    worker 0 has ended, the other workers have GRACE_SECONDS to end.
+    Worker 0 writes to the output of this process, the other workers to `worker-1.log`
+    and so on. SIGTERM and SIGINT are forwarded to all workers. After a worker fails or
+    worker 0 ends, the other workers have GRACE_SECONDS to end.
 
     Args:
         count: Number of processes.
         command: Program and arguments, such as `[sys.executable, "-m", ...]`.
-        log_dir: Folder of the log files. It is made if it does not exist.
+        log_dir: Folder for the log files, which is created if it does not exist.
 
     Returns:
-        The exit status. It is 0 if all workers succeed. Otherwise it is the status of
-        worker 0, or if this is 0, the status of the worker that failed first. A worker
-        that was killed by signal n has the status 128 + n.
+        0 if all workers succeed, otherwise the exit status of worker 0 or, if worker 0
+        succeeds, of the worker that failed first. It is 128 + n if signal n killed the
+        worker, or if this process received signal n (SIGTERM or SIGINT).
     """
-    logs = [pathlib.Path(log_dir, f"worker-{index}.log") for index in range(count)]
-    logs[0].parent.mkdir(parents=True, exist_ok=True)
+    log_paths = [pathlib.Path(log_dir, f"worker-{index}.log") for index in range(count)]
+    log_paths[0].parent.mkdir(parents=True, exist_ok=True)
     addresses = _find_free_addresses(count)
     workers: list[subprocess.Popen] = []
-    signals: list[int] = []
+    received_signals: list[int] = []
 
-    def forward(number: int, frame: FrameType | None) -> None:
+    def forward(signum: int, frame: FrameType | None) -> None:
         del frame
-        signals.append(number)
+        received_signals.append(signum)
         for worker in workers:
-            worker.send_signal(number)
+            worker.send_signal(signum)
 
     with contextlib.ExitStack() as stack:
         stack.callback(_terminate, workers)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            stack.callback(signal.signal, number, signal.signal(number, forward))
-        for index, log in enumerate(logs):
-            output = stack.enter_context(log.open("w")) if index else None
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            stack.callback(signal.signal, signum, signal.signal(signum, forward))
+        for index, log_path in enumerate(log_paths):
+            log_file = stack.enter_context(log_path.open("w")) if index else None
             worker = subprocess.Popen(
                 command,
                 env=_make_environment(addresses, index),
                 stdin=subprocess.DEVNULL,
-                stdout=output,
+                stdout=log_file,
                 stderr=subprocess.STDOUT if index else None,
-                # In a new session a worker gets Ctrl-C only from `forward`.
+                # In its own session, a worker gets SIGINT only from `forward`.
                 start_new_session=True,
             )
             workers.append(worker)
-        failed = _wait(workers, signals)
-    if signals:
-        return 128 + signals[0]
-    if not failed:
+        failed_indices = _wait(workers, received_signals)
+    if received_signals:
+        return 128 + received_signals[0]
+    if not failed_indices:
         return 0
-    first = failed[0]
-    reason = f"worker {first} failed with status {_exit_status(workers[first])}"
-    if first:
-        reason += f"; last line of {logs[first]}: {_read_last_line(logs[first])}"
-    print(reason, file=sys.stderr)
-    return _exit_status(workers[0]) or _exit_status(workers[first])
+    index = failed_indices[0]
+    message = f"worker {index} failed with status {_get_exit_status(workers[index])}"
+    if index:
+        path = log_paths[index]
+        message += f"; last line of {path}: {_read_last_line(path)}"
+    print(message, file=sys.stderr)
+    return _get_exit_status(workers[0]) or _get_exit_status(workers[index])
 
 
 def _wait(workers: Sequence[subprocess.Popen], signals: Sequence[int]) -> list[int]:
-    """Waits until all workers end; returns the failed ones in the order of failure."""
-    failed: list[int] = []
+    """Waits until all workers end. Returns the indices of failed workers, in order."""
+    failed_indices: list[int] = []
     deadline = math.inf
     is_running = True
     while is_running:
         time.sleep(0.05)
         is_running = any([worker.poll() is None for worker in workers])
         for index, worker in enumerate(workers):
-            if worker.returncode and index not in failed:
-                failed.append(index)
-        if failed or signals or workers[0].returncode is not None:
+            if worker.returncode and index not in failed_indices:
+                failed_indices.append(index)
+        if failed_indices or signals or workers[0].returncode is not None:
             deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
         if is_running and time.monotonic() > deadline:
             _terminate(workers)
-    return failed
+    return failed_indices
 
 
 def _terminate(workers: Sequence[subprocess.Popen]) -> None:
-    """Sends SIGTERM to the running workers, then SIGKILL to those that do not end."""
-    for stop in (subprocess.Popen.terminate, subprocess.Popen.kill):
+    """Sends SIGTERM to all running workers, then SIGKILL to workers that do not end."""
+    for send_signal in (subprocess.Popen.terminate, subprocess.Popen.kill):
         deadline = time.monotonic() + GRACE_SECONDS
         for worker in workers:
             if worker.poll() is None:
-                stop(worker)
+                send_signal(worker)
         for worker in workers:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 worker.wait(max(0, deadline - time.monotonic()))
 
 
-def _exit_status(worker: subprocess.Popen) -> int:
+def _get_exit_status(worker: subprocess.Popen) -> int:
     return worker.returncode if worker.returncode >= 0 else 128 - worker.returncode
 
 
 def _make_environment(addresses: Sequence[str], index: int) -> dict[str, str]:
-    # The workers share the cores. By default each would start one thread per core.
+    # The workers share the CPU cores. By default, each would use one thread per core.
     threads = max(1, (os.cpu_count() or 1) // len(addresses))
     task = {"type": "worker", "index": index}
     return {
@@ -134,6 +135,6 @@ def _find_free_addresses(count: int) -> list[str]:
         return [f"127.0.0.1:{port}" for port in ports]
 
 
-def _read_last_line(log: pathlib.Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
+def _read_last_line(log_path: pathlib.Path) -> str:
+    lines = log_path.read_text(errors="replace").strip().splitlines()
     return lines[-1].strip() if lines else "(nothing)"

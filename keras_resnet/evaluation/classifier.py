@@ -1,4 +1,4 @@
-"""Networks with their classes and preprocessing, and datasets that fit them."""
+"""Loading of a network with its preprocessing, and of a dataset that fits it."""
 
 import dataclasses
 import os
@@ -37,7 +37,7 @@ class Classifier:
     """A network with its class names and its preprocessing.
 
     Attributes:
-        name: Short name, used in the names of files and folders about the network.
+        name: Short name, such as `"resnet50-imagenet"`, for the names of output files.
         model: Network that takes raw pixels and returns probabilities.
         classes: Names of the classes, in the order of the network's outputs.
         preprocessing: Conversion of an image to the network's input.
@@ -65,9 +65,9 @@ def preprocessing_for(model: keras.Model) -> Preprocessing:
 
     Args:
         model: Network that `keras_resnet` built with weights, or trained. If Keras
-            itself saved or loaded it, crop and interpolation are the defaults:
-            bilinear, and the central 224 of 256 pixels for ImageNet, the whole image
-            for CIFAR. Only `weights=` reads the values stored in a file.
+            saved or loaded it, crop and interpolation are lost, because only `weights=`
+            reads them from a file. The defaults are bilinear interpolation and the
+            central 224 of 256 pixels, or the whole image for a CIFAR network.
 
     Raises:
         InputError: If the network has no weights or does not take raw pixels.
@@ -97,12 +97,12 @@ def load_classifier(
         model: Run folder, weights file of any format that `weights=` takes, or name of
             a variant, such as `"resnet50"`.
         weights: Name from `list_weights()`, or weights file. Accepted only if `model`
-            is a variant. Default: `"imagenet"`, its published weights.
-        image_size: Input height and width in pixels. Not accepted for a run. Default:
-            the size with which the weights were measured.
+            is a variant. Default: `"imagenet"`.
+        image_size: Input height and width in pixels. Not accepted if `model` is a run.
+            Default: the size at which the accuracy of the weights was measured.
 
     Raises:
-        InputError: If the model does not exist, or its run has not ended.
+        InputError: If the model does not exist, or if it is a run that has not ended.
     """
     path = os.path.normpath(os.path.expanduser(model))
     is_file = path.lower().endswith(ENDINGS)
@@ -113,9 +113,8 @@ def load_classifier(
             checkpoint, name = open_checkpoint(path), None
         elif weights is None and os.sep in model:
             raise InputError(
-                f"There is no run folder {path}, because there is no {path}/run.json. "
-                f"Accepted: a run folder, a weights file, or the name of a variant. "
-                f"Received: {model!r}"
+                "model must be a run folder, a weights file, or the name of a variant. "
+                f"Received: {model!r}, but there is no {path}/run.json"
             )
         else:
             find_variant(model)
@@ -125,27 +124,26 @@ def load_classifier(
         return _make_classifier(network, os.path.basename(path), weights)
     if weights is not None or image_size is not None:
         raise InputError(
-            "weights and image_size need the name of a variant, such as resnet50; the "
-            "network of a run has weights and a size already. Received: "
+            "weights and image_size need the name of a variant, such as resnet50, "
+            "because a run determines both. Received: "
             f"model={model!r}, weights={weights!r}, image_size={image_size!r}"
         )
     if record is None:
         raise InputError(
-            "model must be a run folder that keras_resnet.train wrote, a weights file, "
-            "or the name of a variant. "
+            "model must be a run folder, a weights file, or the name of a variant. "
             f"Received: {path!r}, but there is no {folder}/run.json"
         )
     return _load_run(record, path, folder)
 
 
 def _load_run(record: RunRecord, path: str, folder: str) -> Classifier:
-    """Loads a run's network from `path`: a file, or the folder with `final.keras`."""
+    """Loads the network of a run from `path`, a `.keras` file or the run folder."""
     if path == folder:
         path = os.path.join(folder, "final.keras")
         if not os.path.exists(path):
             raise InputError(
-                f"The run in {folder} has not ended. Repeat its command to resume it, "
-                f"or use {folder}/best.keras, if that file exists"
+                f"The run in {folder} has not ended. Repeat the training command to "
+                f"resume it, or use {folder}/best.keras if that file exists"
             )
     return Classifier(
         name=os.path.basename(os.path.abspath(folder)),
@@ -158,7 +156,7 @@ def _load_run(record: RunRecord, path: str, folder: str) -> Classifier:
 
 
 def _make_classifier(model: keras.Model, name: str, weights: str | None) -> Classifier:
-    """Returns the classifier of a network that is not stored in a run folder."""
+    """Makes the classifier of a network that is not stored in a run folder."""
     if getattr(model.layers[-1], "activation", None) is not keras.activations.softmax:
         raise InputError(
             "The last layer of a classifier must be a softmax over its classes. "
@@ -182,18 +180,18 @@ def _guess_classes(model: keras.Model, name: str) -> tuple[str, ...]:
     if num_classes == 1000:
         names = class_names("imagenet")
     elif num_classes == 10 and model.input_shape[1:] == (32, 32, 3):
-        warning = f"{name} has no class names; CIFAR-10's are used for its 10 classes"
+        warning = f"{name} has no class names, so the names of CIFAR-10 are used"
         print(warning, file=sys.stderr)
         names = class_names("cifar10")
     return names or default_class_names(num_classes)
 
 
 def _find_provenance(name: str, source: str) -> Provenance:
-    """Returns the origin of weights, with their publisher if it is registered."""
+    """Returns the origin of weights, with their publisher if they are registered."""
     for entry in REGISTRY:
         if source == f"{entry.model}/{entry.name}":
-            # Weights without a URL are shipped with this package, which trained them.
-            # The record of their run is stored next to them.
+            # Registered weights without a URL are part of this package. The `run.json`
+            # of the run that trained them is stored in the same folder.
             is_shipped = "://" not in entry.address
             record = read_record(os.path.dirname(entry.path)) if is_shipped else None
             publisher = entry.source, entry.licence, entry.top1
@@ -211,56 +209,55 @@ def load_images(
 
     Args:
         classifier: Classifier that the dataset is for.
-        dataset: Dataset, or name that `load_dataset` takes. Default: the dataset that
-            the network was trained on. Its classes may be a subset of the classifier's.
-            They are matched by name or, for ImageNet, by WordNet id. Unnamed classes
-            of TFRecord files are matched by index if their number is the same.
-        data_dir: Folder in which TFDS stores its datasets.
+        dataset: A dataset, or a name that `load_dataset` accepts. Default: the dataset
+            that the network was trained on. The classes may be a subset of the
+            classifier's. They are matched by name or, for ImageNet, by WordNet id.
+            Unnamed classes of TFRecord files are matched by index if there are as many.
+        data_dir: Folder in which TFDS stores its datasets. Default: TFDS chooses it.
         only_test: Whether to skip the training images; see
             `keras_resnet.data.load_dataset`.
 
     Raises:
-        InputError: If a class is unknown to the classifier, or the images have a
-            different number of channels.
+        InputError: If the classifier lacks a class of the dataset, or if the images
+            and the network's input have different numbers of channels.
     """
     run = classifier.provenance.run
     dataset = dataset or (run.dataset if run else None)
     if dataset is None:
         raise InputError(
-            f"{classifier.name} does not record its training dataset, so a dataset "
-            "must be given. Accepted: --dataset=folder:PATH or a TFDS name"
+            f"The training dataset of {classifier.name} is unknown, so a dataset must "
+            "be given. Accepted: --dataset=folder:PATH, tfrecord:PATH or a TFDS name"
         )
     if isinstance(dataset, Dataset):
-        images = check_dataset(dataset)
+        dataset = check_dataset(dataset)
     else:
-        images = load_dataset(dataset, data_dir, only_test)
-    if images.classes != classifier.classes:
-        indices = _match_classes(images.classes, classifier.classes)
+        dataset = load_dataset(dataset, data_dir, only_test)
+    classes = classifier.classes
+    if dataset.classes != classes:
+        indices = _match_classes(dataset.classes, classes)
         if indices is None:
             raise InputError(
-                f"The classes of the model are {shorten_list(classifier.classes, 20)}. "
-                f"Received: {images.name} with the classes {shorten_list(images.classes, 20)}"
+                f"The classes of the model are {shorten_list(classes, 20)}. Received: "
+                f"{dataset.name} with the classes {shorten_list(dataset.classes, 20)}"
             )
         train, test = (
             dataclasses.replace(split, labels=indices[split.labels])
-            for split in (images.train, images.test)
+            for split in (dataset.train, dataset.test)
         )
-        images = dataclasses.replace(
-            images, classes=classifier.classes, train=train, test=test
-        )
+        dataset = dataclasses.replace(dataset, classes=classes, train=train, test=test)
     channels = classifier.preprocessing.channels
-    if images.shape and images.shape[2] != channels:
+    if dataset.shape and dataset.shape[2] != channels:
         raise InputError(
             f"The model takes images with {channels} channel(s). "
-            f"Received: {images.name} with {images.shape[2]} channel(s)"
+            f"Received: {dataset.name} with {dataset.shape[2]} channel(s)"
         )
-    return images
+    return dataset
 
 
 def _match_classes(names: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
-    """Returns the index in `classes` of each of a dataset's class `names`, int32.
+    """Returns an int32 array with the index in `classes` of each name in `names`.
 
-    Returns `None` if a name is not among the classes.
+    Returns `None` if any of the names is unknown.
     """
     naming_schemes = [classes]
     if tuple(classes) == class_names("imagenet"):

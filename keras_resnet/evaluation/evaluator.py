@@ -25,7 +25,7 @@ class Predictions:
 
     Attributes:
         labels: Correct class of each image, int32 (n,).
-        classes: Most probable classes of each image, the best first, int32 (n, k).
+        classes: Most probable classes of each image in descending order, int32 (n, k).
             k is 5, or the number of classes if there are fewer.
         scores: Probabilities of `classes`, float32 (n, k).
         losses: Cross-entropy of each image, float32 (n,).
@@ -36,7 +36,7 @@ class Predictions:
     scores: np.ndarray
     losses: np.ndarray
 
-    def summary(self) -> dict[str, float]:
+    def summarise(self) -> dict[str, float]:
         """Returns the mean loss and the accuracies over all images.
 
         Returns:
@@ -51,28 +51,28 @@ class Predictions:
             "images": len(self.labels),
         }
 
-    def confusion(self, num_classes: int) -> np.ndarray:
-        """Returns image counts, int64 (correct class, predicted class)."""
+    def confusion_matrix(self, num_classes: int) -> np.ndarray:
+        """Returns image counts, int64, by correct class (row) and predicted class."""
         pairs = self.labels.astype(np.int64) * num_classes + self.classes[:, 0]
         return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, -1)
 
 
 class Evaluator:
-    """Evaluates a network on a split, with its current weights at each call.
+    """Evaluates a network on a split. Each call uses the network's current weights.
 
     Every image counts exactly once, for any batch size and number of replicas. The last
-    batch is padded with the first images, and the predictions of the padding are
-    discarded.
+    batch is padded with the first images of the split, and the predictions for the
+    padding are discarded.
 
     Args:
         model: Network that returns probabilities (batch, classes).
         split: Images to evaluate the network on.
-        preprocessing: Conversion of these images to the network's input.
+        preprocessing: Conversion of an image to the network's input.
         batch_size: Number of images per step over all replicas of this process. With
             `"10crop"`, it is the number of crops. `"multiscale"` ignores it and
             processes one image per replica.
         strategy: Strategy in whose scope the network was built.
-        views: Crops and scales to average over, one of `VIEWS`.
+        views: Crops or scales whose predictions are averaged, one of `VIEWS`.
 
     Raises:
         InputError: If the batch size is not a multiple of the number of replicas, or
@@ -96,22 +96,22 @@ class Evaluator:
         crops = view.crops or batch_size
         batch_size = max(1, batch_size // crops // replicas) * replicas
         self._split, self._preprocessing = split, preprocessing
-        self._strategy, self._refresh = strategy, view.refresh
+        self._strategy, self._refresh_weights = strategy, view.refresh_weights
         self._batches = evaluation_batches(split, view.reader, batch_size, replicas)
         self.steps = -(-len(split) // batch_size)
         self._step = _make_step(strategy, view.classify, min(5, model.output_shape[-1]))
 
     def predict(self, on_step: Callable[[], object] = lambda: None) -> Predictions:
-        """Returns the predictions of the network in the order of the images.
+        """Returns the predictions of the network for all images, in their order.
 
         Args:
-            on_step: Function that is called after each of the `steps` steps.
+            on_step: Function that is called after each step. There are `steps` steps.
 
         Raises:
             InputError: If images cannot be decoded. The message lists them.
         """
-        self._refresh()
-        parts: list[tuple[tf.Tensor, ...]] = []
+        self._refresh_weights()
+        replica_outputs: list[tuple[tf.Tensor, ...]] = []
         try:
             batches = iter(self._batches)
             for _ in range(self.steps):
@@ -119,36 +119,39 @@ class Evaluator:
                     self._strategy.experimental_local_results(output)
                     for output in self._step(batches)
                 ]
-                parts += zip(*outputs, strict=True)
+                replica_outputs += zip(*outputs, strict=True)
                 on_step()
         except tf.errors.OpError:
             refuse_damaged(self._split, self._preprocessing)
             raise
         classes, scores, losses = (
             np.concatenate([np.asarray(part) for part in column])[: len(self._split)]
-            for column in zip(*parts, strict=True)
+            for column in zip(*replica_outputs, strict=True)
         )
         return Predictions(self._split.labels, classes, scores, losses)
 
     def __call__(self) -> dict[str, float]:
-        """Returns `Predictions.summary()` for the current weights."""
-        return self.predict().summary()
+        """Returns the mean loss and the accuracies; see `Predictions.summarise`."""
+        return self.predict().summarise()
 
 
 def _make_step(
-    strategy: tf.distribute.Strategy, classify: ClassifyFunction, top: int
+    strategy: tf.distribute.Strategy, classify: ClassifyFunction, k: int
 ) -> Callable[[Iterator[tf.Tensor]], tuple[tf.Tensor, ...]]:
-    """Returns the evaluation step: the `top` classes, their scores, and the losses."""
+    """Makes a function that evaluates one batch on each replica.
+
+    It returns the k most probable classes of each image, their scores, and the losses.
+    """
 
     def replica_step(
         images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        del weights  # The images that pad the last batch come last and are cut off.
+        del weights  # Only padding has weight 0, and `Evaluator.predict` discards it.
         probabilities = classify(images, training=False)
         losses = keras.losses.sparse_categorical_crossentropy(labels, probabilities)
-        # Keras's top-k metric is unsuitable: it counts every class of a tie.
-        best = tf.math.top_k(probabilities, top)
-        return best.indices, best.values, losses
+        # Keras's top-k accuracy is not used, because it counts all tied classes as hits.
+        top = tf.math.top_k(probabilities, k)
+        return top.indices, top.values, losses
 
     @tf.function(reduce_retracing=True)
     def step(batches: Iterator[tf.Tensor]) -> tuple[tf.Tensor, ...]:

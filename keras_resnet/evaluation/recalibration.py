@@ -1,34 +1,35 @@
 """Recomputation of the moving statistics of batch normalisation after training."""
 
-import contextlib
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import keras
 import tensorflow as tf
 
 from keras_resnet.data import Preprocessing, Split, central_crop, evaluation_batches
 from keras_resnet.distribution import next_batch
-from keras_resnet.nets import batch_norms, synchronized_batch_norms
+from keras_resnet.nets import list_batch_norms, synchronize_batch_norms
 from keras_resnet.support import InputError
 
 # Maximum number of batches over which the statistics are averaged.
 RECALIBRATION_BATCHES = 100
 
 
-@contextlib.contextmanager
-def _replace_momentum(model: keras.Model, value: tf.Tensor) -> Iterator[None]:
-    """Replaces the momentum of all batch normalisations while a step is traced.
+@contextmanager
+def _replace_momentum(model: keras.Model, momentum: tf.Tensor) -> Iterator[None]:
+    """Replaces the momentum of all batch normalisation layers inside the context.
 
-    Enter this context outside `strategy.run`, because replicas are traced in turns.
+    Enter this context outside `strategy.run`, because the replicas are traced in turns
+    and would overwrite each other's values.
     """
-    original_values = [(layer, layer.momentum) for layer in batch_norms(model)]
+    original_values = [(layer, layer.momentum) for layer in list_batch_norms(model)]
     for layer, _ in original_values:
-        layer.momentum = value
+        layer.momentum = momentum
     try:
         yield
     finally:
-        for layer, momentum in original_values:
-            layer.momentum = momentum
+        for layer, original_value in original_values:
+            layer.momentum = original_value
 
 
 def recalibrate(
@@ -41,19 +42,19 @@ def recalibrate(
 ) -> int:
     """Recomputes the moving statistics of batch normalisation with fixed weights.
 
-    The authors of the paper did this before their release (README of
-    KaimingHe/deep-residual-networks). Each statistic becomes its mean over at most
-    `RECALIBRATION_BATCHES` batches of central crops of randomly chosen training images.
-    Frozen layers keep their statistics.
+    The authors of the paper did this before they released their weights (README of
+    KaimingHe/deep-residual-networks). Each statistic is averaged over at most
+    `RECALIBRATION_BATCHES` batches. The batches contain the central crops of randomly
+    chosen training images. Frozen layers keep their statistics.
 
     Args:
         model: Network, which is changed in place.
         split: Training images.
-        preprocessing: Conversion of these images to the network's input.
+        preprocessing: Conversion of an image to the network's input.
         batch_size: Number of images per batch over all replicas. Larger batches give
             more accurate statistics.
         strategy: Strategy in whose scope the network was built.
-        seed: Random seed for the order of the images.
+        seed: Random seed for shuffling the images.
 
     Returns:
         Number of images that were used.
@@ -64,7 +65,7 @@ def recalibrate(
     replicas = strategy.num_replicas_in_sync
     if len(split) < replicas:
         raise InputError(
-            f"{replicas} replicas need {replicas} images. Received: {len(split)}"
+            f"{replicas} replicas need at least {replicas} images. Received: {len(split)}"
         )
     batch_size = min(batch_size, len(split))
     batch_size -= batch_size % replicas
@@ -78,17 +79,13 @@ def recalibrate(
 
     @tf.function
     def step(batches: Iterator[tf.Tensor], momentum: tf.Tensor) -> None:
-        synchronize = (
-            synchronized_batch_norms(model)
-            if replicas > 1
-            else contextlib.nullcontext()
-        )
-        with synchronize, _replace_momentum(model, momentum):
+        sync = synchronize_batch_norms(model) if replicas > 1 else nullcontext()
+        with sync, _replace_momentum(model, momentum):
             strategy.run(replica_step, args=next_batch(strategy, batches))
 
     crop_reader = central_crop(preprocessing)
-    source = iter(evaluation_batches(images, crop_reader, batch_size, replicas))
+    batches = iter(evaluation_batches(images, crop_reader, batch_size, replicas))
     for i in range(num_batches):
         # With this momentum, each moving statistic is the mean over all batches so far.
-        step(source, tf.constant(i / (i + 1), keras.config.floatx()))
+        step(batches, tf.constant(i / (i + 1), keras.config.floatx()))
     return num_batches * batch_size

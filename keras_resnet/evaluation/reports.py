@@ -1,4 +1,4 @@
-"""Files about an evaluation: JSON, CSV and the figure of a confusion matrix."""
+"""Files that report an evaluation: JSON, CSV and a figure of the confusion matrix."""
 
 import math
 import os
@@ -11,7 +11,7 @@ from keras_resnet.evaluation.classifier import Classifier
 from keras_resnet.evaluation.evaluator import Predictions
 from keras_resnet.support import (
     describe_machine,
-    package_versions,
+    find_versions,
     to_csv,
     to_png,
     write_file,
@@ -40,56 +40,61 @@ def write_report(
         OSError: If the files cannot be written.
     """
     os.makedirs(folder, exist_ok=True)
-    # The loss of a diverged network is NaN, which JSON cannot represent.
-    summary = predictions.summary().items()
+    # The loss of a diverged network is NaN, which JSON cannot represent. It becomes null.
+    summary = predictions.summarise().items()
     report: dict[str, Any] = {k: v if math.isfinite(v) else None for k, v in summary}
     settings = classifier.provenance.to_settings()
-    report |= {**details, "settings": settings, "versions": package_versions()}
+    report |= {**details, "settings": settings, "versions": find_versions()}
     report["machine"] = describe_machine()
     write_json(os.path.join(folder, "evaluation.json"), report)
     classes = classifier.classes
-    confusion = predictions.confusion(len(classes))
-    rows, figure = list_classes(confusion, classes), draw_confusion(confusion, classes)
+    confusion = predictions.confusion_matrix(len(classes))
+    rows, figure = rank_classes(confusion, classes), draw_confusion(confusion, classes)
     write_file(os.path.join(folder, "per_class.csv"), to_csv(rows))
     write_file(os.path.join(folder, "confusion.png"), figure)
 
 
-def list_classes(confusion: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
+def rank_classes(confusion: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
     """Returns the accuracy of each class that has images, the lowest first.
 
     Args:
-        confusion: Image counts; see `Predictions.confusion`.
+        confusion: Image counts; see `Predictions.confusion_matrix`.
         classes: Names of the classes.
 
     Returns:
-        A dict per class. `"right"` is the number of correctly classified images,
-        `"taken_for"` the most frequent wrong prediction and `"times"` its count.
+        A dict per class, which is a row of `per_class.csv`. `"right"` is the number of
+        correctly classified images, `"accuracy"` their fraction, `"taken_for"` the most
+        frequent wrong prediction and `"times"` the number of its occurrences.
     """
     errors = confusion * (1 - np.eye(len(confusion), dtype=confusion.dtype))
     rows = []
     for i in np.flatnonzero(confusion.sum(axis=1)).tolist():
         num_images, num_correct = int(confusion[i].sum()), int(confusion[i, i])
-        confused = int(errors[i].argmax())
+        wrong_class = int(errors[i].argmax())
         rows.append(
             {
                 "class": classes[i],
                 "images": num_images,
                 "right": num_correct,
                 "accuracy": round(num_correct / num_images, 6),
-                "taken_for": classes[confused] if errors[i, confused] else "",
-                "times": int(errors[i, confused]),
+                "taken_for": classes[wrong_class] if errors[i, wrong_class] else "",
+                "times": int(errors[i, wrong_class]),
             }
         )
     return sorted(rows, key=lambda row: (row["accuracy"], row["class"]))
 
 
 def format_predictions(
-    predictions: Predictions, names: Sequence[str], classes: Sequence[str]
+    predictions: Predictions, image_names: Sequence[str], classes: Sequence[str]
 ) -> str:
-    """Returns the predictions as CSV, with the names of images and classes."""
+    """Returns CSV text with a header and one row for each image.
+
+    A row contains the image's name, its class, whether the prediction is right, the
+    loss, and the name and score of each of the most probable classes.
+    """
     ranks = range(1, predictions.classes.shape[1] + 1)
     rows = []
-    for i, name in enumerate(names):
+    for i, name in enumerate(image_names):
         row = {
             "image": name,
             "label": classes[predictions.labels[i]],
@@ -111,20 +116,20 @@ def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
     colour of the numbers for a linear scale and also prints zeros.
 
     Args:
-        confusion: Image counts; see `Predictions.confusion`.
+        confusion: Image counts; see `Predictions.confusion_matrix`.
         classes: Names of the classes. A class is omitted if it has no images and is
             never predicted.
 
     Returns:
-        A PNG file.
+        Content of a PNG file.
     """
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
-    shown = np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
-    counts = confusion[np.ix_(shown, shown)]
-    names = [classes[i] for i in shown.tolist()] if len(shown) <= 40 else []
-    side = min(12.0, 3.2 + 0.32 * len(shown))
+    indices = np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
+    counts = confusion[np.ix_(indices, indices)]
+    names = [classes[i] for i in indices.tolist()] if len(indices) <= 40 else []
+    side = min(12.0, 3.2 + 0.32 * len(indices))  # In inches, as `margin`.
     margin = 0.08 * max(map(len, names), default=0)
     size = (side + 0.8 + margin, side + margin)
     figure = Figure(figsize=size, layout="constrained")
@@ -139,11 +144,11 @@ def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
     if names:
         _label_axes(axes, names)
     else:
-        axes.set(xticks=[], yticks=[], xlabel=f"predicted class, {len(shown)} in all")
-    for y, x in np.argwhere(counts) if len(shown) <= 20 else ():
+        axes.set(xticks=[], yticks=[], xlabel=f"predicted class, {len(indices)} in all")
+    for y, x in np.argwhere(counts) if len(indices) <= 20 else ():
         colour = "white" if counts[y, x] > counts.max() ** 0.6 else "black"
-        centre: dict[str, Any] = {"ha": "center", "va": "center"}
-        axes.text(x, y, counts[y, x], fontsize=8, color=colour, **centre)
+        alignment: dict[str, Any] = {"ha": "center", "va": "center"}
+        axes.text(x, y, counts[y, x], fontsize=8, color=colour, **alignment)
     total, hits = confusion.sum(), np.trace(confusion)
     axes.set_title(f"{hits:,} of {total:,} correct, {hits / total:.2%}", fontsize=10)
     ticks = [n * 10**power for power in range(6) for n in (1, 2, 5)]
@@ -154,7 +159,10 @@ def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
 
 
 def _label_axes(axes: "Axes", names: Sequence[str]) -> None:
-    """Labels rows and columns with class names, vertically if there are many."""
+    """Labels rows and columns with class names.
+
+    If there are more than 10 classes, the labels of the columns are vertical.
+    """
     is_vertical = len(names) > 10
     axes.set_xticks(
         range(len(names)),

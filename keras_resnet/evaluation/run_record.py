@@ -5,17 +5,12 @@ import json
 import os
 import sys
 
+from keras_resnet import support
 from keras_resnet.data import Preprocessing
 from keras_resnet.spec import RunSpec, select_known_fields
-from keras_resnet.support import (
-    InputError,
-    describe_machine,
-    find_commit,
-    package_versions,
-    write_json,
-)
+from keras_resnet.support import InputError, write_json
 
-# Format number of the files that this version writes. Version 0.1.0 wrote none.
+# Format number in the files that this version writes. Version 0.1.0 wrote no number.
 FORMAT = 1
 
 
@@ -27,7 +22,7 @@ class RunRecord:
         spec: Settings of the run, with all defaults resolved.
         classes: Names of the classes, in the order of the network's outputs.
         preprocessing: Conversion of an image to the network's input.
-        versions: Versions of Python and of packages by name.
+        versions: Versions of Python and of installed packages by name.
         commit: Git commit of the code that started the run; `None` outside a checkout.
         machine: Description of the machine.
         command: Command line that started the run.
@@ -37,15 +32,15 @@ class RunRecord:
     spec: RunSpec
     classes: tuple[str, ...]
     preprocessing: Preprocessing
-    versions: dict[str, str] = dataclasses.field(default_factory=package_versions)
-    commit: str | None = dataclasses.field(default_factory=find_commit)
-    machine: str = dataclasses.field(default_factory=describe_machine)
+    versions: dict[str, str] = dataclasses.field(default_factory=support.find_versions)
+    commit: str | None = dataclasses.field(default_factory=support.find_commit)
+    machine: str = dataclasses.field(default_factory=support.describe_machine)
     command: list[str] = dataclasses.field(default_factory=lambda: list(sys.argv))
     format: int = FORMAT
 
 
 def read_record(folder: str | os.PathLike[str]) -> RunRecord | None:
-    """Returns the record in `run.json` of a folder, or `None` if there is no such file.
+    """Reads `run.json` of a folder. Returns `None` if the folder has no such file.
 
     Raises:
         InputError: If the file is damaged, or a newer version wrote it.
@@ -94,8 +89,6 @@ def write_record(folder: str | os.PathLike[str], record: RunRecord) -> None:
         "settings": record.spec.to_settings(),
         "preprocessing": dataclasses.asdict(record.preprocessing),
     }
-    order = ("format", "settings", "classes", "preprocessing", "versions", "commit",
-             "machine", "command")  # fmt: skip
-    write_json(
-        os.path.join(folder, "run.json"), {name: content[name] for name in order}
-    )
+    keys = ("format", "settings", "classes", "preprocessing", "versions", "commit",
+            "machine", "command")  # fmt: skip
+    write_json(os.path.join(folder, "run.json"), {key: content[key] for key in keys})

@@ -1,4 +1,4 @@
-"""Views of an image, over which its prediction is averaged.
+"""Views of an image, which are crops or scales whose predictions are averaged.
 
 The views follow the paper (section 4.1 and Tables 3 to 5):
 
@@ -6,13 +6,13 @@ The views follow the paper (section 4.1 and Tables 3 to 5):
 - `"10crop"`: The probabilities are averaged over `Preprocessing.ten_crops`.
 - `"multiscale"`: The network is applied to the whole image, resized so that its shorter
   side is 224, 256, 384, 480 and 640 pixels. The dense layer follows the global average
-  pooling, so any size fits. The probabilities are averaged over the five scales and
-  over the image and its mirror image.
+  pooling, so images of any size fit. The probabilities are averaged over the five
+  scales and over the image and its mirror image.
 
-The paper averages "scores" without further detail. It could also mean averaging the
-logits, or averaging the final feature maps of the two mirror images as in its
-reference [41]. It does not state the interpolation; `"multiscale"` uses that of the
-weights.
+The paper states that "scores" are averaged, without further detail. It could also mean
+the logits, or the final feature maps of an image and its mirror image as in its
+reference [41]. The paper does not state the interpolation of `"multiscale"`. It is
+`Preprocessing.interpolation` here.
 """
 
 from collections.abc import Callable
@@ -27,30 +27,30 @@ from keras_resnet.support import InputError
 
 VIEWS = ("single", "10crop", "multiscale")
 
-# A function of a batch of views and of `training=False` that returns probabilities
-# (batch, classes), such as a `keras.Model`.
+# Function that takes a batch of views and the keyword `training`, and that returns
+# probabilities, (batch, classes). A `keras.Model` is such a function.
 ClassifyFunction = Callable[..., tf.Tensor]
 
 
 class View(NamedTuple):
-    """The crops or scales of an image and the average over their predictions.
+    """Functions that read the views of an image and average their predictions.
 
     Attributes:
-        reader: Functions that return the crops or scales of an image.
+        reader: Functions that read the crops or scales of an image.
         classify: Function that returns the averaged probabilities of each image.
-        crops: Number of crops per image; `None` if each batch is a single image.
-        refresh: Function that copies the current weights of the network to `classify`,
-            if that has weights of its own.
+        crops: Number of crops per image; `None` if a batch is a single image.
+        refresh_weights: Function that updates the weights of `classify`, if that uses a
+            copy of the network.
     """
 
     reader: CropReader
     classify: ClassifyFunction
     crops: int | None = 1
-    refresh: Callable[[], object] = lambda: None
+    refresh_weights: Callable[[], object] = lambda: None
 
 
 def make_view(name: str, model: keras.Model, preprocessing: Preprocessing) -> View:
-    """Returns a view, one of `VIEWS`, for a network.
+    """Makes the view with a name from `VIEWS` for a network.
 
     Raises:
         InputError: If the network does not support the view.
@@ -63,35 +63,32 @@ def make_view(name: str, model: keras.Model, preprocessing: Preprocessing) -> Vi
         )
     if name == "single":
         return View(central_crop(preprocessing), model)
-    make = _make_ten_crops if name == "10crop" else _make_multiscale
+    make = _make_ten_crop_view if name == "10crop" else _make_multiscale_view
     return make(model, preprocessing)
 
 
-def _make_ten_crops(model: keras.Model, preprocessing: Preprocessing) -> View:
+def _make_ten_crop_view(model: keras.Model, preprocessing: Preprocessing) -> View:
     def decode(encoded: tf.Tensor) -> tf.Tensor:
         return preprocessing.ten_crops(preprocessing.decode(encoded, False))
 
     def classify(images: tf.Tensor, training: bool) -> tf.Tensor:
         crops = tf.reshape(images, (-1, *preprocessing.shape))
-        probabilities = model(crops, training=training)
-        return tf.reduce_mean(
-            tf.reshape(probabilities, (-1, 10, probabilities.shape[-1])), axis=1
-        )
+        outputs = model(crops, training=training)
+        crop_probabilities = tf.reshape(outputs, (-1, 10, outputs.shape[-1]))
+        return tf.reduce_mean(crop_probabilities, axis=1)
 
     spec = tf.TensorSpec((10, *preprocessing.shape), tf.uint8)
     return View(CropReader(decode, preprocessing.ten_crops, spec), classify, crops=10)
 
 
-def _make_multiscale(model: keras.Model, preprocessing: Preprocessing) -> View:
+def _make_multiscale_view(model: keras.Model, preprocessing: Preprocessing) -> View:
     if channel_axis() == 1:
         raise InputError("multiscale needs Keras's image_data_format 'channels_last'")
-    any_size = keras.Input((None, None, preprocessing.channels), name="image")
-    any_size_model = keras.models.clone_model(model, input_tensors=any_size)
+    any_size_input = keras.Input((None, None, preprocessing.channels), name="image")
+    any_size_model = keras.models.clone_model(model, input_tensors=any_size_input)
 
     def resize(image: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return tuple(
-            preprocessing.resize_shorter_side(image, side) for side in PAPER_SCALES
-        )
+        return tuple(preprocessing.resize_shorter_side(image, s) for s in PAPER_SCALES)
 
     def decode(encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return resize(preprocessing.decode(encoded, False))
@@ -108,5 +105,5 @@ def _make_multiscale(model: keras.Model, preprocessing: Preprocessing) -> View:
         CropReader(decode, resize, (spec,) * len(PAPER_SCALES)),
         classify,
         crops=None,
-        refresh=lambda: any_size_model.set_weights(model.get_weights()),
+        refresh_weights=lambda: any_size_model.set_weights(model.get_weights()),
     )

@@ -1,4 +1,4 @@
-"""Convolutions, shortcuts and residual blocks as functions over Keras tensors.
+"""Functions that add convolutions, shortcuts and residual blocks to a Keras graph.
 
 Layer names follow the paper's Table 1, in the spelling of keras.applications.
 All functions support both data formats of `keras.config.image_data_format()`.
@@ -14,7 +14,7 @@ from keras import KerasTensor, layers
 
 from keras_resnet.spec import Variant
 
-# Section 3.4 of the paper refers to He et al. 2015 for the initialisation.
+# He initialisation, to which section 3.4 of the paper refers.
 _KERNEL_INITIALIZER = "he_normal"
 _initializer = contextvars.ContextVar("kernel_initializer", default=_KERNEL_INITIALIZER)
 
@@ -25,11 +25,11 @@ class Block(NamedTuple):
     Attributes:
         name: Prefix of the layer names, such as `"conv2_block1"`.
         variant: Architecture of the network.
-        width: Number of channels of the paper's 3x3 convolutions in this stage.
-        stride: Stride of the block.
+        width: Number of channels of the 3x3 convolutions in the networks of the paper.
+        stride: Ratio of the input size to the output size, 1 or 2.
         dilations: Dilation of the 3x3 convolutions up to and including the strided
-            one, and dilation of those after it.
-        drop: Probability that training skips the residual branch for an image.
+            convolution, and dilation of the 3x3 convolutions after it.
+        drop_rate: Probability that training skips the residual branch for an image.
     """
 
     name: str
@@ -37,18 +37,17 @@ class Block(NamedTuple):
     width: int
     stride: int
     dilations: tuple[int, int] = (1, 1)
-    drop: float = 0.0
+    drop_rate: float = 0.0
 
 
 @contextlib.contextmanager
-def without_random_kernels() -> Iterator[None]:
-    """Makes `conv` create its kernels as zeros inside the context.
+def skip_random_kernels() -> Iterator[None]:
+    """Makes `conv` initialise kernels with zeros inside the context.
 
-    Keras initialises the kernel of a layer when the layer is built, and drawing the
+    This is for networks whose kernels a checkpoint replaces immediately. Drawing the
     random numbers of `he_normal` takes longer than everything else in building a
-    network. That time is wasted if a checkpoint replaces the kernels immediately
-    afterwards. `conv` sets the initializer of each new layer back to `he_normal`, so
-    the saved configuration does not depend on this context.
+    network. After the kernel is created, `conv` sets the initializer of the layer to
+    `he_normal`, so the saved configuration does not depend on this context.
     """
     token = _initializer.set("zeros")
     try:
@@ -58,17 +57,17 @@ def without_random_kernels() -> Iterator[None]:
 
 
 def channel_axis() -> int:
-    """Returns the channel axis of a batch of images: -1 or 1."""
+    """Returns the channel axis of image batches in the current data format, -1 or 1."""
     return -1 if keras.config.image_data_format() == "channels_last" else 1
 
 
 def relu(x: KerasTensor, name: str) -> KerasTensor:
-    """Applies a ReLU."""
+    """Applies a ReLU layer."""
     return layers.Activation("relu", name=name)(x)
 
 
 def bn(x: KerasTensor, name: str, gamma: str = "ones") -> KerasTensor:
-    """Applies batch normalisation with the momentum and epsilon of this package."""
+    """Applies batch normalisation. `gamma` is the initializer of the scale."""
     return layers.BatchNormalization(
         channel_axis(), 0.9, 1e-5, gamma_initializer=gamma, name=f"{name}_bn"
     )(x)
@@ -87,21 +86,21 @@ def conv(
 ) -> KerasTensor:
     """Applies a convolution with symmetric padding, then batch normalisation.
 
-    The original implementation and torchvision pad both sides equally at every
-    stride. TensorFlow's `"same"` padding is asymmetric at stride 2, so there the zeros
-    are added by a separate layer and the convolution is `"valid"`.
+    As in the original implementation and in torchvision, both sides are padded equally.
+    TensorFlow's `"same"` padding is asymmetric at stride 2. A separate layer therefore
+    adds the zeros for a strided convolution, which has `"valid"` padding.
 
     Args:
         x: Batch of feature maps.
         filters: Number of output channels.
         size: Height and width of the kernel, an odd number.
-        stride: Stride in both directions, 1 for a dilated convolution. The output
-            height is the input height divided by it, rounded up; so is the width.
+        stride: Stride in both directions, 1 for a dilated convolution. The input height
+            and width are divided by the stride and rounded up.
         name: Prefix of the layer names.
         dilation: Distance between neighbouring kernel taps, in pixels.
         groups: Number of channel groups that are convolved separately.
-        gamma: Initializer of the batch normalisation's scale. `None` replaces the
-            normalisation by a bias.
+        gamma: Initializer of the batch normalisation's scale. `None` adds a bias to
+            the convolution instead of a batch normalisation.
     """
     padding = "same"
     if stride > 1 and size > 1:
@@ -120,98 +119,98 @@ def conv(
     )
     x = layer(x)
     if _initializer.get() != _KERNEL_INITIALIZER:
-        # Creating an initializer draws a random seed, so it is done only if needed.
+        # Creating an initializer draws a random seed, so do it only if necessary.
         layer.kernel_initializer = keras.initializers.get(_KERNEL_INITIALIZER)
     return bn(x, name, gamma) if gamma else x
 
 
-def shortcut(
-    x: KerasTensor, activated: KerasTensor, spec: Block, filters: int
+def add_shortcut(
+    x: KerasTensor, projection_input: KerasTensor, block: Block, filters: int
 ) -> KerasTensor:
-    """Builds the shortcut of a residual block.
+    """Adds the shortcut of a residual block.
 
     The variant's `shortcut` is one of the paper's options (section 4.1). `"A"` is the
-    identity with zeros for new channels, without parameters. `"B"` is a 1x1
-    convolution if the shape changes, otherwise the identity. `"C"` is always a 1x1
-    convolution.
+    identity with zeros for new channels, without parameters. `"B"` is a 1x1 convolution
+    if the shape changes, and the identity if not. `"C"` is always a 1x1 convolution.
 
     Args:
         x: Input of the block.
-        activated: Input of a 1x1 convolution on the shortcut. In pre-activation
-            networks this is `x` after the block's first ReLU, otherwise `x` itself.
-        spec: Parameters of the block.
+        projection_input: Input of a 1x1 convolution on the shortcut. In pre-activation
+            networks this is `x` after the block's first ReLU, in other networks `x`.
+        block: Parameters of the block.
         filters: Number of output channels of the block.
 
     Returns:
         A tensor with the shape of the residual branch's output.
     """
-    variant, stride, name = spec.variant, spec.stride, f"{spec.name}_0"
+    variant, stride, name = block.variant, block.stride, f"{block.name}_0"
     new_channels = filters - x.shape[channel_axis()]
     # Published pre-activation networks subsample without a convolution.
     needs_projection = new_channels != 0 or (stride > 1 and not variant.preact)
     if variant.shortcut == "C" or (variant.shortcut == "B" and needs_projection):
         if variant.avg_down and stride > 1:
             pool = layers.AveragePooling2D(2, stride, "same", name=f"{name}_pool")
-            activated, stride = pool(activated), 1
+            projection_input, stride = pool(projection_input), 1
         gamma = None if variant.preact else "ones"
-        return conv(activated, filters, 1, stride, name, gamma=gamma)
+        return conv(projection_input, filters, 1, stride, name, gamma=gamma)
     if stride > 1:
         x = layers.AveragePooling2D(1, stride, name=f"{name}_pool")(x)
     if new_channels:
         # The paper says only "extra zero entries padded". Published CIFAR checkpoints
         # put half of the zero channels before the old ones and half after them.
-        # ZeroPadding2D pads the two axes that it takes for height and width. With the
-        # opposite data format, one of the two is the channel axis.
-        before, after = new_channels // 2, new_channels - new_channels // 2
+        # ZeroPadding2D pads height and width. With the opposite data format, one of the
+        # two axes that it pads is the channel axis.
+        num_before, num_after = new_channels // 2, new_channels - new_channels // 2
         if channel_axis() == -1:
-            padding, data_format = ((0, 0), (before, after)), "channels_first"
+            padding, data_format = ((0, 0), (num_before, num_after)), "channels_first"
         else:
-            padding, data_format = ((before, after), (0, 0)), "channels_last"
+            padding, data_format = ((num_before, num_after), (0, 0)), "channels_last"
         x = layers.ZeroPadding2D(padding, data_format, name=f"{name}_pad")(x)
     return x
 
 
 def squeeze_excite(x: KerasTensor, name: str) -> KerasTensor:
-    """Scales each channel by a factor between 0 and 1.
+    """Adds squeeze and excitation, which scales each channel by a factor from 0 to 1.
 
     Two 1x1 convolutions compute the factors from the means of all channels (Hu et
-    al., arXiv:1709.01507). As in timm, the hidden layer has a sixteenth of the
-    channels, rounded to a multiple of 8.
+    al., arXiv:1709.01507). As in timm, the first convolution outputs one sixteenth of
+    the channels, rounded to a multiple of 8.
     """
     channels = x.shape[channel_axis()]
-    hidden = max(8, (channels // 16 + 4) // 8 * 8)
+    hidden_channels = max(8, (channels // 16 + 4) // 8 * 8)
     factors = layers.GlobalAveragePooling2D(keepdims=True, name=f"{name}_se_pool")(x)
-    factors = conv(factors, hidden, 1, 1, f"{name}_se_1", gamma=None)
+    factors = conv(factors, hidden_channels, 1, 1, f"{name}_se_1", gamma=None)
     factors = relu(factors, f"{name}_se_1_relu")
     factors = conv(factors, channels, 1, 1, f"{name}_se_2", gamma=None)
     factors = layers.Activation("sigmoid", name=f"{name}_se_sigmoid")(factors)
     return layers.Multiply(name=f"{name}_se_scale")([x, factors])
 
 
-def residual_block(x: KerasTensor, spec: Block) -> KerasTensor:
-    """Builds the sum of shortcut and residual branch, without the ReLU after it.
+def add_block(x: KerasTensor, block: Block) -> KerasTensor:
+    """Adds a residual branch and a shortcut, and returns their sum before the ReLU.
 
     The branch of a basic block has two 3x3 convolutions. The branch of a bottleneck
-    block has 1x1, 3x3 and 1x1 convolutions and outputs four times `spec.width`
-    channels. Its `stride_on` selects the strided convolution, and `groups` may widen
-    its first two convolutions. See Figure 5 of the paper.
+    block has 1x1, 3x3 and 1x1 convolutions and outputs four times `block.width`
+    channels (Figure 5 of the paper). In a bottleneck block, the variant's `stride_on`
+    selects the strided convolution, and `groups` and `group_width` determine the width
+    of the first two.
     """
-    name, variant, width, stride, (before, after), drop = spec
+    name, variant, width, stride, dilations, drop_rate = block
     preact, groups = variant.preact, 1
     if variant.block == "basic":
-        convolutions = [(width, 3, stride, before), (width, 3, 1, after)]
+        convolutions = [(width, 3, stride, dilations[0]), (width, 3, 1, dilations[1])]
     else:
         groups = variant.groups
         inner = width * variant.group_width // 64 * groups
         if variant.stride_on == "1x1":
-            convolutions = [(inner, 1, stride, 1), (inner, 3, 1, after)]
+            convolutions = [(inner, 1, stride, 1), (inner, 3, 1, dilations[1])]
         else:
-            convolutions = [(inner, 1, 1, 1), (inner, 3, stride, before)]
+            convolutions = [(inner, 1, 1, 1), (inner, 3, stride, dilations[0])]
         convolutions.append((4 * width, 1, 1, 1))
-    start = relu(bn(x, f"{name}_preact"), f"{name}_preact_relu") if preact else x
+    branch_input = relu(bn(x, f"{name}_preact"), f"{name}_preact_relu") if preact else x
     # The last convolution of a pre-activated branch has no batch normalisation.
     gamma = None if preact else "zeros" if variant.zero_gamma else "ones"
-    y, last = start, len(convolutions)
+    y, num_convs = branch_input, len(convolutions)
     for i, (filters, size, conv_stride, dilation) in enumerate(convolutions, 1):
         y = conv(
             y,
@@ -221,15 +220,15 @@ def residual_block(x: KerasTensor, spec: Block) -> KerasTensor:
             f"{name}_{i}",
             dilation=dilation,
             groups=groups if size == 3 else 1,
-            gamma="ones" if i < last else gamma,
+            gamma="ones" if i < num_convs else gamma,
         )
-        if i < last:
+        if i < num_convs:
             y = relu(y, f"{name}_{i}_relu")
     if variant.se:
         y = squeeze_excite(y, name)
     if variant.shortcut == "none":
         return y
-    if drop:
-        y = layers.Dropout(drop, (None, 1, 1, 1), name=f"{name}_drop")(y)
-    x = shortcut(x, start, spec, y.shape[channel_axis()])
+    if drop_rate:
+        y = layers.Dropout(drop_rate, (None, 1, 1, 1), name=f"{name}_drop")(y)
+    x = add_shortcut(x, branch_input, block, y.shape[channel_axis()])
     return layers.Add(name=f"{name}_add")([x, y])

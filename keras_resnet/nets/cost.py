@@ -9,33 +9,29 @@ import keras
 from keras import layers
 
 from keras_resnet.nets.blocks import channel_axis
-from keras_resnet.nets.graph import flat_layers
+from keras_resnet.nets.graph import list_layers
 from keras_resnet.nets.resnet import build_network
 from keras_resnet.spec import find_variant
 from keras_resnet.support import InputError, format_table
 
 
 class LayerProfile(NamedTuple):
-    """Cost of one layer with weights.
-
-    `kind` is the class name, such as `"Conv2D"`. `output_shape` excludes the batch.
-    `multiply_adds` is 0 except for convolutions and dense layers, as in the paper.
-    """
+    """Cost of one layer with weights."""
 
     name: str
-    kind: str
-    output_shape: tuple[int, ...]
-    parameters: int
-    multiply_adds: int
+    kind: str  # Name of the class, such as "Conv2D".
+    output_shape: tuple[int, ...]  # Shape without the batch axis.
+    parameters: int  # Number of trainable parameters.
+    multiply_adds: int  # Number for one image; 0 unless Conv2D or Dense.
 
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """Trainable parameters and multiply-adds for one image; `print` shows a table."""
+    """Cost of a network. `print` shows a table with one row for each layer."""
 
-    layers: tuple[LayerProfile, ...]
-    parameters: int
-    multiply_adds: int
+    layers: tuple[LayerProfile, ...]  # Layers with weights.
+    parameters: int  # Number of trainable parameters.
+    multiply_adds: int  # Number for one image.
 
     def __str__(self) -> str:
         total = LayerProfile("total", "", (), self.parameters, self.multiply_adds)
@@ -49,16 +45,16 @@ class Profile:
             )
             for row in (*self.layers, total)
         ]
-        head = ("layer", "kind", "output", "parameters", "multiply-adds")
-        return format_table([head, *rows], left=(0, 1, 2))
+        header = ("layer", "kind", "output", "parameters", "multiply-adds")
+        return format_table([header, *rows], left=(0, 1, 2))
 
 
 def profile(model: keras.Model) -> Profile:
-    """Counts parameters and multiply-adds, per layer and in total.
+    """Counts trainable parameters and multiply-adds of each layer and of the network.
 
     A convolution costs output height x output width x kernel height x kernel width x
     input channels of a group x output channels. A dense layer costs inputs x outputs.
-    Nothing else is counted, as in the paper's Table 1.
+    Other layers cost nothing, as in the paper's Table 1.
 
     Args:
         model: A built model with a fixed input size.
@@ -72,16 +68,16 @@ def profile(model: keras.Model) -> Profile:
             type(layer).__name__,
             tuple(layer.output.shape[1:]),
             sum(math.prod(weight.shape) for weight in layer.trainable_weights),
-            _multiply_adds(layer, model),
+            _count_multiply_adds(layer, model),
         )
-        for layer in flat_layers(model)
+        for layer in list_layers(model)
         if layer.weights
     )
     parameters = sum(row.parameters for row in rows)
     return Profile(rows, parameters, sum(row.multiply_adds for row in rows))
 
 
-def _multiply_adds(layer: layers.Layer, model: keras.Model) -> int:
+def _count_multiply_adds(layer: layers.Layer, model: keras.Model) -> int:
     if isinstance(layer, layers.Dense):
         return math.prod(layer.kernel.shape)
     if not isinstance(layer, layers.Conv2D):
@@ -90,16 +86,17 @@ def _multiply_adds(layer: layers.Layer, model: keras.Model) -> int:
     positions = shape[:2] if channel_axis() == -1 else shape[1:]
     if None in positions:
         raise InputError(
-            "Multiply-adds need a fixed input size, such as input_shape=(224, 224, 3). "
+            "Multiply-adds require a fixed input size, such as input_shape=(224, 224, 3). "
             f"Received: {model.name} with input {model.input_shape}"
         )
     return math.prod(positions) * math.prod(layer.kernel.shape)
 
 
-# Multiply-adds of the paper's Table 1, in 1e9, and parameters of Table 6, in 1e6.
+# Table 1 of the paper: billions of multiply-adds for one image.
 PAPER_TABLE_1 = {
     "resnet18": 1.8, "resnet34": 3.6, "resnet50": 3.8, "resnet101": 7.6, "resnet152": 11.3,
 }  # fmt: skip
+# Table 6 of the paper: millions of parameters.
 PAPER_TABLE_6 = {
     "resnet20": 0.27, "resnet32": 0.46, "resnet44": 0.66,
     "resnet56": 0.85, "resnet110": 1.7, "resnet1202": 19.4,
@@ -107,31 +104,31 @@ PAPER_TABLE_6 = {
 
 
 def profile_paper_networks() -> Iterator[tuple[dict[str, Any], keras.Model]]:
-    """Yields a row for each network of the paper's Tables 1 and 6, and the network.
+    """Builds the networks of the paper's Tables 1 and 6.
 
-    A row contains `table`, `network` (name), `shortcut`, `layers` (number of weighted
-    layers), `paper` (printed value) and `ours` (counted value). The values are
-    multiply-adds in 1e9 in Table 1, parameters in 1e6 in Table 6.
+    Yields a dict and the network. The keys are `table` (1 or 6), `network` (name),
+    `shortcut`, `layers` (number of weighted layers), `paper` (value in the paper) and
+    `ours` (value that `profile` counts). The values are billions of multiply-adds for
+    Table 1, and millions of parameters for Table 6.
     """
-    for table, paper in ((1, PAPER_TABLE_1), (6, PAPER_TABLE_6)):
-        for name, printed_value in paper.items():
+    for table, printed_values in ((1, PAPER_TABLE_1), (6, PAPER_TABLE_6)):
+        for name, printed_value in printed_values.items():
             variant = find_variant(name)
-            # The paper trains ResNet-18 and 34 with shortcuts A and with B, deeper
-            # ImageNet networks with B and CIFAR networks with A.
+            # The paper trains ResNet-18 and ResNet-34 with shortcut A and with shortcut
+            # B, deeper ImageNet networks with B, and CIFAR networks with A.
             shortcuts = "AB" if name in ("resnet18", "resnet34") else variant.shortcut
             for shortcut in shortcuts:
                 network = build_network(variant.replace(shortcut=shortcut), name)
                 cost = profile(network)
+                count = (
+                    cost.multiply_adds / 1e9 if table == 1 else cost.parameters / 1e6
+                )
                 row = {
                     "table": table,
                     "network": name,
                     "shortcut": shortcut,
                     "layers": variant.depth,
                     "paper": printed_value,
-                    "ours": (
-                        cost.multiply_adds / 1e9
-                        if table == 1
-                        else cost.parameters / 1e6
-                    ),
+                    "ours": count,
                 }
                 yield row, network

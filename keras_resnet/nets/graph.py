@@ -1,4 +1,4 @@
-"""Functions that find the layers, stages and endpoints of a built network."""
+"""Functions that find layers, stages and endpoints of a built network."""
 
 import contextlib
 import re
@@ -10,32 +10,32 @@ from keras import KerasTensor, layers
 from keras_resnet.support import InputError
 
 
-def flat_layers(model: keras.Model) -> list[layers.Layer]:
-    """Returns all layers of a model, with sub-models replaced by their layers.
+def list_layers(model: keras.Model) -> list[layers.Layer]:
+    """Returns the layers of a model and of its sub-models, without the sub-models.
 
-    Only the deepest networks have sub-models; see `keras_resnet.nets.resnet`.
+    Only very deep networks have sub-models (see `_MAX_BLOCKS_PER_MODEL`).
     """
-    flat: list[layers.Layer] = []
+    all_layers: list[layers.Layer] = []
     for layer in model.layers:
-        flat += flat_layers(layer) if isinstance(layer, keras.Model) else [layer]
-    return flat
+        all_layers += list_layers(layer) if isinstance(layer, keras.Model) else [layer]
+    return all_layers
 
 
-def batch_norms(model: keras.Model) -> list[layers.BatchNormalization]:
-    """Returns the batch normalisation layers of a model."""
+def list_batch_norms(model: keras.Model) -> list[layers.BatchNormalization]:
+    """Returns the batch normalisation layers of a model and of its sub-models."""
     return [
-        la for la in flat_layers(model) if isinstance(la, layers.BatchNormalization)
+        la for la in list_layers(model) if isinstance(la, layers.BatchNormalization)
     ]
 
 
 @contextlib.contextmanager
-def synchronized_batch_norms(model: keras.Model) -> Iterator[None]:
+def synchronize_batch_norms(model: keras.Model) -> Iterator[None]:
     """Synchronises batch normalisation over all replicas inside the context.
 
-    A step that is traced inside the context uses the statistics of the whole batch.
-    The layers are reset afterwards, so that a saved model does not need replicas.
+    A training step that is traced inside the context uses the statistics of the whole
+    batch. The layers are reset at the end, so that a saved model needs no replicas.
     """
-    norms = batch_norms(model)
+    norms = list_batch_norms(model)
     for layer in norms:
         layer.synchronized = True
     try:
@@ -45,12 +45,12 @@ def synchronized_batch_norms(model: keras.Model) -> Iterator[None]:
             layer.synchronized = False
 
 
-def layers_with_stages(network: keras.Model) -> Iterator[tuple[layers.Layer, int]]:
-    """Yields each layer and its stage number: 1 for conv1, the highest for the head."""
-    flat = flat_layers(network)
-    matches = [re.match(r"conv(\d+)_", layer.name) for layer in flat]
+def pair_layers_with_stages(network: keras.Model) -> Iterator[tuple[layers.Layer, int]]:
+    """Yields each layer and its stage, such as 2 for conv2. The head is the last."""
+    all_layers = list_layers(network)
+    matches = [re.match(r"conv(\d+)_", layer.name) for layer in all_layers]
     last = max(int(match[1]) for match in matches if match)
-    for layer, match in zip(flat, matches, strict=True):
+    for layer, match in zip(all_layers, matches, strict=True):
         if match:
             yield layer, int(match[1])
         else:  # `post_bn` and `post_relu` belong to the last stage.
@@ -65,17 +65,17 @@ def endpoints(model: keras.Model) -> dict[str, KerasTensor]:
 
     `keras.Model(model.input, endpoints(model))` outputs the features of all stages.
 
-    The strides are 2, 4, 8, 16 and 32 pixels in ImageNet networks, and 1, 1, 2 and 4
-    in CIFAR networks. They are 2, 8, 16, 32 and 32 in pre-activation networks, whose
-    stages end with the subsampling. The network's `output_stride` limits them.
+    The ratios of input size to output size are 2, 4, 8, 16 and 32 in ImageNet networks,
+    1, 1, 2 and 4 in CIFAR networks, and 2, 8, 16, 32 and 32 in pre-activation networks,
+    whose stages subsample in the last block. `output_stride` is the maximum ratio.
 
     Args:
-        model: A model that this package built, also after saving and loading.
+        model: A model that this package built. It may have been saved and loaded.
 
     Returns:
-        A dict with the keys `"conv1"`, `"conv2"` and so on. Each value is a symbolic
-        tensor, (batch, height, width, channels), after the last ReLU of the stage. In
-        pre-activation networks it is the sum before the next batch normalisation.
+        A dict from `"conv1"`, `"conv2"` and so on to symbolic tensors, (batch, height,
+        width, channels), after the last ReLU of the stage. In pre-activation networks
+        they are the sums before the next batch normalisation.
 
     Raises:
         InputError: If the model has no layers with the names of this package.
@@ -95,5 +95,5 @@ def endpoints(model: keras.Model) -> dict[str, KerasTensor]:
 
 
 def has_imagenet_stem(names: Container[str]) -> bool:
-    """Returns whether the layer names are those of a network with a max pool."""
+    """Returns whether the layer names contain the max pool of ImageNet networks."""
     return "pool1_pool" in names

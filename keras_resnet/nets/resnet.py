@@ -3,7 +3,7 @@
 The networks of the paper are built exactly as described there. The paper leaves two
 details open, which follow published weights here: padding is symmetric, and shortcut A
 adds half of the zero channels before the old channels and half after them. The fields
-of `keras_resnet.spec.Variant` document the later variations.
+of `keras_resnet.spec.Variant` document variations that were published later.
 """
 
 import dataclasses
@@ -14,31 +14,32 @@ from typing import Any
 import keras
 from keras import KerasTensor, layers
 
-from keras_resnet.nets.blocks import Block, bn, channel_axis, conv, relu, residual_block
+from keras_resnet.nets.blocks import Block, add_block, bn, channel_axis, conv, relu
 from keras_resnet.spec import Variant
 from keras_resnet.support import InputError
 
 Shape = Sequence[int | None]
+Dilations = tuple[int, int]  # See `Block.dilations`.
 
-# Very deep networks consist of sub-models. When Keras creates or loads a functional
+# Maximum number of blocks in one functional model. When Keras creates or loads such a
 # model, it visits the layers recursively, so a long chain of layers exceeds Python's
-# limit of 1,000 nested calls and raises RecursionError. If a network has more than 60
-# blocks, `_add_stage` wraps up to 60 blocks at a time in a `keras.Model`, which the
-# outer model contains as one layer. Each of the three stages of ResNet-1202 has 200
-# blocks and four sub-models. ResNet-152, with 50 blocks in total, has none.
-_BLOCKS_PER_GRAPH = 60
+# limit of 1,000 nested calls and raises RecursionError. In networks with more blocks,
+# `_add_stage` wraps up to 60 blocks at a time in a sub-model, which is one layer of the
+# outer model. ResNet-1202 has three stages of 200 blocks, each with four sub-models.
+# ResNet-152 has 50 blocks and no sub-models.
+_MAX_BLOCKS_PER_MODEL = 60
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """Layers after the last stage, described as in keras.applications.
+    """Layers after the last stage, with parameter names of keras.applications.
 
     Attributes:
         include_top: Whether to add global average pooling and a dense layer.
-        classes: Number of classes. `None` uses the number of the variant.
-        activation: Activation of the dense layer. `None` outputs logits.
-        pooling: Global pooling if `include_top` is `False`: `"avg"`, `"max"`, or
-            `None` for the 4D output of the last stage.
+        classes: Number of classes. Default: `variant.classes`.
+        activation: Activation of the dense layer; `None` for logits.
+        pooling: Global pooling if `include_top` is `False`, `"avg"` or `"max"`. `None`
+            for the 4D output of the last stage.
 
     Raises:
         InputError: If `pooling` or `classes` is invalid.
@@ -78,12 +79,12 @@ def build_network(
         variant: Architecture of the network.
         name: Name of the model.
         head: Layers after the last stage.
-        output_stride: 8, 16 or 32; see `keras_resnet.ResNet50`. Default: the stride
-            of the variant.
+        output_stride: 8, 16 or 32; see `keras_resnet.ResNet50`. Default:
+            `variant.stride`.
         input_tensor: Keras tensor to use as input instead of a new `keras.Input`.
-        input_shape: Shape of the new input, without the batch axis. Default: the
-            image size of the variant, with 3 channels.
-        normalise: Function that adds layers between the input and the stem.
+        input_shape: Shape of the new input, without the batch axis. Default: height and
+            width `variant.size`, and 3 channels.
+        normalise: Function that adds layers to the input and returns their output.
 
     Returns:
         A functional `keras.Model` with random weights.
@@ -117,7 +118,7 @@ def build_network(
 
 
 def image_shape(size: int, channels: int = 3) -> Shape:
-    """Returns the shape of a square image in the current data format."""
+    """Returns the shape of a square image in the current data format of Keras."""
     shape = (size, size, channels)
     return shape if channel_axis() == -1 else shape[::-1]
 
@@ -138,18 +139,20 @@ def _add_head(x: KerasTensor, variant: Variant, head: Head) -> KerasTensor:
 
 
 def _check_shape(variant: Variant, shape: Shape) -> None:
-    shape, is_last = tuple(shape), channel_axis() == -1
-    sides = (variant.stride, variant.stride)
-    minimum = (*sides, 1) if is_last else (1, *sides)
+    shape, channels_last = tuple(shape), channel_axis() == -1
+    min_sides = (variant.stride, variant.stride)
+    min_shape = (*min_sides, 1) if channels_last else (1, *min_sides)
     if not (
         len(shape) == 3
-        and shape[-1 if is_last else 0] is not None
+        and shape[-1 if channels_last else 0] is not None
         and all(
-            n is None or (isinstance(n, numbers.Integral) and n >= low)
-            for n, low in zip(shape, minimum, strict=True)
+            n is None or (isinstance(n, numbers.Integral) and n >= min_n)
+            for n, min_n in zip(shape, min_shape, strict=True)
         )
     ):
-        order = "height, width, channels" if is_last else "channels, height, width"
+        order = (
+            "height, width, channels" if channels_last else "channels, height, width"
+        )
         raise InputError(
             f"The input must be ({order}) with sides of at least {variant.stride} pixels, "
             f"or None for any size. Received: input_shape={shape}"
@@ -158,24 +161,24 @@ def _check_shape(variant: Variant, shape: Shape) -> None:
 
 def _add_features(x: KerasTensor, variant: Variant, output_stride: int) -> KerasTensor:
     x = _add_stem(x, variant)
-    stages = len(variant.blocks)
-    stride, dilation = variant.stride // 2 ** (stages - 1), 1
-    # All stages except the first begin with subsampling. In pre-activation networks,
-    # all stages except the last end with subsampling.
-    unstrided_stage = stages - 1 if variant.preact else 0
-    for stage in range(stages):
-        stage_stride, after = 1 if stage == unstrided_stage else 2, dilation
+    num_stages = len(variant.blocks)
+    stride, dilation = variant.stride // 2 ** (num_stages - 1), 1
+    # All stages except the first subsample in their first block. In pre-activation
+    # networks, all stages except the last subsample in their last block.
+    unstrided_stage = num_stages - 1 if variant.preact else 0
+    for stage in range(num_stages):
+        stage_stride, new_dilation = 1 if stage == unstrided_stage else 2, dilation
         if stride * stage_stride > output_stride:
-            stage_stride, after = 1, dilation * 2
-        x = _add_stage(x, variant, stage, stage_stride, (dilation, after))
-        stride, dilation = stride * stage_stride, after
+            stage_stride, new_dilation = 1, dilation * 2
+        x = _add_stage(x, variant, stage, stage_stride, (dilation, new_dilation))
+        stride, dilation = stride * stage_stride, new_dilation
     if variant.preact:
         x = relu(bn(x, "post"), "post_relu")
     return x
 
 
 def _add_stem(x: KerasTensor, variant: Variant) -> KerasTensor:
-    """Builds the layers before the first block (conv1 and max pool in Table 1)."""
+    """Adds the layers before the first block (conv1 and max pool in Table 1)."""
     size, stride = (7, 2) if variant.stem == "imagenet" else (3, 1)
     if variant.stem == "deep":
         for i in (1, 2):
@@ -186,60 +189,56 @@ def _add_stem(x: KerasTensor, variant: Variant) -> KerasTensor:
     x = relu(x, "conv1_relu") if gamma else x
     if variant.stem == "cifar":
         return x
-    # Padding with zeros does not change a maximum after a ReLU. Pre-activation networks
-    # have no ReLU here and are padded with zeros too, as in keras.applications.
+    # After a ReLU, padding with zeros does not change a maximum. Before pre-activation
+    # blocks there is no ReLU, but keras.applications also pads with zeros there.
     x = layers.ZeroPadding2D(1, name="pool1_pad")(x)
     return layers.MaxPooling2D(3, 2, name="pool1_pool")(x)
 
 
 def _add_stage(
-    x: KerasTensor,
-    variant: Variant,
-    stage: int,
-    stride: int,
-    dilations: tuple[int, int],
+    x: KerasTensor, variant: Variant, stage: int, stride: int, dilations: Dilations
 ) -> KerasTensor:
-    """Builds the blocks of one stage; stage 0 is the paper's conv2.
+    """Adds the blocks of one stage; stage 0 is the paper's conv2.
 
-    One block applies the stride, or the change from the first to the second of
-    `dilations` that replaces the stride. This is the first block, or the last one in
-    pre-activation networks.
+    One block applies the stride, or instead of the stride changes the dilation from
+    `dilations[0]` to `dilations[1]`. In pre-activation networks it is the last block of
+    the stage, in other networks the first block.
     """
-    blocks, total = variant.blocks[stage], sum(variant.blocks)
-    strided_block = blocks if variant.preact else 1
+    num_blocks, total_blocks = variant.blocks[stage], sum(variant.blocks)
+    strided_block = num_blocks if variant.preact else 1
     prefix = f"conv{stage + 2}_block"
-    is_nested = total > _BLOCKS_PER_GRAPH
-    per_graph = _BLOCKS_PER_GRAPH if is_nested else blocks
+    is_nested = total_blocks > _MAX_BLOCKS_PER_MODEL
+    blocks_per_model = _MAX_BLOCKS_PER_MODEL if is_nested else num_blocks
     nonlinearity = "linear" if variant.preact else "relu"
 
-    def chain(x: KerasTensor, first: int, last: int) -> KerasTensor:
-        """Builds the blocks `first` to `last`, without the last nonlinearity."""
-        for block in range(first, last + 1):
-            # The drop probability grows linearly over all blocks (arXiv:1603.09382).
-            fraction = (sum(variant.blocks[:stage]) + block - 1) / max(1, total - 1)
-            is_strided = block == strided_block
-            dilation = dilations[block > strided_block]
-            spec = Block(
-                f"{prefix}{block}",
+    def add_blocks(x: KerasTensor, first: int, last: int) -> KerasTensor:
+        """Adds the blocks `first` to `last`, without the nonlinearity after `last`."""
+        for number in range(first, last + 1):
+            # The drop rate grows linearly over all blocks (arXiv:1603.09382).
+            previous_blocks = sum(variant.blocks[:stage]) + number - 1
+            is_strided = number == strided_block
+            dilation = dilations[number > strided_block]
+            block = Block(
+                f"{prefix}{number}",
                 variant,
                 variant.width * 2**stage,
                 stride if is_strided else 1,
                 dilations if is_strided else (dilation, dilation),
-                variant.stochastic_depth * fraction,
+                variant.stochastic_depth * (previous_blocks / max(1, total_blocks - 1)),
             )
-            x = residual_block(x, spec)
-            if block < last:
-                x = layers.Activation(nonlinearity, name=f"{prefix}{block}_out")(x)
+            x = add_block(x, block)
+            if number < last:
+                x = layers.Activation(nonlinearity, name=f"{prefix}{number}_out")(x)
         return x
 
-    for first in range(1, blocks + 1, per_graph):
-        last = min(first + per_graph - 1, blocks)
+    for first in range(1, num_blocks + 1, blocks_per_model):
+        last = min(first + blocks_per_model - 1, num_blocks)
         if is_nested:
             inputs = keras.Input(x.shape[1:])
             name = f"{prefix}{first}_to_{last}"
-            x = keras.Model(inputs, chain(inputs, first, last), name=name)(x)
+            x = keras.Model(inputs, add_blocks(inputs, first, last), name=name)(x)
         else:
-            x = chain(x, first, last)
+            x = add_blocks(x, first, last)
         # This layer is in the outer model, where `endpoints` looks for it.
         x = layers.Activation(nonlinearity, name=f"{prefix}{last}_out")(x)
     return x

@@ -7,13 +7,13 @@ from .options import RunOptions as RunOptions
 from .recipes import RECIPES as RECIPES
 from .recipes import Recipe as Recipe
 from .recipes import allows_flips as allows_flips
-from .recipes import default_recipe as default_recipe
+from .recipes import choose_recipe as choose_recipe
 from .recipes import find_recipe as find_recipe
 from .recipes import parse_changes as parse_changes
 from .run_spec import STRIDE_FROM_WEIGHTS as STRIDE_FROM_WEIGHTS
 from .run_spec import Provenance as Provenance
 from .run_spec import RunSpec as RunSpec
-from .run_spec import steps_per_epoch as steps_per_epoch
+from .run_spec import count_steps as count_steps
 from .variants import VARIANTS as VARIANTS
 from .variants import Variant as Variant
 from .variants import find_variant as find_variant

@@ -1,25 +1,25 @@
-"""Execution of the training steps."""
+"""Settings of how training steps are executed."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """Settings of the training step that are not meant to change what is learnt.
+    """Settings of how training steps are executed, which should not affect accuracy.
 
     Attributes:
         precision: `"float32"`, `"mixed_float16"` (with loss scaling) or
             `"mixed_bfloat16"`. The saved network is always float32.
         jit_compile: Whether XLA compiles the training step; requires a single replica.
         steps_per_execution: Number of steps that the device runs per call from Python.
-        sync_bn: Whether batch normalisation uses the statistics of all replicas instead
-            of each replica's own.
+        sync_bn: Whether batch normalisation uses statistics of the images of all
+            replicas. Otherwise each replica uses the statistics of its own images.
         deterministic: Whether repeated runs of a command produce bit-identical weights.
         data_service: Address of a `tf.data` service that prepares the batches, such as
-            `"grpc://host:5000"`. Several addresses, separated by commas, take turns.
-            Each service must have exactly one worker. Empty: this process prepares them.
+            `"grpc://host:5000"`, or several addresses separated by commas. Each service
+            must have exactly one worker. Default: the training process prepares them.
         checkpoint_every: Number of steps between training checkpoints.
-        keep_checkpoints: Number of recent training checkpoints that are kept.
+        keep_checkpoints: Number of most recent training checkpoints that are kept.
         tensorboard: Whether scalars, the graph and images are written for TensorBoard.
     """
 
@@ -29,14 +29,14 @@ class Execution:
     sync_bn: bool = True
     deterministic: bool = True
     data_service: str = ""
-    # Measured with benchmarks/checkpoint.py: writing a checkpoint takes 1/12 of a step of
-    # ResNet-20 with 128 images of CIFAR-10's size, and 1/4 of a step of ResNet-50 with 8
-    # photographs. At this interval that is 0.1 % and 0.25 % of the training time. With
-    # the digits, whose steps take 0.06 s, it is less than 2 %.
+    # benchmarks/checkpoint.py measures how long writing a checkpoint takes: 1/12 of a
+    # training step of ResNet-20 with 128 images of 32x32 pixels, and 1/4 of a step of
+    # ResNet-50 with 8 photographs. With one checkpoint per 100 steps, this is 0.1 % and
+    # 0.25 % of the training time. For the digits (0.06 s per step) it is less than 2 %.
     checkpoint_every: int = 100
     keep_checkpoints: int = 2
     tensorboard: bool = False
 
 
-# Fields that may be changed when a run is resumed.
+# Fields of `Execution` that may be changed when a run is resumed.
 FREE_ON_RESUME = ("data_service", "checkpoint_every", "keep_checkpoints", "tensorboard")

@@ -1,4 +1,4 @@
-"""Conversion and validation of the fields of recipes and executions."""
+"""Conversion and validation of the fields of `Recipe` and `Execution`."""
 
 import ast
 import dataclasses
@@ -11,7 +11,7 @@ from keras_resnet.support import InputError, check_choice
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    Fields = TypeVar("Fields", bound=DataclassInstance)
+    Settings = TypeVar("Settings", bound=DataclassInstance)
 
 _CHOICES = {
     "optimizer": ("sgd", "lamb"),
@@ -28,7 +28,7 @@ _ABOVE_ZERO = {
     "epochs", "batch_size", "learning_rate", "stage_rate", "accumulate", "repeats",
     "steps_per_execution", "checkpoint_every", "keep_checkpoints", "patience", "sizes",
 }  # fmt: skip
-# Fractions, which must be at most 1.
+# Fields that are fractions and therefore must be at most 1.
 _FRACTIONS = {
     "warmup", "warmup_from", "momentum", "stage_rate", "label_smoothing", "ema",
     "stochastic_depth", "validation", "test_crop", "pad", "area", "erase", "drops",
@@ -40,9 +40,9 @@ _BELOW_ONE = {
 
 
 def select_known_fields(class_: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values that belong to fields of a dataclass, with lists as tuples.
+    """Returns the values of a dataclass's fields, with lists converted to tuples.
 
-    Files that a newer version wrote may contain other fields, which are dropped.
+    Other values are dropped, because newer versions may write additional fields.
     """
     names = {field.name for field in dataclasses.fields(class_)}
     return {
@@ -52,56 +52,55 @@ def select_known_fields(class_: type, values: Mapping[str, Any]) -> dict[str, An
     }
 
 
-def replace_fields(values: "Fields", changes: Mapping[str, Any]) -> "Fields":
+def replace_fields(settings: "Settings", changes: Mapping[str, Any]) -> "Settings":
     """Returns a `Recipe` or an `Execution` with some fields changed.
 
     Args:
-        values: `Recipe` or `Execution`.
-        changes: New values by the name of the field. Strings are converted to the type
-            of the field.
+        settings: `Recipe` or `Execution`.
+        changes: New values by field name. Strings are converted to the field's type.
 
     Raises:
         InputError: If a field does not exist or its value is not accepted.
     """
-    types = {field.name: field.type for field in dataclasses.fields(values)}
-    converted = {}
+    types = {field.name: field.type for field in dataclasses.fields(settings)}
+    new_values = {}
     for field, value in changes.items():
         check_choice("field", field, types)
-        converted[field] = _convert(types[field], value)
-        if problem := _find_problem(field, types[field], converted[field], value):
-            received = repr(value) if converted[field] is None else value
-            raise InputError(f"{problem}. Received: {field}={received}")
-    return dataclasses.replace(values, **converted)
+        new_values[field] = _convert(types[field], value)
+        if problem := _find_problem(field, types[field], new_values[field], value):
+            text = repr(value) if new_values[field] is None else value
+            raise InputError(f"{problem}. Received: {field}={text}")
+    return dataclasses.replace(settings, **new_values)
 
 
-def _find_problem(field: str, field_type: Any, converted: Any, value: Any) -> str:
-    """Returns what is wrong with the value of a field, or an empty string.
+def _find_problem(field: str, field_type: Any, new_value: Any, value: Any) -> str:
+    """Returns an error message about the value of a field, or an empty string.
 
     Args:
         field: Name of the field.
         field_type: Type of the field.
-        converted: Value converted to this type; `None` if the conversion failed.
-        value: Value as received.
+        new_value: Value after conversion to this type; `None` if that failed.
+        value: Value before the conversion.
     """
     if field in _CHOICES:
         check_choice(field, value, _CHOICES[field])
         return ""
-    if converted is None:
-        return f"{field} must be {_FORMS[field_type]}"
-    if isinstance(converted, str):
+    if new_value is None:
+        return f"{field} must be {_TYPE_NAMES[field_type]}"
+    if isinstance(new_value, str):
         return ""
-    numbers = converted if isinstance(converted, tuple) else (converted,)
+    numbers = new_value if isinstance(new_value, tuple) else (new_value,)
     limits = (
         (field in _ABOVE_ZERO and min(numbers, default=1) <= 0, "be above 0"),
         (min(numbers, default=0) < 0, "not be below 0"),
         (field in _BELOW_ONE and max(numbers) >= 1, "be below 1"),
         (field in _FRACTIONS and max(numbers, default=0) > 1, "be at most 1"),
     )
-    broken = [limit for is_broken, limit in limits if is_broken]
-    return f"{field} must {broken[0]}" if broken else ""
+    violations = [limit for is_broken, limit in limits if is_broken]
+    return f"{field} must {violations[0]}" if violations else ""
 
 
-_FORMS = {
+_TYPE_NAMES = {
     int: "a whole number",
     float: "a number",
     bool: "True or False",

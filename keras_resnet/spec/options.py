@@ -12,7 +12,7 @@ class ModelOptions:
     """Options that select a network."""
 
     model: str = option(
-        "runs/resnet20-digits", "Run folder, .keras file, or network such as resnet50."
+        "runs/resnet20-digits", "Run folder, .keras file, or variant such as resnet50."
     )
     weights: str | None = option(None, "Weights: imagenet, torchvision_v2 or a file.")
     image_size: int | None = option(
@@ -25,49 +25,51 @@ class RunOptions:
     """Options of a training run.
 
     Attributes:
-        changes: New values of fields of `Recipe` and `Execution`. `None` keeps the
-            recipe's value.
+        changes: New values of fields of `Recipe` and `Execution`, by field name. `None`
+            keeps the default value.
     """
 
-    model: str = option("resnet20", "Network, such as resnet56, resnet50, plainnet34.")
+    model: str = option("resnet20", "Variant, such as resnet50 or plainnet34.")
     # Python code may also pass a `keras_resnet.data.Dataset`.
     dataset: Any = option(
         "digits", "Dataset: digits, folder:PATH, tfrecord:PATH or a TFDS name."
     )
-    data_dir: str | None = option(
-        None, "Folder of prepared TFDS datasets. Default: TFDS's own."
-    )
+    data_dir: str | None = option(None, "TFDS data folder. Default: TFDS's default.")
     model_dir: str | None = option(None, "Run folder. Default: runs/MODEL-DATASET.")
     strategy: str = option(
-        "mirrored", "one_device, mirrored (all GPUs, or the CPU), multi_worker or tpu."
+        "mirrored", "Distribution strategy: one_device, mirrored, multi_worker or tpu."
     )
-    virtual_devices: int = option(0, "Number of virtual CPU devices, for tests.", 0)
-    recipe: str | None = option(None, "Recipe, such as rsb_a3. Default: by dataset.")
+    virtual_devices: int = option(0, "Virtual CPU devices, to try several replicas.", 0)
+    recipe: str | None = option(
+        None, "Training recipe, such as rsb_a3. Default: depends on the dataset."
+    )
     image_size: int | None = option(
-        None, "Input height and width in pixels. Default: by dataset.", 1
+        None, "Height and width in pixels. Default: depends on the dataset.", 1
     )
-    shortcut: str | None = option(None, "A, B, C or none. Default: as in the paper.")
+    shortcut: str | None = option(
+        None, "Shortcut: A, B, C or none (plain net). Default: as in the paper."
+    )
     stride_on: str | None = option(
-        None, "Strided convolution: 1x1 (paper) or 3x3. Default: by weights."
+        None, "Strided convolution: 1x1 (paper) or 3x3. Default: the network's."
     )
     weights: str | None = option(
         None, "Initial weights: imagenet, torchvision_v2 or a file."
     )
     freeze: str | None = option(None, "Stages not to train, such as conv1..conv4.")
-    seed: int = option(0, "Random seed of weights, order and augmentation.", 0)
+    seed: int = option(0, "Random seed for weights, shuffling and augmentation.", 0)
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_keywords(
         cls, model: str = "resnet20", dataset: Any = "digits", **changes: Any
     ) -> "RunOptions":
-        """Returns options from keyword arguments.
+        """Returns options from the arguments of a Python function.
 
         Args:
             model: Name of the network.
             dataset: Name of the dataset, or a `keras_resnet.data.Dataset`.
-            **changes: Other fields of this class, and fields of `Recipe` and
-                `Execution`.
+            **changes: Values of other fields of this class, and of fields of `Recipe`
+                and `Execution`.
         """
         names = {field.name for field in dataclasses.fields(cls)} - {"changes"}
         options = {name: changes.pop(name) for name in names & changes.keys()}

@@ -1,6 +1,6 @@
 """Table of training recipes.
 
-A `Recipe` contains every setting that decides what a network learns. The flag
+A `Recipe` contains every setting that affects what a network learns. The flag
 `--set field=value` of the commands changes a field.
 """
 
@@ -22,33 +22,33 @@ class Recipe:
     Attributes:
         epochs: Number of passes over the training images.
         batch_size: Number of images per training step, over all replicas together.
-        learning_rate: Peak learning rate for this batch size.
+        learning_rate: Peak learning rate for batches of `batch_size` images.
         iterations: Number of training steps; replaces `epochs` unless it is 0.
         rate_rule: Rule that rescales the learning rate for another batch size:
             `"linear"` (Goyal et al., arXiv:1706.02677), `"sqrt"` or `"none"`. A learning
             rate that is set explicitly is not rescaled.
         schedule: Learning-rate schedule. `"cosine"` falls to 0 at the end of the run.
-            `"steps"` divides by 10 after each of `drops`. `"plateau"` divides by 10
-            when the validation accuracy has not risen for `patience` epochs, as in the
-            paper's ImageNet training.
-        drops: Fractions of the run after which the schedule `"steps"` lowers the rate.
-        patience: Number of epochs that the schedule `"plateau"` waits.
+            `"steps"` divides it by 10 after each fraction in `drops`. `"plateau"`
+            divides it by 10 when the validation accuracy has not risen for `patience`
+            epochs, as in the paper's ImageNet training.
+        drops: Fractions of the run after which `"steps"` lowers the learning rate.
+        patience: Number of epochs without improvement before `"plateau"` lowers it.
         warmup: Fraction of the run in which the learning rate rises linearly to its
             peak.
         warmup_from: Initial learning rate of the warm-up, as a fraction of the peak.
         careful_start: Whether the first 400 steps use a tenth of the learning rate, as
             in the paper for 110 layers ("until the training error is below 80% (about
-            400 iterations)"). Disabled for fewer layers unless it is set explicitly.
+            400 iterations)"). Disabled for fewer layers unless the user sets it.
         optimizer: `"sgd"`, with momentum, or `"lamb"` (arXiv:1904.00962).
         momentum: Momentum of SGD.
-        weight_decay: Factor of the weights that SGD adds to the gradient (coupled, as in
-            the paper) and LAMB adds to its update (as in timm). Keras's own
-            `SGD(weight_decay=)` is decoupled and about ten times weaker at momentum 0.9.
+        weight_decay: Coefficient c. SGD adds c times the weights to the gradient
+            (coupled, as in the paper), and LAMB to its update (as in timm). Keras's
+            `SGD(weight_decay=)` is decoupled, about ten times weaker at momentum 0.9.
         decay_all: Whether weight decay also applies to biases and batch normalisation,
             not only to kernels.
         stage_rate: Ratio of a stage's learning rate to that of the following stage. The
             last stage is followed by the head, which has the full learning rate.
-        clip_norm: Largest global norm of the gradient; 0 disables clipping.
+        clip_norm: Maximum global norm of the gradient; 0 disables clipping.
         accumulate: Number of parts into which each replica splits its images to save
             memory. The parts are processed one after the other, and batch normalisation
             uses the statistics of each part.
@@ -56,7 +56,7 @@ class Recipe:
             every class of a mixed image is a positive (arXiv:2110.00476).
         label_smoothing: Fraction of each label that is spread evenly over all classes.
         ema: Decay per step of the moving average of the weights, which is evaluated and
-            saved; 0 disables it. Early steps use (1 + steps) / (10 + steps) if smaller.
+            saved; 0 disables it. The decay is at most (1 + steps) / (10 + steps).
         stochastic_depth: Probability that training skips the residual branch of the last
             block. It falls linearly towards the first block (arXiv:1603.09382).
         zero_gamma: Whether residual branches initially output zeros, because the gamma
@@ -67,28 +67,28 @@ class Recipe:
             the run ends; 0 disables it.
         sizes: Heights and widths of the training images in pixels, for equal parts of
             the run. `(128, 160, 192)` is progressive resizing. `(176,)` with a network
-            of 224 pixels is FixRes (arXiv:1906.06423). Default: the network's size.
+            of 224 pixels is FixRes (arXiv:1906.06423). Default: the input size.
         test_crop: Fraction of each side of a photograph that evaluation keeps. With 0,
-            the usual 0.875 or the fraction of the initial weights applies.
-        crop: Random crop of the training images. `"pad"` moves the crop within a zero
-            padding; in a photograph, within the margin of the central crop.
-            `"shorter_side"` first resizes the shorter side to 256 to 480 pixels, for a
-            crop of 224. `"inception"` draws the crop's area and aspect ratio.
-        pad: Width of the zero padding on each side, as a fraction of the height.
+            the fraction is that of the initial weights, or 0.875 for random weights.
+        crop: Random crop of the training images. `"pad"` shifts the crop within the
+            zero-padded image, or within the margin of a photograph's central crop.
+            `"shorter_side"` first resizes the shorter side to a random size, 256 to 480
+            for a crop of 224. `"inception"` draws the crop's area and aspect ratio.
+        pad: Width of the zero padding on each side, as a fraction of the image height.
         area: Smallest fraction of the image's area that an `"inception"` crop covers.
-        flip: Whether half of the images are mirrored. Datasets of digits and letters are
-            not mirrored unless this field is set explicitly.
+        flip: Whether a random half of the images is mirrored. Datasets of digits and
+            letters are not mirrored unless the user sets this field.
         colour: Standard deviation of the colour shift along the principal components.
         policy: Augmentation policy: `"rand_augment"` (torchvision's),
             `"rand_augment_increasing"` (timm's, used by "ResNet strikes back"),
             `"trivial_augment"` or `"none"`.
-        magnitude: Strength of RandAugment's operations.
+        magnitude: Strength of RandAugment; at most 30 (torchvision's) or 10 (timm's).
         erase: Probability that a random rectangle is erased.
-        mixup: Alpha of mixup; 0 disables it. If `cutmix` is set too, one of the two is
-            drawn for each batch.
-        cutmix: Alpha of CutMix; 0 disables it.
+        mixup: Alpha of mixup's beta distribution; 0 disables mixup. If `cutmix` is also
+            set, one of the two is drawn for each batch.
+        cutmix: Alpha of CutMix's beta distribution; 0 disables CutMix.
         repeats: Number of differently augmented copies of each image in a batch. An
-            epoch keeps its number of steps and uses that many times fewer images.
+            epoch keeps its number of steps and therefore uses fewer different images.
     """
 
     epochs: int
@@ -136,16 +136,16 @@ class Recipe:
         return self.mixup > 0 or self.cutmix > 0
 
     def count_batch_parts(self, replicas: int) -> int:
-        """Returns the number of parts of a batch, each of which needs an image.
+        """Returns the minimum number of images in a batch: one for each of its parts.
 
         This is the number of replicas times `accumulate`, times 2 if images are mixed.
         """
         return replicas * self.accumulate * (2 if self.mixes_images else 1)
 
 
-_PAPER: dict[str, Any] = {"decay_all": True, "schedule": "steps"}
+_PAPER_FIELDS: dict[str, Any] = {"decay_all": True, "schedule": "steps"}
 
-_STRIKES_BACK: dict[str, Any] = {
+_RSB_FIELDS: dict[str, Any] = {  # "ResNet strikes back", arXiv:2110.00476.
     "batch_size": 2048,
     "optimizer": "lamb",
     "rate_rule": "sqrt",
@@ -159,59 +159,59 @@ _STRIKES_BACK: dict[str, Any] = {
 
 RECIPES = {
     # python -m keras_resnet.train
-    # For small datasets. One minute on two CPU cores: 99 % of the validation digits.
-    # Mirrored digits would change their meaning, so `flip` is off.
+    # For small datasets. Takes one minute on two CPU cores and reaches a validation
+    # accuracy of 99 % on the digits. `flip` is off, because mirrored digits are wrong.
     "digits": Recipe(36, 64, 0.1, warmup=0.1, weight_decay=5e-4, flip=False),
     # python -m keras_resnet.train --dataset=cifar10 --recipe=paper_cifar
-    # Two hours on two CPU cores (estimated from the time of a step). The paper's test
-    # accuracy (Table 6): 91.25 % with ResNet-20, 93.03 % with ResNet-56, 93.57 % with
-    # ResNet-110. Section 4.2: 64k iterations, learning rate divided at 32k and 48k,
-    # split of 45k/5k images. Only `keras_resnet.evaluate` uses the test images. By this
-    # reading the paper's final networks were trained on 45k images. All 50k are used
-    # with `--set validation=0`. The paper pads with the mean colour, this recipe with
-    # black.
+    # Takes two hours on two CPU cores (estimated from the time of a step). Test accuracy
+    # in Table 6 of the paper: 91.25 % (ResNet-20), 93.03 % (ResNet-56), 93.57 %
+    # (ResNet-110). Section 4.2 trains for 64k iterations, divides the learning rate by 10
+    # at 32k and 48k, and holds out 5k of the 50k images. The paper does not say how many
+    # images the final networks were trained on. This recipe assumes 45k, and
+    # `--set validation=0` uses all 50k. The paper pads with the mean colour, this recipe
+    # with black.
     "paper_cifar": Recipe(
-        182, 128, 0.1, iterations=64_000, validation=0.1, careful_start=True, **_PAPER
+        182, 128, 0.1, iterations=64_000, validation=0.1, careful_start=True, **_PAPER_FIELDS
     ),
     # python -m keras_resnet.train --model=resnet50 --dataset=imagenet2012 \
     #     --recipe=paper_imagenet --strategy=mirrored --set precision=mixed_float16
-    # For eight GPUs. The paper's 10-crop error on ImageNet's validation images (Table
-    # 3): 24.01 % for ResNet-34 C, 22.85 % for ResNet-50. Section 3.4: up to 60e4
-    # iterations, learning rate divided by 10 on a plateau.
+    # For eight GPUs. Table 3 of the paper reports 10-crop top-1 errors on ImageNet's
+    # validation images of 24.19 % (ResNet-34 C) and 22.85 % (ResNet-50). Section 3.4
+    # trains for up to 60e4 iterations and divides the learning rate by 10 on a plateau.
     "paper_imagenet": Recipe(
         120, 256, 0.1, iterations=600_000, crop="shorter_side", colour=0.1,
-        **{**_PAPER, "schedule": "plateau"},
+        **{**_PAPER_FIELDS, "schedule": "plateau"},
     ),
     # python -m keras_resnet.train --dataset=cifar10 --recipe=modern_cifar
-    # Half an hour on two CPU cores (estimated from the time of a step). Measured on a
-    # JPEG dataset, ten epochs of 10,000 images: benchmarks/results/accuracy.csv. There,
-    # zero_gamma=True lowers the accuracy by 9 percentage points.
+    # Takes half an hour on two CPU cores (estimated from the time of a step). See
+    # benchmarks/results/accuracy.csv for the accuracy after ten epochs on 10,000 JPEG
+    # images. There, zero_gamma=True lowers the accuracy by 9 percentage points.
     "modern_cifar": Recipe(
         40, 64, 0.1, warmup=0.1, weight_decay=5e-4, label_smoothing=0.1, ema=0.998
     ),
     # python -m keras_resnet.train --model=resnet50 --dataset=imagenet2012 \
     #     --recipe=rsb_a1 --strategy=mirrored --set precision=mixed_float16
-    # Wightman et al., arXiv:2110.00476, Table 2. Published accuracy of ResNet-50 at 224
-    # pixels: A1 80.4 % (four V100, 4.6 days), A2 79.8 % (2.6 days), A3 78.1 % (15 hours).
+    # Wightman et al., arXiv:2110.00476, Table 2. Accuracy of ResNet-50 at 224 pixels and
+    # time on four V100 GPUs: A1 80.4 %, 4.6 days; A2 79.8 %, 2.6 days; A3 78.1 %, 15 h.
     "rsb_a1": Recipe(
         600, learning_rate=5e-3, warmup=5 / 600, weight_decay=0.01, mixup=0.2,
         label_smoothing=0.1, stochastic_depth=0.05, repeats=3, magnitude=7,
-        **_STRIKES_BACK,
+        **_RSB_FIELDS,
     ),
     "rsb_a2": Recipe(
         300, learning_rate=5e-3, warmup=5 / 300, weight_decay=0.02, mixup=0.1,
-        stochastic_depth=0.05, repeats=3, magnitude=7, **_STRIKES_BACK,
+        stochastic_depth=0.05, repeats=3, magnitude=7, **_RSB_FIELDS,
     ),
     "rsb_a3": Recipe(
         100, learning_rate=8e-3, warmup=5 / 100, weight_decay=0.02, mixup=0.1,
-        sizes=(160,), magnitude=6, **_STRIKES_BACK,
+        sizes=(160,), magnitude=6, **_RSB_FIELDS,
     ),
     # python -m keras_resnet.train --model=resnet50 --dataset=imagenet2012 \
     #     --recipe=torchvision_v2 --strategy=mirrored --set precision=mixed_float16
-    # Some days on eight V100. torchvision's IMAGENET1K_V2 weights: 80.86 % for ResNet-50
-    # (v1.5, so add --stride_on=3x3), tested on the central 224 of 232 pixels.
-    # torchvision updates its average every 32 steps with a decay of 0.99998. The `ema`
-    # below is the equivalent decay per step, for 600 epochs and batches of 1024.
+    # Takes some days on eight V100 GPUs. With torchvision's IMAGENET1K_V2 weights, the
+    # accuracy of ResNet-50 v1.5 (--stride_on=3x3) is 80.86 % on the central 224 of 232
+    # pixels. torchvision updates its weight average every 32 steps with decay 0.99998.
+    # `ema` is the equivalent decay per step for 600 epochs and batches of 1024.
     "torchvision_v2": Recipe(
         600, 1024, 0.5, warmup=5 / 600, warmup_from=0.01, weight_decay=2e-5,
         label_smoothing=0.1, mixup=0.2, cutmix=1.0, policy="trivial_augment",
@@ -220,12 +220,12 @@ RECIPES = {
     ),
     # python -m keras_resnet.train --dataset=folder:PATH --model=resnet50
     # For one GPU. A simple recipe for folders of photographs, after Goyal et al.
-    # (arXiv:1706.02677), who report 76.3 % for ResNet-50 on ImageNet.
+    # (arXiv:1706.02677), who report 76.3 % accuracy for ResNet-50 on ImageNet.
     "photographs": Recipe(90, 256, 0.1, warmup=0.05, crop="inception"),
     # python -m keras_resnet.train --model=resnet50 --weights=imagenet \
     #     --dataset=folder:PATH --freeze=conv1..conv4
-    # Fine-tunes trained weights; with frozen stages it takes minutes on a CPU. A new head
-    # on ResNet-18's features reaches 65 % with 1,000 CIFAR-10 JPEGs.
+    # Fine-tunes trained weights. With frozen stages this takes minutes on a CPU. With
+    # 1,000 CIFAR-10 images (JPEG), a new head on a frozen ResNet-18 is 65 % accurate.
     "finetune": Recipe(15, 64, 0.01, warmup=0.1),
 }  # fmt: skip
 
@@ -240,8 +240,7 @@ def find_recipe(name: str, **changes: Any) -> Recipe:
             `learning_rate` is passed too. A new `epochs` resets `iterations`.
 
     Raises:
-        InputError: If there is no such recipe or field, or a value is outside its
-            range or contradicts another one.
+        InputError: If a name is unknown, or a value is invalid or contradicts another.
     """
     recipe = RECIPES[check_choice("recipe", name, RECIPES)]
     changes = {field: value for field, value in changes.items() if value is not None}
@@ -255,8 +254,8 @@ def find_recipe(name: str, **changes: Any) -> Recipe:
     new_recipe = replace_fields(recipe, changes)
     if "learning_rate" not in changes:
         ratio = new_recipe.batch_size / recipe.batch_size
-        power = {"none": 0.0, "linear": 1.0, "sqrt": 0.5}[new_recipe.rate_rule]
-        rate = recipe.learning_rate * ratio**power
+        exponent = {"none": 0.0, "linear": 1.0, "sqrt": 0.5}[new_recipe.rate_rule]
+        rate = recipe.learning_rate * ratio**exponent
         new_recipe = dataclasses.replace(new_recipe, learning_rate=rate)
     limits = {"rand_augment": 30, "rand_augment_increasing": 10}
     if new_recipe.magnitude > limits.get(new_recipe.policy, new_recipe.magnitude):
@@ -266,21 +265,21 @@ def find_recipe(name: str, **changes: Any) -> Recipe:
         )
     if new_recipe.repeats > max(1, new_recipe.batch_size // 2):
         raise InputError(
-            "A batch must contain at least two images, each of them repeated. Received: "
+            "A batch must contain at least two different images. Received: "
             f"batch_size={new_recipe.batch_size}, repeats={new_recipe.repeats}"
         )
     return new_recipe
 
 
 def parse_changes(pairs: Iterable[str]) -> dict[str, str]:
-    """Returns the values of the flag `--set`, by the name of the field.
+    """Returns the new values that the flag `--set` contains, by field name.
 
     Args:
         pairs: Fields of `Recipe` and `Execution` with their values as text, such as
             `["label_smoothing=0.1", "steps_per_execution=10"]`.
 
     Raises:
-        InputError: If an item has no `=`, or a field is unknown or set twice.
+        InputError: If a pair has no `=`, or a field is unknown or set twice.
     """
     fields = [
         field.name for kind in (Recipe, Execution) for field in dataclasses.fields(kind)
@@ -298,22 +297,22 @@ def parse_changes(pairs: Iterable[str]) -> dict[str, str]:
     return changes
 
 
-# Datasets of characters, which change their meaning when they are mirrored.
+# Datasets of digits or letters, whose images must not be mirrored.
 _NO_FLIPS = ("digits", "mnist", "emnist", "kmnist", "svhn_cropped")
 
 
 def allows_flips(dataset: str) -> bool:
-    """Returns whether the images of a dataset keep their meaning when mirrored."""
+    """Returns whether mirroring preserves the classes of a dataset's images."""
     return dataset.split(":", maxsplit=1)[0].split("/", maxsplit=1)[0] not in _NO_FLIPS
 
 
-def default_recipe(dataset: str, photographs: bool) -> str:
+def choose_recipe(dataset: str, has_photographs: bool) -> str:
     """Returns the name of the recipe that a dataset uses by default.
 
     Args:
         dataset: Name of the dataset.
-        photographs: Whether its images are photographs of different sizes.
+        has_photographs: Whether the images are photographs of different sizes.
     """
-    if photographs:
+    if has_photographs:
         return "photographs"
     return "modern_cifar" if allows_flips(dataset) else "digits"

@@ -1,6 +1,6 @@
 """Resolved settings of a training run, and provenance of a network.
 
-`run.json` and the manifest of a bundle store both as one flat dict of settings. Only
+`run.json` and the manifest of a bundle store them as one flat dict of settings. Only
 `to_settings` and `from_settings` use this form.
 """
 
@@ -13,7 +13,7 @@ from keras_resnet.spec.fields import select_known_fields
 from keras_resnet.spec.recipes import Recipe
 from keras_resnet.spec.variants import Variant, find_variant
 
-# Value of `RunSpec.stride_on` if the initial weights determine it.
+# Value of `RunSpec.stride_on` if the initial weights determine the strided convolution.
 STRIDE_FROM_WEIGHTS = "of the weights"
 
 
@@ -23,19 +23,19 @@ class RunSpec:
 
     Attributes:
         model: Name of the variant, in lower case.
-        shortcut: The paper's shortcut option; `"none"` is a plain network.
-        stride_on: `"1x1"`, `"3x3"` or `STRIDE_FROM_WEIGHTS`.
+        shortcut: The paper's shortcut option; `"none"` for a plain network.
+        stride_on: Strided convolution: `"1x1"`, `"3x3"` or `STRIDE_FROM_WEIGHTS`.
         weights: Name or path of the initial weights; `None` for random weights.
         freeze: Names of the stages that are not trained.
         dataset: Name of the dataset. The path of a folder is absolute.
         images: Numbers of training images and of validation images.
         input_shape: (height, width, channels) of the network's input.
         recipe_name: Key of `RECIPES`.
-        recipe: Recipe with this name, including the changes that the user made.
-        execution: Settings of the execution of training steps.
+        recipe: Recipe with this name, after the user's changes.
+        execution: Settings of how training steps are executed.
         seed: Random seed for weights, shuffling and augmentation.
         strategy: Name of the distribution strategy.
-        replicas: Number of replicas that share each batch.
+        replicas: Number of replicas, over which each batch is distributed.
     """
 
     model: str
@@ -54,7 +54,7 @@ class RunSpec:
     replicas: int
 
     def to_settings(self) -> dict[str, Any]:
-        """Returns the settings as a flat dict of JSON values, the form in `run.json`."""
+        """Returns the settings as a flat dict of JSON values, as in `run.json`."""
         settings = {
             "model": self.model,
             "shortcut": self.shortcut,
@@ -78,16 +78,16 @@ class RunSpec:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "RunSpec":
-        """Returns the run that a dict of settings describes.
+        """Returns the settings of a run that were stored as a flat dict.
 
-        The settings may come from an older or a newer version. Missing fields take their
-        defaults, and unknown fields are ignored.
+        The dict may come from another version. Missing fields take their defaults, and
+        unknown fields are ignored.
 
         Raises:
-            KeyError: If a setting is missing that every version writes.
+            KeyError: If a setting that every version writes is missing.
             TypeError, ValueError: If a setting has an unexpected form.
         """
-        training, validation = settings["images"]
+        num_training, num_validation = settings["images"]
         height, width, channels = settings["input_shape"]
         return cls(
             model=settings["model"],
@@ -96,7 +96,7 @@ class RunSpec:
             weights=settings.get("weights"),
             freeze=tuple(settings.get("freeze") or ()),
             dataset=settings["dataset"],
-            images=(training, validation),
+            images=(num_training, num_validation),
             input_shape=(height, width, channels),
             recipe_name=settings["recipe"],
             recipe=Recipe(**select_known_fields(Recipe, settings)),
@@ -108,10 +108,10 @@ class RunSpec:
 
     @property
     def variant(self) -> Variant:
-        """Architecture of the network, including the changes that the run makes.
+        """Architecture of the network, including changes to the named variant.
 
         Raises:
-            InputError: If the variant does not support one of the changes.
+            InputError: If the named variant does not support one of the changes.
         """
         is_stride_set = self.stride_on != STRIDE_FROM_WEIGHTS
         return find_variant(self.model).replace(
@@ -125,7 +125,7 @@ class RunSpec:
     def steps_per_epoch(self) -> int:
         """Number of training steps per epoch."""
         num_parts = self.recipe.count_batch_parts(self.replicas)
-        return steps_per_epoch(self.images[0], self.recipe.batch_size, num_parts)
+        return count_steps(self.images[0], self.recipe.batch_size, num_parts)
 
     @property
     def total_steps(self) -> int:
@@ -133,19 +133,19 @@ class RunSpec:
         return self.recipe.iterations or self.recipe.epochs * self.steps_per_epoch
 
 
-def steps_per_epoch(images: int, batch_size: int, num_parts: int) -> int:
+def count_steps(images: int, batch_size: int, num_parts: int) -> int:
     """Returns the number of training steps per epoch.
 
     The last batch of an epoch may be smaller than the others. It is dropped if it has
-    fewer images than parts. Every epoch is shuffled, so it drops other images.
+    fewer than `num_parts` images. Epochs are shuffled, so each drops different images.
 
     Args:
         images: Number of training images.
         batch_size: Number of images per step, over all replicas together.
-        num_parts: Number of parts of a batch; see `Recipe.count_batch_parts`.
+        num_parts: Minimum number of images in a batch; see `Recipe.count_batch_parts`.
     """
-    full, rest = divmod(images, batch_size)
-    return full + (rest >= num_parts)
+    full_batches, rest = divmod(images, batch_size)
+    return full_batches + (rest >= num_parts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,12 +153,12 @@ class Provenance:
     """Origin of a network: a run of this package, published weights, or both.
 
     Attributes:
-        model: Name of the variant, or of the file.
-        weights: Source of the weights; `None` if a run trained them from scratch.
-        run: Run that trained the network; `None` for published weights.
+        model: Name of the variant, or path of the network's file.
+        weights: Name or path of published or initial weights; `None` for random weights.
+        run: Settings of the run that trained the network; `None` for published weights.
         publisher: Publisher of the weights.
         licence: Licence of the weights, as published.
-        published_top1: Accuracy in percent, as published.
+        published_top1: Published top-1 accuracy in percent.
     """
 
     model: str
@@ -169,7 +169,7 @@ class Provenance:
     published_top1: float | None = None
 
     def to_settings(self) -> dict[str, Any]:
-        """Returns the origin as a flat dict, the form of `settings` in a manifest."""
+        """Returns the origin as a flat dict, as in the `settings` of a manifest."""
         settings = self.run.to_settings() if self.run else {}
         settings |= {"model": self.model, "weights": self.weights}
         for name in ("publisher", "licence", "published_top1"):
@@ -179,7 +179,7 @@ class Provenance:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "Provenance":
-        """Returns the origin that the `settings` of a manifest describe.
+        """Returns the origin that the `settings` of a manifest contain.
 
         Raises:
             KeyError, TypeError, ValueError: See `RunSpec.from_settings`.

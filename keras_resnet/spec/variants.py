@@ -31,23 +31,23 @@ class Variant:
             with stride 2. `"deep"`: three 3x3 convolutions instead of the 7x7 one
             (ResNet-D, arXiv:1812.01187). `"cifar"`: 3x3 convolution with stride 1.
         width: Number of channels of the stem and of the 3x3 convolutions in `conv2`. Each
-            later stage doubles it.
+            later stage has twice as many as the stage before.
         shortcut: The paper's shortcut option `"A"`, `"B"` or `"C"`. `"none"` is a plain
             network.
         parameters: Number of trainable parameters with the default number of classes.
         stride_on: Convolution of a bottleneck block that applies the stride: `"1x1"`, the
             first one (the paper), or `"3x3"` ("v1.5").
         preact: Whether blocks use full pre-activation ("v2", arXiv:1603.05027) in the
-            layout of the weights of keras.applications and TF-slim. There the last block
-            of a stage subsamples, not the first as in the paper, and convolutions
-            without a following normalisation have a bias.
+            layout of the weights of keras.applications and TF-slim. In this layout the
+            last block of a stage subsamples, not the first as in the paper, and
+            convolutions that no normalisation follows have a bias.
         avg_down: Whether a shortcut that subsamples with a convolution averages 2x2
             pixels first (ResNet-D).
-        se: Whether residual branches end in squeeze and excitation (arXiv:1709.01507)
-            with 1/16 of the channels in between.
+        se: Whether residual branches end in squeeze and excitation (arXiv:1709.01507),
+            which reduces the channels to 1/16.
         groups: Number of groups of a bottleneck block's 3x3 convolution (the cardinality
             of ResNeXt, arXiv:1611.05431).
-        group_width: Number of channels per group in `conv2`, for a stem of 64 channels.
+        group_width: Number of channels per group in `conv2` for a stem of 64 channels.
             Wide ResNet (arXiv:1605.07146) has a single, wide group.
         zero_gamma: Whether blocks are initially identical to their shortcut, because the
             gamma of a branch's last batch normalisation starts at 0 (arXiv:1706.02677).
@@ -91,7 +91,7 @@ class Variant:
 
     @property
     def stride(self) -> int:
-        """Number of input pixels per position of the last stage, along each side."""
+        """Number of input pixels per output pixel of the last stage, on each axis."""
         return (1 if self.stem == "cifar" else 4) * 2 ** (len(self.blocks) - 1)
 
     def replace(self, **changes: Any) -> "Variant":
@@ -104,7 +104,7 @@ class Variant:
             InputError: If a value is not accepted or contradicts another field.
         """
         changes = {k: v for k, v in changes.items() if v is not None}
-        for field, accepted in _ACCEPTED.items():
+        for field, accepted in _ACCEPTED_VALUES.items():
             check_choice(field, changes.get(field, getattr(self, field)), accepted)
         for field in ("preact", "avg_down", "se", "zero_gamma"):
             if (value := changes.get(field, False)) not in (False, True):
@@ -118,10 +118,10 @@ class Variant:
                     f"{field} must be a whole number of at least 1. "
                     f"Received: {field}={value!r}"
                 )
-        if not 0 <= (rate := changes.get("stochastic_depth", 0)) < 1:
+        if not 0 <= (probability := changes.get("stochastic_depth", 0)) < 1:
             raise InputError(
-                "stochastic_depth must be from 0 to below 1. "
-                f"Received: stochastic_depth={rate!r}"
+                "stochastic_depth must be at least 0 and below 1. "
+                f"Received: stochastic_depth={probability!r}"
             )
         row = dataclasses.replace(self, **changes)
         if self.shortcut == "none" != row.shortcut:
@@ -148,7 +148,7 @@ class Variant:
         return row if row == self else dataclasses.replace(row, parameters=None)
 
 
-_ACCEPTED = {"shortcut": SHORTCUTS, "stride_on": STRIDE_ON, "stem": STEMS}
+_ACCEPTED_VALUES = {"shortcut": SHORTCUTS, "stride_on": STRIDE_ON, "stem": STEMS}
 
 # fmt: off
 VARIANTS = {
@@ -213,10 +213,10 @@ def find_variant(name: str) -> Variant:
         kind, depth = match[1], int(match[2])
         blocks, rest = divmod(depth - 2, 6)
         if rest or blocks < 1:
-            below = max(8, depth - rest)
+            lower_depth = max(8, depth - rest)
             raise InputError(
                 "The depth of a CIFAR network must be 6n+2 with n of at least 1, such as "
-                f"{below} or {below + 6}. Received: model={name!r}"
+                f"{lower_depth} or {lower_depth + 6}. Received: model={name!r}"
             )
         return dataclasses.replace(
             VARIANTS[f"{kind}20"], blocks=(blocks,) * 3, parameters=None
@@ -227,6 +227,6 @@ def find_variant(name: str) -> Variant:
 def list_models() -> list[str]:
     """Returns the names of all architectures, beginning with the paper's.
 
-    The names `cifar_resnet{6n+2}` and `cifar_plainnet{6n+2}` are accepted too.
+    `find_variant` also accepts `cifar_resnet{6n+2}` and `cifar_plainnet{6n+2}`.
     """
     return list(VARIANTS)

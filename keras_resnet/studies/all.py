@@ -1,4 +1,4 @@
-"""Runs every study and writes one report of all of them.
+"""Runs every study and writes a common report of all studies.
 
 python -m keras_resnet.studies.all
 """
@@ -28,21 +28,21 @@ STUDIES = (
 
 
 def run_all(changes: dict[str, Any] | None = None, report_only: bool = False) -> str:
-    """Runs every study and returns the path of the common report.
+    """Runs every study, writes a common report and returns the path of the report.
 
     Args:
-        changes: Fields of `Options` that replace the defaults of each study.
-        report_only: Whether to use the existing tables and measure nothing.
+        changes: Fields of `Options` whose values replace the defaults of each study.
+        report_only: Whether to redraw figures and reports from existing tables.
 
     Raises:
-        InputError: If a study cannot run with these options. No study is run then.
+        InputError: If a study does not support the options. In this case no study runs.
     """
-    chosen = [(s, dataclasses.replace(s.defaults, **(changes or {}))) for s in STUDIES]
+    pairs = [(s, dataclasses.replace(s.defaults, **(changes or {}))) for s in STUDIES]
     if not report_only:
-        for study, options in chosen:  # Fails before the first study takes minutes.
+        for study, options in pairs:  # Invalid options fail before any study runs.
             study.check_options(options)
     sections = []
-    for study, options in chosen:
+    for study, options in pairs:
         sections.append(study.run(options, report_only))
         print(flush=True)
     path = os.path.join(options.folder, "report.html")

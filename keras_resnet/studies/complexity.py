@@ -1,7 +1,7 @@
-"""Costs of networks against the paper's Tables 1 and 6, and time per image.
+"""Costs of networks compared with the paper's Tables 1 and 6, and time per image.
 
-`--seeds` is the number of timing rounds. The networks are the paper's and the images
-are random noise, so `--dataset`, `--depths` and `--epochs` have no effect.
+`--seeds` is the number of timing rounds. `--dataset`, `--depths` and `--epochs` have no
+effect, because all networks of the paper are timed on random noise.
 """
 
 import time
@@ -16,69 +16,70 @@ from keras_resnet.studies import lib
 if TYPE_CHECKING:
     import keras
 
-FAMILIES = {1: "ImageNet networks", 6: "CIFAR networks"}  # Names by table.
+# Families of networks by the number of the table in the paper.
+FAMILIES = {1: "ImageNet networks", 6: "CIFAR networks"}
 
-IMAGES = 8  # Batch size, large enough to make the overhead of a call small.
+IMAGES = 8  # Number of images in a batch, with which the overhead of a call is small.
 
 
-def jobs(options: lib.Options) -> lib.Rows:
-    return [{"rounds": options.seeds}]  # A single job times all networks in turn.
+def list_jobs(options: lib.Options) -> lib.Rows:
+    return [{"rounds": options.seeds}]  # One job times all networks in turn.
 
 
 def time_in_turn(functions: Sequence[Callable[[], object]], rounds: int) -> np.ndarray:
-    """Returns the times of functions in seconds, (rounds, functions).
+    """Returns the times that functions take, in seconds, (rounds, functions).
 
-    The functions take turns, so that other load on the machine slows all of them. Each
-    is called once before the first round, untimed.
+    Every function is called once in each round, so that other load on the machine slows
+    all functions alike. An untimed round comes first.
     """
     for function in functions:
         function()
     seconds = np.empty((rounds, len(functions)))
     for row in seconds:
         for index, function in enumerate(functions):
-            begun = time.perf_counter()
+            start = time.perf_counter()
             function()
-            row[index] = time.perf_counter() - begun
+            row[index] = time.perf_counter() - start
     return seconds
 
 
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
-    """Returns the parameters, multiply-adds and ms per image of each network."""
+    """Returns parameters, multiply-adds and milliseconds per image of each network."""
     import tensorflow as tf
 
     from keras_resnet.nets import profile, profile_paper_networks
 
-    def make_classifier(network: "keras.Model") -> Callable[[], np.ndarray]:
+    def make_forward(network: "keras.Model") -> Callable[[], np.ndarray]:
         images = tf.random.uniform((IMAGES, *network.input_shape[1:]), seed=0)
         compiled = tf.function(network)
         return lambda: compiled(images).numpy()  # `numpy()` waits for the result.
 
     networks, rows = list(profile_paper_networks()), []
-    seconds = time_in_turn([make_classifier(n) for _, n in networks], job["rounds"])
+    seconds = time_in_turn([make_forward(n) for _, n in networks], job["rounds"])
     for (row, network), network_seconds in zip(networks, seconds.T, strict=True):
         counts = profile(network)
         costs = {"parameters": counts.parameters, "multiply_adds": counts.multiply_adds}
         ms = np.quantile(1000 * network_seconds / IMAGES, (0.5, 0, 1)).round(4).tolist()
-        names = ("ms", "ms_low", "ms_high")
-        rows.append({**row, **costs, **dict(zip(names, ms, strict=True))})
+        columns = ("ms", "ms_low", "ms_high")
+        rows.append({**row, **costs, **dict(zip(columns, ms, strict=True))})
     return rows
 
 
 def draw(rows: lib.Rows) -> Figure:
     figure, (left, right) = lib.new_figure(
-        "1e9 multiply-adds (table 1), 1e6 parameters (6)", "one thread", height=4.4
+        "billions of multiply-adds, millions of parameters", "one thread", height=4.4
     )
     for table, colour, side in ((1, "#0072B2", "left"), (6, "#D55E00", "right")):
         table_rows = [row for row in rows if row["table"] == table]
-        form = "{layers} {shortcut}: {ours:.2f}, paper {paper}"
-        names = [form.format(**row) for row in table_rows]
+        label_format = "{layers} {shortcut}: {ours:.2f}, paper {paper}"
+        labels = [label_format.format(**row) for row in table_rows]
         deviations = [100 * (row["ours"] / row["paper"] - 1) for row in table_rows]
-        left.barh(names, deviations, color=colour, label=FAMILIES[table])
+        left.barh(labels, deviations, color=colour, label=FAMILIES[table])
         bars = [[r["ms"] - r["ms_low"], r["ms_high"] - r["ms"]] for r in table_rows]
         points = _select_costs(rows, table)
         right.errorbar(*points, np.transpose(bars), fmt="o", ms=4, color=colour)
         for row in table_rows:
-            # The points of shortcuts A and B of one depth almost coincide.
+            # With shortcut A or B, networks of one depth have almost the same point.
             if row["network"] not in ("resnet18", "resnet34") or row["shortcut"] == "B":
                 point, name = (row["multiply_adds"], row["ms"]), f"  {row['layers']}  "
                 right.text(*point, name, ha=side, va="center", fontsize=7)
@@ -92,12 +93,12 @@ def draw(rows: lib.Rows) -> Figure:
 
 
 def _select_costs(rows: lib.Rows, table: int) -> list[list[float]]:
-    """Returns multiply-adds and ms per image of the networks of a table."""
+    """Returns multiply-adds and ms per image of the networks in one of the tables."""
     return [lib.select_column(rows, c, table=table) for c in ("multiply_adds", "ms")]
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
-    """Returns Spearman's coefficient: 1 for equal orders, -1 for opposite orders."""
+    """Returns Spearman's rank correlation coefficient, between -1 and 1."""
     a, b = (np.argsort(np.argsort(column)) for column in (first, second))
     return float(np.corrcoef(a, b)[0, 1])
 
@@ -105,21 +106,21 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
 def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
     gaps = {f"{r['network']} {r['shortcut']}": r["ours"] / r["paper"] - 1 for r in rows}
     worst = max(gaps, key=lambda name: abs(gaps[name]))
-    ranks, times = {}, {}
+    rho, times = {}, {}  # Spearman coefficient and ms per billion, by table.
     for table in lib.distinct_values(rows, "table"):
         costs, ms = _select_costs(rows, table)
-        ranks[table] = rank_correlation(costs, ms)
+        rho[table] = rank_correlation(costs, ms)
         times[table] = 1e9 * np.divide(ms, costs)
     spans = "; ".join(
         f"{FAMILIES[table]}: {min(values):.0f} to {max(values):.0f} ms"
         for table, values in times.items()
     )
-    ranked = "; ".join(f"{FAMILIES[t]}: correlation {r:.2f}" for t, r in ranks.items())
+    rank_text = "; ".join(f"{FAMILIES[t]}: correlation {r:.2f}" for t, r in rho.items())
     result = f"largest deviation of {len(gaps)} counts: {worst}, {gaps[worst]:+.1%}"
     return [
         (result, abs(gaps[worst]) < 0.02),
-        (ranked, min(ranks.values()) >= 0.9),
-        (f"time for 1e9 multiply-adds, {spans}", min(times[6]) > max(times[1])),
+        (rank_text, min(rho.values()) >= 0.9),
+        (f"time per billion multiply-adds, {spans}", min(times[6]) > max(times[1])),
     ]
 
 
@@ -129,15 +130,15 @@ STUDY = lib.Study(
     "time per image. A multiply-add does not always take the same time. Layers with 16 to 64 "
     "channels, as in CIFAR networks, do few multiply-adds for each value that they read and write. "
     "Layers with 64 to 2048 channels do many.",
-    expected=(
-        "Each count is within 2 % of the printed one.",
+    expectations=(
+        "Each count is within 2 % of the count that the paper states.",
         "Within each table, the time grows with the multiply-adds, with a rank correlation of at "
         "least 0.9. (Shortcuts A and B of one depth differ too little to be distinguished.)",
         "The multiply-adds alone do not determine the time. A multiply-add takes longer in every "
         "CIFAR network than in any ImageNet network.",
     ),
-    jobs=jobs, measure=measure, draw=draw, check_expectations=check_expectations,
-    defaults=lib.Options(seeds=10), sequential=True, budget="{seeds} rounds on one thread",
+    list_jobs=list_jobs, measure=measure, draw=draw, check_expectations=check_expectations,
+    defaults=lib.Options(seeds=10), sequential=True, settings="{seeds} rounds on one thread",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Degradation: training errors rise with depth in plain, not in residual networks."""
+"""Degradation: the training error of plain networks rises when layers are added."""
 
 from matplotlib.figure import Figure
 
@@ -6,9 +6,9 @@ from keras_resnet.studies import lib
 
 
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
-    """Returns the errors after each epoch, in %."""
+    """Trains a network and returns its errors after each epoch, in %."""
     folder = options.train(f"cifar_{job['kind']}net{job['depth']}", job["seed"])
-    return lib.errors_by_epoch(folder)
+    return lib.read_errors(folder)
 
 
 def draw(rows: lib.Rows) -> Figure:
@@ -21,7 +21,7 @@ def draw(rows: lib.Rows) -> Figure:
                 label = None if training else f"{depth} layers"
                 lib.draw_curves(panel, epochs, runs, label, colour, training)
         panel.set_xlabel("epoch")
-        lib.add_legends(panel, title="dashed: training, bold: test")
+        lib.add_legends(panel, title="dashed: training, solid: test")
     axes[0].set_ylabel("error (%)")
     axes[0].set_ylim(bottom=0)
     return figure
@@ -29,25 +29,26 @@ def draw(rows: lib.Rows) -> Figure:
 
 def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
     depths = lib.distinct_values(rows, "depth")
-    last = max(lib.distinct_values(rows, "epoch"))
+    last_epoch = max(lib.distinct_values(rows, "epoch"))
 
-    def final(kind: str, depth: int, column: str = "training_error") -> list[float]:
-        return lib.select_column(rows, column, kind=kind, depth=depth, epoch=last)
+    def get_final(kind: str, depth: int, column: str = "training_error") -> list[float]:
+        return lib.select_column(rows, column, kind=kind, depth=depth, epoch=last_epoch)
 
     verdicts = []
     for kind, (title, _) in lib.KINDS.items():
-        shallow, deep = final(kind, depths[0]), final(kind, depths[-1])
-        increases = [b - a for a, b in zip(shallow, deep, strict=True)]
+        shallow_errors = get_final(kind, depths[0])
+        deep_errors = get_final(kind, depths[-1])
+        increases = [b - a for a, b in zip(shallow_errors, deep_errors, strict=True)]
         result = (
-            f"{title} networks: training error {lib.mean_and_deviation(shallow)} with "
-            f"{depths[0]} layers, {lib.mean_and_deviation(deep)} with {depths[-1]}"
+            f"{title} networks: training error {lib.format_mean(shallow_errors)} with "
+            f"{depths[0]} layers, {lib.format_mean(deep_errors)} with {depths[-1]}"
         )
         holds = min(increases) > 0 if kind == "plain" else max(increases) <= 0.5
         verdicts.append((result, holds))
-    plain, residual = (final(kind, depths[-1], "test_error") for kind in lib.KINDS)
+    plain, residual = (get_final(kind, depths[-1], "test_error") for kind in lib.KINDS)
     result = (
-        f"test error with {depths[-1]} layers: {lib.mean_and_deviation(plain)} plain, "
-        f"{lib.mean_and_deviation(residual)} residual"
+        f"test error with {depths[-1]} layers: {lib.format_mean(plain)} plain, "
+        f"{lib.format_mean(residual)} residual"
     )
     holds = min(a - b for a, b in zip(plain, residual, strict=True)) > 0
     return [*verdicts, (result, holds)]
@@ -57,13 +58,13 @@ STUDY = lib.Study(
     name="degradation", title="Degradation",
     claim="The training error of a plain network rises when more layers are added, so the cause "
     "is not overfitting. With shortcuts it does not rise (figures 1, 4 and 6, tables 2 and 6).",
-    expected=(
+    expectations=(
         "The deepest plain network has a higher training error than the shallowest one.",
         "The training error of the deepest residual network is at most 0.5 points above "
         "that of the shallowest one.",
         "At the greatest depth, the residual network has a lower test error than the plain one.",
     ),
-    jobs=lib.plain_and_residual_jobs, measure=measure, draw=draw,
+    list_jobs=lib.list_plain_and_residual_jobs, measure=measure, draw=draw,
     check_expectations=check_expectations, min_depth_count=2,
 )  # fmt: skip
 

@@ -1,9 +1,9 @@
-"""A deep network constructed from a trained shallow one by adding identity blocks.
+"""Identity: a deep network is built from a trained shallow one by adding zero blocks.
 
 Section 1 of the paper: "there exists a solution by construction to the deeper model".
-With shortcuts, zeros are this solution: a block whose last gamma and beta are zero
-returns its input. Without shortcuts, it returns zeros and no gradient passes through.
-A plain network would need Dirac kernels and a normalisation that undoes itself.
+With shortcuts, a block whose last gamma and beta are zero is this solution, because it
+returns its input. Without shortcuts, it returns zeros and passes no gradient. The added
+blocks of a plain network would need Dirac kernels and batch norm without effect.
 """
 
 import os
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 NETS = ("shallow", "start", "further", "scratch")
 
 
-def jobs(options: lib.Options) -> lib.Rows:
+def list_jobs(options: lib.Options) -> lib.Rows:
     shallow, *_, deep = options.depths
     return [
         {"kind": kind, "depth": shallow, "to": deep, "seed": seed}
@@ -29,10 +29,11 @@ def jobs(options: lib.Options) -> lib.Rows:
 
 
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
-    """Returns errors in inference mode, in %, on images without augmentation.
+    """Returns a row for each network, with errors in % on images without augmentation.
 
-    `difference` is the largest difference from the shallow network's probabilities on
-    training images. `chance` is the least error that a constant prediction can have.
+    `difference` is the largest absolute difference between probabilities of the network
+    and of the shallow network on training images. `chance` is the training error in % of
+    predicting the most frequent class for all images.
     """
     import keras
     import numpy as np
@@ -45,27 +46,28 @@ def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
         folder = options.train(model, job["seed"], **changes)
         return load_model(os.path.join(folder, "final.keras"))
 
-    shallow, scratch = train_network(job["depth"]), train_network(job["to"])
+    shallow_net, scratch_net = train_network(job["depth"]), train_network(job["to"])
     keras.utils.set_random_seed(job["seed"])
-    start = lib.deepen(shallow, f"cifar_{job['kind']}net{job['to']}")
-    name = lib.file_stem({"": "deepened", **job, **options.settings})
+    start_net = lib.deepen(shallow_net, f"cifar_{job['kind']}net{job['to']}")
+    name = lib.file_stem({"": "deepened", **job, **options.name_settings})
     folder = os.path.join(options.folder, "runs", name)
-    weights = f"{folder}.keras"
-    save_network(start, weights)
-    further = train_network(
-        job["to"], folder=folder, weights=weights, learning_rate=0.01
+    path = f"{folder}.keras"
+    save_network(start_net, path)
+    tuned_net = train_network(
+        job["to"], folder=folder, weights=path, learning_rate=0.01
     )
     train, test = options.load().train, options.load().test
-    original = lib.predict_probabilities({"": shallow}, train.images)
+    shallow_probabilities = lib.predict_probabilities({"": shallow_net}, train.images)
     rows: lib.Rows = []
-    for name, network in zip(NETS, (shallow, start, further, scratch), strict=True):
-        outputs = lib.predict_probabilities({"": network}, train.images)
-        test_outputs = lib.predict_probabilities({"": network}, test.images)
+    networks = (shallow_net, start_net, tuned_net, scratch_net)
+    for name, network in zip(NETS, networks, strict=True):
+        probabilities = lib.predict_probabilities({"": network}, train.images)
+        test_probabilities = lib.predict_probabilities({"": network}, test.images)
         row = {
             "net": name,
-            "training_error": lib.error_rate(outputs, train.labels),
-            "test_error": lib.error_rate(test_outputs, test.labels),
-            "difference": float(np.abs(outputs - original).max()),
+            "training_error": lib.error_rate(probabilities, train.labels),
+            "test_error": lib.error_rate(test_probabilities, test.labels),
+            "difference": float(np.abs(probabilities - shallow_probabilities).max()),
             "chance": 100 * (1 - np.bincount(train.labels).max() / len(train)),
         }
         rows.append(row)
@@ -75,7 +77,7 @@ def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
 def draw(rows: lib.Rows) -> Figure:
     figure, axes = lib.new_figure("training images", "test images", share_y=True)
     depth, to, chance = (rows[0][column] for column in ("depth", "to", "chance"))
-    labels = f"{depth} layers", f"made {to}", "trained\nfurther", f"{to}, from\nscratch"
+    labels = f"{depth} layers", "deepened", "trained\nfurther", f"{to}, from\nscratch"
     for panel, column in zip(axes, ("training_error", "test_error"), strict=True):
         for kind, (title, colour) in lib.KINDS.items():
             runs = [lib.select_column(rows, column, kind=kind, net=net) for net in NETS]
@@ -90,23 +92,23 @@ def draw(rows: lib.Rows) -> Figure:
 
 
 def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
-    def errors(column: str, kind: str = "res") -> tuple[str, float, list[float]]:
-        """Returns a text, the largest rise by deepening, and the initial errors."""
+    def summarise(column: str, kind: str = "res") -> tuple[str, float, list[float]]:
+        """Returns a text, the largest increase in error, and the initial errors."""
         by_net = [lib.select_column(rows, column, kind=kind, net=net) for net in NETS]
-        shallow, start, further, scratch = map(lib.mean_and_deviation, by_net)
+        shallow, start, tuned, scratch = map(lib.format_mean, by_net)
         text = (
-            f"{shallow} with {rows[0]['depth']} layers, {start} made {rows[0]['to']}, "
-            f"{further} trained further, {scratch} from scratch"
+            f"{shallow} with {rows[0]['depth']} layers, {start} deepened to {rows[0]['to']}, "
+            f"{tuned} trained further, {scratch} from scratch"
         )
         pairs = zip(by_net[0], by_net[2], strict=True)
         return text, max(after - before for before, after in pairs), by_net[1]
 
-    largest = max(lib.select_column(rows, "difference", kind="res", net="start"))
-    training, rise, _ = errors("training_error")
-    test, test_rise, _ = errors("test_error")
-    plain, _, start = errors("training_error", "plain")
+    difference = max(lib.select_column(rows, "difference", kind="res", net="start"))
+    training, rise, _ = summarise("training_error")
+    test, test_rise, _ = summarise("test_error")
+    plain, _, start = summarise("training_error", "plain")
     return [
-        (f"largest difference of any probability: {largest:.3g}", largest == 0),
+        (f"largest change in any probability: {difference:.3g}", difference == 0),
         (f"training error {training}; rise at most {rise:.2f} points", rise <= 0.5),
         (f"test error {test}; rise at most {test_rise:.2f} points", test_rise <= 1),
         (f"training error of plain networks {plain}", min(start) >= rows[0]["chance"]),
@@ -119,15 +121,15 @@ STUDY = lib.Study(
     "Training does not find this solution, which is the degradation problem (section 1). With "
     "shortcuts, blocks of zeros are the identity. Networks from scratch use the recipe's learning "
     "rate and epochs. Deepened networks train for as many epochs again, at a rate of 0.01.",
-    expected=(
-        "A trained residual network keeps its probabilities exactly if blocks of zeros are added.",
+    expectations=(
+        "Adding blocks of zeros to a trained residual network does not change its probabilities.",
         "After further training, its training error is at most 0.5 points above the shallow "
         "network's.",
         "After further training, its test error is at most 1 point above the shallow network's.",
         "A plain network with blocks of zeros predicts one class for all images, at chance level.",
     ),
-    jobs=jobs, measure=measure, draw=draw, check_expectations=check_expectations,
-    defaults=lib.Options(depths=(8, 44)), min_depth_count=2, deepest=362,
+    list_jobs=list_jobs, measure=measure, draw=draw, check_expectations=check_expectations,
+    defaults=lib.Options(depths=(8, 44)), min_depth_count=2, max_depth=362,
 )  # fmt: skip
 
 

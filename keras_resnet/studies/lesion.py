@@ -1,7 +1,7 @@
-"""Lesions: removing blocks from trained networks costs little with shortcuts only.
+"""Lesions: only residual networks work without some of their blocks.
 
-Networks are not trained after a lesion (Veit et al., arXiv:1605.06431, section 4). A
-removed block passes its input on unchanged, in plain networks too.
+Networks are not trained after a lesion (Veit et al., arXiv:1605.06431, section 4). If a
+block is removed, its input passes on unchanged, also in plain networks.
 """
 
 from collections.abc import Callable
@@ -13,15 +13,15 @@ from matplotlib.figure import Figure
 
 from keras_resnet.studies import lib
 
-PRUNED = (30, 50, 70, 80, 90)  # Percentages of weights that are set to zero.
+PRUNED = (30, 50, 70, 80, 90)  # Percentages of the weights that are set to zero.
 
 IMAGES = 2000  # Maximum number of test images.
 
-POINTS = 5  # Increase in error, in points, up to which a network counts as working.
+POINTS = 5  # Increase in error, in percentage points, with which a network still works.
 
 
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
-    """Returns the rows of `measure_lesions`, with the error at chance level."""
+    """Returns the rows of `measure_lesions` and, as `chance`, the error of guessing."""
     from keras_resnet.weights import load_model
 
     folder = options.train(f"cifar_{job['kind']}net{job['depth']}", job["seed"])
@@ -42,22 +42,22 @@ PANELS = {
 
 
 def draw(rows: lib.Rows) -> Figure:
-    titles, names = zip(*PANELS.values(), strict=True)
+    titles, x_labels = zip(*PANELS.values(), strict=True)
     figure, axes = lib.new_figure(*titles, width=3.6)
     depth = max(lib.distinct_values(rows, "depth"))
 
-    def curve(panel: Axes, what: str, kind: str, label: str, colour: str) -> None:
+    def draw_curve(panel: Axes, what: str, kind: str, label: str, colour: str) -> None:
         where: dict[str, Any] = {"what": what, "kind": kind, "depth": depth}
         x = sorted(set(lib.select_column(rows, "at", **where)))
         runs = [lib.select_column(rows, "percent", at=at, **where) for at in x]
         lib.draw_curves(panel, x, list(zip(*runs, strict=True)), label, colour)
 
-    for panel, what, name in zip(axes, PANELS, names, strict=True):
+    for panel, what, x_label in zip(axes, PANELS, x_labels, strict=True):
         for kind, (title, colour) in lib.KINDS.items():
-            curve(panel, what, kind, title, colour)
+            draw_curve(panel, what, kind, title, colour)
         if what == "rank":
-            curve(panel, "untrained", "res", "untrained", "grey")
-        panel.set(xlabel=name, ylabel="rank (%)" if what == "rank" else "error (%)")
+            draw_curve(panel, "untrained", "res", "untrained", "grey")
+        panel.set(xlabel=x_label, ylabel="rank (%)" if what == "rank" else "error (%)")
         panel.set_ylim(0, 102)
     axes[0].axhline(rows[0]["chance"], color="grey", ls=":", label="chance")
     lib.add_legends(axes[0], title=f"{depth} layers")
@@ -66,29 +66,29 @@ def draw(rows: lib.Rows) -> Figure:
 
 
 class _Net(NamedTuple):
-    """Depth of a network and the percentages that were measured on it."""
+    """A network and its values in the column `percent`."""
 
-    depth: int
-    percent: dict[str, list[float]]  # Lists in the order of `at`, by `what`.
+    depth: int  # Number of layers.
+    percent: dict[str, list[float]]  # From the column `what` to values ordered by `at`.
 
     def increase(self, what: str, at: slice = slice(None)) -> float:
-        """Returns the mean increase in error over the intact network, in points."""
+        """Returns the mean increase in error after lesions of a kind, in points."""
         return float(np.mean(self.percent[what][at]) - self.percent["intact"][0])
 
     def effective_depth(self) -> float:
-        """Returns the percentage of layers that a working network needs."""
+        """Returns the percentage of layers left without as many blocks as possible."""
         limit = self.percent["intact"][0] + POINTS
         counts = enumerate(self.percent["first"], 1)
-        removable = max((count for count, error in counts if error <= limit), default=0)
-        return 100 * (self.depth - 2 * removable) / self.depth
+        num_removable = max((n for n, error in counts if error <= limit), default=0)
+        return 100 * (self.depth - 2 * num_removable) / self.depth
 
 
 class _Summary(NamedTuple):
-    """Values of all plain and of all residual networks, and a text with both."""
+    """A value that was computed for each network."""
 
-    plain: list[float]
-    residual: list[float]
-    text: str
+    plain: list[float]  # Values of the plain networks.
+    residual: list[float]  # Values of the residual networks.
+    text: str  # Mean and deviation at each depth, for both kinds of networks.
 
 
 def _group_rows(rows: lib.Rows, kind: str) -> list[_Net]:
@@ -102,58 +102,57 @@ def _group_rows(rows: lib.Rows, kind: str) -> list[_Net]:
 
 
 def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
-    networks = {
-        title: _group_rows(rows, kind) for kind, (title, _) in lib.KINDS.items()
-    }
+    groups = {title: _group_rows(rows, kind) for kind, (title, _) in lib.KINDS.items()}
 
-    def summarise(value: Callable[[_Net], float], unit: str = " points") -> _Summary:
+    def summarise(compute: Callable[[_Net], float], unit: str = " points") -> _Summary:
         texts = []
         for depth in lib.distinct_values(rows, "depth"):
-            for title, group in networks.items():
-                values = [value(net) for net in group if net.depth == depth]
-                text = lib.mean_and_deviation(values, unit)
-                texts.append(f"{title}, {depth} layers: {text}")
-        plain, residual = (list(map(value, group)) for group in networks.values())
+            for title, group in groups.items():
+                values = [compute(net) for net in group if net.depth == depth]
+                texts.append(
+                    f"{title}, {depth} layers: {lib.format_mean(values, unit)}"
+                )
+        plain, residual = (list(map(compute, group)) for group in groups.values())
         return _Summary(plain, residual, "; ".join(texts))
 
-    def all_below(residual: list[float], other: list[float]) -> bool:
-        return all(a < b for a, b in zip(residual, other, strict=True))
+    def all_below(values: list[float], bounds: list[float]) -> bool:
+        return all(a < b for a, b in zip(values, bounds, strict=True))
 
-    half = slice(PRUNED.index(50), PRUNED.index(50) + 1)
+    at_half = slice(PRUNED.index(50), PRUNED.index(50) + 1)
     removed = summarise(lambda net: net.increase("removed"))
     swapped = summarise(lambda net: net.increase("swapped"))
-    pruned = summarise(lambda net: net.increase("pruned", half))
+    pruned = summarise(lambda net: net.increase("pruned", at_half))
     intact = summarise(lambda net: net.percent["intact"][0], " %")
-    broken = summarise(lambda net: float(np.median(net.percent["removed"])), " %")
-    depth = summarise(_Net.effective_depth, " % of the layers")
-    trained = summarise(lambda net: float(np.mean(net.percent["rank"])), " %")
-    untrained = summarise(lambda net: float(np.mean(net.percent["untrained"]))).residual
-    to_chance = [rows[0]["chance"] - error for error in broken.plain]
-    to_intact = [a - b for a, b in zip(broken.plain, intact.plain, strict=True)]
+    median = summarise(lambda net: float(np.median(net.percent["removed"])), " %")
+    depths = summarise(_Net.effective_depth, " % of the layers")
+    ranks = summarise(lambda net: float(np.mean(net.percent["rank"])), " %")
+    baseline = summarise(lambda net: float(np.mean(net.percent["untrained"]))).residual
+    to_chance = [rows[0]["chance"] - error for error in median.plain]
+    to_intact = [a - b for a, b in zip(median.plain, intact.plain, strict=True)]
     return [
         (f"increase: {removed.text}", max(removed.residual) <= POINTS),
         (
-            f"error without a block: {broken.text}; intact: {intact.text}",
+            f"error without a block: {median.text}; intact: {intact.text}",
             all_below(to_chance, to_intact),
         ),
         (f"increase: {swapped.text}", all_below(swapped.residual, swapped.plain)),
-        (f"effective depth: {depth.text}", all_below(depth.residual, depth.plain)),
+        (f"effective depth: {depths.text}", all_below(depths.residual, depths.plain)),
         (f"increase: {pruned.text}", max(pruned.residual) <= POINTS),
         (
-            f"{trained.text}; {lib.mean_and_deviation(untrained)} untrained",
-            all_below(trained.residual, untrained),
+            f"{ranks.text}; {lib.format_mean(baseline)} untrained",
+            all_below(ranks.residual, baseline),
         ),
     ]
 
 
 STUDY = lib.Study(
     name="lesion", title="Lesions",
-    claim="In a residual network, a block adds little to its input, and the less the deeper the "
-    "network is (section 4.2, figure 7). A residual network should thus work with blocks removed "
+    claim="In a residual network, a block adds little to its input, and less in deeper networks "
+    "(section 4.2, figure 7). A residual network should thus work with blocks removed "
     "or swapped, and a plain network should not (Veit et al., arXiv:1605.06431). The effective "
     f"depth is the percentage of layers left after removing as many blocks as {POINTS} points of "
     "additional error allow. An expectation is confirmed if it holds at each depth.",
-    expected=(
+    expectations=(
         f"Removing one block raises the error of a residual network by at most {POINTS} points, "
         "on average over blocks.",
         "The error of a plain network without one block is closer to chance than to the intact "
@@ -166,8 +165,8 @@ STUDY = lib.Study(
         "The kernels of a residual network hold 90 % of their energy in fewer directions than "
         "untrained kernels, on average over layers.",
     ),
-    jobs=lib.plain_and_residual_jobs, measure=measure, draw=draw, shallowest=14, deepest=362,
-    check_expectations=check_expectations, defaults=lib.Options(depths=(20, 44)),
+    list_jobs=lib.list_plain_and_residual_jobs, measure=measure, draw=draw, min_depth=14,
+    check_expectations=check_expectations, defaults=lib.Options(depths=(20, 44)), max_depth=362,
 )  # fmt: skip
 
 

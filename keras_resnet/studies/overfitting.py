@@ -8,38 +8,40 @@ from matplotlib.figure import Figure
 
 from keras_resnet.studies import lib
 
-# Whether images are augmented, fraction of wrong labels. ImageNet has about 1 %.
-VARIANTS = (("yes", 0.0), ("no", 0.0), ("yes", 0.01), ("yes", 0.05), ("yes", 0.2))
-LEARNT = ("corrected", "memorised")  # Columns on training images with wrong labels.
-CEILING = ("test_wrong", "test_error", "measured_error")  # Two terms and their sum.
+# Whether images are augmented, and the fraction of wrong labels (ImageNet: about 0.01).
+CONDITIONS = (("yes", 0.0), ("no", 0.0), ("yes", 0.01), ("yes", 0.05), ("yes", 0.2))
+# Columns, each a percentage of the training images with wrong labels.
+WRONG_LABEL_COLUMNS = ("corrected", "memorised")
+# The first two columns are expected to add up to the third column.
+SUM_COLUMNS = ("test_wrong", "test_error", "measured_error")
 
 
-def jobs(options: lib.Options) -> lib.Rows:
+def list_jobs(options: lib.Options) -> lib.Rows:
     return [
         {"depth": depth, "augmented": augmented, "wrong": fraction, "seed": seed}
         for seed in range(options.seeds)
         for depth in options.depths
-        for augmented, fraction in VARIANTS
+        for augmented, fraction in CONDITIONS
     ]
 
 
 def corrupt_labels(
     labels: np.ndarray, num_classes: int, fraction: float, seed: tuple[int, int]
 ) -> np.ndarray:
-    """Returns labels, (n,), with a fraction replaced by other classes at random."""
-    random, corrupted = np.random.default_rng(seed), labels.copy()
-    chosen = random.choice(len(labels), round(fraction * len(labels)), replace=False)
-    corrupted[chosen] += random.integers(1, num_classes, len(chosen), labels.dtype)
-    return corrupted % num_classes
+    """Returns a copy of labels, (n,), in which a random fraction is wrong."""
+    rng, corrupted_labels = np.random.default_rng(seed), labels.copy()
+    index = rng.choice(len(labels), round(fraction * len(labels)), replace=False)
+    corrupted_labels[index] += rng.integers(1, num_classes, len(index), labels.dtype)
+    return corrupted_labels % num_classes
 
 
 def compute_errors(
     predicted: np.ndarray, truth: np.ndarray, labels: np.ndarray, training: np.ndarray
 ) -> dict[str, float]:
-    """Compares predictions with true and with partly wrong labels, in %.
+    """Returns the error columns of a row, in %.
 
-    All arrays have the shape (images,): the predicted classes, the true classes, the
-    partly wrong labels, and whether the image was trained on.
+    All arguments have the shape (images,): predicted classes, true classes, labels of
+    which some are wrong, and whether an image is a training image.
     """
 
     def percentage(mask: np.ndarray, subset: np.ndarray) -> float:
@@ -57,37 +59,37 @@ def compute_errors(
 
 
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
-    """Returns the errors of the trained network on images without augmentation."""
+    """Trains a network and returns its errors on images without augmentation, in %."""
     from keras_resnet.evaluation import load_classifier
 
-    model, fraction, seed = f"cifar_resnet{job['depth']}", job["wrong"], job["seed"]
-    images = options.load()
-    both, num_classes = images.train + images.test, len(images.classes)
-    train = corrupt_labels(images.train.labels, num_classes, fraction, (seed, 0))
-    test = corrupt_labels(images.test.labels, num_classes, fraction, (seed, 1))
+    model, noise, seed = f"cifar_resnet{job['depth']}", job["wrong"], job["seed"]
+    dataset = options.load()
+    union, num_classes = dataset.train + dataset.test, len(dataset.classes)
+    train_labels = corrupt_labels(dataset.train.labels, num_classes, noise, (seed, 0))
+    test_labels = corrupt_labels(dataset.test.labels, num_classes, noise, (seed, 1))
     changes: dict[str, Any] = {}
     if job["augmented"] == "no":
         changes = {"pad": 0.0, "flip": False}
-    if fraction:
-        settings = {"": model, **options.settings, "wrong": fraction, "seed": seed}
+    if noise:
+        settings = {"": model, **options.name_settings, "wrong": noise, "seed": seed}
         changes["folder"] = f"{options.folder}/runs/{lib.file_stem(settings)}"
-        corrupted = dataclasses.replace(images.train, labels=train)
-        changes["dataset"] = dataclasses.replace(images, train=corrupted)
+        corrupted_split = dataclasses.replace(dataset.train, labels=train_labels)
+        changes["dataset"] = dataclasses.replace(dataset, train=corrupted_split)
     network = load_classifier(options.train(model, seed, **changes)).model
-    predicted = lib.predict_probabilities({"": network}, both.images).argmax(axis=-1)
-    labels, training = np.concatenate([train, test]), np.arange(len(both)) < len(train)
-    return [compute_errors(predicted, both.labels, labels, training)]
+    predicted = lib.predict_probabilities({"": network}, union.images).argmax(axis=-1)
+    labels = np.concatenate([train_labels, test_labels])
+    is_training = np.arange(len(union)) < len(train_labels)
+    return [compute_errors(predicted, union.labels, labels, is_training)]
 
 
-def select_seeds(
+def get_column(
     rows: lib.Rows, column: str, depth: int, wrong: float = 0.0, augmented: str = "yes"
 ) -> np.ndarray:
-    """Returns a column of all seeds. `gap` is measured minus training error."""
+    """Returns the values of all seeds; the "gap" is measured minus training error."""
     if column == "gap":
         columns = ("measured_error", "training_error")
-        return np.subtract(
-            *(select_seeds(rows, c, depth, wrong, augmented) for c in columns)
-        )
+        errors = (get_column(rows, c, depth, wrong, augmented) for c in columns)
+        return np.subtract(*errors)
     where = {"depth": depth, "wrong": wrong, "augmented": augmented}
     return np.array(lib.select_column(rows, column, **where))
 
@@ -95,48 +97,49 @@ def select_seeds(
 def draw(rows: lib.Rows) -> Figure:
     titles = ("test minus training error", "errors with wrong labels")
     figure, (left, right) = lib.new_figure(*titles)
-    depths, wrong = (lib.distinct_values(rows, column) for column in ("depth", "wrong"))
-    percent, most, deepest = [100 * value for value in wrong], wrong[-1], depths[-1]
-    lines = {"augmented": (0, "yes"), "not augmented": (0, "no")}
-    lines[f"{most:.0%} wrong labels"] = (most, "yes")
-    for label, colour in lib.pair_with_colours(lines):
-        runs = [select_seeds(rows, "gap", depth, *lines[label]) for depth in depths]
+    depths, noise = (lib.distinct_values(rows, column) for column in ("depth", "wrong"))
+    percentages, max_noise, deepest = [100 * x for x in noise], noise[-1], depths[-1]
+    curves = {"augmented": (0, "yes"), "not augmented": (0, "no")}
+    curves[f"{max_noise:.0%} wrong labels"] = (max_noise, "yes")
+    for label, colour in lib.pair_with_colours(curves):
+        runs = [get_column(rows, "gap", depth, *curves[label]) for depth in depths]
         lib.draw_points(left, depths, runs, label, colour)
     left.set(xlabel="layers", ylabel="difference (points)", xticks=depths)
     for column, colour in lib.pair_with_colours(("training", "test", "measured")):
-        runs = [select_seeds(rows, f"{column}_error", deepest, w) for w in wrong]
-        lib.draw_points(right, percent, runs, column, colour)
-    right.plot(percent, percent, "k:", label="percentage of wrong labels")
+        runs = [get_column(rows, f"{column}_error", deepest, w) for w in noise]
+        lib.draw_points(right, percentages, runs, column, colour)
+    right.plot(percentages, percentages, "k:", label="percentage of wrong labels")
     right.set(xlabel="wrong labels (%)", ylabel=f"error with {deepest} layers (%)")
     lib.add_legends(left, right)
     return figure
 
 
 def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
-    depths, wrong = (lib.distinct_values(rows, column) for column in ("depth", "wrong"))
-    deepest, most = depths[-1], wrong[-1]
+    depths, noise = (lib.distinct_values(rows, column) for column in ("depth", "wrong"))
+    deepest, max_noise = depths[-1], noise[-1]
 
-    def points(values: np.ndarray) -> str:
-        return lib.mean_and_deviation(values, " points")
+    def to_text(values: np.ndarray) -> str:
+        return lib.format_mean(values, " points")
 
-    shallow, deep = (select_seeds(rows, "gap", depth) for depth in (depths[0], deepest))
-    plain = select_seeds(rows, "gap", deepest, 0, "no")
-    tests = {w: [select_seeds(rows, "test_error", d, w) for d in depths] for w in wrong}
-    rises = {w: np.subtract(tests[w], tests[0]).ravel() for w in wrong[1:]}
-    risen = ", ".join(f"{points(rise)} with {w:.0%}" for w, rise in rises.items())
-    learnt = [select_seeds(rows, column, deepest, most) for column in LEARNT]
-    corrected, memorised = map(lib.mean_and_deviation, learnt)
-    terms = np.array([[row[c] for c in CEILING] for row in rows if row["wrong"]])
+    shallow_gap, deep_gap = (get_column(rows, "gap", d) for d in (depths[0], deepest))
+    bare_gap = get_column(rows, "gap", deepest, 0, "no")  # Without augmentation.
+    errors = {w: [get_column(rows, "test_error", d, w) for d in depths] for w in noise}
+    rises = {w: np.subtract(errors[w], errors[0]).ravel() for w in noise[1:]}
+    rise_text = ", ".join(f"{to_text(rise)} with {w:.0%}" for w, rise in rises.items())
+    columns = [get_column(rows, c, deepest, max_noise) for c in WRONG_LABEL_COLUMNS]
+    corrected, memorised = map(lib.format_mean, columns)
+    terms = np.array([[row[c] for c in SUM_COLUMNS] for row in rows if row["wrong"]])
     differences = abs(terms @ [1, 1, -1])
-    less = all(max(rise) < 100 * w for w, rise in rises.items())
+    is_less = all(max(rise) < 100 * w for w, rise in rises.items())
     results = (
-        f"gap {points(shallow)} with {depths[0]} layers, {points(deep)} with {deepest}",
-        f"gap {points(plain)} without augmentation, {points(deep)} with it",
-        f"increase by {risen} wrong labels; training images with wrong labels: {corrected} "
-        f"predicted correctly, {memorised} as labelled (fraction {most:.0%})",
-        f"difference {points(differences)}, at most {max(differences):.2f}",
+        f"gap {to_text(shallow_gap)} with {depths[0]} layers, {to_text(deep_gap)} with {deepest}",
+        f"gap {to_text(bare_gap)} without augmentation, {to_text(deep_gap)} with it",
+        f"increase by {rise_text} wrong labels; training images with wrong labels: {corrected} "
+        f"predicted correctly, {memorised} as labelled (fraction {max_noise:.0%})",
+        f"difference {to_text(differences)}, at most {max(differences):.2f}",
     )
-    holds = (min(deep - shallow) > 0, min(plain - deep) > 0, less, max(differences) < 1)
+    by_depth, by_augmentation = deep_gap - shallow_gap, bare_gap - deep_gap
+    holds = (min(by_depth) > 0, min(by_augmentation) > 0, is_less, max(differences) < 1)
     return list(zip(results, map(bool, holds), strict=True))
 
 
@@ -145,14 +148,14 @@ STUDY = lib.Study(
     claim="The network with 1202 layers has the training error of the one with 110 layers but "
     "a higher test error, so it overfits (section 4.2). Left: this gap. Right: wrong labels; the "
     "test error uses the true labels, the measured error partly wrong ones (arXiv:1611.03530).",
-    expected=(
+    expectations=(
         "The gap is greater in the deepest network than in the shallowest one.",
         "The gap of the deepest network is greater without augmentation.",
         "Wrong labels raise the test error by less than their percentage, in every run.",
         "The measured error is the percentage of wrong labels plus the test error, within one "
-        "point, so wrong labels set a ceiling.",
+        "point, so wrong labels are an upper bound on the measured accuracy.",
     ),
-    jobs=jobs, measure=measure, draw=draw, check_expectations=check_expectations,
+    list_jobs=list_jobs, measure=measure, draw=draw, check_expectations=check_expectations,
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Layer responses: deviations after batch normalisation, before the nonlinearity."""
+"""Layer responses: standard deviations after batch normalisation, before the ReLU."""
 
 import statistics
 
@@ -8,7 +8,7 @@ from keras_resnet.studies import lib
 
 
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
-    """Returns the response of each 3x3 layer to training images, after training."""
+    """Trains a network and returns the deviation of the response of each 3x3 layer."""
     from keras_resnet.evaluation import load_classifier
 
     folder = options.train(f"cifar_{job['kind']}net{job['depth']}", job["seed"])
@@ -37,23 +37,21 @@ def draw(rows: lib.Rows) -> Figure:
 def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
     depths = lib.distinct_values(rows, "depth")
 
-    def means(kind: str, depth: int) -> list[float]:
+    def get_means(kind: str, depth: int) -> list[float]:
         runs = lib.select_runs(rows, "deviation", kind=kind, depth=depth)
         return list(map(statistics.mean, runs))
 
     def to_text(values: list[float]) -> str:
-        return lib.mean_and_deviation(values, "")
+        return lib.format_mean(values, "")
 
-    plain, residual = ({d: means(kind, d) for d in depths} for kind in lib.KINDS)
-    smaller = [
-        a < b for d in depths for a, b in zip(residual[d], plain[d], strict=True)
-    ]
+    plain, residual = ({d: get_means(kind, d) for d in depths} for kind in lib.KINDS)
+    is_low = [a < b for d in depths for a, b in zip(residual[d], plain[d], strict=True)]
     shallow, deep = residual[depths[0]], residual[depths[-1]]
     pairs = "; ".join(
         f"{d} layers {to_text(residual[d])} and {to_text(plain[d])}" for d in depths
     )
     return [
-        (f"mean over layers, residual and plain: {pairs}", all(smaller)),
+        (f"mean over layers, residual and plain: {pairs}", all(is_low)),
         (
             f"mean over layers, residual: {to_text(shallow)} with {depths[0]} layers, "
             f"{to_text(deep)} with {depths[-1]} layers",
@@ -69,14 +67,14 @@ STUDY = lib.Study(
     "deep residual networks, where each layer changes the signal less (section 4.2, figure 7). The "
     "deviation after batch normalisation is mostly the learnt scale, which the paper's recipe "
     "decays and the digits recipe does not.",
-    expected=(
+    expectations=(
         "At each depth, the layers of the residual network deviate less than those of the "
         "plain network, on average over layers.",
         "The layers of the deepest residual network deviate less than those of the shallowest "
         "one, on average over layers.",
     ),
-    jobs=lib.plain_and_residual_jobs, measure=measure, draw=draw, min_depth_count=2,
-    check_expectations=check_expectations, defaults=lib.Options(depths=(8, 20, 44)), deepest=362,
+    list_jobs=lib.list_plain_and_residual_jobs, measure=measure, draw=draw, min_depth_count=2,
+    check_expectations=check_expectations, defaults=lib.Options(depths=(8, 20, 44)), max_depth=362,
 )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
-"""Learning-rate drops: as soon as the error reaches a plateau, or later.
+"""Learning-rate schedule: drops as soon as the error reaches a plateau, or later.
 
-The test images serve both to detect the plateau, as in the paper ("when the error
-plateaus"), and to measure the final errors. The final errors are thus comparable with
-each other but are not test scores.
+The test images are used to detect the plateau, as in the paper ("when the error
+plateaus"), and to measure the final errors. The final errors can therefore be compared
+with each other, but they are not test scores.
 """
 
 import os
@@ -12,21 +12,18 @@ from matplotlib.figure import Figure
 
 from keras_resnet.studies import lib
 
-PATIENCE = (1, 2, 4, 8)  # Epochs without a lower error before the learning rate drops.
+PATIENCE = (1, 2, 4, 8)  # Epochs without a new lowest error after which the rate drops.
 
 
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
-    """Returns errors in %, learning rate and number of drops so far for each epoch."""
+    """Returns errors in %, learning rate and number of drops so far, for each epoch."""
     changes = {"schedule": "plateau", "warmup": 0.0, "patience": job["patience"]}
     folder = options.train(f"cifar_resnet{job['depth']}", job["seed"], **changes)
     metrics = lib.read_table(os.path.join(folder, "metrics.csv"))
     rates = [row["learning_rate"] for row in metrics]
     drops = np.cumsum(np.diff(rates, prepend=rates[0]) < 0).tolist()
-    epochs = zip(lib.errors_by_epoch(folder), rates, drops, strict=True)
-    return [
-        {**errors, "learning_rate": rate, "drops": count}
-        for errors, rate, count in epochs
-    ]
+    epochs = zip(lib.read_errors(folder), rates, drops, strict=True)
+    return [{**errors, "learning_rate": rate, "drops": n} for errors, rate, n in epochs]
 
 
 def draw(rows: lib.Rows) -> Figure:
@@ -55,7 +52,7 @@ def draw(rows: lib.Rows) -> Figure:
 
 
 def _select_final(rows: lib.Rows, column: str, depth: int) -> list[list[float]]:
-    """Returns a column after the last epoch, for each patience and seed."""
+    """Returns a column after the last epoch, as a list of seeds for each patience."""
     where = {"depth": depth, "epoch": max(lib.distinct_values(rows, "epoch"))}
     return [
         lib.select_column(rows, column, patience=patience, **where)
@@ -67,10 +64,10 @@ def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
     depth = max(lib.distinct_values(rows, "depth"))
     patiences = lib.distinct_values(rows, "patience")
 
-    def verdict(column: str) -> lib.Verdict:
+    def compare(column: str) -> lib.Verdict:
         errors = _select_final(rows, column, depth)
         result = "; ".join(
-            f"{lib.mean_and_deviation(seed_errors)} with patience {patience}"
+            f"{lib.format_mean(seed_errors)} with patience {patience}"
             for patience, seed_errors in zip(patiences, errors, strict=True)
         )
         gains = [a - b for a, b in zip(errors[0], errors[-1], strict=True)]
@@ -81,8 +78,8 @@ def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
         f"{count:.1f} with patience {patience}"
         for patience, count in zip(patiences, drops, strict=True)
     )
-    result, holds = verdict("training_error")
-    return [verdict("test_error"), (f"{result}; drops in a run: {mean_drops}", holds)]
+    result, holds = compare("training_error")
+    return [compare("test_error"), (f"{result}; drops in a run: {mean_drops}", holds)]
 
 
 STUDY = lib.Study(
@@ -91,12 +88,12 @@ STUDY = lib.Study(
     "CIFAR-10 it is divided at 32k and 48k of 64k iterations, long after the first plateau "
     "(section 4.2). Here it is divided whenever the test error has not fallen for a number of "
     "epochs, the patience. The final error is measured on the same images and is not a test score.",
-    expected=(
+    expectations=(
         "The longest patience ends with a lower test error than a patience of one epoch.",
         "The longest patience also ends with a lower training error. Learning rates that drop "
         "at the first setback are soon too small to learn with.",
     ),
-    jobs=lib.make_job_grid(depth=None, patience=PATIENCE, seed=None), measure=measure,
+    list_jobs=lib.make_job_lister(depth=None, patience=PATIENCE, seed=None), measure=measure,
     draw=draw, check_expectations=check_expectations,
     defaults=lib.Options(depths=(20,), epochs=48),
 )  # fmt: skip

@@ -1,35 +1,34 @@
-"""Shortcuts A, B and C against no shortcut, at equal depth and training budget."""
+"""Comparison of shortcuts A, B and C, and of networks without shortcuts."""
 
 from matplotlib.figure import Figure
 
 from keras_resnet.studies import lib
 
-KINDS = ("none", "A", "B", "C")
+SHORTCUTS = ("none", "A", "B", "C")
 
 
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
-    """Returns the errors after the last epoch, in %."""
-    kind, depth = job["shortcut"], job["depth"]
-    # "none" and A are the paper's own networks, whose run folders other studies share.
-    name = f"cifar_{'plain' if kind == 'none' else 'res'}net{depth}"
-    changes = {"shortcut": kind} if kind in "BC" else {}
-    return lib.errors_by_epoch(options.train(name, job["seed"], **changes))[-1:]
+    """Trains a network and returns its errors after the last epoch, in %."""
+    shortcut, depth = job["shortcut"], job["depth"]
+    # "none" and A are the variants' defaults, so other studies share these run folders.
+    name = f"cifar_{'plain' if shortcut == 'none' else 'res'}net{depth}"
+    changes = {"shortcut": shortcut} if shortcut in "BC" else {}
+    return lib.read_errors(options.train(name, job["seed"], **changes))[-1:]
 
 
-def _select_by_kind(rows: lib.Rows, column: str, depth: int) -> list[list[float]]:
-    return [
-        lib.select_column(rows, column, shortcut=kind, depth=depth) for kind in KINDS
-    ]
+def _select_errors(rows: lib.Rows, column: str, depth: int) -> list[list[float]]:
+    """Returns a column as a list of seeds for each of SHORTCUTS."""
+    return [lib.select_column(rows, column, shortcut=s, depth=depth) for s in SHORTCUTS]
 
 
 def draw(rows: lib.Rows) -> Figure:
     figure, axes = lib.new_figure("training", "test")
     for panel, column in zip(axes, ("training_error", "test_error"), strict=True):
         for depth, colour in lib.pair_with_colours(lib.distinct_values(rows, "depth")):
-            runs = _select_by_kind(rows, column, depth)
-            lib.draw_points(panel, KINDS, runs, f"{depth} layers", colour, line="")
+            runs = _select_errors(rows, column, depth)
+            lib.draw_points(panel, SHORTCUTS, runs, f"{depth} layers", colour, ls="")
         panel.set(xlabel="shortcut", ylabel="error (%)")
-        panel.set_yscale("symlog", linthresh=1)  # The errors range from 0 to chance.
+        panel.set_yscale("symlog", linthresh=1)  # Errors range from 0 to chance level.
         panel.set_ylim(bottom=0)
         lib.add_legends(panel)
     return figure
@@ -37,19 +36,19 @@ def draw(rows: lib.Rows) -> Figure:
 
 def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
     depth = max(lib.distinct_values(rows, "depth"))
-    none, *others = errors = _select_by_kind(rows, "test_error", depth)
+    no_shortcut, *with_shortcut = errors = _select_errors(rows, "test_error", depth)
     result = "; ".join(
-        f"{kind} {lib.mean_and_deviation(seed_errors)}"
-        for kind, seed_errors in zip(KINDS, errors, strict=True)
+        f"{shortcut} {lib.format_mean(seed_errors)}"
+        for shortcut, seed_errors in zip(SHORTCUTS, errors, strict=True)
     )
-    by_seed = list(zip(*others, strict=True))
-    gains = [a - max(b) for a, b in zip(none, by_seed, strict=True)]
+    by_seed = list(zip(*with_shortcut, strict=True))
+    gains = [a - max(b) for a, b in zip(no_shortcut, by_seed, strict=True)]
     spreads = [max(seed) - min(seed) for seed in by_seed]
     return [
         (f"test error with {depth} layers: {result}", min(gains) > 0),
         (
-            f"A, B and C differ by {lib.mean_and_deviation(spreads, ' points')}; the worst "
-            f"of them and none differ by {lib.mean_and_deviation(gains, ' points')}",
+            f"A, B and C differ by {lib.format_mean(spreads, ' points')}; the worst "
+            f"of them and none differ by {lib.format_mean(gains, ' points')}",
             max(spreads) < min(gains),
         ),
     ]
@@ -59,11 +58,11 @@ STUDY = lib.Study(
     name="shortcuts", title="Shortcuts A, B and C",
     claim="Each of the three shortcuts is much better than none, and they differ little from "
     "each other, so projections are not essential (table 3).",
-    expected=(
+    expectations=(
         "Each of the shortcuts A, B and C has a lower test error than no shortcut.",
         "A, B and C differ from each other by less than the worst of them and none differ.",
     ),
-    jobs=lib.make_job_grid(shortcut=KINDS, depth=None, seed=None), measure=measure,
+    list_jobs=lib.make_job_lister(shortcut=SHORTCUTS, depth=None, seed=None), measure=measure,
     draw=draw, check_expectations=check_expectations,
     defaults=lib.Options(depths=(20, 44)),
 )  # fmt: skip

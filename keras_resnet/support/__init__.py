@@ -1,14 +1,14 @@
 """Helpers that every other package uses: errors, files, options, commands, tables.
 
-errors.py        errors that a user can cause or meet
+errors.py        exceptions with messages for users
 files.py         atomic writing of files and folders
-environment.py   versions, machine and commit of a run
+environment.py   package versions, machine and Git commit, for reports
 tables.py        tables as text and as CSV
 progress.py      progress bars
-native_logs.py   filter for log lines that C++ libraries print
-options.py       flag, type, default and description of an option, in one place
-program.py       start, error reporting and exit of a command
-lazy_imports.py  public names of a package, imported at first use
+native_logs.py   filter for log lines of C++ libraries
+options.py       definition of options, for flags and function arguments
+program.py       start, error messages and exit of commands
+lazy_imports.py  import of a package's public names at first use
 """
 
 from keras_resnet.support.lazy_imports import attach_stub

@@ -1,6 +1,6 @@
 from .environment import describe_machine as describe_machine
 from .environment import find_commit as find_commit
-from .environment import package_versions as package_versions
+from .environment import find_versions as find_versions
 from .errors import NO_TENSORFLOW as NO_TENSORFLOW
 from .errors import InputError as InputError
 from .errors import Preempted as Preempted
@@ -16,13 +16,13 @@ from .files import replace_folder_atomically as replace_folder_atomically
 from .files import to_png as to_png
 from .files import write_file as write_file
 from .files import write_json as write_json
-from .native_logs import filter_native_logs as filter_native_logs
+from .native_logs import filter_cpp_logs as filter_cpp_logs
 from .options import option as option
 from .options import takes_options as takes_options
-from .program import console_script as console_script
-from .program import define_flags as define_flags
+from .program import add_flags as add_flags
 from .program import exit_now as exit_now
 from .program import import_keras as import_keras
+from .program import make_console_script as make_console_script
 from .program import read_flags as read_flags
 from .program import run_command as run_command
 from .progress import progress_bar as progress_bar

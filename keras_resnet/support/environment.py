@@ -1,4 +1,4 @@
-"""Versions, machine and commit, which reports and `run.json` record."""
+"""Package versions, machine and Git commit, which reports and `run.json` record."""
 
 import os
 import platform
@@ -6,19 +6,19 @@ import subprocess
 from importlib import metadata
 
 
-def package_versions() -> dict[str, str]:
-    """Returns the versions of Python and of the installed packages listed below."""
-    names = (
+def find_versions() -> dict[str, str]:
+    """Returns versions of Python and of relevant installed packages, by package name."""
+    packages = (
         "keras", "tensorflow", "tensorflow-cpu", "numpy", "ai-edge-litert",
         "onnx", "onnxruntime", "openvino", "nncf", "litert-quantizer", "torch",
     )  # fmt: skip
-    installed = {"python": platform.python_version()}
-    for name in names:
+    version_by_package = {"python": platform.python_version()}
+    for package in packages:
         try:
-            installed[name] = metadata.version(name)
+            version_by_package[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return installed
+    return version_by_package
 
 
 def describe_machine() -> str:
@@ -34,7 +34,8 @@ def find_commit() -> str | None:
     try:
         result = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=os.path.dirname(os.path.realpath(__file__)),  # Bazel links sources.
+            # Under Bazel, `__file__` is a symbolic link to a file of the checkout.
+            cwd=os.path.dirname(os.path.realpath(__file__)),
             capture_output=True,
             text=True,
             timeout=10,

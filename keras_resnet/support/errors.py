@@ -1,4 +1,4 @@
-"""Errors that a user can cause or meet, and helpers that word their messages."""
+"""Exceptions with messages for users, and helpers that compose these messages."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,28 +6,28 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """Raised when an argument, a flag or a file of the user cannot be used.
+    """Raised when an argument, a flag or a file from the user cannot be used.
 
     The message is one line that states what was received and what is accepted. A
-    command prints the line and exits with status 1. A notebook shows a `ValueError`.
+    command prints this line and exits with status 1.
     """
 
 
 class Preempted(RuntimeError):
-    """Raised after SIGTERM stopped a run and its checkpoint was written.
+    """Raised when SIGTERM has stopped a training run and a checkpoint was written.
 
     A command prints the message and exits with `status`.
     """
 
-    status = 143  # 128 + 15 (SIGTERM), the convention of shells.
+    status = 143  # Exit status of a shell for SIGTERM: 128 + 15.
 
 
 def check_choice(kind: str, name: str, accepted: Iterable[str]) -> str:
     """Returns `name` if it is one of the accepted names.
 
     Args:
-        kind: Kind of name for the error message, such as `"strategy"`.
-        name: Received name.
+        kind: What the name stands for, such as `"strategy"`, for the error message.
+        name: Name to check.
         accepted: Accepted names.
 
     Raises:
@@ -37,19 +37,19 @@ def check_choice(kind: str, name: str, accepted: Iterable[str]) -> str:
     accepted = list(accepted)
     if name in accepted:
         return name
-    near = difflib.get_close_matches(str(name), accepted, n=1)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
+    matches = difflib.get_close_matches(str(name), accepted, n=1)
+    hint = f"Did you mean {matches[0]!r}? " if matches else ""
     raise InputError(
         f"Unknown {kind}. {hint}Accepted: {', '.join(accepted)}. Received: {kind}={name!r}"
     )
 
 
 def shorten_list(names: Iterable[Any], limit: int = 4) -> str:
-    """Returns text such as `"a, b, c, d and 7 more"`.
+    """Returns a list of names as text, such as `"a, b, c, d and 7 more"`.
 
     Args:
-        names: Names or other values, which are converted to text.
-        limit: Largest number of names in the text.
+        names: Names, or other values that are converted to text.
+        limit: Maximum number of names that the text lists.
     """
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
@@ -57,13 +57,13 @@ def shorten_list(names: Iterable[Any], limit: int = 4) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's message, or its type without a message."""
+    """Returns the first line of an error's message, or its class name if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 NO_TENSORFLOW = (
-    "keras_resnet needs TensorFlow, which an extra installs: "
-    "pip install 'keras-resnet-zoo[cpu]' or 'keras-resnet-zoo[gpu]'"
+    "keras_resnet requires TensorFlow. Install it with "
+    "pip install 'keras-resnet-zoo[cpu]', or 'keras-resnet-zoo[gpu]' for GPUs."
 )
 
 

@@ -1,6 +1,6 @@
 """Atomic writing of files and folders.
 
-A reader sees the old content or all of the new content, also after a crash.
+Readers find the complete old or the complete new content, even after a crash.
 """
 
 import contextlib
@@ -31,24 +31,24 @@ class WriteError(OSError):
 
 @contextlib.contextmanager
 def replace_atomically(path: StrPath, ending: str = "") -> Iterator[str]:
-    """Yields a temporary path and renames the file written there to `path` at the end.
+    """Yields a temporary path. When the context ends, renames its file to `path`.
 
     The temporary path is unique, so two processes can write the same file at once.
     The content is flushed to the disk before the file is renamed. If the machine
-    crashes, `path` is the complete old file or the complete new one.
+    crashes, `path` contains the complete old or the complete new content.
 
     Args:
         path: File to write.
-        ending: Ending of the temporary path, for libraries that require one.
+        ending: Ending of the temporary path, for libraries that require a certain one.
 
     Yields:
-        Path in the same folder at which no file exists yet.
+        Temporary path in the folder of `path`. No file exists there yet.
 
     Raises:
-        OSError: If the file cannot be written. An old file is left unchanged.
+        OSError: If the file cannot be written. An existing `path` is left unchanged.
     """
     path = os.fspath(path)
-    temporary_path = _partial_name(path) + ending
+    temporary_path = _make_temporary_path(path) + ending
     try:
         yield temporary_path
         _flush(temporary_path)
@@ -56,18 +56,18 @@ def replace_atomically(path: StrPath, ending: str = "") -> Iterator[str]:
         _flush(os.path.dirname(path) or ".")
     except InputError:
         raise
-    except Exception as error:  # Libraries raise exceptions of many types.
+    except Exception as error:  # Libraries do not only raise OSError.
         code = getattr(error, "errno", None) or errno.EIO
         reason = getattr(error, "strerror", None) or first_line(error)
         raise WriteError(code, reason, path) from error
     finally:
-        with contextlib.suppress(OSError):  # The file may not exist.
+        with contextlib.suppress(OSError):  # The file is gone after the rename.
             os.remove(temporary_path)
 
 
 @contextlib.contextmanager
 def replace_folder_atomically(path: StrPath) -> Iterator[str]:
-    """Yields an empty temporary folder and renames it to `path` at the end.
+    """Yields an empty temporary folder. When the context ends, renames it to `path`.
 
     Args:
         path: Folder to write. An existing folder is replaced.
@@ -76,34 +76,34 @@ def replace_folder_atomically(path: StrPath) -> Iterator[str]:
         Path of the temporary folder, which is next to `path`.
 
     Raises:
-        InputError: If no folder can be created there.
+        InputError: If the temporary folder cannot be created.
     """
     path = os.path.normpath(path)
-    temporary_path = _partial_name(path)
+    temporary_path = _make_temporary_path(path)
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         os.mkdir(temporary_path)
     except OSError as error:
         raise InputError(
-            f"output must be in a folder that can be written. Received: {path!r} "
+            f"The parent of the output folder must be writable. Received: {path!r} "
             f"({error.strerror})"
         ) from None
-    old = f"{temporary_path}.old"
+    old_path = f"{temporary_path}.old"
     try:
         yield temporary_path
         for folder, _, names in os.walk(temporary_path):
             for name in (*names, ""):
                 _flush(os.path.join(folder, name))
         if os.path.lexists(path):
-            os.rename(path, old)
+            os.rename(path, old_path)
         try:
             os.rename(temporary_path, path)
         except OSError:
-            if os.path.lexists(old):
-                os.rename(old, path)
+            if os.path.lexists(old_path):
+                os.rename(old_path, path)
             raise
         _flush(os.path.dirname(path) or ".")
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(old_path, ignore_errors=True)
     finally:
         shutil.rmtree(temporary_path, ignore_errors=True)
 
@@ -132,9 +132,9 @@ def write_json(path: StrPath, value: Any) -> None:
 
 def to_png(figure: "Figure") -> bytes:
     """Returns a matplotlib figure as the content of a PNG file."""
-    png = io.BytesIO()
-    figure.savefig(png, dpi=120)
-    return png.getvalue()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=120)
+    return buffer.getvalue()
 
 
 def keras_home() -> str:
@@ -155,14 +155,14 @@ def remove_partial_files(folder: StrPath) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _partial_name(path: str) -> str:
+def _make_temporary_path(path: str) -> str:
     folder, name = os.path.split(path)
     # The name is cut because file systems limit its length, usually to 255 bytes.
     return os.path.join(folder, f".{name[:80]}.{secrets.token_hex(4)}.part")
 
 
 def _flush(path: str) -> None:
-    """Waits until a file's content, or a folder's list of names, is on the disk."""
+    """Waits until a file's content, or a folder's list of files, is on the disk."""
     is_folder = os.path.isdir(path)
     # Windows cannot open folders, and some network file systems cannot flush them.
     with contextlib.suppress(OSError) if is_folder else contextlib.nullcontext():

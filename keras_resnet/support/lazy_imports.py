@@ -1,7 +1,7 @@
-"""Public names of a package, imported at first use.
+"""Import of a package's public names at first use.
 
-A package's stub, `__init__.pyi`, lists its public names. `lazy_loader.attach_stub` does
-the same, but a device that verifies a bundle has only LiteRT and NumPy installed.
+A package's stub, `__init__.pyi`, lists its public names. The library `lazy_loader` is
+not used, because a device that verifies a bundle may have only LiteRT and NumPy.
 """
 
 import ast
@@ -14,7 +14,7 @@ from typing import Any
 def attach_stub(
     package: str, make: Callable[[str], Any] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """Returns the functions that import a package's public names at first use.
+    """Returns the module attributes that import public names at first use.
 
     Keras and TensorFlow take seconds to import. With lazy imports a command prints its
     `--help`, or reports a mistyped flag, before they are imported.
@@ -22,26 +22,26 @@ def attach_stub(
     Args:
         package: The package's `__name__`. Its stub `__init__.pyi` imports each public
             name as itself: `from .module import name as name`.
-        make: Function that creates an object from its name. It is called for the
-            names that the stub only annotates: `name: Type`.
+        make: Function that returns the object with a given name. It is called for
+            names that the stub only annotates (`name: Type`).
 
     Returns:
         Values for the package's `__getattr__`, `__dir__` and `__all__`.
     """
     stub = pkgutil.get_data(package, "__init__.pyi") or b""
     module_by_name: dict[str, str] = {}
-    made_names: set[str] = set()
+    annotated_names: set[str] = set()
     for node in ast.parse(stub).body:
         if isinstance(node, ast.ImportFrom):
             # Imports without `as` only serve the annotations in the stub itself.
             module = f"{'.' * node.level}{node.module}"
             module_by_name.update({a.asname: module for a in node.names if a.asname})
         elif make and isinstance(node, ast.AnnAssign):
-            made_names.add(ast.unparse(node.target))
-    public_names = sorted({*module_by_name, *made_names} - {"__version__"})
+            annotated_names.add(ast.unparse(node.target))
+    public_names = sorted({*module_by_name, *annotated_names} - {"__version__"})
 
     def get(name: str) -> Any:
-        if make and name in made_names:
+        if make and name in annotated_names:
             return make(name)
         if name not in module_by_name:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")

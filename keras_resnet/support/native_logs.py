@@ -1,4 +1,4 @@
-"""Filter for log lines that C++ libraries print while they start."""
+"""Filter for log lines of C++ libraries."""
 
 import contextlib
 import os
@@ -7,11 +7,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 
-# Beginnings of log lines without information for a user. TensorFlow 2.21 prints some of
-# them on newer CPUs regardless of TF_CPP_MIN_LOG_LEVEL, LiteRT prints some for each
-# interpreter, and its converter prints the last three at absl's level W (warning)
-# unless TF_CPP_MIN_LOG_LEVEL is set.
-_IGNORED = re.compile(
+# Beginnings of log lines that do not help a user. TensorFlow 2.21 prints some of them
+# on newer CPUs even if TF_CPP_MIN_LOG_LEVEL is set. LiteRT prints some for each
+# interpreter. Its converter prints the last three with absl's level W (warning) unless
+# TF_CPP_MIN_LOG_LEVEL is set.
+_IGNORED_LINE = re.compile(
     r"""I0000 | INFO:\  | WARNING:\ All\ log\ messages\ before
     | To\ enable\ the\ following\ instr
     | fully_quantize:\   # printed by TFLite's converter for each int8 file
@@ -24,23 +24,23 @@ _IGNORED = re.compile(
 
 
 @contextlib.contextmanager
-def filter_native_logs() -> Iterator[None]:
+def filter_cpp_logs() -> Iterator[None]:
     """Removes uninformative log lines from standard error inside the context.
 
     Standard error is redirected at the level of file descriptors, because C++ code
-    writes there directly. The remaining lines appear in order when the context ends.
+    writes there directly. When the context ends, the other lines are printed in order.
     """
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as captured:
+    with tempfile.TemporaryFile() as captured_file:
         original_stderr = os.dup(2)
-        os.dup2(captured.fileno(), 2)
+        os.dup2(captured_file.fileno(), 2)
         try:
             yield
         finally:
             sys.stderr.flush()
             os.dup2(original_stderr, 2)
             os.close(original_stderr)
-            captured.seek(0)
-            for line in captured.read().decode(errors="replace").splitlines():
-                if not _IGNORED.match(line):
+            captured_file.seek(0)
+            for line in captured_file.read().decode(errors="replace").splitlines():
+                if not _IGNORED_LINE.match(line):
                     print(line, file=sys.stderr)

@@ -1,8 +1,8 @@
-"""Flag, type, default and description of a command's options, in one place.
+"""Definition of a command's options: flag, type, default and description.
 
 An options class is a frozen dataclass whose fields are created by `option`. A command
-defines its flags from the class (`keras_resnet.support.program.define_flags`). The
-function that notebooks call takes the same options by keyword (`takes_options`).
+defines its flags from the class (`keras_resnet.support.program.add_flags`). The Python
+function with the same purpose takes the options as arguments (`takes_options`).
 """
 
 import dataclasses
@@ -17,71 +17,72 @@ Result = TypeVar("Result")
 
 
 def option(default: Any, description: str, minimum: int | float | None = None) -> Any:
-    """Creates a field of an options class.
+    """Returns a dataclass field that defines an option.
 
     Args:
-        default: Default of the option.
-        description: Description for `--help` and for docstrings.
+        default: Default value.
+        description: Text that `--help` and docstrings show for the option.
         minimum: Smallest number that the flag accepts; `None` for no limit.
     """
     metadata = {"description": description, "minimum": minimum}
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def option_fields(options: type) -> list[tuple[dataclasses.Field[Any], type]]:
-    """Returns the fields that `option` created, each with the type of its flag.
+def list_options(options: type) -> list[tuple[dataclasses.Field[Any], type]]:
+    """Returns the fields of an options class, each with the type of its flag.
 
     For example, a field with the annotation `int | None` has a flag of type `int`.
     """
     hints = typing.get_type_hints(options)
     return [
-        (field, _flag_type(hints[field.name]))
+        (field, _find_flag_type(hints[field.name]))
         for field in dataclasses.fields(options)
         if field.metadata
     ]
 
 
-def _flag_type(hint: Any) -> type:
+def _find_flag_type(hint: Any) -> type:
     types = [t for t in typing.get_args(hint) or [hint] if t is not type(None)]
     if typing.get_origin(hint) is tuple:
         return tuple
-    first = typing.get_origin(types[0]) or types[0]
-    return first if first in (bool, int, float, tuple) else str
+    flag_type = typing.get_origin(types[0]) or types[0]
+    return flag_type if flag_type in (bool, int, float, tuple) else str
 
 
 def takes_options(
     options: type[Options], order: Sequence[str] = (), required: Collection[str] = ()
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
-    """Returns a decorator that expands an options object into keyword arguments.
+    """Returns a decorator that expands an options object into arguments.
 
-    The function to decorate takes an options object and keyword-only parameters. The
-    decorated function takes every option as an argument, or one options object, and
-    the same keyword-only parameters. Its signature lists all options, and their
-    descriptions replace the line `{options}` in the `Args` of its docstring. To a type
-    checker it takes any arguments.
+    The original function takes an options object and keyword-only parameters. The
+    decorated function takes either an options object or every option as an argument,
+    and the same keyword-only parameters. Its signature lists all options, and their
+    descriptions replace the line `{options}` in the `Args` of its docstring. Type
+    checkers accept any arguments.
 
     Args:
-        options: The options class. Its class method `from_keywords`, or else the class
-            itself, creates the options object from the arguments.
-        order: Options that come first in the signature, in this order.
-        required: Options that a caller must pass, although their flags have defaults.
+        options: Options class. Its class method `from_keywords`, if it has one, creates
+            the options object from the arguments.
+        order: Names of the first options in the signature.
+        required: Names of the options without a default in the signature. Their flags
+            have defaults nevertheless.
     """
 
     def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
         first, *rest = inspect.signature(function).parameters.values()
         del first
         other_names = {parameter.name for parameter in rest}
-        fields = [field for field, _ in option_fields(options)]
+        fields = [field for field, _ in list_options(options)]
         rank_by_name = {name: rank for rank, name in enumerate(order)}
         fields.sort(key=lambda field: rank_by_name.get(field.name, len(order)))
         hints = typing.get_type_hints(options)
         create = getattr(options, "from_keywords", options)
-        accepted = inspect.signature(create).parameters
+        create_params = inspect.signature(create).parameters
         parameters = [
             inspect.Parameter(
                 field.name,
-                accepted[field.name].kind
-                if field.name in accepted
+                create_params[field.name].kind
+                if field.name in create_params
                 else inspect.Parameter.KEYWORD_ONLY,
                 default=inspect.Parameter.empty
                 if field.name in required
@@ -90,7 +91,7 @@ def takes_options(
             )
             for field in fields
         ]
-        var_keywords = [p for p in accepted.values() if p.kind is p.VAR_KEYWORD]
+        var_keywords = [p for p in create_params.values() if p.kind is p.VAR_KEYWORD]
         signature = inspect.Signature(
             [*parameters, *rest, *var_keywords],
             return_annotation=inspect.signature(function).return_annotation,
@@ -108,10 +109,10 @@ def takes_options(
             return function(*args, **kwargs, **others)
 
         call.__signature__ = signature  # type: ignore[attr-defined]
-        arguments = "\n".join(
+        arg_docs = "\n".join(
             f"        {field.name}: {field.metadata['description']}" for field in fields
         )
-        call.__doc__ = (function.__doc__ or "").replace("        {options}", arguments)
+        call.__doc__ = (function.__doc__ or "").replace("        {options}", arg_docs)
         return call
 
     return decorate

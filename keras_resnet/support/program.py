@@ -1,4 +1,4 @@
-"""Start, error reporting and exit of every command."""
+"""Start, error messages and exit of commands."""
 
 import logging
 import os
@@ -16,13 +16,13 @@ from keras_resnet.support.errors import (
     Preempted,
     is_tensorflow_missing,
 )
-from keras_resnet.support.native_logs import filter_native_logs
-from keras_resnet.support.options import option_fields
+from keras_resnet.support.native_logs import filter_cpp_logs
+from keras_resnet.support.options import list_options
 
 Options = TypeVar("Options")
 
-# Flags that this module defines count as flags of the command that calls `define_flags`,
-# so that --helpshort lists them.
+# absl assigns the flags that `add_flags` defines to the module that calls it. Then
+# --helpshort of a command lists them.
 flags.disclaim_key_flags()
 
 
@@ -40,14 +40,14 @@ def run_command(
         main: Function that takes the positional arguments and returns an exit status,
             or `None` for 0. It imports heavy modules itself, so that `--help` and
             errors in flags appear at once.
-        positional: Whether positional arguments are accepted.
+        positional: Whether the command accepts positional arguments.
     """
-    # `bazel run` starts a command in Bazel's folder; this variable has the user's folder.
-    folder = os.environ.pop("BUILD_WORKING_DIRECTORY", None)
-    if folder and ".runfiles" in __file__ and os.path.isdir(folder):
-        os.chdir(folder)
+    # `bazel run` changes the working directory. The variable contains the old one.
+    user_folder = os.environ.pop("BUILD_WORKING_DIRECTORY", None)
+    if user_folder and ".runfiles" in __file__ and os.path.isdir(user_folder):
+        os.chdir(user_folder)
 
-    def guarded(argv: list[str]) -> int | None:
+    def run_main(argv: list[str]) -> int | None:
         if not flags.FLAGS["verbosity"].present:
             absl.logging.set_verbosity(absl.logging.WARNING)
         try:
@@ -76,16 +76,16 @@ def run_command(
             print("interrupted", file=sys.stderr)
             return 130
 
-    app.run(guarded)
+    app.run(run_main)
 
 
 def import_keras() -> None:
     """Imports Keras and TensorFlow, and hides their log lines below warnings."""
     # TensorFlow reads this variable when it is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # A filter, because importing TensorFlow overwrites the level of its logger.
+    # A filter is used because importing TensorFlow overwrites its logger's level.
     logging.getLogger("tensorflow").addFilter(lambda r: r.levelno >= logging.WARNING)
-    with filter_native_logs():
+    with filter_cpp_logs():
         import keras  # noqa: F401
 
 
@@ -99,13 +99,13 @@ def exit_now(status: int) -> None:
     os._exit(status)
 
 
-def define_flags(options: type) -> None:
+def add_flags(options: type) -> None:
     """Defines a flag for each option of an options class.
 
     Args:
         options: Options class; see `keras_resnet.support.options`.
     """
-    for field, flag_type in option_fields(options):
+    for field, flag_type in list_options(options):
         name = field.name
         default: Any = field.default
         description, minimum = field.metadata["description"], field.metadata["minimum"]
@@ -124,24 +124,24 @@ def define_flags(options: type) -> None:
 def read_flags(options: type[Options]) -> Options:
     """Returns an options object with the values of the flags of its class."""
     values = {
-        field.name: flags.FLAGS[field.name].value for field, _ in option_fields(options)
+        field.name: flags.FLAGS[field.name].value for field, _ in list_options(options)
     }
     return options(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     )
 
 
-def console_script(module: str) -> Callable[[], None]:
-    """Returns an entry point that runs a module as `python -m MODULE` does."""
+def make_console_script(module: str) -> Callable[[], None]:
+    """Returns a function that runs a module as `python -m MODULE` does."""
 
-    def entry_point() -> None:
+    def run_module() -> None:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
 
-    return entry_point
+    return run_module
 
 
-train = console_script("keras_resnet.train")
-evaluate = console_script("keras_resnet.evaluate")
-predict = console_script("keras_resnet.predict")
-convert = console_script("keras_resnet.convert")
-runs = console_script("keras_resnet.runs")
+train = make_console_script("keras_resnet.train")
+evaluate = make_console_script("keras_resnet.evaluate")
+predict = make_console_script("keras_resnet.predict")
+convert = make_console_script("keras_resnet.convert")
+runs = make_console_script("keras_resnet.runs")

@@ -1,4 +1,4 @@
-"""Progress bars."""
+"""Progress bars of long operations."""
 
 import contextlib
 import sys
@@ -15,11 +15,11 @@ def progress_bar(
         description: Name of the activity, such as `"evaluating"`.
         steps: Total number of steps.
         min_steps: Smallest total number of steps for which a bar is shown.
-        unit: `"bytes"` to show steps as a file size with a speed; otherwise empty.
+        unit: `"bytes"` if the steps are bytes. The bar then shows sizes and a speed.
 
     Yields:
-        Function to call after each step, or with the number of steps completed since
-        the last call.
+        Function to call after each step. Its argument is the number of steps since the
+        last call, 1 by default.
     """
     if not sys.stderr.isatty() or steps < min_steps:
         yield lambda count=1: None
@@ -27,19 +27,17 @@ def progress_bar(
     from rich import progress
     from rich.console import Console
 
-    count_columns: tuple[progress.ProgressColumn, ...] = (
-        progress.MofNCompleteColumn(),
-    )
+    columns: tuple[progress.ProgressColumn, ...] = (progress.MofNCompleteColumn(),)
     if unit == "bytes":
-        count_columns = (progress.DownloadColumn(), progress.TransferSpeedColumn())
+        columns = (progress.DownloadColumn(), progress.TransferSpeedColumn())
     bar = progress.Progress(
         progress.TextColumn("{task.description}"),
         progress.BarColumn(),
-        *count_columns,
+        *columns,
         progress.TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # Keep output in a redirected file.
+        redirect_stdout=sys.stdout.isatty(),  # Redirected output must stay in its file.
     )
     with bar:
         task = bar.add_task(description, total=steps)

@@ -10,22 +10,22 @@ def format_table(rows: Iterable[Sequence[str]], left: Collection[int] = (0,)) ->
     """Returns rows as text with aligned columns, two spaces apart.
 
     Args:
-        rows: Rows of equal length. The first row is usually the header.
+        rows: Rows with the same number of cells. The first one is usually the header.
         left: Indices of the left-aligned columns. The others are right-aligned.
     """
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if number in left else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.ljust(width) if index in left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows
     )
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> str:
-    """Returns rows as CSV with a header.
+    """Returns rows as CSV text with a header.
 
     Args:
         rows: Dicts from column names to values. A missing value becomes an empty cell.

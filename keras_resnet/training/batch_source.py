@@ -24,62 +24,65 @@ class BatchSource:
         """Returns an iterator whose next batch is the batch of `step`.
 
         Args:
-            step: Step, counted from 0. The caller must have taken all batches before
-                `step` from the previous iterator, except after `replace_damaged`.
+            step: Step, counted from 0. The caller must have taken all earlier batches
+                from the previous iterator, unless it has called `replace_damaged`.
 
         Returns:
-            The iterator, and the step at which it ends. The batches from that step on
-            have images of another size.
+            The iterator, and the step before which it ends. At that step the image size
+            changes or the run ends.
         """
         if self._batches is None or step == self._end:
-            size, self._end = self._size_at(step)
-            batches = self._run.batches(self._images, size).dataset(step, self._end)
+            size, self._end = self._find_size(step)
+            batches = self._run.get_batches(self._images, size).dataset(step, self._end)
             self._batches = iterate_batches(self._run.strategy, batches)
         return self._batches, self._end
 
-    def _size_at(self, step: int) -> tuple[int | None, int]:
-        """Returns the image size of a step, and the step at which the size changes."""
-        sizes, total = self._run.spec.recipe.sizes, self._run.total_steps
+    def _find_size(self, step: int) -> tuple[int | None, int]:
+        """Returns the image size of a step, and the step at which the size changes.
+
+        The size is in pixels. `None` stands for the size of the network's input.
+        """
+        sizes, total_steps = self._run.spec.recipe.sizes, self._run.total_steps
         if not sizes:
-            return None, total
-        part = step * len(sizes) // total
-        return sizes[part], -(-(part + 1) * total // len(sizes))
+            return None, total_steps
+        index = step * len(sizes) // total_steps
+        return sizes[index], -(-(index + 1) * total_steps // len(sizes))
 
     def replace_damaged(self, step: int, error: tf.errors.OpError) -> None:
-        """Replaces those images of a step that cannot be decoded.
+        """Replaces the images of a step that cannot be decoded.
 
         Args:
-            step: Step that failed. `batches_from` must be called with it next.
-            error: Error of the step, which is raised again if no image is damaged.
+            step: Step that failed. The next call of `batches_from` must pass this step.
+            error: Error of the step. It is raised again if no image is damaged.
 
         Raises:
             InputError: If too many images are damaged.
         """
-        images, preprocessing = self._images.train, self._run.preprocessing
-        train = replace_damaged(images, preprocessing, self._image_indices(step), error)
+        split, preprocessing = self._images.train, self._run.preprocessing
+        train = replace_damaged(split, preprocessing, self._find_indices(step), error)
         self._images = dataclasses.replace(self._images, train=train)
         self._batches = None
 
     def refuse_damaged(self, step: int) -> None:
         """Raises an `InputError` with the names of a step's damaged images, if any."""
-        split = self._images.train.take(self._image_indices(step))
+        split = self._images.train.take(self._find_indices(step))
         refuse_damaged(split, self._run.preprocessing)
 
-    def _image_indices(self, step: int) -> np.ndarray:
-        return self._run.batches(self._images).find_step_indices(step)
+    def _find_indices(self, step: int) -> np.ndarray:
+        return self._run.get_batches(self._images).find_step_indices(step)
 
     def draw_first_batch(self) -> tuple[tf.Tensor, bytes] | None:
         """Draws the first training batch after augmentation.
 
         Returns:
-            The images, uint8 (n, height, width, channels), and a PNG of them; or `None`
-            if an image cannot be decoded, which the first step reports.
+            The images, uint8 (n, height, width, channels), and a figure of them as PNG.
+            `None` if an image cannot be decoded; the first step then reports the error.
         """
-        size, _ = self._size_at(0)
-        first = self._run.batches(self._images, size).dataset(0, 1)
+        size, _ = self._find_size(0)
+        dataset = self._run.get_batches(self._images, size).dataset(0, 1)
         try:
-            images, labels, _ = next(iter(first))
+            images, labels, _ = next(iter(dataset))
         except tf.errors.OpError:
             return None
-        names = self._images.classes
-        return images, draw_batch(images.numpy(), labels.numpy(), names)
+        class_names = self._images.classes
+        return images, draw_batch(images.numpy(), labels.numpy(), class_names)

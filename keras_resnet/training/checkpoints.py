@@ -1,9 +1,10 @@
 """Training checkpoints, from which an interrupted run resumes exactly.
 
 A checkpoint is a `tf.train.Checkpoint` with the weights, the optimizer's variables, the
-averaged weights and the sums of the epoch so far. `Progress` adds the number of steps
-and the state of the callbacks as JSON. Batches depend only on the seed and the step, so
-they need no state. More than one checkpoint is kept in case the newest is damaged.
+averaged weights and the sums that `Step` adds up in the current epoch. `Progress` adds
+the number of steps and the state of the callbacks as JSON. Batches depend only on the
+seed and the step, so they need no state. Older checkpoints are kept in case the newest
+one is damaged.
 """
 
 import base64
@@ -21,9 +22,9 @@ from keras_resnet.support import InputError, first_line
 from keras_resnet.training.step import Step
 
 # Version of the JSON text that `Progress` writes.
-FORMAT = 1
+FORMAT_VERSION = 1
 
-# Errors that TensorFlow raises for damaged checkpoints and for those of other networks.
+# Errors that TensorFlow raises for a damaged checkpoint or one of another network.
 _DAMAGE = (tf.errors.OpError, AssertionError, RuntimeError, ValueError, LookupError)
 
 
@@ -34,45 +35,45 @@ class Progress(tf.train.experimental.PythonState):
         super().__init__()
         self.step = 0
         self._callbacks = callbacks
-        self._restored: list[dict[str, Any]] = []
+        self._restored_states: list[dict[str, Any]] = []
 
     def serialize(self) -> str:
         states = []
         for callback in self._callbacks:
             items = vars(callback).items()
-            attributes = {k: v for k, v in items if k != "params" and _is_plain(v)}
+            attributes = {k: v for k, v in items if k != "params" and _is_saveable(v)}
             states.append({"class": type(callback).__name__, "state": attributes})
-        state = {"format": FORMAT, "step": self.step, "callbacks": states}
+        state = {"format": FORMAT_VERSION, "step": self.step, "callbacks": states}
         return json.dumps(state, default=_encode)
 
     def deserialize(self, string_value: str) -> None:
         state = json.loads(string_value, object_hook=_decode)
-        self.step, self._restored = state["step"], state["callbacks"]
+        self.step, self._restored_states = state["step"], state["callbacks"]
 
     def restore_callbacks(self) -> None:
-        """Restores the callbacks' attributes, after `on_epoch_begin` has reset some."""
-        for callback, saved in zip(self._callbacks, self._restored, strict=True):
-            vars(callback).update(saved["state"])
+        """Restores callback attributes, after `on_epoch_begin`, which resets some."""
+        for callback, state in zip(self._callbacks, self._restored_states, strict=True):
+            vars(callback).update(state["state"])
 
     def check_callbacks(self) -> None:
         """Raises an `InputError` if the checkpoint was written with other callbacks."""
-        old_names = [saved["class"] for saved in self._restored]
+        old_names = [state["class"] for state in self._restored_states]
         new_names = [type(callback).__name__ for callback in self._callbacks]
         if old_names != new_names:
             raise InputError(
-                "A run must resume with the callbacks that it began with, "
+                "A run must resume with the callbacks that it began with: "
                 f"{', '.join(old_names)}. Received: {', '.join(new_names)}"
             )
 
 
-def _is_plain(value: Any) -> bool:
-    """Returns whether a checkpoint saves a callback's attribute of this value."""
+def _is_saveable(value: Any) -> bool:
+    """Returns whether checkpoints save a callback attribute that has this value."""
     if isinstance(value, dict):
-        return all(isinstance(k, str) and _is_plain(v) for k, v in value.items())
+        return all(isinstance(k, str) and _is_saveable(v) for k, v in value.items())
     if isinstance(value, list):
-        return all(map(_is_plain, value))
-    numbers = int | float | np.ndarray | np.integer | np.floating | np.bool_
-    return value is None or isinstance(value, str | numbers)
+        return all(map(_is_saveable, value))
+    number_types = int | float | np.ndarray | np.integer | np.floating | np.bool_
+    return value is None or isinstance(value, str | number_types)
 
 
 def _encode(array: np.ndarray | np.generic) -> Any:
@@ -85,12 +86,12 @@ def _encode(array: np.ndarray | np.generic) -> Any:
 def _decode(value: dict[str, Any]) -> Any:
     if value.keys() != {"array", "dtype", "shape"}:
         return value
-    content = np.frombuffer(base64.b64decode(value["array"]), value["dtype"])
-    return content.reshape(value["shape"]).copy()
+    array = np.frombuffer(base64.b64decode(value["array"]), value["dtype"])
+    return array.reshape(value["shape"]).copy()
 
 
 class Checkpoints:
-    """Writes and reads the checkpoints of a run, and keeps the newest `keep` of them.
+    """Writes and reads the checkpoints of a run; keeps the newest `max_to_keep`.
 
     Raises:
         InputError: If TensorFlow's list of checkpoints is damaged.
@@ -102,7 +103,7 @@ class Checkpoints:
         network: keras.Model,
         step: Step,
         progress: Progress,
-        keep: int = 2,
+        max_to_keep: int = 2,
     ) -> None:
         self._directory, self._progress = directory, progress
         variables = [*network.variables, *network.optimizer.variables]
@@ -115,42 +116,42 @@ class Checkpoints:
         list_path = os.path.join(directory, "checkpoint")
         try:
             self._manager = tf.train.CheckpointManager(
-                checkpoint, directory, max_to_keep=keep, checkpoint_name="step"
+                checkpoint, directory, max_to_keep=max_to_keep, checkpoint_name="step"
             )
             has_checkpoints = bool(self._manager.checkpoints)
-        except ValueError:  # The list is empty.
+        except ValueError:  # Raised if the list is an empty file.
             has_checkpoints = False
         if os.path.exists(list_path) and not has_checkpoints:
             raise InputError(
-                f"{list_path}, which lists the checkpoints, is damaged; remove "
-                f"{directory} to start the run again"
+                f"The list of checkpoints {list_path} is damaged. Remove {directory} "
+                "to start the run again"
             )
 
     def save(self, step: int) -> None:
-        """Writes a checkpoint. Older ones are deleted only after it is complete."""
+        """Writes a checkpoint, and then deletes the oldest of too many checkpoints."""
         try:
             self._manager.save(step)
         except tf.errors.OpError as error:
             raise OSError(
-                f"Could not write a checkpoint to {self._directory}; the previous one "
-                f"is intact: {error.message.splitlines()[0]}"
+                f"Could not write a checkpoint to {self._directory}. The earlier ones "
+                f"are intact. Cause: {error.message.splitlines()[0]}"
             ) from error
 
-    def newest(self) -> str | None:
+    def find_newest(self) -> str | None:
         """Returns the path of the newest checkpoint, or `None` if there is none."""
         paths = reversed(self._manager.checkpoints)
         return next((path for path in paths if os.path.exists(f"{path}.index")), None)
 
     def restore(self) -> bool:
-        """Restores the newest intact checkpoint; returns whether there is one.
+        """Restores the newest intact checkpoint; returns whether any checkpoint exists.
 
         Raises:
-            InputError: If all checkpoints are damaged, or if one is of another run.
+            InputError: If no checkpoint is intact, or if one belongs to another run.
         """
         paths = self._manager.checkpoints
         for path in reversed(paths):
             try:
-                self._read(path)
+                self._restore_from(path)
                 return True
             except InputError:
                 raise
@@ -158,26 +159,27 @@ class Checkpoints:
                 reason = first_line(error)
                 if path == paths[0]:
                     raise InputError(
-                        f"The checkpoint {path} is damaged or of another network, and "
-                        f"no earlier one is intact; remove {self._directory} to start "
-                        f"the run again ({reason})"
+                        f"The checkpoint {path} is damaged or belongs to another "
+                        "network, and no earlier checkpoint is intact. Remove "
+                        f"{self._directory} to start the run again. Cause: {reason}"
                     ) from error
                 print(
-                    f"The checkpoint {path} is damaged; taking an older one ({reason})",
+                    f"The checkpoint {path} is damaged; an older checkpoint is tried. "
+                    f"Cause: {reason}",
                     file=sys.stderr,
                 )
         return False
 
-    def _read(self, path: str) -> None:
+    def _restore_from(self, path: str) -> None:
         key = "progress/.ATTRIBUTES/py_state"
         reader = tf.train.load_checkpoint(path)
         if not reader.has_tensor(key):
             raise InputError(f"The checkpoint {path} was not written by keras_resnet")
         format_number = json.loads(reader.get_tensor(key)).get("format", 1)
-        if format_number > FORMAT:
+        if format_number > FORMAT_VERSION:
             raise InputError(
                 f"The checkpoint {path} has format {format_number}, from a newer "
-                f"keras_resnet; this version reads formats up to {FORMAT}"
+                f"keras_resnet. This version reads formats up to {FORMAT_VERSION}"
             )
         self._manager.checkpoint.restore(path).expect_partial().assert_consumed()
         self._progress.check_callbacks()

@@ -1,4 +1,4 @@
-"""Loss and accuracy of a training epoch: reading, checking and printing them."""
+"""Loss and accuracy during a training epoch, and progress lines."""
 
 import math
 import time
@@ -9,16 +9,16 @@ import keras
 from keras_resnet.training.checkpoints import Checkpoints
 from keras_resnet.training.step import Step
 
-# Minimum time between two reads of the sums, in seconds. A read waits for the device.
+# Minimum seconds between two reads of `Step.sums`. A read waits for the device.
 READING_INTERVAL = 0.1
 
 
 class EpochLog:
-    """Mean training loss and accuracy of an epoch up to now.
+    """Mean training loss and accuracy over the steps of an epoch so far.
 
     Args:
-        step: Training step, whose sums are read.
-        checkpoints: Checkpoints of the run, which error messages refer to.
+        step: Training step. Its `sums` are read.
+        checkpoints: Checkpoints of the run. Error messages name the newest one.
         first_step: Number of steps of the run before this epoch.
     """
 
@@ -27,39 +27,39 @@ class EpochLog:
         self._first_step, self._read_at = first_step, -math.inf
         self._logs: dict[str, float] = {}
 
-    def recent(self) -> dict[str, float]:
-        """Returns logs that are at most READING_INTERVAL seconds old."""
+    def read_recent(self) -> dict[str, float]:
+        """Returns the last result of `read`, or a new one after `READING_INTERVAL`."""
         if time.monotonic() - self._read_at > READING_INTERVAL:
             self.read()
         return self._logs
 
     def read(self) -> dict[str, float]:
-        """Waits for the device, then returns the logs up to the last step.
+        """Returns a dict with the mean "loss" and "accuracy"; waits for the device.
 
         Raises:
             FloatingPointError: If the loss of a step is not finite.
         """
-        loss, num_correct, count, finite_steps = self._step.sums.numpy().tolist()
+        loss, num_correct, num_images, num_finite = self._step.sums.numpy().tolist()
         if not math.isfinite(loss):
-            rate = current_learning_rate(self._step.optimizer)
+            rate = read_learning_rate(self._step.optimizer)
             raise FloatingPointError(
-                f"The loss of step {self._first_step + int(finite_steps) + 1} is not "
-                f"finite, at a learning rate of about {rate:.3g}; "
+                f"The loss of step {self._first_step + int(num_finite) + 1} is not "
+                f"finite. The learning rate is about {rate:.3g}; "
                 f"{describe_last_checkpoint(self._checkpoints)}"
             )
         self._read_at = time.monotonic()
-        self._logs = {"loss": loss / count, "accuracy": num_correct / count}
+        self._logs = {"loss": loss / num_images, "accuracy": num_correct / num_images}
         return self._logs
 
 
-def current_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
+def read_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
     """Returns the learning rate of the next step."""
     return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
 
 
 def describe_last_checkpoint(checkpoints: Checkpoints) -> str:
-    """Returns the end of an error message, which names the last checkpoint."""
-    path = checkpoints.newest()
+    """Returns text for error messages: the newest checkpoint, and a suggestion."""
+    path = checkpoints.find_newest()
     clause = f"the last good checkpoint is {path}" if path else "no checkpoint exists"
     return f"{clause}. A lower learning_rate may help"
 
@@ -71,7 +71,7 @@ def format_epoch(
     images_per_second: float,
     seconds_left: float,
 ) -> str:
-    """Returns the progress line of an epoch; `epoch` is counted from 1."""
+    """Returns the progress line of an epoch. `epoch` is counted from 1."""
     values = " - ".join(f"{name}: {value:.4f}" for name, value in logs.items())
     return (
         f"epoch {epoch}/{epochs} - {values} - {images_per_second:.0f} images/s - "
@@ -80,7 +80,7 @@ def format_epoch(
 
 
 def format_duration(seconds: float) -> str:
-    """Returns a duration as text, such as 3:05 (minutes) or 2:03:05 (hours)."""
+    """Formats a duration as minutes:seconds or hours:minutes:seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

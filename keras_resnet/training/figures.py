@@ -15,19 +15,19 @@ MAX_IMAGES, IMAGES_PER_ROW = 32, 8
 
 
 def draw_curves(rows: Sequence[dict[str, float]]) -> bytes:
-    """Draws loss and error from rows of `metrics.csv`, like the paper's Figure 6."""
+    """Plots loss and error over the epochs from the rows of `metrics.csv`."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    figure = Figure(figsize=(9, 3.6), layout="constrained")  # Like the paper's Fig. 6.
+    loss_ax, error_ax = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
     for prefix, label, style in (("", "training", "--"), ("val_", "validation", "-")):
-        left.plot(epochs, [row[f"{prefix}loss"] for row in rows], style, label=label)
-        error = [100 * (1 - row[f"{prefix}accuracy"]) for row in rows]
-        right.plot(epochs, error, style, label=label)
-    left.set(xlabel="epoch", ylabel="cross-entropy loss", yscale="log")
-    right.set(xlabel="epoch", ylabel="error (%)")
-    right.set_ylim(0, max(2.0, min(100.0, 3 * max(error[len(error) // 4 :]))))
+        loss_ax.plot(epochs, [row[f"{prefix}loss"] for row in rows], style, label=label)
+        errors = [100 * (1 - row[f"{prefix}accuracy"]) for row in rows]
+        error_ax.plot(epochs, errors, style, label=label)
+    loss_ax.set(xlabel="epoch", ylabel="cross-entropy loss", yscale="log")
+    error_ax.set(xlabel="epoch", ylabel="error (%)")
+    error_ax.set_ylim(0, max(2.0, min(100.0, 3 * max(errors[len(errors) // 4 :]))))
     return _finish_plots(figure)
 
 
@@ -40,7 +40,7 @@ def _finish_plots(figure: "Figure") -> bytes:
 
 
 def draw_batch(images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> bytes:
-    """Draws the first images of a training batch with their labels.
+    """Draws the first images of a training batch and their labels.
 
     Args:
         images: uint8, (batch, height, width, channels).
@@ -52,8 +52,8 @@ def draw_batch(images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -
     count = min(len(images), MAX_IMAGES)
     rows = -(-count // IMAGES_PER_ROW)
     figure = Figure(figsize=(12, 1.75 * rows + 0.1), layout="constrained")
-    grid = figure.subplots(rows, IMAGES_PER_ROW, squeeze=False)
-    for i, axes in enumerate(grid.flat):
+    all_axes = figure.subplots(rows, IMAGES_PER_ROW, squeeze=False)
+    for i, axes in enumerate(all_axes.flat):
         axes.axis("off")
         if i < count:
             axes.imshow(images[i].squeeze(), cmap="gray", vmin=0, vmax=255)
@@ -62,7 +62,7 @@ def draw_batch(images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -
 
 
 def _format_label(label: np.ndarray, classes: Sequence[str]) -> str:
-    """Returns the name of the class, or of the two largest ones for a mixed image."""
+    """Returns the class name, or the two most probable classes of a mixed image."""
     if label.ndim == 0:
         return classes[int(label)]
     first, second = np.argsort(-label, kind="stable")[:2]
@@ -73,7 +73,7 @@ def _format_label(label: np.ndarray, classes: Sequence[str]) -> str:
 
 
 def draw_rates(rates: Sequence[float], losses: Sequence[float], best: float) -> bytes:
-    """Draws the result of a learning-rate range test.
+    """Plots the result of a learning-rate range test.
 
     Args:
         rates: Learning rates in ascending order.

@@ -1,9 +1,9 @@
 """The training loop, for one or several devices and workers.
 
-`Model.fit` is not used. In Keras 3 it fails for several workers, and for several
-replicas with XLA or with several steps per execution. After an interruption it repeats
-the whole epoch. This loop runs the step through `strategy.run` and calls ordinary Keras
-callbacks. It resumes in the middle of an epoch, and no step is lost or repeated.
+`Model.fit` is not used. In Keras 3, `fit` fails for several workers, and for several
+replicas with XLA or with several steps per execution. After an interruption, `fit`
+repeats the whole epoch. This loop runs the step through `strategy.run`, calls ordinary
+Keras callbacks, and resumes within an epoch without losing or repeating a step.
 """
 
 import math
@@ -20,9 +20,9 @@ from keras_resnet.training.batch_source import BatchSource
 from keras_resnet.training.checkpoints import Checkpoints, Progress
 from keras_resnet.training.epoch_log import (
     EpochLog,
-    current_learning_rate,
     describe_last_checkpoint,
     format_epoch,
+    read_learning_rate,
 )
 from keras_resnet.training.preparation import Run
 from keras_resnet.training.validation import Validation
@@ -34,7 +34,7 @@ STOP_CHECK_INTERVAL = 10
 
 
 class Loop:
-    """Takes the steps, calls the callbacks and writes the checkpoints of a run."""
+    """Runs the training steps, calls the callbacks and writes the checkpoints."""
 
     def __init__(
         self, run: Run, callbacks: list[keras.callbacks.Callback], workers: WorkerGroup
@@ -65,7 +65,7 @@ class Loop:
             ConnectionError: If the connection to another worker is lost.
         """
         run, progress = self._run, self._progress
-        callbacks = self._callback_list(verbose)
+        callbacks = self._make_callback_list(verbose)
         callbacks.on_train_begin()
         run.network.stop_training = False
         is_resumed = self._checkpoints.restore()
@@ -75,9 +75,8 @@ class Loop:
             if self._workers.is_chief:
                 self._draw_first_batch()
         elif verbose:
-            print(
-                f"Resuming after step {progress.step} of {run.total_steps}.", flush=True
-            )
+            total = run.total_steps
+            print(f"Resuming after step {progress.step} of {total}.", flush=True)
         with self._stop_flag.set_by_sigterm():
             try:
                 self._train_epochs(callbacks, verbose)
@@ -86,7 +85,7 @@ class Loop:
                 callbacks.on_train_end()
                 raise Preempted(
                     f"Stopped by SIGTERM after step {progress.step} of "
-                    f"{run.total_steps}; the same command resumes"
+                    f"{run.total_steps}. The same command resumes the run"
                 ) from None
             except tf.errors.OpError as error:
                 if self._workers.count > 1 and is_lost_worker_error(error):
@@ -98,10 +97,10 @@ class Loop:
                 raise
         callbacks.on_train_end()
 
-    def _callback_list(self, verbose: int) -> CallbackList:
+    def _make_callback_list(self, verbose: int) -> CallbackList:
         run = self._run
-        # Checkpoints do not contain the state of TensorBoard, since a resumed run may
-        # enable or disable it.
+        # Checkpoints do not contain the state of the TensorBoard callback, since a
+        # resumed run may enable or disable TensorBoard.
         callbacks = list(self._callbacks)
         if run.spec.execution.tensorboard and self._workers.is_chief:
             callbacks.append(keras.callbacks.TensorBoard(run.tensorboard_dir))
@@ -116,10 +115,10 @@ class Loop:
 
     def _draw_first_batch(self) -> None:
         """Writes a figure of the first batch, after augmentation, to the run folder."""
-        run, drawing = self._run, self._source.draw_first_batch()
-        if drawing is None:
+        run, first_batch = self._run, self._source.draw_first_batch()
+        if first_batch is None:
             return
-        images, figure = drawing
+        images, figure = first_batch
         write_file(os.path.join(run.model_dir, "augmented.png"), figure)
         if run.spec.execution.tensorboard:
             with tf.summary.create_file_writer(run.tensorboard_dir).as_default():
@@ -128,9 +127,8 @@ class Loop:
     def _train_epochs(self, callbacks: CallbackList, verbose: int) -> None:
         run, progress, network = self._run, self._progress, self._run.network
         is_resumed = progress.step > 0
-        for epoch in range(
-            max(0, progress.step - 1) // run.steps_per_epoch, run.epochs
-        ):
+        first_epoch = max(0, progress.step - 1) // run.steps_per_epoch
+        for epoch in range(first_epoch, run.epochs):
             callbacks.on_epoch_begin(epoch)
             if is_resumed:
                 progress.restore_callbacks()
@@ -146,23 +144,23 @@ class Loop:
             if verbose == 2:
                 steps = progress.step - first_step
                 speed = steps * run.spec.recipe.batch_size / seconds
-                remaining = (run.total_steps - progress.step) * seconds / max(1, steps)
-                line = format_epoch(epoch + 1, run.epochs, logs, speed, remaining)
+                time_left = (run.total_steps - progress.step) * seconds / max(1, steps)
+                line = format_epoch(epoch + 1, run.epochs, logs, speed, time_left)
                 print(line, flush=True)
             if network.stop_training:
                 break
 
     def _train_epoch(self, epoch: int, callbacks: CallbackList) -> dict[str, float]:
-        """Takes the remaining steps of an epoch; returns its training logs."""
+        """Runs the remaining steps of an epoch; returns its mean loss and accuracy."""
         run, progress = self._run, self._progress
         first_step = epoch * run.steps_per_epoch
-        end = min(first_step + run.steps_per_epoch, run.total_steps)
+        end_step = min(first_step + run.steps_per_epoch, run.total_steps)
         log = EpochLog(self.step, self._checkpoints, first_step)
-        while progress.step < end:
+        while progress.step < end_step:
             batch = progress.step - first_step
             callbacks.on_train_batch_begin(batch)
-            count = self._take_steps(first_step, end)
-            callbacks.on_train_batch_end(batch + count - 1, log.recent())
+            count = self._take_steps(first_step, end_step)
+            callbacks.on_train_batch_end(batch + count - 1, log.read_recent())
             # A single worker stops at once, as in `fit`. Several workers stop together
             # after the epoch, since a callback may stop only some of them.
             if run.network.stop_training and self._workers.count == 1:
@@ -176,18 +174,18 @@ class Loop:
         self._check_weights()
         return logs
 
-    def _take_steps(self, first_step: int, end: int) -> int:
-        """Takes one or several steps in one call; returns their number.
+    def _take_steps(self, first_step: int, end_step: int) -> int:
+        """Runs one or several training steps in one call; returns their number.
 
-        Steps `first_step` to `end - 1` of the run belong to the current epoch. One call
-        does not go beyond the epoch, a change of the image size, or a checkpoint.
+        Steps `first_step` to `end_step - 1` belong to the current epoch. One call does
+        not continue past the epoch, a change of the image size, or a checkpoint.
         """
         progress, execution = self._progress, self._run.spec.execution
         batches, batches_end = self._source.batches_from(progress.step)
         interval = execution.checkpoint_every
         count = min(
             execution.steps_per_execution,
-            min(end, batches_end) - progress.step,
+            min(end_step, batches_end) - progress.step,
             interval - progress.step % interval,
         )
         if self._workers.count > 1:
@@ -208,9 +206,9 @@ class Loop:
         return count
 
     def _must_stop(self, count: int) -> bool:
-        """Returns whether the run ends now, `count` steps after the last call.
+        """Returns whether the run must stop now, `count` steps after the last check.
 
-        Several workers read the shared stop flag, so that all end after the same step.
+        Several workers read the shared stop flag, so that all stop after the same step.
         """
         if self._workers.count == 1:
             return self._stop_flag.is_set
@@ -220,14 +218,14 @@ class Loop:
     def _finish_epoch(
         self, epoch: int, logs: dict[str, float], callbacks: CallbackList
     ) -> dict[str, float]:
-        """Evaluates the network after an epoch; returns all logs of the epoch."""
+        """Evaluates the network after an epoch; returns `logs` with the new metrics."""
 
         def check_stop() -> None:
             if self._stop_flag.is_set and self._workers.count == 1:
                 raise StopRequested
 
-        with self.step.averaged_weights():
-            rate = current_learning_rate(self._run.network.optimizer)
+        with self.step.load_averaged_weights():
+            rate = read_learning_rate(self._run.network.optimizer)
             logs = {**logs, **self._validation(check_stop), "learning_rate": rate}
             if math.isnan(logs["val_loss"]):  # Large weights make activations overflow.
                 raise FloatingPointError(

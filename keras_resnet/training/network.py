@@ -1,4 +1,4 @@
-"""Construction of the network of a run, with random or with given weights."""
+"""Construction of a run's network, with random or loaded weights."""
 
 import dataclasses
 import sys
@@ -14,7 +14,7 @@ from keras_resnet.data import (
     load_views,
     replace_damaged,
 )
-from keras_resnet.nets import Head, build_network, channel_axis, layers_with_stages
+from keras_resnet.nets import Head, build_network, channel_axis, pair_layers_with_stages
 from keras_resnet.spec import STRIDE_FROM_WEIGHTS, RunSpec
 from keras_resnet.support import InputError
 from keras_resnet.weights import Checkpoint, Origin, find_pixel_format
@@ -30,11 +30,11 @@ def make_network(
     preprocessing: Preprocessing,
     checkpoint: Checkpoint | None,
 ) -> tuple[keras.Model, Dataset]:
-    """Makes the network of a run. Its first layer normalises raw pixels.
+    """Makes the network of a run. The first layer of the network normalises pixels.
 
     Returns:
-        The network; and the dataset. If images for the pixel statistics are damaged,
-        they are replaced in this dataset.
+        The network, and the dataset. Damaged images that are found while the pixel
+        statistics are computed are replaced in this dataset.
 
     Raises:
         InputError: If the weights do not fit the network.
@@ -45,18 +45,18 @@ def make_network(
         network, images = _make_from_scratch(spec, images, preprocessing)
     # Frozen `BatchNormalization` layers use their moving statistics in training too,
     # and do not update them.
-    for layer, number in layers_with_stages(network):
-        if f"conv{number}" in spec.freeze:
+    for layer, stage in pair_layers_with_stages(network):
+        if f"conv{stage}" in spec.freeze:
             layer.trainable = False
     pixels = find_pixel_format(network)
-    assert pixels is not None  # The first layer normalises.
+    assert pixels is not None  # The first layer normalises pixels.
     is_square = preprocessing.height == preprocessing.width
     pixels = pixels._replace(
         crop=preprocessing.crop,
         interpolation=preprocessing.interpolation,
         size=preprocessing.height if is_square else None,
     )
-    # Saved files contain the origin: preprocessing, class names and variant.
+    # Saved files contain `origin`: preprocessing, class names and variant.
     network.origin = Origin("", pixels, images.classes, spec.model)
     # The saved network is compiled, so that users can call `evaluate` and `fit`.
     network.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
@@ -87,7 +87,7 @@ def _make_from_weights(
 ) -> keras.Model:
     if checkpoint.origin.pixels is None:
         raise InputError(
-            "The weights must come with their pixel normalisation; pass a .keras file. "
+            "The weights must include their pixel normalisation. Use a .keras file. "
             f"Received: weights={spec.weights!r}"
         )
     network = ResNet(
@@ -101,14 +101,14 @@ def _make_from_weights(
         stochastic_depth=spec.recipe.stochastic_depth,
     )
     old_classes, classes = checkpoint.origin.classes, images.classes
-    if checkpoint.classes == len(classes) and old_classes is None:
+    if checkpoint.num_classes == len(classes) and old_classes is None:
         print(
-            f"{checkpoint.origin.source} does not name its {len(classes)} classes; the "
-            "head keeps its weights",
+            f"{checkpoint.origin.source} does not name its {len(classes)} classes. The "
+            "head keeps the loaded weights",
             file=sys.stderr,
         )
     # The class names differ, so the head is trained from random weights.
-    elif checkpoint.classes == len(classes) and old_classes != classes:
+    elif checkpoint.num_classes == len(classes) and old_classes != classes:
         head = network.get_layer("predictions")
         head.kernel.assign(head.kernel_initializer(head.kernel.shape))
         head.bias.assign(keras.ops.zeros_like(head.bias))

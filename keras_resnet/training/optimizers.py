@@ -10,20 +10,20 @@ from keras import ops
 from keras_resnet.spec import Recipe
 from keras_resnet.support import InputError
 
-# A constant learning rate, or a schedule of the step.
+# A constant learning rate, or a function from the step to a learning rate.
 Schedule: TypeAlias = float | keras.optimizers.schedules.LearningRateSchedule
 Gradients = list[tuple[tf.Tensor, keras.Variable]]
 
-# Number of first steps with a tenth of the learning rate, if `careful_start` is set.
+# Number of initial steps at a tenth of the learning rate if `careful_start` is set.
 # Section 4.2 of the paper: "about 400 iterations".
 CAREFUL_STEPS = 400
 
 
 class _PerVariableOptimizer(keras.optimizers.Optimizer):
-    """Base of both optimizers: a weight decay and a rate multiplier per variable.
+    """Base class for a separate weight decay and learning rate of each variable.
 
     Fine-tuning uses smaller learning rates for early stages, and biases usually have no
-    weight decay. A Keras optimizer has a single learning rate for all variables.
+    weight decay. A Keras optimizer has one learning rate for all variables.
     """
 
     def build_per_variable(
@@ -32,11 +32,11 @@ class _PerVariableOptimizer(keras.optimizers.Optimizer):
         decays: Iterable[float],
         multipliers: Iterable[float],
     ) -> None:
-        """Builds the optimizer; `multipliers` are factors of the learning rate."""
+        """Builds the optimizer with a decay and a learning-rate factor per variable."""
         self.build(variables)
         self._decays, self._multipliers = list(decays), list(multipliers)
 
-    def _factors(self, variable: keras.Variable) -> tuple[float, float]:
+    def _get_decay_and_factor(self, variable: keras.Variable) -> tuple[float, float]:
         index = self._get_variable_index(variable)
         return self._decays[index], self._multipliers[index]
 
@@ -49,14 +49,14 @@ class _PerVariableOptimizer(keras.optimizers.Optimizer):
 class SGD(_PerVariableOptimizer, keras.optimizers.SGD):
     """SGD with momentum and coupled weight decay, as in the paper.
 
-    The decay is added to the gradient. Keras's own `weight_decay` is decoupled from it,
-    which is about ten times weaker at momentum 0.9.
+    The decay is added to the gradient. Keras's own `weight_decay` is decoupled from the
+    gradient and therefore about ten times weaker at momentum 0.9.
     """
 
     def update_step(
         self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
     ) -> None:
-        decay, multiplier = self._factors(variable)
+        decay, multiplier = self._get_decay_and_factor(variable)
         if decay:
             gradient = gradient + ops.cast(decay, variable.dtype) * variable
         if multiplier != 1:
@@ -68,14 +68,14 @@ class LAMB(_PerVariableOptimizer, keras.optimizers.Lamb):
     """LAMB (You et al., arXiv:1904.00962), as implemented in timm.
 
     Weight decay is part of the update, as in the paper's Algorithm 2. Keras applies it
-    separately. Variables without weight decay (biases, normalisation) receive the plain
-    update, which is not scaled by the ratio of the norms.
+    separately. The update of variables without weight decay (biases, normalisation) is
+    not scaled by the trust ratio.
     """
 
     def update_step(
         self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
     ) -> None:
-        decay, multiplier = self._factors(variable)
+        decay, multiplier = self._get_decay_and_factor(variable)
         index = self._get_variable_index(variable)
         m, v = self._momentums[index], self._velocities[index]
         gradient = ops.cast(gradient, variable.dtype)
@@ -91,8 +91,8 @@ class LAMB(_PerVariableOptimizer, keras.optimizers.Lamb):
             weight_norm = ops.sqrt(ops.sum(ops.square(variable)))
             update_norm = ops.sqrt(ops.sum(ops.square(update)))
             is_defined = (weight_norm > 0) & (update_norm > 0)
-            ratio = weight_norm / ops.where(is_defined, update_norm, 1)
-            update = ops.where(is_defined, ratio, 1) * update
+            trust_ratio = weight_norm / ops.where(is_defined, update_norm, 1)
+            update = ops.where(is_defined, trust_ratio, 1) * update
         self.assign_sub(variable, learning_rate * update)
 
 
@@ -101,48 +101,49 @@ def make_optimizer(
 ) -> tuple["SGD | LAMB", keras.optimizers.Optimizer]:
     """Makes the optimizer of a recipe.
 
-    With the precision `"mixed_float16"` the loss is scaled, and a step whose gradients
-    overflow is skipped. `rate` replaces the recipe's learning-rate schedule.
+    With the precision `"mixed_float16"`, the optimizer scales the loss and skips steps
+    whose gradients overflow. `rate` replaces the recipe's learning-rate schedule.
 
     Returns:
-        An optimizer to call `build_per_variable` on, and the optimizer that receives
-        the gradients: the same one, or a `LossScaleOptimizer` around it.
+        The SGD or LAMB optimizer, which has `build_per_variable`, and the optimizer
+        that must receive the gradients: the same object or, with `"mixed_float16"`, a
+        `LossScaleOptimizer` around it.
     """
     rate = make_learning_rate(recipe, steps) if rate is None else rate
     if recipe.optimizer == "lamb":
-        base = LAMB(rate, epsilon=1e-6, name="lamb")
+        inner = LAMB(rate, epsilon=1e-6, name="lamb")
     else:
         # The name is fixed because checkpoints contain the names of the slot variables.
-        base = SGD(rate, momentum=recipe.momentum, name="sgd")
+        inner = SGD(rate, momentum=recipe.momentum, name="sgd")
     if precision != "mixed_float16":
-        return base, base
-    return base, keras.optimizers.LossScaleOptimizer(base, name="loss_scale")
+        return inner, inner
+    return inner, keras.optimizers.LossScaleOptimizer(inner, name="loss_scale")
 
 
 def make_learning_rate(recipe: Recipe, steps: int) -> Schedule:
     """Returns the learning-rate schedule of a run with `steps` steps.
 
-    For `"plateau"`, returns the constant that `ReduceLROnPlateau` starts from.
+    For `"plateau"`, returns the learning rate that `ReduceLROnPlateau` starts from.
 
     Raises:
         InputError: If fields of the recipe contradict each other.
     """
     schedules, peak = keras.optimizers.schedules, recipe.learning_rate
-    warmup = min(round(recipe.warmup * steps), steps - 1)
-    if recipe.careful_start and (warmup or recipe.schedule != "steps"):
+    warmup_steps = min(round(recipe.warmup * steps), steps - 1)
+    if recipe.careful_start and (warmup_steps or recipe.schedule != "steps"):
         raise InputError(
             "careful_start requires the schedule 'steps' and no warmup. Received: "
             f"schedule={recipe.schedule!r}, warmup={recipe.warmup}"
         )
     if recipe.schedule == "cosine":
         return schedules.CosineDecay(
-            recipe.warmup_from * peak if warmup else peak,
-            steps - warmup,
-            warmup_target=peak if warmup else None,
-            warmup_steps=warmup,
+            recipe.warmup_from * peak if warmup_steps else peak,
+            steps - warmup_steps,
+            warmup_target=peak if warmup_steps else None,
+            warmup_steps=warmup_steps,
         )
     if recipe.schedule == "plateau":
-        if warmup:
+        if warmup_steps:
             raise InputError(
                 "warmup requires the schedule 'cosine' or 'steps'. Received: "
                 f"warmup={recipe.warmup}, schedule='plateau'"
@@ -154,17 +155,17 @@ def make_learning_rate(recipe: Recipe, steps: int) -> Schedule:
     rates += [peak / 10**drop for drop in range(len(recipe.drops) + 1)]
     if sorted(set(boundaries)) != boundaries:
         raise InputError(
-            "The learning rate must change at ascending steps; train longer, or change "
+            "The learning rate must change at ascending steps. Train longer, or change "
             f"drops or careful_start. Received: changes after {boundaries} of {steps}"
         )
-    return _StepSchedule(boundaries, rates, warmup, recipe)
+    return _StepSchedule(boundaries, rates, warmup_steps, recipe)
 
 
 class _StepSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """A linear warm-up, followed by piecewise constant learning rates.
 
-    Keras's `PiecewiseConstantDecay` changes the rate one step later, and requires at
-    least one change.
+    Keras's `PiecewiseConstantDecay` changes the learning rate one step later than this
+    class, and requires at least one change.
     """
 
     def __init__(

@@ -24,13 +24,13 @@ from keras_resnet.weights import find_pixel_format, open_checkpoint
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run that is ready to be trained.
+    """A training run that is ready to start.
 
     Attributes:
-        spec: Settings of the run, without open defaults.
+        spec: Settings of the run, with all defaults resolved.
         network: Network, built in the scope of `strategy`.
         strategy: Strategy that distributes the steps over devices.
-        images: Dataset, whose `test` is the validation split.
+        images: Dataset. Its `test` is the validation split.
         preprocessing: Conversion of images to the network's input.
         model_dir: Path of the run folder.
     """
@@ -52,7 +52,7 @@ class Run:
 
     @property
     def epochs(self) -> int:
-        """Number of passes over the images. The last one may be partial."""
+        """Number of passes over the training images. The last pass may be partial."""
         return math.ceil(self.total_steps / self.steps_per_epoch)
 
     @property
@@ -65,20 +65,18 @@ class Run:
         return os.path.join(self.model_dir, "tensorboard")
 
     def make_step(self, steps: int, rate: Schedule | None = None) -> Step:
-        """Makes the training step. The arguments are those of `Step`."""
-        spec = self.spec
-        return Step(
-            self.network, self.strategy, spec.recipe, steps, spec.execution, rate
-        )
+        """Makes the training step. `Step` explains the arguments."""
+        spec, network = self.spec, self.network
+        return Step(network, self.strategy, spec.recipe, steps, spec.execution, rate)
 
-    def batches(
+    def get_batches(
         self, images: Dataset | None = None, size: int | None = None
     ) -> TrainingBatches:
         """Returns the training batches of this process.
 
         Args:
-            images: Dataset. Default: the run's.
-            size: Height and width in pixels. Default: those of the network's input.
+            images: Dataset with the training images. Default: the dataset of the run.
+            size: Image height and width in pixels. Default: the network's input size.
         """
         images, preprocessing = images or self.images, self.preprocessing
         if size:
@@ -103,13 +101,13 @@ def prepare_run(
     """Prepares a run; returns `None` if the run has already ended.
 
     Args:
-        options: Options of the user.
+        options: Options that the user passed.
         suffix: Text that is appended to the name of the run folder. A run with a suffix
             is temporary, and an existing folder is not inspected.
-        is_quiet: Whether to print nothing.
+        is_quiet: Whether to suppress all output.
 
     Raises:
-        InputError: If an option cannot be used, or the run folder has other content.
+        InputError: If an option is invalid, or `model_dir` contains something else.
     """
     execution = resolve_execution(options)
     strategy = _start_devices(options, execution)
@@ -120,12 +118,12 @@ def prepare_run(
     if spec.images[1] < workers.count:
         raise InputError(
             "The validation split must have at least one image per worker. "
-            f"Received: {spec.dataset} with {spec.images[1]}"
+            f"Received: {spec.dataset} with {spec.images[1]}, {workers.count} workers"
         )
     model_dir = _choose_folder(options.model_dir, spec) + suffix
     if not suffix and has_ended(model_dir, spec, images.classes):
         if workers.is_chief:
-            remove_leftovers(model_dir, ended=True)
+            remove_leftovers(model_dir, remove_checkpoints=True)
         if not is_quiet:
             print(f"The run in {model_dir} has ended; nothing to do.")
         return None
@@ -139,7 +137,7 @@ def prepare_run(
         network, images = make_network(spec, images, preprocessing, checkpoint)
     run = Run(spec, network, strategy, images, preprocessing, model_dir)
     if workers.is_chief and not is_quiet:
-        print(_describe(run), flush=True)
+        print(_describe_run(run), flush=True)
     return run
 
 
@@ -172,7 +170,7 @@ def _start_devices(options: RunOptions, execution: Execution) -> tf.distribute.S
 
 
 def _choose_folder(model_dir: str | os.PathLike[str] | None, spec: RunSpec) -> str:
-    """Returns the path of the run folder; the default is `runs/MODEL-DATASET`."""
+    """Returns the path of the run folder. Default: `runs/MODEL-DATASET`."""
     if model_dir:
         return os.path.normpath(model_dir)
     source = spec.dataset.partition(":")[2] or spec.dataset
@@ -180,8 +178,8 @@ def _choose_folder(model_dir: str | os.PathLike[str] | None, spec: RunSpec) -> s
     return os.path.join("runs", f"{spec.model}-{name}")
 
 
-def _describe(run: Run) -> str:
-    """Returns the line that is printed before training."""
+def _describe_run(run: Run) -> str:
+    """Returns the line that describes the run and is printed before training."""
     spec, input_shape = run.spec, "x".join(map(str, run.preprocessing.shape))
     details = f", from {spec.weights}" if spec.weights else ""
     details += f", {' '.join(spec.freeze)} frozen" if spec.freeze else ""

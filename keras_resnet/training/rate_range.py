@@ -12,15 +12,15 @@ from keras_resnet.training.figures import draw_rates
 from keras_resnet.training.preparation import Run, prepare_run
 from keras_resnet.training.worker_group import WorkerGroup
 
-# Number of steps, and the learning rates of the first and the last step.
-STEPS, LOWEST, HIGHEST = 100, 1e-5, 10.0
+# Maximum number of steps, and the learning rates of the first and the last step.
+STEPS, LOWEST_RATE, HIGHEST_RATE = 100, 1e-5, 10.0
 
 
 @takes_options(RunOptions)
 def find_learning_rate(options: RunOptions) -> tuple[list[float], list[float], float]:
     """Runs a learning-rate range test.
 
-    The learning rate grows by the same factor at every step, until the loss diverges.
+    The learning rate grows by a constant factor at every step, until the loss diverges.
     The trained weights are discarded. The results are written to `find_lr.csv` and
     `find_lr.png` in a folder whose name is `model_dir` followed by `-find_lr`.
 
@@ -32,11 +32,11 @@ def find_learning_rate(options: RunOptions) -> tuple[list[float], list[float], f
         rate at which the loss fell fastest.
     """
     run = prepare_run(options, suffix="-find_lr", is_quiet=True)
-    assert run is not None  # Only runs without a suffix can have ended.
+    assert run is not None  # It is `None` only for runs without a suffix.
     losses = _measure_losses(run)
     fractions = np.arange(len(losses)) / (STEPS - 1)
-    rates = (LOWEST * (HIGHEST / LOWEST) ** fractions).tolist()
-    best = rates[int(np.argmin(np.gradient(losses, np.log(rates))))]
+    rates = (LOWEST_RATE * (HIGHEST_RATE / LOWEST_RATE) ** fractions).tolist()
+    best_rate = rates[int(np.argmin(np.gradient(losses, np.log(rates))))]
     if WorkerGroup(run.strategy).is_chief:
         rows = [
             {"learning_rate": f"{rate:.6g}", "loss": f"{loss:.6g}"}
@@ -44,28 +44,29 @@ def find_learning_rate(options: RunOptions) -> tuple[list[float], list[float], f
         ]
         os.makedirs(run.model_dir, exist_ok=True)
         write_file(os.path.join(run.model_dir, "find_lr.csv"), to_csv(rows))
-        figure = draw_rates(rates, losses, best)
+        figure = draw_rates(rates, losses, best_rate)
         write_file(os.path.join(run.model_dir, "find_lr.png"), figure)
         print(
-            f"The loss falls fastest at a learning rate of {best:.2g} and is lowest at "
-            f"{rates[int(np.argmin(losses))]:.2g}; see {run.model_dir}/find_lr.png"
+            f"The loss falls fastest at a learning rate of {best_rate:.2g} and is "
+            f"lowest at {rates[int(np.argmin(losses))]:.2g}. "
+            f"Figure: {run.model_dir}/find_lr.png"
         )
-    return rates, losses, best
+    return rates, losses, best_rate
 
 
 def _measure_losses(run: Run) -> list[float]:
-    """Returns the smoothed loss of each step until the loss diverges."""
+    """Returns the smoothed loss of each step, up to the step at which it diverges."""
     schedule = keras.optimizers.schedules.ExponentialDecay(
-        LOWEST, STEPS - 1, HIGHEST / LOWEST
+        LOWEST_RATE, STEPS - 1, HIGHEST_RATE / LOWEST_RATE
     )
     step = run.make_step(STEPS, schedule)
-    batches = iterate_batches(run.strategy, run.batches().dataset(0, STEPS))
+    batches = iterate_batches(run.strategy, run.get_batches().dataset(0, STEPS))
     losses: list[float] = []
     for _ in range(STEPS):
         step.clear_sums()
         step(batches)
-        total, _, count, *_ = step.sums.numpy()
-        loss = total / count
+        loss_sum, _, num_images, *_ = step.sums.numpy()
+        loss = loss_sum / num_images
         if losses:
             loss = 0.8 * losses[-1] + 0.2 * loss
         losses.append(loss)

@@ -1,4 +1,4 @@
-"""Resolution of the user's options into a `RunSpec` and its dataset."""
+"""Conversion of the user's options into a `RunSpec`, and loading of its dataset."""
 
 import dataclasses
 import os
@@ -21,7 +21,7 @@ from keras_resnet.spec import (
     RunSpec,
     Variant,
     allows_flips,
-    default_recipe,
+    choose_recipe,
     find_recipe,
     find_variant,
     replace_fields,
@@ -32,7 +32,7 @@ from keras_resnet.weights import ENDINGS
 
 
 def resolve_execution(options: RunOptions) -> Execution:
-    """Returns the execution settings that the user asks for.
+    """Returns the default execution settings with the user's changes.
 
     Raises:
         InputError: If a setting has an invalid value.
@@ -58,7 +58,7 @@ def resolve_run(
         the conversion of the images to the network's input.
 
     Raises:
-        InputError: If an option cannot be used, or if options contradict each other.
+        InputError: If an option is invalid, or if options contradict each other.
     """
     variant, freeze = find_variant(options.model), options.freeze
     if isinstance(options.dataset, Dataset):
@@ -68,8 +68,8 @@ def resolve_run(
     weights = _resolve_weights(options.weights)
     frozen = parse_stages(freeze, len(variant.blocks)) if freeze else ()
     preprocessing = _choose_preprocessing(variant, images, options.image_size)
-    data_recipe = default_recipe(images.name, photographs=preprocessing.crop < 1)
-    recipe_name = options.recipe or ("finetune" if weights else data_recipe)
+    dataset_recipe = choose_recipe(images.name, has_photographs=preprocessing.crop < 1)
+    recipe_name = options.recipe or ("finetune" if weights else dataset_recipe)
     recipe = _resolve_recipe(recipe_name, options, variant, images)
     if recipe.validation:
         images = hold_out(images, recipe.validation)
@@ -97,7 +97,7 @@ def resolve_run(
 
 
 def _resolve_weights(weights: str | os.PathLike[str] | None) -> str | None:
-    """Returns the absolute path of a file. Names of published weights are unchanged."""
+    """Returns the absolute path of a weights file. Other names are unchanged."""
     if weights is None:
         return None
     weights = os.path.expanduser(os.fspath(weights))
@@ -127,7 +127,7 @@ def _resolve_recipe(
     if changes.get("flip") is None and not allows_flips(images.name):
         changes["flip"] = False
     if changes.get("careful_start") is None and variant.depth < 110:
-        changes["careful_start"] = False  # The paper uses it for deep networks.
+        changes["careful_start"] = False  # Only ResNet-110 needs it in the paper.
     test_crop = changes.get("test_crop")
     if images.shape and test_crop:
         raise InputError(
@@ -140,7 +140,7 @@ def _resolve_recipe(
 
 
 def _check_spec(spec: RunSpec) -> None:
-    """Raises an `InputError` if parts of the run contradict each other."""
+    """Raises an `InputError` if settings of the run contradict each other."""
     recipe, stride = spec.recipe, find_variant(spec.model).stride
     check_batch_size(recipe.batch_size, recipe.count_batch_parts(spec.replicas))
     if min(recipe.sizes, default=stride) < stride:
@@ -158,10 +158,10 @@ def _check_spec(spec: RunSpec) -> None:
 def parse_stages(text: str, count: int) -> tuple[str, ...]:
     """Parses names of stages, such as `"conv1..conv3"` or `"conv1,conv2"`.
 
-    The stem, `conv1`, is followed by `count` more stages.
+    The network has the stages `conv1` (the stem) to `conv{count + 1}`.
 
     Raises:
-        InputError: If the network does not have a named stage.
+        InputError: If the text is malformed or names a stage that does not exist.
     """
     all_stages = [f"conv{number}" for number in range(1, count + 2)]
     stages = set()

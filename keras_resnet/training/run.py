@@ -30,19 +30,20 @@ def train(
     """Trains a network into a run folder, or resumes an interrupted run.
 
     The same call resumes an interrupted run from its last checkpoint, even within an
-    epoch. Its final weights equal those of an uninterrupted run bit for bit. If the run
-    has ended, the call does nothing. For reproducibility, the function sets the global
-    random seed and enables TensorFlow's op determinism (unless `deterministic=False`).
+    epoch. The final weights then equal those of an uninterrupted run bit for bit. If
+    the run has ended, the call does nothing. For reproducibility, the function sets the
+    global random seed and enables TensorFlow's op determinism (unless
+    `deterministic=False`).
 
     All other keywords are fields of `keras_resnet.spec.Recipe` or
     `keras_resnet.spec.Execution`, such as `epochs`, `batch_size`, `label_smoothing` or
-    `precision`. `None` keeps the recipe's value. `dataset` may be a
-    `keras_resnet.data.Dataset` of other images.
+    `precision`. `None` keeps the recipe's value. `dataset` may also be a
+    `keras_resnet.data.Dataset` with other images.
 
     Args:
         {options}
-        callbacks: Keras callbacks. The checkpoints contain those of their attributes
-            that are numbers, strings, arrays, or lists and dicts of these.
+        callbacks: Keras callbacks. Checkpoints save the callback attributes that are
+            numbers, strings, arrays, or lists and dicts of these.
         verbose: 0 for no output, 1 for a progress bar, 2 for one line per epoch.
             Default: 1 on a terminal, otherwise 2.
 
@@ -51,7 +52,7 @@ def train(
         already ended.
 
     Raises:
-        InputError: If an option cannot be used, or the run folder has other content.
+        InputError: If an option is invalid, or `model_dir` contains something else.
         FloatingPointError: If the loss or the weights are not finite.
         Preempted: If SIGTERM was received. A checkpoint has been written.
         ConnectionError: If the connection to another worker is lost.
@@ -69,19 +70,18 @@ def train(
     with contextlib.ExitStack() as stack:
         if is_chief:
             stack.enter_context(open_run_folder(run.model_dir, run.record))
-        loop = Loop(
-            run, [*callbacks, *_make_callbacks(run.spec.recipe), folder], workers
-        )
+        callbacks = [*callbacks, *_make_callbacks(run.spec.recipe), folder]
+        loop = Loop(run, callbacks, workers)
         loop.train(verbose if is_chief else 0)
         if is_chief:
-            with loop.step.averaged_weights():
+            with loop.step.load_averaged_weights():
                 save_network(run.network, os.path.join(run.model_dir, "final.keras"))
-            remove_leftovers(run.model_dir, ended=True)
+            remove_leftovers(run.model_dir, remove_checkpoints=True)
     return folder.rows
 
 
 def _make_callbacks(recipe: Recipe) -> list[keras.callbacks.Callback]:
-    """Returns callbacks for the "plateau" schedule and for early stopping."""
+    """Returns callbacks for the `"plateau"` schedule and for early stopping."""
     callbacks: list[keras.callbacks.Callback] = []
     if recipe.schedule == "plateau":
         plateau = keras.callbacks.ReduceLROnPlateau(

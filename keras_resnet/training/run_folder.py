@@ -5,7 +5,7 @@ augmented.png   images of the first training batch, after augmentation
 metrics.csv     losses and accuracies, one row for each epoch
 curves.png      figure of the losses and errors
 best.keras      network of the epoch with the highest validation accuracy; this
-                accuracy is slightly optimistic, because it selected the epoch
+                accuracy is slightly optimistic, as it is a maximum over the epochs
 final.keras     network at the end of training; exists only if the run has ended
 checkpoints/    training checkpoints, which are deleted when the run has ended
 tensorboard/    event files, if the run has the option `tensorboard`
@@ -38,11 +38,11 @@ from keras_resnet.weights import save_model
 
 @contextlib.contextmanager
 def open_run_folder(model_dir: str, record: RunRecord) -> Iterator[None]:
-    """Makes a run folder with its record, and locks it inside the context.
+    """Creates a run folder with its `run.json`; locks it inside the context.
 
     Raises:
-        InputError: If the folder cannot be written, another process has locked it, or
-            the run has ended.
+        InputError: If the folder cannot be written, if another process has locked it,
+            or if the run has ended.
     """
     with contextlib.ExitStack() as stack:
         try:
@@ -64,15 +64,15 @@ def open_run_folder(model_dir: str, record: RunRecord) -> Iterator[None]:
 def lock_folder(folder: StrPath) -> Iterator[None]:
     """Locks a run folder inside the context, if the file system supports locks.
 
-    Only one process can then train into the folder. The lock of a killed process is
-    released by the system.
+    Only one process at a time can therefore train into the folder. The operating system
+    releases the lock of a killed process.
 
     Raises:
         InputError: If another process has locked the folder.
     """
     try:
         import fcntl
-    except ImportError:  # Windows
+    except ImportError:  # Windows has no `fcntl`.
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -93,8 +93,8 @@ def has_ended(model_dir: str, spec: RunSpec, classes: tuple[str, ...]) -> bool:
     """Returns whether the run in the folder has ended.
 
     Raises:
-        InputError: If the run in the folder has other settings, or if the folder
-            contains files but no run.
+        InputError: If the run in the folder has settings other than `spec`, or if the
+            folder contains files but no run.
     """
     record = read_record(model_dir)
     if record is None:
@@ -104,8 +104,8 @@ def has_ended(model_dir: str, spec: RunSpec, classes: tuple[str, ...]) -> bool:
                 f"Received: {model_dir!r}, which holds other files"
             )
         return False
-    results = ("metrics.csv", "checkpoints", "final.keras")
-    if not any(os.path.exists(os.path.join(model_dir, name)) for name in results):
+    result_names = ("metrics.csv", "checkpoints", "final.keras")
+    if not any(os.path.exists(os.path.join(model_dir, name)) for name in result_names):
         return False  # The run has no results yet, so its settings may change.
     old_settings = {**record.spec.to_settings(), "classes": list(record.classes)}
     new_settings = {**spec.to_settings(), "classes": list(classes)}
@@ -116,40 +116,40 @@ def has_ended(model_dir: str, spec: RunSpec, classes: tuple[str, ...]) -> bool:
     ]
     if differences:
         raise InputError(
-            f"The run in {model_dir} began with other settings; repeat them, or choose "
+            f"The run in {model_dir} began with other settings. Repeat them, or choose "
             f"another model_dir. Different: {', '.join(differences)}"
         )
     return os.path.exists(os.path.join(model_dir, "final.keras"))
 
 
-def remove_leftovers(folder: StrPath, ended: bool = False) -> None:
-    """Removes incomplete files, and also the checkpoints if the run has `ended`."""
+def remove_leftovers(folder: StrPath, remove_checkpoints: bool = False) -> None:
+    """Removes partially written files, and on request the folder `checkpoints`."""
     remove_partial_files(folder)
-    if ended:
+    if remove_checkpoints:
         shutil.rmtree(os.path.join(folder, "checkpoints"), ignore_errors=True)
 
 
-# Columns of metrics.csv. `loss` and `accuracy` are means over the epoch. `val_loss` and
-# `val_accuracy` are means over the validation split after the epoch. `learning_rate` is
-# the learning rate of the next step.
+# Columns of metrics.csv. `loss` and `accuracy` are means over the training images of an
+# epoch. `val_loss` and `val_accuracy` are means over the validation split after it.
+# `learning_rate` is the learning rate of the first step after the epoch.
 COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
 
 
 class RunFolder(keras.callbacks.Callback):
     """Writes `metrics.csv`, `best.keras` and, at the end, `curves.png`.
 
-    `metrics.csv` is written anew after each epoch from `rows`, which the checkpoints
+    `metrics.csv` is rewritten after each epoch from `rows`, which the checkpoints
     contain. A resumed run therefore writes the same file as an uninterrupted run. If
     `writes` is false, as on all workers but the chief, only `rows` is updated.
     """
 
     def __init__(self, path: StrPath, writes: bool = True) -> None:
         super().__init__()
-        # A `Path`, not a `str`. Checkpoints save the strings of a callback but no
-        # `Path`, so a run whose folder was moved resumes in the new place.
+        # This is a `Path`, not a `str`, because checkpoints save strings but no `Path`.
+        # A run whose folder was moved therefore resumes in the new folder.
         self.path = pathlib.Path(path)
-        # A function, because checkpoints do not save functions. A worker that restores
-        # the chief's checkpoint must not begin to write.
+        # This is a function, because checkpoints do not save functions. A worker that
+        # restores the chief's checkpoint must not begin to write.
         self.writes = lambda: writes
         self.rows: list[dict[str, float]] = []
         self.best = -1.0
@@ -169,13 +169,13 @@ class RunFolder(keras.callbacks.Callback):
 
 
 def save_network(network: keras.Model, path: str) -> None:
-    """Saves a network with a standard optimizer instead of the run's.
+    """Saves a network with Keras's SGD in place of the optimizer of the run.
 
-    Keras cannot load the run's optimizer without this package.
+    Keras cannot load the optimizer of the run without this package.
     """
     optimizer = getattr(network, "optimizer", None)
-    # Without a fixed name Keras would number the optimizers, and equal runs would
-    # write different files.
+    # Keras numbers optimizers without a fixed name, so that equal runs would write
+    # different files.
     network.optimizer = keras.optimizers.SGD(name="sgd")
     try:
         save_model(network, path)

@@ -16,10 +16,10 @@ import tensorflow as tf
 
 from keras_resnet.distribution import next_batch
 from keras_resnet.nets import (
-    batch_norms,
-    flat_layers,
-    layers_with_stages,
-    synchronized_batch_norms,
+    list_batch_norms,
+    list_layers,
+    pair_layers_with_stages,
+    synchronize_batch_norms,
 )
 from keras_resnet.spec import Execution, Recipe
 from keras_resnet.training.optimizers import Schedule, all_finite, make_optimizer
@@ -29,16 +29,17 @@ Batch = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 BatchIterator = Iterator[Batch]
 
 
-def rate_multipliers(network: keras.Model, stage_rate: float) -> list[float]:
+def compute_rate_multipliers(network: keras.Model, stage_rate: float) -> list[float]:
     """Returns a learning-rate multiplier for each trainable variable.
 
-    The head's multiplier is 1. Each earlier stage's is `stage_rate` times the next's.
+    The multiplier of the head is 1. The multiplier of every other stage is `stage_rate`
+    times the multiplier of the stage that follows it.
     """
-    numbered_layers = list(layers_with_stages(network))
-    head = max(number for _, number in numbered_layers)
+    numbered_layers = list(pair_layers_with_stages(network))
+    head_stage = max(stage for _, stage in numbered_layers)
     multipliers = {
-        id(variable): stage_rate ** (head - number)
-        for layer, number in numbered_layers
+        id(variable): stage_rate ** (head_stage - stage)
+        for layer, stage in numbered_layers
         for variable in layer.trainable_variables
     }
     return [multipliers[id(variable)] for variable in network.trainable_variables]
@@ -48,34 +49,34 @@ def rate_multipliers(network: keras.Model, stage_rate: float) -> list[float]:
 def _replace_attribute(
     layers: Sequence[keras.layers.Layer], name: str, value: Any
 ) -> Iterator[None]:
-    """Replaces an attribute of the layers inside the context."""
-    originals = [getattr(layer, name) for layer in layers]
+    """Sets the attribute `name` of all layers to `value` inside the context."""
+    original_values = [getattr(layer, name) for layer in layers]
     for layer in layers:
         setattr(layer, name, value)
     try:
         yield
     finally:
-        for layer, original in zip(layers, originals, strict=True):
-            setattr(layer, name, original)
+        for layer, original_value in zip(layers, original_values, strict=True):
+            setattr(layer, name, original_value)
 
 
 @contextlib.contextmanager
 def _use_fused_kernel(network: keras.Model) -> Iterator[None]:
-    """Makes `BatchNormalization` layers use TensorFlow's fused kernel in the context.
+    """Makes batch normalisation use TensorFlow's fused kernel inside the context.
 
     Keras computes batch normalisation with a dozen operations, and each of them reads
     all activations. On a CPU this takes a third of ResNet-20's training step
-    (benchmarks/results/step.csv). The fused kernel returns the same values up to
-    rounding. A custom layer class that calls the kernel would make saved networks
-    depend on this package. Therefore the standard layers get another `call` while the
-    step is traced, and the traced graph keeps the kernel.
+    (benchmarks/results/step.csv). The fused kernel returns the same values as Keras up
+    to rounding. A custom layer class that calls the kernel would make saved networks
+    depend on this package. Therefore `_call_fused` replaces the `call` of the standard
+    layers while the step is traced, and the traced graph keeps the kernel.
 
     Layers with variables of another type than float32, and layers whose channel axis
     is not the last one, are left unchanged. Mixed precision keeps float32 variables.
     """
     norms = [
         layer
-        for layer in batch_norms(network)
+        for layer in list_batch_norms(network)
         if layer.variable_dtype == "float32" and layer.axis in (-1, 3)
     ]
     for layer in norms:
@@ -93,7 +94,7 @@ def _call_fused(
     training: bool | None = None,
     mask: Any = None,
 ) -> tf.Tensor:
-    """Replaces `BatchNormalization.call`; only training uses the fused kernel."""
+    """Normalises like `BatchNormalization.call`, with the fused kernel in training."""
     if not (training and layer.trainable) or mask is not None:
         return type(layer).call(layer, inputs, training=training, mask=mask)
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -108,8 +109,8 @@ def _call_fused(
     # The kernel returns the unbiased variance. Keras averages the biased variance.
     count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
     variance *= (count - 1) / count
-    for moving, new in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
-        moving.assign(moving * layer.momentum + new * (1 - layer.momentum))
+    for stat, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
+        stat.assign(stat * layer.momentum + value * (1 - layer.momentum))
     return outputs
 
 
@@ -118,16 +119,16 @@ def compute_losses(recipe: Recipe, labels: tf.Tensor, logits: tf.Tensor) -> tf.T
 
     `labels` are class indices, int32 (batch,), or probabilities, (batch, classes).
     """
-    smoothing, classes = recipe.label_smoothing, logits.shape[-1]
+    smoothing, num_classes = recipe.label_smoothing, logits.shape[-1]
     if recipe.loss == "cross_entropy" and labels.shape.rank == 1 and not smoothing:
         return keras.losses.sparse_categorical_crossentropy(labels, logits, True)
     targets = labels
     if labels.shape.rank == 1:
-        targets = tf.one_hot(labels, classes, dtype=logits.dtype)
+        targets = tf.one_hot(labels, num_classes, dtype=logits.dtype)
     targets = tf.cast(targets, logits.dtype)
     if recipe.loss == "bce":
         targets = tf.cast(targets > 0, logits.dtype)
-    targets = targets * (1 - smoothing) + smoothing / classes
+    targets = targets * (1 - smoothing) + smoothing / num_classes
     if recipe.loss == "bce":
         losses = tf.nn.sigmoid_cross_entropy_with_logits(targets, logits)
         return tf.reduce_mean(losses, axis=-1)
@@ -135,7 +136,7 @@ def compute_losses(recipe: Recipe, labels: tf.Tensor, logits: tf.Tensor) -> tf.T
 
 
 def _resize(network: keras.Model, size: int) -> keras.Model:
-    """Returns a network of the same layers for images of `size` by `size` pixels."""
+    """Returns a network with the same layers for images of `size` x `size` pixels."""
     return keras.models.clone_model(
         network,
         input_tensors=keras.Input((size, size, network.input_shape[-1]), name="image"),
@@ -147,22 +148,22 @@ def _resize(network: keras.Model, size: int) -> keras.Model:
 def _average_moving_statistics(
     network: keras.Model, context: tf.distribute.ReplicaContext
 ) -> None:
-    """Averages the moving statistics over all replicas. Keras does not do this."""
-    norms = batch_norms(network)
-    moving = [v for norm in norms for v in (norm.moving_mean, norm.moving_variance)]
-    means = context.all_reduce("MEAN", [tf.identity(v.value) for v in moving])
-    for variable, mean in zip(moving, means, strict=True):
+    """Averages the moving statistics over all replicas, which Keras does not do."""
+    norms = list_batch_norms(network)
+    stats = [v for norm in norms for v in (norm.moving_mean, norm.moving_variance)]
+    means = context.all_reduce("MEAN", [tf.identity(v.value) for v in stats])
+    for variable, mean in zip(stats, means, strict=True):
         variable.assign(mean)
 
 
 class Step:
-    """Takes training steps.
+    """Runs training steps, each of which updates the weights from one batch.
 
     Reading a number from the device blocks until all pending steps are computed. Each
-    step therefore only adds its results to `sums` on the device, and Python reads them
-    now and then. Once a loss is not finite, the summed loss is not finite either. The
-    last element of `sums` stops counting there, so that an error message can name the
-    step of that loss although Python notices it later.
+    step therefore only adds its results to `sums` on the device, and Python reads
+    `sums` less often. Once the loss of a step is not finite, the summed loss is not
+    finite either, and the last element of `sums` stops counting. An error message can
+    therefore name that step, although Python reads `sums` several steps later.
 
     Args:
         network: Network that ends in a softmax, built in the scope of `strategy`.
@@ -170,7 +171,7 @@ class Step:
         recipe: Recipe with the loss, the optimizer and the learning-rate schedule.
         steps: Number of steps of the whole run, over which the learning rate changes.
         execution: Execution settings. Default: `Execution()`.
-        rate: Learning rate or schedule that replaces the recipe's.
+        rate: Learning rate or schedule. Default: the schedule of the recipe.
 
     Attributes:
         sums: float64 (4,), sums over the steps since `clear_sums`: loss, number of
@@ -178,9 +179,9 @@ class Step:
             first loss that was not finite.
         stop_request: Variable that this worker sets to 1 to ask all workers to stop.
         stop_flag: Variable that is above 0 on all workers once any worker has asked to
-            stop. The requests are reduced with the sums, at no extra communication.
+            stop. Workers exchange the requests together with `sums`, at no extra cost.
         optimizer: Optimizer that receives the gradients.
-        averages: Moving averages of the variables; empty unless `recipe.ema` is set.
+        averages: Moving averages of all float variables, or empty without `recipe.ema`.
     """
 
     def __init__(
@@ -195,8 +196,8 @@ class Step:
         self._network, self._strategy, self._recipe = network, strategy, recipe
         self._execution = execution = execution or Execution()
         variables = network.trainable_variables
-        floats = [v for v in network.variables if v.dtype.startswith("float")]
-        self._ema_variables = floats if recipe.ema else []
+        weights = [v for v in network.variables if v.dtype.startswith("float")]
+        self._ema_variables = weights if recipe.ema else []
         with strategy.scope():
             inner_optimizer, self.optimizer = make_optimizer(
                 recipe, steps, execution.precision, rate
@@ -205,9 +206,8 @@ class Step:
                 recipe.weight_decay if recipe.decay_all or v.name == "kernel" else 0.0
                 for v in variables
             ]
-            inner_optimizer.build_per_variable(
-                variables, decays, rate_multipliers(network, recipe.stage_rate)
-            )
+            multipliers = compute_rate_multipliers(network, recipe.stage_rate)
+            inner_optimizer.build_per_variable(variables, decays, multipliers)
             self.optimizer.build(variables)
             self.averages = [
                 tf.Variable(v.value, trainable=False, name=f"average/{v.path}")
@@ -216,15 +216,15 @@ class Step:
         self.sums = tf.Variable(tf.zeros(4, tf.float64))
         self.stop_request = tf.Variable(0.0, dtype=tf.float64)
         self.stop_flag = tf.Variable(0.0, dtype=tf.float64)
-        # One network for each size of training images. They share all layers.
+        # One network for each size of training images. The networks share all layers.
         self._networks = {(size, size): _resize(network, size) for size in recipe.sizes}
         self._networks[tuple(network.input_shape[1:3])] = network
-        self._take_one_step = tf.function(self._step)
-        self._take_steps = tf.function(self._loop)
-        self._all_finite = tf.function(lambda: all_finite([v.value for v in floats]))
+        self._take_one_step = tf.function(self._run_step)
+        self._take_steps = tf.function(self._run_steps)
+        self._all_finite = tf.function(lambda: all_finite([v.value for v in weights]))
 
     def __call__(self, batches: BatchIterator, count: int = 1) -> None:
-        """Takes `count` steps, with batches from an iterator of `iterate_batches`."""
+        """Runs `count` steps. `batches` is an iterator made by `iterate_batches`."""
         if count == 1:
             self._take_one_step(batches)
         else:
@@ -243,44 +243,44 @@ class Step:
             average.assign(variable.value)
 
     @contextlib.contextmanager
-    def averaged_weights(self) -> Iterator[None]:
+    def load_averaged_weights(self) -> Iterator[None]:
         """Loads the averaged weights inside the context, if the recipe keeps any."""
         if not self.averages:
             yield
             return
-        originals = [keras.ops.convert_to_numpy(v) for v in self._ema_variables]
+        saved_values = [keras.ops.convert_to_numpy(v) for v in self._ema_variables]
         for average, variable in zip(self.averages, self._ema_variables, strict=True):
             variable.assign(average.read_value())
         try:
             yield
         finally:
-            for value, variable in zip(originals, self._ema_variables, strict=True):
+            for value, variable in zip(saved_values, self._ema_variables, strict=True):
                 variable.assign(value)
 
-    def _loop(self, batches: BatchIterator, count: tf.Tensor) -> None:
+    def _run_steps(self, batches: BatchIterator, count: tf.Tensor) -> None:
         for _ in tf.range(count):
-            self._step(batches)
+            self._run_step(batches)
 
-    def _step(self, batches: BatchIterator) -> None:
-        args = next_batch(self._strategy, batches)
-        sizes = self._strategy.experimental_local_results(args[0])[0].shape[1:3]
-        network, execution = self._networks[tuple(sizes)], self._execution
-        *layers, head = flat_layers(network)
-        mixed = layers if execution.precision != "float32" else []
-        synced = execution.sync_bn and self._strategy.num_replicas_in_sync > 1
+    def _run_step(self, batches: BatchIterator) -> None:
+        batch = next_batch(self._strategy, batches)
+        size = self._strategy.experimental_local_results(batch[0])[0].shape[1:3]
+        network, execution = self._networks[tuple(size)], self._execution
+        *layers, head = list_layers(network)
+        mixed_layers = layers if execution.precision != "float32" else []
+        syncs = execution.sync_bn and self._strategy.num_replicas_in_sync > 1
         replica_step = functools.partial(self._replica_step, network)
         if execution.jit_compile:
             replica_step = tf.function(replica_step, jit_compile=True)
         # Python runs this method only while TensorFlow traces it. The traced graph
-        # keeps the replaced attributes; the layers get theirs back. The head computes
-        # logits instead of probabilities, because the loss of logits is more accurate,
-        # and it stays float32 in mixed precision.
+        # keeps the replaced attributes, and the layers get their original ones back.
+        # The head computes logits instead of probabilities, because a loss of logits is
+        # more accurate. The head stays float32 in mixed precision.
         with (
             _replace_attribute([head], "activation", keras.activations.linear),
-            _replace_attribute(mixed, "dtype_policy", execution.precision),
-            synchronized_batch_norms(network) if synced else _use_fused_kernel(network),
+            _replace_attribute(mixed_layers, "dtype_policy", execution.precision),
+            synchronize_batch_norms(network) if syncs else _use_fused_kernel(network),
         ):
-            sums = self._strategy.run(replica_step, args=args)
+            sums = self._strategy.run(replica_step, args=batch)
         sums = self._strategy.reduce("SUM", sums, axis=None)
         is_finite = tf.math.is_finite(sums[0]) & tf.math.is_finite(self.sums[0])
         self.stop_flag.assign_add(sums[3])
@@ -324,22 +324,19 @@ class Step:
         return gradients, sums
 
     def _compute_gradients(
-        self,
-        model: keras.Model,
-        images: tf.Tensor,
-        labels: tf.Tensor,
-        weights: tf.Tensor,
+        self, model: keras.Model, *batch: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Returns the gradients of the weighted loss, and four sums.
+        """Returns the gradients of the weighted loss, and four sums over a batch.
 
-        The sums are the loss, the number of correct predictions, the number of images
-        and the stop request of this worker.
+        The sums, float64 (4,), are the loss, the number of correct predictions, the
+        number of images and the stop request of this worker.
         """
+        images, labels, image_weights = batch
         variables = self._network.trainable_variables
         with tf.GradientTape() as tape:
             logits = model(images, training=True)
             losses = compute_losses(self._recipe, labels, logits)
-            loss = tf.reduce_sum(losses * tf.cast(weights, losses.dtype))
+            loss = tf.reduce_sum(losses * tf.cast(image_weights, losses.dtype))
             loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(loss, [v.value for v in variables])
         if labels.shape.rank == 2:  # A mixed image counts as its most probable class.
@@ -353,7 +350,7 @@ class Step:
         if not self.averages:
             return
         steps = tf.cast(self.optimizer.iterations.value, tf.float32)
-        # The decay grows with the steps up to `ema`, so that the initial weights fade.
+        # The decay grows up to `ema`, so that the initial weights lose influence early.
         fraction = 1 - tf.minimum(self._recipe.ema, (1 + steps) / (10 + steps))
 
         def update(average: tf.Variable, value: tf.Tensor) -> None:

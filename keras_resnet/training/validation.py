@@ -11,7 +11,7 @@ from keras_resnet.training.worker_group import WorkerGroup
 
 
 class Validation:
-    """Evaluates a network on the validation split, a part of it on each worker."""
+    """Evaluates a network on the validation split. Each worker takes a part."""
 
     def __init__(self, run: Run, workers: WorkerGroup) -> None:
         self._workers = workers
@@ -30,9 +30,9 @@ class Validation:
         """Evaluates the current weights, and calls `on_step` after each batch.
 
         Returns:
-            `val_loss`, the mean cross-entropy, and `val_accuracy`, from 0 to 1.
+            A dict with `val_loss`, the mean cross-entropy, and `val_accuracy`, 0 to 1.
         """
-        summary = self._evaluator.predict(on_step).summary()
+        summary = self._evaluator.predict(on_step).summarise()
         loss, accuracy, count = summary["loss"], summary["accuracy"], summary["images"]
         if self._workers.count > 1:
             sums = [loss * count, accuracy * count, count]

@@ -1,4 +1,4 @@
-"""Agreement between the workers of a run, and the stop flag that SIGTERM sets."""
+"""Communication between the workers of a run, and a stop flag that SIGTERM sets."""
 
 import contextlib
 import signal
@@ -21,7 +21,7 @@ class WorkerGroup:
 
     All methods communicate. TensorFlow numbers the collective operations of each worker
     and combines those with the same number. All workers must therefore call the same
-    methods in the same order; otherwise they wait for each other.
+    methods in the same order. Otherwise, the workers deadlock.
 
     Attributes:
         count: Number of workers.
@@ -42,7 +42,7 @@ class WorkerGroup:
         return sums.numpy().tolist()
 
     def any(self, flag: bool) -> bool:
-        """Returns whether any worker passes a true flag."""
+        """Returns whether at least one worker passes `True`."""
         return self.sum([float(flag)])[0] > 0
 
     def barrier(self) -> None:
@@ -58,8 +58,8 @@ class WorkerGroup:
         Raises:
             InputError: If the workers have read different checkpoints.
         """
-        count, total, squares = self.sum([1.0, float(step), float(step) ** 2])
-        if round(count * squares) != round(total**2):
+        count, total, square_sum = self.sum([1.0, float(step), float(step) ** 2])
+        if round(count * square_sum) != round(total**2):
             raise InputError(
                 "All workers must share model_dir and resume from the same step. "
                 f"Received: {model_dir!r}, where this worker found step {step}"
@@ -67,20 +67,20 @@ class WorkerGroup:
 
 
 class StopRequested(Exception):
-    """The run ends between two steps because a worker received SIGTERM."""
+    """Signals that the run must end after the current step because of SIGTERM."""
 
 
 class StopFlag:
-    """A flag that is set when this process receives SIGTERM."""
+    """A flag that SIGTERM sets in this process."""
 
     def __init__(self) -> None:
         self.is_set = False
 
     @contextlib.contextmanager
     def set_by_sigterm(self) -> Iterator[None]:
-        """Sets the flag on SIGTERM inside the context.
+        """Installs a SIGTERM handler that sets the flag inside the context.
 
-        Does nothing outside the main thread, where Python forbids signal handlers.
+        Does nothing in other threads than the main thread, which alone may do this.
         """
         if threading.current_thread() is not threading.main_thread():
             yield

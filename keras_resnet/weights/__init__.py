@@ -1,12 +1,12 @@
 """Loading, converting and saving of weights.
 
 registry.py     table of published checkpoints
-download.py     verified downloads
-opening.py      `Checkpoint` for an argument `weights=`
-formats.py      readers of weights files; `READERS` has one for each file ending
+download.py     downloads that are verified by a hash
+opening.py      conversion of an argument `weights=` to a `Checkpoint`
+formats.py      readers of weights files, one for each file format
 dialects.py     names of weights in torchvision, timm and CIFAR repositories
-checkpoint.py   arrays under the names of this package
-origin.py       origin of weights, with the pixel format that they require
+checkpoint.py   weights as arrays under the names that this package uses
+origin.py       origin of weights, and the pixel format that the weights require
 recognition.py  detection of the variant and origin from weights and layers
 assign.py       assignment of weights to a network
 saving.py       writers of weights files

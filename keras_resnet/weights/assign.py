@@ -1,4 +1,4 @@
-"""Assignment of weights to a network, either completely or not at all."""
+"""Assignment of a checkpoint to a network. An error leaves the network unchanged."""
 
 import sys
 import warnings
@@ -7,7 +7,12 @@ import keras
 from keras import layers
 
 from keras_resnet.support import InputError, shorten_list
-from keras_resnet.weights.checkpoint import Checkpoint, Tensor, tensors_of, variables_of
+from keras_resnet.weights.checkpoint import (
+    Checkpoint,
+    Tensor,
+    get_variables,
+    to_tensors,
+)
 from keras_resnet.weights.formats import unreadable_error
 
 _FLOATS = {"f16", "f32", "f64", "bf16", "float16", "float32", "float64", "bfloat16"}
@@ -16,37 +21,37 @@ _FLOATS = {"f16", "f32", "f64", "bf16", "float16", "float32", "float64", "bfloat
 def assign_weights(model: keras.Model, checkpoint: Checkpoint) -> None:
     """Assigns all weights of a checkpoint to a model.
 
-    If the model has no head, or one for another number of classes, the checkpoint's
-    head is not assigned and a warning is printed to standard error.
+    If the model has no head, or a head for another number of classes, the head of the
+    checkpoint is not assigned and a warning is printed to standard error.
 
     Raises:
-        InputError: If arrays are unexpected, missing or of a wrong shape or type. The
-            model is not changed.
+        InputError: If the checkpoint has an unexpected array, lacks an array, or has an
+            array of a wrong shape or type. The model is not changed.
     """
     source = checkpoint.origin.source
-    variables = variables_of(model)
+    variables = get_variables(model)
     if checkpoint.tensors is not None:
         tensors = dict(checkpoint.tensors)
     else:
         if not checkpoint.origin.certain:
             _warn(
-                f"{source} does not specify the normalisation of pixels or the strided "
-                "convolution. A .keras file written by keras_resnet specifies both."
+                f"{source} does not specify how pixels are normalised or which "
+                "convolution is strided. A .keras file written by keras_resnet specifies both."
             )
-        tensors = _read_weights_h5(model, checkpoint)
+        tensors = _load_weights_h5(model, checkpoint)
     head = ("predictions/kernel", "predictions/bias")
     if head[0] in tensors:
-        num_in_file = tensors[head[0]].shape[-1]
-        num_in_model = variables[head[0]].shape[-1] if head[0] in variables else None
-        if num_in_model != num_in_file:
-            new = f"; the new head of {num_in_model} is random" if num_in_model else ""
-            _warn(f"{source}: the head of {num_in_file} classes is not used{new}")
+        old_size = tensors[head[0]].shape[-1]
+        new_size = variables[head[0]].shape[-1] if head[0] in variables else None
+        if new_size != old_size:
+            new_head = f"; a random head of {new_size} replaces it" if new_size else ""
+            _warn(f"{source}: the head of {old_size} classes is not used{new_head}")
             variables = {n: v for n, v in variables.items() if n not in head}
             tensors = {n: t for n, t in tensors.items() if n not in head}
-    missing = sorted(variables.keys() - tensors.keys())
+    missing_names = sorted(variables.keys() - tensors.keys())
     problems = {
         "Unexpected": sorted(t.key for n, t in tensors.items() if n not in variables),
-        "Missing": missing,
+        "Missing": missing_names,
         "Wrong shape": [
             f"{name} {tensors[name].shape} in the file, {tuple(variable.shape)} in the model"
             for name, variable in variables.items()
@@ -58,12 +63,12 @@ def assign_weights(model: keras.Model, checkpoint: Checkpoint) -> None:
             if tensor.dtype.lower() not in _FLOATS
         ],
     }
-    texts = [f"{k}: {shorten_list(v)}" for k, v in problems.items() if v]
-    if missing and all(name.startswith("predictions/") for name in missing):
-        texts.append("For weights without a head, build with include_top=False")
-    if texts:
+    sentences = [f"{k}: {shorten_list(v)}" for k, v in problems.items() if v]
+    if missing_names and all(name.startswith("predictions/") for name in missing_names):
+        sentences.append("For weights without a head, build with include_top=False")
+    if sentences:
         raise InputError(
-            f"The weights in {source} do not fit {model.name}. {'. '.join(texts)}"
+            f"The weights in {source} do not fit {model.name}. {'. '.join(sentences)}"
         )
     for name, variable in variables.items():
         try:
@@ -72,23 +77,23 @@ def assign_weights(model: keras.Model, checkpoint: Checkpoint) -> None:
             raise unreadable_error(source, f"weights of {model.name}", error) from error
 
 
-def _read_weights_h5(model: keras.Model, checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Loads a `.weights.h5` file into a copy of the model and returns the arrays."""
+def _load_weights_h5(model: keras.Model, checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """Loads a `.weights.h5` file into a copy of the model. Returns arrays by name."""
     import h5py
 
-    path, classes = checkpoint.origin.source, checkpoint.classes
+    path, num_classes = checkpoint.origin.source, checkpoint.num_classes
 
-    def copy(layer: layers.Layer) -> layers.Layer:
+    def copy_layer(layer: layers.Layer) -> layers.Layer:
         config = layer.get_config()
-        if layer.name == "predictions" and classes:
-            config["units"] = classes
+        if layer.name == "predictions" and num_classes:
+            config["units"] = num_classes
         return type(layer).from_config(config)
 
     try:
-        twin = keras.models.clone_model(model, clone_function=copy)
+        model_copy = keras.models.clone_model(model, clone_function=copy_layer)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Unused arrays are counted below.
-            twin.load_weights(path)
+            warnings.simplefilter("ignore")  # Arrays not loaded are counted below.
+            model_copy.load_weights(path)
         is_array: list[bool] = []
         with h5py.File(path, "r") as file:
             file["layers"].visititems(
@@ -96,14 +101,14 @@ def _read_weights_h5(model: keras.Model, checkpoint: Checkpoint) -> dict[str, Te
             )
     except Exception as error:  # Keras and h5py raise errors of many types.
         raise unreadable_error(path, f"weights of {model.name}", error) from error
-    tensors = tensors_of(twin)
-    drops_head = classes and "predictions/kernel" not in tensors
-    if excess := sum(is_array) - len(tensors) - (2 if drops_head else 0):
+    tensors = to_tensors(model_copy)
+    drops_head = num_classes and "predictions/kernel" not in tensors
+    if num_unexpected := sum(is_array) - len(tensors) - (2 if drops_head else 0):
         raise InputError(
-            f"The weights in {path} do not fit {model.name}. Unexpected: {excess} arrays"
+            f"{path} does not fit {model.name}: {num_unexpected} arrays are unexpected"
         )
     if drops_head:
-        _warn(f"{path}: the head of {classes} classes is not used")
+        _warn(f"{path}: the head of {num_classes} classes is not used")
     return tensors
 
 

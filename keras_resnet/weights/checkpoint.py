@@ -1,26 +1,26 @@
-"""Weights of a file or a network as arrays under the names of this package."""
+"""Weights of a file or a network, as arrays under the names that this package uses."""
 
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import keras
 import numpy as np
 
-from keras_resnet.nets import flat_layers
+from keras_resnet.nets import list_layers
 from keras_resnet.weights.dialects import transpose_kernel
 from keras_resnet.weights.origin import Origin
 
 
 class Tensor(NamedTuple):
-    """An array of a file, read on demand.
+    """An array of a weights file or a network, which is read on demand.
 
     Attributes:
-        key: Name of the array in the file.
+        key: Name of the array in the file or network.
         shape: Shape of the array that `read` returns.
-        dtype: Name of the data type in the library that reads the file.
-        read: Function without arguments that returns the array.
+        dtype: Name of the data type, such as `"float32"`, or `"F32"` in safetensors.
+        read: Function without arguments that reads and returns the array.
     """
 
     key: str
@@ -30,11 +30,11 @@ class Tensor(NamedTuple):
 
     @classmethod
     def from_array(cls, key: str, array: np.ndarray) -> "Tensor":
-        """Wraps an array in memory."""
+        """Returns a tensor whose `read` returns an array that is already in memory."""
         return cls(key, array.shape, str(array.dtype), lambda: array)
 
     def to_keras(self) -> "Tensor":
-        """Returns this PyTorch tensor with the axis order of Keras."""
+        """Converts a tensor from the axis order of PyTorch to that of Keras."""
         shape = transpose_kernel(np.broadcast_to(0, self.shape), to_torch=False).shape
         return self._replace(
             shape=shape, read=lambda: transpose_kernel(self.read(), to_torch=False)
@@ -47,37 +47,35 @@ class Checkpoint:
 
     Attributes:
         origin: Origin of the weights.
-        tensors: Arrays in the axis order of Keras, by their names in this package (see
-            `keras_resnet.weights.dialects`). `None` for a `.weights.h5` file, which
-            Keras can only load into a model with the same layers.
-        classes: Number of classes of the head; `None` without a head.
+        tensors: Maps names as in `keras_resnet.weights.dialects` to arrays in the axis
+            order of Keras. `None` for a `.weights.h5` file, which Keras can only load
+            into a model with the same layers.
+        num_classes: Number of classes of the head; `None` without a head.
     """
 
     origin: Origin
     tensors: Mapping[str, Tensor] | None
-    classes: int | None
+    num_classes: int | None
 
     @classmethod
-    def from_tensors(
-        cls, origin: Origin, tensors: Mapping[str, Tensor]
-    ) -> "Checkpoint":
-        """Makes a checkpoint whose number of classes is the size of the head."""
+    def from_tensors(cls, origin: Origin, tensors: Mapping[str, Tensor]) -> Self:
+        """Makes a checkpoint with the number of classes that the head has."""
         head = tensors.get("predictions/bias")
         return cls(origin, tensors, head.shape[0] if head else None)
 
 
-def variables_of(model: keras.Model) -> dict[str, keras.Variable]:
-    """Returns the variables of a model by their names in this package."""
+def get_variables(model: keras.Model) -> dict[str, keras.Variable]:
+    """Returns the variables of a model by name, such as `conv1_conv/kernel`."""
     return {
         f"{layer.name}/{variable.name}": variable
-        for layer in flat_layers(model)
+        for layer in list_layers(model)
         if layer.name != "normalization"
         for variable in layer.weights
     }
 
 
-def tensors_of(model: keras.Model) -> dict[str, Tensor]:
-    """Returns the weights of a model as if they had been read from a file."""
+def to_tensors(model: keras.Model) -> dict[str, Tensor]:
+    """Returns the weights of a model by name, in the form of `Checkpoint.tensors`."""
     return {
         name: Tensor(
             name,
@@ -85,5 +83,5 @@ def tensors_of(model: keras.Model) -> dict[str, Tensor]:
             str(variable.dtype),
             functools.partial(keras.ops.convert_to_numpy, variable),
         )
-        for name, variable in variables_of(model).items()
+        for name, variable in get_variables(model).items()
     }

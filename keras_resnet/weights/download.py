@@ -1,4 +1,4 @@
-"""Verified downloads of published weights."""
+"""Downloads of published weights, which are verified by a hash."""
 
 import hashlib
 import os
@@ -10,28 +10,28 @@ from keras_resnet.support import InputError, progress_bar, replace_atomically
 from keras_resnet.weights.registry import PublishedWeights
 
 
-def fetch_weights(entry: PublishedWeights) -> str:
+def fetch_weights(row: PublishedWeights) -> str:
     """Returns the path of published weights, after downloading them if necessary."""
-    return fetch_file(entry.address, entry.path, entry.algorithm, entry.digest)
+    return fetch_file(row.address, row.path, row.algorithm, row.digest)
 
 
 def has_digest(path: str, algorithm: str, digest: str) -> bool:
-    """Returns whether the hash of a file begins with these hex digits."""
+    """Returns whether the hash of a file begins with the hex digits `digest`."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest().startswith(digest)
 
 
 def fetch_file(url: str, path: str, algorithm: str, digest: str) -> str:
-    """Downloads a file, unless it exists already, and verifies its hash.
+    """Downloads a file and verifies its hash, or verifies the hash of an existing file.
 
-    The file is written atomically. If two processes download it at the same time, both
-    succeed and leave the same file.
+    An existing file with another hash is downloaded again. The file is written
+    atomically, so two processes can download it at the same time.
 
     Args:
         url: URL of the file.
         path: Path to write the file to.
         algorithm: Hash algorithm, such as `"sha256"`.
-        digest: Hash in hex digits, or at least the first 8 of them.
+        digest: Hash in hex digits, or at least the first 8 hex digits.
 
     Returns:
         `path`.
@@ -44,7 +44,7 @@ def fetch_file(url: str, path: str, algorithm: str, digest: str) -> str:
         if has_digest(path, algorithm, digest):
             return path
         print(
-            f"{path} is damaged or not the published file; downloading it again",
+            f"{path} is damaged or not the published file. Downloading it again",
             file=sys.stderr,
         )
     folder, name = os.path.split(path)
@@ -52,20 +52,20 @@ def fetch_file(url: str, path: str, algorithm: str, digest: str) -> str:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise OSError(f"Could not write to {folder}: {error.strerror}") from error
-    received = 0
+    num_received = 0
     try:
         with replace_atomically(path) as temporary_path:
             # Open the file first, so that a read-only folder fails before the download.
-            with open(temporary_path, "xb") as file, _open(url, path) as response:
+            with open(temporary_path, "xb") as file, _open_url(url, path) as response:
                 size = getattr(response, "length", None) or 0
                 with progress_bar(name, size, unit="bytes") as advance:
-                    while block := _read(response, url, path):
+                    while block := _read_block(response, url, path):
                         file.write(block)
-                        received += len(block)
+                        num_received += len(block)
                         advance(len(block))
-            if size and received != size:
+            if size and num_received != size:
                 raise InputError(
-                    f"The download of {url} ended after {received:,} of {size:,} bytes. "
+                    f"The download of {url} ended after {num_received:,} of {size:,} bytes. "
                     "Try again"
                 )
             if not has_digest(temporary_path, algorithm, digest):
@@ -75,14 +75,14 @@ def fetch_file(url: str, path: str, algorithm: str, digest: str) -> str:
                 )
     except OSError as error:
         raise OSError(
-            f"Could not write {name} to {folder} after {received / 2**20:.1f} MiB: "
+            f"Could not write {name} to {folder} after {num_received / 2**20:.1f} MiB: "
             f"{error.strerror or error}. The download was discarded"
         ) from error
     return path
 
 
-def _open(url: str, path: str) -> HTTPResponse:
-    """Opens a URL, and prints a line if there will be no progress bar."""
+def _open_url(url: str, path: str) -> HTTPResponse:
+    """Opens a URL. Prints a line unless `fetch_file` will show a progress bar."""
     try:
         response: HTTPResponse = urllib.request.urlopen(url, timeout=30)
     except (OSError, ValueError, HTTPException) as error:
@@ -94,7 +94,7 @@ def _open(url: str, path: str) -> HTTPResponse:
     return response
 
 
-def _read(response: HTTPResponse, url: str, path: str) -> bytes:
+def _read_block(response: HTTPResponse, url: str, path: str) -> bytes:
     """Returns the next block of a download, which is empty at the end."""
     try:
         return response.read(2**18)

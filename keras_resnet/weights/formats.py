@@ -1,8 +1,8 @@
 """Readers for all formats of weights files.
 
-The table `READERS` at the end maps file endings to readers. A reader translates the
-names in the file to those of this package (`keras_resnet.weights.dialects`) and returns
-the arrays with all that the file shows about their origin.
+The dict `READERS` at the end maps file endings to readers. A reader returns a
+`Checkpoint`, with names of this package instead of those in the file (see
+`keras_resnet.weights.dialects`) and with all that the file shows about the origin.
 """
 
 import functools
@@ -16,33 +16,33 @@ from types import ModuleType
 import keras
 import numpy as np
 
-from keras_resnet.nets import batch_norms
+from keras_resnet.nets import list_batch_norms
 from keras_resnet.support import InputError, StrPath, first_line, shorten_list
 from keras_resnet.weights import dialects
-from keras_resnet.weights.checkpoint import Checkpoint, Tensor, tensors_of
-from keras_resnet.weights.origin import NOTE, PIXEL_FORMATS, Origin
+from keras_resnet.weights.checkpoint import Checkpoint, Tensor, to_tensors
+from keras_resnet.weights.origin import METADATA_KEY, PIXEL_FORMATS, Origin
 from keras_resnet.weights.recognition import describe_architecture, find_origin
 
 
 def read_checkpoint(path: StrPath) -> Checkpoint:
-    """Opens a weights file in any of the formats in `ENDINGS`.
+    """Opens a weights file, whose path must end with one of `ENDINGS`.
 
     Raises:
-        InputError: If the file is missing, damaged, unsafe or of another kind of
-            network.
+        InputError: If the file is missing or damaged, may contain code, or contains
+            weights of a network that is not a ResNet.
     """
     path = _check_path(path, ENDINGS)
-    read = next(r for end, r in READERS.items() if path.lower().endswith(end))
+    reader = next(r for end, r in READERS.items() if path.lower().endswith(end))
     try:
-        return read(path)
+        return reader(path)
     except InputError:
         raise
-    except Exception as error:  # Each library raises errors of its own types.
+    except Exception as error:  # Each library raises errors of different types.
         raise unreadable_error(path, "weights", error) from error
 
 
 def load_model(path: StrPath) -> keras.Model:
-    """Loads a `.keras` file. The attribute `origin` is set if the file has a note.
+    """Loads a `.keras` file, and its `origin` if keras_resnet wrote the file.
 
     Raises:
         InputError: If the file is missing, damaged or not a Keras model.
@@ -52,7 +52,7 @@ def load_model(path: StrPath) -> keras.Model:
         model = keras.models.load_model(path)
         with zipfile.ZipFile(path) as archive:
             if archive.comment:
-                model.origin = Origin.from_note(archive.comment, path)
+                model.origin = Origin.from_metadata(archive.comment, path)
         return model
     except Exception as error:  # Keras and h5py raise errors of many types.
         raise unreadable_error(path, "a Keras model", error) from error
@@ -67,8 +67,8 @@ def _check_path(path: StrPath, endings: Collection[str]) -> str:
     if not os.path.isfile(path):
         raise InputError(f"There is no such file. {accepted}")
     if str(path).endswith((".keras", ".npz")) and not zipfile.is_zipfile(path):
-        kind = os.path.splitext(path)[1]
-        raise InputError(f"{path} is damaged or not a {kind} file")
+        ending = os.path.splitext(path)[1]
+        raise InputError(f"{path} is damaged or not a {ending} file")
     return os.fspath(path)
 
 
@@ -84,26 +84,26 @@ def _read_keras(path: str) -> Checkpoint:
     origin = find_origin(model, path)
     if origin is None:
         raise InputError(f"{path} does not contain a network of keras_resnet")
-    if any(abs(layer.epsilon - 1e-5) > 1e-9 for layer in batch_norms(model)):
+    if any(abs(layer.epsilon - 1e-5) > 1e-9 for layer in list_batch_norms(model)):
         raise InputError(
             f"{path} contains a network whose batch normalisations do not have epsilon "
             "1e-5. Save networks of keras.applications as .h5"
         )
-    return Checkpoint.from_tensors(origin, tensors_of(model))
+    return Checkpoint.from_tensors(origin, to_tensors(model))
 
 
 def _read_weights_h5(path: str) -> Checkpoint:
-    """Reads the properties of a `.weights.h5` file that do not require a model."""
+    """Reads the number of classes and the metadata of a `.weights.h5` file."""
     import h5py
 
     with h5py.File(path, "r") as file:
         if "layers" not in file:
             raise InputError(f"{path} does not contain weights that Keras saved")
         bias = file.get("layers/dense/vars/1")
-        classes = None if bias is None else bias.shape[0]
-        note = file.attrs.get(NOTE)
-    origin = Origin.from_note(note, path) if note else Origin(path, certain=False)
-    return Checkpoint(origin, None, classes)
+        num_classes = None if bias is None else bias.shape[0]
+        metadata = file.attrs.get(METADATA_KEY)
+    origin = Origin.from_metadata(metadata, path) if metadata else None
+    return Checkpoint(origin or Origin(path, certain=False), None, num_classes)
 
 
 def _read_keras_applications(path: str) -> Checkpoint:
@@ -114,44 +114,42 @@ def _read_keras_applications(path: str) -> Checkpoint:
     with h5py.File(path, "r") as file:
         group = file.get("model_weights", file)
         config = json.loads(file.attrs.get("model_config", "{}")).get("config", {})
-        for layer in map(_text, group.attrs.get("layer_names", ())):
-            for name in map(_text, group[layer].attrs["weight_names"]):
+        for layer in map(_decode_name, group.attrs.get("layer_names", ())):
+            for name in map(_decode_name, group[layer].attrs["weight_names"]):
                 variable = name.split("/")[-1].removesuffix(":0")
-                # Older versions of Keras gave the head other names.
-                new_name = "predictions" if layer in ("probs", "fc1000") else layer
-                arrays[f"{new_name}/{variable}"] = np.asarray(group[layer][name])
+                # In files of older Keras versions, the head is named probs or fc1000.
+                new_layer = "predictions" if layer in ("probs", "fc1000") else layer
+                arrays[f"{new_layer}/{variable}"] = np.asarray(group[layer][name])
     if "conv2_block1_1_conv/kernel" not in arrays:
         raise InputError(
             "A .h5 file must contain a ResNet of keras.applications, with names such as "
             f"conv2_block1_1_conv. Received: {path} with {shorten_list(arrays) or 'nothing'}"
         )
-    preact = dialects.is_preactivated(arrays)
+    is_preact = dialects.is_preactivated(arrays)
     layers = [layer["config"] for layer in config.get("layers", ())]
     epsilons = {layer["epsilon"] for layer in layers if "epsilon" in layer}
-    if epsilons - {1.001e-5} or not (preact or "conv1_conv/bias" in arrays):
+    if epsilons - {1.001e-5} or not (is_preact or "conv1_conv/bias" in arrays):
         raise InputError(
             "A .h5 file must contain a ResNet of keras.applications. Save networks of "
             f"keras_resnet as .keras. Received: {path}"
         )
     dialects.convert_keras_applications(arrays)
-    pixels, stride_on = (
-        PIXEL_FORMATS["tf" if preact else "caffe"],
-        "3x3" if preact else "1x1",
-    )
+    pixels = PIXEL_FORMATS["tf" if is_preact else "caffe"]
+    stride_on = "3x3" if is_preact else "1x1"
     origin = Origin(path, pixels, stride_on=stride_on, shortcut="B", avg_down=False)
     tensors = {name: Tensor.from_array(name, array) for name, array in arrays.items()}
     return Checkpoint.from_tensors(origin, tensors)
 
 
-def _text(name: str | bytes) -> str:
+def _decode_name(name: str | bytes) -> str:
     return name.decode() if isinstance(name, bytes) else name
 
 
-class _Safetensors:
-    """Reader for the arrays of a safetensors file.
+class _SafetensorsReader:
+    """Function that returns an array of a safetensors file by its key.
 
-    The library maps the file into memory, and all pages that were read count as used
-    memory while the file is open. The file is therefore reopened after every 32 MiB.
+    The library safetensors maps the file into memory. While the file is open, all pages
+    that were read count as used memory, so it is reopened after every 32 MiB.
     """
 
     def __init__(self, path: str) -> None:
@@ -172,14 +170,14 @@ class _Safetensors:
 
 
 def _read_safetensors(path: str) -> Checkpoint:
-    read = _Safetensors(path)
-    note = (read.file.metadata() or {}).get(NOTE)
+    reader = _SafetensorsReader(path)
+    metadata = (reader.file.metadata() or {}).get(METADATA_KEY)
     tensors = []
-    for key in list(read.file.keys()):
-        header = read.file.get_slice(key)
+    for key in list(reader.file.keys()):
+        header = reader.file.get_slice(key)
         shape, dtype = tuple(header.get_shape()), header.get_dtype()
-        tensors.append(Tensor(key, shape, dtype, functools.partial(read, key)))
-    return _from_state_dict(tensors, path, note)
+        tensors.append(Tensor(key, shape, dtype, functools.partial(reader, key)))
+    return _from_state_dict(tensors, path, metadata)
 
 
 def _read_npz(path: str) -> Checkpoint:
@@ -188,7 +186,7 @@ def _read_npz(path: str) -> Checkpoint:
 
 
 def import_torch(path: str) -> ModuleType:
-    """Imports PyTorch, which is needed to read `.pth` and `.th` files."""
+    """Imports PyTorch, which is needed to read the `.pth` or `.th` file `path`."""
     try:
         import torch
     except ModuleNotFoundError:
@@ -206,8 +204,8 @@ def _read_torch(path: str) -> Checkpoint:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} is refused, because it contains more than weights. None of its code "
-            f"was executed ({first_line(error)})"
+            f"{path} is refused, because it contains objects other than arrays. None of "
+            f"its code was executed ({first_line(error)})"
         ) from error
     for wrapper in ("state_dict", "model", "model_state_dict", "net"):
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
@@ -227,42 +225,44 @@ def _from_arrays(arrays: Mapping[str, np.ndarray], path: str) -> Checkpoint:
 
 
 def _from_state_dict(
-    state: Iterable[Tensor], path: str, note: str | None = None
+    torch_tensors: Iterable[Tensor], path: str, metadata: str | None = None
 ) -> Checkpoint:
-    """Makes a checkpoint from a PyTorch state dict and the file's note, if any."""
-    by_key = {
+    """Makes a checkpoint from a state dict and the metadata of keras_resnet, if any."""
+    state_dict = {
         tensor.key.removeprefix("module."): tensor
-        for tensor in state
+        for tensor in torch_tensors
         if not tensor.key.endswith("num_batches_tracked")
     }
-    dialect = dialects.Dialect.recognise({k: t.shape for k, t in by_key.items()})
+    dialect = dialects.Dialect.recognise({k: t.shape for k, t in state_dict.items()})
     if dialect is None:
         raise InputError(
             "The file must contain a ResNet of torchvision, timm or a CIFAR repository, "
             f"with names such as layer1.0.conv1.weight. Received: {path} with "
-            f"{shorten_list(by_key) or 'nothing'}"
+            f"{shorten_list(state_dict) or 'nothing'}"
         )
-    names = {key: dialect.to_keras_name(key) for key in by_key}
+    names = {key: dialect.to_keras_name(key) for key in state_dict}
     if unknown_keys := [key for key, name in names.items() if name is None]:
         raise InputError(
             f"{path} contains unknown weights for a ResNet: {shorten_list(unknown_keys)}"
         )
-    tensors = {n: by_key[k]._replace(key=k).to_keras() for k, n in names.items() if n}
-    if note:
-        return Checkpoint.from_tensors(Origin.from_note(note, path), tensors)
+    tensors = {
+        n: state_dict[k]._replace(key=k).to_keras() for k, n in names.items() if n
+    }
+    if metadata:
+        return Checkpoint.from_tensors(Origin.from_metadata(metadata, path), tensors)
     fields = describe_architecture(tensors) or {}
     is_cifar = fields.get("stem") == "cifar"
     origin = Origin(
         path,
         PIXEL_FORMATS["torch"]._replace(crop=1.0 if is_cifar else 0.875),
         stride_on="3x3" if fields.get("block") == "bottleneck" else None,
-        avg_down=dialect.inside["0_conv"] == "downsample.1",
+        avg_down=dialect.block_layers["0_conv"] == "downsample.1",
         certain=False,
     )
     return Checkpoint.from_tensors(origin, tensors)
 
 
-# The first ending that matches the name of a file selects the reader.
+# Readers by file ending. The first ending that a path has selects the reader.
 READERS: dict[str, Callable[[str], Checkpoint]] = {
     ".weights.h5": _read_weights_h5,
     ".keras": _read_keras,

@@ -1,4 +1,4 @@
-"""Opening of weights that are given by name or path, as in `weights=`."""
+"""Opening of weights by their name or path, which users pass as `weights=`."""
 
 import dataclasses
 import os
@@ -21,18 +21,18 @@ _ACCEPTED = f"a name from keras_resnet.list_weights() or a file {', '.join(ENDIN
 def open_checkpoint(
     weights: str | os.PathLike[str] | Checkpoint, model: str | None = None
 ) -> Checkpoint:
-    """Opens weights that are given by their name in the registry or by a path.
+    """Opens published weights by their name, or a weights file by its path.
 
-    Each array is read on demand if the file format permits it.
+    If the file format permits it, each array is read only when it is needed.
 
     Args:
         weights: Name such as `"imagenet"` or `"resnet50/torchvision_v2"`, or path such
             as `"net.safetensors"`. A `Checkpoint` is returned unchanged.
-        model: Variant of a name that does not contain one, such as `"imagenet"`.
+        model: Name of the variant. Required for a name without it, such as `"imagenet"`.
 
     Raises:
-        InputError: If there are no such weights, or the file is damaged, unsafe or of
-            another kind of network.
+        InputError: If there are no such weights, or the file is damaged, may contain
+            code, or contains weights of a network that is not a ResNet.
     """
     if isinstance(weights, Checkpoint):
         return weights
@@ -46,40 +46,40 @@ def open_checkpoint(
             "python -m keras_resnet.convert URL TARGET --sha256=...  "
             f"Received: {weights!r}"
         )
-    entry: PublishedWeights | None
+    row: PublishedWeights | None
     path = os.path.expanduser(weights)
     if path.lower().endswith(ENDINGS):
-        entry = _find_published(path)
+        row = _find_published(path)
     else:
         prefix, _, name = weights.partition("/")
         if name and prefix and "." not in weights and os.sep not in name:
             model, weights = prefix, name
         elif os.sep in weights or "." in weights:
             raise InputError(f"weights must be {_ACCEPTED}. Received: {weights!r}")
-        entry = find_weights(model, weights)
-        if entry.path.endswith(".pth"):
+        row = find_weights(model, weights)
+        if row.path.endswith(".pth"):
             import_torch(weights)
-        path = fetch_weights(entry)
+        path = fetch_weights(row)
     checkpoint = read_checkpoint(path)
-    if entry is None:
+    if row is None:
         return checkpoint
-    origin, source = checkpoint.origin, f"{entry.model}/{entry.name}"
-    if entry.pixels is None:
+    origin, source = checkpoint.origin, f"{row.model}/{row.name}"
+    if row.pixels is None:
         origin = dataclasses.replace(origin, source=source)
-    else:  # The registry supplies properties that are not stored in the file.
+    else:  # The file does not contain these properties.
         origin = Origin(
             source,
-            entry.pixels,
-            class_names(entry.data),
-            entry.model,
-            entry.stride_on,
+            row.pixels,
+            class_names(row.data),
+            row.model,
+            row.stride_on,
             avg_down=origin.avg_down,
         )
     return dataclasses.replace(checkpoint, origin=origin)
 
 
 def _find_published(path: str) -> PublishedWeights | None:
-    """Returns the registry's row for a downloaded file, or `None` for other files."""
+    """Returns the row of published weights for a file, or `None` for other files."""
     for row in list_weights() if os.path.isfile(path) else ():
         is_same_name = os.path.basename(row.address) == os.path.basename(path)
         if is_same_name and has_digest(path, row.algorithm, row.digest):

@@ -25,8 +25,8 @@ class PixelFormat(NamedTuple):
     size: int | None = None
 
 
-# The three common pixel formats, all for RGB. Weights for BGR images get the input
-# channels of their first kernel reversed when they are read.
+# The three common pixel formats, all for RGB images. When weights for BGR images are
+# read, the input channels of their first kernel are reversed.
 PIXEL_FORMATS = {
     "torch": PixelFormat(
         tuple(255 * m for m in (0.485, 0.456, 0.406)),
@@ -39,20 +39,19 @@ PIXEL_FORMATS = {
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Origin of weights, and properties that their arrays do not show.
+    """Origin of weights, and properties that cannot be seen from their arrays.
 
-    This package stores it as JSON, called the note, in the weights files that it
-    writes.
+    It is the metadata that keras_resnet stores, as JSON, in a weights file.
 
     Attributes:
-        source: Name in the registry, such as `"resnet50/keras"`, or path.
-        pixels: Pixel format of the training; `None` if unknown.
+        source: Name of published weights, such as `"resnet50/keras"`, or file path.
+        pixels: Pixel format that the weights were trained with; `None` if unknown.
         classes: Class names in the order of the labels; `None` if unknown.
         model: Name of the variant; `None` if unknown.
         stride_on: See `keras_resnet.spec.Variant`. `None` if unknown or irrelevant.
         shortcut: See `keras_resnet.spec.Variant`. `None` if unknown.
         avg_down: See `keras_resnet.spec.Variant`. `None` if unknown.
-        certain: Whether `stride_on` is known. Otherwise the dialect suggests it.
+        certain: Whether `stride_on` is known, not only guessed from the weight names.
     """
 
     source: str
@@ -64,17 +63,17 @@ class Origin:
     avg_down: bool | None = None
     certain: bool = True
 
-    def to_note(self) -> str:
-        """Returns the note as JSON of less than 64 KiB, without classes if necessary."""
-        note = dataclasses.asdict(self) | {"source": None}
-        text = json.dumps(note)
-        return text if len(text) < 2**16 else json.dumps(note | {"classes": None})
+    def to_metadata(self) -> str:
+        """Returns JSON of less than 64 KiB, without class names if they are too long."""
+        metadata = dataclasses.asdict(self) | {"source": None}
+        text = json.dumps(metadata)
+        return text if len(text) < 2**16 else json.dumps(metadata | {"classes": None})
 
     @classmethod
-    def from_note(cls, note: str | bytes, source: str) -> "Origin":
-        """Reads a note and ignores fields of newer versions."""
+    def from_metadata(cls, metadata: str | bytes, source: str) -> "Origin":
+        """Reads JSON from `to_metadata`. Ignores fields that newer versions added."""
         field_names = {field.name for field in dataclasses.fields(cls)}
-        values = {k: v for k, v in json.loads(note).items() if k in field_names}
+        values = {k: v for k, v in json.loads(metadata).items() if k in field_names}
         if values.get("pixels"):
             mean, variance, *rest = values["pixels"]
             values["pixels"] = PixelFormat(tuple(mean), tuple(variance), *rest)
@@ -83,5 +82,6 @@ class Origin:
         return cls(**values | {"source": source})
 
 
-# Key of the note in a file's metadata. In a .keras file the note is the ZIP comment.
-NOTE = "keras_resnet"
+# Key of the metadata in .safetensors and .weights.h5 files. In a .keras file, the
+# metadata is the comment of the ZIP archive.
+METADATA_KEY = "keras_resnet"

@@ -1,8 +1,8 @@
 """Table of published checkpoints, and names of their classes.
 
-The hashes are those of the publishers: all 32 hex digits of MD5 from Keras, and the
-first 8 hex digits of SHA-256 in the names of torchvision's and timm's files. Accuracies
-are the published ones for one central crop of ImageNet's 50,000 validation images.
+Hashes and accuracies are those that the publishers state. Keras publishes all 32 hex
+digits of MD5. The names of torchvision's and timm's files contain the first 8 hex digits
+of SHA-256. Accuracies are for one central crop of ImageNet's 50,000 validation images.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from keras_resnet.spec import find_variant
 from keras_resnet.support import InputError, check_choice, keras_home
 from keras_resnet.weights.origin import PIXEL_FORMATS, PixelFormat
 
-Top = tuple[float, float]  # Top-1 and top-5 accuracy in percent.
+Top = tuple[float, float]  # Published top-1 and top-5 accuracy in percent.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,18 +22,18 @@ class PublishedWeights:
 
     Attributes:
         model: Name of the variant, as in `keras_resnet.list_models()`.
-        name: Name for the argument `weights=`, such as `"torchvision_v2"`.
+        name: Value of `weights=` that selects the checkpoint, such as `"keras"`.
         address: URL of the file, or its path in this package (without `://`).
         algorithm: Hash algorithm, `"md5"` or `"sha256"`.
-        digest: Published hash in hex digits, or its beginning.
-        pixels: Pixel format of the training; `None` if the file contains it.
-        stride_on: See `keras_resnet.ResNet50`; `None` for basic blocks.
-        top1: Published accuracy in percent for inputs of `pixels.size`.
+        digest: Published hash in hex digits, or its first 8 hex digits.
+        pixels: Pixel format of the inputs. `None` if it is stored in the file.
+        stride_on: See `keras_resnet.ResNet50`. `None` for basic blocks.
+        top1: Published top-1 accuracy in percent for inputs of `pixels.size`.
         top5: Published top-5 accuracy in percent for inputs of `pixels.size`.
         mebibytes: Published size of the file in MiB; `None` if not published.
         licence: Published licence of the weights. This is not legal advice.
-        source: Publisher.
-        data: Dataset of the training; see `class_names`.
+        source: Name of the publisher, such as `"torchvision"`.
+        data: Name of the dataset that the weights were trained on.
     """
 
     model: str
@@ -59,15 +59,16 @@ class PublishedWeights:
 
 
 def cache_folder() -> str:
-    """Returns the Keras cache, `$KERAS_HOME/models` or `~/.keras/models`."""
+    """Returns the cache folder of Keras, `$KERAS_HOME/models` or `~/.keras/models`."""
     return os.path.join(keras_home(), "models")
 
 
-def _keras(
+def _keras_row(
     model: str, digest: str, top: Top, size: int, mebibytes: float
 ) -> PublishedWeights:
-    # Version 2 was measured at 299 pixels. Users report about 8 points less at 224.
-    v2 = model.endswith("v2")
+    # ResNet v2 was evaluated at 299 pixels. At 224, users report about 8 points less.
+    is_v2 = model.endswith("v2")
+    pixels = PIXEL_FORMATS["tf" if is_v2 else "caffe"]
     return PublishedWeights(
         model,
         "keras",
@@ -75,18 +76,16 @@ def _keras(
         f"{model}_weights_tf_dim_ordering_tf_kernels.h5",
         "md5",
         digest,
-        PIXEL_FORMATS["tf" if v2 else "caffe"]._replace(
-            interpolation="bicubic", size=size
-        ),
-        "3x3" if v2 else "1x1",
+        pixels._replace(interpolation="bicubic", size=size),
+        "3x3" if is_v2 else "1x1",
         *top,
         mebibytes,
-        "BSD" if v2 else "MIT",
+        "BSD" if is_v2 else "MIT",
         "keras.applications",
     )
 
 
-def _torchvision(
+def _torchvision_row(
     model: str, version: int, digest: str, resize: int, top: Top, mebibytes: float
 ) -> PublishedWeights:
     return PublishedWeights(
@@ -104,7 +103,7 @@ def _torchvision(
     )
 
 
-def _timm(
+def _timm_row(
     model: str, recipe: str, owner: str, file: str, size: int, resize: int, top: Top
 ) -> PublishedWeights:
     return PublishedWeights(
@@ -125,64 +124,64 @@ def _timm(
 
 
 # fmt: off
-# The first row of a variant defines weights="imagenet". Weights of keras.applications
+# `weights="imagenet"` selects the first row of a variant. Weights of keras.applications
 # come first, because reading them does not require PyTorch and their networks are those
 # of the paper. Weights of torchvision come next.
 REGISTRY = (
-    _keras("resnet50", "2cb95161c43110f7111970584f804107", (74.9, 92.1), 224, 98),
-    _keras("resnet101", "f1aeb4b969a6efcfb50fad2f0c20cfc5", (76.4, 92.8), 224, 171),
-    _keras("resnet152", "100835be76be38e30d865e96f2aaae62", (76.6, 93.1), 224, 232),
-    _keras("resnet50v2", "3ef43a0b657b3be2300d5770ece849e0", (76.0, 93.0), 299, 98),
-    _keras("resnet101v2", "6343647c601c52e1368623803854d971", (77.2, 93.8), 299, 171),
-    _keras("resnet152v2", "a49b44d1979771252814e80f8ec446f9", (78.0, 94.2), 299, 232),
-    _torchvision("resnet18", 1, "f37072fd", 256, (69.758, 89.078), 44.661),
-    _torchvision("resnet34", 1, "b627a593", 256, (73.314, 91.42), 83.275),
-    _torchvision("resnet50", 1, "0676ba61", 256, (76.13, 92.862), 97.781),
-    _torchvision("resnet50", 2, "11ad3fa6", 232, (80.858, 95.434), 97.79),
-    _torchvision("resnet101", 1, "63fe2227", 256, (77.374, 93.546), 170.511),
-    _torchvision("resnet101", 2, "cd907fc2", 232, (81.886, 95.78), 170.53),
-    _torchvision("resnet152", 1, "394f9c45", 256, (78.312, 94.046), 230.434),
-    _torchvision("resnet152", 2, "f82ba261", 232, (82.284, 96.002), 230.474),
-    _torchvision("resnext50_32x4d", 1, "7cdf4587", 256, (77.618, 93.698), 95.789),
-    _torchvision("resnext50_32x4d", 2, "1a0047aa", 232, (81.198, 95.34), 95.833),
-    _torchvision("resnext101_32x8d", 1, "8ba56ff5", 256, (79.312, 94.526), 339.586),
-    _torchvision("resnext101_32x8d", 2, "110c445d", 232, (82.834, 96.228), 339.673),
-    _torchvision("resnext101_64x4d", 1, "173b62eb", 232, (83.246, 96.454), 319.318),
-    _torchvision("wide_resnet50_2", 1, "95faca4d", 256, (78.468, 94.086), 131.82),
-    _torchvision("wide_resnet50_2", 2, "9ba9bcbe", 232, (81.602, 95.758), 263.124),
-    _torchvision("wide_resnet101_2", 1, "32ee1156", 256, (78.848, 94.284), 242.896),
-    _torchvision("wide_resnet101_2", 2, "d733dc28", 232, (82.51, 96.02), 484.747),
-    _timm("resnet18", "a1", "huggingface", "v0.1-rsb-weights/resnet18_a1_0-d63eafa0.pth", 224, 235, (71.488, 90.076)),
-    _timm("resnet18", "a2", "huggingface", "v0.1-rsb-weights/resnet18_a2_0-b61bd467.pth", 224, 235, (70.634, 89.486)),
-    _timm("resnet18", "a3", "huggingface", "v0.1-rsb-weights/resnet18_a3_0-40c531c8.pth", 224, 235, (68.246, 88.158)),
-    _timm("resnet18d", "ra2", "rwightman", "v0.1-weights/resnet18d_ra2-48a79e06.pth", 224, 256, (72.268, 90.682)),
-    _timm("resnet34", "a1", "huggingface", "v0.1-rsb-weights/resnet34_a1_0-46f8f793.pth", 224, 235, (76.414, 92.886)),
-    _timm("resnet34", "a2", "huggingface", "v0.1-rsb-weights/resnet34_a2_0-82d47d71.pth", 224, 235, (75.516, 92.456)),
-    _timm("resnet34", "a3", "huggingface", "v0.1-rsb-weights/resnet34_a3_0-a20cabb6.pth", 224, 235, (72.982, 91.116)),
-    _timm("resnet34d", "ra2", "rwightman", "v0.1-weights/resnet34d_ra2-f8dcfcaf.pth", 224, 256, (77.104, 93.376)),
-    _timm("resnet50", "a1", "rwightman", "v0.1-rsb-weights/resnet50_a1_0-14fe96d1.pth", 224, 235, (80.382, 94.598)),
-    _timm("resnet50", "a2", "huggingface", "v0.1-rsb-weights/resnet50_a2_0-a2746f79.pth", 224, 235, (79.828, 94.560)),
-    _timm("resnet50", "a3", "huggingface", "v0.1-rsb-weights/resnet50_a3_0-59cae1ef.pth", 224, 235, (78.052, 93.780)),
-    _timm("resnet50d", "ra2", "rwightman", "v0.1-weights/resnet50d_ra2-464e36ba.pth", 224, 256, (80.548, 95.158)),
-    _timm("resnet50d", "a1", "huggingface", "v0.1-rsb-weights/resnet50d_a1_0-e20cff14.pth", 224, 235, (80.730, 94.678)),
-    _timm("resnet50d", "a2", "huggingface", "v0.1-rsb-weights/resnet50d_a2_0-a3adc64d.pth", 224, 235, (80.268, 94.642)),
-    _timm("resnet50d", "a3", "huggingface", "v0.1-rsb-weights/resnet50d_a3_0-403fdfad.pth", 224, 235, (78.742, 94.236)),
-    _timm("resnet101", "a1", "huggingface", "v0.1-rsb-weights/resnet101_a1_0-cdcb52a9.pth", 224, 235, (81.494, 95.164)),
-    _timm("resnet101", "a2", "huggingface", "v0.1-rsb-weights/resnet101_a2_0-6edb36c7.pth", 224, 235, (81.344, 95.198)),
-    _timm("resnet101", "a3", "huggingface", "v0.1-rsb-weights/resnet101_a3_0-1db14157.pth", 224, 235, (79.820, 94.614)),
-    _timm("resnet101d", "ra2", "rwightman", "v0.1-weights/resnet101d_ra2-2803ffab.pth", 256, 269, (82.252, 96.068)),
-    _timm("resnet152", "a1", "huggingface", "v0.1-rsb-weights/resnet152_a1_0-2eee8a7a.pth", 224, 235, (81.998, 95.294)),
-    _timm("resnet152", "a2", "huggingface", "v0.1-rsb-weights/resnet152_a2_0-b4c6978f.pth", 224, 235, (81.764, 95.270)),
-    _timm("resnet152", "a3", "huggingface", "v0.1-rsb-weights/resnet152_a3_0-134d4688.pth", 224, 235, (80.548, 95.004)),
-    _timm("resnet152d", "ra2", "rwightman", "v0.1-weights/resnet152d_ra2-5cac0439.pth", 256, 269, (83.156, 96.382)),
-    _timm("seresnet50", "a1", "huggingface", "v0.1-rsb-weights/seresnet50_a1_0-ffa00869.pth", 224, 235, (80.012, 94.706)),
-    _timm("seresnet50", "a2", "huggingface", "v0.1-rsb-weights/seresnet50_a2_0-850de0d9.pth", 224, 235, (80.102, 94.720)),
-    _timm("seresnet50", "a3", "huggingface", "v0.1-rsb-weights/seresnet50_a3_0-317ecd56.pth", 224, 235, (77.036, 93.072)),
-    _timm("seresnet50", "ra2", "rwightman", "v0.1-weights/seresnet50_ra_224-8efdb4bb.pth", 224, 256, (80.260, 95.068)),
-    _timm("resnext50_32x4d", "a1", "huggingface", "v0.1-rsb-weights/resnext50_32x4d_a1_0-b5a91a1d.pth", 224, 235, (80.526, 94.458)),
-    _timm("resnext50_32x4d", "a2", "huggingface", "v0.1-rsb-weights/resnext50_32x4d_a2_0-efc76add.pth", 224, 235, (80.444, 94.630)),
-    _timm("resnext50_32x4d", "a3", "huggingface", "v0.1-rsb-weights/resnext50_32x4d_a3_0-3e450271.pth", 224, 235, (79.252, 94.290)),
-    # This package trained these weights. The same folder contains the run's record.
+    _keras_row("resnet50", "2cb95161c43110f7111970584f804107", (74.9, 92.1), 224, 98),
+    _keras_row("resnet101", "f1aeb4b969a6efcfb50fad2f0c20cfc5", (76.4, 92.8), 224, 171),
+    _keras_row("resnet152", "100835be76be38e30d865e96f2aaae62", (76.6, 93.1), 224, 232),
+    _keras_row("resnet50v2", "3ef43a0b657b3be2300d5770ece849e0", (76.0, 93.0), 299, 98),
+    _keras_row("resnet101v2", "6343647c601c52e1368623803854d971", (77.2, 93.8), 299, 171),
+    _keras_row("resnet152v2", "a49b44d1979771252814e80f8ec446f9", (78.0, 94.2), 299, 232),
+    _torchvision_row("resnet18", 1, "f37072fd", 256, (69.758, 89.078), 44.661),
+    _torchvision_row("resnet34", 1, "b627a593", 256, (73.314, 91.42), 83.275),
+    _torchvision_row("resnet50", 1, "0676ba61", 256, (76.13, 92.862), 97.781),
+    _torchvision_row("resnet50", 2, "11ad3fa6", 232, (80.858, 95.434), 97.79),
+    _torchvision_row("resnet101", 1, "63fe2227", 256, (77.374, 93.546), 170.511),
+    _torchvision_row("resnet101", 2, "cd907fc2", 232, (81.886, 95.78), 170.53),
+    _torchvision_row("resnet152", 1, "394f9c45", 256, (78.312, 94.046), 230.434),
+    _torchvision_row("resnet152", 2, "f82ba261", 232, (82.284, 96.002), 230.474),
+    _torchvision_row("resnext50_32x4d", 1, "7cdf4587", 256, (77.618, 93.698), 95.789),
+    _torchvision_row("resnext50_32x4d", 2, "1a0047aa", 232, (81.198, 95.34), 95.833),
+    _torchvision_row("resnext101_32x8d", 1, "8ba56ff5", 256, (79.312, 94.526), 339.586),
+    _torchvision_row("resnext101_32x8d", 2, "110c445d", 232, (82.834, 96.228), 339.673),
+    _torchvision_row("resnext101_64x4d", 1, "173b62eb", 232, (83.246, 96.454), 319.318),
+    _torchvision_row("wide_resnet50_2", 1, "95faca4d", 256, (78.468, 94.086), 131.82),
+    _torchvision_row("wide_resnet50_2", 2, "9ba9bcbe", 232, (81.602, 95.758), 263.124),
+    _torchvision_row("wide_resnet101_2", 1, "32ee1156", 256, (78.848, 94.284), 242.896),
+    _torchvision_row("wide_resnet101_2", 2, "d733dc28", 232, (82.51, 96.02), 484.747),
+    _timm_row("resnet18", "a1", "huggingface", "v0.1-rsb-weights/resnet18_a1_0-d63eafa0.pth", 224, 235, (71.488, 90.076)),
+    _timm_row("resnet18", "a2", "huggingface", "v0.1-rsb-weights/resnet18_a2_0-b61bd467.pth", 224, 235, (70.634, 89.486)),
+    _timm_row("resnet18", "a3", "huggingface", "v0.1-rsb-weights/resnet18_a3_0-40c531c8.pth", 224, 235, (68.246, 88.158)),
+    _timm_row("resnet18d", "ra2", "rwightman", "v0.1-weights/resnet18d_ra2-48a79e06.pth", 224, 256, (72.268, 90.682)),
+    _timm_row("resnet34", "a1", "huggingface", "v0.1-rsb-weights/resnet34_a1_0-46f8f793.pth", 224, 235, (76.414, 92.886)),
+    _timm_row("resnet34", "a2", "huggingface", "v0.1-rsb-weights/resnet34_a2_0-82d47d71.pth", 224, 235, (75.516, 92.456)),
+    _timm_row("resnet34", "a3", "huggingface", "v0.1-rsb-weights/resnet34_a3_0-a20cabb6.pth", 224, 235, (72.982, 91.116)),
+    _timm_row("resnet34d", "ra2", "rwightman", "v0.1-weights/resnet34d_ra2-f8dcfcaf.pth", 224, 256, (77.104, 93.376)),
+    _timm_row("resnet50", "a1", "rwightman", "v0.1-rsb-weights/resnet50_a1_0-14fe96d1.pth", 224, 235, (80.382, 94.598)),
+    _timm_row("resnet50", "a2", "huggingface", "v0.1-rsb-weights/resnet50_a2_0-a2746f79.pth", 224, 235, (79.828, 94.560)),
+    _timm_row("resnet50", "a3", "huggingface", "v0.1-rsb-weights/resnet50_a3_0-59cae1ef.pth", 224, 235, (78.052, 93.780)),
+    _timm_row("resnet50d", "ra2", "rwightman", "v0.1-weights/resnet50d_ra2-464e36ba.pth", 224, 256, (80.548, 95.158)),
+    _timm_row("resnet50d", "a1", "huggingface", "v0.1-rsb-weights/resnet50d_a1_0-e20cff14.pth", 224, 235, (80.730, 94.678)),
+    _timm_row("resnet50d", "a2", "huggingface", "v0.1-rsb-weights/resnet50d_a2_0-a3adc64d.pth", 224, 235, (80.268, 94.642)),
+    _timm_row("resnet50d", "a3", "huggingface", "v0.1-rsb-weights/resnet50d_a3_0-403fdfad.pth", 224, 235, (78.742, 94.236)),
+    _timm_row("resnet101", "a1", "huggingface", "v0.1-rsb-weights/resnet101_a1_0-cdcb52a9.pth", 224, 235, (81.494, 95.164)),
+    _timm_row("resnet101", "a2", "huggingface", "v0.1-rsb-weights/resnet101_a2_0-6edb36c7.pth", 224, 235, (81.344, 95.198)),
+    _timm_row("resnet101", "a3", "huggingface", "v0.1-rsb-weights/resnet101_a3_0-1db14157.pth", 224, 235, (79.820, 94.614)),
+    _timm_row("resnet101d", "ra2", "rwightman", "v0.1-weights/resnet101d_ra2-2803ffab.pth", 256, 269, (82.252, 96.068)),
+    _timm_row("resnet152", "a1", "huggingface", "v0.1-rsb-weights/resnet152_a1_0-2eee8a7a.pth", 224, 235, (81.998, 95.294)),
+    _timm_row("resnet152", "a2", "huggingface", "v0.1-rsb-weights/resnet152_a2_0-b4c6978f.pth", 224, 235, (81.764, 95.270)),
+    _timm_row("resnet152", "a3", "huggingface", "v0.1-rsb-weights/resnet152_a3_0-134d4688.pth", 224, 235, (80.548, 95.004)),
+    _timm_row("resnet152d", "ra2", "rwightman", "v0.1-weights/resnet152d_ra2-5cac0439.pth", 256, 269, (83.156, 96.382)),
+    _timm_row("seresnet50", "a1", "huggingface", "v0.1-rsb-weights/seresnet50_a1_0-ffa00869.pth", 224, 235, (80.012, 94.706)),
+    _timm_row("seresnet50", "a2", "huggingface", "v0.1-rsb-weights/seresnet50_a2_0-850de0d9.pth", 224, 235, (80.102, 94.720)),
+    _timm_row("seresnet50", "a3", "huggingface", "v0.1-rsb-weights/seresnet50_a3_0-317ecd56.pth", 224, 235, (77.036, 93.072)),
+    _timm_row("seresnet50", "ra2", "rwightman", "v0.1-weights/seresnet50_ra_224-8efdb4bb.pth", 224, 256, (80.260, 95.068)),
+    _timm_row("resnext50_32x4d", "a1", "huggingface", "v0.1-rsb-weights/resnext50_32x4d_a1_0-b5a91a1d.pth", 224, 235, (80.526, 94.458)),
+    _timm_row("resnext50_32x4d", "a2", "huggingface", "v0.1-rsb-weights/resnext50_32x4d_a2_0-efc76add.pth", 224, 235, (80.444, 94.630)),
+    _timm_row("resnext50_32x4d", "a3", "huggingface", "v0.1-rsb-weights/resnext50_32x4d_a3_0-3e450271.pth", 224, 235, (79.252, 94.290)),
+    # keras_resnet trained these weights. The folder also contains the log and metrics.
     PublishedWeights("resnet20", "fashion_mnist", "trained/resnet20_fashion_mnist/resnet20_fashion_mnist.keras", "sha256", "39db9c7adc2afa55ae6b84c1cf0aafac94a041cb6481457c8b852570125ad7d7", None, None, 94.0, 99.9, 1.29, "Apache-2.0", "keras_resnet", "fashion_mnist"),
 )
 # fmt: on
@@ -202,13 +201,13 @@ def list_weights(model: str | None = None) -> list[PublishedWeights]:
         model: Name of a variant, as in `keras_resnet.list_models()`; `None` for all.
 
     Returns:
-        Rows of `REGISTRY`. `weights="imagenet"` selects the first row of a variant.
+        Rows of `REGISTRY`. `weights="imagenet"` selects the first row of its variant.
 
     Raises:
         InputError: If there is no such variant.
     """
     if model is not None:
-        find_variant(model)  # Raises an error for an unknown name.
+        find_variant(model)  # Raises InputError for an unknown name.
     return [row for row in REGISTRY if model is None or row.model == model.lower()]
 
 
@@ -226,25 +225,25 @@ def find_weights(model: str | None, name: str) -> PublishedWeights:
             f"file is accepted too. Received: weights={name!r}"
         )
     names = [row.name for row in rows]
-    has_default = "://" in rows[0].address  # "imagenet" selects weights with a URL.
+    has_default = "://" in rows[0].address  # Weights without a URL are not of ImageNet.
     check_choice("weights", name, [DEFAULT_WEIGHTS, *names] if has_default else names)
     return rows[0 if name == DEFAULT_WEIGHTS else names.index(name)]
 
 
-def class_ids(data: str) -> tuple[str, ...] | None:
+def class_ids(dataset: str) -> tuple[str, ...] | None:
     """Returns the WordNet ids of ImageNet's classes, or `None` for other datasets."""
-    return _imagenet_classes(0) if data == "imagenet" else None
+    return _imagenet_classes(0) if dataset == "imagenet" else None
 
 
-def class_names(data: str) -> tuple[str, ...] | None:
+def class_names(dataset: str) -> tuple[str, ...] | None:
     """Returns the class names of a dataset in the order of the labels.
 
-    The result is `None` unless the dataset is `"imagenet"`, with 1,000 different names,
-    or `"cifar10"`.
+    Returns `None` for datasets other than `"imagenet"`, whose 1,000 names are all
+    different, and `"cifar10"`.
     """
-    if data == "cifar10":
+    if dataset == "cifar10":
         return CIFAR10_CLASSES
-    return _imagenet_classes(1) if data == "imagenet" else None
+    return _imagenet_classes(1) if dataset == "imagenet" else None
 
 
 @functools.cache

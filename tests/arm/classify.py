@@ -1,6 +1,9 @@
-"""Runs every `.tflite` file of a bundle, with LiteRT and NumPy alone.
+"""Classifies images with every `.tflite` file of a bundle, using only LiteRT and NumPy.
 
-Usage: classify.py BUNDLE IMAGES.npy ANSWERS.npz
+Usage: classify.py BUNDLE IMAGES.npy PROBABILITIES.npz
+
+The output has an array of probabilities for each file. The int8 file also runs with
+LiteRT's reference kernels, whose array is named "int8 reference".
 """
 
 import pathlib
@@ -9,8 +12,8 @@ import sys
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
-bundle, images, answers = sys.argv[1:]
-images = np.load(images)
+bundle, images_path, output_path = sys.argv[1:]
+images = np.load(images_path)
 
 
 def classify(path, kernels):
@@ -21,9 +24,11 @@ def classify(path, kernels):
     return np.concatenate([serve(image=i[None])["probabilities"] for i in images])
 
 
-found = {}
+probabilities_by_name = {}
 for path in pathlib.Path(bundle).glob("*.tflite"):
-    found[path.stem] = classify(path, OpResolverType.AUTO)
+    probabilities_by_name[path.stem] = classify(path, OpResolverType.AUTO)
     if path.stem == "int8":
-        found["int8 reference"] = classify(path, OpResolverType.BUILTIN_REF)
-np.savez(answers, **found)
+        probabilities_by_name["int8 reference"] = classify(
+            path, OpResolverType.BUILTIN_REF
+        )
+np.savez(output_path, **probabilities_by_name)

@@ -1,26 +1,28 @@
 #!/bin/sh
-# Prepares an emulated ARM machine: qemu, Debian's arm64 Python and LiteRT's wheel.
+# Prepares an emulated ARM machine with qemu, Debian's arm64 Python and LiteRT's wheel.
 #
 # Usage, on Debian 12: tests/arm/prepare.sh FOLDER PYTHON
 #
-# FOLDER receives qemu-aarch64-static and root, which is for qemu's -L. PYTHON's pip
-# takes the wheels from requirements.lock, so that PYTHON has to be a 3.11, as
-# Debian's is. Nothing is installed and no privileges are needed, since apt
-# works in FOLDER. Everything is written beside it, and renamed when whole.
+# FOLDER receives the program qemu-aarch64-static and the folder root for qemu's option -L.
+# The pip of PYTHON downloads the wheels that requirements.lock lists. PYTHON must be
+# Python 3.11, the version of Debian 12. Nothing is installed on the system and no
+# privileges are needed, because apt works in a temporary folder next to FOLDER. This folder
+# is renamed to FOLDER at the end.
 set -eu
 
 folder=$(realpath -m "$1")
 python=$2
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 lock=$(dirname "$0")/../../requirements.lock
-beside=$(mktemp -d "$folder.XXXXXX")
-trap 'rm -rf "$beside"' EXIT
+temporary=$(mktemp -d "$folder.XXXXXX")
+trap 'rm -rf "$temporary"' EXIT
 trap 'exit 1' HUP INT TERM
-root=$beside/root
-apt=$beside/apt
+root=$temporary/root
+apt=$temporary/apt
 mkdir -p "$root/proc" "$apt/lists/partial" "$apt/archives/partial"
 
-# The system's sources, but no installed package: every dependency is downloaded.
+# apt uses the package sources of the system, but treats no package as installed. So it
+# downloads every dependency.
 touch "$apt/status"
 cat > "$apt/conf" << END
 APT::Architecture "arm64";
@@ -39,9 +41,9 @@ for package in "$apt"/archives/*_arm64.deb; do
     dpkg-deb -x "$package" "$root"
 done
 dpkg-deb --fsys-tarfile "$apt"/archives/qemu-user-static_*.deb |
-    tar -x -C "$beside" --strip-components=3 ./usr/bin/qemu-aarch64-static
+    tar -x -C "$temporary" --strip-components=3 ./usr/bin/qemu-aarch64-static
 
-# LiteRT reads here what the CPU can do, and crashes on what an x86 one says.
+# LiteRT reads the features of the CPU from this file, and crashes if it describes an x86 CPU.
 cat > "$root/proc/cpuinfo" << END
 processor	: 0
 BogoMIPS	: 50.00
@@ -54,7 +56,7 @@ CPU revision	: 1
 
 END
 
-# LiteRT and all that its wheel requires.
+# LiteRT's wheel and the wheels that it requires.
 for wheel in ai-edge-litert backports-strenum flatbuffers ml-dtypes numpy protobuf \
     tqdm typing-extensions; do
     sed -n "/^$wheel==/,/[^\\\\]\$/p" "$lock"
@@ -65,5 +67,5 @@ done > "$apt/requirements.txt"
     --target="$root/site-packages" --requirement="$apt/requirements.txt"
 
 rm -rf "$apt" "$folder"
-chmod 755 "$beside"
-mv "$beside" "$folder"
+chmod 755 "$temporary"
+mv "$temporary" "$folder"

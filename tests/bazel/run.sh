@@ -3,8 +3,9 @@
 #
 #   tests/bazel/run.sh test //tests:test_variants
 #
-# A current Bazel downloads the repositories in MODULE.bazel. This script replaces them with
-# the substitutes in its folder. Python and its packages come from $VENV (default: .venv).
+# A current Bazel downloads the repositories that MODULE.bazel lists. This script replaces
+# them with the substitutes in tests/bazel. Python and its packages come from the environment
+# $VENV (default: .venv).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$(dirname "$here")")
@@ -19,16 +20,17 @@ fail() {
 
 for required in /usr/bin/bazel-4 /usr/share/bazel/rules/{java,proto}; do
   [ -e "$required" ] || fail "Debian's bazel-bootstrap, bazel-rules-java and" \
-    "bazel-rules-proto are needed. A current Bazel does not need this script. Missing: $required"
+    "bazel-rules-proto must be installed. A current Bazel does not need this script. Missing: $required"
 done
 [ -x "$venv/bin/python3" ] || fail "VENV must be an environment with the packages of" \
-  "$lock, which make creates. Received: $venv"
-# An installed keras_resnet would hide missing deps in the BUILD rules of the tests.
+  "$lock; make creates .venv. Received: $venv"
+# If keras_resnet were installed, tests whose targets lack deps would pass nevertheless.
 if (cd / && PYTHONPATH='' "$venv/bin/python3" -c 'import keras_resnet' 2>/dev/null); then
   fail "VENV must not contain this project, which would hide missing deps. Received: $venv"
 fi
 
-# Create the repository @pypi with a target per distribution, named as by pip.parse.
+# Create the repository @pypi with a target for each package in the lock file. The targets
+# have the same names as those of pip.parse in MODULE.bazel.
 if [ ! "$generated/hub" -nt "$lock" ]; then
   rm -rf "$generated"/hub*
   mkdir -p "$generated/hub.part"
@@ -42,7 +44,8 @@ if [ ! "$generated/hub" -nt "$lock" ]; then
   mv "$generated/hub.part" "$generated/hub"
 fi
 
-# explicit_init_py repeats a setting of MODULE.bazel; rules_python sets PYTHONSAFEPATH.
+# Two settings replace what a current Bazel does: MODULE.bazel sets explicit_init_py, and
+# rules_python sets PYTHONSAFEPATH.
 cat >"$generated/bazelrc.$$" <<END
 common --override_repository=pypi=$generated/hub
 common --override_repository=remote_coverage_tools=$here/remote_coverage_tools

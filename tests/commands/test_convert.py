@@ -1,4 +1,4 @@
-"""Conversion of weights between file formats, which loses nothing."""
+"""Conversion of weights between file formats without loss."""
 
 import contextlib
 import functools
@@ -27,12 +27,13 @@ from keras_resnet.convert import convert
 from keras_resnet.support.errors import InputError
 from keras_resnet.weights import formats, saving
 
-FIXTURE = json.loads(
+TORCH_FIXTURE = json.loads(
     (pathlib.Path(__file__).parents[1] / "fixtures/torch_logits.json").read_text(
         "utf-8"
     )
 )
-DIGESTS = {(row["source"], row["model"]): row["digest"] for row in FIXTURE["nets"]}
+# Hashes of the keys and shapes in PyTorch's state dicts, by source and network.
+DIGESTS = {(r["source"], r["model"]): r["digest"] for r in TORCH_FIXTURE["nets"]}
 MEAN, VARIANCE = (120.1, 115.25, 1 / 3), (3025.7, 0.1, 1e4)
 
 
@@ -56,17 +57,17 @@ def save_network(path, *arguments, **options):
 
 
 @pytest.fixture(scope="module")
-def small_file(tmp_path_factory):
+def keras_file(tmp_path_factory):
     """Path of the `.keras` file of a small network."""
     return save_network(tmp_path_factory.mktemp("small") / "a.keras", "cifar_resnet8")
 
 
-def assert_same(actual, expected):
+def assert_same_network(actual, expected):
     """Asserts that two networks have the same variables and layer configurations."""
-    for variable, other in zip(actual.variables, expected.variables, strict=True):
-        assert variable.path == other.path
-        assert variable.dtype == other.dtype
-        np.testing.assert_array_equal(variable, other)
+    for variable, reference in zip(actual.variables, expected.variables, strict=True):
+        assert variable.path == reference.path
+        assert variable.dtype == reference.dtype
+        np.testing.assert_array_equal(variable, reference)
     actual, expected = (
         {layer.name: layer.get_config() for layer in model.layers[1:]}
         for model in (actual, expected)
@@ -76,7 +77,8 @@ def assert_same(actual, expected):
         assert actual[name] == config
 
 
-def slow(*case):
+def slow_case(*case):
+    """Returns parameters of a test that only the full test suite runs."""
     return pytest.param(*case, marks=pytest.mark.full)
 
 
@@ -89,30 +91,30 @@ def slow(*case):
         ("cifar_resnet8", {"shortcut": "none"}),
         ("cifar_plainnet8", {}),
         ("resnet20", {"shortcut": "C"}),
-        slow("plainnet20", {}),
-        slow("resnet18", {}),
+        slow_case("plainnet20", {}),
+        slow_case("resnet18", {}),
         ("resnet18", {"shortcut": "A"}),
-        slow("resnet18", {"shortcut": "C"}),
-        slow("plainnet18", {}),
-        slow("resnet50", {"shortcut": "A"}),
+        slow_case("resnet18", {"shortcut": "C"}),
+        slow_case("plainnet18", {}),
+        slow_case("resnet50", {"shortcut": "A"}),
         ("resnet50", {"stride_on": "1x1"}),
-        slow("resnet50", {"stride_on": "3x3"}),
-        slow("resnet50", {"avg_down": True}),
-        slow("resnet50", {"stem": "deep"}),
-        slow("resnet18d", {}),
-        slow("resnet50d", {}),
-        slow("seresnet50", {}),
-        slow("resnext50_32x4d", {}),
-        slow("wide_resnet50_2", {}),
+        slow_case("resnet50", {"stride_on": "3x3"}),
+        slow_case("resnet50", {"avg_down": True}),
+        slow_case("resnet50", {"stem": "deep"}),
+        slow_case("resnet18d", {}),
+        slow_case("resnet50d", {}),
+        slow_case("seresnet50", {}),
+        slow_case("resnext50_32x4d", {}),
+        slow_case("wide_resnet50_2", {}),
     ],
 )
-def test_round_trip_from_keras(name, options, tmp_path):
+def test_a_round_trip_from_keras_is_lossless(name, options, tmp_path):
     middle, target = (str(tmp_path / name) for name in ("a.safetensors", "b.keras"))
     model = make_network(name, **options)
     saving.save_model(model, str(tmp_path / "a.keras"))
     convert(str(tmp_path / "a.keras"), middle)
     convert(middle, target)
-    assert_same(formats.load_model(target), model)
+    assert_same_network(formats.load_model(target), model)
 
 
 @pytest.mark.parametrize(
@@ -121,25 +123,25 @@ def test_round_trip_from_keras(name, options, tmp_path):
         ("cifar", "resnet20 A", {"shortcut": "A"}),
         ("cifar", "resnet20 B", {"shortcut": "B"}),
         ("torchvision", "resnet18", {}),
-        slow("torchvision", "resnet50", {"stride_on": "3x3"}),
-        slow("torchvision", "resnext50_32x4d", {}),
-        slow("timm", "resnet50d", {}),
-        slow("timm", "seresnet50", {}),
+        slow_case("torchvision", "resnet50", {"stride_on": "3x3"}),
+        slow_case("torchvision", "resnext50_32x4d", {}),
+        slow_case("timm", "resnet50d", {}),
+        slow_case("timm", "seresnet50", {}),
     ],
 )
-def test_round_trip_from_torch(source, name, options, tmp_path):
-    """Keys and shapes are those of PyTorch, and a state dict is restored exactly."""
-    torch, middle, target = (
+def test_a_round_trip_from_torch_is_lossless(source, name, options, tmp_path):
+    """Keys and shapes equal those of PyTorch, and arrays are restored exactly."""
+    torch_path, middle, target = (
         str(tmp_path / name) for name in ("a.safetensors", "b.keras", "c.safetensors")
     )
     saving.save_state_dict(
-        keras_resnet.ResNet(name.split()[0], classes=8, **options), torch
+        keras_resnet.ResNet(name.split()[0], classes=8, **options), torch_path
     )
-    shapes = {key: array.shape for key, array in load_file(torch).items()}
+    shapes = {key: array.shape for key, array in load_file(torch_path).items()}
     assert hash_shapes(shapes) == DIGESTS[source, name]
     state_dict = make_arrays(shapes)
-    save_file(state_dict, torch)  # Without notes, as PyTorch would write it.
-    convert(torch, middle)
+    save_file(state_dict, torch_path)  # PyTorch writes no metadata of keras_resnet.
+    convert(torch_path, middle)
     convert(middle, target)
     arrays = load_file(target)
     assert arrays.keys() == state_dict.keys()
@@ -151,7 +153,7 @@ def test_round_trip_from_torch(source, name, options, tmp_path):
     assert counters == {key.replace("running_", "num_batches_tracked") for key in norms}
 
 
-STRICT_LOADING = """
+LOAD_SCRIPT = """
 import json, sys, torch
 from make_torch_logits import build
 from safetensors.torch import load_file
@@ -161,11 +163,8 @@ for path, *net in json.loads(sys.argv[1]):
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("timm"), reason="needs timm")
-def test_torch_loads_it_strictly(tmp_path):
-    """PyTorch loads converted files with `strict=True`.
-
-    It runs in another process, because importing torchvision after TensorFlow crashes.
-    """
+def test_torch_loads_converted_files_strictly(tmp_path):
+    """PyTorch runs in another process, as importing it after TensorFlow crashes."""
     networks = []
     for source, name, options in [
         ("torchvision", "resnet18", {}),
@@ -182,20 +181,19 @@ def test_torch_loads_it_strictly(tmp_path):
         networks.append([path, source, name, arguments])
     search_path = os.pathsep.join([str(pathlib.Path(__file__).parents[1]), *sys.path])
     result = run_python(
-        "-c", STRICT_LOADING, json.dumps(networks), env={"PYTHONPATH": search_path}
+        "-c", LOAD_SCRIPT, json.dumps(networks), env={"PYTHONPATH": search_path}
     )
     assert result.stdout == "<All keys matched successfully>\n" * 7, result.stderr
 
 
-def test_grey_images(tmp_path):
-    """Networks with one input channel are converted too."""
+def test_networks_for_grey_images_are_converted(tmp_path):
     model = make_network("cifar_resnet8", channels=1)
     middle, target = (str(tmp_path / name) for name in ("a.safetensors", "b.keras"))
     saving.save_model(model, str(tmp_path / "a.keras"))
     convert(str(tmp_path / "a.keras"), middle)
     assert load_file(middle)["conv1.weight"].shape == (16, 1, 3, 3)
     convert(middle, target)
-    assert_same(formats.load_model(target), model)
+    assert_same_network(formats.load_model(target), model)
 
 
 def test_torch_has_no_names_for_pre_activation_networks(tmp_path):
@@ -212,12 +210,12 @@ def test_keras_files_support_pre_activation_networks(stride_on, tmp_path):
     source = save_network(tmp_path / "a.keras", "resnet50v2", stride_on=stride_on)
     convert(source, str(tmp_path / "b.keras"))
     actual, expected = (formats.load_model(str(tmp_path / f"{n}.keras")) for n in "ba")
-    assert_same(actual, expected)
+    assert_same_network(actual, expected)
 
 
 @pytest.mark.parametrize("classes", [10, 8])
-def test_weights_h5(classes, tmp_path):
-    """Files that Keras writes, which contain no mean and variance, are converted."""
+def test_a_weights_h5_file_of_keras_is_converted(classes, tmp_path):
+    """Variant, mean and standard deviation are passed, as the file lacks them."""
     model = make_network("cifar_resnet8", classes=classes)
     model.save_weights(str(tmp_path / "b.weights.h5"))
     options = {"mean": [120.0, 110.0, 100.0], "std": [60.0, 50.0, 40.0]}
@@ -231,13 +229,13 @@ def test_weights_h5(classes, tmp_path):
         np.testing.assert_array_equal(array, expected)
 
 
-def test_weights_h5_for_other_classes(tmp_path):
+def test_a_weights_h5_file_initialises_a_network_with_other_classes(tmp_path):
     model = make_network("cifar_resnet8")
     path = str(tmp_path / "a.weights.h5")
     model.save_weights(path)
-    other = keras_resnet.ResNet("cifar_resnet8", weights=path, classes=3)
+    new_model = keras_resnet.ResNet("cifar_resnet8", weights=path, classes=3)
     for array, expected in zip(
-        other.get_weights()[:-2], model.get_weights()[:-2], strict=True
+        new_model.get_weights()[:-2], model.get_weights()[:-2], strict=True
     ):
         np.testing.assert_array_equal(array, expected)
 
@@ -253,8 +251,8 @@ def test_plain_weights_do_not_fit_residual_networks(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["weights.h5", "safetensors"])
-def test_round_trip_of_a_run(ending, trained_run, tmp_path):
-    """The input shape (8, 8, 1), the class names and the outputs stay the same."""
+def test_a_round_trip_keeps_all_properties_of_a_run(ending, trained_run, tmp_path):
+    """These are the input shape (8, 8, 1), the class names and the outputs."""
     middle, target = str(tmp_path / f"a.{ending}"), str(tmp_path / "b.keras")
     convert(str(trained_run / "final.keras"), middle)
     convert(middle, target)
@@ -267,15 +265,15 @@ def test_round_trip_of_a_run(ending, trained_run, tmp_path):
 
 
 def test_model_selects_a_plain_network(tmp_path):
-    """A file without notes could also be a residual network with shortcut A."""
-    plain = keras_resnet.ResNet("cifar_plainnet8")
+    """Without metadata, the weights could also belong to a residual network."""
+    plain_model = keras_resnet.ResNet("cifar_plainnet8")
     path, target = (str(tmp_path / name) for name in ("a.safetensors", "b.keras"))
-    saving.save_state_dict(plain, path)
-    save_file(load_file(path), path)  # Without notes, as PyTorch would write it.
+    saving.save_state_dict(plain_model, path)
+    save_file(load_file(path), path)  # PyTorch writes no metadata of keras_resnet.
     converted = convert(path, target, model="cifar_plainnet8")
     assert not any(isinstance(layer, keras.layers.Add) for layer in converted.layers)
     arrays = converted.get_weights()
-    for array, expected in zip(arrays, plain.get_weights(), strict=True):
+    for array, expected in zip(arrays, plain_model.get_weights(), strict=True):
         np.testing.assert_array_equal(array, expected)
 
 
@@ -288,16 +286,16 @@ def test_a_deep_stem_alone_is_not_resnet_d(tmp_path):
     saving.save_state_dict(keras_resnet.ResNet("resnet18", stem="deep"), path)
     arrays = load_file(path)
     assert arrays["layer2.0.downsample.0.weight"].ndim == 4
-    save_file(arrays, path)  # Without notes, as timm would write it.
+    save_file(arrays, path)  # timm writes no metadata of keras_resnet.
     with pytest.raises(InputError, match="avg_down"):
         keras_resnet.ResNet("resnet18d", weights=path)
 
 
 @pytest.mark.parametrize("ending", [".keras", ".safetensors"])
-def test_mean_and_std_override_the_file(ending, small_file, tmp_path):
+def test_mean_and_std_override_the_file(ending, keras_file, tmp_path):
     path = str(tmp_path / f"b{ending}")
     mean, std = [10.0, 20.0, 30.0], [2.0, 4.0, 5.0]
-    convert(small_file, path, mean=mean, std=std)
+    convert(keras_file, path, mean=mean, std=std)
     convert(path, str(tmp_path / "c.keras"))
     model = formats.load_model(str(tmp_path / "c.keras"))
     pixels = np.full((1, 32, 32, 3), 50.0)
@@ -321,24 +319,24 @@ NAN = float("nan")
         ([1, 2, NAN], [1, 2, 3]),
     ],
 )
-def test_invalid_mean_and_std(mean, std, small_file, tmp_path):
+def test_invalid_mean_and_std_are_refused(mean, std, keras_file, tmp_path):
     with pytest.raises(InputError, match="three numbers each, from 0 to 255"):
-        convert(small_file, str(tmp_path / "b.keras"), mean=mean, std=std)
+        convert(keras_file, str(tmp_path / "b.keras"), mean=mean, std=std)
     assert os.listdir(tmp_path) == []
 
 
-def test_a_mean_that_is_not_a_number(small_file, monkeypatch):
+def test_a_mean_that_is_not_a_number_is_refused(keras_file, monkeypatch):
     options = command.ConversionOptions(mean=("1", "2", "x"))
     monkeypatch.setattr(command, "read_flags", lambda _: options)
     with pytest.raises(InputError, match="numbers each, such as 123"):
-        command.main([small_file, "b.keras"])
+        command.main([keras_file, "b.keras"])
 
 
-def test_keras_settings_do_not_change(small_file, tmp_path):
+def test_keras_settings_do_not_change(keras_file, tmp_path):
     """A notebook that calls `convert` keeps its dtype policy."""
     keras.config.set_dtype_policy("float64")
     try:
-        convert(small_file, str(tmp_path / "b.keras"))
+        convert(keras_file, str(tmp_path / "b.keras"))
         assert keras.config.dtype_policy().name == "float64"
     finally:
         keras.config.set_dtype_policy("float32")
@@ -360,31 +358,31 @@ def serve(folder):
 
 
 @pytest.fixture
-def published(small_file, tmp_path, monkeypatch):
-    """Folder with a published file. The download cache is empty."""
+def web_folder(keras_file, tmp_path, monkeypatch):
+    """Folder of `net.keras`, which tests serve by HTTP. The download cache is empty."""
     folder = tmp_path / "published"
     folder.mkdir()
-    shutil.copy(small_file, folder / "net.keras")
+    shutil.copy(keras_file, folder / "net.keras")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
     return folder
 
 
-def test_a_url_with_its_hash(published, tmp_path):
-    """The file is cached, and the second conversion needs no server."""
-    digest = hashlib.sha256((published / "net.keras").read_bytes()).hexdigest()
+def test_a_url_with_its_hash_is_downloaded_once(web_folder, tmp_path):
+    """The second conversion reads the cached file, while no server runs."""
+    digest = hashlib.sha256((web_folder / "net.keras").read_bytes()).hexdigest()
     target = str(tmp_path / "b.keras")
-    with serve(published) as url:
+    with serve(web_folder) as url:
         convert(f"{url}/net.keras", target, sha256=digest)
-    expected = formats.load_model(str(published / "net.keras"))
-    assert_same(formats.load_model(target), expected)
+    expected = formats.load_model(str(web_folder / "net.keras"))
+    assert_same_network(formats.load_model(target), expected)
     os.remove(target)
     convert(f"{url}/net.keras", target, sha256=digest[:8].upper())
     assert os.path.exists(target)
 
 
-def test_a_url_with_a_query(published, tmp_path):
-    digest = hashlib.sha256((published / "net.keras").read_bytes()).hexdigest()
-    with serve(published) as url:
+def test_a_url_may_have_a_query(web_folder, tmp_path):
+    digest = hashlib.sha256((web_folder / "net.keras").read_bytes()).hexdigest()
+    with serve(web_folder) as url:
         source = f"{url}/net.keras?download=true"
         convert(source, str(tmp_path / "b.safetensors"), sha256=digest)
     assert (tmp_path / "b.safetensors").exists()
@@ -399,34 +397,34 @@ def test_a_url_with_a_query(published, tmp_path):
         ("0" * 64, "is not the published file"),
     ],
 )
-def test_a_url_without_the_correct_hash(sha256, words, published, tmp_path):
+def test_a_url_with_a_wrong_hash_is_refused(sha256, words, web_folder, tmp_path):
     target = tmp_path / "b.keras"
-    with serve(published) as url, pytest.raises(InputError, match=words) as error:
+    with serve(web_folder) as url, pytest.raises(InputError, match=words) as error:
         convert(f"{url}/net.keras", str(target), sha256=sha256)
     assert "\n" not in str(error.value)
     assert not target.exists()
     assert [path for path in tmp_path.rglob("home/**/*") if path.is_file()] == []
 
 
-def test_a_url_that_does_not_exist(published, tmp_path):
+def test_a_url_that_does_not_exist_is_reported(web_folder, tmp_path):
     with (
-        serve(published) as url,
+        serve(web_folder) as url,
         pytest.raises(InputError, match=r"Could not download .*File not found"),
     ):
         convert(f"{url}/nte.keras", str(tmp_path / "b.keras"), sha256="0" * 64)
 
 
 @pytest.fixture(scope="module")
-def folder(small_file, tmp_path_factory):
+def source_folder(keras_file, tmp_path_factory):
     """Folder with intact files, damaged files and an existing target."""
     path = tmp_path_factory.mktemp("folder")
-    shutil.copy(small_file, path / "a.keras")
-    convert(small_file, str(path / "a.safetensors"))
+    shutil.copy(keras_file, path / "a.keras")
+    convert(keras_file, str(path / "a.safetensors"))
     for ending in ("keras", "safetensors"):
         content = (path / f"a.{ending}").read_bytes()
         (path / f"half.{ending}").write_bytes(content[: len(content) // 2])
-    other = {"features.0.weight": np.zeros((8, 3, 3, 3))}
-    save_file(other, path / "other.safetensors")
+    unknown_arrays = {"features.0.weight": np.zeros((8, 3, 3, 3))}
+    save_file(unknown_arrays, path / "other.safetensors")
     (path / "b.keras").write_bytes(b"of yesterday")
     return path
 
@@ -448,18 +446,20 @@ def folder(small_file, tmp_path_factory):
         ("other.safetensors", "b.keras", "layer1.0.conv1.weight"),
     ],
 )
-def test_invalid_source_or_target(source, target, words, folder, monkeypatch):
+def test_an_invalid_source_or_target_is_refused(
+    source, target, words, source_folder, monkeypatch
+):
     """The error is one line, and no file is written or changed."""
-    monkeypatch.chdir(folder)
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.chdir(source_folder)
+    files_before = {p.name: p.read_bytes() for p in source_folder.iterdir()}
     with pytest.raises((InputError, OSError)) as error:
         convert(source, target)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
-    assert before == {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert files_before == {p.name: p.read_bytes() for p in source_folder.iterdir()}
 
 
-def test_a_full_disk_does_not_change_the_old_file(small_file, tmp_path, monkeypatch):
+def test_a_full_disk_does_not_change_the_old_file(keras_file, tmp_path, monkeypatch):
     def fill_disk(arrays, path, metadata):
         pathlib.Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
@@ -470,25 +470,25 @@ def test_a_full_disk_does_not_change_the_old_file(small_file, tmp_path, monkeypa
     with pytest.raises(
         OSError, match=r"Could not write .*b\.safetensors: No space left"
     ):
-        convert(small_file, str(target))
+        convert(keras_file, str(target))
     assert target.read_bytes() == b"of yesterday"
     assert os.listdir(tmp_path) == ["b.safetensors"]
 
 
-def test_one_argument_only(tmp_path):
+def test_one_argument_is_not_enough(tmp_path):
     result = run_program("keras_resnet.convert", "a.keras", cwd=tmp_path)
     assert_one_line(result, "convert SOURCE TARGET", "Received: a.keras")
     assert os.listdir(tmp_path) == []
 
 
-def test_the_command(small_file, tmp_path):
+def test_the_command_prints_the_size_and_the_use_in_torch(keras_file, tmp_path):
     result = run_program(
-        "keras_resnet.convert", small_file, "b.safetensors",
+        "keras_resnet.convert", keras_file, "b.safetensors",
         "--mean=1,2,3", "--std=4,5,6", cwd=tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    size = (tmp_path / "b.safetensors").stat().st_size / 1e6
-    assert f"{size:.1f} MB: b.safetensors" in result.stdout
+    size_mb = (tmp_path / "b.safetensors").stat().st_size / 1e6
+    assert f"{size_mb:.1f} MB: b.safetensors" in result.stdout
     assert len(result.stdout.splitlines()) == 1
     (hint,) = result.stderr.splitlines()
     assert re.search(r"from 0 to 1, .*\(0\.003922, .*\) .*\(0\.01569, ", hint)

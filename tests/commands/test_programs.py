@@ -1,4 +1,4 @@
-"""The commands in subprocesses, with valid and with invalid input."""
+"""The commands, run in subprocesses with valid and with invalid input."""
 
 import csv
 import json
@@ -33,46 +33,46 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize("program", COMMANDS)
-def test_help_fits_a_screen(program):
-    result = run_program(program, "--helpshort")
+@pytest.mark.parametrize("module", COMMANDS)
+def test_help_fits_a_screen(module):
+    result = run_program(module, "--helpshort")
     lines = result.stdout.splitlines()
-    # The path of the module may be of any length.
+    # A line with the path of the module may be longer.
     lines = [line for line in lines if not line.endswith(".py:")]
     assert len(lines) <= 44
     assert max(map(len, lines)) <= 80
     flags = re.findall(r"^  --(?:\[no\])?(\w+):", result.stdout, re.MULTILINE)
     assert 1 <= len(flags) <= 20
-    if program != "keras_resnet.convert":  # convert has no flag with a default.
+    if module != "keras_resnet.convert":  # convert has no flag with a default.
         assert "(default:" in result.stdout
 
 
-@pytest.mark.parametrize("program", COMMANDS)
-def test_unknown_flag(program):
-    result = run_program(program, "--modle=resnet20")
+@pytest.mark.parametrize("module", COMMANDS)
+def test_an_unknown_flag_is_reported(module):
+    result = run_program(module, "--modle=resnet20")
     assert result.returncode == 1
     assert "Unknown command line flag 'modle'" in result.stderr
-    if program != "keras_resnet.runs":
+    if module != "keras_resnet.runs":
         assert "Did you mean: model" in result.stderr
     assert "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
-    "program", ["keras_resnet.train", "keras_resnet.evaluate", "export"]
+    "module", ["keras_resnet.train", "keras_resnet.evaluate", "export"]
 )
-def test_forgotten_dashes(program):
-    assert_one_line(run_program(program, "model=resnet20"), "Received: model=resnet20")
+def test_a_flag_without_dashes_is_reported(module):
+    assert_one_line(run_program(module, "model=resnet20"), "Received: model=resnet20")
 
 
-@pytest.mark.parametrize("program", [*COMMANDS, "keras_resnet.complexity"])
+@pytest.mark.parametrize("module", [*COMMANDS, "keras_resnet.complexity"])
 @pytest.mark.parametrize("flag", ["--help", "--modle=resnet20"])
-def test_help_and_flags_do_not_wait_for_tensorflow(program, flag):
+def test_help_and_flags_do_not_wait_for_tensorflow(module, flag):
     """A command reads its flags before it imports TensorFlow, Keras or NumPy."""
     code = f"""
 import runpy, sys
 sys.argv = ["program", {flag!r}]
 try:
-    runpy.run_module({program!r}, run_name="__main__", alter_sys=True)
+    runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
 except SystemExit:
     print("imported:", *sys.modules)
 """
@@ -82,34 +82,34 @@ except SystemExit:
     assert not {"keras", "tensorflow", "numpy", "keras_resnet.training"} & {*imported}
 
 
-def test_train_with_default_settings(tmp_path):
-    """Training with defaults works; the flags only shorten it and add a replica."""
+def test_train_works_with_default_settings(tmp_path):
+    """The flags only shorten the training and add a replica."""
     flags = ("--strategy=mirrored", "--virtual_devices=2", "--epochs=1")
-    # A new process, because run_program forks one that has already imported TensorFlow.
-    # The messages that are printed during this import would be missing.
+    # `run_program` forks a process that has already imported TensorFlow. Messages that
+    # are printed during the import would be missing.
     result = run_python("-m", "keras_resnet.train", *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    first = result.stdout.splitlines()[0]
+    first_line = result.stdout.splitlines()[0]
     for words in ("resnet20 (shortcut A", "1,437 training", "mirrored on 2 replica(s)"):
-        assert words in first
-    assert "writing to runs/resnet20-digits" in first
+        assert words in first_line
+    assert "writing to runs/resnet20-digits" in first_line
     assert "epoch 1/1 - loss" in result.stdout
     assert result.stderr == ""
     assert (tmp_path / "runs/resnet20-digits/final.keras").exists()
-    again = run_program("keras_resnet.train", *flags, cwd=tmp_path)
-    assert "has ended; nothing to do" in again.stdout
+    second_result = run_program("keras_resnet.train", *flags, cwd=tmp_path)
+    assert "has ended; nothing to do" in second_result.stdout
 
 
-def test_evaluate(trained_run, tmp_path):
-    output_flag = "--output=report"  # Not in the run folder, which other tests read.
-    single_device = run_program(
+def test_evaluate_prints_the_same_on_one_and_on_two_devices(trained_run, tmp_path):
+    output_flag = "--output=report"  # The default folder would affect other tests.
+    one_device_result = run_program(
         "keras_resnet.evaluate", f"--model={trained_run}", output_flag, cwd=tmp_path
     )
     assert re.match(
-        r"\d+ of 360 test images correct: top-1 9\d\.\d\d%", single_device.stdout
+        r"\d+ of 360 test images correct: top-1 9\d\.\d\d%", one_device_result.stdout
     )
-    assert re.fullmatch(r"report .*: report\n", single_device.stderr)
-    two_devices = run_program(
+    assert re.fullmatch(r"report .*: report\n", one_device_result.stderr)
+    two_devices_result = run_program(
         "keras_resnet.evaluate",
         f"--model={trained_run}",
         "--virtual_devices=2",
@@ -117,7 +117,7 @@ def test_evaluate(trained_run, tmp_path):
         output_flag,
         cwd=tmp_path,
     )
-    assert two_devices.stdout == single_device.stdout
+    assert two_devices_result.stdout == one_device_result.stdout
 
 
 @pytest.fixture
@@ -125,9 +125,9 @@ def image_files(tmp_path):
     """Folder with an enlarged digit 3 in two formats, and a damaged image file."""
     from sklearn.datasets import load_digits
 
-    three = np.kron(load_digits().images[3], np.ones((4, 4)))[..., None] * 15.9375
-    keras.utils.save_img(tmp_path / "three.png", three, scale=False)
-    keras.utils.save_img(tmp_path / "three.jpg", three.repeat(3, -1), scale=False)
+    digit = np.kron(load_digits().images[3], np.ones((4, 4)))[..., None] * 15.9375
+    keras.utils.save_img(tmp_path / "three.png", digit, scale=False)
+    keras.utils.save_img(tmp_path / "three.jpg", digit.repeat(3, -1), scale=False)
     (tmp_path / "half.jpg").write_bytes((tmp_path / "three.jpg").read_bytes()[:200])
     return tmp_path
 
@@ -150,7 +150,7 @@ def test_predict_reports_unreadable_files_and_continues(trained_run, image_files
         assert scores == sorted(scores, reverse=True)
 
 
-def test_predict_a_file(trained_run, image_files):
+def test_predict_returns_the_class_of_a_file(trained_run, image_files):
     path = str(image_files / "three.png")
     ((name, probability),) = predict([path], str(trained_run), top=1)[path]
     assert name == "3"
@@ -158,7 +158,7 @@ def test_predict_a_file(trained_run, image_files):
 
 
 def test_predict_prints_json(trained_run, image_files):
-    """Standard output contains only JSON, with a record for damaged files too."""
+    """Standard output contains only JSON, with a record for each damaged file."""
     files = ("three.png", "half.jpg", "missing.png", "three.jpg")
     result = run_program(
         "keras_resnet.predict", f"--model={trained_run}", "--json", "--top=3", *files,
@@ -176,16 +176,18 @@ def test_predict_prints_json(trained_run, image_files):
 
 
 @pytest.fixture(scope="module")
-def digits_split(trained_run):
+def predicted_digits(trained_run):
     """The test split of digits, and the probabilities that Keras predicts for it."""
     split = sources.load_dataset("digits").test
     model = keras.models.load_model(trained_run / "final.keras")
     return split, model.predict(split.images, verbose=0)
 
 
-def test_predict_folders(trained_run, digits_split, tmp_path):
-    """Files in and below folders are sorted by path, across several batches."""
-    split, probabilities = digits_split
+def test_predict_reads_all_files_below_a_folder(
+    trained_run, predicted_digits, tmp_path
+):
+    """The files are sorted by path. They fill several batches."""
+    split, probabilities = predicted_digits
     for i in range(40):
         folder = tmp_path / "all" / ("below/further" if i % 3 else "")
         folder.mkdir(parents=True, exist_ok=True)
@@ -208,7 +210,7 @@ def test_predict_folders(trained_run, digits_split, tmp_path):
         assert dict(prediction) == pytest.approx(expected, abs=1e-5)
 
 
-def test_predict_any_kind_of_file(trained_run, image_files):
+def test_predict_reads_all_file_formats(trained_run, image_files):
     image = Image.open(image_files / "three.png")
     assert image.mode == "L"
     variations = {
@@ -225,8 +227,8 @@ def test_predict_any_kind_of_file(trained_run, image_files):
     }
     paths = [str(image_files / name) for name in ("three.png", *variations)]
     for path, (mode, options) in zip(paths[1:], variations.values(), strict=True):
-        colour = image if mode == "L" else image.convert("RGB")
-        colour.convert(mode).save(path, **options)
+        source_image = image if mode == "L" else image.convert("RGB")
+        source_image.convert(mode).save(path, **options)
     predictions = predict(paths, str(trained_run), top=10)
     expected = dict(predictions[paths[0]])
     assert max(expected, key=expected.get) == "3"
@@ -237,7 +239,7 @@ def test_predict_any_kind_of_file(trained_run, image_files):
 def test_predict_applies_the_exif_orientation(trained_run, image_files):
     image = Image.open(image_files / "three.png")
     transpose = Image.Transpose
-    stored = {
+    method_by_orientation = {
         2: transpose.FLIP_LEFT_RIGHT,
         3: transpose.ROTATE_180,
         4: transpose.FLIP_TOP_BOTTOM,
@@ -246,17 +248,17 @@ def test_predict_applies_the_exif_orientation(trained_run, image_files):
         7: transpose.TRANSVERSE,
         8: transpose.ROTATE_270,
     }
-    paths = {k: str(image_files / f"rotated{k}.jpg") for k in stored}
-    for orientation, method in stored.items():
+    paths = {k: str(image_files / f"rotated{k}.jpg") for k in method_by_orientation}
+    for orientation, method in method_by_orientation.items():
         exif = Image.Exif()
         exif[0x0112] = orientation
         rotated = image.transpose(method)
         rotated.save(paths[orientation], quality=95, exif=exif)
-        upright = ImageOps.exif_transpose(Image.open(paths[orientation]))
-        assert np.abs(np.asarray(upright, int) - np.asarray(image)).max() < 40
-    upright = str(image_files / "three.png")
-    predictions = predict([upright, *paths.values()], str(trained_run), top=10)
-    expected = dict(predictions[upright])
+        restored = ImageOps.exif_transpose(Image.open(paths[orientation]))
+        assert np.abs(np.asarray(restored, int) - np.asarray(image)).max() < 40
+    upright_path = str(image_files / "three.png")
+    predictions = predict([upright_path, *paths.values()], str(trained_run), top=10)
+    expected = dict(predictions[upright_path])
     for path in paths.values():
         assert dict(predictions[path]) == pytest.approx(expected, abs=0.02), path
 
@@ -265,22 +267,22 @@ def test_predict_applies_the_exif_orientation(trained_run, image_files):
 def test_predict_reports_a_folder_without_images_and_continues(
     content, trained_run, tmp_path
 ):
-    empty, image = tmp_path / "empty", str(tmp_path / "image.png")
-    empty.mkdir()
+    folder, image = tmp_path / "empty", str(tmp_path / "image.png")
+    folder.mkdir()
     for name in content:
-        (empty / name).write_text("none")
+        (folder / name).write_text("none")
     keras.utils.save_img(image, np.full((8, 8, 1), 90))
-    predictions = predict([str(empty), image], str(trained_run))
-    assert list(predictions) == [str(empty), image]
-    assert "folder contains no images (.jpg .jpeg" in predictions[str(empty)]
+    predictions = predict([str(folder), image], str(trained_run))
+    assert list(predictions) == [str(folder), image]
+    assert "folder contains no images (.jpg .jpeg" in predictions[str(folder)]
     assert len(predictions[image]) == 5
 
 
-def test_evaluation_report(trained_run, digits_split, tmp_path):
-    split, probabilities = digits_split
-    predicted, output = probabilities.argmax(axis=1), tmp_path / "report"
-    table = tmp_path / "images.csv"
-    results = evaluate(str(trained_run), output=str(output), predictions=str(table))
+def test_a_report_equals_scikit_learn(trained_run, predicted_digits, tmp_path):
+    split, probabilities = predicted_digits
+    predicted_classes, output = probabilities.argmax(axis=1), tmp_path / "report"
+    csv_path = tmp_path / "images.csv"
+    results = evaluate(str(trained_run), output=str(output), predictions=str(csv_path))
     assert results["output"] == str(output)
     assert {p.name for p in output.iterdir()} == {
         "evaluation.json",
@@ -295,7 +297,7 @@ def test_evaluation_report(trained_run, digits_split, tmp_path):
     )
     assert (record["views"], record["recalibrated"]) == ("single", False)
     expected = {
-        "accuracy": metrics.accuracy_score(split.labels, predicted),
+        "accuracy": metrics.accuracy_score(split.labels, predicted_classes),
         "top5_accuracy": metrics.top_k_accuracy_score(split.labels, probabilities, k=5),
         "loss": metrics.log_loss(split.labels, probabilities.astype(np.float64)),
     }
@@ -304,7 +306,7 @@ def test_evaluation_report(trained_run, digits_split, tmp_path):
         assert results[name] == record[name]
     assert (output / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
-    confusion = metrics.confusion_matrix(split.labels, predicted)
+    confusion = metrics.confusion_matrix(split.labels, predicted_classes)
     rows = list(csv.DictReader((output / "per_class.csv").open()))
     assert len(rows) == 10
     for row in rows:
@@ -312,22 +314,22 @@ def test_evaluation_report(trained_run, digits_split, tmp_path):
         correct = counts[int(row["class"])]
         assert (int(row["images"]), int(row["right"])) == (counts.sum(), correct)
         assert float(row["accuracy"]) == pytest.approx(correct / counts.sum(), abs=1e-6)
-        wrong = counts[int(row["taken_for"])] if row["taken_for"] else 0
-        assert wrong == int(row["times"]) == np.delete(counts, int(row["class"])).max()
+        errors = counts[int(row["taken_for"])] if row["taken_for"] else 0
+        assert errors == int(row["times"]) == np.delete(counts, int(row["class"])).max()
     accuracies = [float(row["accuracy"]) for row in rows]
     assert accuracies == sorted(accuracies)
 
-    rows = list(csv.DictReader(table.open()))
+    rows = list(csv.DictReader(csv_path.open()))
     assert [int(row["image"]) for row in rows] == list(range(360))
     assert [int(row["label"]) for row in rows] == split.labels.tolist()
-    assert [int(row["class_1"]) for row in rows] == predicted.tolist()
+    assert [int(row["class_1"]) for row in rows] == predicted_classes.tolist()
     assert sum(int(row["right"]) for row in rows) == confusion.trace()
     scores = probabilities.max(axis=1)
     np.testing.assert_allclose([float(r["score_1"]) for r in rows], scores, 1e-4)
 
 
 @pytest.fixture
-def run(trained_run, tmp_path):
+def run_copy(trained_run, tmp_path):
     """Path of a copy of the run folder that a test may change."""
     return str(shutil.copytree(trained_run, tmp_path / "run"))
 
@@ -337,71 +339,72 @@ def read_evaluation(folder):
         return json.load(file)
 
 
-# Of 1,797 digits a fifth, rounded up, is the test split.
+# The test split contains a fifth of the 1,797 digits, rounded up.
 @pytest.mark.parametrize(("split", "images"), [("train", 1437), ("all", 1797)])
-def test_evaluate_other_splits(split, images, run):
-    evaluate(run, split=split, strategy="one_device")
-    record = read_evaluation(os.path.join(run, "evaluation"))
+def test_evaluate_accepts_other_splits(split, images, run_copy):
+    evaluate(run_copy, split=split, strategy="one_device")
+    record = read_evaluation(os.path.join(run_copy, "evaluation"))
     assert (record["images"], record["split"]) == (images, split)
 
 
-def test_recalibrated_statistics(run, image_files):
-    """With one batch of all training images, the statistics are exact."""
-    before = keras.models.load_model(f"{run}/final.keras")
-    evaluate(run, recalibrate_bn=True, batch_size=1437, strategy="one_device")
-    after = keras.models.load_model(f"{run}/recalibrated.keras")
+def test_evaluate_recalibrates_statistics(run_copy, image_files):
+    """The batch contains all training images, so the statistics are exact."""
+    old_model = keras.models.load_model(f"{run_copy}/final.keras")
+    evaluate(run_copy, recalibrate_bn=True, batch_size=1437, strategy="one_device")
+    new_model = keras.models.load_model(f"{run_copy}/recalibrated.keras")
     images = sources.load_dataset("digits").train.images
-    stem = keras.Model(before.input, before.get_layer("conv1_conv").output)
+    stem = keras.Model(old_model.input, old_model.get_layer("conv1_conv").output)
     outputs = stem.predict(images, verbose=0).astype(np.float64)
-    norm = after.get_layer("conv1_bn")
+    norm = new_model.get_layer("conv1_bn")
     np.testing.assert_allclose(norm.moving_mean, outputs.mean((0, 1, 2)), atol=1e-4)
     np.testing.assert_allclose(norm.moving_variance, outputs.var((0, 1, 2)), rtol=1e-3)
     for variable, original in zip(
-        after.trainable_variables, before.trainable_variables, strict=True
+        new_model.trainable_variables, old_model.trainable_variables, strict=True
     ):
         np.testing.assert_array_equal(variable, original)
-    assert read_evaluation(os.path.join(run, "evaluation"))["recalibrated"] is True
+    assert read_evaluation(os.path.join(run_copy, "evaluation"))["recalibrated"] is True
     path = str(image_files / "three.png")
-    ((name, _),) = predict([path], f"{run}/recalibrated.keras", top=1)[path]
+    ((name, _),) = predict([path], f"{run_copy}/recalibrated.keras", top=1)[path]
     assert name == "3"
 
 
-def test_evaluate_in_the_run_folder(run, monkeypatch):
-    """`evaluate` also works if the run folder is the working directory."""
-    monkeypatch.chdir(run)
+def test_evaluate_works_inside_the_run_folder(run_copy, monkeypatch):
+    monkeypatch.chdir(run_copy)
     evaluate("final.keras", recalibrate_bn=True, strategy="one_device")
     assert os.path.exists("recalibrated.keras")
     assert os.path.exists("evaluation/evaluation.json")
 
 
-def test_evaluate_a_folder_with_some_of_the_classes(run, digits_split, tmp_path):
+def test_evaluate_accepts_a_subset_of_classes(run_copy, predicted_digits, tmp_path):
     """All images are evaluated, because the network was not trained on the folder."""
-    split, probabilities = digits_split
-    chosen = np.flatnonzero(np.isin(split.labels, (3, 7)))
-    for i in chosen:
+    split, probabilities = predicted_digits
+    indices = np.flatnonzero(np.isin(split.labels, (3, 7)))
+    for i in indices:
         folder = tmp_path / "digits" / str(split.labels[i])
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(split.images[i, ..., 0]).save(folder / f"{i:03}.png")
-    dataset, table = f"folder:{tmp_path}/digits", tmp_path / "images.csv"
-    results = evaluate(run, dataset=dataset, predictions=table, strategy="one_device")
-    assert results["images"] == len(chosen)
-    is_correct = probabilities[chosen].argmax(axis=1) == split.labels[chosen]
+    dataset, path = f"folder:{tmp_path}/digits", tmp_path / "images.csv"
+    results = evaluate(
+        run_copy, dataset=dataset, predictions=path, strategy="one_device"
+    )
+    assert results["images"] == len(indices)
+    is_correct = probabilities[indices].argmax(axis=1) == split.labels[indices]
     assert results["accuracy"] == pytest.approx(is_correct.mean())
-    assert read_evaluation(f"{run}/evaluation")["split"] == "whole"
-    rows = list(csv.DictReader(table.open()))
-    assert sorted(int(os.path.basename(row["image"])[:3]) for row in rows) == [*chosen]
+    assert read_evaluation(f"{run_copy}/evaluation")["split"] == "whole"
+    rows = list(csv.DictReader(path.open()))
+    assert sorted(int(os.path.basename(row["image"])[:3]) for row in rows) == [*indices]
 
 
-def test_evaluate_records_the_split_of_another_dataset(run):
-    """The record states how many digits were used if training used other data."""
-    path = os.path.join(run, "run.json")
+def test_evaluate_records_the_split_of_another_dataset(run_copy):
+    """`evaluation.json` states whether the test split or all digits were evaluated."""
+    path = os.path.join(run_copy, "run.json")
     with open(path, encoding="utf-8") as file:
         record = json.load(file)
     record["settings"]["dataset"] = "folder:/elsewhere"
     with open(path, "w", encoding="utf-8") as file:
         json.dump(record, file)
-    results = evaluate(run, dataset="digits", strategy="one_device")
-    split = read_evaluation(os.path.join(run, "evaluation"))["split"]
+    results = evaluate(run_copy, dataset="digits", strategy="one_device")
+    split = read_evaluation(os.path.join(run_copy, "evaluation"))["split"]
     assert (results["images"], split) in ((360, "test"), (1797, "whole"))
 
 
@@ -418,15 +421,15 @@ def test_evaluate_records_the_split_of_another_dataset(run):
         ({"weights": "imagenet"}, "weights and image_size need the name of a variant"),
     ],
 )
-def test_evaluate_with_invalid_arguments(arguments, words, run):
+def test_evaluate_refuses_invalid_arguments(arguments, words, run_copy):
     with pytest.raises(InputError) as error:
-        evaluate(run, **{"strategy": "one_device", **arguments})
+        evaluate(run_copy, **{"strategy": "one_device", **arguments})
     assert words in str(error.value)
     assert "\n" not in str(error.value)
-    assert not os.path.exists(f"{run}/evaluation")
+    assert not os.path.exists(f"{run_copy}/evaluation")
 
 
-def test_a_report_that_cannot_be_written(trained_run, tmp_path):
+def test_a_report_that_cannot_be_written_is_an_error(trained_run, tmp_path):
     (tmp_path / "report").write_text("a file")
     result = run_program(
         "keras_resnet.evaluate",
@@ -453,7 +456,7 @@ def test_errors_are_one_line(arguments, words, tmp_path):
     assert_one_line(run_program(*arguments, cwd=tmp_path), words)
 
 
-def test_evaluate_on_other_classes(trained_run, tmp_path):
+def test_evaluate_refuses_unknown_classes(trained_run, tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         for i in range(5):
@@ -497,7 +500,7 @@ def test_evaluate_on_other_classes(trained_run, tmp_path):
             "The batch size must be a multiple of 2, ",
         ),
         (["--model=resnet50", "--image_size=4"], "sides of at least 32 pixels"),
-        # The smallest feature map is a quarter of the image.
+        # The last feature map has a quarter of the image's height and width.
         (["--image_size=3"], "sides of at least 4 pixels"),
         (["--set", "sizes=8,3"], "sizes must be at least 4 pixels"),
         (["--strategy=miror"], "Did you mean 'mirrored'?"),
@@ -514,7 +517,7 @@ def test_evaluate_on_other_classes(trained_run, tmp_path):
         (["--weights=imagenet"], "weights"),
     ],
 )
-def test_train_with_invalid_input(flags, words, tmp_path):
+def test_train_refuses_invalid_input(flags, words, tmp_path):
     """The error is one line, and no file is written before it."""
     (tmp_path / "file").write_text("not a folder")
     result = run_child("keras_resnet.train", *flags, cwd=tmp_path)
@@ -527,10 +530,10 @@ def test_train_with_invalid_input(flags, words, tmp_path):
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
-def test_train_without_write_permission(tmp_path):
-    """The error is one line. Root, who may write anywhere, becomes another user."""
-    users = pathlib.Path("/proc/self/uid_map")
-    if users.exists() and users.read_text().split()[2] == "1":
+def test_train_reports_missing_write_permission(tmp_path):
+    """`train` runs as user nobody if the test runs as root, who may write anywhere."""
+    uid_map = pathlib.Path("/proc/self/uid_map")
+    if uid_map.exists() and uid_map.read_text().split()[2] == "1":
         pytest.skip("this sandbox has no other user")
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
@@ -542,42 +545,39 @@ def test_train_without_write_permission(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-SMALL = (
+SHORT_RUN = (
     "--model=cifar_resnet8", "--strategy=one_device", "--epochs=2",
     "--batch_size=240",
 )  # fmt: skip
 
 
-def test_silence(tmp_path):
-    """With --verbosity=-1, runs print nothing, whether new, resumed or complete.
-
-    Errors are printed nevertheless.
-    """
-    silent = (*SMALL, "--verbosity=-1", "--set", "checkpoint_every=2")
+def test_a_silent_run_prints_only_errors(tmp_path):
+    """With --verbosity=-1, new, resumed and complete runs print nothing else."""
+    flags = (*SHORT_RUN, "--verbosity=-1", "--set", "checkpoint_every=2")
     for faults, status in (([("call_after_step", 5, "_die")], -9), ([], 0), ([], 0)):
-        result = run_child("keras_resnet.train", *silent, cwd=tmp_path, faults=faults)
+        result = run_child("keras_resnet.train", *flags, cwd=tmp_path, faults=faults)
         assert (result.returncode, result.stdout, result.stderr) == (status, "", "")
-    result = run_child("keras_resnet.train", *silent, "--seed=1", cwd=tmp_path)
+    result = run_child("keras_resnet.train", *flags, "--seed=1", cwd=tmp_path)
     assert_one_line(result, "seed (began with 0, now 1)")
     assert result.stdout == ""
 
 
-def test_progress_on_a_terminal(tmp_path):
-    """The progress bar shows steps, remaining time and time per step, in one line."""
+def test_a_terminal_shows_a_progress_bar(tmp_path):
+    """The bar is followed by the remaining time and the time per step."""
     reading_end, writing_end = pty.openpty()
     chunks = []
 
-    def read():
+    def read_terminal():
         try:
             while content := os.read(reading_end, 4096):
                 chunks.append(content)
-        except OSError:  # The other end is closed.
+        except OSError:  # The writing end is closed.
             pass
 
-    reader = threading.Thread(target=read)
+    reader = threading.Thread(target=read_terminal)
     reader.start()
     child = Child(
-        "keras_resnet.train", *SMALL, cwd=tmp_path, terminal=os.ttyname(writing_end),
+        "keras_resnet.train", *SHORT_RUN, cwd=tmp_path, terminal=os.ttyname(writing_end),
         faults=[("call_after_step", "each", "_sleep", 0.2)],
     )  # fmt: skip
     assert child.wait().returncode == 0
@@ -587,33 +587,33 @@ def test_progress_on_a_terminal(tmp_path):
     output = re.sub(r"\x1b\[[0-9;]*m", "", b"".join(chunks).decode())
     assert "Epoch 1/2" in output and "Epoch 2/2" in output
     # An example is "2/6 ... 1s 300ms/step - accuracy: 0.1 - loss: 2.3".
-    bar = r"[1-5]/6 \S+ \d+[ms:\d]* \d+m?s/step - accuracy: [\d.]+ - loss: [\d.]+"
-    assert re.search(bar, output), output
+    regex = r"[1-5]/6 \S+ \d+[ms:\d]* \d+m?s/step - accuracy: [\d.]+ - loss: [\d.]+"
+    assert re.search(regex, output), output
     assert re.search(r"6/6 \S+ .*val_accuracy: [\d.]+ - val_loss: ", output), output
     assert "\b" in output or "\r" in output
 
 
-def test_tensorboard_that_is_not_installed(tmp_path):
+def test_a_missing_tensorboard_is_reported(tmp_path):
     flags = ("--set", "tensorboard=True")
-    hidden = [("hide_package", "tensorboard")]
-    result = run_child("keras_resnet.train", *flags, cwd=tmp_path, faults=hidden)
+    faults = [("hide_package", "tensorboard")]
+    result = run_child("keras_resnet.train", *flags, cwd=tmp_path, faults=faults)
     assert_one_line(result, "pip install 'keras-resnet-zoo[tensorboard]'")
     assert result.stdout == ""
     assert os.listdir(tmp_path) == []
 
 
-def test_tensorboard(tmp_path):
+def test_tensorboard_logs_equal_the_metrics(tmp_path):
     pytest.importorskip("tensorboard")
     flags = ("--set", "tensorboard=True", "--model_dir=run")
-    result = run_child("keras_resnet.train", *SMALL, *flags, cwd=tmp_path)
+    result = run_child("keras_resnet.train", *SHORT_RUN, *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    logs = {}
+    events = {}
     for path in (tmp_path / "run" / "tensorboard").rglob("events.*"):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
             if event.graph_def:
-                logs["graph"] = event.graph_def
+                events["graph"] = event.graph_def
             for value in event.summary.value:
-                logs.setdefault(f"{path.parent.name}/{value.tag}", []).append(value)
+                events.setdefault(f"{path.parent.name}/{value.tag}", []).append(value)
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
     for tag, column in (
         ("train/epoch_loss", "loss"),
@@ -622,10 +622,10 @@ def test_tensorboard(tmp_path):
         ("validation/epoch_loss", "val_loss"),
         ("validation/epoch_accuracy", "val_accuracy"),
     ):
-        values = [float(tf.make_ndarray(value.tensor)) for value in logs[tag]]
+        values = [float(tf.make_ndarray(value.tensor)) for value in events[tag]]
         assert values == pytest.approx([float(row[column]) for row in rows], rel=1e-5)
-    assert any("graph" in tag or "keras" in tag for tag in logs)
-    ((images,),) = (v for tag, v in logs.items() if tag.endswith("/augmented"))
+    assert any("graph" in tag or "keras" in tag for tag in events)
+    ((images,),) = (v for tag, v in events.items() if tag.endswith("/augmented"))
     width, height, first, *_ = tf.make_ndarray(images.tensor)
     assert (int(width), int(height)) == (8, 8)
     assert tf.io.decode_png(first).shape == (8, 8, 1)

@@ -1,4 +1,4 @@
-"""The list of run folders."""
+"""The command that lists run folders."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from keras_resnet.training import run_folder
 
 @pytest.fixture
 def runs_folder(trained_run, tmp_path):
-    """Folder of runs: complete, interrupted, just started, two damaged, and no run."""
+    """Folder with complete, interrupted, started and damaged runs and other folders."""
     root = tmp_path / "runs"
     record = json.loads((trained_run / "run.json").read_text("utf-8"))
     header = ",".join(run_folder.COLUMNS)
@@ -56,46 +56,47 @@ def runs_folder(trained_run, tmp_path):
     return root
 
 
-def test_list_runs(runs_folder, trained_run):
-    outcomes = {run["name"]: run for run in runs.list_runs(runs_folder)}
-    names = [name.removeprefix(f"{runs_folder}/") for name in outcomes]
+def test_runs_are_listed_with_their_results_and_state(runs_folder, trained_run):
+    runs_by_name = {run["name"]: run for run in runs.list_runs(runs_folder)}
+    names = [name.removeprefix(f"{runs_folder}/") for name in runs_by_name]
     assert names[:3] == ["deep/interrupted", "done", "bad_metrics"]
     assert names[3:] == ["bad_record", "started", "thesis"]
-    done = outcomes[f"{runs_folder}/done"]
-    interrupted = outcomes[f"{runs_folder}/deep/interrupted"]
+    done_run = runs_by_name[f"{runs_folder}/done"]
+    interrupted_run = runs_by_name[f"{runs_folder}/deep/interrupted"]
     rows = list(csv.DictReader((trained_run / "metrics.csv").open()))
-    assert done["best_accuracy"] == max(float(row["val_accuracy"]) for row in rows)
-    assert done["last_accuracy"] == float(rows[-1]["val_accuracy"])
-    assert done["last_loss"] == float(rows[-1]["val_loss"])
-    assert (done["epochs_done"], done["epochs"], done["state"]) == (8, 8, "done")
-    assert (
-        done["commit"] == json.loads((trained_run / "run.json").read_text())["commit"]
-    )
-    # 1,437 images are 22 batches of 64 and one of 29.
-    assert interrupted == {
+    assert done_run["best_accuracy"] == max(float(row["val_accuracy"]) for row in rows)
+    assert done_run["last_accuracy"] == float(rows[-1]["val_accuracy"])
+    assert done_run["last_loss"] == float(rows[-1]["val_loss"])
+    assert (done_run["epochs_done"], done_run["epochs"]) == (8, 8)
+    assert done_run["state"] == "done"
+    record = json.loads((trained_run / "run.json").read_text())
+    assert done_run["commit"] == record["commit"]
+    # An epoch has 23 steps, because 1,437 images are 22 batches of 64 and one of 29.
+    assert interrupted_run == {
         "name": f"{runs_folder}/deep/interrupted", "model": "cifar_resnet8",
         "dataset": "digits", "recipe": "digits", "epochs_done": 3, "epochs": 5,
         "best_accuracy": 1.0, "last_accuracy": 0.125, "last_loss": 2.5, "seed": 3,
         "state": "at step 70 of 115", "commit": "abc-dirty",
     }  # fmt: skip
-    started = outcomes[f"{runs_folder}/started"]
-    assert (started["epochs_done"], started["epochs"]) == (0, 3)
-    assert (started["state"], started["best_accuracy"]) == ("at step 0 of 50", None)
+    started_run = runs_by_name[f"{runs_folder}/started"]
+    assert (started_run["epochs_done"], started_run["epochs"]) == (0, 3)
+    assert started_run["state"] == "at step 0 of 50"
+    assert started_run["best_accuracy"] is None
     for name, state in (
         ("bad_record", "run.json is damaged"),
         ("bad_metrics", "metrics.csv is damaged"),
         ("thesis", "not a run folder"),
     ):
-        assert outcomes[f"{runs_folder}/{name}"]["state"] == state
-    assert runs.list_runs(runs_folder / "done") == [done]
+        assert runs_by_name[f"{runs_folder}/{name}"]["state"] == state
+    assert runs.list_runs(runs_folder / "done") == [done_run]
     with pytest.raises(InputError, match="There is no folder"):
         runs.list_runs(runs_folder / "none")
 
 
-def test_the_command(runs_folder, tmp_path):
+def test_the_command_prints_a_table_or_csv(runs_folder, tmp_path):
     result = run_child("keras_resnet.runs", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
-    header, first, *others = result.stdout.splitlines()
+    header, first_row, *other_rows = result.stdout.splitlines()
     assert header.split()[:6] == [
         "name",
         "model",
@@ -104,11 +105,11 @@ def test_the_command(runs_folder, tmp_path):
         "epochs",
         "best",
     ]
-    assert first.split()[:8] == [
+    assert first_row.split()[:8] == [
         "runs/deep/interrupted", "cifar_resnet8", "digits", "digits", "3/5",
         "100.00%", "12.50%", "2.5000",
     ]  # fmt: skip
-    assert "at step 70 of 115" in first and len(others) == 5
+    assert "at step 70 of 115" in first_row and len(other_rows) == 5
 
     result = run_child("keras_resnet.runs", "--csv", "runs/done", "runs", cwd=tmp_path)
     rows = list(csv.DictReader(io.StringIO(result.stdout)))

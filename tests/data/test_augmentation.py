@@ -26,10 +26,14 @@ FILL = (124, 116, 104)
 
 @functools.cache
 def load_test_images():
-    """Returns photographs in colour and grey, and images with few pixels or colours."""
+    """Returns uint8 test images by name.
+
+    "china" is a photograph in colour, and "grey" is the same photograph in grey. The
+    other images have few pixels or few colours.
+    """
     china = load_sample_image("china.jpg")
     colour = china[100:222, 200:361]
-    flat, two_colours = (
+    one_colour, two_colours = (
         np.full((9, 12, 3), 77, np.uint8),
         np.full((9, 12, 3), 40, np.uint8),
     )
@@ -37,7 +41,7 @@ def load_test_images():
     return {
         "china": colour,
         "grey": np.asarray(Image.fromarray(colour).convert("L"))[..., None],
-        "flat": flat,
+        "flat": one_colour,
         "two colours": two_colours,
         "small": china[200:208, 300:308],
     }
@@ -55,7 +59,7 @@ def make_seeds(count, first=0):
 
 
 def draw_samples(function, count):
-    """Returns the results of a function for many seeds, an array (count, ...)."""
+    """Returns the results of a function for `count` seeds, an array (count, ...)."""
     draw = tf.function(
         lambda: tf.map_fn(function, make_seeds(count), function(make_seeds(1)[0]).dtype)
     )
@@ -64,13 +68,15 @@ def draw_samples(function, count):
 
 @pytest.fixture
 def fix_draws(monkeypatch):
-    """Function that makes a function of `tf.random` return given values in turn."""
+    """Function that makes `tf.random.<name>` return the given values in turn."""
 
     def replace_draws(name, *values):
-        calls = iter(values)
+        remaining_values = iter(values)
 
         def draw(shape, seed, *_):
-            return tf.constant(np.asarray(next(calls)).reshape(shape), tf.float32)
+            return tf.constant(
+                np.asarray(next(remaining_values)).reshape(shape), tf.float32
+            )
 
         monkeypatch.setattr(tf.random, name, draw)
 
@@ -78,17 +84,24 @@ def fix_draws(monkeypatch):
 
 
 def is_uniform(values, low, high):
-    """Returns whether values may be uniform draws from a range (significance 0.001)."""
+    """Returns whether a Kolmogorov-Smirnov test accepts a uniform distribution.
+
+    The significance level is 0.001.
+    """
     assert min(values) >= low
     assert max(values) <= high
     return scipy.stats.kstest(values, "uniform", (low, high - low)).pvalue > 0.001
 
 
-# Boxes
+# Random boxes
 
 
-def random_resized_crop_box(sides, draws, scale, ratio):
-    """Implements torchvision's RandomResizedCrop.get_params for given draws."""
+def draw_torchvision_box(sides, draws, scale, ratio):
+    """Implements torchvision's RandomResizedCrop.get_params with given random numbers.
+
+    Returns:
+        The box (y, x, height, width) in pixels.
+    """
     height, width = sides
     for area_draw, aspect_draw, y_draw, x_draw in draws:
         area = height * width * (scale[0] + area_draw * (scale[1] - scale[0]))
@@ -112,9 +125,9 @@ def random_resized_crop_box(sides, draws, scale, ratio):
         ((375, 500), (0.08, 1.0)),
         ((500, 333), (0.08, 1.0)),
         ((32, 32), (0.08, 1.0)),
-        ((90, 1000), (0.08, 1.0)),  # The result is often the central box.
+        ((90, 1000), (0.08, 1.0)),  # Often no random box fits.
         ((1000, 90), (0.35, 1.0)),
-        ((3, 2), (0.01, 1.0)),  # Boxes without pixels do not count.
+        ((3, 2), (0.01, 1.0)),  # Some random boxes have a side of 0 pixels.
     ],
 )
 def test_inception_box_equals_torchvision(fix_draws, sides, scale):
@@ -125,7 +138,7 @@ def test_inception_box_equals_torchvision(fix_draws, sides, scale):
         fix_draws("stateless_uniform", draws)
         box = draw_inception_box(sides, (0, 0), scale, ratio)
         assert box.dtype == tf.int32
-        expected = random_resized_crop_box(sides, draws.tolist(), scale, ratio)
+        expected = draw_torchvision_box(sides, draws.tolist(), scale, ratio)
         assert tuple(box.numpy()) == expected
 
 
@@ -137,12 +150,12 @@ def test_inception_box_equals_torchvision(fix_draws, sides, scale):
         ((100, 110), (0, 0, 100, 110)),
     ],
 )
-def test_inception_box_if_no_box_fits(sides, expected):
+def test_inception_box_is_central_if_no_random_box_fits(sides, expected):
     box = draw_inception_box(sides, (1, 2), scale=(1.5, 2.0))
     assert tuple(box.numpy()) == expected
 
 
-def test_distribution_of_inception_boxes():
+def test_inception_boxes_have_uniform_areas_ratios_and_positions():
     boxes = draw_samples(
         lambda s: draw_inception_box((2000, 3000), s, (0.1, 0.25)), 1500
     )
@@ -182,31 +195,32 @@ def test_shorter_side_box_is_a_crop_of_the_resized_image(sides, size):
         assert np.all(np.abs(np.array(sides) * scale - 0.5 - resized) < 0.51)
 
 
-def test_distribution_of_shorter_side_boxes():
+def test_shorter_side_boxes_have_uniform_scales_and_positions():
     boxes = draw_samples(
         lambda s: draw_shorter_side_box((300, 400), s, (224, 224)), 4000
     )
     y, x, height, width = boxes.T.astype(float)
-    shorter = np.round(224 / height * 300).astype(int)
-    assert set(shorter) == set(range(256, 481))
-    assert scipy.stats.chisquare(np.bincount(shorter - 256)).pvalue > 0.001
-    # Noise makes the integers uniform, so the ends must be as likely as other values.
+    shorter_sides = np.round(224 / height * 300).astype(int)
+    assert set(shorter_sides) == set(range(256, 481))
+    assert scipy.stats.chisquare(np.bincount(shorter_sides - 256)).pvalue > 0.001
+    # Adding uniform noise from [0, 1) makes integer positions uniform on an interval if
+    # the first and the last position are as likely as all others.
     random = np.random.default_rng(0)
     row = np.round(y / height * 224) + random.random(4000)
     column = np.round(x / width * 224) + random.random(4000)
-    assert is_uniform(row / (shorter - 223), 0, 1)
-    assert is_uniform(column / (np.floor(shorter * 400 / 300) - 223), 0, 1)
+    assert is_uniform(row / (shorter_sides - 223), 0, 1)
+    assert is_uniform(column / (np.floor(shorter_sides * 400 / 300) - 223), 0, 1)
 
 
 def test_shorter_side_below_the_input_is_refused():
     with pytest.raises(
-        InputError, match=r"224 or above. Received: shorter=\(200, 480\)"
+        InputError, match=r"224 <= low.* Received: shorter_range=\(200, 480\)"
     ):
         draw_shorter_side_box((300, 400), (0, 0), (224, 224), (200, 480))
 
 
-def random_erasing(image, draws, fill, scale, ratio):
-    """Implements torchvision's RandomErasing for given draws."""
+def erase_like_torchvision(image, draws, fill, scale, ratio):
+    """Implements torchvision's RandomErasing with given random numbers."""
     height, width = image.shape[:2]
     for area_draw, aspect_draw, y_draw, x_draw in draws:
         area = height * width * (scale[0] + area_draw * (scale[1] - scale[0]))
@@ -231,27 +245,29 @@ def test_erase_equals_torchvision(fix_draws, name, scale):
         draws = random.random((10, 4), np.float32)
         fix_draws("stateless_uniform", draws, 0.69)
         erased = erase(image, (0, 0), 0.7, fill, scale)
-        expected = random_erasing(image, draws.tolist(), fill, scale, (0.3, 3.3))
+        expected = erase_like_torchvision(
+            image, draws.tolist(), fill, scale, (0.3, 3.3)
+        )
         np.testing.assert_array_equal(erased, expected)
         assert erased.dtype == tf.uint8
         fix_draws("stateless_uniform", draws, 0.71)
         np.testing.assert_array_equal(erase(image, (0, 0), 0.7, fill, scale), image)
 
 
-def test_erase_if_no_box_fits():
+def test_erase_returns_the_image_if_no_box_fits():
     image = load_test_images()["china"]
     erased = erase(image, (0, 0), 1.0, 0, scale=(1.1, 1.2), ratio=(0.99, 1.01))
     np.testing.assert_array_equal(erased, image)
 
 
-def test_distribution_of_erased_areas():
+def test_erased_areas_are_uniform():
     image = tf.ones((100, 100, 1), tf.uint8)
-    remaining = draw_samples(
+    num_remaining = draw_samples(
         lambda s: tf.reduce_sum(tf.cast(erase(image, s, 0.3, 0), tf.int32)), 2000
     )
-    area_fractions = 1 - remaining[remaining < 10000] / 10000
+    area_fractions = 1 - num_remaining[num_remaining < 10000] / 10000
     assert scipy.stats.binomtest(len(area_fractions), 2000, 0.3).pvalue > 0.001
-    # Small boxes are left out, because rounding their sides distorts their areas.
+    # Small boxes are excluded, because rounding their sides distorts their areas.
     assert is_uniform(area_fractions[area_fractions > 0.1], 0.1, 1 / 3 + 0.01)
     assert 0.015 < min(area_fractions) < 0.03
 
@@ -260,14 +276,15 @@ def test_distribution_of_erased_areas():
 
 
 def test_shift_colours_equals_the_formula(fix_draws):
-    """In fb.resnet.torch, channel c is shifted by the sum of V[c, j] a[j] l[j] over j.
+    """The formula of fb.resnet.torch shifts channel c by the sum of V[c, j] a[j] l[j].
 
-    Pixel values are from 0 to 1 in this formula.
+    V are the eigenvectors, l the eigenvalues and a the random factors. Pixel values are
+    from 0 to 1.
     """
     image = load_test_images()["china"]
-    for alpha in ([0.1, -0.2, 0.3], [-0.25, 0.05, 0.0], [3.0, 2.0, -1.0]):
-        fix_draws("stateless_normal", np.array(alpha) / 0.1)
-        a = np.array(alpha) * [0.2175, 0.0188, 0.0045]
+    for factors in ([0.1, -0.2, 0.3], [-0.25, 0.05, 0.0], [3.0, 2.0, -1.0]):
+        fix_draws("stateless_normal", np.array(factors) / 0.1)
+        a = np.array(factors) * [0.2175, 0.0188, 0.0045]
         shift = [
             -0.5675 * a[0] + 0.7192 * a[1] + 0.4009 * a[2],
             -0.5808 * a[0] - 0.0045 * a[1] - 0.8140 * a[2],
@@ -279,10 +296,11 @@ def test_shift_colours_equals_the_formula(fix_draws):
         np.testing.assert_array_equal(shifted, expected)
 
 
-def test_distribution_of_colour_shifts():
+def test_colour_shifts_are_normal_along_the_principal_components():
     image = tf.fill((1, 1, 3), tf.constant(128, tf.uint8))
     shifts = draw_samples(lambda s: shift_colours(image, s, 0.5), 2000)[:, 0, 0] - 128.0
-    # Shifts along the first component, which is nearly grey, in standard deviations.
+    # The first principal component is nearly grey. Shifts along it are divided by their
+    # standard deviation.
     axis = np.array([-0.5675, -0.5808, -0.5836])
     first_component = shifts @ axis / (255 * 0.5 * 0.2175)
     assert scipy.stats.kstest(first_component, "norm").pvalue > 0.001
@@ -292,8 +310,9 @@ def test_distribution_of_colour_shifts():
     np.testing.assert_array_equal(shift_colours(grey, (0, 0), 5.0), grey)
 
 
-# Operations, implemented with Pillow like in torchvision.transforms.autoaugment
-# (`_apply_op`) and timm.data.auto_augment. The keys are the names in their tables.
+# The operations of RandAugment and TrivialAugment are implemented with Pillow, as in the
+# modules torchvision.transforms.autoaugment (`_apply_op`) and timm.data.auto_augment.
+# The keys of PILLOW_OPERATIONS are the names of the operations in these modules.
 
 
 def transform(image, matrix, filter):
@@ -311,7 +330,7 @@ def rotate(image, degrees, filter):
 
 
 def posterize(image, bits, _):
-    # Current versions of Pillow refuse 0 bits. Earlier ones returned a black image.
+    # Current versions of Pillow refuse 0 bits. Earlier versions returned a black image.
     return ImageOps.posterize(to_pillow(image), int(bits)) if bits >= 1 else image * 0
 
 
@@ -346,64 +365,69 @@ PILLOW_OPERATIONS = {
 }
 
 
-def make_linspace(low, high):
+def make_linear_amount(low, high):
     return lambda bin, sides: np.linspace(low, high, 31, dtype=np.float32)[bin].item()
 
 
-def make_integer_linspace(fraction, axis):
+def make_integer_amount(fraction, axis):
     return lambda bin, sides: int(np.linspace(0, fraction * sides[axis], 31)[bin])
 
 
-def torchvision_amounts(shear, down, across, degrees, factor, bits):
-    """Maps names to (function from magnitude to amount, has random sign, offset)."""
+def make_torchvision_amounts(shear, amount_y, amount_x, degrees, factor, bits):
+    """Returns a dict from an operation's name to (find_amount, is_signed, offset).
+
+    The amount of the operation is offset + find_amount(magnitude, sides). If it is
+    signed, the sign of the second term is random.
+    """
     no_amount = (lambda *_: 0.0, False, 0)
     posterize_amount = (lambda bin, sides: 8 - round(bin / (30 / bits)), False, 0)
     return {
         "Identity": no_amount,
-        "ShearX": (make_linspace(0, shear), True, 0),
-        "ShearY": (make_linspace(0, shear), True, 0),
-        "TranslateX": (across, True, 0),
-        "TranslateY": (down, True, 0),
-        "Rotate": (make_linspace(0, degrees), True, 0),
+        "ShearX": (make_linear_amount(0, shear), True, 0),
+        "ShearY": (make_linear_amount(0, shear), True, 0),
+        "TranslateX": (amount_x, True, 0),
+        "TranslateY": (amount_y, True, 0),
+        "Rotate": (make_linear_amount(0, degrees), True, 0),
         **dict.fromkeys(
             ("Brightness", "Color", "Contrast", "Sharpness"),
-            (make_linspace(0, factor), True, 1),
+            (make_linear_amount(0, factor), True, 1),
         ),
         "Posterize": posterize_amount,
-        "Solarize": (make_linspace(255, 0), False, 0),
+        "Solarize": (make_linear_amount(255, 0), False, 0),
         "AutoContrast": no_amount,
         "Equalize": no_amount,
     }
 
 
-def timm_amount(largest, offset=0):
-    # float32 is used because the last bit of a factor may change a truncated product.
+def make_timm_amount(largest, offset=0):
+    # The amount is rounded to float32 as in `policies`. Operations multiply pixel values
+    # by it and truncate the products, so its last bit can change a pixel value.
     return (lambda m, sides: np.float32(m) / 10 * np.float32(largest), True, offset)
 
 
 EXPECTED_AMOUNTS = {
-    "rand": torchvision_amounts(
+    "rand": make_torchvision_amounts(
         0.3,
-        make_integer_linspace(150 / 331, 0),
-        make_integer_linspace(150 / 331, 1),
+        make_integer_amount(150 / 331, 0),
+        make_integer_amount(150 / 331, 1),
         30,
         0.9,
         4,
     ),
-    "wide": torchvision_amounts(
+    "wide": make_torchvision_amounts(
         0.99, lambda b, _: int(32 * b / 30), lambda b, _: int(32 * b / 30), 135, 0.99, 6
     ),
     "increasing": {
-        **dict.fromkeys(("AutoContrast", "Equalize", "Invert"), timm_amount(0)),
-        "Rotate": timm_amount(30),
+        **dict.fromkeys(("AutoContrast", "Equalize", "Invert"), make_timm_amount(0)),
+        "Rotate": make_timm_amount(30),
         "Posterize": (lambda m, _: 4 - int(m / 10 * 4), False, 0),
         "Solarize": (lambda m, _: 256 - min(256, int(m / 10 * 256)), False, 0),
         "SolarizeAdd": (lambda m, _: min(128, int(m / 10 * 110)), False, 0),
         **dict.fromkeys(
-            ("Color", "Contrast", "Brightness", "Sharpness"), timm_amount(0.9, 1)
+            ("Color", "Contrast", "Brightness", "Sharpness"), make_timm_amount(0.9, 1)
         ),
-        "ShearX": timm_amount(0.3),
-        "ShearY": timm_amount(0.3),
+        "ShearX": make_timm_amount(0.3),
+        "ShearY": make_timm_amount(0.3),
         "TranslateX": (lambda m, sides: m / 10 * 0.45 * sides[1], True, 0),
         "TranslateY": (lambda m, sides: m / 10 * 0.45 * sides[0], True, 0),
     },
@@ -413,11 +437,11 @@ MAGNITUDES = {
     "wide": (0, 11, 20, 30),
     "increasing": (0, 6, 7, 10),
 }
-GEOMETRIC = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
+GEOMETRIC_OPERATIONS = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate")
 
 
 def apply_operation(fix_draws, space, name, magnitude, sign, image):
-    """Applies one operation of this package, selected by fixed random numbers."""
+    """Applies one operation of `policies` by fixing the random numbers."""
     names = list(SPACES[space].ops)
     operation_draw = (names.index(name) + 0.5) / len(names)
     draws = [operation_draw, 0.3, (sign + 1) / 2 * 0.9]
@@ -432,7 +456,7 @@ def apply_operation(fix_draws, space, name, magnitude, sign, image):
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_operation_names_equal_the_sources(space):
+def test_operation_names_equal_those_of_torchvision_and_timm(space):
     assert set(SPACES[space].ops) == set(EXPECTED_AMOUNTS[space])
 
 
@@ -457,9 +481,9 @@ def test_operation_equals_pillow(fix_draws, space, name):
                 result = apply_operation(fix_draws, space, name, magnitude, sign, image)
                 assert result.dtype == tf.uint8
                 difference = np.abs(result.numpy() - expected)
-                if bilinear and name in GEOMETRIC:
-                    # At the border, Pillow's floating-point and fixed-point numbers
-                    # may disagree on which pixels are outside of the image.
+                if bilinear and name in GEOMETRIC_OPERATIONS:
+                    # Pillow computes bilinear transforms in floating point, so it may
+                    # classify other border pixels as outside of the image.
                     assert np.sum(np.any(difference > 1, -1)) <= 4
                 else:
                     assert difference.max() == 0, (image_name, magnitude, sign)
@@ -468,15 +492,15 @@ def test_operation_equals_pillow(fix_draws, space, name):
 
 
 def test_bilinear_interpolation_keeps_constant_areas(fix_draws):
-    """A white image stays white. Truncating 254.99 would make it darker."""
+    """A white image stays white, although interpolated values may be 254.99."""
     image = np.full((60, 70, 3), 255, np.uint8)
-    for name in GEOMETRIC:
+    for name in GEOMETRIC_OPERATIONS:
         result = apply_operation(fix_draws, "increasing", name, 7, 1, image).numpy()
         assert set(map(tuple, result.reshape(-1, 3))) == {(255, 255, 255), FILL}
 
 
-def test_operations_are_applied_with_a_probability(fix_draws):
-    """timm applies each operation with probability 1/2, and torchvision always."""
+def test_timm_applies_each_operation_with_probability_one_half(fix_draws):
+    """torchvision's RandAugment applies every drawn operation."""
     image = load_test_images()["china"]
     invert_draw = (list(SPACES["increasing"].ops).index("Invert") + 0.5) / 15
     for probability_draw, expected in ((0.49, 255 - image), (0.51, image)):
@@ -502,8 +526,8 @@ def test_operations_are_applied_in_order(fix_draws):
     np.testing.assert_array_equal(result, expected)
 
 
-def test_random_magnitudes(fix_draws):
-    """A magnitude of 7 with a standard deviation of 0.5 is clipped to 0 to 10."""
+def test_random_magnitudes_are_clipped_to_their_range(fix_draws):
+    """The magnitude is 7 with a standard deviation of 0.5. Its range is 0 to 10."""
     image = load_test_images()["china"]
     brightness_draw = (list(SPACES["increasing"].ops).index("Brightness") + 0.5) / 15
     for noise in (-20, -1.5, 0.4, 20):
@@ -518,13 +542,11 @@ def test_random_magnitudes(fix_draws):
         np.testing.assert_array_equal(result, np.asarray(expected))
 
 
-def test_distribution_of_policy_draws(monkeypatch):
-    """The draws that reach each operation are uniform or normal, and uncorrelated."""
-
+def test_policy_draws_are_uniform_or_normal_and_uncorrelated(monkeypatch):
     def record_draws(image, space, draws, level, fill):
         return tf.concat([image, draws[:3], [level]], 0)
 
-    monkeypatch.setattr(policies, "_apply_one", record_draws)
+    monkeypatch.setattr(policies, "_apply_one_operation", record_draws)
     rand_draws = draw_samples(lambda s: rand_augment([0.0], s, 2, 7, 0.5, True), 1500)[
         :, 1:
     ]
@@ -565,7 +587,7 @@ IMAGE_FUNCTIONS = {
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", IMAGE_FUNCTIONS)
 def test_functions_work_in_a_dataset_of_images_of_any_size(name, channels):
-    """The results are those of single calls and depend on the seed."""
+    """Each result equals that of a single call and depends on the seed."""
     function = IMAGE_FUNCTIONS[name]
     candidates = [
         load_test_images()[n]
@@ -581,12 +603,18 @@ def test_functions_work_in_a_dataset_of_images_of_any_size(name, channels):
     ).map(function)
     assert dataset.element_spec == spec
     outputs = list(dataset.as_numpy_iterator())
-    results, repeated, other_seed = outputs[:12], outputs[12:24], outputs[24:]
-    for image, repeated_image in zip(results, repeated, strict=True):
+    results, repeated_results, other_seed_results = (
+        outputs[:12],
+        outputs[12:24],
+        outputs[24:],
+    )
+    for image, repeated_image in zip(results, repeated_results, strict=True):
         np.testing.assert_array_equal(image, repeated_image)
     for i in range(5):
         np.testing.assert_array_equal(results[i], function(images[i], seeds[i]))
-    num_different = sum(map(lambda a, b: bool(np.any(a != b)), results, other_seed))
+    num_different = sum(
+        map(lambda a, b: bool(np.any(a != b)), results, other_seed_results)
+    )
     assert num_different >= (0 if (name, channels) == ("pca_colour", 1) else 3)
 
 
@@ -607,7 +635,7 @@ def test_boxes_can_be_drawn_in_a_dataset():
             np.testing.assert_array_equal(box, expected)
 
 
-# Batches
+# Mixup and CutMix
 
 
 def make_batch(count, channels=3):
@@ -617,7 +645,7 @@ def make_batch(count, channels=3):
 
 
 def find_weights(labels, mixed_labels):
-    """Returns the weight of each image, if partners are of different classes."""
+    """Returns the weight of each image in its mixture with another class's image."""
     np.testing.assert_allclose(mixed_labels.sum(axis=1), 1, atol=1e-6)
     return mixed_labels[np.arange(len(labels)), labels.argmax(axis=1)]
 
@@ -648,23 +676,23 @@ def test_cutmix_weights_labels_by_area(channels):
     num_boxes = 0
     for seed in range(40):
         mixed, mixed_labels = map(np.asarray, mix(images, labels, (seed, 1), 0, 1.0))
-        replaced = mixed != images
+        is_replaced = mixed != images
         np.testing.assert_allclose(
             find_weights(labels, mixed_labels),
-            1 - replaced.mean(axis=(1, 2, 3)),
+            1 - is_replaced.mean(axis=(1, 2, 3)),
             atol=1e-6,
         )
-        rows, columns = np.nonzero(replaced[0, ..., 0])
-        if len(rows):  # All images have the same single box.
-            box = np.zeros_like(replaced)
+        rows, columns = np.nonzero(is_replaced[0, ..., 0])
+        if len(rows):  # The same box is replaced in all images.
+            box = np.zeros_like(is_replaced)
             box[:, min(rows) : max(rows) + 1, min(columns) : max(columns) + 1] = True
-            np.testing.assert_array_equal(replaced, box)
+            np.testing.assert_array_equal(is_replaced, box)
             num_boxes += 1
     assert num_boxes > 25
 
 
 def test_cutmix_boxes_equal_the_paper(fix_draws):
-    """The sides are sqrt(1 - lambda) of the image's, and the image clips the box."""
+    """The box's sides are sqrt(1 - lambda) times the image's, before it is clipped."""
     images, labels = make_batch(2)
     random = np.random.default_rng(1)
     for _ in range(30):
@@ -683,17 +711,18 @@ def test_cutmix_boxes_equal_the_paper(fix_draws):
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.2, 1.0, 3.0])
-def test_weights_have_the_beta_distribution(alpha):
+def test_mixing_weights_have_the_beta_distribution(alpha):
     images, labels = tf.zeros((2, 1, 1, 1), tf.uint8), tf.eye(2)
     weights = draw_samples(lambda s: mix(images, labels, s, alpha, 0)[1][0, 0], 1500)
-    # For a small alpha, many weights are close to 1, where float32 is too coarse.
-    lower = weights[weights < 0.5].astype(np.float64)
-    assert scipy.stats.binomtest(len(lower), 1500, 0.5).pvalue > 0.001
-    assert is_uniform(2 * scipy.stats.beta(alpha, alpha).cdf(lower), 0, 1)
+    # Only weights below 0.5 are tested. For a small alpha, many weights are close to 1,
+    # where float32 is too coarse.
+    low_weights = weights[weights < 0.5].astype(np.float64)
+    assert scipy.stats.binomtest(len(low_weights), 1500, 0.5).pvalue > 0.001
+    assert is_uniform(2 * scipy.stats.beta(alpha, alpha).cdf(low_weights), 0, 1)
 
 
 def test_mixup_and_cutmix_are_equally_likely():
-    """CutMix keeps black and white pixels as they are, and mixup makes them grey."""
+    """CutMix of a black and a white image has no grey pixels, unlike mixup."""
     images = tf.concat([tf.zeros((1, 16, 16, 1)), tf.fill((1, 16, 16, 1), 255.0)], 0)
     images = tf.cast(images, tf.uint8)
     mixed = draw_samples(lambda s: mix(images, tf.eye(2), s, 1.0, 1.0)[0], 600)

@@ -17,7 +17,7 @@ from keras_resnet.data import damage, pipelines, splits, tfds_sets
 from keras_resnet.data import service as data_service
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.sources import _make_split, load_dataset
-from keras_resnet.spec import Provenance, find_recipe, steps_per_epoch
+from keras_resnet.spec import Provenance, count_steps, find_recipe
 from keras_resnet.support.errors import InputError
 from keras_resnet.training.run import train
 
@@ -49,16 +49,16 @@ def take_digit_batches(dataset, shape, start, stop, replicas=1, seed=0, **change
     return list(batches.dataset(start, stop).as_numpy_iterator())
 
 
-def test_digits_are_scikit_learns(digits):
+def test_digits_equal_those_of_scikit_learn(digits):
     from sklearn.datasets import load_digits
 
     scikit_digits = load_digits()
     assert len(digits.train) + len(digits.test) == 1797
-    assert len(digits.test) == 360  # A fifth of the images.
+    assert len(digits.test) == 360  # A fifth of 1,797.
     images = np.concatenate([digits.train.images, digits.test.images])
     images = np.round(images[..., 0] / (255 / 16)).astype(int)
-    loaded = sorted(image.tobytes() for image in images)
-    assert loaded == sorted(
+    loaded_images = sorted(image.tobytes() for image in images)
+    assert loaded_images == sorted(
         image.tobytes() for image in scikit_digits.images.astype(int)
     )
     assert np.bincount(digits.test.labels).min() >= 34  # The split is stratified.
@@ -66,7 +66,7 @@ def test_digits_are_scikit_learns(digits):
 
 
 def test_an_epoch_has_every_image_once(digits):
-    steps = steps_per_epoch(len(digits.train), 64, 1)
+    steps = count_steps(len(digits.train), 64, 1)
     assert steps == 23  # 1,437 images are 22 batches of 64 and one of 29.
     batches = take_digit_batches(digits, (8, 8, 1), 0, steps)
     assert [len(labels) for _, labels, _ in batches] == [64] * 22 + [29]
@@ -89,19 +89,21 @@ def test_order_depends_on_epoch_and_seed(digits):
 
 @pytest.mark.parametrize("start", [1, 17, 22, 23, 40])
 def test_resuming_in_mid_epoch_gives_the_batches_of_an_uninterrupted_run(digits, start):
-    uninterrupted = take_digit_batches(digits, (8, 8, 1), 0, 50)
-    resumed = take_digit_batches(digits, (8, 8, 1), start, 50)
-    assert len(resumed) == 50 - start
-    for expected, batch in zip(uninterrupted[start:], resumed, strict=True):
+    uninterrupted_batches = take_digit_batches(digits, (8, 8, 1), 0, 50)
+    resumed_batches = take_digit_batches(digits, (8, 8, 1), start, 50)
+    assert len(resumed_batches) == 50 - start
+    for expected, batch in zip(
+        uninterrupted_batches[start:], resumed_batches, strict=True
+    ):
         for expected_array, array in zip(expected, batch, strict=True):
             np.testing.assert_array_equal(expected_array, array)
 
 
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_replicas_share_the_batch_of_a_single_device(digits, replicas):
-    single_device = take_digit_batches(digits, (8, 8, 1), 0, 25)
+    single_device_batches = take_digit_batches(digits, (8, 8, 1), 0, 25)
     shared_batches = take_digit_batches(digits, (8, 8, 1), 0, 25, replicas)
-    for step, batch in enumerate(single_device):
+    for step, batch in enumerate(single_device_batches):
         parts = shared_batches[step * replicas : (step + 1) * replicas]
         sizes = [len(labels) for _, labels, _ in parts]
         assert max(sizes) - min(sizes) <= 1
@@ -114,8 +116,8 @@ def test_replicas_share_the_batch_of_a_single_device(digits, replicas):
 
 def test_no_replica_gets_an_empty_part(digits):
     """The last image of 1,437 is dropped if two replicas share batches of 4."""
-    assert steps_per_epoch(len(digits.train), 4, 1) == 360
-    assert steps_per_epoch(len(digits.train), 4, 2) == 359
+    assert count_steps(len(digits.train), 4, 1) == 360
+    assert count_steps(len(digits.train), 4, 2) == 359
     parts = take_digit_batches(digits, (8, 8, 1), 357, 361, replicas=2, batch_size=4)
     assert [len(labels) for _, labels, _ in parts] == [2] * 8
 
@@ -165,17 +167,17 @@ def test_undivided_folder_holds_out_a_fifth_of_each_class(folder):
     )
 
 
-def test_folder_with_train_and_val(folder, tmp_path_factory):
-    parent = tmp_path_factory.mktemp("parts")
-    shutil.copytree(folder, parent / "train")
-    shutil.copytree(folder, parent / "val")
-    dataset = load_dataset(f"folder:{parent}")
+def test_folders_train_and_val_are_the_two_splits(folder, tmp_path_factory):
+    dataset_folder = tmp_path_factory.mktemp("parts")
+    shutil.copytree(folder, dataset_folder / "train")
+    shutil.copytree(folder, dataset_folder / "val")
+    dataset = load_dataset(f"folder:{dataset_folder}")
     assert (len(dataset.train), len(dataset.test)) == (30, 30)
-    (parent / "val" / "green").mkdir()
+    (dataset_folder / "val" / "green").mkdir()
     with pytest.raises(
         InputError, match="classes that the training images lack: green"
     ):
-        load_dataset(f"folder:{parent}")
+        load_dataset(f"folder:{dataset_folder}")
 
 
 def test_validation_folders_are_preferred_to_test_folders(folder):
@@ -191,7 +193,7 @@ def test_validation_folders_are_preferred_to_test_folders(folder):
         assert splits_used == {part}
 
 
-def test_training_batches_of_a_folder(folder):
+def test_training_batches_are_read_from_a_folder(folder):
     dataset = load_dataset(f"folder:{folder}")
     for crop in (1.0, 0.8):
         batches = pipelines.TrainingBatches(
@@ -217,14 +219,14 @@ def test_training_batches_of_a_folder(folder):
         ("no such", "The dataset does not exist"),
     ],
 )
-def test_unknown_dataset(name, message):
+def test_unknown_dataset_is_refused(name, message):
     pytest.importorskip("tensorflow_datasets")
     with pytest.raises(InputError) as error:
         load_dataset(name)
     assert message in str(error.value)
 
 
-def test_folders_that_cannot_be_used(tmp_path):
+def test_folders_without_enough_images_are_refused(tmp_path):
     with pytest.raises(InputError, match="at least two folders"):
         load_dataset(f"folder:{tmp_path}")
     for name in ("a", "b"):
@@ -237,7 +239,7 @@ def test_folders_that_cannot_be_used(tmp_path):
         load_dataset(f"folder:{tmp_path}")
 
 
-def test_a_damaged_image_is_named(folder):
+def test_error_message_names_the_damaged_image(folder):
     content = (folder / "red" / "04.jpg").read_bytes()
     (folder / "red" / "04.jpg").write_bytes(content[: len(content) // 3])
     dataset = load_dataset(f"folder:{folder}")
@@ -253,8 +255,8 @@ def test_batch_size_must_be_a_multiple_of_the_replicas():
             pipelines.check_batch_size(batch_size, 2)
 
 
-def test_tfds_datasets(tmp_path):
-    """Datasets of one and of several image sizes are loaded as TFDS stored them."""
+def test_tfds_datasets_are_loaded_unchanged(tmp_path):
+    """The images of one dataset have the same size, and those of the other do not."""
     tfds = pytest.importorskip("tensorflow_datasets")
     random = np.random.default_rng(0)
     for name, shape in (("tiny", (6, 6, 3)), ("mixed", (None, None, 3))):
@@ -301,8 +303,8 @@ def test_tfds_datasets(tmp_path):
 
 @pytest.mark.shared_data
 @pytest.mark.full
-def test_tfds_fashion_mnist(tmp_path):
-    """The real dataset can be loaded after TFDS prepared it from its original files."""
+def test_fashion_mnist_can_be_loaded_after_tfds_prepared_it(tmp_path):
+    """A script prepares the dataset with TFDS from its original files."""
     pytest.importorskip("tensorflow_datasets")
     script = SHARED.parent / "tools" / "prepare_tfds.py"
     result = run_python(script, tmp_path, "fashion_mnist", timeout=600)
@@ -332,7 +334,10 @@ except InputError as error:
 
 
 def make_gradient(height, width):
-    """Returns an image whose red grows from 0 to 240 by column and green by row."""
+    """Returns an image whose red grows from left to right and green from top to bottom.
+
+    Both grow from 0 to 240. Blue is 60.
+    """
     y, x = (np.mgrid[0:height, 0:width] + 0.5) / [[[height]], [[width]]]
     return np.stack([x * 240, y * 240, 0 * x + 60], -1).round().astype(np.uint8)
 
@@ -362,7 +367,11 @@ def encode(pixels, kind="PNG", **options):
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory):
-    """Splits of the same 22 images, with 3 labels: in files, in records, as arrays."""
+    """Dict of three splits of the same 22 images with 3 classes.
+
+    The images of "folder" are in files, those of "records" in TFRecord files, and those
+    of "arrays" in memory.
+    """
     folder = tmp_path_factory.mktemp("sources")
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (22, 12, 15, 3), np.uint8)
@@ -376,11 +385,11 @@ def sources(tmp_path_factory):
             folder / f"train-{shard}-of-2", images[part], 1 + labels[part].astype(int)
         )
     write_records(folder / "validation-0-of-1", images[:5], [1, 2, 3, 1, 2])
-    os.environ["KERAS_HOME"], home = str(folder), os.environ.get("KERAS_HOME")
+    os.environ["KERAS_HOME"], original_home = str(folder), os.environ.get("KERAS_HOME")
     records = load_dataset(f"tfrecord:{folder}").train
     os.environ.pop("KERAS_HOME")
-    if home:
-        os.environ["KERAS_HOME"] = home
+    if original_home:
+        os.environ["KERAS_HOME"] = original_home
     labels = labels.astype(np.int32)
     return {
         "folder": splits.Split(np.array(paths, object), labels, True),
@@ -423,10 +432,10 @@ def join_parts(parts):
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
-CHANGES = {
+RECIPE_CHANGES = {
     "padded": {"crop": "pad"},
     "cropped from the margin": {"crop": "pad", "central": 0.8},
-    "the paper's": {"crop": "shorter_side", "colour": 0.1},
+    "scale augmentation": {"crop": "shorter_side", "colour": 0.1},
     "mixed": {"mixup": 0.2, "cutmix": 1.0, "repeats": 3, "erase": 0.5},
     "rand_augment": {"policy": "rand_augment"},
     "increasing": {"policy": "rand_augment_increasing", "magnitude": 7},
@@ -438,12 +447,19 @@ CHANGES = {
     "changes",
     [
         "mixed",
-        *(pytest.param(c, marks=pytest.mark.full) for c in CHANGES if c != "mixed"),
+        *(
+            pytest.param(c, marks=pytest.mark.full)
+            for c in RECIPE_CHANGES
+            if c != "mixed"
+        ),
     ],
 )
 def test_batch_is_a_function_of_seed_and_step(sources, changes):
-    """The source, the first step and the number of replicas do not matter."""
-    changes = CHANGES[changes]
+    """A batch does not depend on how images are stored or on the number of replicas.
+
+    Nor does it depend on the step at which the pipeline starts.
+    """
+    changes = RECIPE_CHANGES[changes]
     expected = take_batches(sources["arrays"], 0, 7, **changes)
     assert [len(weights) for _, _, weights in expected] == [8, 8, 6, 8, 8, 6, 8]
     for images, _, weights in expected:
@@ -452,7 +468,7 @@ def test_batch_is_a_function_of_seed_and_step(sources, changes):
     assert_equal(take_batches(sources["folder"], 2, 7, **changes), expected[2:])
     assert_equal(take_batches(sources["records"], 4, 6, **changes), expected[4:6])
     is_mixed = "mixup" in changes or "cutmix" in changes
-    unit = 2 if is_mixed else 1
+    group_size = 2 if is_mixed else 1
     two_replicas = take_batches(sources["arrays"], 1, 4, 2, **changes)
     assert_equal(
         [join_parts(two_replicas[i : i + 2]) for i in (0, 2, 4)], expected[1:4]
@@ -462,7 +478,7 @@ def test_batch_is_a_function_of_seed_and_step(sources, changes):
         {2, 4} if is_mixed else {3}
     )
     for images, *_ in two_replicas:
-        assert len(images) % unit == 0
+        assert len(images) % group_size == 0
     # Two workers have two replicas each.
     parts = [
         take_batches(sources["arrays"], 0, 2, 4, local_replicas=local, **changes)
@@ -538,16 +554,19 @@ def test_hold_out_always_selects_the_same_images():
     images = np.arange(50_000, dtype=np.uint16).reshape(-1, 1, 1, 1).view(np.uint8)
     split = splits.Split(images, np.arange(50_000, dtype=np.int32))
     dataset = splits.Dataset("some", ("a",), split, split.take([]), (1, 1, 2))
-    divided = splits.hold_out(dataset, 0.1)
-    assert (len(divided.train), len(divided.test)) == (45_000, 5_000)
-    all_labels = np.concatenate([divided.train.labels, divided.test.labels])
+    divided_dataset = splits.hold_out(dataset, 0.1)
+    assert (len(divided_dataset.train), len(divided_dataset.test)) == (45_000, 5_000)
+    all_labels = np.concatenate(
+        [divided_dataset.train.labels, divided_dataset.test.labels]
+    )
     assert np.array_equal(np.sort(all_labels), np.arange(50_000))
     repeated = splits.hold_out(dataset, 0.1)
-    np.testing.assert_array_equal(divided.test.labels, repeated.test.labels)
+    np.testing.assert_array_equal(divided_dataset.test.labels, repeated.test.labels)
     expected = np.random.default_rng(0).permutation(50_000)[:5_000]
-    np.testing.assert_array_equal(divided.test.labels, np.sort(expected))
+    np.testing.assert_array_equal(divided_dataset.test.labels, np.sort(expected))
     np.testing.assert_array_equal(
-        divided.test.images.reshape(-1, 2).view(np.uint16)[:, 0], divided.test.labels
+        divided_dataset.test.images.reshape(-1, 2).view(np.uint16)[:, 0],
+        divided_dataset.test.labels,
     )
 
 
@@ -575,7 +594,10 @@ def measure_box(image, height, width):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "arrays"])
 @pytest.mark.parametrize("sides", [(120, 160), (20, 18)])
 def test_crops_show_plausible_boxes(tmp_path, crop, kind, sides):
-    """Boxes are measured by the colours. Some images are smaller than the crop."""
+    """The box that a crop shows is found by its colours.
+
+    Some images are smaller than the crop.
+    """
     if kind == "arrays":
         split = splits.Split(
             np.stack([make_gradient(*sides)] * 40), np.zeros(40, np.int32)
@@ -590,9 +612,9 @@ def test_crops_show_plausible_boxes(tmp_path, crop, kind, sides):
         split, 0, 1, crop=crop, batch_size=40, size=(side, side)
     )
     assert images.shape == (40, side, side, 3)
-    measured = [measure_box(image, *sides) for image in images]
-    boxes = np.array([box for box, _ in measured])
-    assert 5 < sum(is_mirrored for _, is_mirrored in measured) < 35
+    measurements = [measure_box(image, *sides) for image in images]
+    boxes = np.array([box for box, _ in measurements])
+    assert 5 < sum(is_mirrored for _, is_mirrored in measurements) < 35
     tolerance = 1.5 + 0.02 * max(sides)
     assert (boxes[:, :2] >= -tolerance).all()
     assert (boxes[:, 2:] <= np.array(sides) + tolerance).all()
@@ -607,7 +629,7 @@ def test_crops_show_plausible_boxes(tmp_path, crop, kind, sides):
             assert (ratios > 0.6).all()
             assert (ratios < 1.6).all()
     else:
-        # The image's shorter side becomes 256/224 to 480/224 of the crop's side.
+        # The image's shorter side is resized to 256/224 to 480/224 of the crop's side.
         longest, shortest = (min(sides) * 224 / shorter for shorter in (256, 480))
         for length in (height, width):
             assert (length < longest + tolerance).all()
@@ -619,7 +641,10 @@ def test_crops_show_plausible_boxes(tmp_path, crop, kind, sides):
 
 @pytest.fixture
 def slim_dataset(tmp_path, monkeypatch):
-    """A TF-slim folder of 12 training and 6 validation JPEG images, labels from 1."""
+    """A folder of TFRecord files in the format of TF-slim, and the encoded images.
+
+    There are 12 training images and 6 validation images. The labels are from 1 to 3.
+    """
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
     folder = tmp_path / "slim"
     folder.mkdir()
@@ -635,7 +660,7 @@ def slim_dataset(tmp_path, monkeypatch):
     return folder, images
 
 
-def test_tfrecord_dataset(slim_dataset):
+def test_tfrecord_dataset_equals_its_images_in_memory(slim_dataset):
     folder, images = slim_dataset
     dataset = load_dataset(f"tfrecord:{folder}")
     assert dataset.classes == ("class 0", "class 1", "class 2")
@@ -646,8 +671,10 @@ def test_tfrecord_dataset(slim_dataset):
     assert names[5] == f"{folder}/train-00001-of-00002 record 0"
     preprocessing = Preprocessing(16, 16, 3, 0.875)
     views = pipelines.load_views(dataset.test, preprocessing)
-    in_memory = splits.Split(np.array(images[12:], object), dataset.test.labels)
-    np.testing.assert_array_equal(views, pipelines.load_views(in_memory, preprocessing))
+    split_in_memory = splits.Split(np.array(images[12:], object), dataset.test.labels)
+    np.testing.assert_array_equal(
+        views, pipelines.load_views(split_in_memory, preprocessing)
+    )
     batches = pipelines.evaluation_batches(
         dataset.test, pipelines.central_crop(preprocessing), 4, 2
     )
@@ -656,21 +683,24 @@ def test_tfrecord_dataset(slim_dataset):
     np.testing.assert_array_equal(np.concatenate([b[0] for b in batches]), views)
     (folder / "labels.txt").write_text("cat\ndog\nfox\n")
     assert load_dataset(f"tfrecord:{folder}").classes == ("cat", "dog", "fox")
-    test_only = load_dataset(f"tfrecord:{folder}", only_test=True)
-    assert (len(test_only.train), len(test_only.test)) in {(0, 6), (12, 6)}
+    test_only_dataset = load_dataset(f"tfrecord:{folder}", only_test=True)
+    assert (len(test_only_dataset.train), len(test_only_dataset.test)) in {
+        (0, 6),
+        (12, 6),
+    }
 
 
-def test_adding_splits_of_records(slim_dataset):
+def test_joined_splits_of_records_keep_their_images(slim_dataset):
     folder, images = slim_dataset
     dataset = load_dataset(f"tfrecord:{folder}")
-    joined = dataset.train + dataset.test
-    assert joined.labels.tolist() == [0, 1, 2] * 6
-    assert joined.names() == dataset.train.names() + dataset.test.names()
+    joined_split = dataset.train + dataset.test
+    assert joined_split.labels.tolist() == [0, 1, 2] * 6
+    assert joined_split.names() == dataset.train.names() + dataset.test.names()
     preprocessing = Preprocessing(16, 16, 3)
-    in_memory = splits.Split(np.array(images, object), joined.labels)
+    split_in_memory = splits.Split(np.array(images, object), joined_split.labels)
     np.testing.assert_array_equal(
-        pipelines.load_views(joined, preprocessing),
-        pipelines.load_views(in_memory, preprocessing),
+        pipelines.load_views(joined_split, preprocessing),
+        pipelines.load_views(split_in_memory, preprocessing),
     )
     test = load_dataset(f"tfrecord:{folder}").test
     assert len(test.take([]) + test) == 6
@@ -710,8 +740,8 @@ def test_record_that_changed_after_indexing_is_refused(slim_dataset):
         damage.replace_damaged(train, Preprocessing(8, 8, 3), range(12))
 
 
-def test_tfds_datasets_read_from_records(tmp_path, monkeypatch):
-    """Datasets of several image sizes, or too large for memory, stay in their files."""
+def test_large_tfds_datasets_are_read_from_their_files(tmp_path, monkeypatch):
+    """This also holds for datasets of any size whose images have several sizes."""
     tfds = pytest.importorskip("tensorflow_datasets")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
     random = np.random.default_rng(0)
@@ -741,27 +771,34 @@ def test_tfds_datasets_read_from_records(tmp_path, monkeypatch):
             data_dir=tmp_path,
             disable_shuffling=True,
         )
-        in_memory = load_dataset(name, str(tmp_path))
+        dataset_in_memory = load_dataset(name, str(tmp_path))
         monkeypatch.setattr(tfds_sets, "_find_memory_size", lambda: 0)
-        from_files = load_dataset(name, str(tmp_path))
+        dataset_from_files = load_dataset(name, str(tmp_path))
         monkeypatch.undo()
         monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
-        assert (in_memory.train.records is None) == bool(shape[0])
-        assert from_files.train.records is not None
-        assert from_files.classes == in_memory.classes == ("x", "y", "z")
-        assert from_files.train.labels.tolist() == [1, 2] * 6
-        assert from_files.train.labels.tolist() == in_memory.train.labels.tolist()
+        assert (dataset_in_memory.train.records is None) == bool(shape[0])
+        assert dataset_from_files.train.records is not None
+        assert (
+            dataset_from_files.classes == dataset_in_memory.classes == ("x", "y", "z")
+        )
+        assert dataset_from_files.train.labels.tolist() == [1, 2] * 6
+        assert (
+            dataset_from_files.train.labels.tolist()
+            == dataset_in_memory.train.labels.tolist()
+        )
         for split in ("train", "test"):
             preprocessing = Preprocessing(6, 6, 3)
-            views = pipelines.load_views(getattr(from_files, split), preprocessing)
+            views = pipelines.load_views(
+                getattr(dataset_from_files, split), preprocessing
+            )
             if shape[0]:
                 pixels = [e["image"] for _, e in examples][: len(views)]
                 np.testing.assert_array_equal(views, pixels)
-        test_only = load_dataset(name, str(tmp_path), only_test=True)
-        assert (len(test_only.train), len(test_only.test)) == (0, 5)
+        test_only_dataset = load_dataset(name, str(tmp_path), only_test=True)
+        assert (len(test_only_dataset.train), len(test_only_dataset.test)) == (0, 5)
         batches, expected_batches = (
             take_batches(d.train, 1, 3, size=(6, 6), batch_size=5)
-            for d in (from_files, in_memory)
+            for d in (dataset_from_files, dataset_in_memory)
         )
         assert_equal(batches, expected_batches)
 
@@ -770,7 +807,10 @@ def test_tfds_datasets_read_from_records(tmp_path, monkeypatch):
 
 
 def write_jpeg_split(folder, count, damaged=()):
-    """Writes small JPEG files of two classes and truncates the `damaged` ones."""
+    """Writes JPEG files in two class folders and returns a split of these files.
+
+    Files whose number is in `damaged` are truncated.
+    """
     random = np.random.default_rng(0)
     for name in ("a", "b"):
         (folder / name).mkdir(parents=True)
@@ -783,21 +823,21 @@ def write_jpeg_split(folder, count, damaged=()):
     return _make_split(str(folder), ["a", "b"])
 
 
-def test_damaged_image_is_replaced_by_the_next_good_one(tmp_path, capsys):
+def test_damaged_image_is_replaced_by_the_next_undamaged_one(tmp_path, capsys):
     split = write_jpeg_split(tmp_path / "set", 1200, (10, 2399))
     index = [n.endswith("00010.jpg") for n in split.names()].index(True)
     preprocessing = Preprocessing(8, 8, 3)
     assert damage.find_damaged(split, preprocessing, [3, index, index, 9]) == [index]
-    repaired = damage.replace_damaged(split, preprocessing, [3, index, index, 9])
+    repaired_split = damage.replace_damaged(split, preprocessing, [3, index, index, 9])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("1 of 1200 images cannot be decoded. ")
     assert "a/00010.jpg" in line and "replaced" in line
-    assert repaired.num_replaced == 1
-    assert repaired.images[index] == split.images[index + 1]
-    assert repaired.labels[index] == split.labels[index + 1]
+    assert repaired_split.num_replaced == 1
+    assert repaired_split.images[index] == split.images[index + 1]
+    assert repaired_split.labels[index] == split.labels[index + 1]
     is_other = np.arange(1200) != index
-    assert (repaired.images[is_other] == split.images[is_other]).all()
-    # The last image is replaced by the first one.
+    assert (repaired_split.images[is_other] == split.images[is_other]).all()
+    # The last image is replaced by the first image.
     last_replaced = split.substitute([1199])
     assert last_replaced.images[-1] == split.images[0]
 
@@ -819,9 +859,9 @@ def test_too_many_damaged_images_are_refused(tmp_path, capsys):
     ) as error:
         damage.replace_damaged(split, preprocessing, indices)
     assert "\n" not in str(error.value)
-    smaller = split.take(np.arange(900))
+    smaller_split = split.take(np.arange(900))
     with pytest.raises(InputError, match=r"2 of 900 .*a/00010\.jpg"):
-        damage.replace_damaged(smaller, preprocessing, indices[:1])
+        damage.replace_damaged(smaller_split, preprocessing, indices[:1])
 
 
 def test_other_errors_are_not_mistaken_for_damaged_images(tmp_path):
@@ -847,7 +887,7 @@ class Interruption(keras.callbacks.Callback):
 
 
 def test_training_continues_without_a_damaged_image(tmp_path, capsys):
-    """An interrupted and resumed run ends with exactly the same weights."""
+    """A run that is interrupted and resumed has the weights of an uninterrupted run."""
     from keras_resnet.training.run import train
 
     folder = tmp_path / "set"
@@ -871,17 +911,17 @@ def test_training_continues_without_a_damaged_image(tmp_path, capsys):
         model = keras.models.load_model(tmp_path / run_name / "final.keras")
         return np.concatenate([w.ravel() for w in model.get_weights()])
 
-    uninterrupted = train_and_read_weights("whole")
-    assert np.isfinite(uninterrupted).all()
+    uninterrupted_weights = train_and_read_weights("whole")
+    assert np.isfinite(uninterrupted_weights).all()
     assert "1 of 1004 images cannot be decoded" in capsys.readouterr().err
     with pytest.raises(KeyboardInterrupt):
         train_and_read_weights("cut", 10)
-    np.testing.assert_array_equal(train_and_read_weights("cut"), uninterrupted)
+    np.testing.assert_array_equal(train_and_read_weights("cut"), uninterrupted_weights)
 
 
 # A tf.data service
 
-SERVICE = """
+SERVICE_SCRIPT = """
 import sys, time
 import tensorflow as tf
 service = tf.data.experimental.service
@@ -896,20 +936,20 @@ sys.stdin.read()
 
 
 @contextlib.contextmanager
-def run_services(*workers):
-    """Runs data services with given numbers of workers and yields their addresses.
+def run_services(*worker_counts):
+    """Runs a data service for each number of workers and yields the addresses.
 
     Each service runs in its own process.
     """
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", SERVICE, str(count)],
+            [sys.executable, "-c", SERVICE_SCRIPT, str(count)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
         )
-        for count in workers
+        for count in worker_counts
     ]
     try:
         yield [process.stdout.readline().strip() for process in processes]
@@ -920,24 +960,21 @@ def run_services(*workers):
 
 
 @pytest.mark.full
-def test_data_services_give_the_same_batches(sources, monkeypatch):
-    """Services give the same batches in the same order as no service.
-
-    Two services take turns. Services with no worker or two workers are refused.
-    """
+def test_data_services_give_the_batches_of_a_local_pipeline(sources, monkeypatch):
+    """One service or two services can be used. Each must have exactly one worker."""
     changes = {"mixup": 0.2, "batch_size": 4}
     expected = take_batches(sources["folder"], 1, 8, **changes)
     expected_two_replicas = take_batches(sources["records"], 1, 4, 2)
-    with run_services(1, 1, 2, 0) as (one, other, two_workers, no_workers):
-        batches = take_batches(sources["folder"], 1, 8, service=one, **changes)
+    with run_services(1, 1, 2, 0) as (first, second, two_workers, no_workers):
+        batches = take_batches(sources["folder"], 1, 8, service=first, **changes)
         assert_equal(batches, expected)
-        addresses = f"{one}, {other}"
+        addresses = f"{first}, {second}"
         batches = take_batches(sources["folder"], 1, 8, service=addresses, **changes)
         assert_equal(batches, expected)
         batches = take_batches(sources["records"], 1, 4, 2, service=addresses)
         assert_equal(batches, expected_two_replicas)
         with pytest.raises(
-            InputError, match=f"have one worker.*={two_workers} with 2$"
+            InputError, match=f"have one worker.*={two_workers} with 2 workers$"
         ):
             take_batches(sources["arrays"], 0, 3, service=two_workers)
         monkeypatch.setattr(data_service, "SERVICE_TIMEOUT", 3)
@@ -964,9 +1001,10 @@ def test_unavailable_data_service_is_refused(sources, monkeypatch, address, mess
 
 
 def make_user_dataset(labels=(0, 1, 1), classes=("a", "b"), **changes):
-    """Returns a dataset of arrays with three images of two classes in each split.
+    """Returns a dataset of arrays with three images in each split.
 
-    `changes` replaces the images of one split: `part` is "train" or "test".
+    `labels` and `images` replace the valid arrays of the split `part` ("train" or
+    "test", "train" by default).
     """
     images = np.arange(3 * 8 * 8, dtype=np.uint8).reshape(3, 8, 8, 1)
     valid_split = splits.Split(images, np.array([0, 1, 1], np.int32))
@@ -1013,8 +1051,7 @@ def test_invalid_user_datasets_are_refused(part, changes, message, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_training_on_user_arrays(tmp_path, digits):
-    """Training with int64 labels equals training with int32 labels."""
+def test_training_on_int64_labels_equals_training_on_int32_labels(tmp_path, digits):
     options = {"epochs": 1, "batch_size": 20, "verbose": 0, "strategy": "one_device"}
     histories = []
     for dtype in (np.int64, np.int32):
@@ -1038,7 +1075,7 @@ def test_user_dataset_without_validation_images_is_refused(tmp_path, digits):
     assert os.listdir(tmp_path) == []
 
 
-def test_unnamed_classes_get_the_models_class_names(tmp_path, monkeypatch):
+def test_classes_without_names_get_the_class_names_of_the_model(tmp_path, monkeypatch):
     from keras_resnet.evaluation.classifier import Classifier, load_images
     from keras_resnet.weights import registry
 

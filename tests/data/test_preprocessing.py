@@ -15,12 +15,13 @@ from keras_resnet.data import pipelines, splits
 from keras_resnet.data.augmentation import crop_and_flip
 from keras_resnet.data.preprocessing import Preprocessing, channel_statistics
 
-# Largest difference between two JPEG decoders, which may round differently.
+# Largest allowed difference between the pixel values (0 to 255) of two JPEG decoders,
+# which may round differently.
 JPEG_TOLERANCE = 2
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
-def save(image, format, **options):
+def encode_image(image, format, **options):
     file = io.BytesIO()
     image.save(file, format, **options)
     return file.getvalue()
@@ -29,11 +30,11 @@ def save(image, format, **options):
 def encode(pixels, format, **options):
     if format == "JPEG":
         options = {"quality": 95, **options}
-    return save(Image.fromarray(pixels), format, **options)
+    return encode_image(Image.fromarray(pixels), format, **options)
 
 
 def make_smooth_image(height, width):
-    """Returns a smooth image, for which all resampling filters agree."""
+    """Returns an image so smooth that all resampling filters give similar results."""
     y, x = np.mgrid[0:height, 0:width] / [[[height]], [[width]]]
     return np.stack([x * 240, y * 240, (x + y) * 127], axis=-1).astype(np.uint8)
 
@@ -68,7 +69,7 @@ def cubic_kernel(x):
 
 
 def resampling_weights(kernel, old_size, new_size):
-    """Returns the weights of old pixels in new pixels of a row, (new, old)."""
+    """Returns the weight of each old pixel of a row in each new one, (new, old)."""
     weights = np.zeros((new_size, old_size))
     filter_scale = max(old_size / new_size, 1)
     for i, j in itertools.product(range(new_size), range(old_size)):
@@ -91,11 +92,11 @@ def resample(image, height, width, interpolation):
 def find_crop(image, height, width, crop):
     """Returns the sides of the resized image and the corner of the central crop.
 
-    Values are rounded like torchvision does.
+    Values are rounded as in torchvision.
     """
     rows, columns = image.shape[:2]
     resized_height, resized_width = round(height / crop), round(width / crop)
-    # The side that just fits is exact. The other side is truncated.
+    # One side of the resized image is exact. The other side is truncated.
     if resized_height * columns >= resized_width * rows:
         resized_size = resized_height, resized_height * columns // rows
     else:
@@ -122,7 +123,7 @@ SIZES = [(224, 224, 0.875), (32, 32, 1.0), (24, 40, 0.8)]
 @pytest.mark.parametrize("sides", [(300, 400), (401, 301), (20, 27), (30, 500)])
 @pytest.mark.parametrize(("height", "width", "crop"), SIZES)
 def test_view_equals_pillow(height, width, crop, sides, interpolation):
-    """The view is the centre of Pillow's resized image."""
+    """The view equals the centre of the image that Pillow resized."""
     image = make_smooth_image(*sides)
     (resized_height, resized_width), corner = find_crop(image, height, width, crop)
     resized = Image.fromarray(image).resize(
@@ -136,7 +137,10 @@ def test_view_equals_pillow(height, width, crop, sides, interpolation):
 @pytest.mark.parametrize("interpolation", FILTERS)
 @pytest.mark.parametrize("sides", [(57, 90), (90, 57), (13, 19)])
 def test_view_of_noise_equals_numpy(sides, interpolation):
-    """Pillow would differ, since it clips bicubic overshoot between its two passes."""
+    """Pillow is not the reference, because it clips values between its two passes.
+
+    Only noise has the bicubic overshoot for which this makes a difference.
+    """
     image = make_noise(*sides)
     for height, width, crop in ((32, 32, 0.875), (24, 40, 0.8)):
         size, corner = find_crop(image, height, width, crop)
@@ -152,7 +156,7 @@ def test_corner_of_the_crop_is_rounded_half_to_even():
         np.testing.assert_array_equal(view, image[:, left : left + 32])
 
 
-def test_view_with_a_margin():
+def test_margin_extends_the_view():
     image = make_smooth_image(300, 400)
     preprocessing = Preprocessing(56, 56, 3, 0.875)
     assert preprocessing.margin == 4
@@ -161,7 +165,7 @@ def test_view_with_a_margin():
     assert max_difference(crop_with_margin[4:-4, 4:-4], crop) <= 1
 
 
-def test_margins():
+def test_margin_is_the_border_outside_of_the_crop():
     assert Preprocessing(224, 224, 3, 0.875).margin == 16
     assert Preprocessing(32, 32, 3).margin == 0
 
@@ -200,41 +204,43 @@ def test_read_of_a_jpeg_equals_pillow(photograph):
     assert max_difference(result, expected) <= JPEG_TOLERANCE
 
 
-def image_file_cases():
-    """Yields the name and the content of an image file of each kind."""
+def make_image_file_cases():
+    """Yields pytest parameters (name, content) of image files of many kinds."""
     image = Image.fromarray(make_smooth_image(45, 64))
     translucent, palette = image.copy(), image.quantize(40)
     translucent.putalpha(Image.fromarray(make_smooth_image(45, 64)[..., 0] // 2 + 60))
     grey, black_and_white = image.convert("L"), image.convert("1")
     frame_2 = palette.transpose(Image.Transpose.ROTATE_180)
     files = {
-        "png": save(image, "PNG"),
-        "grey.png": save(grey, "PNG"),
-        "palette.png": save(palette, "PNG"),
-        "palette_and_clear.png": save(palette, "PNG", transparency=3),
-        "alpha.png": save(translucent, "PNG"),
-        "grey_alpha.png": save(translucent.convert("LA"), "PNG"),
-        "black_and_white.png": save(black_and_white, "PNG"),
-        "bmp": save(image, "BMP"),
-        "grey.bmp": save(grey, "BMP"),
-        "alpha.bmp": save(translucent, "BMP"),
-        "palette.bmp": save(palette, "BMP"),
-        "webp": save(image, "WEBP", lossless=True),
-        "alpha.webp": save(translucent, "WEBP", lossless=True, exact=True),
-        "gif": save(palette, "GIF"),
-        "first_frame.gif": save(palette, "GIF", save_all=True, append_images=[frame_2]),
-        "jpg": save(image, "JPEG", quality=95),
-        "progressive.jpg": save(image, "JPEG", progressive=True),
-        "grey.jpg": save(grey, "JPEG", quality=95),
-        "cmyk.jpg": save(image.convert("CMYK"), "JPEG", quality=95),
+        "png": encode_image(image, "PNG"),
+        "grey.png": encode_image(grey, "PNG"),
+        "palette.png": encode_image(palette, "PNG"),
+        "palette_and_clear.png": encode_image(palette, "PNG", transparency=3),
+        "alpha.png": encode_image(translucent, "PNG"),
+        "grey_alpha.png": encode_image(translucent.convert("LA"), "PNG"),
+        "black_and_white.png": encode_image(black_and_white, "PNG"),
+        "bmp": encode_image(image, "BMP"),
+        "grey.bmp": encode_image(grey, "BMP"),
+        "alpha.bmp": encode_image(translucent, "BMP"),
+        "palette.bmp": encode_image(palette, "BMP"),
+        "webp": encode_image(image, "WEBP", lossless=True),
+        "alpha.webp": encode_image(translucent, "WEBP", lossless=True, exact=True),
+        "gif": encode_image(palette, "GIF"),
+        "first_frame.gif": encode_image(
+            palette, "GIF", save_all=True, append_images=[frame_2]
+        ),
+        "jpg": encode_image(image, "JPEG", quality=95),
+        "progressive.jpg": encode_image(image, "JPEG", progressive=True),
+        "grey.jpg": encode_image(grey, "JPEG", quality=95),
+        "cmyk.jpg": encode_image(image.convert("CMYK"), "JPEG", quality=95),
     }
     for name, encoded in files.items():
         yield pytest.param(name, encoded, id=name)
 
 
-@pytest.mark.parametrize(("name", "encoded"), list(image_file_cases()))
+@pytest.mark.parametrize(("name", "encoded"), list(make_image_file_cases()))
 def test_load_equals_pillow(tmp_path, name, encoded):
-    """An alpha channel is ignored, as by Pillow's convert."""
+    """An alpha channel is ignored, as it is by Pillow's `convert`."""
     path = tmp_path / f"a.{name}"
     path.write_bytes(encoded)
     tolerance = JPEG_TOLERANCE if name.endswith("jpg") else 0
@@ -248,7 +254,7 @@ def test_load_equals_pillow(tmp_path, name, encoded):
 
 
 def averaging_weights(old_size, new_size):
-    """Returns the weights of old pixels in the mean of each new pixel, (new, old)."""
+    """Returns the weights of old pixels that are averaged to new pixels, (new, old)."""
     weights = np.zeros((new_size, old_size))
     for i, j in itertools.product(range(new_size), range(old_size)):
         first, last = i * old_size / new_size, (i + 1) * old_size / new_size
@@ -257,7 +263,7 @@ def averaging_weights(old_size, new_size):
 
 
 def stretch(part, height, width):
-    """Resizes by averaging areas if pixels become fewer, and else bilinearly."""
+    """Resizes an image by averaging areas, or bilinearly if this adds pixels."""
     is_larger = part.shape[0] * part.shape[1] > height * width
     bilinear_weights = functools.partial(resampling_weights, triangle_kernel)
     weights = averaging_weights if is_larger else bilinear_weights
@@ -269,11 +275,11 @@ def stretch(part, height, width):
     return np.floor(result + 0.5).astype(np.uint8)
 
 
-@pytest.mark.parametrize(("name", "encoded"), list(image_file_cases()))
+@pytest.mark.parametrize(("name", "encoded"), list(make_image_file_cases()))
 def test_crop_and_resize_equals_numpy(name, encoded):
-    """The boxes shrink, shrink along one axis, grow, and keep their size."""
+    """The four boxes are reduced, reduced in height only, enlarged, and unchanged."""
     colour = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
-    # The fast cosine transform is less accurate.
+    # JPEG files are decoded with the fast cosine transform, which is less accurate.
     tolerance = 6 if name.endswith("jpg") else 1
     for size, box in (
         ((16, 16), (3, 7, 33, 41)),
@@ -301,7 +307,7 @@ def test_crop_and_resize_equals_numpy(name, encoded):
 
 @pytest.mark.shared_data
 def test_crop_and_resize_is_close_to_pillows_bilinear():
-    """The mean difference is smaller than that between two of Pillow's filters."""
+    """Pillow's bicubic filter differs more from its bilinear filter."""
     folder = SHARED / "imagenet" / "jpeg100"
     differences, bicubic_differences = [], []
     for path in sorted(folder.glob("*.JPEG"))[:12]:
@@ -337,18 +343,23 @@ def test_load_of_16_bit_grey_uses_the_higher_bits(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp"])
-def test_load_of_a_damaged_file(tmp_path, photograph, suffix):
+def test_load_of_a_damaged_file_is_refused(tmp_path, photograph, suffix):
     format = {"jpg": "JPEG"}.get(suffix, suffix.upper())
     encoded = encode(photograph, format)
     path = tmp_path / f"damaged.{suffix}"
-    for damaged in (encoded[: len(encoded) // 2], encoded[:10], b"", b"Not a picture"):
-        path.write_bytes(damaged)
+    for damaged_content in (
+        encoded[: len(encoded) // 2],
+        encoded[:10],
+        b"",
+        b"Not a picture",
+    ):
+        path.write_bytes(damaged_content)
         with pytest.raises(ValueError, match=str(path)) as error:
             Preprocessing(32, 32, 3, 0.875).load(path)
         assert "\n" not in str(error.value)
 
 
-def test_load_of_missing_and_unsupported_files(tmp_path, photograph):
+def test_load_of_missing_and_unsupported_files_is_refused(tmp_path, photograph):
     with pytest.raises(FileNotFoundError):
         Preprocessing(32, 32, 3).load(tmp_path / "missing.jpg")
     with pytest.raises(OSError):
@@ -360,7 +371,7 @@ def test_load_of_missing_and_unsupported_files(tmp_path, photograph):
 
 
 def test_load_of_an_animated_webp_is_refused(tmp_path, photograph):
-    """TensorFlow 2.21's decode_image with 0 channels would overrun its buffer."""
+    """In TensorFlow 2.21, decode_image with 0 channels would overrun its buffer."""
     frames = [Image.fromarray(photograph[:45, :64] + i) for i in range(2)]
     path = tmp_path / "animated.webp"
     frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
@@ -368,25 +379,33 @@ def test_load_of_an_animated_webp_is_refused(tmp_path, photograph):
         Preprocessing(45, 64, 3).load(path)
 
 
-# Struct formats of the TIFF field types SHORT and LONG.
-FIELDS = {3: "Hxx", 4: "I"}
+# Formats (see `struct`) of the TIFF field types 3 (SHORT) and 4 (LONG).
+FIELD_FORMATS = {3: "Hxx", 4: "I"}
 
 
 def make_tiff_directory(order, entries, offset, has_next=0, text=b""):
-    """Returns a TIFF directory with entries (tag, type, count, value).
+    """Returns a TIFF directory with entries (tag, type, count, value), then `text`.
 
-    The directory is at byte `offset`. `text` follows it, and then the next directory.
+    The directory begins at byte `offset`. If `has_next`, another one follows the text.
     """
     directory = struct.pack(f"{order}H", len(entries))
-    for tag, kind, count, value in entries:
-        field = value if kind == 2 else struct.pack(f"{order}{FIELDS[kind]}", value)
-        directory += struct.pack(f"{order}HHI", tag, kind, count) + field
+    for tag, field_type, count, value in entries:
+        field = (
+            value
+            if field_type == 2
+            else struct.pack(f"{order}{FIELD_FORMATS[field_type]}", value)
+        )
+        directory += struct.pack(f"{order}HHI", tag, field_type, count) + field
     next_offset = offset + len(directory) + 4 + len(text)
     return directory + struct.pack(f"{order}I", next_offset if has_next else 0) + text
 
 
 def insert_exif(encoded, order, orientation, has_text=False, thumbnail=None):
-    """Inserts an EXIF segment (EXIF 2.3, TIFF 6.0) into a JPEG file."""
+    """Inserts an EXIF segment (EXIF 2.3, TIFF 6.0) into a JPEG file.
+
+    `order` is the byte order, "<" or ">". `thumbnail` is the orientation in a second
+    TIFF directory, which describes the thumbnail.
+    """
     entries = [] if orientation is None else [(0x0112, 3, 1, orientation)]
     text = b""
     if has_text:  # The value of a text field is the offset of the text.
@@ -420,15 +439,16 @@ def test_exif_orientation_equals_pillow(photograph, order, orientation):
         image = Image.open(io.BytesIO(file))
         assert image.getexif()[0x0112] == orientation
         expected = np.asarray(ImageOps.exif_transpose(image))
-        upright = preprocessing.decode(file)
-        assert max_difference(upright, expected) <= JPEG_TOLERANCE
+        upright_image = preprocessing.decode(file)
+        assert max_difference(upright_image, expected) <= JPEG_TOLERANCE
         assert (
-            max_difference(preprocessing.read(file), preprocessing.view(upright)) <= 1
+            max_difference(preprocessing.read(file), preprocessing.view(upright_image))
+            <= 1
         )
-        # Datasets are read without rotation.
-        stored = preprocessing.decode(file, upright=False)
-        assert max_difference(stored, photograph) <= 12  # The loss of JPEG.
-        view = preprocessing.view(stored)
+        # Images of datasets are not rotated.
+        stored_image = preprocessing.decode(file, upright=False)
+        assert max_difference(stored_image, photograph) <= 12  # JPEG compression error.
+        view = preprocessing.view(stored_image)
         assert max_difference(preprocessing.read(file, upright=False), view) <= 1
         split = splits.Split(np.array([file], object), np.zeros(1, np.int32))
         assert max_difference(pipelines.load_views(split, preprocessing)[0], view) <= 1
@@ -446,7 +466,7 @@ def test_invalid_exif_orientation_is_ignored(photograph, order, orientation):
 
 
 def test_orientation_outside_of_an_exif_block_is_ignored(photograph):
-    """The tag is in a comment before the pixels, and after the pixels."""
+    """The orientation is in a JPEG comment and after the end of the JPEG data."""
     encoded = encode(photograph, "JPEG")
     for order, header in (("<", b"II*\0"), (">", b"MM\0*")):
         tag = header + struct.pack(f"{order}HHIHH", 0x0112, 3, 1, 6, 0)
@@ -458,7 +478,7 @@ def test_orientation_outside_of_an_exif_block_is_ignored(photograph):
 
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("has_text", [False, True])
-def test_thumbnails_orientation_is_ignored(photograph, order, has_text):
+def test_orientation_of_the_thumbnail_is_ignored(photograph, order, has_text):
     file = insert_exif(encode(photograph, "JPEG"), order, None, has_text, thumbnail=6)
     image = Image.open(io.BytesIO(file))
     assert 0x0112 not in image.getexif()
@@ -467,7 +487,10 @@ def test_thumbnails_orientation_is_ignored(photograph, order, has_text):
 
 
 def assert_same_crops(crops, square, side, corners, tolerance):
-    """Asserts that the crops are the expected ten crops, in any order."""
+    """Asserts that the ten crops are those of `square` at the five `corners`.
+
+    Mirrored crops are expected, too. The order does not matter.
+    """
     expected = [crop_at(square, corner, side, side) for corner in corners]
     expected += [crop[:, ::-1] for crop in expected]
     assert len(crops) == 10
@@ -478,8 +501,8 @@ def assert_same_crops(crops, square, side, corners, tolerance):
     assert sorted(matches) == [[i] for i in range(10)]
 
 
-def test_ten_crops_of_a_photograph(photograph):
-    """The crops are from the central 256x256 of the image resized to 341x256."""
+def test_ten_crops_are_taken_from_the_central_square(photograph):
+    """The image is resized to 341x256 pixels, and its central square has 256x256."""
     resized = Image.fromarray(photograph).resize((341, 256), FILTERS["bilinear"])
     square = np.asarray(resized)[:, 42:298]
     crops = np.asarray(Preprocessing(224, 224, 3, 0.875).ten_crops(photograph))
@@ -489,14 +512,14 @@ def test_ten_crops_of_a_photograph(photograph):
 
 
 @pytest.mark.parametrize("crop", [1.0, 0.875, 0.95])
-def test_ten_crops_do_not_depend_on_the_central_crop(crop):
+def test_ten_crops_do_not_depend_on_the_crop_fraction(crop):
     image = make_noise(64, 64)
     crops = np.asarray(Preprocessing(56, 56, 3, crop).ten_crops(image))
     corners = [(0, 0), (0, 8), (8, 0), (8, 8), (4, 4)]
     assert_same_crops(crops, image, 56, corners, 0)
 
 
-def test_ten_crops_of_a_square_with_an_odd_side():
+def test_ten_crops_are_exact_for_a_square_with_an_odd_side():
     """The square's side is 37, because 32 * 256 / 224 is rounded."""
     image = make_noise(37, 37)
     crops = np.asarray(Preprocessing(32, 32, 3).ten_crops(image))
@@ -508,13 +531,13 @@ def test_ten_crops_of_a_square_with_an_odd_side():
 @pytest.mark.parametrize(
     ("sides", "shorter", "expected"),
     [
-        ((300, 400), 224, (224, 298)),  # 298.67
+        ((300, 400), 224, (224, 298)),  # 298.67, truncated.
         ((400, 300), 480, (640, 480)),
-        ((333, 500), 256, (256, 384)),  # 384.38
+        ((333, 500), 256, (256, 384)),  # 384.38, truncated.
         ((500, 375), 384, (512, 384)),
-        ((20, 27), 64, (64, 86)),  # 86.4
+        ((20, 27), 64, (64, 86)),  # 86.4, truncated.
         ((50, 50), 37, (37, 37)),
-        ((1000, 30), 32, (1066, 32)),  # 1066.67
+        ((1000, 30), 32, (1066, 32)),  # 1066.67, truncated.
     ],
 )
 def test_resize_shorter_side_equals_pillow(sides, shorter, expected, interpolation):
@@ -536,8 +559,8 @@ def test_resize_shorter_side_equals_numpy():
             assert max_difference(resized, expected) <= 1
 
 
-def test_sides_are_exact_for_every_ratio():
-    """A rounding error of the quotient does not make the image smaller by a pixel."""
+def test_resized_sides_are_exact_for_every_aspect_ratio():
+    """Rounding errors of the ratio do not make the resized image smaller by a pixel."""
     for shorter, longer in itertools.product((31, 49, 93, 300), (300, 301, 333, 1001)):
         image = tf.zeros((shorter, longer, 1), tf.uint8)
         preprocessing = Preprocessing(32, 32, 1)

@@ -10,17 +10,18 @@ from PIL import Image
 from keras_resnet.data import record_index, records
 from keras_resnet.support.errors import InputError
 
-# Feature names of TensorFlow's ImageNet scripts and TF-slim, and of TFDS.
+# Names of the image feature and the label feature in TF-slim, whose names TensorFlow's
+# ImageNet scripts also use, and in TFDS.
 SLIM = ("image/encoded", "image/class/label")
 TFDS = ("image", "label")
 
 
-def make_image(number, kind="JPEG"):
+def make_image(number, format="JPEG"):
     """Returns an encoded image whose content and height depend on `number`."""
     random = np.random.default_rng(number)
     pixels = random.integers(0, 256, (5 + number % 7, 6, 3), np.uint8)
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind)
+    Image.fromarray(pixels).save(file, format)
     return file.getvalue()
 
 
@@ -42,21 +43,24 @@ def write_examples(path, examples):
     return str(path)
 
 
-def write_dataset(folder, names=SLIM, first=1, kinds=("JPEG", "PNG")):
-    """Writes files of 4, 5 and 6 records with the labels `first` to `first` + 2."""
+def write_dataset(folder, names=SLIM, first_label=1, formats=("JPEG", "PNG")):
+    """Writes three TFRecord files of 4, 5 and 6 records and returns their paths.
+
+    The labels are from `first_label` to `first_label + 2`.
+    """
     paths, number = [], 0
     for shard in range(3):
         examples = []
         for _ in range(4 + shard):
-            image = make_image(number, kinds[number % len(kinds)])
-            examples.append(make_example(image, first + number % 3, names))
+            image = make_image(number, formats[number % len(formats)])
+            examples.append(make_example(image, first_label + number % 3, names))
             number += 1
         paths.append(write_examples(folder / f"train-{shard:05d}-of-00003", examples))
     return paths
 
 
 def read_images(paths, name=SLIM[0]):
-    """Returns the encoded images that TensorFlow reads from the files in order."""
+    """Returns the encoded images in TFRecord files, which TensorFlow reads in order."""
     return [
         tf.train.Example.FromString(r).features.feature[name].bytes_list.value[0]
         for r in tf.data.TFRecordDataset(paths).as_numpy_iterator()
@@ -82,16 +86,18 @@ def paths(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "first"), [(SLIM, 1), (TFDS, 0), (("image_raw", "label"), 0)]
+    ("names", "first_label"), [(SLIM, 1), (TFDS, 0), (("image_raw", "label"), 0)]
 )
-def test_random_access_equals_reading_in_order(tmp_path, names, first):
-    paths = write_dataset(tmp_path, names, first, ("JPEG", "PNG", "WEBP", "BMP", "GIF"))
+def test_random_access_equals_reading_in_order(tmp_path, names, first_label):
+    paths = write_dataset(
+        tmp_path, names, first_label, ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+    )
     index = build_index(paths)
     assert len(index) == 15
     assert index.shard.tolist() == [0] * 4 + [1] * 5 + [2] * 6
     assert index.number.tolist() == [*range(4), *range(5), *range(6)]
     assert index.labels.tolist() == [0, 1, 2] * 5
-    assert (index.image, index.first_label) == (names[0], first)
+    assert (index.image, index.first_label) == (names[0], first_label)
     assert index.name(5) == f"{paths[1]} record 1"
     read = records.make_record_reader(index)
     for i, image in reversed(list(enumerate(read_images(paths, names[0])))):
@@ -99,22 +105,22 @@ def test_random_access_equals_reading_in_order(tmp_path, names, first):
     for shard, offset, length in zip(
         index.shard, index.offset, index.length, strict=True
     ):
-        with open(paths[shard], "rb") as file:  # See the format's documentation.
+        with open(paths[shard], "rb") as file:  # A frame begins with the length.
             file.seek(offset)
             assert struct.unpack("<Q", file.read(8)) == (length,)
 
 
-@pytest.mark.parametrize("calls", [1, 4])
-def test_pipeline_reads_records_in_any_order(paths, calls):
+@pytest.mark.parametrize("num_parallel", [1, 4])
+def test_pipeline_reads_records_in_any_order(paths, num_parallel):
     images, read = read_images(paths), records.make_record_reader(build_index(paths))
     order = np.random.default_rng(0).permutation(np.repeat(np.arange(15), 4))
-    data = tf.data.Dataset.from_tensor_slices(order)
-    data = data.map(read, num_parallel_calls=calls, deterministic=True)
-    assert list(data.as_numpy_iterator()) == [images[i] for i in order]
+    dataset = tf.data.Dataset.from_tensor_slices(order)
+    dataset = dataset.map(read, num_parallel_calls=num_parallel, deterministic=True)
+    assert list(dataset.as_numpy_iterator()) == [images[i] for i in order]
     batches = tf.data.Dataset.from_tensor_slices(order).batch(8)
     batches = batches.map(
         lambda indices: tf.map_fn(read, indices, fn_output_signature=tf.string),
-        num_parallel_calls=calls,
+        num_parallel_calls=num_parallel,
     )
     images_read = np.concatenate(list(batches.as_numpy_iterator()))
     assert images_read.tolist() == [images[i] for i in order]
@@ -125,13 +131,15 @@ def test_data_service_can_run_the_pipeline(paths):
     dispatcher = service.DispatchServer()
     address = dispatcher.target.split("://")[1]
     worker = service.WorkerServer(service.WorkerConfig(address))
-    data = tf.data.Dataset.range(15).map(records.make_record_reader(build_index(paths)))
-    data = data.apply(service.distribute("parallel_epochs", dispatcher.target))
-    assert sorted(data.as_numpy_iterator()) == sorted(read_images(paths))
+    dataset = tf.data.Dataset.range(15).map(
+        records.make_record_reader(build_index(paths))
+    )
+    dataset = dataset.apply(service.distribute("parallel_epochs", dispatcher.target))
+    assert sorted(dataset.as_numpy_iterator()) == sorted(read_images(paths))
     del worker
 
 
-def test_dataset_written_by_tfds(tmp_path):
+def test_dataset_written_by_tfds_can_be_indexed(tmp_path):
     tfds = pytest.importorskip("tensorflow_datasets")
     random = np.random.default_rng(0)
     examples = [
@@ -164,35 +172,35 @@ def test_dataset_written_by_tfds(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "labels", "first", "expected"),
+    ("names", "labels", "first_label", "expected"),
     [
-        (SLIM, [1, 2, 3], None, [0, 1, 2]),  # TensorFlow's ImageNet.
-        (SLIM, [0, 1, 2], None, [0, 1, 2]),  # TF-slim's flowers.
+        (SLIM, [1, 2, 3], None, [0, 1, 2]),  # As in TensorFlow's ImageNet files.
+        (SLIM, [0, 1, 2], None, [0, 1, 2]),  # As in TF-slim's flowers dataset.
         (SLIM, [2, 3, 5], None, [2, 3, 5]),
-        (SLIM, [2, 3, 5], 1, [1, 2, 4]),  # Test split whose training split starts at 1.
+        (SLIM, [2, 3, 5], 1, [1, 2, 4]),  # A test split without class 0.
         (SLIM, [1, 2, 3], 0, [1, 2, 3]),
         (TFDS, [1, 2, 3], None, [1, 2, 3]),
-        (TFDS, [-1, -1, -1], None, [-1, -1, -1]),  # TFDS's ImageNet test images.
-        (TFDS, [0, -1, 2**40], None, [0, -1, 2**31 - 1]),  # Not an int32.
+        (TFDS, [-1, -1, -1], None, [-1, -1, -1]),  # As in TFDS's ImageNet test split.
+        (TFDS, [0, -1, 2**40], None, [0, -1, 2**31 - 1]),  # Too large for int32.
     ],
 )
-def test_labels_start_from_0(tmp_path, names, labels, first, expected):
+def test_labels_start_from_0(tmp_path, names, labels, first_label, expected):
     path = write_examples(
         tmp_path / "a", [make_example(make_image(0), n, names) for n in labels]
     )
-    index = build_index([path], first_label=first)
+    index = build_index([path], first_label=first_label)
     assert index.labels.tolist() == expected
     assert index.labels.dtype == np.int32
 
 
 def find_record_offsets(path):
-    """Returns the offset of each record and the size of the file in bytes."""
+    """Returns the byte offset of each record, followed by the size of the file."""
     lengths = [len(r) for r in tf.data.TFRecordDataset(path).as_numpy_iterator()]
     return np.cumsum([0] + [length + 16 for length in lengths])
 
 
 @pytest.mark.parametrize(
-    ("byte", "message"),
+    ("byte_offset", "message"),
     [
         (20, r"1 of 15 records cannot be used: \S+00001-of-00003 record 2 \(damaged\)"),
         (8, r"1 of 15 records cannot be used: \S+00001-of-00003 record 2 \(damaged\)"),
@@ -201,9 +209,9 @@ def find_record_offsets(path):
         (6, r"00001-of-00003 record 2 and all after it"),
     ],
 )
-def test_changed_byte_is_reported(paths, byte, message):
-    """Changes in the pixels, the checksums and the length of a record are detected."""
-    flip_bit(paths[1], find_record_offsets(paths[1])[2] + byte)
+def test_changed_byte_is_reported(paths, byte_offset, message):
+    """Changed bytes in a record's image, checksums and length are detected."""
+    flip_bit(paths[1], find_record_offsets(paths[1])[2] + byte_offset)
     with pytest.raises(InputError, match=message):
         build_index(paths)
 
@@ -220,7 +228,10 @@ def test_changed_byte_in_the_first_record_is_reported(paths):
 
 @pytest.mark.parametrize("size", [3, 11, 12, 40, -1])
 def test_truncated_file_is_refused(paths, size):
-    """Only `size` bytes of the last record remain. TensorFlow overlooks up to 11."""
+    """Only `size` bytes of the last record remain, or all but one byte if it is -1.
+
+    TensorFlow itself would ignore up to 11 remaining bytes.
+    """
     offsets = find_record_offsets(paths[2])
     os.truncate(paths[2], offsets[5] + size if size > 0 else offsets[6] + size)
     with pytest.raises(InputError, match=r"\S+00002-of-00003 record 5 and all after"):
@@ -248,7 +259,7 @@ def test_few_damaged_records_are_left_out(tmp_path, capsys):
         assert capsys.readouterr().err.startswith(expected_line)
         assert len(index.damaged) == 2
         assert index.number.tolist() == [n for n in range(1999) if n != 7]
-        # Index 7 is record 8 now.
+        # Record 7 is left out, so index 7 is record 8.
         assert records.make_record_reader(index)(7).numpy() == make_image(0)
     flip_bit(path, 1000 * record_size + 30)
     os.utime(path, (1, 1))
@@ -259,12 +270,15 @@ def test_few_damaged_records_are_left_out(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("third_record", "problem"),
     [
-        (b"\xff" * 40, "damaged"),  # Not an Example.
+        (b"\xff" * 40, "damaged"),  # Not a tf.train.Example.
         (make_example(b"", 1), "no encoded image"),
-        (make_example(b"\0" * 3072, 1), "no encoded image"),  # Raw pixels as in CIFAR.
+        (
+            make_example(b"\0" * 3072, 1),
+            "no encoded image",
+        ),  # Raw pixels as in CIFAR-10.
         (make_example(make_image(0), 1, ("other", SLIM[1])), "no encoded image"),
     ],
-    ids=["no Example", "empty", "pixels", "another feature"],
+    ids=["no Example", "empty", "raw pixels", "another feature"],
 )
 def test_record_without_an_image_is_reported(tmp_path, third_record, problem):
     valid_records = [make_example(make_image(0), 1)] * 2
@@ -307,16 +321,16 @@ def test_index_is_cached_until_a_file_changes(paths, tmp_path):
     calls = []
     index = build_index(paths, on_file=lambda: calls.append(1))
     assert len(calls) == 3
-    cached_index = build_index(paths, on_file=lambda: calls.append(1))
+    loaded_index = build_index(paths, on_file=lambda: calls.append(1))
     assert len(calls) == 3
     assert len(os.listdir(tmp_path / "cache")) == 1
     for field in ("paths", "image", "first_label", "damaged"):
-        assert getattr(cached_index, field) == getattr(index, field)
+        assert getattr(loaded_index, field) == getattr(index, field)
     for field in ("shard", "number", "offset", "length", "labels"):
         np.testing.assert_array_equal(
-            getattr(cached_index, field), getattr(index, field)
+            getattr(loaded_index, field), getattr(index, field)
         )
-        assert getattr(cached_index, field).dtype == getattr(index, field).dtype
+        assert getattr(loaded_index, field).dtype == getattr(index, field).dtype
     os.utime(paths[0], (1, 1))
     build_index(paths, on_file=lambda: calls.append(1))
     assert len(calls) == 6
@@ -330,31 +344,31 @@ def test_index_is_cached_until_a_file_changes(paths, tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "flip", "other", "empty"])
 def test_damaged_index_is_built_again(paths, tmp_path, damage):
     build_index(paths)
-    (cached,) = (tmp_path / "cache").iterdir()
-    content = cached.read_bytes()
+    (index_path,) = (tmp_path / "cache").iterdir()
+    content = index_path.read_bytes()
     if damage == "cut":
-        cached.write_bytes(content[: len(content) // 2])
+        index_path.write_bytes(content[: len(content) // 2])
     elif damage == "flip":
-        flip_bit(cached, content.index(b"offset.npy") + 150)
+        flip_bit(index_path, content.index(b"offset.npy") + 150)
     elif damage == "other":
-        np.savez(cached, shard=np.arange(3))
+        np.savez(index_path, shard=np.arange(3))
     else:
-        cached.write_bytes(b"")
+        index_path.write_bytes(b"")
     assert build_index(paths).labels.tolist() == [0, 1, 2] * 5
-    assert len(cached.read_bytes()) == len(content)
+    assert len(index_path.read_bytes()) == len(content)
 
 
 def test_changed_byte_of_an_index_is_detected_or_harmless(paths, tmp_path):
     build_index(paths)
-    (cached,) = (tmp_path / "cache").iterdir()
-    table = record_index._load_table(cached)
-    for offset in range(0, cached.stat().st_size, 3):
-        flip_bit(cached, offset)
-        loaded = record_index._load_table(cached)
-        flip_bit(cached, offset)
-        if loaded is not None:
+    (index_path,) = (tmp_path / "cache").iterdir()
+    table = record_index._load_table(index_path)
+    for offset in range(0, index_path.stat().st_size, 3):
+        flip_bit(index_path, offset)
+        loaded_table = record_index._load_table(index_path)
+        flip_bit(index_path, offset)
+        if loaded_table is not None:
             for name, column in table.items():
-                np.testing.assert_array_equal(loaded[name], column)
+                np.testing.assert_array_equal(loaded_table[name], column)
 
 
 def test_index_is_used_if_it_cannot_be_cached(paths, tmp_path, capsys, monkeypatch):
@@ -377,7 +391,7 @@ def create_files(folder, *names):
 
 
 @pytest.mark.parametrize(
-    ("names", "train", "test"),
+    ("names", "num_train", "test_name"),
     [
         (["train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001"],
          2, "validation-00000-of-00001"),
@@ -393,22 +407,22 @@ def create_files(folder, *names):
         (["train/x-0-of-1", "train/y-0-of-1", "test/x-0-of-1"], 2, "test/x-0-of-1"),
     ],
 )  # fmt: skip
-def test_find_record_files(tmp_path, names, train, test):
+def test_files_of_both_splits_are_found(tmp_path, names, num_train, test_name):
     create_files(tmp_path, *names)
     files = records.find_record_files(f"tfrecord:{tmp_path}")
-    assert len(files["train"]) == train
+    assert len(files["train"]) == num_train
     assert all("train" in os.path.relpath(p, tmp_path) for p in files["train"])
     assert list(files["train"]) == sorted(files["train"])
-    assert files["test"] == (str(tmp_path / test),)
+    assert files["test"] == (str(tmp_path / test_name),)
 
 
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ([], "with 0 and 0 files"),
-        (["train-0-of-1"], "with 1 and 0 files"),
-        (["val-0-of-1"], "with 0 and 1 files"),
-        (["train.txt", "a.jpg"], "with 0 and 0 files"),
+        ([], "with 0 training files and 0 validation"),
+        (["train-0-of-1"], "with 1 training files and 0 validation"),
+        (["val-0-of-1"], "with 0 training files and 1 validation"),
+        (["train.txt", "a.jpg"], "with 0 training files and 0 validation"),
         (["train-00000-of-00004", "train-00003-of-00004", "val-0-of-1"],
          "2 of 4 files are missing, starting with number 1. .*train-00000-of-00004$"),
         (["train-0-of-1", "train-0-of-2", "train-1-of-2", "val-0-of-1"], "several datasets"),
@@ -428,7 +442,7 @@ def test_training_files_may_be_missing(tmp_path):
         records.find_record_files("tfrecord:nowhere")
 
 
-def test_class_names(tmp_path):
+def test_class_names_are_read_from_labels_files(tmp_path):
     assert records.read_class_names(f"tfrecord:{tmp_path}") is None
     file = tmp_path / "labels.txt"
     for text, names in (

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-# Program that trains a network with `train` and saves the final weights. The last step
-# of an epoch has 3 images (51 modulo 16), 2 for one worker and 1 for the other.
+# Script that calls `train` and saves the final weights. The last batch of the 51 images
+# has only 3 images, two for one worker and one for the other.
 SCRIPT = """
 import os, sys
 import keras, numpy as np, tensorflow as tf
@@ -60,24 +60,30 @@ class SaveWeights(keras.callbacks.Callback):
 
 run_command(main, positional=True)
 """
-KEYS = ("loss", "accuracy", "val_loss", "val_accuracy")
+METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 
 @pytest.fixture
-def script(tmp_path):
+def script_path(tmp_path):
     path = tmp_path / "script.py"
     path.write_text(SCRIPT)
     return path
 
 
-def start(
-    script, folder, strategy="multi_worker", sync_bn=True, epochs=3, sleep=0.0, batch=16
+def start_training(
+    script_path,
+    folder,
+    strategy="multi_worker",
+    sync_bn=True,
+    epochs=3,
+    sleep=0.0,
+    batch=16,
 ):
-    """Starts the script as one process, or as two workers for `"multi_worker"`.
+    """Starts the script in one process or, for `"multi_worker"`, in two workers.
 
-    Each step is followed by a pause of `sleep` seconds.
+    The script pauses for `sleep` seconds after each training step.
     """
-    arguments = [str(script), str(folder), strategy, str(sync_bn), str(epochs)]
+    arguments = [str(script_path), str(folder), strategy, str(sync_bn), str(epochs)]
     command = [sys.executable, *arguments]
     if strategy == "multi_worker":
         code = (
@@ -97,14 +103,14 @@ def start(
     )
 
 
-def finish(process, status=0, seconds=200):
+def wait_for_exit(process, status=0, seconds=200):
     try:
-        output, errors = process.communicate(timeout=seconds)
+        stdout, stderr = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         raise
-    assert process.returncode == status, errors[-2000:]
-    return output, errors
+    assert process.returncode == status, stderr[-2000:]
+    return stdout, stderr
 
 
 def join_weights(arrays):
@@ -112,25 +118,26 @@ def join_weights(arrays):
 
 
 @pytest.mark.parametrize("sync_bn", [True, pytest.param(False, marks=pytest.mark.full)])
-def test_two_workers_train_as_one_device(tmp_path, script, sync_bn):
-    """With `sync_bn`, the losses and weights equal those of one device."""
-    processes = [start(script, tmp_path / "shared", sync_bn=sync_bn)]
+def test_two_workers_reach_the_losses_and_weights_of_one_device(
+    tmp_path, script_path, sync_bn
+):
+    processes = [start_training(script_path, tmp_path / "shared", sync_bn=sync_bn)]
     if sync_bn:
-        processes.append(start(script, tmp_path / "alone", "one_device"))
+        processes.append(start_training(script_path, tmp_path / "alone", "one_device"))
     for process in processes:
-        finish(process)
+        wait_for_exit(process)
     chief, other_worker = (
         np.load(tmp_path / f"shared-multi_worker-{worker}.npz") for worker in (0, 1)
     )
-    assert all(chief[key] == other_worker[key] for key in KEYS)
+    assert all(chief[key] == other_worker[key] for key in METRICS)
     np.testing.assert_array_equal(join_weights(chief), join_weights(other_worker))
-    # Without `sync_bn`, each worker normalises its own part of the batch, and the weights
-    # differ from those of one device.
+    # Without `sync_bn`, each worker normalises its own part of the batch. The weights
+    # therefore differ from the weights of one device.
     if not sync_bn:
         assert np.isfinite(join_weights(chief)).all()
         return
     one_device = np.load(tmp_path / "alone-one_device-0.npz")
-    for key in KEYS:
+    for key in METRICS:
         assert chief[key] == pytest.approx(one_device[key], rel=1e-9)
     np.testing.assert_allclose(
         join_weights(chief), join_weights(one_device), rtol=0, atol=1e-9
@@ -138,16 +145,16 @@ def test_two_workers_train_as_one_device(tmp_path, script, sync_bn):
 
 
 def find_workers(process):
-    """Returns the process ids of the two workers in the order of their indices."""
+    """Returns the process ids of the two workers, by index, as started by `process`."""
     pids = []
     deadline = time.monotonic() + 60
     while len(pids) < 2 and time.monotonic() < deadline:
-        listed = subprocess.run(
+        process_list = subprocess.run(
             ["ps", "--ppid", str(process.pid), "-o", "pid="],
             capture_output=True,
             text=True,
         )
-        pids = [int(pid) for pid in listed.stdout.split()]
+        pids = [int(pid) for pid in process_list.stdout.split()]
         time.sleep(0.1)
     return sorted(pids)
 
@@ -162,26 +169,26 @@ def wait_for_checkpoint(folder, seconds=120):
 @pytest.mark.parametrize(
     "signal_name", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.full)]
 )
-def test_an_interrupted_run_resumes_exactly(tmp_path, script, signal_name):
-    """SIGKILL ends one worker; SIGTERM goes to the parent of both workers."""
-    uninterrupted = start(script, tmp_path / "whole", epochs=4)
-    run = start(script, tmp_path / "cut", epochs=4, sleep=0.7)
-    workers = find_workers(run)
+def test_an_interrupted_run_resumes_exactly(tmp_path, script_path, signal_name):
+    """SIGKILL is sent to one worker, SIGTERM to the parent process of both workers."""
+    uninterrupted_run = start_training(script_path, tmp_path / "whole", epochs=4)
+    interrupted_run = start_training(script_path, tmp_path / "cut", epochs=4, sleep=0.7)
+    workers = find_workers(interrupted_run)
     wait_for_checkpoint(tmp_path / "cut")
     started_at = time.monotonic()
     if signal_name == "SIGKILL":
         os.kill(workers[1], signal.SIGKILL)
-        _, errors = finish(run, 1, 60)
-        assert "A worker was lost" in errors
-        assert "with the same command" in errors
+        _, stderr = wait_for_exit(interrupted_run, 1, 60)
+        assert "A worker was lost" in stderr
+        assert "with the same command" in stderr
     else:
-        run.send_signal(signal.SIGTERM)
-        _, errors = finish(run, 143, 60)
-        assert "Stopped by SIGTERM after step" in errors
+        interrupted_run.send_signal(signal.SIGTERM)
+        _, stderr = wait_for_exit(interrupted_run, 143, 60)
+        assert "Stopped by SIGTERM after step" in stderr
     assert time.monotonic() - started_at < 45
-    finish(uninterrupted)
-    output, _ = finish(start(script, tmp_path / "cut", epochs=4))
-    assert "Resuming after step" in output
+    wait_for_exit(uninterrupted_run)
+    stdout, _ = wait_for_exit(start_training(script_path, tmp_path / "cut", epochs=4))
+    assert "Resuming after step" in stdout
     expected, resumed = (
         np.load(tmp_path / f"{name}-multi_worker-0.npz") for name in ("whole", "cut")
     )
@@ -192,30 +199,36 @@ def test_an_interrupted_run_resumes_exactly(tmp_path, script, signal_name):
 
 
 @pytest.mark.full
-def test_workers_stop_and_resume_in_the_middle_of_an_epoch(tmp_path, script):
+def test_workers_stop_and_resume_in_the_middle_of_an_epoch(tmp_path, script_path):
     """The run stops after step 10 of 26. An epoch has 13 steps.
 
-    Workers whose folders contain different checkpoints are refused.
+    Workers that find different checkpoints in their folders report an error.
     """
-    small = {"epochs": 2, "batch": 4}
-    uninterrupted = start(script, tmp_path / "whole", **small)
-    run = start(script, tmp_path / "cut", **small, sleep=0.4)
+    small_run = {"epochs": 2, "batch": 4}
+    uninterrupted_run = start_training(script_path, tmp_path / "whole", **small_run)
+    interrupted_run = start_training(
+        script_path, tmp_path / "cut", **small_run, sleep=0.4
+    )
     wait_for_checkpoint(tmp_path / "cut")
-    run.send_signal(signal.SIGTERM)
-    _, errors = finish(run, 143, 60)
-    assert "Stopped by SIGTERM after step 10 of 26" in errors
-    finish(uninterrupted)
+    interrupted_run.send_signal(signal.SIGTERM)
+    _, stderr = wait_for_exit(interrupted_run, 143, 60)
+    assert "Stopped by SIGTERM after step 10 of 26" in stderr
+    wait_for_exit(uninterrupted_run)
 
-    # Each worker has its own model_dir, and only worker 1's contains checkpoints.
+    # Each worker gets its own model_dir. Only the one of worker 1 contains checkpoints.
     shutil.copytree(tmp_path / "cut", tmp_path / "own-1")
-    _, errors = finish(start(script, tmp_path / "own-WORKER", **small), 1, 60)
-    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1 and "Traceback" not in errors
-    assert "All workers must share model_dir" in lines[0]
-    assert "own-0', where this worker found step 0" in lines[0]
+    _, stderr = wait_for_exit(
+        start_training(script_path, tmp_path / "own-WORKER", **small_run), 1, 60
+    )
+    error_lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
+    assert len(error_lines) == 1 and "Traceback" not in stderr
+    assert "All workers must share model_dir" in error_lines[0]
+    assert "own-0', where this worker found step 0" in error_lines[0]
 
-    output, _ = finish(start(script, tmp_path / "cut", **small))
-    assert "Resuming after step 10 of 26" in output
+    stdout, _ = wait_for_exit(
+        start_training(script_path, tmp_path / "cut", **small_run)
+    )
+    assert "Resuming after step 10 of 26" in stdout
     expected, resumed = (
         np.load(tmp_path / f"{name}-multi_worker-0.npz") for name in ("whole", "cut")
     )

@@ -19,7 +19,7 @@ from keras_resnet.support.errors import InputError
 
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch):
-    """Removes the environment variables of clusters and TPUs."""
+    """Unsets the environment variables of clusters and TPUs, and shortens a timeout."""
     for variable in (
         "TF_CONFIG",
         "SLURM_PROCID",
@@ -149,7 +149,7 @@ def test_the_pods_of_an_indexed_job_form_a_cluster(monkeypatch):
 
 def test_workers_that_do_not_start_are_named(monkeypatch):
     monkeypatch.setattr(cluster, "START_TIMEOUT", 0.5)
-    # Worker 0 listens, worker 1 does not, and worker 2 is the caller.
+    # Worker 0 listens on its port, worker 1 does not, and worker 2 waits for both.
     with (
         socket.create_server(("127.0.0.1", 0)) as listener,
         socket.socket() as silent_socket,
@@ -169,19 +169,19 @@ def test_workers_that_do_not_start_are_named(monkeypatch):
 
 
 def test_errors_of_a_lost_worker_are_recognised():
-    lost = "Collective ops is aborted by: recvmsg:Connection reset by peer"
-    assert is_lost_worker_error(tf.errors.UnavailableError(None, None, lost))
-    assert is_lost_worker_error(tf.errors.CancelledError(None, None, lost))
+    lost_message = "Collective ops is aborted by: recvmsg:Connection reset by peer"
+    assert is_lost_worker_error(tf.errors.UnavailableError(None, None, lost_message))
+    assert is_lost_worker_error(tf.errors.CancelledError(None, None, lost_message))
     assert not is_lost_worker_error(
         tf.errors.InvalidArgumentError(None, None, "Invalid PNG")
     )
     assert not is_lost_worker_error(
         tf.errors.OutOfRangeError(None, None, "End of sequence")
     )
-    assert not is_lost_worker_error(ValueError(lost))
+    assert not is_lost_worker_error(ValueError(lost_message))
 
 
-# An error message that names a device of a worker.
+# Error message that names a device of a worker.
 DEVICE_MESSAGE = "{{node Adam}} device: /job:worker/replica:0/task:1/device:CPU:0"
 
 
@@ -197,5 +197,5 @@ DEVICE_MESSAGE = "{{node Adam}} device: /job:worker/replica:0/task:1/device:CPU:
     ],
 )
 def test_local_errors_that_name_a_device_are_no_lost_workers(error_class, is_lost):
-    """Full memory and missing or damaged files are errors of this worker itself."""
+    """Lack of memory and missing or damaged files are errors of the worker itself."""
     assert is_lost_worker_error(error_class(None, None, DEVICE_MESSAGE)) == is_lost

@@ -14,19 +14,19 @@ from conftest import ROOT
 from keras_resnet.distribution import workers
 from keras_resnet.distribution.workers import LOCAL_WORKER, run_local_workers
 
-# Time limit of a worker, in seconds.
-LIMIT = 150
+# Time limit of a worker.
+LIMIT_SECONDS = 150
 
-# Program that trains a small network for the given number of steps. The batch sizes are
-# 4, 4 and 3 in turn. In float64 the order of additions hardly changes the results.
-TRAINING = """
+# Script that trains a small network for a number of steps. The batches have 4, 4 and 3
+# examples in turn. With float64, results of one and of two replicas hardly differ.
+TRAINING_SCRIPT = """
 import json, os, pathlib, signal, sys
 signal.alarm(int(os.environ["LIMIT"]))  # Ends a process that hangs.
 import keras, numpy as np, tensorflow as tf
 from keras_resnet.distribution import (
     is_chief, is_lost_worker_error, local_replicas, make_strategy, next_batch,
     sum_over_workers, worker_count, worker_index)
-from keras_resnet.nets import synchronized
+from keras_resnet.nets import synchronize_batch_norms
 from keras_resnet.support import exit_now
 
 name, folder, steps = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
@@ -66,7 +66,7 @@ def replica_step(x, y, count):
 @tf.function
 def take_steps(batches, count):
     for _ in tf.range(count):
-        with synchronized(network):
+        with synchronize_batch_norms(network):
             loss = strategy.run(replica_step, args=next_batch(strategy, batches))
         losses.assign_add(strategy.reduce("SUM", loss, axis=None))
 
@@ -98,38 +98,47 @@ except tf.errors.OpError as error:
 
 
 @pytest.fixture
-def training(tmp_path, monkeypatch):
-    """Function that returns the command of `TRAINING`, which writes to tmp_path."""
-    script = tmp_path / "training.py"
-    script.write_text(TRAINING)
+def make_training_command(tmp_path, monkeypatch):
+    """Function of the name of a strategy and the number of steps. Returns a command.
+
+    The command runs `TRAINING_SCRIPT`, which writes to tmp_path.
+    """
+    script_path = tmp_path / "training.py"
+    script_path.write_text(TRAINING_SCRIPT)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setenv("LIMIT", str(LIMIT))
-    return lambda name, steps: [sys.executable, script, name, tmp_path, str(steps)]
+    monkeypatch.setenv("LIMIT", str(LIMIT_SECONDS))
+    return lambda name, steps: [sys.executable, script_path, name, tmp_path, str(steps)]
 
 
-@pytest.mark.full  # test_multi_worker.py tests the same with `train`.
-def test_two_workers_train_as_one_device_does(training, tmp_path):
-    assert run_local_workers(2, training("multi_worker", 3), tmp_path) == 0
-    assert run_local_workers(1, training("one_device", 3), tmp_path) == 0
+@pytest.mark.full  # A faster test in test_multi_worker.py covers most of this.
+def test_two_workers_reach_the_losses_and_weights_of_one_device(
+    make_training_command, tmp_path
+):
+    assert run_local_workers(2, make_training_command("multi_worker", 3), tmp_path) == 0
+    assert run_local_workers(1, make_training_command("one_device", 3), tmp_path) == 0
     chief, other_worker, one_device = (
         list(np.load(tmp_path / f"weights-{name}.npz").values())
         for name in ("2-0", "2-1", "1-0")
     )
-    for weights, same, expected in zip(chief, other_worker, one_device, strict=True):
-        np.testing.assert_array_equal(weights, same)
+    for weights, other_weights, expected in zip(
+        chief, other_worker, one_device, strict=True
+    ):
+        np.testing.assert_array_equal(weights, other_weights)
         np.testing.assert_allclose(weights, expected, rtol=1e-9, atol=1e-12)
     threads = max(1, os.cpu_count() // 2)
     assert f"2 2 [1] {threads}" in (tmp_path / "worker-1.log").read_text()
 
 
-@pytest.mark.full  # test_multi_worker.py tests the same with `train`.
-def test_a_killed_worker_is_noticed_and_all_can_start_again(training, tmp_path):
+@pytest.mark.full  # A faster test in test_multi_worker.py covers most of this.
+def test_a_killed_worker_is_noticed_and_all_can_start_again(
+    make_training_command, tmp_path
+):
     addresses = workers._find_free_addresses(2)
 
-    def start(steps):
+    def start_workers(steps):
         return [
             subprocess.Popen(
-                training("multi_worker", steps),
+                make_training_command("multi_worker", steps),
                 env=workers._make_environment(addresses, index),
                 stdout=subprocess.PIPE,
                 text=True,
@@ -137,8 +146,8 @@ def test_a_killed_worker_is_noticed_and_all_can_start_again(training, tmp_path):
             for index in range(2)
         ]
 
-    chief, other_worker = start(3_000_000)
-    deadline = time.monotonic() + LIMIT
+    chief, other_worker = start_workers(3_000_000)
+    deadline = time.monotonic() + LIMIT_SECONDS
     while not all((tmp_path / f"step-{index}").exists() for index in range(2)):
         assert time.monotonic() < deadline and chief.poll() is None
         time.sleep(0.1)
@@ -146,8 +155,8 @@ def test_a_killed_worker_is_noticed_and_all_can_start_again(training, tmp_path):
     output, _ = chief.communicate(timeout=30)
     assert chief.returncode == 3 and "a worker is lost" in output
     other_worker.communicate()
-    for worker in start(3):
-        output, _ = worker.communicate(timeout=LIMIT)
+    for worker in start_workers(3):
+        output, _ = worker.communicate(timeout=LIMIT_SECONDS)
         assert worker.returncode == 0 and output.startswith("2 2 ")
 
 
@@ -155,13 +164,13 @@ def make_command(code):
     return [sys.executable, "-c", f"import os, signal, sys, time\n{code}"]
 
 
-# Code that reads the index of the worker.
-INDEX = f"index = int(os.environ['{LOCAL_WORKER}'])\n"
+# Code with which a worker reads its index.
+READ_INDEX = f"index = int(os.environ['{LOCAL_WORKER}'])\n"
 
 
 def test_all_workers_get_the_same_cluster_and_different_tasks(tmp_path):
-    write = "open(f'{sys.argv[1]}/{index}', 'w').write(os.environ['TF_CONFIG'])"
-    command = [*make_command(INDEX + write), tmp_path]
+    write_config = "open(f'{sys.argv[1]}/{index}', 'w').write(os.environ['TF_CONFIG'])"
+    command = [*make_command(READ_INDEX + write_config), tmp_path]
     assert run_local_workers(3, command, tmp_path / "logs") == 0
     configs = [json.loads((tmp_path / str(index)).read_text()) for index in range(3)]
     assert [config["task"] for config in configs] == [
@@ -177,44 +186,49 @@ def test_all_workers_get_the_same_cluster_and_different_tasks(tmp_path):
         ("print('no disk'); sys.exit(3 * index)", 3),
         ("sys.exit(5 if index == 0 else 0)", 5),
         ("print('no disk'); index and os.kill(os.getpid(), 9)", 137),
-        # The status is the chief's. The message names the worker that failed first.
+        # Both workers fail. The status is the chief's, but the message names the worker
+        # that failed first.
         ("index or time.sleep(1); print('no disk'); sys.exit(3 if index else 4)", 4),
-        # The chief ignores SIGTERM (signal 15), so it is killed.
+        # Worker 1 fails. The chief ignores SIGTERM (signal 15), so it gets SIGKILL (9).
         (
             "index or signal.signal(15, 1) or time.sleep(60); print('no disk'); sys.exit(7)",
             137,
         ),
     ],
 )
-def test_a_failure_is_the_exit_status(code, status, tmp_path, capsys, monkeypatch):
+def test_a_failed_worker_sets_the_exit_status(
+    code, status, tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr(workers, "GRACE_SECONDS", 2)
     started_at = time.monotonic()
-    assert run_local_workers(2, make_command(INDEX + code), tmp_path) == status
+    assert run_local_workers(2, make_command(READ_INDEX + code), tmp_path) == status
     assert time.monotonic() - started_at < 20
     message = capsys.readouterr().err
     if status == 5:
         assert message == "worker 0 failed with status 5\n"
     else:
         assert message.startswith("worker 1 failed with status ")
-        log = tmp_path / "worker-1.log"
+        log_path = tmp_path / "worker-1.log"
         assert message.count("\n") == 1
         if "kill" not in code:
-            assert message.endswith(f"last line of {log}: no disk\n")
+            assert message.endswith(f"last line of {log_path}: no disk\n")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_are_forwarded(number, tmp_path):
-    """The signal goes to another process, because an unhandled one would end pytest."""
-    handle = "for n in 2, 15: signal.signal(n, lambda n, f: (print(n), sys.exit(0)))\n"
-    ready = "open(f'{sys.argv[1]}/{index}', 'w').close(); time.sleep(60)"
-    command = [*make_command(INDEX + handle + ready), str(tmp_path)]
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_are_forwarded(signal_number, tmp_path):
+    """The signal is sent to a separate process, because it could end pytest itself."""
+    handler_code = (
+        "for n in 2, 15: signal.signal(n, lambda n, f: (print(n), sys.exit(0)))\n"
+    )
+    waiting_code = "open(f'{sys.argv[1]}/{index}', 'w').close(); time.sleep(60)"
+    command = [*make_command(READ_INDEX + handler_code + waiting_code), str(tmp_path)]
     code = f"""
 import signal, sys
 from keras_resnet.distribution import workers
 workers.GRACE_SECONDS = 5
-original_handler = signal.getsignal({number:d})
+original_handler = signal.getsignal({signal_number:d})
 status = workers.run_local_workers(2, {command}, {str(tmp_path)!r})
-assert signal.getsignal({number:d}) is original_handler
+assert signal.getsignal({signal_number:d}) is original_handler
 sys.exit(status)
 """
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) as process:
@@ -222,6 +236,6 @@ sys.exit(status)
         while not all((tmp_path / str(index)).exists() for index in range(2)):
             assert time.monotonic() < deadline and process.poll() is None
             time.sleep(0.05)
-        process.send_signal(number)
-        assert process.wait(60) == 128 + number
-    assert (tmp_path / "worker-1.log").read_text() == f"{number}\n"
+        process.send_signal(signal_number)
+        assert process.wait(60) == 128 + signal_number
+    assert (tmp_path / "worker-1.log").read_text() == f"{signal_number}\n"

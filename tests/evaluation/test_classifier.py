@@ -1,4 +1,4 @@
-"""Loading of classifiers: preprocessing, class names and matching datasets."""
+"""Loading of classifiers with preprocessing and class names, and of their datasets."""
 
 import dataclasses
 import json
@@ -23,17 +23,22 @@ from keras_resnet.weights.origin import PIXEL_FORMATS
 from keras_resnet.weights.registry import class_names
 
 
-def write_torch_file(path, name, note=None, **options):
-    """Writes weights with PyTorch's keys; without a note, as PyTorch writes them."""
+def write_torch_file(path, name, metadata=None, **options):
+    """Writes a weights file with PyTorch's keys and returns its path.
+
+    `metadata` is stored as JSON, as keras_resnet does and PyTorch does not.
+    """
     saving.save_state_dict(keras_resnet.ResNet(name, **options), path)
     shapes = {key: array.shape for key, array in load_file(path).items()}
-    save_file(make_arrays(shapes), path, note and {"keras_resnet": json.dumps(note)})
+    save_file(
+        make_arrays(shapes), path, metadata and {"keras_resnet": json.dumps(metadata)}
+    )
     return path
 
 
 @pytest.fixture(scope="module")
 def torch_files(tmp_path_factory):
-    """Weights files of an ImageNet network and of a CIFAR-10 network."""
+    """Paths of two weights files with PyTorch's keys, by variant name."""
     folder = tmp_path_factory.mktemp("files")
     return {
         name: write_torch_file(str(folder / f"{name}.safetensors"), name)
@@ -52,18 +57,18 @@ def torch_files(tmp_path_factory):
         ("cifar_resnet8", (None, None, 3), Preprocessing(32, 32, 3)),
     ],
 )
-def test_preprocessing_of_torch_weights(name, input_shape, expected, torch_files):
+def test_preprocessing_fits_torch_weights(name, input_shape, expected, torch_files):
     model = keras_resnet.ResNet(
         name, weights=torch_files[name], input_shape=input_shape
     )
     assert keras_resnet.preprocessing_for(model) == expected
     # torchvision's ToTensor and Normalize give these values for a grey pixel.
-    grey = model.get_layer("normalization")(np.full((1, 1, 1, 3), 51.0))
-    expected = (0.2 - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225]
-    np.testing.assert_allclose(np.ravel(grey), expected, rtol=1e-5)
+    normalised_grey = model.get_layer("normalization")(np.full((1, 1, 1, 3), 51.0))
+    expected_grey = (0.2 - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(np.ravel(normalised_grey), expected_grey, rtol=1e-5)
 
 
-def test_preprocessing_is_read_from_the_note_of_the_file(torch_files, tmp_path):
+def test_preprocessing_is_read_from_the_metadata_of_the_file(torch_files, tmp_path):
     pixels = PIXEL_FORMATS["torch"]._replace(crop=0.95, interpolation="bicubic")
     path = str(tmp_path / "net.safetensors")
     save_file(
@@ -82,18 +87,18 @@ def test_a_network_without_weights_has_no_preprocessing():
         keras_resnet.preprocessing_for(model)
 
 
-def test_preprocessing_of_a_trained_model(trained_run):
+def test_a_trained_model_takes_images_of_its_input_size(trained_run):
     model = keras.models.load_model(trained_run / "final.keras")
     assert keras_resnet.preprocessing_for(model) == Preprocessing(8, 8, 1)
 
 
-def test_load_run(trained_run):
-    run = load_classifier(str(trained_run))
-    assert run.classes == tuple("0123456789")
-    assert run.preprocessing.shape == (8, 8, 1)
-    assert run.model.output_shape == (None, 10)
-    best = load_classifier(str(trained_run / "best.keras"))
-    assert best.folder == run.folder == str(trained_run)
+def test_a_run_is_loaded_with_classes_and_preprocessing(trained_run):
+    final_classifier = load_classifier(str(trained_run))
+    assert final_classifier.classes == tuple("0123456789")
+    assert final_classifier.preprocessing.shape == (8, 8, 1)
+    assert final_classifier.model.output_shape == (None, 10)
+    best_classifier = load_classifier(str(trained_run / "best.keras"))
+    assert best_classifier.folder == final_classifier.folder == str(trained_run)
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
@@ -108,7 +113,7 @@ def test_a_run_that_has_not_ended_is_refused(trained_run, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def imagenet():
+def imagenet_classifier():
     """A classifier with ImageNet's 1,000 classes, without a network."""
     classes = class_names("imagenet")
     return Classifier(
@@ -116,7 +121,8 @@ def imagenet():
     )
 
 
-def write_images(folder, names):
+def write_dataset(folder, names):
+    """Writes five images for each class and returns the name of the dataset."""
     for name in names:
         (folder / name).mkdir(parents=True)
         for i in range(5):
@@ -127,21 +133,21 @@ def write_images(folder, names):
 @pytest.mark.parametrize(
     "names",
     [
-        # The second, 282nd and last class of ILSVRC 2012, by WordNet id and by name.
+        # Classes 1, 281 and 999 of ILSVRC 2012, by WordNet id and by name.
         ("n01443537", "n02123045", "n15075141"),
         ("goldfish", "tabby", "toilet tissue"),
     ],
 )
-def test_labels_of_a_subset_of_imagenet_classes(names, imagenet, tmp_path):
-    dataset = write_images(tmp_path, names)
-    images = load_images(imagenet, dataset, only_test=True)
-    assert images.classes == imagenet.classes
+def test_labels_are_indices_of_imagenet_classes(names, imagenet_classifier, tmp_path):
+    dataset = write_dataset(tmp_path, names)
+    images = load_images(imagenet_classifier, dataset, only_test=True)
+    assert images.classes == imagenet_classifier.classes
     expected_labels = {"n01443537": 1, "n02123045": 281, "n15075141": 999}
     expected_labels |= {"goldfish": 1, "tabby": 281, "toilet tissue": 999}
     for path, label in zip(images.test.images, images.test.labels, strict=True):
         assert label == expected_labels[path.split("/")[-2]]
     assert len(images.test) == 15
-    both_splits = load_images(imagenet, dataset)
+    both_splits = load_images(imagenet_classifier, dataset)
     assert sorted({*both_splits.train.labels}) == [1, 281, 999]
     assert sorted(both_splits.test.labels) == [1, 281, 999]
 
@@ -149,17 +155,19 @@ def test_labels_of_a_subset_of_imagenet_classes(names, imagenet, tmp_path):
 @pytest.mark.parametrize(
     "names", [("goldfish", "unicorn"), ("n01443537", "goldfish"), ("n01443537", "n99")]
 )
-def test_classes_outside_imagenet_are_refused(names, imagenet, tmp_path):
+def test_classes_outside_imagenet_are_refused(names, imagenet_classifier, tmp_path):
     with pytest.raises(InputError, match="classes of the model") as error:
-        load_images(imagenet, write_images(tmp_path, names))
+        load_images(imagenet_classifier, write_dataset(tmp_path, names))
     assert "and 980 more" in str(error.value)
     assert ", ".join(sorted(names)) in str(error.value)
 
 
-def test_classes_are_matched_by_name(imagenet, tmp_path):
-    """The classes of a folder dataset are sorted; those of the model need not be."""
-    pets = dataclasses.replace(imagenet, classes=("mouse", "dog", "cat"))
-    images = load_images(pets, write_images(tmp_path, ("cat", "mouse")))
+def test_classes_are_matched_by_name(imagenet_classifier, tmp_path):
+    """The order of the classes may differ between the folder and the model."""
+    classifier = dataclasses.replace(
+        imagenet_classifier, classes=("mouse", "dog", "cat")
+    )
+    images = load_images(classifier, write_dataset(tmp_path, ("cat", "mouse")))
     labels = {
         path.split("/")[-2]: int(label)
         for path, label in zip(images.test.images, images.test.labels, strict=True)
@@ -167,19 +175,18 @@ def test_classes_are_matched_by_name(imagenet, tmp_path):
     assert labels == {"cat": 2, "mouse": 0}
 
 
-def test_a_wrong_number_of_channels_is_refused(imagenet):
-    digits = dataclasses.replace(imagenet, classes=tuple("0123456789"))
+def test_a_wrong_number_of_channels_is_refused(imagenet_classifier):
+    classifier = dataclasses.replace(imagenet_classifier, classes=tuple("0123456789"))
     with pytest.raises(InputError, match=r"3 channel\(s\).*Received: digits with 1"):
-        load_images(digits, "digits")
+        load_images(classifier, "digits")
 
 
-def test_a_classifier_without_a_dataset_needs_one(imagenet):
-    with pytest.raises(InputError, match=r"^net .*Accepted: --dataset=folder:PATH"):
-        load_images(imagenet)
+def test_a_classifier_without_a_dataset_needs_one(imagenet_classifier):
+    with pytest.raises(InputError, match=r" net .*Accepted: --dataset=folder:PATH"):
+        load_images(imagenet_classifier)
 
 
-def test_a_file_outside_its_run_folder(trained_run, tmp_path):
-    """The file has the classes, the preprocessing and the predictions of its run."""
+def test_a_copied_file_predicts_like_its_run(trained_run, tmp_path):
     path = str(tmp_path / "digits.keras")
     shutil.copy(trained_run / "final.keras", path)
     classifier = load_classifier(path)
@@ -187,7 +194,7 @@ def test_a_file_outside_its_run_folder(trained_run, tmp_path):
     assert classifier.name == "digits"
     assert classifier.preprocessing == Preprocessing(8, 8, 1)
     assert classifier.classes == tuple(map(str, range(10)))
-    image = str(tmp_path / "picture.png")
+    image = str(tmp_path / "image.png")
     Image.new("L", (8, 8), 200).save(image)
     predictions_of_file, predictions_of_run = (
         predict([image], model)[image] for model in (path, str(trained_run))
@@ -195,12 +202,11 @@ def test_a_file_outside_its_run_folder(trained_run, tmp_path):
     assert predictions_of_file == predictions_of_run
 
 
-def test_files_without_a_softmax(torch_files, tmp_path):
-    """A network of features is refused. A network of logits gets a softmax."""
+def test_features_are_refused_and_logits_get_a_softmax(torch_files, tmp_path):
     path, torch_file = str(tmp_path / "net.keras"), torch_files["cifar_resnet8"]
-    features = {"include_top": False, "pooling": "avg"}
+    options = {"include_top": False, "pooling": "avg"}
     saving.save_model(
-        keras_resnet.ResNet("cifar_resnet8", weights=torch_file, **features), path
+        keras_resnet.ResNet("cifar_resnet8", weights=torch_file, **options), path
     )
     with pytest.raises(InputError, match=r"net\.keras"):
         load_classifier(path)
@@ -209,13 +215,12 @@ def test_files_without_a_softmax(torch_files, tmp_path):
     )
     saving.save_model(logits_model, path)
     image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype("float32")
-    odds = np.exp(np.float64(logits_model(image)))
+    exps = np.exp(np.float64(logits_model(image)))
     probabilities = np.float64(load_classifier(path).model(image))
-    np.testing.assert_allclose(probabilities, odds / odds.sum(), rtol=1e-4)
+    np.testing.assert_allclose(probabilities, exps / exps.sum(), rtol=1e-4)
 
 
-def test_paths_in_the_current_directory(trained_run, monkeypatch):
-    """A run folder can be loaded from inside, after `cd runs/NAME`."""
+def test_a_run_can_be_loaded_from_inside_its_folder(trained_run, monkeypatch):
     monkeypatch.chdir(trained_run)
     for path in ("best.keras", "."):
         classifier = load_classifier(path)
@@ -224,12 +229,12 @@ def test_paths_in_the_current_directory(trained_run, monkeypatch):
         assert classifier.name == "run"
 
 
-def test_a_variant_with_a_weights_file(torch_files):
+def test_a_variant_is_built_with_a_weights_file(torch_files):
     classifier = load_classifier("resnet18", torch_files["resnet18"], image_size=64)
     assert classifier.name == "resnet18-resnet18"
     assert classifier.preprocessing == Preprocessing(64, 64, 3, 0.875)
     assert classifier.model.input_shape == (None, 64, 64, 3)
-    # The first, second and last class of ILSVRC 2012.
+    # Classes 0, 1 and 999 of ILSVRC 2012.
     assert [classifier.classes[i] for i in (0, 1, 999)] == [
         "tench",
         "goldfish",
@@ -238,7 +243,7 @@ def test_a_variant_with_a_weights_file(torch_files):
     assert len(set(classifier.classes)) == 1000
 
 
-def test_class_names_are_read_from_the_note_of_the_file(torch_files, tmp_path):
+def test_class_names_are_read_from_the_metadata_of_the_file(torch_files, tmp_path):
     classes = [f"kind {i}" for i in range(10)]
     path = str(tmp_path / "net.safetensors")
     save_file(
@@ -264,7 +269,7 @@ def test_class_names_are_read_from_the_note_of_the_file(torch_files, tmp_path):
         (("runs/nowhere.keras",), "There is no such file"),
     ],
 )
-def test_missing_models_and_weights(arguments, message):
+def test_missing_models_and_weights_are_reported(arguments, message):
     with pytest.raises(InputError) as error:
         load_classifier(*arguments)
     assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""Evaluation, compared with NumPy and Pillow on one image at a time."""
+"""The evaluator and its views, compared with slow implementations in NumPy."""
 
 import io
 
@@ -31,7 +31,7 @@ def test_summary_equals_numpy(strategy_name, batch_size):
     probabilities = np.float64(model(split.images, training=False))
     ranking = np.argsort(-probabilities, axis=1, kind="stable")
     hits = ranking == split.labels[:, None]
-    # The reference loss is computed from logits in float64. The untrained bias is 0.
+    # The expected loss is computed from logits in float64. The bias is still 0.
     features = keras.Model(model.input, model.get_layer("avg_pool").output)(
         split.images
     )
@@ -53,20 +53,20 @@ def test_evaluation_uses_the_current_weights():
     strategy = strategies.make_strategy("one_device")
     with strategy.scope():
         model = keras_resnet.ResNet("cifar_resnet8", input_shape=(8, 8, 1))
-    evaluate = Evaluator(model, digits.test, Preprocessing(8, 8, 1), 64, strategy)
-    first_summary = evaluate()
-    assert evaluate() == first_summary
+    evaluator = Evaluator(model, digits.test, Preprocessing(8, 8, 1), 64, strategy)
+    first_summary = evaluator()
+    assert evaluator() == first_summary
     head = model.get_layer("predictions")
     head.set_weights([np.zeros((64, 10)), np.eye(10)[3]])
-    second_summary = evaluate()
+    second_summary = evaluator()
     assert second_summary["accuracy"] == (digits.test.labels == 3).mean()
-    # The logits are one 1 and nine zeros.
+    # The logit of class 3 is 1, and the other nine logits are 0.
     log_sum = np.log(np.e + 9)
     expected = log_sum - (digits.test.labels == 3).mean()
     assert second_summary["loss"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_batch_size_that_is_no_multiple_of_the_replicas():
+def test_a_batch_size_that_replicas_cannot_share_is_refused():
     digits = sources.load_dataset("digits")
     strategy = strategies.make_strategy("mirrored")
     with pytest.raises(InputError, match="Received: batch_size=15"):
@@ -74,13 +74,14 @@ def test_a_batch_size_that_is_no_multiple_of_the_replicas():
 
 
 @pytest.fixture(scope="module")
-def digits():
+def all_digits():
+    """A split with the training images and the test images of digits."""
     digits = sources.load_dataset("digits")
     return digits.train + digits.test
 
 
 def make_randomised_model(name, input_shape, **options):
-    """Returns a network whose outputs differ by image, like those of a trained one."""
+    """Returns a network with random weights, whose predictions depend on the image."""
     keras.utils.set_random_seed(7)
     random = np.random.default_rng(7)
     model = keras_resnet.ResNet(name, input_shape=input_shape, **options)
@@ -95,9 +96,9 @@ def make_randomised_model(name, input_shape, **options):
                     random.uniform(0.7, 1.3, shape),
                 ]
             )
-    first = model.get_layer("conv1_conv")  # Scaled down for pixels from 0 to 255.
-    first.set_weights([first.get_weights()[0] / 128])
-    head = model.get_layer("predictions")  # Scaled down for less extreme outputs.
+    stem = model.get_layer("conv1_conv")  # Scaled for pixels from 0 to 255.
+    stem.set_weights([stem.get_weights()[0] / 128])
+    head = model.get_layer("predictions")  # Scaled for less extreme outputs.
     kernel, bias = head.get_weights()
     head.set_weights([kernel / 4, random.normal(0, 0.05, bias.shape)])
     return model
@@ -108,22 +109,22 @@ def assert_same_predictions(actual, expected):
     np.testing.assert_array_equal(actual.classes, expected.classes)
     np.testing.assert_allclose(actual.scores, expected.scores, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(actual.losses, expected.losses, rtol=1e-4, atol=1e-5)
-    actual, expected = actual.summary(), expected.summary()
+    actual, expected = actual.summarise(), expected.summarise()
     for name in ("accuracy", "top5_accuracy", "images"):
         assert actual[name] == expected[name]
     assert actual["loss"] == pytest.approx(expected["loss"], abs=1e-6)
 
 
-def test_predictions_do_not_depend_on_batches_and_replicas(digits):
-    """Batches of 14 on two replicas and a batch of 999 give the same predictions."""
-    split = digits.take(slice(0, 999))
+def test_predictions_do_not_depend_on_batches_and_replicas(all_digits):
+    """Two replicas with batches of 14 predict the same as one with a batch of 999."""
+    split = all_digits.take(slice(0, 999))
     preprocessing = Preprocessing(8, 8, 1)
     predictions = []
     for name, batch_size in (("mirrored", 14), ("one_device", 999)):
         strategy = strategies.make_strategy(name)
         with strategy.scope():
             model = make_randomised_model("cifar_resnet8", (8, 8, 1))
-        # Centres the features, so that no class dominates the predictions.
+        # The bias centres the features, so that no class dominates the predictions.
         features = keras.Model(model.input, model.get_layer("avg_pool").output)
         kernel = model.get_layer("predictions").get_weights()[0]
         mean_features = np.asarray(features(split.images)).mean(axis=0)
@@ -135,19 +136,19 @@ def test_predictions_do_not_depend_on_batches_and_replicas(digits):
         predictions.append(evaluator.predict(lambda steps=steps: steps.append(1)))
         assert len(steps) == evaluator.steps == -(-999 // batch_size)
     assert np.bincount(predictions[0].classes[:, 0], minlength=10).max() < 500
-    assert predictions[0].summary()["images"] == 999
+    assert predictions[0].summarise()["images"] == 999
     np.testing.assert_array_equal(predictions[0].labels, split.labels)
     assert_same_predictions(*predictions)
     expected_classes = np.asarray(model(split.images, training=False)).argmax(axis=1)
     np.testing.assert_array_equal(predictions[0].classes[:, 0], expected_classes)
     assert (
-        predictions[0].summary()["accuracy"]
+        predictions[0].summarise()["accuracy"]
         == (expected_classes == split.labels).mean()
     )
 
 
 def make_encoded_split(images, labels=None):
-    """Returns a split whose images are the contents of PNG files."""
+    """Returns a split whose images are PNG-encoded bytes."""
     labels = np.arange(len(images)) % 7 if labels is None else labels
     files = []
     for image in images:
@@ -157,11 +158,14 @@ def make_encoded_split(images, labels=None):
     return splits.Split(np.array(files, object), np.int32(labels))
 
 
-def make_images(*sides):
-    """Returns smooth images, for which resampling methods differ by at most 1."""
+def make_images(*sizes):
+    """Returns a smooth RGB image for each size (height, width).
+
+    Pillow and TensorFlow resize these images with a pixel error of at most 1.
+    """
     random = np.random.default_rng(5)
     images = []
-    for height, width in sides:
+    for height, width in sizes:
         y, x = np.mgrid[0 : 1 : 1j * height, 0 : 1 : 1j * width]
         waves = [
             np.sin(random.uniform(1, 5) * x + random.uniform(1, 5) * y + phase)
@@ -172,7 +176,7 @@ def make_images(*sides):
     return images
 
 
-SIDES = ((60, 80), (90, 56), (40, 41), (128, 50), (45, 45))
+SIZES = ((60, 80), (90, 56), (40, 41), (128, 50), (45, 45))
 
 
 def make_imagenet_model(strategy, side=32):
@@ -231,7 +235,8 @@ def assert_predictions_near(predictions, split, expected, tolerance):
         predictions: Predictions to check.
         split: Images and labels.
         expected: Expected probabilities, (images, classes).
-        tolerance: Difference that a pixel error of 1 can cause.
+        tolerance: Largest accepted difference of a predicted from an expected
+            probability.
     """
     assert tolerance < 0.01
     # The probabilities differ between images by far more than the tolerance.
@@ -253,10 +258,10 @@ def assert_predictions_near(predictions, split, expected, tolerance):
 
 
 def measure_rounding_tolerance(predict, images):
-    """Returns the change of the probabilities if every pixel value grows by 1."""
-    brighter = [np.minimum(image, 254) + np.uint8(1) for image in images]
+    """Returns the largest change of a probability if every pixel value grows by 1."""
+    brighter_images = [np.minimum(image, 254) + np.uint8(1) for image in images]
     return np.abs(
-        np.stack(list(map(predict, brighter))) - list(map(predict, images))
+        np.stack(list(map(predict, brighter_images))) - list(map(predict, images))
     ).max()
 
 
@@ -265,7 +270,7 @@ def measure_rounding_tolerance(predict, images):
 def test_ten_crops_equal_a_slow_implementation(side):
     strategy = strategies.make_strategy("one_device")
     model = make_imagenet_model(strategy, side)
-    images = make_images(*SIDES)
+    images = make_images(*SIZES)
     split = make_encoded_split(images)
     preprocessing = Preprocessing(side, side, 3, 0.875)
     predictions = Evaluator(
@@ -278,12 +283,12 @@ def test_ten_crops_equal_a_slow_implementation(side):
     assert_predictions_near(predictions, split, expected, tolerance)
 
 
-@pytest.mark.parametrize("sides", [(45, 60), (64, 64)])
-def test_ten_crops_of_pixels(sides):
-    """Images may be stored as pixels. The 64x64 ones need no resizing."""
+@pytest.mark.parametrize("size", [(45, 60), (64, 64)])
+def test_ten_crops_of_decoded_images_equal_a_slow_implementation(size):
+    """The images of the split are uint8 arrays instead of encoded files."""
     strategy = strategies.make_strategy("one_device")
     model = make_imagenet_model(strategy, 56)
-    images = make_images(*[sides] * 4)
+    images = make_images(*[size] * 4)
     split = splits.Split(np.stack(images), np.arange(4, dtype=np.int32))
     preprocessing = Preprocessing(56, 56, 3, 0.875)
     predictions = Evaluator(
@@ -293,26 +298,24 @@ def test_ten_crops_of_pixels(sides):
     tolerance = measure_rounding_tolerance(
         lambda image: predict_ten_crops(model, image), images
     )
-    if sides == (64, 64):
+    if size == (64, 64):
         tolerance = 1e-5  # Images of this size are not resized.
     assert_predictions_near(predictions, split, expected, tolerance)
 
 
 @pytest.fixture
 def small_scales(monkeypatch):
+    """Three short sides in pixels, which replace the paper's scales to save time."""
     scales = (32, 48, 64)
     monkeypatch.setattr(views_module, "PAPER_SCALES", scales)
     return scales
 
 
 def test_multiscale_equals_a_slow_implementation(small_scales):
-    """The reference applies the dense layer to the pooled feature map in NumPy.
-
-    The evaluator processes three images on two replicas.
-    """
+    """The slow implementation pools and applies the dense layer in NumPy."""
     strategy = strategies.make_strategy("mirrored")
     model = make_imagenet_model(strategy)
-    images = make_images(*SIDES[:3])
+    images = make_images(*SIZES[:3])
     split = make_encoded_split(images)
     preprocessing = Preprocessing(32, 32, 3, 0.875)
     predictions = Evaluator(
@@ -330,9 +333,9 @@ def test_multiscale_equals_a_slow_implementation(small_scales):
     )
 
 
-def test_ten_crops_on_two_replicas():
-    """The predictions are the same for 2 images per step as for 11 on one device."""
-    split = make_encoded_split(make_images(*(SIDES * 3)[:11]))
+def test_ten_crops_do_not_depend_on_batches_and_replicas():
+    """Two replicas with steps of 2 images predict the same as one with a step of 11."""
+    split = make_encoded_split(make_images(*(SIZES * 3)[:11]))
     preprocessing = Preprocessing(32, 32, 3, 0.875)
     predictions = []
     for name, batch_size, steps in (("mirrored", 4, 6), ("one_device", 110, 1)):
@@ -351,48 +354,48 @@ def test_each_view_uses_the_current_weights(small_scales, views):
     strategy = strategies.make_strategy("one_device")
     model = make_imagenet_model(strategy)
     split = make_encoded_split(make_images((40, 50), (50, 40)))
-    evaluate = Evaluator(
+    evaluator = Evaluator(
         model, split, Preprocessing(32, 32, 3, 0.875), 20, strategy, views
     )
-    evaluate()
+    evaluator()
     model.get_layer("predictions").set_weights([np.zeros((512, 7)), np.eye(7)[3]])
-    predictions = evaluate.predict()
+    predictions = evaluator.predict()
     assert predictions.classes[:, 0].tolist() == [3, 3]
-    # The logits are one 1 and six zeros.
+    # The logit of class 3 is 1, and the other six logits are 0.
     np.testing.assert_allclose(predictions.scores[:, 0], np.e / (np.e + 6), rtol=1e-6)
 
 
-def test_pixels_and_files_get_the_same_crops():
-    """Even images of the input's size are resized and cropped."""
+def test_decoded_images_and_files_get_the_same_crops():
+    """Images of the network's input size, 32x32, are also resized and cropped."""
     preprocessing = Preprocessing(32, 32, 3, 0.875)
-    for sides in ((32, 32), (37, 37), (40, 50)):
-        images = make_images(sides, sides)
+    for size in ((32, 32), (37, 37), (40, 50)):
+        images = make_images(size, size)
         split = make_encoded_split(images)
-        pixels = splits.Split(np.stack(images), split.labels)
+        decoded_split = splits.Split(np.stack(images), split.labels)
         crops = [
-            pipelines.load_views(images_split, preprocessing)
-            for images_split in (pixels, split)
+            pipelines.load_views(image_split, preprocessing)
+            for image_split in (decoded_split, split)
         ]
         np.testing.assert_array_equal(*crops)
 
 
 @pytest.mark.parametrize("views", ["10crop", "multiscale"])
-def test_cifar_networks_support_no_other_views(digits, views):
+def test_cifar_networks_support_only_single_views(all_digits, views):
     strategy = strategies.make_strategy("one_device")
     model = keras_resnet.ResNet("cifar_resnet8", input_shape=(8, 8, 1))
     with pytest.raises(InputError, match=f"Received: views='{views}' with cifar_res"):
-        Evaluator(model, digits, Preprocessing(8, 8, 1), 20, strategy, views)
+        Evaluator(model, all_digits, Preprocessing(8, 8, 1), 20, strategy, views)
 
 
 @pytest.mark.parametrize(
     ("views", "nearest"), [("10crops", "10crop"), ("multi-scale", "multiscale")]
 )
-def test_unknown_views(digits, views, nearest):
+def test_unknown_views_are_refused(all_digits, views, nearest):
     strategy = strategies.make_strategy("one_device")
     with pytest.raises(
         InputError, match=f"Did you mean '{nearest}'.*'{views}'"
     ) as error:
-        Evaluator(None, digits, Preprocessing(8, 8, 1), 20, strategy, views)
+        Evaluator(None, all_digits, Preprocessing(8, 8, 1), 20, strategy, views)
     assert "Accepted: single, 10crop, multiscale." in str(error.value)
 
 
@@ -400,10 +403,10 @@ def test_unknown_views(digits, views, nearest):
 def test_damaged_images_are_listed(small_scales, tmp_path, views):
     strategy = strategies.make_strategy("one_device")
     model = make_imagenet_model(strategy)
-    split = make_encoded_split(make_images(*SIDES))
+    split = make_encoded_split(make_images(*SIZES))
     split.images[1] = split.images[1][:100]
     split.images[4] = b"Not an image"
-    listed = "number 1, number 4"
+    damaged_names = "number 1, number 4"
     if views == "10crop":
         paths = [tmp_path / f"{i}.png" for i in range(5)]
         for path, file in zip(paths, split.images, strict=True):
@@ -411,26 +414,26 @@ def test_damaged_images_are_listed(small_scales, tmp_path, views):
         split = splits.Split(
             np.array(list(map(str, paths)), object), split.labels, True
         )
-        listed = f"{paths[1]}, {paths[4]}"
+        damaged_names = f"{paths[1]}, {paths[4]}"
     preprocessing = Preprocessing(32, 32, 3, 0.875)
     with pytest.raises(InputError, match="2 of 5 images") as error:
         Evaluator(model, split, preprocessing, 20, strategy, views)()
-    assert str(error.value).endswith(f": {listed}")
+    assert str(error.value).endswith(f": {damaged_names}")
 
 
-def test_summary_and_confusion_by_hand():
+def test_summary_and_confusion_matrix_equal_values_by_hand():
     predictions = Predictions(
         np.int32([2, 0, 1, 2]),
         np.int32([[2, 0], [1, 0], [0, 2], [2, 1]]),
         np.float32([[0.9, 0.1], [0.6, 0.4], [0.5, 0.3], [0.8, 0.1]]),
         np.float32([0.1, 0.9, 1.6, 0.2]),
     )
-    assert predictions.summary() == {
+    assert predictions.summarise() == {
         "loss": pytest.approx(0.7, rel=1e-6),
         "accuracy": 0.5,
         "top5_accuracy": 0.75,
         "images": 4,
     }
     np.testing.assert_array_equal(
-        predictions.confusion(3), [[0, 1, 0], [1, 0, 0], [0, 0, 2]]
+        predictions.confusion_matrix(3), [[0, 1, 0], [1, 0, 0], [0, 0, 2]]
     )

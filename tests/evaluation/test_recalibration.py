@@ -12,7 +12,7 @@ from keras_resnet.evaluation import recalibration
 from keras_resnet.evaluation.classifier import load_classifier, load_images
 from keras_resnet.evaluation.evaluator import Evaluator
 from keras_resnet.evaluation.recalibration import recalibrate
-from keras_resnet.nets.graph import batch_norms
+from keras_resnet.nets.graph import list_batch_norms
 
 # Keras 3.15 raises this warning when it reads the variables of two replicas.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
@@ -21,6 +21,7 @@ PREPROCESSING = Preprocessing(8, 8, 1)
 
 @pytest.fixture(scope="module")
 def split():
+    """The first 600 training images of digits."""
     return sources.load_dataset("digits").train.take(slice(0, 600))
 
 
@@ -33,7 +34,7 @@ def build_model(strategy):
 def read_statistics(model):
     return {
         variable.path: variable.numpy()
-        for layer in batch_norms(model)
+        for layer in list_batch_norms(model)
         for variable in (layer.moving_mean, layer.moving_variance)
     }
 
@@ -47,7 +48,7 @@ def read_other_variables(model):
 
 
 def convolve(model, images):
-    """Computes the first convolution (3x3) as a sum over its kernel positions."""
+    """Computes the 3x3 stem convolution as a sum over the positions of the kernel."""
     kernel = np.float64(model.get_layer("conv1_conv").get_weights()[0])
     padded = np.pad(np.float64(images), ((0, 0), (1, 1), (1, 1), (0, 0)))
     return sum(
@@ -59,31 +60,32 @@ def convolve(model, images):
 
 @pytest.mark.parametrize("strategy_name", ["one_device", "mirrored"])
 def test_one_batch_of_all_images_equals_numpy(split, strategy_name):
-    """The variance is the biased one, which divides by the number of values."""
+    """The moving variance is the biased one, which divides by the number of values."""
     strategy = strategies.make_strategy(strategy_name)
     model = build_model(strategy)
     assert recalibrate(model, split, PREPROCESSING, 600, strategy) == 600
-    values = convolve(model, split.images)
+    outputs = convolve(model, split.images)
     layer = model.get_layer("conv1_bn")
-    mean, variance = values.mean(axis=(0, 1, 2)), values.var(axis=(0, 1, 2), ddof=0)
+    mean, variance = outputs.mean(axis=(0, 1, 2)), outputs.var(axis=(0, 1, 2), ddof=0)
     np.testing.assert_allclose(layer.moving_mean.numpy(), mean, rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(layer.moving_variance.numpy(), variance, rtol=1e-4)
-    # For so few images, the biased and the unbiased variance differ measurably.
+    # For four images, the biased and the unbiased variance differ measurably.
     small_split = split.take(slice(0, 4))
     assert recalibrate(model, small_split, PREPROCESSING, 600, strategy) == 4
     variance = convolve(model, small_split.images).var(axis=(0, 1, 2), ddof=0)
     np.testing.assert_allclose(layer.moving_variance.numpy(), variance, rtol=1e-4)
 
 
-def test_statistics_of_deeper_layers(split):
-    """Every layer is recalibrated on inputs normalised with the batch's statistics."""
+def test_every_layer_gets_the_statistics_of_its_inputs(split):
+    """The inputs of a deeper layer are normalised with the statistics of the batch."""
     strategy = strategies.make_strategy("one_device")
     model = build_model(strategy)
-    inputs = {layer.name: layer.input for layer in batch_norms(model)}
+    inputs = {layer.name: layer.input for layer in list_batch_norms(model)}
     recalibrate(model, split, PREPROCESSING, 600, strategy)
-    # With the recomputed statistics, inference gives the outputs of training mode.
+    # With the recomputed statistics, inference mode computes the same inputs of all
+    # layers as training mode.
     inputs_by_layer = keras.Model(model.input, inputs)(split.images, training=False)
-    for layer in batch_norms(model):
+    for layer in list_batch_norms(model):
         values = np.float64(inputs_by_layer[layer.name])
         mean, variance = values.mean(axis=(0, 1, 2)), values.var(axis=(0, 1, 2))
         largest_deviation = np.sqrt(variance).max()
@@ -95,50 +97,50 @@ def test_statistics_of_deeper_layers(split):
         np.testing.assert_allclose(actual_variance, variance, rtol=1e-3)
 
 
-def test_mean_over_batches(split):
-    """The mean over equally large batches is the mean over all images."""
+def test_ten_batches_give_the_mean_over_all_images(split):
     strategy = strategies.make_strategy("one_device")
     model = build_model(strategy)
     assert recalibrate(model, split, PREPROCESSING, 60, strategy) == 600
-    values = convolve(model, split.images)
+    outputs = convolve(model, split.images)
     layer = model.get_layer("conv1_bn")
     np.testing.assert_allclose(
-        layer.moving_mean.numpy(), values.mean(axis=(0, 1, 2)), rtol=1e-4, atol=1e-3
+        layer.moving_mean.numpy(), outputs.mean(axis=(0, 1, 2)), rtol=1e-4, atol=1e-3
     )
-    # Each batch's variance is taken about the batch's mean, so it is a little smaller.
-    variance = values.var(axis=(0, 1, 2))
+    # The variance of a batch refers to the mean of the batch. So the average over the
+    # batches is slightly smaller than the variance of all images.
+    variance = outputs.var(axis=(0, 1, 2))
     assert (layer.moving_variance.numpy() <= variance * 1.0001).all()
     np.testing.assert_allclose(layer.moving_variance.numpy(), variance, rtol=0.05)
 
 
 def test_previous_statistics_have_no_influence(split):
     strategy = strategies.make_strategy("one_device")
-    results = []
+    statistics = []
     for offset in (0, 1e4):
         model = build_model(strategy)
-        for layer in batch_norms(model):
+        for layer in list_batch_norms(model):
             layer.moving_mean.assign(layer.moving_mean + offset)
             layer.moving_variance.assign(layer.moving_variance + offset)
         recalibrate(model, split, PREPROCESSING, 150, strategy)
-        results.append(read_statistics(model))
-    for path, values in results[0].items():
-        np.testing.assert_array_equal(results[1][path], values)
+        statistics.append(read_statistics(model))
+    for path, values in statistics[0].items():
+        np.testing.assert_array_equal(statistics[1][path], values)
 
 
 @pytest.mark.parametrize("strategy_name", ["one_device", "mirrored"])
-def test_weights_and_attributes_do_not_change(split, strategy_name, tmp_path):
+def test_only_the_statistics_change(split, strategy_name, tmp_path):
     strategy = strategies.make_strategy(strategy_name)
     model = build_model(strategy)
     weights, statistics_before = read_other_variables(model), read_statistics(model)
-    for layer, momentum in zip(batch_norms(model), range(10), strict=False):
-        layer.momentum = 0.9 + momentum / 100
+    for layer, i in zip(list_batch_norms(model), range(10), strict=False):
+        layer.momentum = 0.9 + i / 100
     recalibrate(model, split, PREPROCESSING, 100, strategy)
     for path, values in read_other_variables(model).items():
         np.testing.assert_array_equal(values, weights[path])
     for path, values in read_statistics(model).items():
         assert not np.array_equal(values, statistics_before[path]), path
-    for layer, momentum in zip(batch_norms(model), range(10), strict=False):
-        assert layer.momentum == 0.9 + momentum / 100
+    for layer, i in zip(list_batch_norms(model), range(10), strict=False):
+        assert layer.momentum == 0.9 + i / 100
         assert layer.synchronized is False
     # The recomputed statistics are saved with the network.
     model.save(tmp_path / "net.keras")
@@ -147,8 +149,8 @@ def test_weights_and_attributes_do_not_change(split, strategy_name, tmp_path):
         np.testing.assert_array_equal(actual, expected)
 
 
-def test_two_replicas_equal_one_device(split):
-    """Each replica's copy of every statistic equals the statistic of one device."""
+def test_two_replicas_compute_the_statistics_of_one_device(split):
+    """Each replica has its own copy of every statistic. All copies are compared."""
     copies_by_path = []
     for name in ("one_device", "mirrored"):
         strategy = strategies.make_strategy(name)
@@ -160,7 +162,7 @@ def test_two_replicas_equal_one_device(split):
                     actual.numpy()
                     for actual in strategy.experimental_local_results(variable.value)
                 ]
-                for layer in batch_norms(model)
+                for layer in list_batch_norms(model)
                 for variable in (layer.moving_mean, layer.moving_variance)
             }
         )
@@ -188,8 +190,7 @@ def test_frozen_layers_keep_their_statistics(split):
         assert np.array_equal(values, statistics_before[path]) == is_frozen, path
 
 
-def test_number_of_images(split, monkeypatch):
-    """Only full batches are used, at most `RECALIBRATION_BATCHES` of them."""
+def test_only_full_batches_up_to_a_maximum_number_are_used(split, monkeypatch):
     strategy = strategies.make_strategy("mirrored")
     model = build_model(strategy)
     small_split = split.take(slice(0, 101))
@@ -216,16 +217,16 @@ def test_the_seed_selects_the_images(split, monkeypatch):
 
 @pytest.mark.parametrize("strategy_name", ["one_device", "mirrored"])
 def test_recalibration_restores_the_accuracy(trained_run, strategy_name):
-    """The statistics of a trained network are damaged and recomputed."""
+    """The moving means of a trained network are shifted and then recomputed."""
     strategy = strategies.make_strategy(strategy_name)
     with strategy.scope():
         classifier = load_classifier(str(trained_run))
     dataset, model = load_images(classifier), classifier.model
-    evaluate = Evaluator(model, dataset.test, classifier.preprocessing, 360, strategy)
-    accuracy = evaluate()["accuracy"]
+    evaluator = Evaluator(model, dataset.test, classifier.preprocessing, 360, strategy)
+    accuracy = evaluator()["accuracy"]
     assert accuracy > 0.9
-    for layer in batch_norms(model):
+    for layer in list_batch_norms(model):
         layer.moving_mean.assign(layer.moving_mean + 5)
-    assert evaluate()["accuracy"] < 0.5
+    assert evaluator()["accuracy"] < 0.5
     recalibrate(model, dataset.train, classifier.preprocessing, 256, strategy)
-    assert evaluate()["accuracy"] >= accuracy - 0.03
+    assert evaluator()["accuracy"] >= accuracy - 0.03

@@ -1,4 +1,4 @@
-"""Evaluation reports, compared with scikit-learn and with counts made by hand."""
+"""Evaluation reports, compared with scikit-learn and with values computed by hand."""
 
 import csv
 import io
@@ -17,11 +17,14 @@ from keras_resnet.spec import Provenance
 
 
 def make_random_predictions(num_classes, num_images, k=5, accuracy=0.7):
-    """Returns random predictions, correct with the probability `accuracy`."""
+    """Returns random predictions of the k most probable classes for each image.
+
+    The most probable class is correct with the probability `accuracy`.
+    """
     random = np.random.default_rng(num_classes)
     labels = random.integers(0, num_classes, num_images).astype(np.int32)
-    ranked = np.stack([random.permutation(num_classes)[:k] for _ in range(num_images)])
-    for row, label in zip(ranked, labels, strict=True):
+    top_k = np.stack([random.permutation(num_classes)[:k] for _ in range(num_images)])
+    for row, label in zip(top_k, labels, strict=True):
         if random.random() < accuracy:
             row[list(row).index(label) if label in row else 0] = row[0]
             row[0] = label
@@ -29,7 +32,7 @@ def make_random_predictions(num_classes, num_images, k=5, accuracy=0.7):
     scores = -np.sort(-probabilities, axis=1)[:, :k]
     losses = random.exponential(1, num_images)
     return Predictions(
-        labels, ranked.astype(np.int32), np.float32(scores), np.float32(losses)
+        labels, top_k.astype(np.int32), np.float32(scores), np.float32(losses)
     )
 
 
@@ -49,10 +52,10 @@ def test_confusion_equals_scikit_learn(num_classes):
     expected = confusion_matrix(
         predictions.labels, predictions.classes[:, 0], labels=np.arange(num_classes)
     )
-    np.testing.assert_array_equal(predictions.confusion(num_classes), expected)
+    np.testing.assert_array_equal(predictions.confusion_matrix(num_classes), expected)
 
 
-def test_list_classes():
+def test_classes_are_ranked_by_accuracy_and_show_the_main_error():
     confusion = np.array(
         [
             [5, 1, 2, 0, 0],  # cat: 5 of 8 correct, 2 predicted as bird
@@ -62,7 +65,7 @@ def test_list_classes():
             [0, 0, 0, 3, 5],  # owl: 5 of 8 correct, 3 predicted as fox
         ]
     )
-    rows = reports.list_classes(confusion, ("cat", "dog", "bird", "fox", "owl"))
+    rows = reports.rank_classes(confusion, ("cat", "dog", "bird", "fox", "owl"))
     assert [tuple(row.values()) for row in rows] == [
         ("bird", 4, 0, 0.0, "owl", 2),
         ("cat", 8, 5, 0.625, "bird", 2),
@@ -73,7 +76,7 @@ def test_list_classes():
     assert [list(row) for row in rows] == [names] * 4
 
 
-def test_predictions_csv():
+def test_the_csv_file_contains_all_predictions():
     predictions = make_random_predictions(12, 40)
     classes = [f"class {i}" for i in range(9)] + ["a, b", 'the "last"', "a\nline"]
     names = [f"folder/{i}, {i}.jpg" for i in range(40)]
@@ -94,7 +97,7 @@ def test_predictions_csv():
     assert len(rows[0]) == 4 + 2 * 5
 
 
-def test_predictions_csv_of_fewer_than_five_classes():
+def test_the_csv_file_of_three_classes_has_three_scores():
     text = reports.format_predictions(make_random_predictions(3, 4, k=3), "abcd", "xyz")
     header = text.splitlines()[0].split(",")
     assert header[-1] == "score_3"
@@ -102,20 +105,20 @@ def test_predictions_csv_of_fewer_than_five_classes():
 
 
 @pytest.mark.parametrize("num_classes", [1, 3, 12, 60, 1000])
-def test_draw_confusion(num_classes):
+def test_the_confusion_figure_fits_into_its_image(num_classes):
     predictions = make_random_predictions(num_classes, 20 * num_classes, k=1)
     names = [f"class number {i}" for i in range(num_classes)]
-    png = reports.draw_confusion(predictions.confusion(num_classes), names)
+    png = reports.draw_confusion(predictions.confusion_matrix(num_classes), names)
     with Image.open(io.BytesIO(png)) as image:
         assert image.format == "PNG"
         pixels = np.asarray(image.convert("L"))
     assert 300 < min(pixels.shape) <= max(pixels.shape) < 2000
-    # The edges are white, so nothing is cut off.
+    # The outermost pixels are white, so no text is cut off.
     for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
         assert edge.min() == 255
 
 
-def test_draw_confusion_omits_unused_classes():
+def test_the_confusion_figure_omits_classes_without_images():
     counts = np.array([[30, 2], [1, 40]])
     sparse_counts = np.zeros((500, 500), int)
     sparse_counts[np.ix_([7, 300], [7, 300])] = counts
@@ -124,31 +127,31 @@ def test_draw_confusion_omits_unused_classes():
     assert reports.draw_confusion(sparse_counts, names) == expected
 
 
-def test_draw_confusion_draws_each_count():
-    """Rows are correct classes. A cell is darker for more images, white for none."""
+def test_cells_of_the_confusion_figure_are_darker_for_more_images():
+    """Cells without images are white. Rows are correct classes."""
     confusion = np.array([[1, 0, 100], [0, 10, 0], [0, 0, 1000]])
     png = reports.draw_confusion(confusion, "abc")
     with Image.open(io.BytesIO(png)) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int).sum(axis=-1)
-    # The longest dark lines are those of the frame.
+    # The frame of the axes has the longest dark lines.
     edges = []
     for axis in (0, 1):
         num_dark = (pixels < 100).sum(axis=axis)
         frame_lines = np.flatnonzero(num_dark > 0.95 * num_dark.max())
         edges.append((frame_lines[0], frame_lines[-1]))
     (left, right), (top, bottom) = edges
-    # These points lie a quarter into each cell, next to its number.
-    quarters = (np.arange(3) + 0.25) / 3
-    y = np.int32(top + quarters * (bottom - top))
-    x = np.int32(left + quarters * (right - left))
+    # The colour of each cell is read a quarter from its edges, away from its number.
+    positions = (np.arange(3) + 0.25) / 3
+    y = np.int32(top + positions * (bottom - top))
+    x = np.int32(left + positions * (right - left))
     cell_colours = pixels[np.ix_(y, x)]
     assert (cell_colours[confusion == 0] == 3 * 255).all()
     colours_by_count = cell_colours[confusion > 0][np.argsort(confusion[confusion > 0])]
     assert (np.diff([3 * 255, *colours_by_count]) < -20).all()
 
 
-def test_write_report(tmp_path):
-    """The report consists of three files, which replace those of an older report."""
+def test_a_report_consists_of_three_files(tmp_path):
+    """The second report replaces the files of the first one in the same folder."""
     classes = [f"class {i}" for i in range(10)] + ["Käse, frisch"]
     predictions = make_random_predictions(11, 300)
     folder = tmp_path / "new" / "report"
@@ -189,7 +192,7 @@ def test_write_report(tmp_path):
     assert (folder / "confusion.png").read_bytes() == expected
 
 
-def test_write_report_into_a_file_fails(tmp_path):
+def test_a_report_cannot_be_written_into_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError):
         reports.write_report(

@@ -1,4 +1,4 @@
-"""`run.json`: its content, and files of other versions."""
+"""Reading and writing of `run.json`, also of damaged files and of other versions."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from keras_resnet.evaluation.run_record import FORMAT, read_record, write_record
 from keras_resnet.support.errors import InputError
 
 
-def test_record_describes_the_run(trained_run):
+def test_a_record_contains_versions_machine_and_command(trained_run):
     record = json.loads((trained_run / "run.json").read_text(encoding="utf-8"))
     assert record["versions"]["numpy"] == np.__version__
     assert record["machine"]
@@ -29,7 +29,7 @@ def test_a_written_record_is_read_back(trained_run, tmp_path):
     ).read_bytes()
 
 
-def test_a_folder_without_a_record(tmp_path):
+def test_a_folder_without_a_file_has_no_record(tmp_path):
     assert read_record(tmp_path) is None
 
 
@@ -42,13 +42,13 @@ def write_changed_record(trained_run, tmp_path, **changes):
     (tmp_path / "run.json").write_text(json.dumps(record), encoding="utf-8")
 
 
-def test_a_file_of_version_0_1_0(trained_run, tmp_path):
+def test_a_file_of_version_0_1_0_is_read(trained_run, tmp_path):
     """Version 0.1.0 wrote no format number."""
     write_changed_record(trained_run, tmp_path, format=None)
     assert read_record(tmp_path) == read_record(trained_run)
 
 
-def test_a_file_of_a_newer_version(trained_run, tmp_path):
+def test_a_file_of_a_newer_version_is_refused(trained_run, tmp_path):
     write_changed_record(trained_run, tmp_path, format=FORMAT + 1)
     with pytest.raises(InputError, match=f"format {FORMAT + 1}, from a newer"):
         read_record(tmp_path)
@@ -66,14 +66,14 @@ def test_a_file_of_a_newer_version(trained_run, tmp_path):
         {"format": "one"},
     ],
 )
-def test_a_damaged_record(changes, trained_run, tmp_path):
+def test_a_record_with_damaged_entries_is_refused(changes, trained_run, tmp_path):
     write_changed_record(trained_run, tmp_path, **changes)
     with pytest.raises(InputError, match=r"run\.json is damaged"):
         read_record(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", "3"])
-def test_a_file_with_invalid_content(content, tmp_path):
+def test_a_file_that_contains_no_record_is_refused(content, tmp_path):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(InputError, match=r"run\.json is damaged"):
         read_record(tmp_path)

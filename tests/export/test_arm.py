@@ -50,29 +50,29 @@ def exported_bundle(trained_run, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def probabilities(exported_bundle, tmp_path_factory):
-    """Probabilities computed on this machine and on the emulated one."""
+    """Probabilities by artifact, computed on this machine and on the emulated one."""
     folder = tmp_path_factory.mktemp("probabilities")
     np.save(folder / "images.npy", sources.load_dataset("digits").test.images)
     results = []
     for run in (run_python, run_arm):
         path = folder / f"{run.__name__}.npz"
-        result = run(
+        process = run(
             "tests/arm/classify.py", exported_bundle, folder / "images.npy", path
         )
-        assert result.returncode == 0, result.stderr
+        assert process.returncode == 0, process.stderr
         results.append(np.load(path))
     return results
 
 
 def test_emulated_machine_is_arm():
-    result = run_arm("-c", "import platform; print(platform.machine())")
-    assert result.stdout == "aarch64\n", result.stderr
+    process = run_arm("-c", "import platform; print(platform.machine())")
+    assert process.stdout == "aarch64\n", process.stderr
 
 
 @pytest.mark.parametrize(
     ("name", "limit"),
     [
-        # Sums are rounded in a different order.
+        # The CPUs add, and thus round, in a different order.
         ("float32", 1e-5),
         ("float16", 1e-5),
         # A sum that is rounded differently may move an activation by one of its 255
@@ -90,14 +90,14 @@ def test_arm_and_x86_agree(probabilities, name, limit):
 
 
 def test_int8_is_bit_equal_on_reference_kernels(probabilities):
-    """LiteRT's reference kernels compute equal bits; XNNPACK may round differently."""
+    """LiteRT's reference kernels are bit-identical on both CPUs, unlike XNNPACK's."""
     x86, arm = (results["int8 reference"] for results in probabilities)
     assert len(np.unique(x86)) > 20
     np.testing.assert_array_equal(arm, x86)
 
 
 def test_bundle_is_verified_on_arm(exported_bundle):
-    result = run_arm("-m", "export.verify", exported_bundle)
-    assert result.returncode == 0, result.stderr + result.stdout
+    process = run_arm("-m", "export.verify", exported_bundle)
+    assert process.returncode == 0, process.stderr + process.stdout
     for name in ("float32", "float16", "dynamic", "int8"):
-        assert re.search(rf"(?m)^{name}\.tflite +ok ", result.stdout), result.stdout
+        assert re.search(rf"(?m)^{name}\.tflite +ok ", process.stdout), process.stdout

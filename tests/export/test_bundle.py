@@ -1,4 +1,4 @@
-"""Bundles: their files, and their artifacts in the clients of users."""
+"""Files of exported bundles, and artifacts in the libraries that users run."""
 
 import dataclasses
 import hashlib
@@ -31,13 +31,13 @@ from export.formats import saved_model
 from keras_resnet.data import sources, splits
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.evaluation.classifier import Classifier, load_classifier
-from keras_resnet.nets.graph import flat_layers
+from keras_resnet.nets.graph import list_layers
 from keras_resnet.spec import VARIANTS, Provenance
 from keras_resnet.support.errors import InputError
 from keras_resnet.weights import registry
 from keras_resnet.zoo import ResNet
 
-FILES = {
+BUNDLE_FILES = {
     "saved_model",
     "float32.tflite",
     "float16.tflite",
@@ -48,12 +48,12 @@ FILES = {
     "MODEL_CARD.md",
     "manifest.json",
 }
-DEFAULT = ("float32", "float16", "dynamic", "int8")  # fmt: skip
+DEFAULT_TFLITE = ("float32", "float16", "dynamic", "int8")  # fmt: skip
 
 
 @pytest.fixture(scope="session")
 def keras_results(trained_run):
-    """Test images, their labels, and the probabilities of the Keras model."""
+    """Test images of digits, their labels, and the Keras model's probabilities."""
     digits = sources.load_dataset("digits")
     model = load_classifier(str(trained_run)).model
     return digits.test.images, digits.test.labels, np.asarray(model(digits.test.images))
@@ -63,9 +63,9 @@ def read_manifest(folder):
     return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
 
 
-def test_layout(exported_bundle):
+def test_bundle_has_exactly_the_documented_files(exported_bundle):
     folder, _ = exported_bundle
-    assert {path.name for path in folder.iterdir()} == FILES
+    assert {path.name for path in folder.iterdir()} == BUNDLE_FILES
     assert (folder / "saved_model/1/saved_model.pb").exists()
     assert (folder / "labels.txt").read_text().split() == list("0123456789")
     assert os.listdir(folder.parent) == ["demo"]
@@ -87,13 +87,15 @@ def test_manifest_matches_the_files(exported_bundle, keras_results):
         assert row["runtime"] == ("TensorFlow" if name == "saved_model" else "LiteRT")
         assert row["latency_ms"] > 0
         assert row["agreement"] >= 0.95, name
-    listed = {path for row in manifest["artifacts"].values() for path in row["files"]}
-    existing = {
+    listed_files = {
+        path for row in manifest["artifacts"].values() for path in row["files"]
+    }
+    existing_files = {
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
     }
     other_files = {"labels.txt", "check.npz", "MODEL_CARD.md"}
     assert manifest["files"].keys() == other_files
-    assert existing == listed | other_files | {"manifest.json"}
+    assert existing_files == listed_files | other_files | {"manifest.json"}
     assert manifest["versions"]["keras"] == keras.__version__
     calibration = manifest["calibration"]
     assert (calibration["dataset"], len(set(calibration["images"]))) == ("digits", 200)
@@ -101,7 +103,7 @@ def test_manifest_matches_the_files(exported_bundle, keras_results):
     correct_labels = labels[expected.argmax(axis=1) == labels]
     assert evaluation["right_by_class"] == np.bincount(correct_labels).tolist()
     # Recount the correct predictions with LiteRT alone.
-    for name in DEFAULT:
+    for name in DEFAULT_TFLITE:
         runner = Interpreter(str(folder / f"{name}.tflite")).get_signature_runner()
         predictions = [
             runner(image=image[None])["probabilities"][0].argmax() for image in images
@@ -109,13 +111,13 @@ def test_manifest_matches_the_files(exported_bundle, keras_results):
         assert manifest["artifacts"][name]["right"] == (predictions == labels).sum()
 
 
-def test_printed_summary(exported_bundle):
+def test_summary_lists_keras_and_every_artifact(exported_bundle):
     folder, stdout = exported_bundle
     lines = stdout[stdout.index("artifact ") :].splitlines()
     assert [line.split()[0] for line in lines[1:7]] == [
         "Keras",
         "saved_model/1",
-        *(f"{name}.tflite" for name in DEFAULT),
+        *(f"{name}.tflite" for name in DEFAULT_TFLITE),
     ]
     for line in lines[1:7]:
         assert "of 360" in line
@@ -124,11 +126,13 @@ def test_printed_summary(exported_bundle):
     assert str(folder) in stdout
 
 
-def test_tflite_inputs_and_outputs(exported_bundle, keras_results):
+def test_tflite_files_have_fixed_tensor_names_and_dtypes(
+    exported_bundle, keras_results
+):
     """Clients rely on these names, dtypes and shapes. The default batch size is 1."""
     folder, _ = exported_bundle
     images, _, expected = keras_results
-    for name in DEFAULT:
+    for name in DEFAULT_TFLITE:
         interpreter = Interpreter(str(folder / f"{name}.tflite"))
         assert list(interpreter.get_signature_list()) == ["serving_default"]
         (image,), (output,) = (
@@ -157,7 +161,7 @@ def test_saved_model_needs_only_tensorflow(exported_bundle, keras_results, tmp_p
     np.savez(tmp_path / "images.npz", x=images)
     code = """
 import sys
-class BlockingImporter:  # Blocks loading, because TensorFlow searches for Keras.
+class BlockingImporter:  # Fails on loading, because TensorFlow also looks for Keras.
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("keras", "keras_resnet", "export"):
             import importlib.machinery
@@ -181,10 +185,10 @@ try:
 except tf.errors.InvalidArgumentError:
     print("rejected")
 """
-    result = run_python(
+    process = run_python(
         "-c", code, folder / "saved_model/1", cwd=tmp_path, env={"PYTHONPATH": ""}
     )
-    assert result.stdout == "rejected\n", result.stderr
+    assert process.stdout == "rejected\n", process.stderr
     outputs = np.load(tmp_path / "outputs.npz")
     np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)
     assert outputs["features"].shape == (360, 64)
@@ -194,20 +198,21 @@ except tf.errors.InvalidArgumentError:
     assert outputs["classes"][1][0] == str(labels[1])
 
 
-def test_saved_model_cli(trained_run, exported_bundle, keras_results, tmp_path):
-    """TensorFlow's command `saved_model_cli` runs both signatures."""
+def test_saved_model_cli_runs_both_signatures(
+    trained_run, exported_bundle, keras_results, tmp_path
+):
     folder, _ = exported_bundle
     images, _, expected = keras_results
     np.save(tmp_path / "image.npy", images[:3])
-    # JPEG is lossy and the image is resized, so Keras gets the decoded, resized pixels.
-    enlarged = np.kron(images[0], np.ones((5, 5, 1), np.uint8))
-    encoded = tf.io.encode_jpeg(enlarged)
-    np.save(tmp_path / "bytes.npy", np.array([encoded.numpy()], object))
+    # JPEG is lossy and the image is resized, so Keras must predict the decoded pixels.
+    enlarged_image = np.kron(images[0], np.ones((5, 5, 1), np.uint8))
+    jpeg = tf.io.encode_jpeg(enlarged_image)
+    np.save(tmp_path / "bytes.npy", np.array([jpeg.numpy()], object))
     classifier = load_classifier(str(trained_run))
-    pixels = classifier.preprocessing.read(encoded).numpy()
+    pixels = classifier.preprocessing.read(jpeg).numpy()
     jpeg_expected = np.asarray(classifier.model(pixels[None]))[0]
 
-    def run(signature, inputs):
+    def run_cli(signature, inputs):
         return run_python(
             "-c",
             "from tensorflow.python.tools.saved_model_cli import main; main()",
@@ -215,13 +220,13 @@ def test_saved_model_cli(trained_run, exported_bundle, keras_results, tmp_path):
             "--signature_def", signature, "--inputs", inputs, "--outdir", tmp_path, "--overwrite",
         )  # fmt: skip
 
-    result = run("serving_default", f"image={tmp_path}/image.npy")
-    assert result.returncode == 0, result.stderr
+    process = run_cli("serving_default", f"image={tmp_path}/image.npy")
+    assert process.returncode == 0, process.stderr
     np.testing.assert_allclose(
         np.load(tmp_path / "probabilities.npy"), expected[:3], atol=1e-5
     )
-    result = run("image_bytes", f"image_bytes={tmp_path}/bytes.npy")
-    assert result.returncode == 0, result.stderr
+    process = run_cli("image_bytes", f"image_bytes={tmp_path}/bytes.npy")
+    assert process.returncode == 0, process.stderr
     order = np.argsort(-jpeg_expected)[:5]
     classes = np.load(tmp_path / "classes.npy", allow_pickle=True)
     assert [name.decode() for name in classes[0]] == [str(i) for i in order]
@@ -229,8 +234,8 @@ def test_saved_model_cli(trained_run, exported_bundle, keras_results, tmp_path):
     np.testing.assert_allclose(scores[0], jpeg_expected[order], atol=1e-5)
 
 
-def run_card(folder, tmp_path, images):
-    """Runs all Python examples of the model card; returns its text and their output."""
+def run_card_examples(folder, tmp_path, images):
+    """Runs the Python examples of a model card. Returns its text and their output."""
     card_text = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
     keras.utils.save_img(tmp_path / "image.jpg", np.kron(images[0], np.ones((9, 9, 1))))
     np.save(tmp_path / "pixels.npy", images)
@@ -240,15 +245,17 @@ def run_card(folder, tmp_path, images):
         code.append("probabilities = None")
         code.append(block.replace("image.jpg", str(tmp_path / "image.jpg")))
         code.append("if probabilities is not None: print(*probabilities.argmax(1))")
-    result = run_python("-c", "\n".join(code), cwd=folder)
-    assert result.returncode == 0, result.stderr
-    return card_text, result.stdout
+    process = run_python("-c", "\n".join(code), cwd=folder)
+    assert process.returncode == 0, process.stderr
+    return card_text, process.stdout
 
 
-def test_model_card_runs(exported_bundle, keras_results, tmp_path):
+def test_python_examples_of_the_model_card_run(
+    exported_bundle, keras_results, tmp_path
+):
     folder, _ = exported_bundle
     images, labels, expected = keras_results
-    text, stdout = run_card(folder, tmp_path, images[:5])
+    text, stdout = run_card_examples(folder, tmp_path, images[:5])
     predictions = " ".join(map(str, labels[:5]))
     assert (expected[:5].argmax(axis=1) == labels[:5]).all()
     # LiteRT prints the predictions of five images. CompiledModel and TensorFlow print
@@ -264,7 +271,7 @@ def test_model_card_runs(exported_bundle, keras_results, tmp_path):
 
 @pytest.fixture(scope="module")
 def extra_bundle(trained_run, tmp_path_factory):
-    """A bundle of artifacts that are written only on request."""
+    """Folder of a bundle with artifacts that are not written by default."""
     for name in ("onnx", "onnxruntime", "openvino", "nncf"):
         pytest.importorskip(name, reason="needs the extras onnx and openvino")
     folder = tmp_path_factory.mktemp("extra") / "demo"
@@ -273,46 +280,47 @@ def extra_bundle(trained_run, tmp_path_factory):
     return folder
 
 
-def test_artifacts_on_request(extra_bundle, keras_results, tmp_path):
+def test_artifacts_on_request_have_the_documented_inputs(
+    extra_bundle, keras_results, tmp_path
+):
     images, labels, _ = keras_results
     rows = read_manifest(extra_bundle)["artifacts"]
     inputs = {
         name: row["signatures"]["serving_default"]["inputs"]["image"]
         for name, row in rows.items()
     }
-    one_image, any_number = [1, 8, 8, 1], [-1, 8, 8, 1]
+    fixed_shape, dynamic_shape = [1, 8, 8, 1], [-1, 8, 8, 1]
     assert inputs == {
-        "int8_io": ["int8", one_image, 1.0, -128],
-        "float_io": ["float32", one_image],
-        "int16x8": ["uint8", one_image],
-        "onnx": ["uint8", any_number],
-        "openvino": ["uint8", one_image],
-        "openvino_int8": ["uint8", one_image],
+        "int8_io": ["int8", fixed_shape, 1.0, -128],
+        "float_io": ["float32", fixed_shape],
+        "int16x8": ["uint8", fixed_shape],
+        "onnx": ["uint8", dynamic_shape],
+        "openvino": ["uint8", fixed_shape],
+        "openvino_int8": ["uint8", fixed_shape],
     }
     for name in ("onnx", "openvino"):
         assert rows[name]["agreement"] == 1
         assert rows[name]["logit_difference"] < 1e-4
     assert "30 times slower" in rows["int16x8"]["note"]
-    text, stdout = run_card(extra_bundle, tmp_path, images[:5])
+    text, stdout = run_card_examples(extra_bundle, tmp_path, images[:5])
     predictions = " ".join(map(str, labels[:5]))
-    assert stdout.count(predictions) == 2, stdout  # ONNX Runtime and OpenVINO.
+    assert stdout.count(predictions) == 2, stdout  # By ONNX Runtime and OpenVINO.
     assert "30 times slower" in text
 
 
-def test_bundle_for_browsers(trained_run, tmp_path):
-    """`--formats=web` also exports the artifacts that the web page runs."""
+def test_web_bundle_also_has_the_artifacts_that_the_page_runs(trained_run, tmp_path):
     if not shutil.which("npm"):
         pytest.skip("npm is not installed")
     folder = tmp_path / "demo"
-    result = run_program(
+    process = run_program(
         "export", f"--model={trained_run}", f"--output={folder}", "--formats=web"
     )
-    assert result.returncode == 0, result.stderr
+    assert process.returncode == 0, process.stderr
     rows = read_manifest(folder)["artifacts"]
     assert list(rows) == ["float16", "int8", "web"]
     assert "web/index.html" in rows["web"]["files"]
-    copy = (folder / "web" / "int8.tflite").read_bytes()
-    assert copy == (folder / "int8.tflite").read_bytes()
+    web_copy = (folder / "web" / "int8.tflite").read_bytes()
+    assert web_copy == (folder / "int8.tflite").read_bytes()
     findings, passed = verify.verify(str(folder))
     assert passed and ("web", "unchecked") in [finding[:2] for finding in findings]
 
@@ -329,7 +337,7 @@ UNUSUAL_NAMES = (
 
 
 def load_renamed_digits():
-    """Returns the digits with class names that are hard to store in text files."""
+    """Returns the digits with class names that are difficult to store in text files."""
     digits = sources.load_dataset("digits")
     return dataclasses.replace(digits, classes=UNUSUAL_NAMES, name="renamed")
 
@@ -358,10 +366,12 @@ def test_class_names_are_preserved(trained_run, tmp_path):
     assert len(set(lines[:10])) == 10 and lines[10:] == [""]
     with zipfile.ZipFile(tmp_path / "demo/float32.tflite") as archive:
         assert archive.read("labels.txt").decode() == "\n".join(lines)
-    served = tf.saved_model.load(str(tmp_path / "demo/saved_model/1"))
+    loaded_model = tf.saved_model.load(str(tmp_path / "demo/saved_model/1"))
     png = tf.io.encode_png(sources.load_dataset("digits").test.images[0])[None]
-    top = served.signatures["image_bytes"](image_bytes=png)["classes"].numpy()
-    assert {name.decode() for name in top[0]} <= set(UNUSUAL_NAMES)
+    top_classes = loaded_model.signatures["image_bytes"](image_bytes=png)[
+        "classes"
+    ].numpy()
+    assert {name.decode() for name in top_classes[0]} <= set(UNUSUAL_NAMES)
     card_text = (tmp_path / "demo/MODEL_CARD.md").read_text(encoding="utf-8")
     assert "| two\\|three | " in card_text and "| one\\\\ntwo | " in card_text
     # The licence of this dataset is unknown, so check.npz has no test images.
@@ -375,28 +385,37 @@ def test_class_names_are_preserved(trained_run, tmp_path):
 
 
 def test_calibration_excludes_test_images(trained_run, tmp_path):
-    """The training images of the dataset include all of its test images."""
+    """Here, the training images also include all test images."""
     digits = sources.load_dataset("digits")
-    mixed = dataclasses.replace(
+    mixed_digits = dataclasses.replace(
         digits, name="mixed", train=digits.test + digits.train.take(np.arange(100))
     )
     manifest = bundle.export(
-        str(trained_run), str(tmp_path / "demo"), ["int8"], dataset=mixed, seed=3
+        str(trained_run), str(tmp_path / "demo"), ["int8"], dataset=mixed_digits, seed=3
     )
     calibration = manifest["calibration"]
     assert min(calibration["images"]) >= 360
     assert calibration["left_out_as_evaluated"] > 100
     assert len(calibration["images"]) + calibration["left_out_as_evaluated"] == 200
     with pytest.raises(InputError, match="calibration images are test images"):
-        same = dataclasses.replace(digits, name="same", train=digits.test)
-        bundle.export(str(trained_run), str(tmp_path / "no"), ["int8"], dataset=same)
-    empty = dataclasses.replace(digits, train=digits.train.take(np.arange(0)))
+        leaked_digits = dataclasses.replace(digits, name="same", train=digits.test)
+        bundle.export(
+            str(trained_run), str(tmp_path / "no"), ["int8"], dataset=leaked_digits
+        )
+    digits_without_training = dataclasses.replace(
+        digits, train=digits.train.take(np.arange(0))
+    )
     with pytest.raises(InputError, match=r"calibration images.*folder:PATH"):
-        bundle.export(str(trained_run), str(tmp_path / "no"), ["int8"], dataset=empty)
+        bundle.export(
+            str(trained_run),
+            str(tmp_path / "no"),
+            ["int8"],
+            dataset=digits_without_training,
+        )
     assert os.listdir(tmp_path) == ["demo"]
 
 
-def test_calibration_on_a_folder(trained_run, tmp_path):
+def test_calibration_images_may_come_from_a_folder(trained_run, tmp_path):
     """Calibration images may belong to any class and may be in subfolders."""
     images = sources.load_dataset("digits").train.images[:7]
     for i, image in enumerate(images):
@@ -416,35 +435,37 @@ def test_calibration_on_a_folder(trained_run, tmp_path):
         bundle.export(calibration=f"folder:{tmp_path}/nothing", **options)
 
 
-def test_debug_quantization(trained_run, tmp_path):
-    result = run_program(
+def test_debug_quantization_reports_every_layer(trained_run, tmp_path):
+    process = run_program(
         "export", f"--model={trained_run}", f"--output={tmp_path / 'demo'}",
         "--formats=int8", "--debug_quantization",
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr
+    assert process.returncode == 0, process.stderr
     rows = (tmp_path / "demo/quantization.csv").read_text().splitlines()
     assert rows[0].startswith("layer,scale,")
     layers = [row.split(",")[0] for row in rows[1:]]
     assert layers[:2] == ["normalization", "conv1_relu"]
     assert layers[-1] == "predictions"
     for layer in layers:
-        assert layer in result.stdout
+        assert layer in process.stdout
     assert imread(tmp_path / "demo/quantization.png").shape[2] == 4
     assert verify.verify(str(tmp_path / "demo"))[1]
 
 
 def test_only_a_bundle_is_replaced(trained_run, tmp_path):
     output = tmp_path / "deep" / "demo"
-    export = {"model": str(trained_run), "output": str(output), "formats": ["float32"]}
-    bundle.export(**export)
-    bundle.export(**{**export, "formats": ["dynamic"]})
-    files = {"dynamic.tflite", *FILES} - {f"{name}.tflite" for name in DEFAULT[:2]}
+    options = {"model": str(trained_run), "output": str(output), "formats": ["float32"]}
+    bundle.export(**options)
+    bundle.export(**{**options, "formats": ["dynamic"]})
+    files = {"dynamic.tflite", *BUNDLE_FILES} - {
+        f"{name}.tflite" for name in DEFAULT_TFLITE[:2]
+    }
     files -= {"saved_model", "int8.tflite"}
     assert {p.name for p in output.iterdir()} == files
     # Folders with a manifest.json need not be bundles: web applications have one too.
     (output / "app.js").write_text("...")
     with pytest.raises(InputError, match=r"other files, such as app\.js"):
-        bundle.export(**export)
+        bundle.export(**options)
     assert {p.name for p in output.iterdir()} == files | {"app.js"}
 
 
@@ -464,7 +485,7 @@ def test_folder_with_user_files_is_not_replaced(
     assert (folder / user_file).read_text() == "mine"
 
 
-def test_parameters_of_export():
+def test_three_parameters_of_export_are_positional():
     """Three parameters are positional, and every flag is a keyword."""
     parameters = inspect.signature(bundle.export).parameters
     assert list(parameters)[:3] == ["model", "output", "formats"]
@@ -476,21 +497,21 @@ def test_parameters_of_export():
         bundle.export("resnet18", "no", seed=-1)
 
 
-def test_empty_formats(trained_run, tmp_path):
+def test_empty_formats_are_rejected(trained_run, tmp_path):
     with pytest.raises(InputError, match=r"formats must not be empty.* saved_model"):
         bundle.export(str(trained_run), str(tmp_path / "demo"), formats=[])
 
 
 def make_faulty_artifact(name, change):
-    """Returns an artifact's row whose writer applies `change` to the model first."""
+    """Returns the artifact `name`, with a `write` that first calls `change(model)`."""
     row = artifacts.ARTIFACTS[name]
 
     def write(path, source):
         model = keras.models.clone_model(source.classifier.model)
         model.set_weights(source.classifier.model.get_weights())
         change(model)
-        changed = dataclasses.replace(source.classifier, model=model)
-        row.write(path, dataclasses.replace(source, classifier=changed))
+        changed_classifier = dataclasses.replace(source.classifier, model=model)
+        row.write(path, dataclasses.replace(source, classifier=changed_classifier))
 
     return dataclasses.replace(row, write=write)
 
@@ -546,25 +567,25 @@ def test_full_disk_leaves_no_files(trained_run, tmp_path):
     code = f"""
 import resource
 from export.bundle import export
-for limit in (20_000, 250_000):  # Too small for the SavedModel; for float32.tflite.
+for limit in (20_000, 250_000):  # Too small for the SavedModel and for float32.tflite.
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     try:
         export({str(trained_run)!r}, "demo", formats=["saved_model", "float32"])
     except OSError as error:
         print("OSError:", " ".join(str(error).split()))
 """
-    result = run_python("-c", code, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("OSError: ") == 2
+    process = run_python("-c", code, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.count("OSError: ") == 2
     assert os.listdir(tmp_path) == []
 
 
-def test_read_only_output(trained_run):
-    result = run_program("export", f"--model={trained_run}", "--output=/proc/demo")
-    assert_one_line(result, "can be written", "/proc/demo")
+def test_read_only_output_is_reported_in_one_line(trained_run):
+    process = run_program("export", f"--model={trained_run}", "--output=/proc/demo")
+    assert_one_line(process, "must be writable", "/proc/demo")
 
 
-def test_model_that_is_not_a_classifier(trained_run, tmp_path):
+def test_model_that_is_not_a_classifier_is_rejected(trained_run, tmp_path):
     model = load_classifier(str(trained_run)).model
     features = keras.Model(model.input, model.get_layer("avg_pool").output)
     (tmp_path / "run.json").write_bytes((trained_run / "run.json").read_bytes())
@@ -596,7 +617,7 @@ def test_calibration_is_seeded(trained_run, tmp_path):
         ("plainnet20", "none"),
     ],
 )
-def test_trained_imagenet_architectures(name, shortcut, tmp_path):
+def test_trained_imagenet_architectures_agree_with_keras(name, shortcut, tmp_path):
     """The networks are trained for one epoch on digits enlarged to 32x32 pixels."""
     from keras_resnet.training.run import train
 
@@ -624,10 +645,10 @@ def test_trained_imagenet_architectures(name, shortcut, tmp_path):
 @pytest.mark.full
 @pytest.mark.shared_data
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_export_of_published_weights(name, tmp_path):
+def test_artifacts_of_published_weights_agree_with_keras(name, tmp_path):
     """The calibration images are not among the 200 ImageNet test images."""
-    result = run_python(SHARED.parent / "tools/expand_weights.py", tmp_path)
-    assert result.returncode == 0, result.stderr
+    process = run_python(SHARED.parent / "tools/expand_weights.py", tmp_path)
+    assert process.returncode == 0, process.stderr
     with np.load(SHARED / "imagenet/imagenet_crops200.npz") as crops:
         split = splits.Split(crops["x"], crops["y"].astype(np.int32))
     names = registry.class_names("imagenet")
@@ -651,17 +672,17 @@ def test_export_of_published_weights(name, tmp_path):
 
 
 def make_untrained_classifier(name, size, **options):
-    """Builds a network with batch normalisation statistics of random images.
+    """Builds an untrained network with batch normalisation statistics of random images.
 
     Returns:
-        A `Classifier`, the images, and the Keras model's logits for them.
+        The network as a `Classifier`, the images, and the network's logits for them.
     """
     images = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), np.uint8)
     keras.utils.set_random_seed(0)
     pixels = keras.Input((size, size, 3), name="image")
-    normalised = keras.layers.Rescaling(1 / 64, -2.0)(pixels)
-    model = ResNet(name, input_tensor=normalised, classes=10, **options)
-    for layer in flat_layers(model):
+    normalised_pixels = keras.layers.Rescaling(1 / 64, -2.0)(pixels)
+    model = ResNet(name, input_tensor=normalised_pixels, classes=10, **options)
+    for layer in list_layers(model):
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.0  # One batch replaces the moving statistics.
     model(images, training=True)
@@ -673,9 +694,10 @@ def make_untrained_classifier(name, size, **options):
 
 
 def assert_agreement(paths, images, logits):
-    """Asserts that the artifacts agree with the Keras model.
+    """Asserts that artifacts agree with the logits of the Keras model.
 
-    int8 artifacts are only run, because rounding dominates in untrained networks.
+    `paths` maps names of artifacts to paths. int8 artifacts only have to run, because
+    rounding dominates in untrained networks.
     """
     for artifact, path in paths.items():
         runtime = RUNTIMES[artifacts.ARTIFACTS[artifact].runtime]
@@ -683,31 +705,31 @@ def assert_agreement(paths, images, logits):
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=0.02)
         if artifact in ("saved_model", "float32"):
             labels = logits.argmax(axis=1)
-            result = comparison.compare(probabilities, logits, labels)
-            comparison.check_limit(artifact, result, comparison.LIMITS["float32"])
+            difference = comparison.compare(probabilities, logits, labels)
+            comparison.check_limit(artifact, difference, comparison.LIMITS["float32"])
         elif artifact == "float16":
             # Rounding may change the prediction if two classes are almost tied.
-            second, first = np.sort(logits, axis=1)[:, -2:].T
-            is_clear = first - second > 0.01 * np.abs(logits).max()
+            runner_up, highest = np.sort(logits, axis=1)[:, -2:].T
+            is_clear = highest - runner_up > 0.01 * np.abs(logits).max()
             predictions = probabilities.argmax(axis=1)
             assert (predictions == logits.argmax(axis=1))[is_clear].all(), artifact
 
 
-SMALL = {"stem": "cifar", "blocks": (1, 1, 1), "width": 16}
+SMALL_OPTIONS = {"stem": "cifar", "blocks": (1, 1, 1), "width": 16}
 ARCHITECTURES = {
     "shortcut A": ("cifar_resnet8", {"shortcut": "A"}),
     "shortcut B": ("cifar_resnet8", {"shortcut": "B"}),
     "shortcut C": ("cifar_resnet8", {"shortcut": "C"}),
     "plain": ("cifar_plainnet8", {}),
-    "bottleneck": ("resnet50", SMALL),
-    "pre-activation": ("resnet50v2", SMALL),
+    "bottleneck": ("resnet50", SMALL_OPTIONS),
+    "pre-activation": ("resnet50v2", SMALL_OPTIONS),
     "squeeze and excitation": ("cifar_resnet8", {"se": True}),
 }
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_small_networks(architecture, tmp_path):
-    """Small untrained networks; `test_all_variants` exports the full-size ones."""
+def test_artifacts_of_small_networks_agree_with_keras(architecture, tmp_path):
+    """The networks are untrained. A test marked `full` exports all variants."""
     name, options = ARCHITECTURES[architecture]
     classifier, images, logits = make_untrained_classifier(name, 16, **options)
     # If the logits did not depend on the image, the test would prove nothing.
@@ -717,7 +739,7 @@ def test_small_networks(architecture, tmp_path):
     assert_agreement(paths, images, logits)
 
 
-# All variants; those of the paper with every shortcut.
+# Variant and shortcut: every shortcut for the variants of the paper, else the default.
 ALL_VARIANTS = [
     (name, shortcut)
     for name in VARIANTS
@@ -727,15 +749,16 @@ ALL_VARIANTS = [
 
 @pytest.mark.full
 @pytest.mark.parametrize(("name", "shortcut"), ALL_VARIANTS)
-def test_all_variants(name, shortcut, tmp_path):
-    """Untrained networks at 32x32 pixels, each in its own process.
+def test_artifacts_of_all_variants_agree_with_keras(name, shortcut, tmp_path):
+    """The networks are untrained, and their images have 32x32 pixels.
 
-    TensorFlow never frees loaded networks: a dozen of them would take 20 GB.
+    Each runs in its own process, because TensorFlow never frees loaded networks.
+    A dozen of them would take 20 GB.
     """
     code = f"import test_bundle as t; t.check_variant({name!r}, {shortcut!r}, {str(tmp_path)!r})"
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    result = run_python("-c", code, timeout=1800, env={"PYTHONPATH": paths})
-    assert result.returncode == 0, result.stderr
+    process = run_python("-c", code, timeout=1800, env={"PYTHONPATH": paths})
+    assert process.returncode == 0, process.stderr
 
 
 def check_variant(name, shortcut, folder):

@@ -22,10 +22,10 @@ def read_manifest(folder):
 
 
 def test_every_artifact_is_measured(bundle_copy):
-    result = run_python(
+    process = run_python(
         "-m", "export.latency", bundle_copy, "--rounds=2", "--batches=1,3"
     )
-    assert result.returncode == 0, result.stderr
+    assert process.returncode == 0, process.stderr
     manifest = read_manifest(bundle_copy)
     rows = manifest["latency"]["rows"]
     assert {(row["artifact"], row["threads"], row["batch"]) for row in rows} == {
@@ -41,7 +41,7 @@ def test_every_artifact_is_measured(bundle_copy):
         )
         assert row["start_ms"] > 0 and row["calls"] == 2
         line = rf"(?m)^{row['artifact']} +{row['threads']} +{row['batch']} +{row['median_ms']:.2f} "
-        assert re.search(line, result.stdout)
+        assert re.search(line, process.stdout)
         assert re.search(
             line, (bundle_copy / "MODEL_CARD.md").read_text(encoding="utf-8")
         )
@@ -57,14 +57,14 @@ def test_every_artifact_is_measured(bundle_copy):
 @pytest.mark.parametrize(
     ("flag", "status"), [("--rounds=0", 2), ("--batches=1,x", 2), ("--threads=-1", 2)]
 )
-def test_invalid_flags(exported_bundle, flag, status):
-    result = run_python("-m", "export.latency", exported_bundle[0], flag)
-    assert result.returncode == status
-    assert "must be a whole number of at least 1" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_invalid_flags_are_rejected(exported_bundle, flag, status):
+    process = run_python("-m", "export.latency", exported_bundle[0], flag)
+    assert process.returncode == status
+    assert "must be a whole number of at least 1" in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_a_changed_bundle_is_not_measured(bundle_copy):
     (bundle_copy / "labels.txt").write_text("x")
-    result = run_python("-m", "export.latency", bundle_copy)
-    assert_one_line(result, "has been changed", "labels.txt")
+    process = run_python("-m", "export.latency", bundle_copy)
+    assert_one_line(process, "has been changed", "labels.txt")

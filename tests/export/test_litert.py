@@ -19,7 +19,7 @@ FORMATS = ("float32", "float16", "dynamic", "int8")
 
 @pytest.fixture(scope="module")
 def converted_network(trained_run, digits, tmp_path_factory):
-    """A folder with `.tflite` files of a trained network, and its Keras model."""
+    """Folder with `.tflite` files of a trained network, and the Keras model."""
     folder = tmp_path_factory.mktemp("converted")
     classifier = load_classifier(str(trained_run))
     write_artifacts(classifier, folder, FORMATS, digits.train.images[:100])
@@ -31,8 +31,8 @@ def converted_network(trained_run, digits, tmp_path_factory):
 def assert_equal_for_batch_sizes(path, images, sizes):
     """Asserts that all batch sizes give equal probabilities, and returns them."""
     runner = Interpreter(str(path)).get_signature_runner("serving_default")
-    single = [runner(image=image[None])["probabilities"] for image in images]
-    expected = np.concatenate(single)
+    outputs = [runner(image=image[None])["probabilities"] for image in images]
+    expected = np.concatenate(outputs)
     for size in sizes:
         starts = range(0, len(images), size)
         parts = [runner(image=images[i : i + size])["probabilities"] for i in starts]
@@ -57,8 +57,8 @@ def test_signature_takes_any_batch_size(converted_network, digits, format, limit
     assert (actual.argmax(axis=1) == digits.test.labels[:50]).mean() >= 0.9
 
 
-def test_explicit_resizing(converted_network, digits):
-    """C++ and Java clients call: resize, allocate, set, invoke, get."""
+def test_interpreter_accepts_a_resized_batch(converted_network, digits):
+    """C++ and Java programs call the same methods of the interpreter in this order."""
     folder, model = converted_network
     images = digits.test.images[:7]
     interpreter = Interpreter(str(folder / "float32.tflite"))
@@ -75,18 +75,18 @@ def test_explicit_resizing(converted_network, digits):
 
 def run_example(client, folder):
     """Runs an example of the model card in a process without TensorFlow and Keras."""
-    example = clients.CLIENTS[client].lines("int8.tflite", 10)
+    example = clients.CLIENTS[client].format_code("int8.tflite", 10)
     code = (
         "import sys; sys.modules.update(tensorflow=None, keras=None)\n"
         "import numpy as np; pixels = np.load('pixels.npy')\n"
         f"{example}\nnp.save('probabilities.npy', probabilities)"
     )
-    result = run_python("-c", code, cwd=folder, env={"PYTHONPATH": ""})
-    assert result.returncode == 0, result.stderr
-    return np.load(folder / "probabilities.npy"), result.stdout
+    process = run_python("-c", code, cwd=folder, env={"PYTHONPATH": ""})
+    assert process.returncode == 0, process.stderr
+    return np.load(folder / "probabilities.npy"), process.stdout
 
 
-def test_card_example_for_litert(converted_network, digits):
+def test_card_example_for_litert_prints_the_predictions(converted_network, digits):
     folder, model = converted_network
     actual, stdout = run_example("litert", folder)
     expected = np.asarray(model(digits.test.images[:16]))
@@ -95,7 +95,7 @@ def test_card_example_for_litert(converted_network, digits):
     assert names == [str(label) for label in expected.argmax(axis=1)]
 
 
-def test_card_example_for_compiled_model(converted_network):
+def test_card_example_for_compiled_model_agrees_with_interpreter(converted_network):
     """CompiledModel, the newer interface of LiteRT, agrees with the interpreter."""
     folder, _ = converted_network
     actual, _ = run_example("compiled_model", folder)

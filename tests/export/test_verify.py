@@ -20,7 +20,7 @@ def bundle_copy(exported_bundle, tmp_path):
 
 
 def run_verify(folder):
-    """Runs `export.verify` while all packages but LiteRT and NumPy are blocked."""
+    """Runs `export.verify` with only LiteRT, NumPy and their dependencies."""
     code = """
 import importlib.machinery, runpy, sys
 ALLOWED = {"numpy", "ai_edge_litert", "flatbuffers", "ml_dtypes", "google", "tqdm",
@@ -41,16 +41,18 @@ runpy.run_module("export.verify", run_name="__main__", alter_sys=False)
     return run_python("-c", code, folder)
 
 
-def join_columns(result):
+def join_columns(process):
     """Returns the standard output with single spaces between columns."""
-    return re.sub(" +", " ", result.stdout)
+    return re.sub(" +", " ", process.stdout)
 
 
 def test_bundle_is_verified_with_only_litert_and_numpy(exported_bundle):
     folder, _ = exported_bundle
-    result = run_verify(folder)
-    assert result.returncode == 0, result.stderr
-    verdicts = {line.split()[0]: line.split()[1] for line in result.stdout.splitlines()}
+    process = run_verify(folder)
+    assert process.returncode == 0, process.stderr
+    verdicts = {
+        line.split()[0]: line.split()[1] for line in process.stdout.splitlines()
+    }
     assert verdicts == {
         "files": "ok",
         "saved_model/1": "unchecked",
@@ -59,11 +61,11 @@ def test_bundle_is_verified_with_only_litert_and_numpy(exported_bundle):
         },
         "unchecked:": "saved_model/1",
     }
-    # Keras counted the correct predictions for the same images at export.
+    # check.npz contains all 360 test images, so the numbers of correct ones are equal.
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     correct = manifest["evaluation"]["keras_right"]
     for words in ("100.0% of 360", f"{correct} correct", f"at export {correct}"):
-        assert words in result.stdout
+        assert words in process.stdout
 
 
 def test_every_artifact_is_checked_if_its_runtime_is_installed(exported_bundle):
@@ -76,15 +78,15 @@ def test_changed_files_are_named(bundle_copy):
         file.write("11\n")
     (bundle_copy / "int8.tflite").unlink()
     (bundle_copy / "unexpected.txt").write_text("...")
-    result = run_verify(bundle_copy)
-    assert result.returncode == 1
+    process = run_verify(bundle_copy)
+    assert process.returncode == 1
     for line in (
         "labels.txt differs",
         "int8.tflite is missing",
         "unexpected.txt is unexpected",
     ):
-        assert f"files wrong {line}" in join_columns(result)
-    assert "int8.tflite unchecked" in join_columns(result)
+        assert f"files wrong {line}" in join_columns(process)
+    assert "int8.tflite unchecked" in join_columns(process)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_changed_files_are_named(bundle_copy):
 def test_different_network_with_matching_sha256_is_wrong(
     bundle_copy, trained_run, artifact, pattern
 ):
-    """The different network stands for a device that computes incorrectly."""
+    """The different network simulates a device that computes incorrectly."""
     classifier = load_classifier(str(trained_run))
     head = classifier.model.get_layer("predictions")
     head.set_weights([np.roll(w, 1, axis=-1) for w in head.get_weights()])
@@ -119,13 +121,13 @@ def test_unreadable_artifact_is_wrong_and_others_are_checked(bundle_copy):
     rows["int8"]["files"] = describe_files(str(bundle_copy), ["int8.tflite"])
     rows["float16"]["runtime"] = "Abacus"
     (bundle_copy / "manifest.json").write_text(json.dumps(manifest))
-    result = run_verify(bundle_copy)
-    assert result.returncode == 1 and "Traceback" not in result.stderr
-    assert "int8.tflite wrong LiteRT cannot run it: " in join_columns(result)
+    process = run_verify(bundle_copy)
+    assert process.returncode == 1 and "Traceback" not in process.stderr
+    assert "int8.tflite wrong LiteRT failed: " in join_columns(process)
     assert "float16.tflite unchecked this version does not support Abacus" in (
-        join_columns(result)
+        join_columns(process)
     )
-    assert "dynamic.tflite ok " in join_columns(result)
+    assert "dynamic.tflite ok " in join_columns(process)
 
 
 @pytest.mark.parametrize(
@@ -136,8 +138,8 @@ def test_unreadable_artifact_is_wrong_and_others_are_checked(bundle_copy):
         '{"format": 2, "files": {}, "artifacts": {"int8": {"path": "int8.tflite"}}}',
     ],
 )  # fmt: skip
-def test_folder_without_valid_manifest(tmp_path, content):
+def test_folder_without_valid_manifest_is_rejected(tmp_path, content):
     if content:
         (tmp_path / "manifest.json").write_text(content)
-    result = run_verify(tmp_path)
-    assert_one_line(result, "must be a folder that python -m export wrote")
+    process = run_verify(tmp_path)
+    assert_one_line(process, "must be a folder that python -m export wrote")

@@ -10,7 +10,7 @@ from keras_resnet.support.errors import InputError
 
 
 def count_multiply_adds(block, blocks, width, stem, shortcut, classes, size):
-    """Counts multiply-adds as described in the paper (stride in the 1x1 convolution)."""
+    """Counts multiply-adds of a network of the paper, with `stride_on="1x1"`."""
     if stem == "imagenet":
         size = math.ceil(size / 2)
         total, size = size**2 * 7 * 7 * 3 * width, math.ceil(size / 2)
@@ -53,11 +53,17 @@ def count_multiply_adds(block, blocks, width, stem, shortcut, classes, size):
     ],
 )
 def test_profile_equals_an_independent_count(name, shortcut, size):
-    row = VARIANTS[name]
+    variant = VARIANTS[name]
     model = keras_resnet.ResNet(name, shortcut=shortcut, input_shape=(size, size, 3))
     profile = keras_resnet.profile(model)
     assert profile.multiply_adds == count_multiply_adds(
-        row.block, row.blocks, row.width, row.stem, shortcut, row.classes, size
+        variant.block,
+        variant.blocks,
+        variant.width,
+        variant.stem,
+        shortcut,
+        variant.classes,
+        size,
     )
     assert profile.multiply_adds == sum(layer.multiply_adds for layer in profile.layers)
     num_trainable = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
@@ -76,13 +82,21 @@ def test_profile_equals_an_independent_count(name, shortcut, size):
     ],
 )
 def test_independent_count_is_within_two_percent_of_table_1(name, printed_value):
-    row = VARIANTS[name]
-    arguments = (row.block, row.blocks, row.width, row.stem, row.shortcut, 1000, 224)
+    variant = VARIANTS[name]
+    arguments = (
+        variant.block,
+        variant.blocks,
+        variant.width,
+        variant.stem,
+        variant.shortcut,
+        1000,
+        224,
+    )
     assert abs(count_multiply_adds(*arguments) / printed_value - 1) < 0.02
 
 
 def test_resnet50_of_torchvision_has_its_published_multiply_adds():
-    # The metadata of torchvision's ResNet-50 state 4.089e9.
+    # `torchvision.models.ResNet50_Weights` states 4.089 billion multiply-adds.
     profile = keras_resnet.profile(keras_resnet.ResNet50(stride_on="3x3"))
     assert round(profile.multiply_adds / 1e9, 3) == 4.089
 
@@ -92,8 +106,9 @@ def test_input_of_any_size_is_refused():
         keras_resnet.profile(keras_resnet.ResNet20(input_shape=(None, None, 3)))
 
 
-def test_profile_of_one_layer():
-    # 8x8 output positions, 32 input channels, 64 output channels, 3x3 kernel.
+def test_profile_of_a_3x3_convolution():
+    # The layer has 8x8 output positions, 32 input channels, 64 output channels and a
+    # 3x3 kernel.
     layers = {
         la.name: la for la in keras_resnet.profile(keras_resnet.ResNet20()).layers
     }
@@ -105,10 +120,10 @@ def test_profile_of_one_layer():
 
 @pytest.mark.full  # Builds all networks of the paper, including ResNet-1202.
 def test_command_prints_the_tables_of_the_paper():
-    result = run_program("keras_resnet.complexity")
-    assert result.returncode == 0, result.stderr
+    process = run_program("keras_resnet.complexity")
+    assert process.returncode == 0, process.stderr
     lines = {
-        tuple(line.split()[:2]): line for line in result.stdout.splitlines() if line
+        tuple(line.split()[:2]): line for line in process.stdout.splitlines() if line
     }
     assert "3.664" in lines["resnet34", "B"]
     assert lines["resnet34", "B"].endswith("does not round to 3.6")
@@ -120,9 +135,9 @@ def test_command_prints_the_tables_of_the_paper():
 
 
 def test_command_prints_one_network():
-    result = run_program("keras_resnet.complexity", "--model=resnet20")
-    assert "conv1_conv" in result.stdout
-    assert result.stdout.splitlines()[-1].split() == ["total", "269,722", "40,551,040"]
+    process = run_program("keras_resnet.complexity", "--model=resnet20")
+    assert "conv1_conv" in process.stdout
+    assert process.stdout.splitlines()[-1].split() == ["total", "269,722", "40,551,040"]
 
 
 def test_command_refuses_an_unknown_network():

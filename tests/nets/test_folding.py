@@ -6,7 +6,7 @@ import pytest
 
 import keras_resnet
 from keras_resnet.nets.folding import fold
-from keras_resnet.nets.graph import flat_layers
+from keras_resnet.nets.graph import list_layers
 
 BOTTLENECK = {"classes": 10, "stride_on": "3x3"}
 NETWORKS = {
@@ -26,19 +26,20 @@ NETWORKS = {
     "grouped": ("resnet50", {**BOTTLENECK, "groups": 32, "group_width": 4}),
     "stochastic depth": ("cifar_resnet8", {"stochastic_depth": 0.5}),
 }
-SLOW = ("bottleneck", "grouped", "dilated")
+SLOW_NETWORKS = ("bottleneck", "grouped", "dilated")
 
 
-def layer_types(model):
-    return [type(layer).__name__ for layer in flat_layers(model)]
+def list_layer_types(model):
+    """Returns the class name of each layer."""
+    return [type(layer).__name__ for layer in list_layers(model)]
 
 
-def randomise(model):
-    """Draws random statistics and parameters for all batch normalisations."""
+def randomise_weights(model):
+    """Sets batch normalisation weights and convolution biases to random values."""
     rng = np.random.default_rng(0)
-    for layer in flat_layers(model):
+    for layer in list_layers(model):
         if isinstance(layer, keras.layers.BatchNormalization):
-            # Small scales at the ends of branches keep deep networks from overflowing.
+            # Small scales in the last layer of a branch prevent an overflow.
             limit = 0.3 if layer.name.endswith(("_2_bn", "_3_bn")) else 1.5
             shape = layer.gamma.shape
             layer.gamma.assign(rng.uniform(-limit, limit, shape))
@@ -49,30 +50,33 @@ def randomise(model):
             layer.bias.assign(rng.normal(0, 0.1, layer.bias.shape))
 
 
-def build(name, size=32, channels=3, **variation):
-    """Builds a network from raw pixels to logits."""
+def build_network(name, size=32, channels=3, **variation):
+    """Builds a network with random weights that maps raw pixels to logits."""
     image = keras.Input((size, size, channels), name="image")
-    normalised = keras.layers.Normalization(
+    normalised_image = keras.layers.Normalization(
         mean=(123.7, 116.3, 103.5)[:channels],
         variance=(3400.0, 3260.0, 3290.0)[:channels],
         name="normalization",
     )(image)
     model = keras_resnet.ResNet(
-        name, input_tensor=normalised, classifier_activation=None, **variation
+        name, input_tensor=normalised_image, classifier_activation=None, **variation
     )
-    randomise(model)
+    randomise_weights(model)
     return model
 
 
-def make_images(model, count=2):
-    shape = (count, *model.input_shape[1:])
+def make_images(model, num_images=2):
+    shape = (num_images, *model.input_shape[1:])
     return np.random.default_rng(1).integers(0, 256, shape).astype(np.uint8)
 
 
-def max_difference(model, folded):
-    """Returns the largest difference of a logit, divided by the largest logit."""
+def compute_difference(model, folded_model):
+    """Returns the largest difference between the logits of two models.
+
+    It is divided by the largest absolute logit of `model`.
+    """
     expected, logits = (
-        np.asarray(m(make_images(model), training=False)) for m in (model, folded)
+        np.asarray(m(make_images(model), training=False)) for m in (model, folded_model)
     )
     assert expected.std() > 1e-3 * np.abs(expected).max()
     return np.abs(logits - expected).max() / np.abs(expected).max()
@@ -80,92 +84,101 @@ def max_difference(model, folded):
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(k, marks=pytest.mark.full if k in SLOW else ()) for k in NETWORKS],
+    [
+        pytest.param(k, marks=pytest.mark.full if k in SLOW_NETWORKS else ())
+        for k in NETWORKS
+    ],
 )
 def test_folded_network_has_the_same_logits(kind):
     keras.utils.set_random_seed(0)
     name, variation = NETWORKS[kind]
-    model = build(name, **variation)
+    model = build_network(name, **variation)
     original_weights = model.get_weights()
-    folded = fold(model)
-    assert max_difference(model, folded) < 1e-5
+    folded_model = fold(model)
+    assert compute_difference(model, folded_model) < 1e-5
     names = [layer.name for layer in model.layers]
     norms = [
         layer.name
         for layer in model.layers
         if isinstance(layer, keras.layers.BatchNormalization)
     ]
-    # Batch normalisations after a sum are not folded.
-    unfolded = [n for n in norms if "preact" in n or n == "post_bn"]
-    removed = {*norms, *(n for n in names if n.endswith("_drop"))} - {*unfolded}
-    assert {layer.name for layer in folded.layers} == {*names} - removed
-    assert bool(unfolded) == ("preact" in variation)
-    assert (folded.name, folded.input.name) == (model.name, "image")
-    for weights, original in zip(model.get_weights(), original_weights, strict=True):
-        np.testing.assert_array_equal(weights, original)
+    # Batch normalisations after a sum are kept.
+    kept_norms = [n for n in norms if "preact" in n or n == "post_bn"]
+    removed_names = {*norms, *(n for n in names if n.endswith("_drop"))} - {*kept_norms}
+    assert {layer.name for layer in folded_model.layers} == {*names} - removed_names
+    assert bool(kept_norms) == ("preact" in variation)
+    assert (folded_model.name, folded_model.input.name) == (model.name, "image")
+    for weights, original_array in zip(
+        model.get_weights(), original_weights, strict=True
+    ):
+        np.testing.assert_array_equal(weights, original_array)
 
 
 def test_first_kernel_contains_the_scale_of_the_pixels():
-    model = build("cifar_resnet8", 8)
+    model = build_network("cifar_resnet8", 8)
     layer = fold(model).get_layer("normalization")
     np.testing.assert_array_equal(np.ravel(layer.variance), 1)
-    # White pixels differ from the padded zeros, which stand for the mean.
-    white = np.full((1, 8, 8, 3), 255, np.uint8)
+    # White pixels differ from the zeros of the padding, which represent the mean, so a
+    # wrong padding would change the logits.
+    white_image = np.full((1, 8, 8, 3), 255, np.uint8)
     np.testing.assert_allclose(
-        fold(model)(white), model(white, training=False), rtol=1e-4, atol=1e-5
+        fold(model)(white_image),
+        model(white_image, training=False),
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
 def test_mixed_precision_becomes_float32():
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        model = build("cifar_resnet8", 8)
+        model = build_network("cifar_resnet8", 8)
     finally:
         keras.config.set_dtype_policy("float32")
-    float32_model = build("cifar_resnet8", 8)
+    float32_model = build_network("cifar_resnet8", 8)
     float32_model.set_weights(model.get_weights())
-    folded = fold(model)
-    assert {layer.compute_dtype for layer in folded.layers} == {"float32"}
-    assert max_difference(float32_model, folded) < 1e-5
+    folded_model = fold(model)
+    assert {layer.compute_dtype for layer in folded_model.layers} == {"float32"}
+    assert compute_difference(float32_model, folded_model) < 1e-5
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["resnet1202", "plainnet1202"])
-def test_1202_layers(name):
-    """Sub-models of very deep networks are folded too."""
-    model = build(name, 8)
-    for layer in flat_layers(model):  # Prevent growth of activations over 600 blocks.
+def test_sub_models_of_1202_layers_are_folded(name):
+    """Networks with 1202 layers contain sub-models, whose layers are folded too."""
+    model = build_network(name, 8)
+    for layer in list_layers(model):  # Keep the sums of 600 blocks finite.
         if name == "resnet1202" and layer.name.endswith("_2_bn"):
             layer.gamma.assign(layer.gamma * 0.1)
             layer.beta.assign(layer.beta * 0.01)
-    folded = fold(model)
-    assert max_difference(model, folded) < 1e-5
-    assert "BatchNormalization" not in layer_types(folded)
-    assert layer_types(folded).count("Conv2D") == 1201
+    folded_model = fold(model)
+    assert compute_difference(model, folded_model) < 1e-5
+    assert "BatchNormalization" not in list_layer_types(folded_model)
+    assert list_layer_types(folded_model).count("Conv2D") == 1201
 
 
 def test_shared_convolutions_are_not_folded():
-    """A shared convolution is called twice, or two layers read its output."""
+    """A convolution is kept if two layers read its output or if it is called twice."""
     image = keras.Input((8, 8, 3), name="image")
     conv = keras.layers.Conv2D(4, 3, padding="same", name="a_conv")
     x = conv(image)
-    read_twice = keras.layers.Add()([x, keras.layers.BatchNormalization()(x)])
+    sum_of_both = keras.layers.Add()([x, keras.layers.BatchNormalization()(x)])
     conv = keras.layers.Conv2D(4, 3, padding="same", name="b_conv")
-    called_twice = [
-        keras.layers.BatchNormalization()(conv(y)) for y in (read_twice, read_twice)
+    outputs_of_two_calls = [
+        keras.layers.BatchNormalization()(conv(y)) for y in (sum_of_both, sum_of_both)
     ]
-    outputs = keras.layers.Add()(called_twice)
+    outputs = keras.layers.Add()(outputs_of_two_calls)
     model = keras.Model(image, [outputs, x])
-    randomise(model)
-    folded = fold(model)
-    assert layer_types(folded).count("BatchNormalization") == 3
+    randomise_weights(model)
+    folded_model = fold(model)
+    assert list_layer_types(folded_model).count("BatchNormalization") == 3
     images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
-    for output, expected in zip(folded(images), model(images), strict=True):
+    for output, expected in zip(folded_model(images), model(images), strict=True):
         np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_other_patterns_are_not_folded():
-    """The model has another axis, an activation in between, and several inputs."""
+    """A convolution is kept if another axis is normalised or an activation follows."""
     a, b = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(8, 1)(keras.layers.Add()([a, b]))
     x = keras.layers.BatchNormalization(axis=1)(x)
@@ -174,13 +187,13 @@ def test_other_patterns_are_not_folded():
     model = keras.Model([a, b], x)
     rng = np.random.default_rng(0)
     model.set_weights([rng.uniform(0.5, 2, w.shape) for w in model.get_weights()])
-    folded = fold(model)
-    assert layer_types(folded) == layer_types(model)
+    folded_model = fold(model)
+    assert list_layer_types(folded_model) == list_layer_types(model)
     images = rng.normal(size=(2, 2, 8, 8, 3)).astype(np.float32)
-    np.testing.assert_allclose(folded([*images]), model([*images]), rtol=1e-6)
+    np.testing.assert_allclose(folded_model([*images]), model([*images]), rtol=1e-6)
 
 
-def test_batch_normalisation_without_scale_and_centre():
+def test_batch_normalisation_without_scale_and_centre_is_folded():
     image = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(8, 3)(image)
     model = keras.Model(
@@ -190,10 +203,10 @@ def test_batch_normalisation_without_scale_and_centre():
     model.set_weights([rng.uniform(0.5, 2, w.shape) for w in model.get_weights()])
     images = rng.normal(size=(2, 8, 8, 3)).astype(np.float32)
     np.testing.assert_allclose(fold(model)(images), model(images), rtol=1e-4, atol=1e-5)
-    assert layer_types(fold(model)) == ["InputLayer", "Conv2D"]
+    assert list_layer_types(fold(model)) == ["InputLayer", "Conv2D"]
 
 
-def test_model_without_a_graph_is_returned():
+def test_model_without_a_graph_is_returned_unchanged():
     class SubclassedModel(keras.Model):
         def call(self, inputs):
             return inputs

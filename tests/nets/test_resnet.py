@@ -1,4 +1,4 @@
-"""Networks agree with the paper, keras.applications and independent calculations."""
+"""Networks agree with the paper, with keras.applications and with separate counts."""
 
 import inspect
 import json
@@ -11,88 +11,107 @@ import tensorflow as tf
 from conftest import run_python
 
 import keras_resnet
-from keras_resnet.nets.blocks import Block, shortcut
-from keras_resnet.nets.graph import flat_layers
+from keras_resnet.nets.blocks import Block, add_shortcut
+from keras_resnet.nets.graph import list_layers
 from keras_resnet.spec.variants import VARIANTS
 from keras_resnet.support.errors import InputError
 
-DEEPEST = ("resnet1202", "plainnet1202")
-VARIATIONS = list(VARIANTS)[list(VARIANTS).index("resnet50v2") :]
-SHALLOW = [name for name in VARIANTS if name not in (*DEEPEST, *VARIATIONS)]
-SLOW = ("resnet101", "resnet152")
+DEEPEST_NETWORKS = ("resnet1202", "plainnet1202")
+LATER_VARIANTS = list(VARIANTS)[list(VARIANTS).index("resnet50v2") :]
+PAPER_NETWORKS = [
+    name for name in VARIANTS if name not in (*DEEPEST_NETWORKS, *LATER_VARIANTS)
+]
+SLOW_NETWORKS = ("resnet101", "resnet152")
 
 
 def count_parameters(block, blocks, width, stem, shortcut, classes, channels=3):
-    """Counts trainable parameters as described in the paper."""
+    """Counts trainable parameters of a network of the paper without building it."""
 
-    def conv_bn(size, inputs, outputs):
+    def count_conv_bn(size, inputs, outputs):
         return size * size * inputs * outputs + 2 * outputs
 
-    total, inputs = conv_bn(7 if stem == "imagenet" else 3, channels, width), width
+    total, inputs = (
+        count_conv_bn(7 if stem == "imagenet" else 3, channels, width),
+        width,
+    )
     for stage, count in enumerate(blocks):
         inner = width * 2**stage
         outputs = inner * (4 if block == "bottleneck" else 1)
         for number in range(count):
             if block == "basic":
-                total += conv_bn(3, inputs, inner) + conv_bn(3, inner, inner)
+                total += count_conv_bn(3, inputs, inner) + count_conv_bn(
+                    3, inner, inner
+                )
             else:
-                total += conv_bn(1, inputs, inner) + conv_bn(3, inner, inner)
-                total += conv_bn(1, inner, outputs)
+                total += count_conv_bn(1, inputs, inner) + count_conv_bn(
+                    3, inner, inner
+                )
+                total += count_conv_bn(1, inner, outputs)
             changes_shape = inputs != outputs or (number == 0 and stage > 0)
             if shortcut == "C" or (shortcut == "B" and changes_shape):
-                total += conv_bn(1, inputs, outputs)
+                total += count_conv_bn(1, inputs, outputs)
             inputs = outputs
     return total + inputs * classes + classes
 
 
-def count(weights):
+def count_values(weights):
+    """Returns the number of values in all weights together."""
     return sum(math.prod(w.shape) for w in weights)
 
 
-def networks_with_shortcuts():
-    for name in SHALLOW:
+def list_networks_and_shortcuts():
+    for name in PAPER_NETWORKS:
         shortcuts = ("none",) if name.startswith("plain") else ("A", "B", "C")
         for option in shortcuts:
-            slow = name in SLOW and option != VARIANTS[name].shortcut
-            yield pytest.param(name, option, marks=[pytest.mark.full] if slow else [])
+            is_slow = name in SLOW_NETWORKS and option != VARIANTS[name].shortcut
+            yield pytest.param(
+                name, option, marks=[pytest.mark.full] if is_slow else []
+            )
 
 
-@pytest.mark.parametrize(("name", "option"), list(networks_with_shortcuts()))
-def test_layers_parameters_and_projections(name, option):
-    row = VARIANTS[name]
+@pytest.mark.parametrize(("name", "option"), list(list_networks_and_shortcuts()))
+def test_layers_and_parameters_are_those_of_the_paper(name, option):
+    variant = VARIANTS[name]
     model = keras_resnet.ResNet(name, shortcut=option)
     layers = {layer.name: layer for layer in model.layers}
 
-    # The depth counts the convolutions of the main path and the dense layer.
+    # The depth is the number of convolutions outside shortcuts, plus the dense layer.
     convolutions = [
         n for n in layers if n.endswith("_conv") and not n.endswith("_0_conv")
     ]
-    assert len(convolutions) + 1 == row.depth
+    assert len(convolutions) + 1 == variant.depth
 
-    # Option A has no projections and option C has one in each block. Option B has them
-    # where the shape changes (Table 1: conv3_1, conv4_1, conv5_1, and conv2_1 in
-    # networks of bottleneck blocks).
-    for stage, blocks in enumerate(row.blocks):
+    # A projection is a 1x1 convolution on a shortcut. Option A has no projections and
+    # option C has one in each block. Option B has one in each block that changes the
+    # shape. In Table 1 these are conv3_1, conv4_1 and conv5_1, and also conv2_1 in
+    # networks with bottleneck blocks.
+    for stage, blocks in enumerate(variant.blocks):
         for block in range(1, blocks + 1):
-            changes_shape = block == 1 and (stage > 0 or row.block == "bottleneck")
-            projects = option == "C" or (option == "B" and changes_shape)
+            changes_shape = block == 1 and (stage > 0 or variant.block == "bottleneck")
+            has_projection = option == "C" or (option == "B" and changes_shape)
             prefix = f"conv{stage + 2}_block{block}"
-            assert (f"{prefix}_0_conv" in layers) == projects, prefix
+            assert (f"{prefix}_0_conv" in layers) == has_projection, prefix
             assert (f"{prefix}_add" in layers) == (option != "none")
             assert f"{prefix}_out" in layers
 
     expected = count_parameters(
-        row.block, row.blocks, row.width, row.stem, option, row.classes
+        variant.block,
+        variant.blocks,
+        variant.width,
+        variant.stem,
+        option,
+        variant.classes,
     )
-    assert count(model.trainable_weights) == expected
-    if option == row.shortcut:
-        assert expected == row.parameters
+    assert count_values(model.trainable_weights) == expected
+    if option == variant.shortcut:
+        assert expected == variant.parameters
 
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        # Counts of torchvision and timm, then exact values of the paper's Table 6.
+        # Numbers of torchvision and timm for ImageNet networks, and exact numbers for
+        # the CIFAR networks in Table 6 of the paper.
         ("resnet18", 11_689_512),
         ("resnet34", 21_797_672),
         ("resnet50", 25_557_032),
@@ -106,18 +125,24 @@ def test_layers_parameters_and_projections(name, option):
         ("resnet1202", 19_421_274),
     ],
 )
-def test_published_parameter_counts(name, parameters):
-    row = VARIANTS[name]
-    assert row.parameters == parameters
+def test_parameters_equal_published_counts(name, parameters):
+    variant = VARIANTS[name]
+    assert variant.parameters == parameters
     assert parameters == count_parameters(
-        row.block, row.blocks, row.width, row.stem, row.shortcut, row.classes
+        variant.block,
+        variant.blocks,
+        variant.width,
+        variant.stem,
+        variant.shortcut,
+        variant.classes,
     )
 
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        # From the summaries of Keras, then counted in models of timm and torchvision.
+        # The first three numbers are from summaries of Keras. The other numbers were
+        # counted in models of timm and torchvision.
         ("resnet50v2", 25_568_360),
         ("resnet101v2", 44_577_896),
         ("resnet152v2", 60_236_904),
@@ -138,22 +163,22 @@ def test_published_parameter_counts(name, parameters):
         ("wide_resnet101_2", 126_886_696),
     ],
 )
-def test_parameter_counts_of_the_variations(name, parameters):
+def test_parameters_of_later_variants_equal_published_counts(name, parameters):
     assert VARIANTS[name].parameters == parameters
-    # tests/weights/test_dialects.py builds the other networks.
+    # Other networks are built in tests/weights/test_dialects.py.
     if "50" in name or "18" in name:
-        assert count(keras_resnet.ResNet(name).trainable_weights) == parameters
+        assert count_values(keras_resnet.ResNet(name).trainable_weights) == parameters
 
 
-def test_all_variations_are_counted():
-    marks = test_parameter_counts_of_the_variations.pytestmark
-    assert [name for name, _ in marks[0].args[1]] == VARIATIONS
+def test_all_later_variants_are_counted():
+    marks = test_parameters_of_later_variants_equal_published_counts.pytestmark
+    assert [name for name, _ in marks[0].args[1]] == LATER_VARIANTS
 
 
-def test_parameter_counts_with_other_shortcuts():
-    # Counts of other implementations of ResNet-50 with shortcuts A and C.
-    row = VARIANTS["resnet50"]
-    arguments = (row.block, row.blocks, row.width, row.stem)
+def test_count_parameters_is_correct_for_other_shortcuts():
+    # Parameters of ResNet-50 with shortcuts A and C in other implementations.
+    variant = VARIANTS["resnet50"]
+    arguments = (variant.block, variant.blocks, variant.width, variant.stem)
     assert count_parameters(*arguments, "A", 1000) == 22_780_456
     assert count_parameters(*arguments, "C", 1000) == 40_128_552
 
@@ -167,13 +192,13 @@ def test_stride_on_selects_the_strided_convolution(stride_on):
             for i in (1, 2, 3, 0)
         ]
         assert strides == ([2, 1, 1, 2] if stride_on == "1x1" else [1, 2, 1, 2])
-    assert count(model.trainable_weights) == 25_557_032
+    assert count_values(model.trainable_weights) == 25_557_032
 
 
 @pytest.mark.parametrize("shortcut", ["A", "B", "C"])
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "cifar_resnet14"])
 @pytest.mark.parametrize("stride_on", ["1x1", "3x3"])
-def test_odd_sizes_and_channels(name, shortcut, stride_on):
+def test_odd_sizes_are_halved_and_rounded_up(name, shortcut, stride_on):
     model = keras_resnet.ResNet(
         name,
         include_top=False,
@@ -181,16 +206,16 @@ def test_odd_sizes_and_channels(name, shortcut, stride_on):
         shortcut=shortcut,
         stride_on=stride_on,
     )
-    halvings = 5 if name != "cifar_resnet14" else 2
+    num_halvings = 5 if name != "cifar_resnet14" else 2
     size = [37, 43]
-    for _ in range(halvings):
+    for _ in range(num_halvings):
         size = [(n + 1) // 2 for n in size]
     channels = {"resnet18": 512, "resnet50": 2048, "cifar_resnet14": 64}[name]
     images = np.random.default_rng(0).normal(size=(2, 37, 43, 5))
     assert model(images).shape == (2, *size, channels)
 
 
-def test_any_size_with_the_top():
+def test_network_with_a_head_accepts_any_size():
     model = keras_resnet.ResNet20(input_shape=(None, None, 3), classes=7)
     for size in (32, 45):
         probabilities = np.asarray(model(np.zeros((2, size, size, 3))))
@@ -201,7 +226,7 @@ def test_any_size_with_the_top():
 @pytest.mark.parametrize(
     ("pooling", "reduce"), [("avg", np.mean), ("max", np.max), (None, None)]
 )
-def test_pooling(pooling, reduce):
+def test_pooling_reduces_the_last_feature_map(pooling, reduce):
     keras.utils.set_random_seed(1)
     model = keras_resnet.ResNet20(include_top=False, pooling=pooling)
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3))
@@ -248,7 +273,7 @@ def test_pooling(pooling, reduce):
         ),
     ],
 )
-def test_endpoints(name, shapes):
+def test_endpoints_have_the_shapes_of_the_paper(name, shapes):
     outputs = keras_resnet.endpoints(keras_resnet.ResNet(name))
     assert {stage: output.shape[1:] for stage, output in outputs.items()} == shapes
 
@@ -257,11 +282,11 @@ def test_endpoints(name, shapes):
 @pytest.mark.parametrize("stride_on", ["1x1", "3x3"])
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet50v2"])
 def test_output_stride_keeps_features_at_the_original_positions(name, stride_on, size):
-    """Dilated networks keep the original features and add features in between.
+    """A network with an `output_stride` keeps the features of the original network.
 
-    The feature maps of a dilated network may be two or four times as large. Every
-    second or fourth position then has the features of the original network. This also
-    holds at the border, where both networks pad with zeros.
+    Its feature maps may be two or four times as high and wide. Every second or fourth
+    position then has the features of the original network. This also holds at the
+    border, where both networks pad with zeros.
     """
     keras.utils.set_random_seed(0)
     options = {
@@ -278,13 +303,17 @@ def test_output_stride_keeps_features_at_the_original_positions(name, stride_on,
     images = np.random.default_rng(1).normal(size=(1, size, size, 3))
     expected = keras.Model(model.input, keras_resnet.endpoints(model))(images)
     for output_stride in (8, 16):
-        dilated = keras_resnet.ResNet(name, output_stride=output_stride, **options)
-        dilated.set_weights(model.get_weights())
-        features = keras.Model(dilated.input, keras_resnet.endpoints(dilated))(images)
+        dilated_model = keras_resnet.ResNet(
+            name, output_stride=output_stride, **options
+        )
+        dilated_model.set_weights(model.get_weights())
+        outputs = keras_resnet.endpoints(dilated_model)
+        features = keras.Model(dilated_model.input, outputs)(images)
         assert features["conv5"].shape[1] == -(-size // output_stride)
         for stage, values in expected.items():
-            number = int(stage[-1]) + (name == "resnet50v2" and 1 < int(stage[-1]) < 5)
-            step = max(1, 2**number // output_stride)
+            log2_stride = int(stage[-1])
+            log2_stride += name == "resnet50v2" and 1 < log2_stride < 5
+            step = max(1, 2**log2_stride // output_stride)
             np.testing.assert_allclose(
                 np.asarray(features[stage])[:, ::step, ::step],
                 np.asarray(values),
@@ -293,7 +322,7 @@ def test_output_stride_keeps_features_at_the_original_positions(name, stride_on,
             )
 
 
-def test_endpoints_of_another_model():
+def test_endpoints_of_another_model_are_refused():
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     with pytest.raises(InputError, match=r"conv1_relu.*conv2_block1_out"):
         keras_resnet.endpoints(model)
@@ -302,45 +331,53 @@ def test_endpoints_of_another_model():
 @pytest.mark.parametrize("inputs", [8, 16])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [8, 9])
-def test_shortcut_a(inputs, stride, size):
-    """Shortcut A subsamples and adds half of the zero channels on each side."""
+def test_shortcut_a_subsamples_and_pads(inputs, stride, size):
+    """Shortcut A skips pixels, and adds zero channels before and after the old ones."""
     images = (
         np.random.default_rng(0).normal(size=(2, size, size, inputs)).astype("float32")
     )
     image = keras.Input(images.shape[1:])
-    spec = Block("block", VARIANTS["resnet20"], 16, stride)
-    model = keras.Model(image, shortcut(image, image, spec, 16))
+    block = Block("block", VARIANTS["resnet20"], 16, stride)
+    model = keras.Model(image, add_shortcut(image, image, block, 16))
     expected = np.zeros((2, -(-size // stride), -(-size // stride), 16), "float32")
-    start = (16 - inputs) // 2
-    expected[..., start : start + inputs] = images[:, ::stride, ::stride]
+    first_channel = (16 - inputs) // 2
+    expected[..., first_channel : first_channel + inputs] = images[
+        :, ::stride, ::stride
+    ]
     np.testing.assert_array_equal(np.asarray(model(images)), expected)
     assert not model.weights
 
 
 @pytest.mark.parametrize("option", ["A", "B", "C"])
-@pytest.mark.parametrize(("name", "last"), [("resnet18", 2), ("resnet50", 3)])
-def test_zero_last_gamma_passes_the_shortcut_through(name, last, option):
+@pytest.mark.parametrize(("name", "last_conv"), [("resnet18", 2), ("resnet50", 3)])
+def test_zero_last_gamma_passes_the_shortcut_through(name, last_conv, option):
     keras.utils.set_random_seed(0)
     model = keras_resnet.ResNet(
         name, include_top=False, input_shape=(64, 64, 3), shortcut=option
     )
     for stage, blocks in enumerate(VARIANTS[name].blocks):
         for block in range(1, blocks + 1):
-            layer = model.get_layer(f"conv{stage + 2}_block{block}_{last}_bn")
+            layer = model.get_layer(f"conv{stage + 2}_block{block}_{last_conv}_bn")
             layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
-    # Both inputs of the sum (shortcut and branch), and the outputs of two blocks.
-    add = model.get_layer("conv4_block1_add")
-    probe = keras.Model(
+    # Outputs of the shortcut, of the branch, of their sum and of the next block.
+    add_layer = model.get_layer("conv4_block1_add")
+    probe_model = keras.Model(
         model.input,
-        [*add.input, add.output, model.get_layer("conv4_block2_out").output],
+        [
+            *add_layer.input,
+            add_layer.output,
+            model.get_layer("conv4_block2_out").output,
+        ],
     )
     images = np.random.default_rng(0).normal(size=(2, 64, 64, 3))
-    carried, branch, total, next_output = map(np.asarray, probe(images, training=True))
-    assert np.abs(branch).max() == 0
-    assert np.abs(carried).max() > 0
-    np.testing.assert_array_equal(total, carried)
+    shortcut_output, branch_output, sum_output, next_output = map(
+        np.asarray, probe_model(images, training=True)
+    )
+    assert np.abs(branch_output).max() == 0
+    assert np.abs(shortcut_output).max() > 0
+    np.testing.assert_array_equal(sum_output, shortcut_output)
     if option != "C":  # The shortcut of the next block is the identity.
-        np.testing.assert_array_equal(next_output, np.maximum(total, 0))
+        np.testing.assert_array_equal(next_output, np.maximum(sum_output, 0))
 
 
 @pytest.mark.parametrize(
@@ -365,26 +402,26 @@ def test_all_weights_have_gradients(name, option, stride_on):
         assert np.abs(gradient).max() > 0, variable.path
 
 
-_DEEP = """
+_DEEP_NETWORK_CODE = """
 import json, sys, time
 import keras, numpy as np, tensorflow as tf
 import keras_resnet
-from keras_resnet.nets import flat_layers
+from keras_resnet.nets import list_layers
 keras.utils.set_random_seed(0)
-start = time.process_time()  # CPU time, because other tests may run at the same time.
+start = time.process_time()  # CPU time is independent of other processes.
 model = keras_resnet.ResNet(sys.argv[1], shortcut=sys.argv[2] or None)
 seconds = time.process_time() - start
-# The maximum of getrusage can be that of the parent process.
+# The maximum that getrusage returns can be that of the parent process.
 status = open("/proc/self/status").read().splitlines()
 memory = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
-layers = [layer.name for layer in flat_layers(model)]
+layers = [layer.name for layer in list_layers(model)]
 parameters = sum(int(np.prod(w.shape)) for w in model.trainable_weights)
 endpoints = {k: v.shape[1:] for k, v in keras_resnet.endpoints(model).items()}
 images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
 model.save(sys.argv[3])
 reloaded = keras.models.load_model(sys.argv[3])
 assert all(map(np.array_equal, model.get_weights(), reloaded.get_weights()))
-# In inference mode, untrained statistics make the sums of 600 blocks overflow.
+# With the initial moving statistics, sums over 600 blocks would overflow.
 outputs = [np.asarray(m(images, training=True)) for m in (model, reloaded)]
 assert np.isfinite(outputs[0]).all()
 np.testing.assert_allclose(*outputs, rtol=1e-2, atol=1e-4)
@@ -412,11 +449,13 @@ print(json.dumps(dict(seconds=seconds, kib=memory, layers=layers, missing=missin
         ("plainnet1202", ""),
     ],
 )
-def test_1202_layers(name, option, tmp_path):
-    """The deepest network builds within a minute and 2 GiB, saves, loads and trains."""
-    result = run_python("-c", _DEEP, name, option, tmp_path / "deep.keras", timeout=600)
-    assert result.returncode == 0, result.stderr
-    report = json.loads(result.stdout.splitlines()[-1])
+def test_1202_layers_build_save_load_and_train(name, option, tmp_path):
+    """Building takes less than 60 s of CPU time, and the process less than 2 GiB."""
+    process = run_python(
+        "-c", _DEEP_NETWORK_CODE, name, option, tmp_path / "deep.keras", timeout=600
+    )
+    assert process.returncode == 0, process.stderr
+    report = json.loads(process.stdout.splitlines()[-1])
     assert report["seconds"] < 60
     assert report["kib"] * 1024 < 2 * 2**30
     expected = {
@@ -427,10 +466,15 @@ def test_1202_layers(name, option, tmp_path):
     }
     assert expected < set(report["layers"])
     assert len(report["layers"]) == len(set(report["layers"]))
-    row = VARIANTS[name]
-    option = option or row.shortcut
+    variant = VARIANTS[name]
+    option = option or variant.shortcut
     assert report["parameters"] == count_parameters(
-        row.block, row.blocks, row.width, row.stem, option, row.classes
+        variant.block,
+        variant.blocks,
+        variant.width,
+        variant.stem,
+        option,
+        variant.classes,
     )
     assert report["endpoints"]["conv4"] == [8, 8, 64]
     assert report["missing"] == []
@@ -452,8 +496,8 @@ for name in ("resnet20", "resnet18", "resnet50"):
     np.testing.assert_allclose(outputs, data["y"], rtol=1e-4, atol=1e-6)
 assert "keras_resnet" not in sys.modules
 """
-    result = run_python("-c", code, cwd=tmp_path, env={"PYTHONPATH": ""})
-    assert result.returncode == 0, result.stderr
+    process = run_python("-c", code, cwd=tmp_path, env={"PYTHONPATH": ""})
+    assert process.returncode == 0, process.stderr
 
 
 @pytest.mark.full
@@ -487,11 +531,11 @@ for name, option in {names!r}:
     outputs = np.asarray(model(data["x"].transpose(0, 3, 1, 2)))
     np.testing.assert_allclose(outputs, data["y"], rtol=1e-4, atol=1e-5)
 """
-    result = run_python("-c", code, cwd=tmp_path, env={"KERAS_BACKEND": "jax"})
-    assert result.returncode == 0, result.stderr
+    process = run_python("-c", code, cwd=tmp_path, env={"KERAS_BACKEND": "jax"})
+    assert process.returncode == 0, process.stderr
 
 
-def test_input_tensor():
+def test_input_tensor_is_the_input_of_the_model():
     image = keras.Input((32, 32, 1), name="camera")
     model = keras_resnet.ResNet20(input_tensor=keras.layers.Rescaling(1 / 255)(image))
     assert model.input.name == "camera"
@@ -502,17 +546,19 @@ def test_layer_names_are_those_of_keras_applications():
     model = keras_resnet.ResNet50()
     assert model.input.name == "image"
     assert model.name == "resnet50"
-    peers = {layer.name for layer in keras.applications.ResNet50(weights=None).layers}
+    keras_names = {
+        layer.name for layer in keras.applications.ResNet50(weights=None).layers
+    }
     names = {layer.name for layer in model.layers if layer.weights}
-    assert names < peers
+    assert names < keras_names
 
 
 def test_signature_is_that_of_keras_applications():
-    peer_parameters = inspect.signature(keras.applications.ResNet50).parameters
+    keras_parameters = inspect.signature(keras.applications.ResNet50).parameters
     parameters = inspect.signature(keras_resnet.ResNet50).parameters
-    assert list(parameters)[: len(peer_parameters)] == list(peer_parameters)
+    assert list(parameters)[: len(keras_parameters)] == list(keras_parameters)
     assert parameters["weights"].default is None
-    # `None` is the number of classes of the weights, or 1000 without weights.
+    # `None` stands for the number of classes in the weights, or 1000 without weights.
     assert parameters["classes"].default is None
     assert [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY] == [
         "shortcut",
@@ -534,10 +580,12 @@ def test_signature_is_that_of_keras_applications():
 def test_weights_of_a_file_are_loaded(tmp_path):
     path = tmp_path / "net.weights.h5"
     keras.utils.set_random_seed(0)
-    source = keras_resnet.ResNet20()
-    source.save_weights(path)
+    source_model = keras_resnet.ResNet20()
+    source_model.save_weights(path)
     model = keras_resnet.ResNet20(weights=str(path))
-    for expected, array in zip(source.get_weights(), model.get_weights(), strict=True):
+    for expected, array in zip(
+        source_model.get_weights(), model.get_weights(), strict=True
+    ):
         np.testing.assert_array_equal(array, expected)
 
 
@@ -570,13 +618,13 @@ def test_invalid_arguments_are_refused(arguments, message):
     assert message in str(error.value)
 
 
-def test_plain_network_has_no_shortcuts():
+def test_shortcuts_in_a_plain_network_are_refused():
     with pytest.raises(InputError, match="ResNet of the same depth"):
         keras_resnet.PlainNet34(shortcut="A")
 
 
-def test_flat_layers_of_a_flat_model():
+def test_list_layers_of_a_model_without_sub_models():
     model = keras_resnet.ResNet20()
-    assert [layer.name for layer in flat_layers(model)] == [
+    assert [layer.name for layer in list_layers(model)] == [
         la.name for la in model.layers
     ]

@@ -1,7 +1,7 @@
-"""Checks of the BUILD files against the imports of the sources, without Bazel.
+"""Tests that the deps in the BUILD files match the imports of the sources.
 
-A failure lists the deps to add to a target or to remove from it. The BUILD files use
-only the part of Starlark that is valid Python. They are executed here with rules that
+A failure lists the deps to add to a target or to remove from it. Bazel is not needed,
+because the BUILD files are valid Python. They are executed here with rules that only
 record their arguments.
 """
 # ruff: noqa: E501 (table of faults)
@@ -31,8 +31,8 @@ PACKAGES = ("keras_resnet", "export")
 FOLDERS = (*PACKAGES, "tests", "benchmarks")
 
 KERAS, TENSORFLOW = "@pypi//keras", "//:tensorflow"
-# Imports whose label is not @pypi//NAME.
-LABELS = {
+# Labels of the imported packages whose label is not @pypi//NAME.
+LABELS_BY_IMPORT = {
     "PIL": {"@pypi//pillow"},
     "absl": {"@pypi//absl_py"},
     "google": {"@pypi//protobuf"},
@@ -41,13 +41,13 @@ LABELS = {
     # TFDS 4.9.10 imports importlib_resources without requiring it.
     "tensorflow_datasets": {"@pypi//importlib_resources", "@pypi//tensorflow_datasets"},
 }
-# Imports that need no label: optional packages of the benchmarks, of the fixture's script
-# and of an extra; pip, which comes with Python; _typeshed, which only type checkers have;
-# and keras_resnet_export, which is in the wheel that test_packaging installs.
-WITHOUT_LABEL = {"keras_hub", "litert_quantizer", "tensorboard", "timm", "torch",
+# Imported packages that need no label: optional packages of the benchmarks, of
+# make_torch_logits.py and of an extra; pip, which comes with Python; _typeshed, which
+# only type checkers have; keras_resnet_export, which test_packaging installs as a wheel.
+IMPORTS_WITHOUT_LABEL = {"keras_hub", "litert_quantizer", "tensorboard", "timm", "torch",
                  "torchvision", "pip", "_typeshed", "keras_resnet_export"}  # fmt: skip
-# Imports that find_imports does not detect: commands that conftest's run_program runs, and
-# the kernel of a notebook.
+# Import statements to add to the source of a module, because find_imports cannot detect
+# what it runs: conftest's run_program runs commands, and test_notebook runs a kernel.
 UNDETECTED_IMPORTS = {
     "tests.conftest": "\nimport keras_resnet.train",
     "tests.project.test_notebook": "\nimport ipykernel",
@@ -57,7 +57,7 @@ DEPS_OF_ALL_TESTS = {"//tests:helpers", "@pypi//pytest"}
 
 
 class Target(NamedTuple):
-    """A Bazel target. The paths of its files begin with its package."""
+    """A Bazel target. Paths in `srcs` and `data` begin with the target's package."""
 
     rule: str
     label: str
@@ -71,7 +71,7 @@ class Target(NamedTuple):
 
     @property
     def owner_of_deps(self):
-        """Label of the target; for a test, its folder, whose tests share their deps."""
+        """Label of the target. For a test, its folder, because its tests share deps."""
         is_test = self.rule == "py_test"
         return "/".join(self.srcs[0].split("/")[:2]) if is_test else self.label
 
@@ -80,10 +80,10 @@ def read_build_files(root):
     """Executes the BUILD files and returns their targets by label."""
     targets = {}
 
-    def run(path):
+    def execute(path):
         folder, package = path.parent, path.parent.name
 
-        def absolute(label):
+        def make_absolute(label):
             label = f"//{package}{label}" if label.startswith(":") else label
             is_short = label.startswith("//") and ":" not in label
             return f"{label}:{label[2:]}" if is_short else label
@@ -91,10 +91,10 @@ def read_build_files(root):
         def declare(rule, name, srcs=(), data=(), deps=(), **_):
             paths = ([f"{package}/{file}" for file in files] for files in (srcs, data))
             label = f"//{package}:{name}"
-            targets[label] = Target(rule, label, *paths, {*map(absolute, deps)})
+            targets[label] = Target(rule, label, *paths, {*map(make_absolute, deps)})
 
         def load(file, *names):
-            symbols = {} if file.startswith("@") else run(folder / file[1:])
+            symbols = {} if file.startswith("@") else execute(folder / file[1:])
             for name in names:
                 rule = lambda *, _name=name, **options: declare(_name, **options)  # noqa: E731
                 namespace[name] = symbols.get(name, rule)
@@ -104,7 +104,7 @@ def read_build_files(root):
                 p.relative_to(folder).as_posix() for p in folder.rglob("*.*")
             )
 
-            # A star matches slashes in fnmatch, but not in Bazel.
+            # In contrast to Bazel, a star also matches slashes in fnmatch.
             def matches(path, pattern):
                 same_depth = path.count("/") == pattern.count("/") or "**" in pattern
                 return same_depth and fnmatch.fnmatch(path, pattern.replace("**/", "*"))
@@ -112,14 +112,19 @@ def read_build_files(root):
             return [p for p in paths if any(matches(p, i) for i in include)
                     and not any(matches(p, e) for e in exclude)]  # fmt: skip
 
-        ignore = lambda **_: None  # noqa: E731
-        namespace = {"load": load, "glob": glob, "package": ignore, "filegroup": ignore}
+        do_nothing = lambda **_: None  # noqa: E731
+        namespace = {
+            "load": load,
+            "glob": glob,
+            "package": do_nothing,
+            "filegroup": do_nothing,
+        }
         namespace["native"] = types.SimpleNamespace(glob=glob)
         exec(compile(path.read_text("utf-8"), path, "exec"), namespace)
         return namespace
 
     for folder in FOLDERS:
-        run(root / folder / "BUILD")
+        execute(root / folder / "BUILD")
     return targets
 
 
@@ -132,31 +137,37 @@ class Project:
         self.sources = {m: s for m, s in sources.items() if "tests.bazel." not in m}
         self.stubs = read_sources(root, PACKAGES, ".pyi")
         self.module_by_public_name = resolve_public_names(self.stubs, self.sources)
-        # Libraries come first, because the source of a command may be in both.
+        # Libraries come first, because a command's source may also be in a library.
         self.owners = {module: [] for module in self.sources}
         for target in sorted(self.targets.values(), key=lambda t: t.rule, reverse=True):
             for module in target.modules:
                 self.owners[module].append(target)
 
     def is_public_target(self, label):
-        """Returns whether a target has no sources and only collects public names."""
+        """Returns whether a target has no sources and only depends on libraries."""
         return label in self.targets and not self.targets[label].srcs
 
     def find_labels(self, name, importer):
-        """Returns the labels of the targets that provide an imported name."""
-        top = name.partition(".")[0]
-        if top.startswith("test_"):  # All tests of a folder have the same sources.
+        """Returns the labels of the targets that contain an imported name."""
+        top_level_name = name.partition(".")[0]
+        if top_level_name.startswith(
+            "test_"
+        ):  # All tests of a folder have the same sources.
             return set()
-        if f"tests.{top}" in self.sources:  # tests/ is on sys.path.
+        if f"tests.{top_level_name}" in self.sources:  # tests/ is on sys.path.
             name = f"tests.{name}"
         if module := find_module(name, self.sources, self.module_by_public_name):
             public_target = "//{0}:{0}".format(module.removesuffix(".__init__"))
             owners = {target.label for target in self.owners[module][:1]}
             return {public_target} if self.is_public_target(public_target) else owners
-        ignored = sys.stdlib_module_names | WITHOUT_LABEL
-        return set() if top in ignored else LABELS.get(top, {f"@pypi//{top}"})
+        ignored = sys.stdlib_module_names | IMPORTS_WITHOUT_LABEL
+        return (
+            set()
+            if top_level_name in ignored
+            else LABELS_BY_IMPORT.get(top_level_name, {f"@pypi//{top_level_name}"})
+        )
 
-    def needed_labels(self, target):
+    def find_needed_labels(self, target):
         """Returns the labels that the sources of a target need as deps."""
         needed = set()
         init = f"{target.label[2:].partition(':')[0]}.__init__"
@@ -164,21 +175,21 @@ class Project:
             for item in find_imports(self.stubs.get(init, ""), init):
                 needed |= self.find_labels(item.name, init)
         for module in target.modules or [init]:
-            first = self.owners[module][0].label
-            if target.rule == "py_binary" and first != target.label:
-                needed.add(first)
+            first_owner = self.owners[module][0].label
+            if target.rule == "py_binary" and first_owner != target.label:
+                needed.add(first_owner)
                 continue
             text = self.sources[module] + UNDETECTED_IMPORTS.get(module, "")
             for item in find_imports(text, module):
-                # Functions in __init__.py import the public names. The public target
-                # depends on them. The target of __init__.py must not, because all
-                # others depend on it and this would be a cycle.
+                # Functions in __init__.py import the public names. Only the public target
+                # needs these as deps. The target of __init__.py must not have them,
+                # because all other targets depend on it.
                 if module != init or item.when == ON_IMPORT or not target.srcs:
                     needed |= self.find_labels(item.name, module)
             for package in itertools.accumulate(module.split(".")[:-1], "{}.{}".format):
                 needed |= {t.label for t in self.owners.get(f"{package}.__init__", [])}
-        # Keras does not depend on a backend, so a command with Keras needs one as dep.
-        reached = self.with_dependencies(needed)
+        # Keras does not depend on a backend, so a command that uses Keras needs one.
+        reached = self.add_dependencies(needed)
         if (
             target.rule == "py_binary"
             and KERAS in reached
@@ -187,7 +198,7 @@ class Project:
             needed.add(TENSORFLOW)
         return needed - {target.label}
 
-    def with_dependencies(self, labels):
+    def add_dependencies(self, labels):
         """Returns the labels with all their direct and indirect dependencies."""
         reached, queue = set(), [*labels]
         while queue:
@@ -196,18 +207,23 @@ class Project:
                 queue += self.targets[label].deps if label in self.targets else ()
         return reached
 
-    def dep_problems(self):
-        """Yields a line for each missing or unused dep of a target."""
+    def find_dep_problems(self):
+        """Yields a message for each missing and each unused dep of every target."""
         owners = {target.owner_of_deps: target for target in self.targets.values()}
         for owner, target in owners.items():
-            needed, declared = self.needed_labels(target), target.deps
+            needed, declared = self.find_needed_labels(target), target.deps
             if target.rule == "py_test":
-                # Tests may use indirect dependencies.
-                public = {label for label in needed if self.is_public_target(label)}
-                needed = needed.union(*(self.targets[p].deps for p in public)) - public
-                missing = needed - self.with_dependencies(declared)
+                # A test may import its indirect dependencies.
+                public_targets = {
+                    label for label in needed if self.is_public_target(label)
+                }
+                needed = (
+                    needed.union(*(self.targets[p].deps for p in public_targets))
+                    - public_targets
+                )
+                missing = needed - self.add_dependencies(declared)
                 unused = {dep for dep in declared - DEPS_OF_ALL_TESTS
-                          if needed <= self.with_dependencies(declared - {dep})}  # fmt: skip
+                          if needed <= self.add_dependencies(declared - {dep})}  # fmt: skip
             else:
                 missing, unused = needed - declared, declared - needed
             for verb, deps in ("add", missing), ("remove", unused):
@@ -216,15 +232,15 @@ class Project:
 
 
 def find_problems(root):
-    """Yields a line for each problem in the BUILD files."""
+    """Yields a message for each problem in the BUILD files of a checkout."""
     project = Project(root)
     for module, owners in project.owners.items():
         libraries = [owner.label for owner in owners if owner.rule == "py_library"]
         if not owners or len(libraries) > 1:
             yield f"{module} is in {' and in '.join(libraries) or 'no target'}"
-    yield from project.dep_problems()
+    yield from project.find_dep_problems()
 
-    # Data files of the packages: stubs, web pages and weights.
+    # Other files of the packages, such as stubs, web pages and weights.
     for path in itertools.chain(*((root / p).rglob("*.*") for p in PACKAGES)):
         if path.is_file() and path.suffix not in (".py", ".pyc"):
             folder = next(p for p in path.parents if (p / "__init__.py").exists())
@@ -234,10 +250,12 @@ def find_problems(root):
                 yield f"{name} is not in the data of the target of {module}"
 
     lock = (root / "requirements-dev.lock").read_text("utf-8")
-    locked = {re.sub(r"\W", "_", n) for n in re.findall(r"^([\w.-]+)==", lock, re.M)}
+    locked_names = {
+        re.sub(r"\W", "_", n) for n in re.findall(r"^([\w.-]+)==", lock, re.M)
+    }
     for path in (root / "BUILD", *root.glob("*/BUILD"), *root.glob("*/*.bzl")):
         labels = re.findall(r'"@pypi//([^"]+)"', path.read_text("utf-8"))
-        for name in sorted({*labels} - locked):
+        for name in sorted({*labels} - locked_names):
             yield f"{path.relative_to(root)}: requirements-dev.lock lacks {name}"
 
 
@@ -293,7 +311,7 @@ def test_a_rule_that_is_not_loaded_is_an_error(tmp_path):
 def test_the_runner_fails_unless_tests_ran_and_passed(tmp_path, source, status):
     (tmp_path / "test_source.py").write_text(source)
     runner = pathlib.Path(__file__).parents[1] / "run_pytest.py"
-    # Under Bazel, only this process has the libraries on its path.
+    # Bazel sets the path of the libraries only for this process.
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, runner, "test_source.py"]
     assert subprocess.run(command, cwd=tmp_path, env=env).returncode == status

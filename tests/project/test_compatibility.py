@@ -1,4 +1,4 @@
-"""Tests that files of version 0.1.0 can be opened, verified and resumed.
+"""Tests that this version can use the files that version 0.1.0 wrote.
 
 The files are in fixtures/v0.1.0.tar.xz. The README in this archive describes how they
 were made.
@@ -23,11 +23,11 @@ import keras_resnet
 from keras_resnet.data import load_dataset
 from keras_resnet.evaluation import load_classifier
 
-TRAIN = (
+TRAIN_COMMAND = (
     "keras_resnet.train", "--model=cifar_resnet8", "--dataset=digits",
     "--strategy=one_device",
 )  # fmt: skip
-FINETUNE = (
+FINETUNE_CHANGES = (
     "schedule=plateau", "warmup=0", "patience=1", "early_stopping=3", "ema=0.9",
     "checkpoint_every=10", "keep_checkpoints=1",
 )  # fmt: skip
@@ -35,6 +35,7 @@ FINETUNE = (
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
+    """Folder with the files of the archive."""
     folder = tmp_path_factory.mktemp("compatibility")
     with tarfile.open(ROOT / "tests/fixtures/v0.1.0.tar.xz") as file:
         file.extractall(folder, filter="data")
@@ -42,8 +43,8 @@ def archive(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def reference(archive):
-    """Arrays with an input image and the outputs of version 0.1.0 for this image."""
+def reference_arrays(archive):
+    """Dict of arrays: input images, and the outputs of version 0.1.0 for them."""
     return dict(np.load(archive / "weights/answers.npz"))
 
 
@@ -52,7 +53,7 @@ def copy_folder(archive, name, tmp_path):
 
 
 def read_weights(path):
-    """Returns the weights in a `.keras` file by name, as float64."""
+    """Returns the weights in a `.keras` file, a dict from names to float64 arrays."""
     arrays = {}
 
     def collect(name, item):
@@ -67,15 +68,17 @@ def read_weights(path):
 
 
 def compute_distance(first, second):
-    """Returns the Euclidean distance between two dicts of arrays."""
+    """Returns the Euclidean distance between the arrays of two dicts."""
     return np.sqrt(
         sum(((first[k] - second[k]) ** 2).sum() for k in second if k in first)
     )
 
 
-def test_a_finished_run(archive, tmp_path):
+def test_a_finished_run_of_0_1_0_can_be_evaluated(archive, tmp_path):
     folder = copy_folder(archive, "finished", tmp_path)
-    result = run_program(*TRAIN, "--epochs=2", f"--model_dir={folder}", cwd=tmp_path)
+    result = run_program(
+        *TRAIN_COMMAND, "--epochs=2", f"--model_dir={folder}", cwd=tmp_path
+    )
     assert "has ended; nothing to do" in result.stdout, result.stderr
     result = run_program("keras_resnet.evaluate", f"--model={folder}", cwd=tmp_path)
     assert "290 of 360 test images correct: top-1 80.56%" in result.stdout
@@ -83,46 +86,50 @@ def test_a_finished_run(archive, tmp_path):
     assert ",done,a4b038d" in result.stdout
 
 
-# Kernels with different rounding (one CPU, no AVX-512) change the final weights by at most
-# 1.2e-4 of the norm of the weights in the first test below, and by 5e-6 of the norm of the
-# update in the second. Different batches or augmentation after resuming change them by 4e-2.
-def test_a_killed_run_is_finished(archive, tmp_path):
+# Other machines (one CPU, or no AVX-512) round differently. This changes the final
+# weights by at most 1.2e-4 of their norm in the first of the next two tests, and by at
+# most 5e-6 of the norm of their update in the second. Other batches or augmentation
+# after resuming would change them by 4e-2.
+def test_a_killed_run_of_0_1_0_resumes(archive, tmp_path):
     folder = copy_folder(archive, "killed", tmp_path)
     result = run_program(
-        *TRAIN, "--epochs=2", "--set=checkpoint_every=10", "--set=keep_checkpoints=1",
+        *TRAIN_COMMAND, "--epochs=2", "--set=checkpoint_every=10", "--set=keep_checkpoints=1",
         f"--model_dir={folder}", cwd=tmp_path,
     )  # fmt: skip
     assert "Resuming after step 30 of 46." in result.stdout, result.stderr
-    uninterrupted = archive / "finished"
+    uninterrupted_folder = archive / "finished"
     weights, expected = (
-        read_weights(f / "final.keras") for f in (folder, uninterrupted)
+        read_weights(f / "final.keras") for f in (folder, uninterrupted_folder)
     )
     assert weights.keys() == expected.keys()
     norm = np.sqrt(sum((array**2).sum() for array in expected.values()))
     assert compute_distance(weights, expected) < 2e-3 * norm
     rows = [
-        np.genfromtxt(f / "metrics.csv", delimiter=",") for f in (folder, uninterrupted)
+        np.genfromtxt(f / "metrics.csv", delimiter=",")
+        for f in (folder, uninterrupted_folder)
     ]
     np.testing.assert_allclose(*rows, rtol=1e-2, atol=4e-3)
 
 
-def test_a_killed_run_with_callbacks_and_frozen_stages(archive, tmp_path):
-    """Plateau schedule, early stopping and weight averages continue after resuming."""
+def test_a_killed_run_of_0_1_0_with_callbacks_and_frozen_stages_resumes(
+    archive, tmp_path
+):
+    """The callbacks are the plateau schedule, early stopping and the weight average."""
     folder = copy_folder(archive, "killed_finetune", tmp_path)
     initial_path = archive / "weights/resnet8-a.keras"
     record = json.loads((folder / "run.json").read_text())
     record["settings"]["weights"] = str(initial_path)
     (folder / "run.json").write_text(json.dumps(record))
     result = run_program(
-        *TRAIN, f"--weights={initial_path}", "--freeze=conv2..conv4", "--epochs=12",
-        *(f"--set={change}" for change in FINETUNE), f"--model_dir={folder}",
+        *TRAIN_COMMAND, f"--weights={initial_path}", "--freeze=conv2..conv4", "--epochs=12",
+        *(f"--set={change}" for change in FINETUNE_CHANGES), f"--model_dir={folder}",
         cwd=tmp_path,
     )  # fmt: skip
     assert "Resuming after step 80 of 276." in result.stdout, result.stderr
     assert "epoch 4/12" in result.stdout and "epoch 5/12" not in result.stdout
-    uninterrupted = archive / "whole_finetune"
+    uninterrupted_folder = archive / "whole_finetune"
     weights, expected = (
-        read_weights(f / "final.keras") for f in (folder, uninterrupted)
+        read_weights(f / "final.keras") for f in (folder, uninterrupted_folder)
     )
     update_norm = compute_distance(read_weights(initial_path), expected)
     assert compute_distance(weights, expected) < 5e-3 * update_norm
@@ -137,7 +144,7 @@ def test_a_killed_run_with_callbacks_and_frozen_stages(archive, tmp_path):
         ("resnet8-b.keras", "B"),
     ],
 )
-def test_weights(archive, reference, file, shortcut):
+def test_weights_of_0_1_0_load(archive, reference_arrays, file, shortcut):
     path = str(archive / "weights" / file)
     classifier = load_classifier(path)
     assert classifier.classes == tuple("0123456789")
@@ -146,25 +153,27 @@ def test_weights(archive, reference, file, shortcut):
         shortcut=shortcut, classifier_activation=None,
     )  # fmt: skip
     name = shortcut.lower()
-    expected = reference[f"{name}_logits"]
-    logits = np.asarray(network(reference["image"], training=False))
+    expected = reference_arrays[f"{name}_logits"]
+    logits = np.asarray(network(reference_arrays["image"], training=False))
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
-    probabilities = np.asarray(classifier.model(reference["image"], training=False))
+    probabilities = np.asarray(
+        classifier.model(reference_arrays["image"], training=False)
+    )
     np.testing.assert_allclose(
-        probabilities, reference[f"{name}_probabilities"], atol=1e-4
+        probabilities, reference_arrays[f"{name}_probabilities"], atol=1e-4
     )
 
 
-def test_a_saved_network_opens_with_keras_alone(archive, reference):
+def test_a_network_of_0_1_0_opens_with_keras_alone(archive, reference_arrays):
     model = keras.models.load_model(archive / "finished/final.keras")
-    probabilities = np.asarray(model(reference["image"], training=False))
+    probabilities = np.asarray(model(reference_arrays["image"], training=False))
     np.testing.assert_allclose(
-        probabilities, reference["finished_probabilities"], atol=1e-4
+        probabilities, reference_arrays["finished_probabilities"], atol=1e-4
     )
 
 
 @pytest.mark.parametrize("ending", ["keras", "weights.h5"])
-def test_weights_are_converted(archive, tmp_path, ending):
+def test_weights_of_0_1_0_are_converted(archive, tmp_path, ending):
     source, target = archive / f"weights/resnet8-a.{ending}", tmp_path / "a.safetensors"
     result = run_program("keras_resnet.convert", source, target, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -176,16 +185,16 @@ def test_weights_are_converted(archive, tmp_path, ending):
     assert all((arrays[key] == expected[key]).all() for key in expected)
 
 
-def test_a_bundle(archive):
+def test_a_bundle_of_0_1_0_passes_verification(archive):
     result = run_python("-m", "export.verify", archive / "bundle")
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count(" ok ") == 3
 
 
-def test_an_index_of_records(archive, tmp_path, monkeypatch):
-    """A changed label in the stored index shows that the index is read."""
-    records = tmp_path / "records"
-    records.mkdir()
+def test_a_record_index_of_0_1_0_is_read(archive, tmp_path, monkeypatch):
+    """The test changes a label in the stored index. The label in use must change too."""
+    records_folder = tmp_path / "records"
+    records_folder.mkdir()
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     index = json.loads((archive / "records/tfrecord-index.json").read_text())
     for part, label in (("train", 10), ("validation", 9)):
@@ -193,18 +202,18 @@ def test_an_index_of_records(archive, tmp_path, monkeypatch):
         paths = [str(archive / "tfrecord" / name) for name in names]
         stats = [(os.stat(p).st_size, os.stat(p).st_mtime_ns) for p in paths]
         key = hashlib.sha256(json.dumps([1, paths, stats]).encode()).hexdigest()[:32]
-        table = dict(np.load(archive / "records" / index[part]["index"]))
-        table["labels"][-1] = label
-        np.savez(records / f"{key}.npz", **table)
-    images = load_dataset(f"tfrecord:{archive / 'tfrecord'}")
-    assert images.train.labels.tolist() == [*index["train"]["labels"][:-1], 9]
-    assert images.test.labels.tolist() == [*index["validation"]["labels"][:-1], 8]
-    assert images.train.records.offset.tolist() == index["train"]["offset"]
-    assert images.train.records.length.tolist() == index["train"]["length"]
-    assert len(list(records.iterdir())) == 2
+        index_arrays = dict(np.load(archive / "records" / index[part]["index"]))
+        index_arrays["labels"][-1] = label
+        np.savez(records_folder / f"{key}.npz", **index_arrays)
+    dataset = load_dataset(f"tfrecord:{archive / 'tfrecord'}")
+    assert dataset.train.labels.tolist() == [*index["train"]["labels"][:-1], 9]
+    assert dataset.test.labels.tolist() == [*index["validation"]["labels"][:-1], 8]
+    assert dataset.train.records.offset.tolist() == index["train"]["offset"]
+    assert dataset.train.records.length.tolist() == index["train"]["length"]
+    assert len(list(records_folder.iterdir())) == 2
 
 
-def test_studies(archive, tmp_path):
+def test_studies_of_0_1_0_can_be_reported(archive, tmp_path):
     folder = copy_folder(archive, "studies", tmp_path)
     result = run_program(
         "keras_resnet.studies.all", "--report", "--images=200", f"--output={folder}",

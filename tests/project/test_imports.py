@@ -1,4 +1,4 @@
-"""Checks of the project's rules on packages, imports, names and function sizes."""
+"""Tests of the project's rules on imports, names of modules and lengths of functions."""
 # ruff: noqa: E501 (tables)
 
 import ast
@@ -20,12 +20,12 @@ from imports import (
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGES = ("keras_resnet", "export")
 
-# Units of the source, and the other units that each may import. A unit is a package or,
-# like zoo, a module outside of these packages.
-NETS = {"support", "spec", "nets", "weights", "zoo"}
-LIBRARY = NETS | {"data", "distribution", "evaluation", "training"}
-STUDIES = LIBRARY | {"studies.lib"}
-EXPORTED = LIBRARY - {"distribution", "training"} | {"export.device"}
+# Dict from each unit of the source to the other units that it may import. A unit is a
+# package, or a module outside of these packages such as zoo.
+NET_UNITS = {"support", "spec", "nets", "weights", "zoo"}
+LIBRARY_UNITS = NET_UNITS | {"data", "distribution", "evaluation", "training"}
+STUDY_UNITS = LIBRARY_UNITS | {"studies.lib"}
+EXPORT_UNITS = LIBRARY_UNITS - {"distribution", "training"} | {"export.device"}
 ALLOWED_IMPORTS = {
     "support": set(),
     "spec": {"support"},
@@ -34,37 +34,39 @@ ALLOWED_IMPORTS = {
     "zoo": {"support", "spec", "nets", "weights"},
     "data": {"support", "spec"},
     "distribution": {"support", "spec"},
-    "evaluation": NETS | {"data", "distribution"},
-    "training": LIBRARY,
-    "studies.lib": LIBRARY,
-    "studies.all": STUDIES | {"studies"},
-    "studies": STUDIES,
+    "evaluation": NET_UNITS | {"data", "distribution"},
+    "training": LIBRARY_UNITS,
+    "studies.lib": LIBRARY_UNITS,
+    "studies.all": STUDY_UNITS | {"studies"},
+    "studies": STUDY_UNITS,
     "export.device": {"support", "spec"},
-    "export.formats": EXPORTED,
-    "export.quantization": EXPORTED | {"export.formats"},
-    "export": EXPORTED | {"export.formats", "export.quantization"},
-    "": LIBRARY,  # commands, and the __init__.py with the public names
+    "export.formats": EXPORT_UNITS,
+    "export.quantization": EXPORT_UNITS | {"export.formats"},
+    "export": EXPORT_UNITS | {"export.formats", "export.quantization"},
+    "": LIBRARY_UNITS,  # The commands, and keras_resnet/__init__.py.
 }
 
-COMMANDS = r"keras_resnet\.(?!zoo$)\w+|keras_resnet\.studies\.\w+|export\.__main__"
-DEVICE = r"export\.(device\..+|verify|latency)"
-# Modules (regular expression), whether imports inside functions count, packages that must
-# not be imported, and the reason.
+COMMAND_MODULES = (
+    r"keras_resnet\.(?!zoo$)\w+|keras_resnet\.studies\.\w+|export\.__main__"
+)
+DEVICE_MODULES = r"export\.(device\..+|verify|latency)"
+# Each row has a regular expression of modules, whether imports inside functions count,
+# the packages that these modules must not import, and the reason.
 FORBIDDEN_IMPORTS = [
     (r"keras_resnet\.(nets\..+|weights\..+|zoo)", True, "tensorflow", "networks support every Keras backend"),
     (r"keras_resnet\.spec\..+", True, "keras tensorflow", "settings need neither"),
-    (DEVICE, False, "keras tensorflow absl matplotlib rich", "a device has only LiteRT and NumPy"),
-    (COMMANDS, False, "keras tensorflow", "--help and errors in flags must appear at once"),
+    (DEVICE_MODULES, False, "keras tensorflow absl matplotlib rich", "a device has only LiteRT and NumPy"),
+    (COMMAND_MODULES, False, "keras tensorflow", "--help and errors in flags must appear at once"),
 ]  # fmt: skip
-FLAGS = rf"{COMMANDS}|keras_resnet\.(support|studies\.lib)\.program"
+FLAG_MODULES = rf"{COMMAND_MODULES}|keras_resnet\.(support|studies\.lib)\.program"
 
 LAZY_IMPORTS = "keras_resnet.support.lazy_imports"
-MAX_LINES = 70  # Number of lines of a function, without its docstring.
-LONGER: dict[str, str] = {}  # Exceptions: from module.function to a reason.
+MAX_LINES = 70  # Maximum number of lines of a function, without its docstring.
+ALLOWED_LONG_FUNCTIONS: dict[str, str] = {}  # From module.function to the reason.
 
 
 def find_unit(module: str) -> str:
-    """Returns the unit that a module belongs to, a key of `ALLOWED_IMPORTS`."""
+    """Returns the key of `ALLOWED_IMPORTS` to which a module belongs."""
     name = module.removeprefix("keras_resnet.")
     units = (unit for unit in ALLOWED_IMPORTS if f"{name}.".startswith(f"{unit}."))
     return max(units, key=len, default="")
@@ -77,30 +79,34 @@ class Sources:
         self.texts = sources
         self.imports = {m: find_imports(t, m) for m, t in sources.items()}
         self.module_by_public_name = resolve_public_names(stubs, sources)
-        # `from keras_resnet import data` imports a package. Each name that is then used,
-        # such as `data.Split`, counts as an import too.
+        # `from keras_resnet import data` imports one of these packages. Then every name
+        # that is used, such as `data.Split`, counts as an import too.
         self.packages = {stub.removesuffix(".__init__") for stub in stubs}
 
-    def target(self, name: str) -> str | None:
+    def find_definition(self, name: str) -> str | None:
         """Returns the module of this project that defines a name, or `None`."""
         return find_module(name, self.texts, self.module_by_public_name)
 
-    def chains(self, module: str, in_functions: bool) -> dict[str, list[str]]:
-        """Returns the chain of modules by which a module imports each name.
+    def find_chains(self, module: str, in_functions: bool) -> dict[str, list[str]]:
+        """Returns how a module imports names, directly or through other modules.
 
         Args:
-            module: Module at which every chain begins.
-            in_functions: Whether imports inside functions are followed.
+            module: Dotted name of the module.
+            in_functions: Whether imports inside functions count too.
+
+        Returns:
+            Dict from each imported name to the chain of imports that leads to it, a list
+            of names that begins with `module`.
         """
         chains: dict[str, list[str]] = {}
         queue = [[module]]
         while queue:
             chain = queue.pop(0)
-            # Importing a module runs the __init__.py of its parent packages, but not
-            # the functions there, which import public names at first use.
-            functions = in_functions and not chain[-1].endswith(".__init__")
+            # Importing a module also runs the __init__.py of its parent packages, but not
+            # the functions in them, which import public names at first use.
+            follow_functions = in_functions and not chain[-1].endswith(".__init__")
             items = self.imports[chain[-1]]
-            names = [i.name for i in items if functions or i.when == ON_IMPORT]
+            names = [i.name for i in items if follow_functions or i.when == ON_IMPORT]
             parents = chain[-1].split(".")[:-1]
             names += [
                 ".".join([*parents[: n + 1], "__init__"]) for n in range(len(parents))
@@ -108,17 +114,19 @@ class Sources:
             for name in names:
                 if name not in chains:
                     chains[name] = [*chain, name]
-                    if target := self.target(name):
+                    if target := self.find_definition(name):
                         queue.append([*chain, target])
         return chains
 
 
 def find_import_problems(module: str, sources: Sources) -> Iterator[str]:
-    """Yields a line for each single import of a module that breaks a rule."""
+    """Yields a message for each violation of a rule by an import in a module."""
     unit = find_unit(module)
     for item in sources.imports[module]:
         name, package = item.name, item.name.split(".")[0]
-        if f"{name}.".startswith("absl.flags.") and not re.fullmatch(FLAGS, module):
+        if f"{name}.".startswith("absl.flags.") and not re.fullmatch(
+            FLAG_MODULES, module
+        ):
             yield f"{module} -> {name}: flags are process-wide, so only commands may define them"
         if package in ("export", "keras_resnet_export") and not (
             item.relative and module.startswith("export.")
@@ -128,7 +136,7 @@ def find_import_problems(module: str, sources: Sources) -> Iterator[str]:
             continue
         if re.match("_[^_]", name.split(".")[-1]):
             yield f"{module} -> {name}: the name is private"
-        target = sources.target(name) or ""
+        target = sources.find_definition(name) or ""
         target_unit = find_unit(target)
         is_top_level = target_unit in ("", "studies") and target != module
         if target_unit not in ALLOWED_IMPORTS[unit] and (
@@ -144,7 +152,7 @@ def find_import_problems(module: str, sources: Sources) -> Iterator[str]:
 
 
 def find_long_functions(module: str, text: str) -> Iterator[str]:
-    """Yields a line for each function that is longer than `MAX_LINES`."""
+    """Yields a message for each function in a module that exceeds `MAX_LINES`."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             lines = (node.end_lineno or 0) - node.lineno + 1
@@ -152,12 +160,17 @@ def find_long_functions(module: str, text: str) -> Iterator[str]:
                 docstring = node.body[0]
                 lines -= (docstring.end_lineno or 0) - docstring.lineno + 1
             name = f"{module}.{node.name}"
-            if lines > MAX_LINES and name not in LONGER:
+            if lines > MAX_LINES and name not in ALLOWED_LONG_FUNCTIONS:
                 yield f"{name} has {lines} lines without its docstring"
 
 
 def find_problems(texts: dict[str, str], stubs: dict[str, str]) -> Iterator[str]:
-    """Yields a line for each violation of a rule."""
+    """Yields a message for each violation of a rule.
+
+    Args:
+        texts: Texts of the modules, by dotted name.
+        stubs: Texts of the stubs (`__init__.pyi`), by dotted name.
+    """
     sources = Sources(texts, stubs)
     for name in sources.module_by_public_name.keys() & texts.keys():
         yield f"{name}: the module hides the public name that the stub lists"
@@ -166,11 +179,11 @@ def find_problems(texts: dict[str, str], stubs: dict[str, str]) -> Iterator[str]
         yield from find_long_functions(module, text)
         for modules, in_functions, forbidden, reason in FORBIDDEN_IMPORTS:
             if re.fullmatch(modules, module):
-                for name, chain in sources.chains(module, in_functions).items():
+                for name, chain in sources.find_chains(module, in_functions).items():
                     if name.split(".")[0] in forbidden.split():
                         yield f"{' -> '.join(chain)}: {reason}"
     graph = {
-        module: {sources.target(item.name) for item in items} - {module, None}
+        module: {sources.find_definition(item.name) for item in items} - {module, None}
         for module, items in sources.imports.items()
     }
     try:
@@ -185,7 +198,7 @@ def test_the_sources_follow_the_rules():
     assert "\n".join(find_problems(texts, read_sources(ROOT, PACKAGES, ".pyi"))) == ""
 
 
-# Sources of a small project that follows all rules.
+# Stubs and modules of a small project that follows all rules.
 STUBS = {
     "keras_resnet.__init__": "from .nets import fold as fold",
     "keras_resnet.data.__init__": "from .splits import Split as Split",
@@ -256,20 +269,25 @@ def test_a_violation_is_reported(module, source, message):
     assert message in "\n".join(find_problems({**SOURCES, module: source}, STUBS))
 
 
-# `bazel run` and `python FOLDER/FILE.py` put the file's folder first on sys.path. A module
-# in this folder with the name of a library would hide the library.
+# Folders whose modules must not have the names of libraries. `bazel run` and
+# `python FOLDER/FILE.py` put FOLDER first on sys.path, so its modules hide libraries.
 FOLDERS = (*PACKAGES, "tests", "benchmarks")
-# Libraries whose name differs from their distribution's, and `datasets`, which other
-# libraries import if it exists.
-LIBRARIES = {"IPython", "PIL", "absl", "datasets", "google", "sklearn"}
+# Libraries whose import name is not the name of their distribution, and `datasets`, which
+# other libraries import if it exists.
+OTHER_LIBRARIES = {"IPython", "PIL", "absl", "datasets", "google", "sklearn"}
 
 
 def find_name_clashes(modules, lock):
-    """Returns the modules whose name is that of a library or a standard module."""
-    locked = re.findall(r"^([\w.-]+)==", lock, re.M)
-    libraries = {name.replace("-", "_") for name in locked} | LIBRARIES
-    taken = sys.stdlib_module_names | libraries
-    return {module for module in modules if module.split(".")[-1] in taken}
+    """Returns the modules that have the name of a library or of a standard module.
+
+    Args:
+        modules: Dotted names of modules.
+        lock: Text of a lock file, which lists the libraries.
+    """
+    locked_names = re.findall(r"^([\w.-]+)==", lock, re.M)
+    libraries = {name.replace("-", "_") for name in locked_names} | OTHER_LIBRARIES
+    taken_names = sys.stdlib_module_names | libraries
+    return {module for module in modules if module.split(".")[-1] in taken_names}
 
 
 def test_no_module_has_the_name_of_a_library():

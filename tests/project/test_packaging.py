@@ -10,15 +10,17 @@ import zipfile
 import pytest
 from conftest import ROOT, assert_one_line, run_python
 
-# Folders of the checkout, and the names of their packages in the wheel.
+# Dict from folders of the checkout to the names of their packages in the wheel.
 PACKAGES = {"keras_resnet": "keras_resnet", "export": "keras_resnet_export"}
 
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory):
-    """A wheel, built from a copy of the checkout that contains a file `build`.
+    """Path of a wheel, built from a copy of the checkout that contains a file `build`.
 
-    On file systems that ignore the case, as on macOS, the file `BUILD` is such a file.
+    On macOS, whose file system ignores the case, the file `BUILD` is also `build`.
+    The build must succeed nevertheless, although setuptools uses a folder of this name
+    by default.
     """
     source = tmp_path_factory.mktemp("source")
     for name in PACKAGES:
@@ -28,7 +30,7 @@ def wheel(tmp_path_factory):
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     (source / "build").write_text("a file")
-    out = tmp_path_factory.mktemp("wheel")
+    wheel_folder = tmp_path_factory.mktemp("wheel")
     result = run_python(
         "-m",
         "pip",
@@ -36,18 +38,18 @@ def wheel(tmp_path_factory):
         "--no-deps",
         "--no-build-isolation",
         "-w",
-        out,
+        wheel_folder,
         source,
-        cwd=out,
+        cwd=wheel_folder,
     )
     assert result.returncode == 0, result.stderr
-    (path,) = out.glob("keras_resnet_zoo-*.whl")
+    (path,) = wheel_folder.glob("keras_resnet_zoo-*.whl")
     return path
 
 
 @pytest.fixture(scope="session")
-def environment(wheel, tmp_path_factory):
-    """A new environment with the wheel and the dependencies of this environment."""
+def bin_folder(wheel, tmp_path_factory):
+    """Folder `bin` of a new environment with the wheel and this one's dependencies."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
     site = next((folder / "lib").glob("python*")) / "site-packages"
@@ -81,13 +83,13 @@ def test_the_wheel_contains_both_packages_and_nothing_else(wheel):
 
 
 @pytest.mark.clients
-def test_console_scripts_run_from_any_folder(environment, tmp_path):
-    def run(script, *flags):
+def test_console_scripts_run_from_any_folder(bin_folder, tmp_path):
+    def run_script(script, *flags):
         return execute(f"keras-resnet-{script}", *flags)
 
     def execute(executable, *flags):
         return subprocess.run(
-            [environment / executable, *flags],
+            [bin_folder / executable, *flags],
             capture_output=True,
             text=True,
             cwd=tmp_path,
@@ -95,19 +97,21 @@ def test_console_scripts_run_from_any_folder(environment, tmp_path):
         )
 
     for script in ("train", "evaluate", "predict", "export"):
-        result = run(script, "--helpshort")
+        result = run_script(script, "--helpshort")
         assert "--model:" in result.stdout, result.stderr
-    result = run("train", "--model=cifar_resnet8", "--epochs=6", "--model_dir=run")
+    result = run_script(
+        "train", "--model=cifar_resnet8", "--epochs=6", "--model_dir=run"
+    )
     assert result.returncode == 0, result.stderr
-    result = run("evaluate", "--model=run")
+    result = run_script("evaluate", "--model=run")
     assert "of 360 test images correct" in result.stdout, result.stderr
-    result = run("export", "--model=run", "--output=bundle", "--formats=float32")
+    result = run_script("export", "--model=run", "--output=bundle", "--formats=float32")
     assert "float32.tflite" in result.stdout, result.stderr
     assert (tmp_path / "bundle/manifest.json").exists()
     result = execute("python", "-m", "keras_resnet_export.verify", "bundle")
     assert result.returncode == 0, result.stderr
     assert "float32" in result.stdout
-    result = run("predict", "--model=run", "--top=1", "run/curves.png")
+    result = run_script("predict", "--model=run", "--top=1", "run/curves.png")
     assert result.returncode == 0, result.stderr
     assert "run/curves.png" in result.stdout
 

@@ -1,4 +1,4 @@
-"""Tests of recipes against their papers, and of changes to recipes."""
+"""Tests that recipes match their papers, and tests of changes to recipes."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from keras_resnet.spec.options import RunOptions
 from keras_resnet.spec.recipes import (
     RECIPES,
     Recipe,
-    default_recipe,
+    choose_recipe,
     find_recipe,
     parse_changes,
 )
@@ -24,8 +24,10 @@ def assert_fields(recipe, **fields):
     assert values == fields
 
 
-def test_the_papers_cifar_recipe():
-    """Section 4.2: 64k iterations of 128, drops after 32k and 48k, 45k/5k images."""
+def test_paper_cifar_matches_the_paper():
+    """Section 4.2: 64k iterations with batches of 128 images. The learning rate drops
+    after 32k and 48k iterations, and 5k of the 50k images are held out.
+    """
     recipe = find_recipe("paper_cifar")
     assert (recipe.batch_size, recipe.learning_rate) == (128, 0.1)
     assert (recipe.momentum, recipe.weight_decay) == (0.9, 1e-4)
@@ -46,7 +48,7 @@ def test_the_papers_cifar_recipe():
     ("model", "careful_start"), [("resnet56", False), ("resnet110", True)]
 )
 def test_only_deep_networks_start_carefully(model, careful_start, tmp_path):
-    """Section 4.2 warms up the 110-layer network alone: "we use 0.01 to warm up"."""
+    """Section 4.2 warms up only the 110-layer network: "we use 0.01 to warm up"."""
     options = RunOptions.from_keywords(
         model,
         recipe="paper_cifar",
@@ -58,7 +60,7 @@ def test_only_deep_networks_start_carefully(model, careful_start, tmp_path):
     assert (run.total_steps, run.steps_per_epoch) == (64_000, -(-(1437 - 144) // 128))
 
 
-def test_the_papers_imagenet_recipe():
+def test_paper_imagenet_matches_the_paper():
     """Section 3.4 of the paper describes the training on ImageNet."""
     assert_fields(
         find_recipe("paper_imagenet"),
@@ -79,8 +81,8 @@ def test_the_papers_imagenet_recipe():
     )
 
 
-# arXiv:2110.00476, Table 2.
-STRIKES_BACK = {
+# Fields that the recipes of "ResNet strikes back" share (arXiv:2110.00476, Table 2).
+RSB_FIELDS = {
     "batch_size": 2048,
     "optimizer": "lamb",
     "schedule": "cosine",
@@ -98,7 +100,7 @@ STRIKES_BACK = {
 
 
 @pytest.mark.parametrize(
-    ("name", "row"),
+    ("name", "fields"),
     [
         (
             "rsb_a1",
@@ -147,14 +149,14 @@ STRIKES_BACK = {
         ),
     ],
 )
-def test_resnet_strikes_back(name, row):
+def test_rsb_recipes_match_their_paper(name, fields):
     recipe = dataclasses.asdict(find_recipe(name))
-    for field, value in {**STRIKES_BACK, **row}.items():
+    for field, value in {**RSB_FIELDS, **fields}.items():
         assert recipe[field] == value, field
 
 
-def test_torchvisions_recipe():
-    """The recipe matches torchvision's documented command for IMAGENET1K_V2.
+def test_torchvision_v2_matches_the_command_of_torchvision():
+    """torchvision documents these flags for IMAGENET1K_V2. Parentheses contain defaults.
 
     --batch-size 128 on 8 GPUs --lr 0.5 --lr-scheduler cosineannealinglr
     --lr-warmup-epochs 5 --lr-warmup-method linear (--lr-warmup-decay 0.01)
@@ -188,12 +190,13 @@ def test_torchvisions_recipe():
     recipe = find_recipe("torchvision_v2")
     assert recipe.sizes == (176,)
     assert round(224 / recipe.test_crop) == 232
-    # torchvision's code: alpha = (1 - decay) * batch * ema_steps / epochs per 32 steps.
+    # torchvision updates the average every `ema_steps` (32) steps with
+    # alpha = (1 - decay) * batch * ema_steps / epochs.
     alpha = (1 - 0.99998) * 1024 * 32 / 600
     assert recipe.ema**32 == pytest.approx(1 - alpha, rel=1e-5)
 
 
-def test_every_row_is_in_range():
+def test_every_recipe_passes_validation():
     for name, recipe in RECIPES.items():
         fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
         assert replace_fields(recipe, fields) == recipe, name
@@ -211,7 +214,7 @@ def test_recipe_and_execution_share_no_field_names():
     }
 
 
-def test_changing_a_field():
+def test_find_recipe_changes_a_field_and_ignores_none():
     recipe = find_recipe("digits", epochs=3, batch_size=None)
     assert recipe.epochs == 3
     assert recipe.batch_size == find_recipe("digits").batch_size
@@ -228,8 +231,7 @@ def test_another_batch_size_rescales_the_learning_rate(rule, rate):
     assert recipe.learning_rate == 0.7
 
 
-def test_the_rate_rules_of_the_recipes():
-    """SGD scales linearly (arXiv:1706.02677), LAMB with the square root."""
+def test_sgd_rescales_linearly_and_lamb_with_the_square_root():
     assert find_recipe("paper_cifar", batch_size=64).learning_rate == 0.05
     recipe = find_recipe("rsb_a2", batch_size=512)
     assert recipe.learning_rate == pytest.approx(2.5e-3)
@@ -242,18 +244,18 @@ def test_epochs_replace_iterations():
     assert find_recipe("digits", iterations=7).iterations == 7
 
 
-def test_the_number_of_batch_parts():
+def test_accumulation_and_mixing_multiply_the_batch_parts():
     assert find_recipe("digits").count_batch_parts(4) == 4
     assert find_recipe("digits", accumulate=3).count_batch_parts(2) == 6
     assert find_recipe("digits", accumulate=3, cutmix=1.0).count_batch_parts(2) == 12
 
 
-def test_digits_are_not_mirrored():
-    assert not find_recipe(default_recipe("digits", photographs=False)).flip
-    assert not find_recipe(default_recipe("mnist:3.0.1", photographs=False)).flip
-    assert not find_recipe(default_recipe("emnist/letters", photographs=False)).flip
-    assert find_recipe(default_recipe("cifar10", photographs=False)).flip
-    assert find_recipe(default_recipe("folder:pets", photographs=True)).flip
+def test_default_recipes_do_not_mirror_digits_and_letters():
+    assert not find_recipe(choose_recipe("digits", has_photographs=False)).flip
+    assert not find_recipe(choose_recipe("mnist:3.0.1", has_photographs=False)).flip
+    assert not find_recipe(choose_recipe("emnist/letters", has_photographs=False)).flip
+    assert find_recipe(choose_recipe("cifar10", has_photographs=False)).flip
+    assert find_recipe(choose_recipe("folder:pets", has_photographs=True)).flip
 
 
 @pytest.mark.parametrize(
@@ -276,7 +278,7 @@ def test_digits_are_not_mirrored():
         ("schedule=plateau", "plateau"),
     ],
 )
-def test_values_of_the_set_flag(pair, value):
+def test_the_set_flag_converts_values_to_the_types_of_fields(pair, value):
     recipe = find_recipe("digits", **parse_changes([pair]))
     field_value = getattr(recipe, pair.partition("=")[0].strip())
     assert field_value == value and type(field_value) is type(value)
@@ -301,7 +303,7 @@ def test_the_set_flag_changes_execution_fields():
         (["=3"], "Received: field=''"),
     ],
 )
-def test_invalid_values_of_the_set_flag(pairs, words):
+def test_an_invalid_set_flag_is_an_error(pairs, words):
     with pytest.raises(InputError) as error:
         parse_changes(pairs)
     assert words in " ".join(str(error.value).split())
@@ -355,7 +357,7 @@ def test_invalid_values_of_the_set_flag(pairs, words):
         ({"warmup": 1}, "must be below 1. Received: warmup=1"),
     ],
 )
-def test_invalid_recipe_fields(changes, words):
+def test_an_invalid_recipe_field_is_an_error(changes, words):
     with pytest.raises(InputError) as error:
         find_recipe("digits", **changes)
     assert words in str(error.value)
@@ -372,19 +374,18 @@ def test_invalid_recipe_fields(changes, words):
         ({"steps_per_execution": "1.5"}, "must be a whole number"),
     ],
 )
-def test_invalid_execution_fields(changes, words):
+def test_an_invalid_execution_field_is_an_error(changes, words):
     with pytest.raises(InputError) as error:
         replace_fields(Execution(), changes)
     assert words in str(error.value)
 
 
-def test_lamb_with_a_stage_rate():
-    """LAMB accepts a learning rate per stage, like SGD."""
+def test_lamb_accepts_a_stage_rate():
     recipe = find_recipe("digits", optimizer="lamb", stage_rate=0.5)
     assert (recipe.optimizer, recipe.stage_rate) == ("lamb", 0.5)
 
 
-def test_error_messages_of_find_recipe():
+def test_find_recipe_reports_an_unknown_name_and_an_invalid_value():
     with pytest.raises(InputError, match="Did you mean 'paper_cifar'"):
         find_recipe("paper_cifer")
     with pytest.raises(InputError, match="Received: learning_rate=0"):

@@ -1,4 +1,4 @@
-"""Tests of run settings, read from a file that version 0.1.0 wrote."""
+"""Tests of run settings, with a `run.json` that version 0.1.0 wrote."""
 
 import json
 import pathlib
@@ -6,9 +6,9 @@ import pathlib
 import pytest
 
 import keras_resnet
-from keras_resnet.spec import Provenance, RunSpec, steps_per_epoch
+from keras_resnet.spec import Provenance, RunSpec, count_steps
 
-RECORD = (
+RUN_JSON = (
     pathlib.Path(keras_resnet.__file__).parent
     / "weights/trained/resnet20_fashion_mnist/run.json"
 )
@@ -16,7 +16,8 @@ RECORD = (
 
 @pytest.fixture
 def settings():
-    return json.loads(RECORD.read_text("utf-8"))["settings"]
+    """Settings of a ResNet-20 that version 0.1.0 trained on Fashion-MNIST."""
+    return json.loads(RUN_JSON.read_text("utf-8"))["settings"]
 
 
 def test_settings_of_an_older_version_survive_a_round_trip(settings):
@@ -26,7 +27,7 @@ def test_settings_of_an_older_version_survive_a_round_trip(settings):
     assert (spec.model, spec.recipe_name) == ("resnet20", "modern_cifar")
     assert spec.recipe.drops == (0.5, 0.75)
     assert spec.execution.precision == "mixed_bfloat16"
-    # 60,000 images in batches of 128: 468 full steps and one of 96 images. 30 epochs.
+    # 60,000 images are 468 batches of 128 images and one of 96. The run has 30 epochs.
     assert (spec.steps_per_epoch, spec.total_steps) == (469, 14_070)
 
 
@@ -44,7 +45,7 @@ def test_a_missing_required_setting_is_an_error(settings, name):
         RunSpec.from_settings(settings)
 
 
-def test_the_variant_of_a_run(settings):
+def test_the_variant_of_a_run_includes_its_changes(settings):
     variant = RunSpec.from_settings({**settings, "shortcut": "B"}).variant
     assert (variant.shortcut, variant.zero_gamma) == ("B", True)
 
@@ -53,20 +54,22 @@ def test_the_variant_of_a_run(settings):
     ("images", "num_parts", "steps"),
     [(10, 2, 2), (11, 1, 3), (11, 2, 2), (12, 2, 3), (4, 1, 1), (1, 2, 0)],
 )
-def test_steps_per_epoch(images, num_parts, steps):
-    assert steps_per_epoch(images, 5, num_parts) == steps
+def test_the_last_batch_needs_an_image_for_each_part(images, num_parts, steps):
+    assert count_steps(images, 5, num_parts) == steps
 
 
-def test_provenance(settings):
+def test_provenance_survives_a_round_trip(settings):
     provenance = Provenance("resnet20", None, RunSpec.from_settings(settings))
     assert provenance.to_settings() == settings
     assert Provenance.from_settings(settings) == provenance
-    published = {
+    published_settings = {
         "model": "resnet50",
         "weights": "resnet50/torchvision_v2",
         "publisher": "torchvision",
         "licence": "BSD-3-Clause",
         "published_top1": 80.858,
     }
-    assert Provenance.from_settings(published).to_settings() == published
-    assert Provenance.from_settings(published).run is None
+    assert (
+        Provenance.from_settings(published_settings).to_settings() == published_settings
+    )
+    assert Provenance.from_settings(published_settings).run is None

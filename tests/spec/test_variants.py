@@ -29,7 +29,7 @@ def test_names_ignore_the_case(name):
     assert find_variant(name) is VARIANTS["resnet50"]
 
 
-def test_cifar_networks_of_any_depth():
+def test_cifar_networks_of_any_depth_are_found():
     assert find_variant("cifar_resnet50").blocks == (8, 8, 8)
     assert find_variant("cifar_resnet50").shortcut == "A"
     assert find_variant("cifar_plainnet14").shortcut == "none"
@@ -43,7 +43,7 @@ def test_cifar_networks_of_any_depth():
         ({"stochastic_depth": 0.2}, "stochastic_depth=0.2"),
     ],
 )
-def test_plain_networks_refuse_options_of_branches(changes, words):
+def test_plain_networks_refuse_options_of_residual_branches(changes, words):
     with pytest.raises(InputError, match="require a network with shortcuts") as error:
         keras_resnet.ResNet("cifar_plainnet8", **changes)
     assert words in str(error.value) and "\n" not in str(error.value)
@@ -59,7 +59,7 @@ def test_plain_networks_refuse_options_of_branches(changes, words):
         ("cifar_resnet0", "such as 8 or 14"),
     ],
 )
-def test_unknown_names(name, words):
+def test_an_unknown_name_is_an_error_with_a_hint(name, words):
     with pytest.raises(InputError, match="Received: model=") as error:
         find_variant(name)
     assert words in str(error.value)

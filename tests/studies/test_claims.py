@@ -1,4 +1,4 @@
-"""Results of all studies on the digits, which every seed must confirm with a margin."""
+"""All studies on the digits. Every seed must confirm the claims with a margin."""
 
 import dataclasses
 import math
@@ -15,42 +15,42 @@ def read_rows(folder, study):
     return read_table(f"{folder}/{study}/{study}.csv")
 
 
-def difference(rows, column, first, second):
-    """Returns the difference of a column between two kinds of runs, for each seed."""
-    pair = [select_column(rows, column, **where) for where in (first, second)]
-    assert len(pair[0]) == len(pair[1]) == 3
-    return np.subtract(*pair)
+def subtract_runs(rows, column, first, second):
+    """Returns a column of the rows that match `first` minus `second`, for each seed."""
+    values = [select_column(rows, column, **where) for where in (first, second)]
+    assert len(values[0]) == len(values[1]) == 3
+    return np.subtract(*values)
 
 
 def check_tables(folder):
-    """Checks the tables in a folder of studies, which take about 17 minutes to make."""
-    deep = {"depth": 44, "epoch": 24}
+    """Checks the tables of all studies in a folder."""
+    last_epoch = {"depth": 44, "epoch": 24}
     rows = read_rows(folder, "degradation")
-    plain, residual = {**deep, "kind": "plain"}, {**deep, "kind": "res"}
-    increases = difference(rows, "training_error", plain, {**plain, "depth": 8})
+    plain, residual = {**last_epoch, "kind": "plain"}, {**last_epoch, "kind": "res"}
+    increases = subtract_runs(rows, "training_error", plain, {**plain, "depth": 8})
     assert increases.min() > 15
-    assert difference(rows, "test_error", plain, residual).min() > 10
+    assert subtract_runs(rows, "test_error", plain, residual).min() > 10
 
     rows = read_rows(folder, "shortcuts")
     for kind in "ABC":
         pair = {"depth": 44, "shortcut": "none"}, {"depth": 44, "shortcut": kind}
-        assert difference(rows, "test_error", *pair).min() > 10
+        assert subtract_runs(rows, "test_error", *pair).min() > 10
 
     rows = read_rows(folder, "gradients")
-    small = {"batch_norm": "without", "scale": 0.5, "step": 0}
-    for kind, holds in (
-        # Each of 40 layers at least halves the gradient, and 2**-40 is 1e-12.
+    half_scale = {"batch_norm": "without", "scale": 0.5, "step": 0}
+    for kind, expectation in (
+        # If each of 40 layers halves the gradient, 2**-40 or about 1e-12 is left of it.
         ("plain", lambda first, last: first < 1e-10 * last),
         ("res", lambda first, last: first > 0.25 * last),
     ):
-        ends = [
-            select_column(rows, "gradient", kind=kind, block=b, **small)
+        gradients = [
+            select_column(rows, "gradient", kind=kind, block=b, **half_scale)
             for b in (1, 21)
         ]
-        assert all(map(holds, *ends)) and len(ends[0]) == 3
-    normal = {"batch_norm": "with", "scale": 1.0, "step": 0, "kind": "res"}
-    terms = [select_column(rows, term, **normal) for term in ("shortcut", "branch")]
-    assert np.log(np.divide(*terms)).reshape(3, 21).mean(axis=1).min() > math.log(1.15)
+        assert all(map(expectation, *gradients)) and len(gradients[0]) == 3
+    he_norm = {"batch_norm": "with", "scale": 1.0, "step": 0, "kind": "res"}
+    norms = [select_column(rows, term, **he_norm) for term in ("shortcut", "branch")]
+    assert np.log(np.divide(*norms)).reshape(3, 21).mean(axis=1).min() > math.log(1.15)
 
     rows = read_rows(folder, "responses")
     means = [
@@ -62,10 +62,12 @@ def check_tables(folder):
     assert np.subtract(*means).min() > 0.02
 
     rows = read_rows(folder, "identity")
-    start, further = ({"kind": "res", "net": net} for net in ("start", "further"))
-    assert select_column(rows, "difference", **start) == [0, 0, 0]
-    assert difference(rows, "training_error", further, start).max() < 0.25
-    assert difference(rows, "test_error", further, start).max() < 0.5
+    start_net, further_net = (
+        {"kind": "res", "net": net} for net in ("start", "further")
+    )
+    assert select_column(rows, "difference", **start_net) == [0, 0, 0]
+    assert subtract_runs(rows, "training_error", further_net, start_net).max() < 0.25
+    assert subtract_runs(rows, "test_error", further_net, start_net).max() < 0.5
     assert min(select_column(rows, "training_error", kind="plain", net="start")) > 85
 
     rows = read_rows(folder, "lesion")
@@ -73,25 +75,25 @@ def check_tables(folder):
         run = {"depth": 44, "seed": seed}
         plain, residual = {**run, "kind": "plain"}, {**run, "kind": "res"}
         assert np.median(select_column(rows, "percent", what="removed", **plain)) > 80
-        swapped = [
+        swapped_errors = [
             np.mean(select_column(rows, "percent", what="swapped", **net))
             for net in (plain, residual)
         ]
-        assert swapped[0] > swapped[1] + 30
-        (intact,) = select_column(rows, "percent", what="intact", **residual)
+        assert swapped_errors[0] > swapped_errors[1] + 30
+        (intact_error,) = select_column(rows, "percent", what="intact", **residual)
         assert (
             select_column(rows, "percent", what="first", at=3, **residual)[0]
-            < intact + 5
+            < intact_error + 5
         )
         assert (
             select_column(rows, "percent", what="pruned", at=50, **residual)[0]
-            < intact + 3
+            < intact_error + 3
         )
 
     rows = read_rows(folder, "schedule")
     pair = [{"patience": patience, "epoch": 48} for patience in (1, 8)]
-    assert difference(rows, "training_error", *pair).min() > 1
-    assert difference(rows, "test_error", *pair).mean() > 0.4
+    assert subtract_runs(rows, "training_error", *pair).min() > 1
+    assert subtract_runs(rows, "test_error", *pair).mean() > 0.4
 
     rows = read_rows(folder, "overfitting")
     run = {"depth": 44, "wrong": 0.2}
@@ -101,7 +103,7 @@ def check_tables(folder):
     assert min(corrected) > 80 and max(memorised) < 15
 
 
-@pytest.mark.full  # About 17 minutes on two CPUs.
+@pytest.mark.full  # Takes about 17 minutes on two CPU cores.
 def test_the_claims_hold_with_a_margin(tmp_path):
     run_all({"output": str(tmp_path)})
     check_tables(dataclasses.replace(Options(), output=str(tmp_path)).folder)

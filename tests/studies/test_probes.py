@@ -1,4 +1,4 @@
-"""Measurements on networks whose results are known by hand."""
+"""Tests of measurements on networks whose results can be computed by hand."""
 
 import keras
 import numpy as np
@@ -9,16 +9,17 @@ from keras_resnet.studies.lib import probes
 from keras_resnet.studies.lib.study import Options
 from keras_resnet.zoo import ResNet
 
-# A network with two channels and two classes can be computed by hand.
+# Kernels and input image of a network with two channels and two classes.
 BRANCH = np.array([[2.0, 0.0], [1.0, 3.0]])
 HEAD = np.array([[1.0, -1.0], [0.5, 0.5]])
 PIXELS = np.array([[[[3, 1]]]], np.uint8)
 
 
 def make_linear_network(shortcut):
-    """Returns a network with a block x BRANCH, or x BRANCH + x, and a dense layer.
+    """Returns a network of one block and a dense layer with the kernel HEAD.
 
-    All values are positive, so the rectifiers have no effect.
+    The block computes x @ BRANCH, plus x if it has a shortcut. All values are positive,
+    so the ReLUs have no effect.
     """
     image = keras.Input((1, 1, 2), name="image")
     x = layers.Activation("relu", name="conv1_relu")(image)
@@ -34,15 +35,16 @@ def make_linear_network(shortcut):
 
 
 @pytest.mark.parametrize("shortcut", [False, True])
-def test_gradients_of_a_linear_network(shortcut):
+def test_gradient_norms_of_a_linear_network_equal_hand_computed_norms(shortcut):
     x = PIXELS[0, 0, 0].astype(float)
     logits = x @ (BRANCH + shortcut * np.eye(2)) @ HEAD
     probabilities = np.exp(logits) / np.exp(logits).sum()
-    # Gradient of the cross-entropy (second class) with respect to the block's output.
-    by_output = HEAD @ (probabilities - [0, 1])
-    terms = {"branch": BRANCH @ by_output, "shortcut": shortcut * by_output}
+    # Gradient of the cross-entropy with respect to the output of the block. The image
+    # belongs to the second class.
+    output_gradient = HEAD @ (probabilities - [0, 1])
+    terms = {"branch": BRANCH @ output_gradient, "shortcut": shortcut * output_gradient}
     terms |= {"gradient": terms["branch"] + terms["shortcut"]}
-    terms |= {"kernel": np.outer(x, by_output)}
+    terms |= {"kernel": np.outer(x, output_gradient)}
     network = make_linear_network(shortcut)
     (row,) = probes.make_gradient_meter(network, PIXELS, np.array([1]))()
     expected = {name: np.linalg.norm(term) for name, term in terms.items()}
@@ -55,12 +57,12 @@ def test_a_meter_uses_the_current_weights_and_does_not_change_them(digits):
     original_weights = network.get_weights()
     images, labels = digits.train.images[:8], digits.train.labels[:8]
     measure = probes.make_gradient_meter(network, images, labels)
-    first = measure()
-    assert [row["block"] for row in first] == [1, 2, 3, 4, 5, 6]
-    assert measure() == first
+    first_rows = measure()
+    assert [row["block"] for row in first_rows] == [1, 2, 3, 4, 5, 6]
+    assert measure() == first_rows
     for old, new in zip(original_weights, network.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
-    for row in first:  # The gradient is the sum of two terms (triangle inequality).
+    for row in first_rows:  # The triangle inequality holds.
         assert row["gradient"] <= 1.0001 * (row["branch"] + row["shortcut"])
     last_norm = network.get_layer("conv4_block2_2_bn")
     last_norm.gamma.assign(np.zeros(last_norm.gamma.shape))
@@ -81,23 +83,26 @@ def test_both_terms_are_measured_for_every_shortcut(shortcut, digits):
 
 def test_chain_rule_error_is_small_and_shows_a_wrong_jacobian(monkeypatch):
     assert max(map(probes.chain_rule_error, range(5))) < 1e-6
-    # With linear layers, the Jacobian of tanh is wrong.
+    # The layers become linear, so their Jacobians, which are those of tanh, are wrong.
     monkeypatch.setattr(np, "tanh", lambda x: x)
     assert min(map(probes.chain_rule_error, range(5))) > 1e-2
 
 
-def test_responses_of_a_known_network():
+def test_responses_are_standard_deviations_after_batch_normalisation():
     image = keras.Input((2, 2, 1), name="image")
-    first = layers.BatchNormalization(epsilon=0, name="conv1_bn")(image)
-    shortcut = layers.BatchNormalization(name="conv2_block1_0_bn")(first)
-    second = layers.BatchNormalization(epsilon=0, name="conv2_block1_2_bn")(first)
-    network = keras.Model(image, layers.Add()([shortcut, second]))
+    first_norm = layers.BatchNormalization(epsilon=0, name="conv1_bn")(image)
+    shortcut = layers.BatchNormalization(name="conv2_block1_0_bn")(first_norm)
+    second_norm = layers.BatchNormalization(epsilon=0, name="conv2_block1_2_bn")(
+        first_norm
+    )
+    network = keras.Model(image, layers.Add()([shortcut, second_norm]))
     for name, gamma, variance in (("conv1_bn", 3, 1), ("conv2_block1_2_bn", 1, 4)):
         layer = network.get_layer(name)
         layer.gamma.assign([gamma])
         layer.moving_variance.assign([variance])
     images = np.array([0, 0, 0, 0, 2, 2, 2, 2], np.uint8).reshape(2, 2, 2, 1)
-    # The pixels deviate by 1. The first layer triples this, the second one halves it.
+    # The pixels have the standard deviation 1. The first layer triples it. The second
+    # layer halves the tripled one.
     assert probes.measure_responses(network, images) == pytest.approx([3, 1.5])
 
 
@@ -124,7 +129,7 @@ def test_a_probe_scales_weights_and_measures_during_training(
         assert [(row["step"], row["block"]) for row in probe.rows] == [
             (step, block) for step in (0, 2) for block in (1, 2, 3)
         ]
-    full, half = kernels.values()
-    np.testing.assert_array_equal(half, full / 2)
+    full_kernel, half_kernel = kernels.values()
+    np.testing.assert_array_equal(half_kernel, full_kernel / 2)
     gamma = np.array(scales[-1])
     assert (gamma == 1).all() != normalised

@@ -1,4 +1,4 @@
-"""Code shared by all studies: flags, jobs, tables and reports."""
+"""Tests of the code that all studies share: flags, jobs, tables and reports."""
 
 import base64
 import dataclasses
@@ -20,7 +20,7 @@ from keras_resnet.studies import gradients, identity, lesion, responses
 from keras_resnet.studies.all import STUDIES, run_all
 from keras_resnet.studies.degradation import STUDY
 from keras_resnet.studies.lib import jobs, style
-from keras_resnet.studies.lib.study import Options, mean_and_deviation
+from keras_resnet.studies.lib.study import Options, format_mean
 from keras_resnet.studies.lib.tables import (
     file_stem,
     read_table,
@@ -29,21 +29,23 @@ from keras_resnet.studies.lib.tables import (
 )
 from keras_resnet.support.errors import InputError
 
-SMALL = Options(depths=(8, 14), seeds=1, epochs=1, workers=0)
+SMALL_OPTIONS = Options(depths=(8, 14), seeds=1, epochs=1, workers=0)
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    """Options of a small study that has already run in their output folder."""
-    options = dataclasses.replace(SMALL, output=str(tmp_path_factory.mktemp("studies")))
+def run_options(tmp_path_factory):
+    """Options of a finished run of the study `degradation`, whose results are kept."""
+    options = dataclasses.replace(
+        SMALL_OPTIONS, output=str(tmp_path_factory.mktemp("studies"))
+    )
     STUDY.run(options)
     return options
 
 
-def test_mean_and_deviation():
+def test_mean_and_deviation_are_formatted():
     # The sample standard deviation of 1, 2 and 3 is 1.
-    assert mean_and_deviation([1, 2, 3]) == "2 ± 1 % (n = 3)"
-    assert mean_and_deviation([4.5], " points") == "4.5 points (n = 1)"
+    assert format_mean([1, 2, 3]) == "2 ± 1 % (n = 3)"
+    assert format_mean([4.5], " points") == "4.5 points (n = 1)"
 
 
 def test_a_table_is_read_as_written(tmp_path):
@@ -53,20 +55,20 @@ def test_a_table_is_read_as_written(tmp_path):
     assert select_column(rows, "depth", kind="res") == [8]
 
 
-def test_file_stem():
+def test_a_file_stem_has_no_empty_settings_and_no_special_characters():
     settings = {"": "resnet8", "epochs": 24, "recipe": None, "dataset": "folder:a/b c"}
     assert file_stem(settings) == "resnet8-epochs-24-dataset-folder_a_b_c"
 
 
-def test_a_study_writes_table_figure_and_report(small):
-    folder = f"{small.folder}/degradation"
+def test_a_study_writes_table_figure_and_report(run_options):
+    folder = f"{run_options.folder}/degradation"
     rows = read_table(f"{folder}/degradation.csv")
     assert [(row["kind"], row["depth"], row["epoch"]) for row in rows] == [
         ("plain", 8, 1), ("res", 8, 1), ("plain", 14, 1), ("res", 14, 1)
     ]  # fmt: skip
-    # The run folder contains the same errors.
+    # The table contains the errors that training wrote to the run folder.
     (metrics,) = read_table(
-        f"{small.folder}/runs/cifar_resnet14-epochs-1-seed-0/metrics.csv"
+        f"{run_options.folder}/runs/cifar_resnet14-epochs-1-seed-0/metrics.csv"
     )
     assert rows[3]["test_error"] == pytest.approx(100 - 100 * metrics["val_accuracy"])
     assert rows[3]["training_error"] == pytest.approx(100 - 100 * metrics["accuracy"])
@@ -75,62 +77,65 @@ def test_a_study_writes_table_figure_and_report(small):
     assert png.startswith(b"\x89PNG")
     page = pathlib.Path(folder, "report.html").read_text("utf-8")
     assert base64.b64encode(png).decode() in page
-    assert all(expected in page.replace("&#x27;", "'") for expected in STUDY.expected)
-    assert len(re.findall("onfirmed</span>", page)) == len(STUDY.expected)
+    assert all(text in page.replace("&#x27;", "'") for text in STUDY.expectations)
+    assert len(re.findall("onfirmed</span>", page)) == len(STUDY.expectations)
     assert 'src="http' not in page and 'href="http' not in page
 
 
-def test_the_command_of_a_report_contains_all_changed_options(small):
-    assert shlex.split(STUDY.command(small)) == [
+def test_the_command_of_a_report_contains_all_changed_options(run_options):
+    assert shlex.split(STUDY.format_command(run_options)) == [
         "python", "-m", "keras_resnet.studies.degradation", "--depths=8,14",
-        "--seeds=1", "--epochs=1", f"--output={small.output}", "--workers=0",
+        "--seeds=1", "--epochs=1", f"--output={run_options.output}", "--workers=0",
     ]  # fmt: skip
-    assert STUDY.command(STUDY.defaults).endswith(".degradation")
+    assert STUDY.format_command(STUDY.defaults).endswith(".degradation")
 
 
-def test_measured_jobs_are_not_measured_again(small, monkeypatch):
-    monkeypatch.setattr(Options, "train", None)  # A call would fail.
-    STUDY.run(small)
+def test_measured_jobs_are_not_measured_again(run_options, monkeypatch):
+    monkeypatch.setattr(Options, "train", None)  # A call of `train` would fail.
+    STUDY.run(run_options)
 
 
-def test_an_interrupted_study_resumes(small, monkeypatch, tmp_path):
-    options, finished = dataclasses.replace(small, output=str(tmp_path)), []
+def test_an_interrupted_study_resumes(run_options, monkeypatch, tmp_path):
+    options = dataclasses.replace(run_options, output=str(tmp_path))
+    finished_jobs = []
     measure = jobs._measure
 
     def measure_one_job(study, job):
-        if len(finished) == 1:
+        if len(finished_jobs) == 1:
             raise KeyboardInterrupt
-        finished.append(job)
+        finished_jobs.append(job)
         return measure(study, job)
 
     monkeypatch.setattr(jobs, "_measure", measure_one_job)
     with pytest.raises(KeyboardInterrupt):
         STUDY.run(options)
     assert not (tmp_path / "digits/degradation/degradation.csv").exists()
-    resumed = []
+    resumed_jobs = []
     monkeypatch.setattr(
-        jobs, "_measure", lambda *args: resumed.append(args[1]) or measure(*args)
+        jobs, "_measure", lambda *args: resumed_jobs.append(args[1]) or measure(*args)
     )
     STUDY.run(options)
-    assert len(resumed) == 3 and finished[0] not in resumed
-    # The table is that of the study that was not interrupted.
-    tables = [f"{o.folder}/degradation/degradation.csv" for o in (options, small)]
-    assert read_table(tables[0]) == read_table(tables[1])
+    assert len(resumed_jobs) == 3 and finished_jobs[0] not in resumed_jobs
+    # The resumed study has the same table as the study that was not interrupted.
+    table_paths = [
+        f"{o.folder}/degradation/degradation.csv" for o in (options, run_options)
+    ]
+    assert read_table(table_paths[0]) == read_table(table_paths[1])
 
 
-def test_studies_share_run_folders(small, monkeypatch):
-    calls = []
+def test_studies_share_run_folders(run_options, monkeypatch):
+    training_calls = []
 
     def record_call(*args, **options):
-        calls.append(args)
+        training_calls.append(args)
 
     monkeypatch.setattr("keras_resnet.training.loop.Loop.train", record_call)
-    responses.STUDY.run(small)
-    assert not calls
+    responses.STUDY.run(run_options)
+    assert not training_calls
 
 
-def test_a_report_is_made_from_an_existing_table(small, tmp_path):
-    options = dataclasses.replace(small, output=str(tmp_path))
+def test_a_report_is_made_from_an_existing_table(run_options, tmp_path):
+    options = dataclasses.replace(run_options, output=str(tmp_path))
     folder = tmp_path / "digits/degradation"
     folder.mkdir(parents=True)
     rows = [
@@ -141,59 +146,59 @@ def test_a_report_is_made_from_an_existing_table(small, tmp_path):
         for epoch, error in enumerate(errors)
     ]  # fmt: skip
     write_table(folder / "degradation.csv", rows)
-    provenance = json.loads(
-        pathlib.Path(small.folder, "degradation/study.json").read_text("utf-8")
+    record = json.loads(
+        pathlib.Path(run_options.folder, "degradation/study.json").read_text("utf-8")
     )
-    assert provenance.pop("format") == 1  # Version 0.1.0 did not write a format.
-    (folder / "study.json").write_text(json.dumps(provenance))
-    result = run_program(
+    assert record.pop("format") == 1  # keras_resnet 0.1.0 wrote no format.
+    (folder / "study.json").write_text(json.dumps(record))
+    process = run_program(
         "keras_resnet.studies.degradation", "--report", f"--output={options.output}"
     )
-    assert result.returncode == 0, result.stderr
+    assert process.returncode == 0, process.stderr
     assert (
         "training error 20 % (n = 1) with 8 layers, 40 % (n = 1) with 56"
-        in result.stdout
+        in process.stdout
     )
     assert sorted(path.name for path in folder.iterdir()) == [
         "degradation.csv", "degradation.png", "report.html", "study.json"
     ]  # fmt: skip
     page = (folder / "report.html").read_text("utf-8")
-    assert STUDY.command(small) in page
+    assert STUDY.format_command(run_options) in page
 
 
-def test_a_damaged_table_is_reported_in_one_line(small, tmp_path):
+def test_a_damaged_table_is_reported_in_one_line(run_options, tmp_path):
     folder = tmp_path / "digits/degradation"
     folder.mkdir(parents=True)
-    shutil.copy(f"{small.folder}/degradation/study.json", folder)
-    options = dataclasses.replace(small, output=str(tmp_path))
+    shutil.copy(f"{run_options.folder}/degradation/study.json", folder)
+    options = dataclasses.replace(run_options, output=str(tmp_path))
     for content in ("", "kind,depth\n", "kind,depth,seed\nres,8,0\n", "\0\n"):
         (folder / "degradation.csv").write_text(content)
         with pytest.raises(InputError, match=r"degradation.csv") as caught:
             STUDY.run(options, report_only=True)
         assert "\n" not in str(caught.value)
-    shutil.copy(f"{small.folder}/degradation/degradation.csv", folder)
-    for content, words in (
+    shutil.copy(f"{run_options.folder}/degradation/degradation.csv", folder)
+    for content, pattern in (
         ("{}", "study.json.* damaged"),
         ("[]", "study.json.* damaged"),
         ('{"format": 9, "options": {}}', "study.json has format 9.* up to format 1"),
     ):
         (folder / "study.json").write_text(content)
-        with pytest.raises(InputError, match=words):
+        with pytest.raises(InputError, match=pattern):
             STUDY.run(options, report_only=True)
     assert not (folder / "report.html").exists()
 
 
-def test_report_of_several_studies(small, monkeypatch):
-    responses.STUDY.run(small)
+def test_one_report_contains_several_studies(run_options, monkeypatch):
+    responses.STUDY.run(run_options)
     monkeypatch.setattr("keras_resnet.studies.all.STUDIES", (STUDY, responses.STUDY))
-    path = run_all({"output": small.output}, report_only=True)
+    path = run_all({"output": run_options.output}, report_only=True)
     page = pathlib.Path(path).read_text("utf-8")
     assert page.count("<img") == 2
     assert '<a href="#1">Layer responses</a>' in page and '<h2 id="1">' in page
 
 
 def measure_or_fail(job):
-    """Fails for seed 0. The function is global, so that a worker can unpickle it."""
+    """Fails for seed 0. It is a global function, so that a worker can unpickle it."""
     if job["seed"] == 0:
         raise FloatingPointError("The loss is no longer a number")
     time.sleep(2)
@@ -209,18 +214,18 @@ def test_other_jobs_are_finished_when_one_fails():
     assert sorted(results) == [("1", [{"error": 1}]), ("2", [{"error": 2}])]
 
 
-def test_a_job_with_a_damaged_file_is_measured_again(small, tmp_path):
-    options = dataclasses.replace(small, output=str(tmp_path))
-    shutil.copytree(small.folder, options.folder)
+def test_a_job_with_a_damaged_file_is_measured_again(run_options, tmp_path):
+    options = dataclasses.replace(run_options, output=str(tmp_path))
+    shutil.copytree(run_options.folder, options.folder)
     path = min(tmp_path.glob("digits/degradation/jobs/*.csv"))
-    original = path.read_bytes()
+    original_content = path.read_bytes()
     path.write_text("")
     STUDY.run(options)
-    assert path.read_bytes() == original
+    assert path.read_bytes() == original_content
 
 
 @pytest.mark.parametrize(
-    ("study", "depths", "words"),
+    ("study", "depths", "pattern"),
     [
         (lesion, (8, 14), "from 14 to 362"),
         (lesion, (14, 368), "from 14 to 362"),
@@ -229,9 +234,11 @@ def test_a_job_with_a_damaged_file_is_measured_again(small, tmp_path):
         (responses, (8, 368), "from 8 to 362"),
     ],
 )
-def test_unsupported_depths_are_rejected(study, depths, words, tmp_path):
-    options = dataclasses.replace(SMALL, depths=depths, output=str(tmp_path / "out"))
-    with pytest.raises(InputError, match=words):
+def test_unsupported_depths_are_rejected(study, depths, pattern, tmp_path):
+    options = dataclasses.replace(
+        SMALL_OPTIONS, depths=depths, output=str(tmp_path / "out")
+    )
+    with pytest.raises(InputError, match=pattern):
         study.STUDY.run(options)
     assert not (tmp_path / "out").exists()
 
@@ -250,22 +257,22 @@ def test_unsupported_depths_are_rejected(study, depths, words, tmp_path):
     ],
 )
 def test_invalid_flags_are_rejected_before_training(flags, words, tmp_path):
-    result = run_program(
+    process = run_program(
         "keras_resnet.studies.degradation", f"--output={tmp_path / 'out'}", *flags
     )
-    assert_one_line(result, *words)
+    assert_one_line(process, *words)
     assert not (tmp_path / "out").exists()
 
 
-def test_number_of_worker_processes(monkeypatch):
+def test_the_number_of_workers_depends_on_cpus_gpus_and_the_flag(monkeypatch):
     monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: [])
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: range(5), raising=False)
-    assert jobs.worker_count(None) == 5
-    assert (jobs.worker_count(3), jobs.worker_count(0)) == (3, 0)
-    counts = [jobs.worker_count(count, sequential=True) for count in (None, 3, 0)]
+    assert jobs.count_workers(None) == 5
+    assert (jobs.count_workers(3), jobs.count_workers(0)) == (3, 0)
+    counts = [jobs.count_workers(count, sequential=True) for count in (None, 3, 0)]
     assert counts == [1, 1, 0]
     monkeypatch.setattr("tensorflow.config.list_physical_devices", lambda kind: ["one"])
-    assert jobs.worker_count(None) == 1
+    assert jobs.count_workers(None) == 1
 
 
 def test_the_default_recipe_depends_on_the_dataset():
@@ -274,27 +281,27 @@ def test_the_default_recipe_depends_on_the_dataset():
     assert Options(dataset="cifar10", recipe="digits").recipe_name == "digits"
 
 
-def test_subset_of_a_dataset(digits):
-    subset = jobs.load_images("digits", None, 100)
-    assert (len(subset.train), len(subset.test)) == (100, 20)
-    again = jobs.load_images.__wrapped__("digits", None, 100)
-    assert (subset.train.images == again.train.images).all()
+def test_a_subset_is_fixed_and_has_a_fifth_as_many_test_images(digits):
+    first_subset = jobs.load_subset("digits", None, 100)
+    assert (len(first_subset.train), len(first_subset.test)) == (100, 20)
+    second_subset = jobs.load_subset.__wrapped__("digits", None, 100)
+    assert (first_subset.train.images == second_subset.train.images).all()
     images = {image.tobytes() for image in digits.train.images}
-    assert all(image.tobytes() in images for image in subset.train.images)
+    assert all(image.tobytes() in images for image in first_subset.train.images)
 
 
 def test_all_rejects_depths_that_one_study_does_not_support(tmp_path):
-    result = run_program(
+    process = run_program(
         "keras_resnet.studies.all", "--depths=8,20", f"--output={tmp_path / 'out'}"
     )
-    assert_one_line(result, "lesion", "from 14 to 362", "Received: 8,20")
+    assert_one_line(process, "lesion", "from 14 to 362", "Received: 8,20")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("name", ["all", *(study.name for study in STUDIES)])
 def test_help_lists_the_flags(name):
-    result = run_program(f"keras_resnet.studies.{name}", "--helpshort")
-    assert "--depths" in result.stdout and "--[no]report" in result.stdout
+    process = run_program(f"keras_resnet.studies.{name}", "--helpshort")
+    assert "--depths" in process.stdout and "--[no]report" in process.stdout
 
 
 def test_a_single_run_is_drawn_and_colours_repeat():
@@ -306,7 +313,11 @@ def test_a_single_run_is_drawn_and_colours_repeat():
 
 
 def make_rows(plain, residual):
-    """Returns rows of `degradation`, whose test and training errors are equal."""
+    """Returns rows of the study `degradation` for three seeds and two epochs.
+
+    `plain` and `residual` map depths to the error in % of seed 0. Test and training
+    errors are equal.
+    """
     return [
         {"kind": kind, "depth": depth, "seed": seed, "epoch": epoch,
          "training_error": error + seed / 10, "test_error": error + seed / 10}
@@ -320,19 +331,19 @@ def make_rows(plain, residual):
 @pytest.mark.parametrize(
     ("plain", "residual", "holds"),
     [
-        # The errors of the paper's Table 2 (ImageNet, top-1).
+        # Top-1 errors in % on ImageNet, from Table 2 of the paper.
         ({18: 27.94, 34: 28.54}, {18: 27.88, 34: 25.03}, [True, True, True]),
         ({18: 28.54, 34: 27.94}, {18: 25.03, 34: 27.88}, [False, False, True]),
         ({18: 28.0, 34: 29.0}, {18: 28.0, 34: 28.4}, [True, True, True]),
         ({18: 28.0, 34: 29.0}, {18: 28.0, 34: 29.6}, [True, False, False]),
     ],
 )
-def test_verdicts_of_degradation(plain, residual, holds):
+def test_degradation_verdicts_follow_from_the_final_errors(plain, residual, holds):
     verdicts = STUDY.check_expectations(make_rows(plain, residual))
     assert [verdict for _, verdict in verdicts] == holds
 
 
-def start(*flags, **options):
+def start_study(*flags, **options):
     command = [sys.executable, "-m", "keras_resnet.studies.degradation", *flags]
     return subprocess.Popen(
         command, cwd=ROOT, text=True, stdout=subprocess.PIPE, **options
@@ -340,22 +351,22 @@ def start(*flags, **options):
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_killed_study_leaves_no_process_and_resumes(stop, tmp_path):
+@pytest.mark.parametrize("stop_signal", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_killed_study_leaves_no_process_and_resumes(stop_signal, tmp_path):
     flags = ["--depths=8,14", "--seeds=1", "--epochs=3", "--workers=2"]
-    process = start(*flags, f"--output={tmp_path}", stderr=subprocess.PIPE)
+    process = start_study(*flags, f"--output={tmp_path}", stderr=subprocess.PIPE)
     folder = tmp_path / "digits/degradation/jobs"
     deadline = time.monotonic() + 240
     while not list(folder.glob("*.csv")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.2)
-    process.send_signal(stop)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode != 0 and "Traceback" not in errors
+    process.send_signal(stop_signal)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode != 0 and "Traceback" not in stderr
     count = len(list(folder.glob("*.csv")))
-    time.sleep(10)  # A surviving process would measure another job in this time.
+    time.sleep(10)  # A surviving worker would finish another job in this time.
     assert len(list(folder.glob("*.csv"))) == count < 4
-    process = start(*flags, f"--output={tmp_path}")
-    output, _ = process.communicate(timeout=300)
+    process = start_study(*flags, f"--output={tmp_path}")
+    stdout, _ = process.communicate(timeout=300)
     assert process.returncode == 0
-    assert f"{count} of 4 jobs measured before" in output
+    assert f"{count} of 4 jobs measured before" in stdout

@@ -6,8 +6,9 @@ from keras_resnet.nets import cost
 from keras_resnet.studies.complexity import STUDY, rank_correlation, time_in_turn
 from keras_resnet.studies.lib.study import Options
 
-# Values printed in the paper: multiply-adds in 1e9 (Table 1), parameters in 1e6 (Table 6).
-PRINTED = [
+# Rows of the paper's tables: number of the table, network, shortcut, layers and cost. Costs
+# are billions of multiply-adds (Table 1) or millions of parameters (Table 6).
+PAPER_ROWS = [
     *((1, "resnet18", kind, 18, 1.8) for kind in "AB"),
     *((1, "resnet34", kind, 34, 3.6) for kind in "AB"),
     (1, "resnet50", "B", 50, 3.8),
@@ -22,58 +23,65 @@ PRINTED = [
 ]
 
 
-def make_rows(rate=lambda table: table, ours=lambda printed: printed):
-    """Returns rows of networks with a known time for each multiply-add."""
+def make_rows(get_ms=lambda table: table, get_cost=lambda printed: printed):
+    """Returns rows of all networks, each with more multiply-adds than the one before.
+
+    Args:
+        get_ms: Function from the number of the table to milliseconds for 1e8
+            multiply-adds.
+        get_cost: Function from the cost in the paper to the measured cost.
+    """
     return [
         {
             **dict(zip(("table", "network", "shortcut", "layers"), row, strict=False)),
             "paper": row[-1],
-            "ours": ours(row[-1]),
+            "ours": get_cost(row[-1]),
             "multiply_adds": (1 + number) * 10**8,
-            "ms": (1 + number) * rate(row[0]),
-            "ms_low": (1 + number) * rate(row[0]) * 0.9,
-            "ms_high": (1 + number) * rate(row[0]) * 1.2,
+            "ms": (1 + number) * get_ms(row[0]),
+            "ms_low": (1 + number) * get_ms(row[0]) * 0.9,
+            "ms_high": (1 + number) * get_ms(row[0]) * 1.2,
         }
-        for number, row in enumerate(PRINTED)
+        for number, row in enumerate(PAPER_ROWS)
     ]
 
 
-def test_times_of_known_pauses(monkeypatch):
-    pauses, calls, now = [0.25, 0.5], [], [0.0]
+def test_functions_are_timed_in_turn_after_an_untimed_round(monkeypatch):
+    pauses, calls, clock = [0.25, 0.5], [], [0.0]
 
     def pause(seconds):
         calls.append(seconds)
-        now[0] += seconds
+        clock[0] += seconds
 
-    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     seconds = time_in_turn([lambda s=s: pause(s) for s in pauses], rounds=3)
     assert seconds.tolist() == [pauses] * 3
-    assert calls == pauses * 4  # Each is called in turn, with one untimed round before.
+    # Each round calls both functions. There is an untimed round and three timed ones.
+    assert calls == pauses * 4
 
 
-def test_rank_correlation_of_known_orders():
+def test_rank_correlation_equals_spearmans_coefficient():
     assert rank_correlation([1, 2, 3, 4], [1, 10, 100, 1000]) == pytest.approx(1)
     assert rank_correlation([1, 2, 3, 4], [4, 3, 2, 1]) == pytest.approx(-1)
-    # By Spearman's formula, swapping two neighbours gives 1 - 6 * (1 + 1) / (4 * 15).
+    # Spearman's formula for two swapped neighbours: 1 - 6 * (1 + 1) / (4 * 15) = 0.8.
     assert rank_correlation([1, 2, 3, 4], [2, 1, 3, 4]) == pytest.approx(0.8)
 
 
-def check(table):
-    """Returns for each expectation whether it holds."""
-    return [holds for _, holds in STUDY.check_expectations(table)]
+def get_verdicts(rows):
+    """Returns whether each expectation holds."""
+    return [holds for _, holds in STUDY.check_expectations(rows)]
 
 
-def test_verdicts_of_known_tables():
-    assert check(make_rows()) == [True] * 3
-    fast_cifar = make_rows(rate=lambda table: 1 / table)
-    assert check(fast_cifar) == [True, True, False]
-    reversed_times = [{**row, "ms": 1 / row["ms"]} for row in make_rows()]
-    assert not check(reversed_times)[1]
-    assert not check(make_rows(ours=lambda printed: 1.03 * printed))[0]
+def test_verdicts_follow_from_the_table():
+    assert get_verdicts(make_rows()) == [True] * 3
+    rows_with_fast_cifar = make_rows(get_ms=lambda table: 1 / table)
+    assert get_verdicts(rows_with_fast_cifar) == [True, True, False]
+    rows_with_reversed_times = [{**row, "ms": 1 / row["ms"]} for row in make_rows()]
+    assert not get_verdicts(rows_with_reversed_times)[1]
+    assert not get_verdicts(make_rows(get_cost=lambda printed: 1.03 * printed))[0]
     assert len(STUDY.draw(make_rows()).axes) == 2
 
 
-def test_one_network_is_measured(monkeypatch):
+def test_measured_costs_of_resnet20_equal_known_counts(monkeypatch):
     monkeypatch.setattr(cost, "PAPER_TABLE_1", {})
     monkeypatch.setattr(cost, "PAPER_TABLE_6", {"resnet20": 0.27})
     (row,) = STUDY.measure(Options(), {"rounds": 2})
@@ -83,10 +91,10 @@ def test_one_network_is_measured(monkeypatch):
     assert 0 < row["ms_low"] <= row["ms"] <= row["ms_high"]
 
 
-@pytest.mark.full  # Builds every network, including ResNet-1202.
+@pytest.mark.full  # Takes long, because it builds every network, including ResNet-1202.
 def test_rows_contain_the_values_of_the_paper():
     keys = ("table", "network", "shortcut", "layers", "paper")
     values = [
         tuple(row[key] for key in keys) for row, _ in cost.profile_paper_networks()
     ]
-    assert values == PRINTED
+    assert values == PAPER_ROWS

@@ -2,7 +2,12 @@ from keras_resnet.studies.gradients import SCALES, STEPS, STUDY
 
 
 def make_rows(**changes):
-    """Returns rows of networks with 14 layers, i.e. six blocks, and known gradients."""
+    """Returns rows of plain and residual networks with 14 layers, that is six blocks.
+
+    `changes` replaces values of the first block's gradient ("plain", "res", "he",
+    "with", "trained"), the shortcut's gradient ("terms") or the "error" of the chain
+    rule. All other gradients are 1.
+    """
     values = {"plain": 1e-4, "res": 0.5, "he": 0.9, "with": 2.0, "trained": 3.0}
     values = {**values, "terms": 1.5, "error": 1e-9, **changes}
 
@@ -27,25 +32,29 @@ def make_rows(**changes):
     ]  # fmt: skip
 
 
-def check(table):
-    """Returns for each expectation whether it holds."""
-    return [holds for _, holds in STUDY.check_expectations(table)]
+def get_verdicts(rows):
+    """Returns whether each expectation holds."""
+    return [holds for _, holds in STUDY.check_expectations(rows)]
 
 
 def test_each_expectation_can_fail():
-    assert check(make_rows()) == [True] * 6
-    failing = [
+    assert get_verdicts(make_rows()) == [True] * 6
+    failing_changes = [
         {"error": 0.1}, {"plain": 0.01}, {"he": 0.01}, {"with": 11}, {"trained": 0.09},
         {"terms": 0.9},
     ]  # fmt: skip
-    for index, changes in enumerate(failing):
-        assert check(make_rows(**changes)) == [i != index for i in range(6)]
-    assert not check(make_rows(res=0.01))[1]
+    for index, changes in enumerate(failing_changes):
+        assert get_verdicts(make_rows(**changes)) == [i != index for i in range(6)]
+    assert not get_verdicts(make_rows(res=0.01))[1]
 
 
 def test_a_diverged_run_is_not_drawn():
-    diverged = {"batch_norm": "without", "scale": SCALES[-1], "step": STEPS[-1]}
-    remaining = [row for row in make_rows() if not diverged.items() <= row.items()]
-    lines = [len(STUDY.draw(table).axes[6].lines) for table in (make_rows(), remaining)]
-    assert lines == [4, 2]
-    assert all(check(remaining))
+    diverged_run = {"batch_norm": "without", "scale": SCALES[-1], "step": STEPS[-1]}
+    remaining_rows = [
+        row for row in make_rows() if not diverged_run.items() <= row.items()
+    ]
+    line_counts = [
+        len(STUDY.draw(rows).axes[6].lines) for rows in (make_rows(), remaining_rows)
+    ]
+    assert line_counts == [4, 2]
+    assert all(get_verdicts(remaining_rows))

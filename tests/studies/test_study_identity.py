@@ -3,34 +3,41 @@ import dataclasses
 from keras_resnet.studies.identity import NETS, STUDY
 
 
-def make_rows(start=0.0, further=1.0, plain=90.0):
-    """Returns rows of networks with known errors."""
-    errors = {"shallow": 1.0, "start": 1.0, "further": further, "scratch": 5.0}
+def make_rows(start_difference=0.0, further_error=1.0, plain_error=90.0):
+    """Returns rows of a plain and a residual study with known errors in %.
+
+    Args:
+        start_difference: Difference between the probabilities of the deepened and the
+            shallow network.
+        further_error: Error after further training.
+        plain_error: Error of the deepened plain network.
+    """
+    errors = {"shallow": 1.0, "start": 1.0, "further": further_error, "scratch": 5.0}
     return [
         {
             "kind": kind, "depth": 8, "to": 14, "seed": 0, "net": net,
-            "training_error": plain if (kind, net) == ("plain", "start") else errors[net],
-            "test_error": errors[net], "difference": start, "chance": 90.0,
+            "training_error": plain_error if (kind, net) == ("plain", "start") else errors[net],
+            "test_error": errors[net], "difference": start_difference, "chance": 90.0,
         }
         for kind in ("plain", "res")
         for net in NETS
     ]  # fmt: skip
 
 
-def verdicts(**changes):
+def get_verdicts(**changes):
     return [holds for _, holds in STUDY.check_expectations(make_rows(**changes))]
 
 
 def test_each_expectation_can_fail():
-    assert verdicts() == [True] * 4
-    assert verdicts(start=1e-9) == [False, True, True, True]
-    assert verdicts(further=1.8) == [True, False, True, True]
-    assert verdicts(further=2.5) == [True, False, False, True]
-    assert verdicts(plain=80.0) == [True, True, True, False]
+    assert get_verdicts() == [True] * 4
+    assert get_verdicts(start_difference=1e-9) == [False, True, True, True]
+    assert get_verdicts(further_error=1.8) == [True, False, True, True]
+    assert get_verdicts(further_error=2.5) == [True, False, False, True]
+    assert get_verdicts(plain_error=80.0) == [True, True, True, False]
     STUDY.draw(make_rows())
 
 
-def test_one_seed_is_measured(tmp_path):
+def test_deepening_a_measured_network_does_not_change_its_outputs(tmp_path):
     options = dataclasses.replace(
         STUDY.defaults,
         depths=(8, 14),
@@ -39,7 +46,7 @@ def test_one_seed_is_measured(tmp_path):
         images=200,
         output=str(tmp_path),
     )
-    _, residual = sorted(STUDY.jobs(options), key=lambda job: job["kind"])
+    _, residual = sorted(STUDY.list_jobs(options), key=lambda job: job["kind"])
     rows_by_net = {row["net"]: row for row in STUDY.measure(options, residual)}
     assert rows_by_net["start"]["difference"] == 0
     assert rows_by_net["start"]["test_error"] == rows_by_net["shallow"]["test_error"]

@@ -3,8 +3,8 @@ import pytest
 
 from keras_resnet.studies.lib.study import Options
 from keras_resnet.studies.overfitting import (
+    CONDITIONS,
     STUDY,
-    VARIANTS,
     compute_errors,
     corrupt_labels,
 )
@@ -13,43 +13,46 @@ from keras_resnet.studies.overfitting import (
 @pytest.mark.parametrize("fraction", [0.0, 0.01, 0.2, 1.0])
 def test_exactly_the_given_fraction_of_labels_is_wrong(fraction):
     labels = np.arange(1000, dtype=np.int32) % 10
-    corrupted = corrupt_labels(labels, 10, fraction, (0, 0))
-    assert np.mean(corrupted != labels) == fraction
-    assert corrupted.dtype == labels.dtype
-    assert set(corrupted) == set(range(10))
-    again = corrupt_labels(labels, 10, fraction, (0, 0))
-    np.testing.assert_array_equal(corrupted, again)
-    if fraction == 1:  # The other classes are about equally frequent.
-        counts = np.bincount((corrupted - labels) % 10)
+    corrupted_labels = corrupt_labels(labels, 10, fraction, (0, 0))
+    assert np.mean(corrupted_labels != labels) == fraction
+    assert corrupted_labels.dtype == labels.dtype
+    assert set(corrupted_labels) == set(range(10))
+    repeated_labels = corrupt_labels(labels, 10, fraction, (0, 0))
+    np.testing.assert_array_equal(corrupted_labels, repeated_labels)
+    if fraction == 1:  # All wrong classes are about equally frequent.
+        counts = np.bincount((corrupted_labels - labels) % 10)
         assert counts[0] == 0
         assert counts[1:].min() > 111 - 40
 
 
-def test_errors_of_known_predictions():
+def test_errors_of_known_predictions_are_exact():
     truth = np.zeros(300, int)
     training = np.arange(300) < 200
-    labels = np.where(np.arange(300) % 10 == 0, 1, 0)  # A tenth is wrong.
+    labels = np.where(np.arange(300) % 10 == 0, 1, 0)  # A tenth of the labels is wrong.
     zeros = dict.fromkeys(compute_errors(truth, truth, labels, training), 0.0)
     all_correct = {"training_error": 10.0, "measured_error": 10.0, "corrected": 100.0}
     assert compute_errors(truth, truth, labels, training) == (
         zeros | all_correct | {"test_wrong": 10.0}
     )
-    # These predictions memorise the training labels and are correct on test images.
-    memorised = np.where(training, labels, truth)
-    assert compute_errors(memorised, truth, labels, training) == (
+    # These predictions equal the wrong labels of training images, and are correct for
+    # test images.
+    memorised_labels = np.where(training, labels, truth)
+    assert compute_errors(memorised_labels, truth, labels, training) == (
         zeros | {"measured_error": 10.0, "memorised": 100.0, "test_wrong": 10.0}
     )
     assert compute_errors(truth, truth, truth, training) == zeros
 
 
 def make_rows(gap=0.1, augmentation=1.0, rise=0.5, offset=0.0):
-    """Returns rows of networks with known errors.
+    """Returns rows of networks with known errors in %.
 
     Args:
-        gap: Increase of the gap between test and training error for each layer.
-        augmentation: Increase of this gap without augmentation.
-        rise: Increase in test error for each percentage point of wrong labels.
-        offset: Difference of the measured error from its expected value.
+        gap: Points by which each layer increases the gap, which is the measured minus
+            the training error.
+        augmentation: Points by which the gap is larger without augmentation.
+        rise: Points by which each percent of wrong labels increases the test error.
+        offset: Points by which the measured error exceeds the sum of the percentage of
+            wrong labels and the test error.
     """
     return [
         {
@@ -70,27 +73,29 @@ def make_rows(gap=0.1, augmentation=1.0, rise=0.5, offset=0.0):
         }
         for seed in (0, 1)
         for depth in (8, 20)
-        for augmented, fraction in VARIANTS
+        for augmented, fraction in CONDITIONS
     ]
 
 
-def test_verdicts_of_known_tables():
+def test_verdicts_follow_from_the_table():
     verdicts = STUDY.check_expectations(make_rows())
     assert [holds for _, holds in verdicts] == [True] * 4
     assert "0.8 ± 0 points (n = 2) with 8" in verdicts[0][0]
     assert "10 ± 0 points (n = 4) with 20%" in verdicts[2][0]
-    table = make_rows(gap=-0.1, augmentation=-1.0, rise=1.5, offset=1.5)
-    assert [holds for _, holds in STUDY.check_expectations(table)] == [False] * 4
+    rows = make_rows(gap=-0.1, augmentation=-1.0, rise=1.5, offset=1.5)
+    assert [holds for _, holds in STUDY.check_expectations(rows)] == [False] * 4
     assert len(STUDY.draw(make_rows()).axes) == 2
-    one_run = [row for row in make_rows() if row["depth"] == 8 and row["seed"] == 0]
-    assert len(STUDY.check_expectations(one_run)) == 4
+    single_run_rows = [
+        row for row in make_rows() if row["depth"] == 8 and row["seed"] == 0
+    ]
+    assert len(STUDY.check_expectations(single_run_rows)) == 4
 
 
-def test_a_small_run(monkeypatch, tmp_path):
+def test_a_run_with_wrong_labels_has_its_own_folder(monkeypatch, tmp_path):
     options = Options(images=128, epochs=1, output=str(tmp_path))
     job = {"depth": 8, "augmented": "yes", "wrong": 0.25, "seed": 0}
     (row,) = STUDY.measure(options, job)
-    assert row["test_wrong"] == 24.0  # That is 6 of 25 images.
+    assert row["test_wrong"] == 24.0  # 6 of 25 test images.
     assert 0 <= row["memorised"] + row["corrected"] <= 100
     (folder,) = (tmp_path / "digits-images-128" / "runs").iterdir()
     assert folder.name == "cifar_resnet8-epochs-1-wrong-0.25-seed-0"

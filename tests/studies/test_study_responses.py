@@ -4,7 +4,10 @@ from keras_resnet.studies.responses import STUDY
 
 
 def make_rows(plain, residual):
-    """Returns rows of networks with two layers from mean deviations by depth."""
+    """Returns rows of networks with two layers for two seeds.
+
+    `plain` and `residual` map depths to the mean deviation of the layers.
+    """
     return [
         {"kind": kind, "depth": depth, "seed": seed, "layer": layer,
          "deviation": mean + (0.1 if layer == 1 else -0.1)}
@@ -23,15 +26,16 @@ def make_rows(plain, residual):
         ({8: 1.0, 20: 1.0}, {8: 0.8, 20: 0.9}, [True, False]),
     ],
 )
-def test_verdicts_of_known_tables(plain, residual, holds):
+def test_verdicts_follow_from_the_table(plain, residual, holds):
     verdicts = STUDY.check_expectations(make_rows(plain, residual))
     assert [verdict for _, verdict in verdicts] == holds
 
 
 def test_the_right_panel_is_sorted_by_magnitude():
-    table = make_rows({8: 1.0}, {8: 0.9})
-    for row in table:
-        row["deviation"] = 2.0 - row["deviation"]  # Deviations now rise with the layer.
-    in_order, by_magnitude = STUDY.draw(table).axes
+    rows = make_rows({8: 1.0}, {8: 0.9})
+    for row in rows:
+        # After this, layer 2 deviates more than layer 1.
+        row["deviation"] = 2.0 - row["deviation"]
+    in_order, by_magnitude = STUDY.draw(rows).axes
     assert list(in_order.lines[0].get_ydata()) == pytest.approx([0.9, 1.1])
     assert list(by_magnitude.lines[0].get_ydata()) == pytest.approx([1.1, 0.9])

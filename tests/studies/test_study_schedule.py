@@ -7,9 +7,9 @@ from keras_resnet.studies.lib.study import Options
 from keras_resnet.studies.schedule import PATIENCE, STUDY
 
 
-def test_drops_if_the_error_never_falls(monkeypatch, tmp_path, digits):
+def test_the_rate_drops_each_time_that_the_patience_ends(monkeypatch, tmp_path, digits):
     patience = 2
-    # The class of the test labels is never predicted, so the test error stays 100 %.
+    # All test labels are 9, a class that is not trained, so the test error is 100 %.
     train = digits.train.take(np.flatnonzero(digits.train.labels < 2)[:64])
     test = dataclasses.replace(
         digits.test.take(slice(8)), labels=np.full(8, 9, np.int32)
@@ -20,7 +20,7 @@ def test_drops_if_the_error_never_falls(monkeypatch, tmp_path, digits):
     rows = STUDY.measure(options, {"depth": 8, "patience": patience, "seed": 0})
     later_rows = [row for row in rows if row["epoch"] > 1]
     assert [row["test_error"] for row in later_rows] == [100] * len(later_rows)
-    # The first epoch has the best error. Then the rate drops every `patience` epochs.
+    # The error never falls after the first epoch, so the rate drops every two epochs.
     expected = [max(0, (epoch - 2) // patience) for epoch in range(1, 6)]
     assert [row["drops"] for row in rows] == expected
     for row in rows:
@@ -30,7 +30,10 @@ def test_drops_if_the_error_never_falls(monkeypatch, tmp_path, digits):
 
 
 def make_rows(errors, seeds=2):
-    """Returns rows of two epochs of runs with a known error for each patience."""
+    """Returns rows of two epochs, in which `errors` are the first training errors in %.
+
+    `errors` has one value for each of PATIENCE.
+    """
     return [
         {
             "depth": 20,
@@ -47,7 +50,7 @@ def make_rows(errors, seeds=2):
     ]
 
 
-def test_verdicts_of_known_tables():
+def test_verdicts_follow_from_the_table():
     verdicts = STUDY.check_expectations(make_rows([4, 3, 2, 1]))
     assert [holds for _, holds in verdicts] == [True, True]
     assert "4 ± 0 % (n = 2) with patience 1" in verdicts[0][0]

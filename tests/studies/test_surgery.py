@@ -52,12 +52,12 @@ def test_swapping_blocks_with_equal_weights_has_no_effect():
     network = make_network()
     first, second = "conv2_block1", "conv2_block2"
     parts = surgery.cut_into_parts(network)
-    swapped = predict(surgery.swap_blocks(parts, first, second))
-    assert np.abs(swapped - predict(parts)).max() > 0
+    swapped_outputs = predict(surgery.swap_blocks(parts, first, second))
+    assert np.abs(swapped_outputs - predict(parts)).max() > 0
     for layer in network.layers:
         if layer.name.startswith(first) and layer.weights:
-            other = network.get_layer(layer.name.replace(first, second))
-            other.set_weights(layer.get_weights())
+            other_layer = network.get_layer(layer.name.replace(first, second))
+            other_layer.set_weights(layer.get_weights())
     parts = surgery.cut_into_parts(network)
     np.testing.assert_array_equal(
         predict(surgery.swap_blocks(parts, first, second)), predict(parts)
@@ -85,14 +85,14 @@ def test_smallest_weights_of_all_layers_are_pruned():
     first, second = surgery.get_kernels(surgery.prune(network, 0.5))
     np.testing.assert_array_equal(first.ravel(), [0, 0, 3, 4])
     np.testing.assert_array_equal(second.ravel(), [0, 5, 6, 0])
-    assert surgery.get_kernels(network)[0].all()  # The original is unchanged.
+    assert surgery.get_kernels(network)[0].all()  # The pruned network is a copy.
 
 
-def test_rank_of_known_matrices():
-    one = np.outer(np.arange(1, 10), np.arange(1, 5)).reshape(3, 3, 1, 4)
-    assert surgery.rank_fraction(one) == 1 / 4
+def test_rank_fraction_of_known_matrices_is_exact():
+    rank_one_kernel = np.outer(np.arange(1, 10), np.arange(1, 5)).reshape(3, 3, 1, 4)
+    assert surgery.rank_fraction(rank_one_kernel) == 1 / 4
     assert surgery.rank_fraction(np.eye(9)[:, :4].reshape(3, 3, 1, 4)) == 1
-    # The squares are 81, 9, 9 and 1, so two directions hold exactly 90 %.
+    # The squared singular values are 81, 9, 9 and 1. The first two are 90 % of the sum.
     matrix = np.vstack([np.diag([9.0, 3, 3, 1]), np.zeros((5, 4))])
     assert surgery.rank_fraction(matrix.reshape(3, 3, 1, 4)) == 2 / 4
 

@@ -18,7 +18,7 @@ def test_a_file_is_replaced(tmp_path):
 
 
 def test_concurrent_writers_use_different_temporary_files(tmp_path):
-    """With a shared temporary file, one writer could rename the other's partial file."""
+    """If two writers shared a file, one could rename it before the other is done."""
     path = tmp_path / "a.bin"
     with files.replace_atomically(path) as path_1, open(path_1, "wb") as file_1:
         file_1.write(b"1" * 1000)
@@ -79,12 +79,12 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, fault, message):
     path = tmp_path / "a.txt"
     path.write_text("old")
     with (
-        pytest.raises(OSError, match=message) as caught,
+        pytest.raises(OSError, match=message) as error,
         files.replace_atomically(path) as temporary_path,
     ):
         open(temporary_path, "w").close()
         raise fault
-    assert str(path) in str(caught.value)
+    assert str(path) in str(error.value)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.txt"]
 

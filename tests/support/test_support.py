@@ -1,4 +1,4 @@
-"""Tests of tables, the log filter, progress bars and options."""
+"""Tests of tables, the filter for log lines, progress bars and options."""
 
 import dataclasses
 import inspect
@@ -17,37 +17,37 @@ def test_a_table_is_aligned():
     )
 
 
-def test_csv():
+def test_rows_are_written_as_csv():
     rows = [{"a": 1, "b": 2}, {"a": "x,y", "c": 3}]
     assert tables.to_csv(rows) == 'a,b,c\n1,2,\n"x,y",,3\n'
     assert tables.to_csv(rows, ("c", "a")) == 'c,a\n,1\n3,"x,y"\n'
 
 
 def test_known_log_lines_are_removed_and_errors_are_not(capfd):
-    with pytest.raises(RuntimeError), native_logs.filter_native_logs():
+    with pytest.raises(RuntimeError), native_logs.filter_cpp_logs():
         os.write(2, b"I0000 00:00:1 cpu_feature_guard.cc:1] optimized\n")
         os.write(2, b"INFO: Created TensorFlow Lite XNNPACK delegate for CPU.\n")
-        converter = "W0000 00:00:1712345678.123456    1234 "
-        for note in (
+        prefix = "W0000 00:00:1712345678.123456    1234 "
+        for message in (
             "tf_tfl_flatbuffer_helpers.cc:364] Ignored output_format.",
             "tf_tfl_flatbuffer_helpers.cc:367] Ignored drop_control_dependency.",
             "flatbuffer_export.cc:4161] Skipping runtime version metadata in the model.",
             "flatbuffer_export.cc:4161] Failed to export an operation",
         ):
-            os.write(2, f"{converter}{note}\n".encode())
+            os.write(2, f"{prefix}{message}\n".encode())
         os.write(2, b"E0000 00:00:1 real error\n")
         print("from Python", file=sys.__stderr__, flush=True)
         os.write(2, b"malloc(): no newline at the end")
         raise RuntimeError
     assert capfd.readouterr().err.splitlines() == [
-        f"{converter}flatbuffer_export.cc:4161] Failed to export an operation",
+        f"{prefix}flatbuffer_export.cc:4161] Failed to export an operation",
         "E0000 00:00:1 real error",
         "from Python",
         "malloc(): no newline at the end",
     ]
 
 
-def test_no_bar_without_a_terminal(capfd):
+def test_no_progress_bar_is_shown_without_a_terminal(capfd):
     with progress.progress_bar("testing", 3) as advance:
         for _ in range(3):
             advance()
@@ -64,8 +64,8 @@ class Options:
     derived: str = "no option"
 
 
-def test_the_types_of_flags():
-    types = {field.name: type_ for field, type_ in options.option_fields(Options)}
+def test_a_flag_has_the_type_of_its_annotation():
+    types = {field.name: type_ for field, type_ in options.list_options(Options)}
     assert types == {
         "name": str,
         "size": int,
@@ -105,7 +105,7 @@ def test_a_required_option_must_be_passed():
         strict_function(size=3)
 
 
-def test_signature_and_docstring_list_the_options():
+def test_the_signature_and_the_docstring_list_the_options():
     parameters = inspect.signature(function).parameters
     assert list(parameters) == [
         "name", "size", "rate", "is_fast", "formats", "verbose"

@@ -1,4 +1,4 @@
-"""Training checkpoints: number kept, damaged files, resuming with other settings."""
+"""Training checkpoints: deletion, damaged files, resuming with other settings."""
 
 import importlib.util
 import shutil
@@ -20,13 +20,7 @@ from keras_resnet.training.checkpoints import Progress
 from keras_resnet.training.run_folder import RunFolder
 
 FLAGS = ("--model=cifar_resnet8", "--strategy=one_device", "--batch_size=240")
-USUAL_FLAGS = (
-    "--epochs=3",
-    "--set",
-    "checkpoint_every=4",
-    "--set",
-    "keep_checkpoints=3",
-)
+RUN_FLAGS = ("--epochs=3", "--set", "checkpoint_every=4", "--set", "keep_checkpoints=3")
 
 
 def train(directory, *flags, faults=()):
@@ -38,59 +32,60 @@ def train(directory, *flags, faults=()):
 
 @pytest.fixture(scope="module")
 def undisturbed_run(tmp_path_factory):
+    """Folder of a run that ended without an interruption."""
     directory = tmp_path_factory.mktemp("undisturbed")
-    assert train(directory, *USUAL_FLAGS).returncode == 0
+    assert train(directory, *RUN_FLAGS).returncode == 0
     return directory / "run"
 
 
 @pytest.fixture(scope="module")
 def killed_run(tmp_path_factory):
-    """The folder of a run that was killed after 17 of 18 steps."""
+    """Folder of a run that was killed after 17 of 18 steps."""
     directory = tmp_path_factory.mktemp("killed")
-    result = train(directory, *USUAL_FLAGS, faults=[("kill_after_step", 17)])
+    result = train(directory, *RUN_FLAGS, faults=[("kill_after_step", 17)])
     assert result.returncode == -signal.SIGKILL
     return directory / "run"
 
 
 @pytest.fixture
 def resumable_run(killed_run, tmp_path):
+    """Copy of the folder `killed_run`, which a test may change."""
     return shutil.copytree(killed_run, tmp_path / "run")
 
 
-def find_file(run, step, ending):
-    (path,) = (run / "checkpoints").glob(f"step-{step}.{ending}*")
+def find_file(folder, step, ending):
+    (path,) = (folder / "checkpoints").glob(f"step-{step}.{ending}*")
     return path
 
 
-def truncate_data(run, step):
-    path = find_file(run, step, "data")
+def truncate_data(folder, step):
+    path = find_file(folder, step, "data")
     path.write_bytes(path.read_bytes()[:-100_000])
 
 
-def flip_data_bit(run, step):
-    """Flips a bit in the middle of the arrays."""
-    path = find_file(run, step, "data")
+def flip_data_bit(folder, step):
+    path = find_file(folder, step, "data")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-def flip_index_bit(run, step):
-    path = find_file(run, step, "index")
+def flip_index_bit(folder, step):
+    path = find_file(folder, step, "index")
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-def delete_index(run, step):
-    find_file(run, step, "index").unlink()
+def delete_index(folder, step):
+    find_file(folder, step, "index").unlink()
 
 
-def delete_data(run, step):
-    find_file(run, step, "data").unlink()
+def delete_data(folder, step):
+    find_file(folder, step, "data").unlink()
 
 
-def test_the_newest_checkpoints_are_kept(killed_run):
+def test_the_three_newest_checkpoints_are_kept(killed_run):
     assert find_checkpoint_steps(killed_run) == {
         "data": [8, 12, 16],
         "index": [8, 12, 16],
@@ -99,7 +94,7 @@ def test_the_newest_checkpoints_are_kept(killed_run):
 
 
 @pytest.mark.parametrize(
-    ("damages", "steps", "resumed_step"),
+    ("damage_functions", "steps", "resumed_step"),
     [
         ((truncate_data,), [16], 12),
         ((delete_index, flip_data_bit), [16, 12], 8),
@@ -110,11 +105,11 @@ def test_the_newest_checkpoints_are_kept(killed_run):
     ],
 )
 def test_a_run_resumes_from_the_newest_readable_checkpoint(
-    damages, steps, resumed_step, resumable_run, undisturbed_run
+    damage_functions, steps, resumed_step, resumable_run, undisturbed_run
 ):
-    for damage_files, step in zip(damages, steps, strict=True):
-        damage_files(resumable_run, step)
-    result = train(resumable_run.parent, *USUAL_FLAGS)
+    for damage, step in zip(damage_functions, steps, strict=True):
+        damage(resumable_run, step)
+    result = train(resumable_run.parent, *RUN_FLAGS)
     assert result.returncode == 0, result.stderr
     lines = result.stderr.splitlines()
     assert len(lines) == len(steps)
@@ -125,27 +120,30 @@ def test_a_run_resumes_from_the_newest_readable_checkpoint(
 
 
 @pytest.mark.parametrize(
-    "damages", [(truncate_data, delete_index, delete_data), (delete_index,) * 3]
+    "damage_functions",
+    [(truncate_data, delete_index, delete_data), (delete_index,) * 3],
 )
-def test_if_all_checkpoints_are_damaged_none_is_overwritten(damages, resumable_run):
-    for damage_files, step in zip(damages, (16, 12, 8), strict=True):
-        damage_files(resumable_run, step)
+def test_if_all_checkpoints_are_damaged_none_is_overwritten(
+    damage_functions, resumable_run
+):
+    for damage, step in zip(damage_functions, (16, 12, 8), strict=True):
+        damage(resumable_run, step)
     modification_times = {
         path: path.stat().st_mtime_ns
         for path in (resumable_run / "checkpoints").iterdir()
     }
-    result = train(resumable_run.parent, *USUAL_FLAGS)
+    result = train(resumable_run.parent, *RUN_FLAGS)
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
     last_line = result.stderr.splitlines()[-1]
     assert last_line.startswith("error: ") and "to start the run again" in last_line
-    assert "no earlier one is intact" in last_line
+    assert "no earlier checkpoint is intact" in last_line
     assert modification_times == {
         path: path.stat().st_mtime_ns
         for path in (resumable_run / "checkpoints").iterdir()
     }
-    shutil.rmtree(resumable_run / "checkpoints")  # The message says to do this.
-    assert train(resumable_run.parent, *USUAL_FLAGS).returncode == 0
+    shutil.rmtree(resumable_run / "checkpoints")  # The error message recommends this.
+    assert train(resumable_run.parent, *RUN_FLAGS).returncode == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 200, b"half of a li"])
@@ -153,14 +151,12 @@ def test_a_damaged_list_of_checkpoints_is_an_error(content, resumable_run):
     """A power failure can damage the file `checkpoint`, which lists the checkpoints."""
     (resumable_run / "checkpoints" / "checkpoint").write_bytes(content)
     assert_one_line(
-        train(resumable_run.parent, *USUAL_FLAGS),
-        "checkpoints/checkpoint",
-        "is damaged",
+        train(resumable_run.parent, *RUN_FLAGS), "checkpoints/checkpoint", "is damaged"
     )
     assert find_checkpoint_steps(resumable_run)["index"] == [8, 12, 16]
 
 
-def test_other_settings_are_refused(resumable_run):
+def test_resuming_with_other_settings_is_refused(resumable_run):
     result = train(
         resumable_run.parent,
         "--epochs=4",
@@ -183,7 +179,7 @@ def test_other_settings_are_refused(resumable_run):
 
 @pytest.fixture
 def data_service():
-    """Address of a `tf.data` service with one worker."""
+    """URL of a `tf.data` service with one worker."""
     service = tf.data.experimental.service
     dispatcher = service.DispatchServer()
     address = dispatcher.target.split("://")[1]
@@ -192,8 +188,10 @@ def data_service():
     del worker
 
 
-def test_execution_settings_may_differ(resumable_run, undisturbed_run, data_service):
-    """Checkpoint settings and a data service do not change any bit of the results."""
+def test_a_run_resumes_with_other_execution_settings(
+    resumable_run, undisturbed_run, data_service
+):
+    """The results do not depend on checkpoint settings or on a data service."""
     flags = ("--epochs=3", "--set", "checkpoint_every=1", "--set", "keep_checkpoints=5")
     result = train(resumable_run.parent, *flags, faults=[("kill_after_step", 2)])
     assert result.returncode == -signal.SIGKILL, result.stderr
@@ -209,8 +207,8 @@ def test_execution_settings_may_differ(resumable_run, undisturbed_run, data_serv
     assert_same_results(resumable_run, undisturbed_run)
 
 
-def test_best_keras_is_saved_in_the_best_epoch(tmp_path):
-    """Among equally good epochs, the first is the best."""
+def test_best_keras_contains_the_first_of_the_best_epochs(tmp_path):
+    """The second and the fourth epoch have equal accuracies; the second is saved."""
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     network.origin = None
     folder = RunFolder(str(tmp_path))
@@ -223,32 +221,33 @@ def test_best_keras_is_saved_in_the_best_epoch(tmp_path):
 
 
 def test_numpy_numbers_of_callbacks_are_restored():
-    """Real numbers and booleans are saved. NumPy's complex numbers are not."""
+    """NumPy's real numbers and booleans are saved. Its complex numbers are not."""
 
     class Callback(keras.callbacks.Callback):
-        best = count = wrong = phase = None
+        best = count = is_done = phase = None
 
-    source, target = Callback(), Callback()
-    source.best, source.count = np.float32(0.1), np.int64(2**40)
-    source.wrong, source.phase = np.bool_(True), np.complex64(1j)
-    source_progress, target_progress = Progress([source]), Progress([target])
+    source_callback, target_callback = Callback(), Callback()
+    source_callback.best, source_callback.count = np.float32(0.1), np.int64(2**40)
+    source_callback.is_done, source_callback.phase = np.bool_(True), np.complex64(1j)
+    source_progress = Progress([source_callback])
+    target_progress = Progress([target_callback])
     source_progress.step = 1
     target_progress.deserialize(source_progress.serialize())
     target_progress.restore_callbacks()
-    assert (target.best, target.count) == (np.float32(0.1), 2**40)
-    assert target.wrong and target.phase is None
+    assert (target_callback.best, target_callback.count) == (np.float32(0.1), 2**40)
+    assert target_callback.is_done and target_callback.phase is None
 
 
-def test_state_of_callbacks_is_restored():
-    """Plain values and arrays are restored bit for bit. Other attributes stay."""
+def test_attributes_of_callbacks_are_restored():
+    """Numbers, text and arrays are restored bit for bit. Other objects are kept."""
 
     class Callback(keras.callbacks.Callback):
-        def __init__(self, **state):
+        def __init__(self, **attributes):
             super().__init__()
-            self.hidden = object()
-            vars(self).update(state)
+            self.opaque = object()
+            vars(self).update(attributes)
 
-    state = {
+    attributes = {
         "count": 2**40,
         "best": np.nextafter(1, 2),
         "worst": -np.inf,
@@ -260,20 +259,20 @@ def test_state_of_callbacks_is_restored():
         "nested": {"a": [1, {"b": None, "c": True}]},
         "empty": np.zeros((0, 3)),
     }
-    source_progress = Progress([Callback(**state)])
+    source_progress = Progress([Callback(**attributes)])
     source_progress.step = 7
-    target = Callback()
-    marker = target.hidden
-    target_progress = Progress([target])
+    target_callback = Callback()
+    opaque_object = target_callback.opaque
+    target_progress = Progress([target_callback])
     target_progress.deserialize(source_progress.serialize())
     target_progress.restore_callbacks()
     assert target_progress.step == 7
-    assert target.hidden is marker
+    assert target_callback.opaque is opaque_object
     for key in ("count", "best", "worst", "word", "nested"):
-        assert getattr(target, key) == state[key]
+        assert getattr(target_callback, key) == attributes[key]
     for actual, expected in zip(
-        [*target.weights, target.empty],
-        [*state["weights"], state["empty"]],
+        [*target_callback.weights, target_callback.empty],
+        [*attributes["weights"], attributes["empty"]],
         strict=True,
     ):
         assert (actual.dtype, actual.shape) == (expected.dtype, expected.shape)

@@ -17,7 +17,7 @@ from keras_resnet.data import TrainingBatches, splits
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.distribution import strategies
 from keras_resnet.evaluation.classifier import load_classifier
-from keras_resnet.nets.graph import layers_with_stages
+from keras_resnet.nets.graph import pair_layers_with_stages
 from keras_resnet.predict import predict
 from keras_resnet.spec import RunOptions, recipes
 from keras_resnet.support.errors import InputError
@@ -27,28 +27,30 @@ from keras_resnet.training.step import Step
 from keras_resnet.weights import formats, saving
 from keras_resnet.weights.origin import PixelFormat
 
-PIXELS = PixelFormat((120.0, 110.5, 100.25), (3600.0, 2500.0, 1600.0), 0.8, "bicubic")
-COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (210, 50, 40)}
+PIXEL_FORMAT = PixelFormat(
+    (120.0, 110.5, 100.25), (3600.0, 2500.0, 1600.0), 0.8, "bicubic"
+)
+CLASS_COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (210, 50, 40)}
 
 
 @pytest.fixture(scope="module")
 def weights_path(tmp_path_factory):
-    """Weights file of a network for 10 classes, with a note about its preprocessing."""
+    """Path of a weights file for 10 classes that contains its preprocessing."""
     path = str(tmp_path_factory.mktemp("published") / "net.safetensors")
     network = keras_resnet.ResNet("cifar_resnet8")
     saving.save_state_dict(network, path)
     shapes = {key: array.shape for key, array in load_file(path).items()}
-    note = json.dumps({"model": "cifar_resnet8", "pixels": PIXELS})
-    save_file(make_arrays(shapes), path, {"keras_resnet": note})
+    metadata = json.dumps({"model": "cifar_resnet8", "pixels": PIXEL_FORMAT})
+    save_file(make_arrays(shapes), path, {"keras_resnet": metadata})
     return path
 
 
 @pytest.fixture(scope="module")
 def image_folder(tmp_path_factory):
-    """Image folder of three classes of different colours, with 15 images each."""
+    """Image folder with three classes of different colours and 15 images per class."""
     folder = tmp_path_factory.mktemp("pictures")
     random = np.random.default_rng(0)
-    for name, colour in COLOURS.items():
+    for name, colour in CLASS_COLOURS.items():
         (folder / name).mkdir()
         for i in range(15):
             pixels = random.normal(colour, 25, (20 + i % 2, 24, 3)).clip(0, 255)
@@ -57,7 +59,8 @@ def image_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def options(weights_path, image_folder):
+def run_options(weights_path, image_folder):
+    """Keyword arguments of `train` for the fine-tuning run of these tests."""
     return {
         "model": "cifar_resnet8",
         "dataset": f"folder:{image_folder}",
@@ -73,10 +76,10 @@ def options(weights_path, image_folder):
 
 
 @pytest.fixture(scope="module")
-def finetuned_run(options, tmp_path_factory):
+def finetuned_run(run_options, tmp_path_factory):
     """Run folder of a fine-tuned network, after two epochs of three steps."""
     folder = str(tmp_path_factory.mktemp("finetuned") / "run")
-    assert len(train(**options, model_dir=folder)) == 2
+    assert len(train(**run_options, model_dir=folder)) == 2
     return folder
 
 
@@ -84,8 +87,8 @@ def read_arrays(model):
     return {variable.path: np.asarray(variable) for variable in model.variables}
 
 
-def test_frozen_stages_keep_every_bit(finetuned_run, weights_path):
-    """The weights and statistics of frozen stages do not change. All others do."""
+def test_frozen_stages_do_not_change(finetuned_run, weights_path):
+    """Frozen weights and moving statistics do not change. All others change."""
     arrays = read_arrays(formats.load_model(f"{finetuned_run}/final.keras"))
     original_arrays = read_arrays(
         keras_resnet.ResNet("cifar_resnet8", weights=weights_path)
@@ -121,30 +124,32 @@ def test_preprocessing_comes_from_the_weights(finetuned_run):
     assert classifier.provenance.run.recipe_name == "finetune"
 
 
-def test_a_finetuned_run_predicts(finetuned_run, image_folder):
+def test_a_finetuned_run_predicts_its_classes(finetuned_run, image_folder):
     path = str(image_folder / "red" / "00.png")
-    assert {name for name, _ in predict([path], finetuned_run)[path]} == set(COLOURS)
+    assert {name for name, _ in predict([path], finetuned_run)[path]} == set(
+        CLASS_COLOURS
+    )
 
 
 class Interrupt(keras.callbacks.Callback):
-    """Interrupts a run after a number of batches."""
+    """Interrupts a run after `stop_at` batches. Default: never."""
 
-    def __init__(self, at=None):
+    def __init__(self, stop_at=None):
         super().__init__()
         self.batches = 0
-        self.at = lambda: at  # A function is not saved in the checkpoint.
+        self.stop_at = lambda: stop_at  # Checkpoints do not save functions.
 
     def on_train_batch_end(self, batch, logs=None):
         self.batches += 1
-        if self.batches == self.at():
+        if self.batches == self.stop_at():
             raise KeyboardInterrupt
 
 
 def test_a_resumed_run_equals_an_undisturbed_one(
-    finetuned_run, options, tmp_path, capsys
+    finetuned_run, run_options, tmp_path, capsys
 ):
     arguments = {
-        **options,
+        **run_options,
         "model_dir": str(tmp_path / "resumed"),
         "checkpoint_every": 2,
     }
@@ -152,22 +157,22 @@ def test_a_resumed_run_equals_an_undisturbed_one(
         train(**arguments, callbacks=[Interrupt(5)])
     train(**{**arguments, "verbose": 2}, callbacks=[Interrupt()])
     assert "Resuming after step 4 of 6" in capsys.readouterr().out
-    undisturbed, resumed = (
+    undisturbed_arrays, resumed_arrays = (
         read_arrays(formats.load_model(f"{folder}/final.keras"))
         for folder in (finetuned_run, arguments["model_dir"])
     )
-    for path, array in undisturbed.items():
-        np.testing.assert_array_equal(resumed[path], array)
+    for path, array in undisturbed_arrays.items():
+        np.testing.assert_array_equal(resumed_arrays[path], array)
 
 
-def make_noise(count):
+def make_noise_split(count):
     random = np.random.default_rng(1)
     images = random.integers(0, 256, (count, 16, 16, 3), np.uint8)
     return splits.Split(images, random.integers(0, 3, count).astype(np.int32))
 
 
 def take_step(network, split, stage_rate=1.0):
-    """Takes an SGD step; returns the summed loss, correct predictions and images."""
+    """Trains for one SGD step; returns the loss sum, correct predictions and images."""
     recipe = recipes.find_recipe("finetune", epochs=1000, batch_size=len(split))
     recipe = dataclasses.replace(
         recipe,
@@ -189,15 +194,15 @@ def take_step(network, split, stage_rate=1.0):
 
 
 def test_frozen_stages_normalise_as_in_inference(weights_path):
-    """If only the head is trained, the loss of a step equals that of `predict`."""
+    """If only the head is trained, the training loss equals the loss of `predict`."""
     keras.utils.set_random_seed(0)
     with strategies.make_strategy("one_device").scope():
         network = keras_resnet.ResNet(
             "cifar_resnet8", weights=weights_path, classes=3, input_shape=(16, 16, 3)
         )
-    for layer, stage in layers_with_stages(network):
+    for layer, stage in pair_layers_with_stages(network):
         layer.trainable = stage > 4
-    split, arrays_before = make_noise(12), read_arrays(network)
+    split, arrays_before = make_noise_split(12), read_arrays(network)
     probabilities = network.predict(split.images, verbose=0).astype(np.float64)
     expected = -np.log(probabilities[np.arange(12), split.labels]).sum()
     assert take_step(network, split)[0] == pytest.approx(expected, rel=1e-5)
@@ -211,19 +216,19 @@ def test_frozen_stages_normalise_as_in_inference(weights_path):
 
 
 @pytest.fixture
-def float64():
+def use_float64():
     keras.config.set_dtype_policy("float64")
     yield
     keras.config.set_dtype_policy("float32")
 
 
-def test_stage_rate(float64, weights_path):
-    """A stage rate of 0.5 scales the change k stages below the head by 0.5**k."""
+def test_the_stage_rate_scales_updates_of_earlier_stages(use_float64, weights_path):
+    """A stage rate of 0.5 multiplies the update k stages before the head by 0.5**k."""
     with strategies.make_strategy("one_device").scope():
         network = keras_resnet.ResNet(
             "cifar_resnet8", weights=weights_path, input_shape=(16, 16, 3)
         )
-    initial_weights, split, changes = network.get_weights(), make_noise(12), []
+    initial_weights, split, changes = network.get_weights(), make_noise_split(12), []
     for stage_rate in (1.0, 0.5):
         network.set_weights(initial_weights)
         take_step(network, split, stage_rate)
@@ -234,7 +239,7 @@ def test_stage_rate(float64, weights_path):
             {k: v - initial_arrays[k] for k, v in read_arrays(network).items()}
         )
     for variable in network.trainable_variables:
-        change, scaled = (changes_of_run[variable.path] for changes_of_run in changes)
+        change, scaled_change = (arrays[variable.path] for arrays in changes)
         stages_below_head = {
             "conv1": 4,
             "conv2": 3,
@@ -244,7 +249,9 @@ def test_stage_rate(float64, weights_path):
         }
         k = stages_below_head[variable.path.split("/")[0].split("_")[0]]
         assert np.abs(change).max() > 1e-6
-        np.testing.assert_allclose(scaled, change * 0.5**k, rtol=1e-4, atol=1e-14)
+        np.testing.assert_allclose(
+            scaled_change, change * 0.5**k, rtol=1e-4, atol=1e-14
+        )
 
 
 def prepare(folder, **arguments):
@@ -264,32 +271,36 @@ def test_digits_are_flipped_only_on_request(tmp_path):
     )
 
 
-def test_photographs_are_flipped(options, tmp_path):
-    assert prepare(tmp_path, dataset=options["dataset"]).spec.recipe.flip is True
+def test_photographs_are_flipped(run_options, tmp_path):
+    assert prepare(tmp_path, dataset=run_options["dataset"]).spec.recipe.flip is True
 
 
-def test_the_test_crop_needs_photographs(options, tmp_path):
-    """The test crop of `rsb_a3` is 0.95 of the shorter side."""
+def test_the_test_crop_needs_photographs(run_options, tmp_path):
+    """The recipe `rsb_a3` has a test crop of 0.95 of the shorter side."""
     with pytest.raises(InputError, match=r"one size\. Received: test_crop=0.9"):
         prepare(tmp_path, dataset="digits", test_crop=0.9)
-    small_batches = {"recipe": "rsb_a3", "batch_size": 4}
-    run = prepare(tmp_path, dataset="digits", **small_batches)
+    recipe_options = {"recipe": "rsb_a3", "batch_size": 4}
+    run = prepare(tmp_path, dataset="digits", **recipe_options)
     assert run.spec.recipe.test_crop == 0 and run.preprocessing.crop == 1
-    run = prepare(tmp_path, dataset=options["dataset"], **small_batches)
+    run = prepare(tmp_path, dataset=run_options["dataset"], **recipe_options)
     assert run.spec.recipe.test_crop == 0.95 and run.preprocessing.crop == 0.95
-    run = prepare(tmp_path, dataset=options["dataset"], test_crop=0.9)
+    run = prepare(tmp_path, dataset=run_options["dataset"], test_crop=0.9)
     assert run.spec.recipe.test_crop == 0.9 and run.preprocessing.crop == 0.9
     assert os.listdir(tmp_path) == []
 
 
-def test_a_test_crop_replaces_the_crop_of_the_weights(options, weights_path, tmp_path):
+def test_a_test_crop_replaces_the_crop_of_the_weights(
+    run_options, weights_path, tmp_path
+):
     arguments = {
-        "dataset": options["dataset"],
+        "dataset": run_options["dataset"],
         "weights": weights_path,
         "image_size": 16,
     }
     run = prepare(tmp_path, **arguments)
-    assert run.spec.recipe.test_crop == 0 and run.preprocessing.crop == PIXELS.crop
+    assert (
+        run.spec.recipe.test_crop == 0 and run.preprocessing.crop == PIXEL_FORMAT.crop
+    )
     run = prepare(tmp_path, **arguments, test_crop=0.9)
     assert run.spec.recipe.test_crop == 0.9 and run.preprocessing.crop == 0.9
 
@@ -307,9 +318,9 @@ def test_a_test_crop_replaces_the_crop_of_the_weights(options, weights_path, tmp
         ("conv1..conv3,conv2..conv4", [1, 2, 3, 4]),
     ],
 )
-def test_parse_stages(text, numbers):
-    parsed = resolution.parse_stages(text, 4)
-    assert parsed == tuple(f"conv{i}" for i in numbers)
+def test_stages_can_be_lists_and_ranges(text, numbers):
+    stages = resolution.parse_stages(text, 4)
+    assert stages == tuple(f"conv{i}" for i in numbers)
 
 
 @pytest.mark.parametrize(
@@ -348,10 +359,12 @@ def test_wrong_stages_are_refused(text, message):
         ({"weights": "imagenet"}, "There are no published weights of cifar_resnet8"),
     ],
 )
-def test_wrong_arguments_are_refused(changes, message, options, tmp_path, monkeypatch):
-    """The message has one line, and no run folder is created."""
+def test_wrong_arguments_are_refused(
+    changes, message, run_options, tmp_path, monkeypatch
+):
+    """The error message has one line, and no run folder is created."""
     monkeypatch.chdir(tmp_path)
-    arguments = {**options, **changes, "model_dir": "run"}
+    arguments = {**run_options, **changes, "model_dir": "run"}
     if changes.get("model") == "resnet18":
         arguments["image_size"] = 32
     with pytest.raises(InputError) as error:
@@ -361,17 +374,17 @@ def test_wrong_arguments_are_refused(changes, message, options, tmp_path, monkey
     assert os.listdir(tmp_path) == []
 
 
-def test_a_run_cannot_resume_with_other_frozen_stages(finetuned_run, options):
-    arguments = {**options, "freeze": "conv1", "model_dir": finetuned_run}
+def test_a_run_cannot_resume_with_other_frozen_stages(finetuned_run, run_options):
+    arguments = {**run_options, "freeze": "conv1", "model_dir": finetuned_run}
     with pytest.raises(InputError, match=r"freeze \(began with \['conv1', 'conv2'"):
         train(**arguments)
 
 
-def test_the_command_refuses_unknown_stages(options, tmp_path):
+def test_the_command_refuses_unknown_stages(run_options, tmp_path):
     """The command fails before it creates a run folder."""
     result = run_program(
         "keras_resnet.train",
-        *(f"--{name}={options[name]}" for name in ("model", "dataset", "weights")),
+        *(f"--{name}={run_options[name]}" for name in ("model", "dataset", "weights")),
         "--freeze=conv1..conv9",
         cwd=tmp_path,
     )

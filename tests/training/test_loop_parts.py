@@ -1,4 +1,4 @@
-"""Parts of the training loop: stop flag, worker group, batches and logs."""
+"""Parts of the training loop: stop flag, worker group, batch source and epoch log."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def prepare(folder, dataset="digits", **options):
     )
 
 
-# The stop flag.
+# Tests of `StopFlag`.
 
 
 def test_sigterm_sets_the_flag_inside_the_context():
@@ -44,21 +44,21 @@ def test_sigterm_sets_the_flag_inside_the_context():
 def test_a_thread_does_not_change_the_signal_handler():
     original_handler, handlers = signal.getsignal(signal.SIGTERM), []
 
-    def run():
+    def record_handler():
         with StopFlag().set_by_sigterm():
             handlers.append(signal.getsignal(signal.SIGTERM))
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=record_handler)
     thread.start()
     thread.join()
     assert handlers == [original_handler]
 
 
-# Agreement between workers.
+# Tests of `WorkerGroup`.
 
 
 class OtherWorker:
-    """Simulates a second worker, which contributes fixed values to each sum."""
+    """Simulates a second worker that adds `values` to every sum over workers."""
 
     def __init__(self, monkeypatch, values):
         monkeypatch.setattr(
@@ -94,57 +94,60 @@ def test_workers_must_resume_from_the_same_step(monkeypatch):
         group.check_same_step(8, "run")
 
 
-def test_validation_over_two_workers(tmp_path, monkeypatch):
-    """The loss and the accuracy are means over all images, not over workers."""
+def test_validation_averages_over_the_images_of_all_workers(tmp_path, monkeypatch):
+    """Workers with more images have more influence on the loss and the accuracy."""
     run = prepare(tmp_path)
-    loss, num_correct, num_images = 30.0, 90.0, 100.0
-    group = OtherWorker(monkeypatch, [loss, num_correct, num_images]).make_group()
-    validation_alone = Validation(run, WorkerGroup(run.strategy))
-    own_summary = validation_alone._evaluator.predict().summary()
+    other_loss, num_other_correct, num_other_images = 30.0, 90.0, 100.0
+    group = OtherWorker(
+        monkeypatch, [other_loss, num_other_correct, num_other_images]
+    ).make_group()
+    single_validation = Validation(run, WorkerGroup(run.strategy))
+    own_summary = single_validation._evaluator.predict().summarise()
     monkeypatch.setattr(group, "count", 2)
-    validation_of_two = Validation(run, WorkerGroup(run.strategy))
-    validation_of_two._workers = group
-    steps = []
-    logs = validation_of_two(lambda: steps.append(1))
+    group_validation = Validation(run, WorkerGroup(run.strategy))
+    group_validation._workers = group
+    step_calls = []
+    logs = group_validation(lambda: step_calls.append(1))
     num_own_images = own_summary["images"]
-    assert len(steps) == validation_of_two._evaluator.steps
+    assert len(step_calls) == group_validation._evaluator.steps
     assert logs["val_loss"] == pytest.approx(
-        (own_summary["loss"] * num_own_images + loss) / (num_own_images + num_images)
+        (own_summary["loss"] * num_own_images + other_loss)
+        / (num_own_images + num_other_images)
     )
     assert logs["val_accuracy"] == pytest.approx(
-        (own_summary["accuracy"] * num_own_images + num_correct)
-        / (num_own_images + num_images)
+        (own_summary["accuracy"] * num_own_images + num_other_correct)
+        / (num_own_images + num_other_images)
     )
 
 
-# Batches.
+# Tests of `BatchSource`.
 
 
 def read_labels(batches, count):
     return [next(batches)[1].numpy().tolist() for _ in range(count)]
 
 
-def test_batches_from_any_step(tmp_path):
+def test_batches_can_start_at_any_step(tmp_path):
     run = prepare(tmp_path)
-    batches, end = BatchSource(run).batches_from(0)
-    assert end == run.total_steps
+    batches, end_step = BatchSource(run).batches_from(0)
+    assert end_step == run.total_steps
     later_batches, _ = BatchSource(run).batches_from(3)
     assert read_labels(later_batches, 2) == read_labels(batches, 5)[3:]
 
 
-def test_image_sizes_divide_the_run(tmp_path):
+def test_each_image_size_is_used_for_a_part_of_the_run(tmp_path):
     """With three sizes, 23 steps are divided into parts of 8, 8 and 7 steps."""
     run = prepare(tmp_path, epochs=1, sizes=(4, 6, 8))
-    source, ends = BatchSource(run), []
+    source, end_steps = BatchSource(run), []
     for step, size in ((0, 4), (8, 6), (16, 8)):
-        batches, end = source.batches_from(step)
+        batches, end_step = source.batches_from(step)
         assert next(batches)[0].shape[1:3] == (size, size)
-        ends.append(end)
-    assert ends == [8, 16, 23]
+        end_steps.append(end_step)
+    assert end_steps == [8, 16, 23]
 
 
 def make_damaged_digits(damaged_indices):
-    """Returns some digits as PNG files. The damaged ones are truncated."""
+    """Returns digits as PNG files. The files at `damaged_indices` are truncated."""
     digits = load_dataset("digits")
 
     def encode(split, damaged_indices=()):
@@ -159,8 +162,8 @@ def make_damaged_digits(damaged_indices):
 
 
 def test_a_damaged_image_is_replaced(tmp_path, capsys):
-    # The damaged image must not be among the 1,000 images whose mean normalises the
-    # input, because those are decoded while the run is prepared.
+    # The damaged image must not be one of the 1,000 images that give the pixel
+    # statistics, because these images are decoded while the run is prepared.
     sampled_indices = np.linspace(0, 1099, 1000).astype(int)
     images = make_damaged_digits(np.setdiff1d(np.arange(1100), sampled_indices)[:1])
     run = prepare(tmp_path, images, batch_size=1100, learning_rate=0.1)
@@ -176,36 +179,37 @@ def test_a_damaged_image_is_replaced(tmp_path, capsys):
     assert len(next(batches)[1]) == 1100
 
 
-def test_other_errors_are_raised_again(tmp_path):
+def test_errors_without_a_damaged_image_are_raised_again(tmp_path):
     source = BatchSource(prepare(tmp_path))
-    error = tf.errors.InternalError(None, None, "of another kind")
-    with pytest.raises(tf.errors.InternalError, match="of another kind"):
+    error = tf.errors.InternalError(None, None, "device failure")
+    with pytest.raises(tf.errors.InternalError, match="device failure"):
         source.replace_damaged(0, error)
 
 
-# Logs.
+# Tests of `EpochLog` and of its text formats.
 
 
-def make_log(sums, newest_checkpoint=None, first_step=10):
+def make_epoch_log(sums, newest_checkpoint=None, first_step=10):
+    """Returns an `EpochLog` and the simulated `Step` whose sums it reads."""
     step = types.SimpleNamespace(
         sums=tf.Variable(tf.constant(sums, tf.float64)),
         optimizer=types.SimpleNamespace(learning_rate=0.25),
     )
-    checkpoints = types.SimpleNamespace(newest=lambda: newest_checkpoint)
+    checkpoints = types.SimpleNamespace(find_newest=lambda: newest_checkpoint)
     return EpochLog(step, checkpoints, first_step), step
 
 
 def test_the_loss_of_an_epoch_is_the_mean_over_images():
-    log, _ = make_log([30.0, 15.0, 20.0, 2.0])
+    log, _ = make_epoch_log([30.0, 15.0, 20.0, 2.0])
     assert log.read() == {"loss": 1.5, "accuracy": 0.75}
 
 
-def test_recent_values_are_cached_for_a_tenth_of_a_second():
-    log, step = make_log([30.0, 15.0, 20.0, 2.0])
-    assert log.recent()["loss"] == 1.5
+def test_recent_logs_are_cached_for_a_tenth_of_a_second():
+    log, step = make_epoch_log([30.0, 15.0, 20.0, 2.0])
+    assert log.read_recent()["loss"] == 1.5
     step.sums.assign([60.0, 15.0, 20.0, 2.0])
-    assert log.recent()["loss"] == 1.5
-    assert log.read()["loss"] == log.recent()["loss"] == 3.0
+    assert log.read_recent()["loss"] == 1.5
+    assert log.read()["loss"] == log.read_recent()["loss"] == 3.0
 
 
 @pytest.mark.parametrize(
@@ -213,14 +217,14 @@ def test_recent_values_are_cached_for_a_tenth_of_a_second():
     [(None, "no checkpoint exists"), ("a/step-9", "last good checkpoint is a/step-9")],
 )
 def test_a_loss_of_nan_is_reported_with_its_step(newest_checkpoint, message):
-    """The loss becomes NaN at step 13, after 10 earlier steps and 2 good ones."""
-    log, _ = make_log([float("nan"), 0.0, 48.0, 2.0], newest_checkpoint)
+    """Ten steps of earlier epochs and two steps with a finite loss precede step 13."""
+    log, _ = make_epoch_log([float("nan"), 0.0, 48.0, 2.0], newest_checkpoint)
     with pytest.raises(FloatingPointError, match=r"loss of step 13 .* 0\.25;") as error:
         log.read()
     assert message in str(error.value)
 
 
-def test_format_epoch():
+def test_an_epoch_is_formatted_as_one_line():
     line = format_epoch(3, 9, {"loss": 0.5, "val_accuracy": 0.98765}, 1234.5, 3723.4)
     assert line == (
         "epoch 3/9 - loss: 0.5000 - val_accuracy: 0.9877 - 1234 images/s - 1:02:03 left"
@@ -230,5 +234,5 @@ def test_format_epoch():
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (185, "3:05"), (7385, "2:03:05")]
 )
-def test_format_duration(seconds, text):
+def test_durations_are_formatted_in_minutes_or_hours(seconds, text):
     assert format_duration(seconds) == text

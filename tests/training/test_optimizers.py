@@ -1,4 +1,4 @@
-"""Optimizers and learning rates, compared with the papers' formulas in NumPy."""
+"""Optimizers and learning rates, compared with published formulas in NumPy."""
 
 import keras
 import numpy as np
@@ -9,11 +9,11 @@ from keras_resnet.support.errors import InputError
 from keras_resnet.training.optimizers import make_learning_rate, make_optimizer
 
 LEARNING_RATE = 2.0**-7
-SHAPES = [(3, 3, 2, 4), (4,), (4, 3), (4, 3)]
+VARIABLE_SHAPES = [(3, 3, 2, 4), (4,), (4, 3), (4, 3)]
 
 
 @pytest.fixture
-def float64():
+def use_float64():
     keras.config.set_dtype_policy("float64")
     yield
     keras.config.set_dtype_policy("float32")
@@ -25,41 +25,44 @@ def apply_gradients(recipe, initial_values, gradients, weight_decays, rate_multi
         keras.Variable(initial_value, dtype="float64")
         for initial_value in initial_values
     ]
-    inner, outer = make_optimizer(recipe, 100, rate=LEARNING_RATE)
-    assert inner is outer
-    inner.build_per_variable(variables, weight_decays, rate_multipliers)
+    inner_optimizer, outer_optimizer = make_optimizer(recipe, 100, rate=LEARNING_RATE)
+    assert inner_optimizer is outer_optimizer
+    inner_optimizer.build_per_variable(variables, weight_decays, rate_multipliers)
     for step_gradients in gradients:
-        outer.apply(
+        outer_optimizer.apply(
             [keras.ops.convert_to_tensor(gradient) for gradient in step_gradients],
             variables,
         )
     return [np.asarray(v) for v in variables]
 
 
-def make_example(seed=0, steps=6):
-    """Returns initial values, the last one 0, and gradients of several magnitudes."""
+def make_values_and_gradients(seed=0, steps=6):
+    """Returns initial values of four variables, and their gradients for each step.
+
+    The last variable is 0. Each variable has gradients of another magnitude.
+    """
     random = np.random.default_rng(seed)
-    initial_values = [random.normal(0, 2, shape) for shape in SHAPES]
+    initial_values = [random.normal(0, 2, shape) for shape in VARIABLE_SHAPES]
     initial_values[3][:] = 0
-    scales = 10.0 ** np.arange(-5, len(SHAPES) - 5)
+    scales = 10.0 ** np.arange(-5, len(VARIABLE_SHAPES) - 5)
     gradients = [
         [
             random.normal(0.3, 1, shape) * scale
-            for shape, scale in zip(SHAPES, scales, strict=True)
+            for shape, scale in zip(VARIABLE_SHAPES, scales, strict=True)
         ]
         for _ in range(steps)
     ]
     return initial_values, gradients
 
 
-def test_lamb(float64):
-    """LAMB as in timm: Algorithm 2 of arXiv:1904.00962 with bias-corrected moments.
+def test_lamb_follows_algorithm_2_of_the_paper(use_float64):
+    """LAMB is Algorithm 2 of arXiv:1904.00962 with bias-corrected moments, as in timm.
 
-    The update is r = m / (sqrt(v) + eps), plus decay * w for decayed variables. Decayed
-    variables scale it by the trust ratio |w| / |r + decay * w|. The trust ratio is 1
-    for other variables and for a variable that is 0.
+    The update is r = m / (sqrt(v) + eps). If a variable w has a weight decay, decay * w
+    is added to r, and the sum is multiplied by the trust ratio |w| / |r + decay * w|.
+    The trust ratio is 1 without a weight decay, and for a variable that is 0.
     """
-    initial_values, gradients = make_example()
+    initial_values, gradients = make_values_and_gradients()
     weight_decays, rate_multipliers = [0.02, 0.0, 0.01, 0.02], [1.0, 1.0, 0.5, 1.0]
     expected = []
     for i, initial_value in enumerate(initial_values):
@@ -77,22 +80,22 @@ def test_lamb(float64):
                 trust_ratio = norms[0] / norms[1] if norms[0] > 0 else 1.0
             weight = weight - LEARNING_RATE * rate_multipliers[i] * trust_ratio * update
         expected.append(weight)
-    results = apply_gradients(
+    final_values = apply_gradients(
         RECIPES["rsb_a2"], initial_values, gradients, weight_decays, rate_multipliers
     )
-    for result, expected_result, initial_value in zip(
-        results, expected, initial_values, strict=True
+    for final_value, expected_value, initial_value in zip(
+        final_values, expected, initial_values, strict=True
     ):
-        assert np.abs(result - initial_value).max() > 1e-3
-        # Keras stores 0.9 and 0.999 in single precision.
-        np.testing.assert_allclose(result, expected_result, rtol=1e-5, atol=1e-7)
+        assert np.abs(final_value - initial_value).max() > 1e-3
+        # Keras stores the constants 0.9 and 0.999 in single precision.
+        np.testing.assert_allclose(final_value, expected_value, rtol=1e-5, atol=1e-7)
 
 
-def test_sgd(float64):
-    """SGD as in PyTorch: v = 0.9 * v + (g + decay * w), w = w - rate * v."""
-    initial_values, gradients = make_example(1)
+def test_sgd_equals_that_of_pytorch(use_float64):
+    """Each step sets v = 0.9 * v + (g + decay * w) and then w = w - rate * v."""
+    initial_values, gradients = make_values_and_gradients(1)
     weight_decays, rate_multipliers = [0.02, 0.0, 0.01, 0.5], [1.0, 1.0, 0.5, 0.25]
-    results = apply_gradients(
+    final_values = apply_gradients(
         Recipe(1, 1, 0.1), initial_values, gradients, weight_decays, rate_multipliers
     )
     for i, initial_value in enumerate(initial_values):
@@ -100,7 +103,7 @@ def test_sgd(float64):
         for step_gradients in gradients:
             velocity = 0.9 * velocity + step_gradients[i] + weight_decays[i] * weight
             weight = weight - LEARNING_RATE * rate_multipliers[i] * velocity
-        np.testing.assert_allclose(results[i], weight, rtol=1e-7, atol=1e-12)
+        np.testing.assert_allclose(final_values[i], weight, rtol=1e-7, atol=1e-12)
 
 
 def list_learning_rates(recipe, steps):
@@ -108,7 +111,7 @@ def list_learning_rates(recipe, steps):
     return np.array([float(schedule(step)) for step in range(steps)])
 
 
-def test_cosine_after_a_warmup():
+def test_the_cosine_schedule_follows_a_linear_warmup():
     recipe = Recipe(1, 1, 0.4, warmup=0.25, warmup_from=0.01)
     rates = list_learning_rates(recipe, 80)
     warmup_rates = 0.4 * (0.01 + 0.99 * np.arange(20) / 20)
@@ -117,21 +120,21 @@ def test_cosine_after_a_warmup():
     np.testing.assert_allclose(rates[20:], cosine_rates, atol=1e-7)
 
 
-def test_cosine_without_a_warmup():
+def test_the_cosine_schedule_starts_at_the_peak_without_warmup():
     cosine_rates = 0.4 * (1 + np.cos(np.pi * np.arange(60) / 60)) / 2
     rates = list_learning_rates(Recipe(1, 1, 0.4, warmup_from=0.5), 60)
     np.testing.assert_allclose(rates, cosine_rates, atol=1e-7)
 
 
-def test_steps():
-    """The learning rate drops to a tenth after exactly 50 % and 75 % of the steps."""
+def test_the_step_schedule_drops_after_50_and_75_percent():
+    """Each drop divides the learning rate by 10, at the exact step."""
     rates = list_learning_rates(Recipe(1, 1, 0.1, schedule="steps"), 80)
     np.testing.assert_allclose(rates[:40], 0.1, rtol=1e-6)
     np.testing.assert_allclose(rates[40:60], 0.01, rtol=1e-6)
     np.testing.assert_allclose(rates[60:], 0.001, rtol=1e-6)
 
 
-def test_steps_after_a_warmup():
+def test_the_step_schedule_follows_a_linear_warmup():
     recipe = Recipe(
         1, 1, 0.1, schedule="steps", drops=(0.3, 0.6, 0.9), warmup=0.1, warmup_from=0.2
     )
@@ -141,13 +144,13 @@ def test_steps_after_a_warmup():
     np.testing.assert_allclose(rates, [*warmup_rates, *step_rates], rtol=1e-6)
 
 
-def test_steps_without_a_drop():
+def test_the_step_schedule_without_drops_is_constant():
     rates = list_learning_rates(Recipe(1, 1, 0.1, schedule="steps", drops=()), 20)
     np.testing.assert_allclose(rates, 0.1, rtol=1e-6)
 
 
-def test_the_papers_careful_start():
-    """Section 4.2: 0.01 for 400 iterations, then 0.1, divided by 10 at 32k and 48k."""
+def test_a_careful_start_lowers_the_first_400_learning_rates():
+    """Section 4.2 of the paper divides the learning rate by 10 at 32k and 48k steps."""
     schedule = make_learning_rate(RECIPES["paper_cifar"], 64_000)
     rates = {
         step: float(schedule(step))
@@ -200,11 +203,11 @@ def test_conflicting_recipe_fields_are_refused(changes, steps, message):
     assert "\n" not in str(error.value)
 
 
-def test_half_precision_scales_the_loss():
+def test_only_float16_scales_the_loss():
     recipe = Recipe(1, 1, 0.1)
-    inner, outer = make_optimizer(recipe, 10, "mixed_float16")
-    assert isinstance(outer, keras.optimizers.LossScaleOptimizer)
-    assert outer.inner_optimizer is inner
+    inner_optimizer, outer_optimizer = make_optimizer(recipe, 10, "mixed_float16")
+    assert isinstance(outer_optimizer, keras.optimizers.LossScaleOptimizer)
+    assert outer_optimizer.inner_optimizer is inner_optimizer
     for precision in ("float32", "mixed_bfloat16"):
-        inner, outer = make_optimizer(recipe, 10, precision)
-        assert inner is outer
+        inner_optimizer, outer_optimizer = make_optimizer(recipe, 10, precision)
+        assert inner_optimizer is outer_optimizer

@@ -1,4 +1,4 @@
-"""Run folders: curves, and the files that a killed process leaves behind."""
+"""Run folders: the figure of the curves, and files of a killed process."""
 
 from keras_resnet.training import figures, run_folder
 
@@ -16,7 +16,7 @@ def test_curves_are_a_png_file():
     ]
     png = figures.draw_curves(rows)
     assert png.startswith(b"\x89PNG")
-    assert int.from_bytes(png[16:20], "big") > 800  # Width in pixels.
+    assert int.from_bytes(png[16:20], "big") > 800  # The width in pixels.
 
 
 def test_a_run_without_an_epoch_has_no_curves(tmp_path):
@@ -32,5 +32,5 @@ def test_temporary_files_of_a_killed_process_are_removed(tmp_path):
     run_folder.remove_leftovers(tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"best.keras", "my.partition", "checkpoints"}
-    run_folder.remove_leftovers(tmp_path, ended=True)
+    run_folder.remove_leftovers(tmp_path, remove_checkpoints=True)
     assert not (tmp_path / "checkpoints").exists()

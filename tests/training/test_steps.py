@@ -14,10 +14,10 @@ from keras_resnet.data import TrainingBatches, sources, splits
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.distribution import strategies
 from keras_resnet.evaluation.evaluator import Evaluator
-from keras_resnet.nets.graph import flat_layers
+from keras_resnet.nets.graph import list_layers
 from keras_resnet.spec import RunOptions, recipes
 from keras_resnet.spec.execution import Execution
-from keras_resnet.spec.run_spec import steps_per_epoch
+from keras_resnet.spec.run_spec import count_steps
 from keras_resnet.support.errors import InputError
 from keras_resnet.training.network import make_network
 from keras_resnet.training.resolution import resolve_run
@@ -25,7 +25,7 @@ from keras_resnet.training.run import train
 from keras_resnet.training.step import Step, compute_losses
 from keras_resnet.weights.formats import load_model
 
-# Keras 3.15 raises this warning when it reads the variables of two replicas.
+# Keras 3.15 causes this warning when it reads the variables of two replicas.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 WITH_BOTH_STRATEGIES = pytest.mark.parametrize(
     "strategy_name", ["one_device", "mirrored"]
@@ -34,7 +34,7 @@ DEFAULTS = {"model": "cifar_resnet8", "strategy": "one_device", "verbose": 0}
 
 
 @pytest.fixture
-def float64():
+def use_float64():
     keras.config.set_dtype_policy("float64")
     yield
     keras.config.set_dtype_policy("float32")
@@ -51,7 +51,7 @@ def load_some_digits(count):
 
 
 def make_recipe(batch_size, **changes):
-    """Returns a recipe with a learning rate of 0.1 that is constant for many steps."""
+    """Returns a recipe whose learning rate is 0.1 for the first 500 epochs."""
     changes = {"epochs": 1000, "schedule": "steps", "warmup": 0.0, **changes}
     return dataclasses.replace(
         recipes.RECIPES["digits"], batch_size=batch_size, learning_rate=0.1, **changes
@@ -59,7 +59,7 @@ def make_recipe(batch_size, **changes):
 
 
 def make_run_network(images, recipe, model="cifar_resnet8"):
-    """Returns the network and the dataset of a run with this recipe."""
+    """Returns the network of a run with a recipe, and the dataset of the run."""
     options = RunOptions.from_keywords(model, images, shortcut="A", recipe="digits")
     spec, images, preprocessing = resolve_run(options, Execution(), 1)
     spec = dataclasses.replace(spec, recipe=recipe)
@@ -73,14 +73,14 @@ def take_steps(strategy, images, recipe, steps, model="cifar_resnet8"):
         The network, its initial weights, its final weights and its `Step`.
     """
     strategy = strategies.make_strategy(strategy)
-    replicas = strategy.num_replicas_in_sync
+    num_replicas = strategy.num_replicas_in_sync
     preprocessing = Preprocessing(8, 8, 1)
     keras.utils.set_random_seed(0)
     with strategy.scope():
         network, images = make_run_network(images, recipe, model)
     initial_weights = network.get_weights()
-    num_steps_per_epoch = steps_per_epoch(
-        len(images.train), recipe.batch_size, recipe.count_batch_parts(replicas)
+    num_steps_per_epoch = count_steps(
+        len(images.train), recipe.batch_size, recipe.count_batch_parts(num_replicas)
     )
     step = Step(network, strategy, recipe, recipe.epochs * num_steps_per_epoch)
     step.reset_averages()
@@ -88,7 +88,7 @@ def take_steps(strategy, images, recipe, steps, model="cifar_resnet8"):
         split=images.train,
         preprocessing=preprocessing,
         recipe=recipe,
-        replicas=replicas,
+        replicas=num_replicas,
         seed=0,
         num_classes=10,
     ).dataset(0, steps)
@@ -97,7 +97,7 @@ def take_steps(strategy, images, recipe, steps, model="cifar_resnet8"):
         step(batches)
     assert not any(
         layer.synchronized
-        for layer in flat_layers(network)
+        for layer in list_layers(network)
         if isinstance(layer, keras.layers.BatchNormalization)
     )
     return network, initial_weights, network.get_weights(), step
@@ -106,7 +106,7 @@ def take_steps(strategy, images, recipe, steps, model="cifar_resnet8"):
 @pytest.mark.parametrize(
     "model", ["cifar_resnet8", pytest.param("resnet20", marks=pytest.mark.full)]
 )
-def test_two_replicas_equal_one_device(float64, model):
+def test_two_replicas_equal_one_device(use_float64, model):
     """Ten steps with synchronised batch normalisation give the same weights.
 
     Each epoch has batches of 16, 16, 16 and 3 images.
@@ -115,10 +115,12 @@ def test_two_replicas_equal_one_device(float64, model):
     _, initial_weights, single_weights, single_step = take_steps(
         "one_device", images, recipe, 10, model
     )
-    _, mirrored_before, mirrored_weights, mirrored_step = take_steps(
+    _, mirrored_initial_weights, mirrored_weights, mirrored_step = take_steps(
         "mirrored", images, recipe, 10, model
     )
-    np.testing.assert_array_equal(flatten(initial_weights), flatten(mirrored_before))
+    np.testing.assert_array_equal(
+        flatten(initial_weights), flatten(mirrored_initial_weights)
+    )
     assert np.abs(flatten(single_weights) - flatten(initial_weights)).max() > 0.1
     assert np.abs(flatten(single_weights) - flatten(mirrored_weights)).max() <= 1e-9
     single_sums, mirrored_sums = single_step.sums.numpy(), mirrored_step.sums.numpy()
@@ -128,8 +130,8 @@ def test_two_replicas_equal_one_device(float64, model):
     assert float(single_step.stop_flag) == float(mirrored_step.stop_flag) == 0
 
 
-def test_two_replicas_equal_one_device_with_a_full_recipe(float64):
-    """Mixup, CutMix, LAMB, clipping and averaged weights do not depend on replicas.
+def test_two_replicas_equal_one_device_with_a_full_recipe(use_float64):
+    """The number of replicas does not affect Mixup, CutMix, LAMB, clipping, averages.
 
     Each epoch has batches of 16, 16, 16 and 4 images.
     """
@@ -160,10 +162,8 @@ def test_first_gradients_of_two_replicas_equal_those_of_one_device():
     images, recipe = load_some_digits(64), make_recipe(32, momentum=0.0)
     _, initial_weights, single_weights, _ = take_steps("one_device", images, recipe, 1)
     _, _, mirrored_weights, _ = take_steps("mirrored", images, recipe, 1)
-    expected, actual = (
-        flatten(single_weights) - flatten(initial_weights),
-        flatten(mirrored_weights) - flatten(initial_weights),
-    )
+    expected = flatten(single_weights) - flatten(initial_weights)
+    actual = flatten(mirrored_weights) - flatten(initial_weights)
     assert np.linalg.norm(actual - expected) <= 1e-3 * np.linalg.norm(expected)
 
 
@@ -174,8 +174,8 @@ def test_two_replicas_omit_a_last_batch_of_one_image():
     assert step.sums.numpy()[2] == 5 * 16
 
 
-def test_step_equals_the_sgd_of_the_paper(float64):
-    """SGD with momentum. The weight decay of kernels is part of the gradient."""
+def test_step_equals_the_sgd_of_the_paper(use_float64):
+    """The paper uses momentum, and adds the weight decay of kernels to the gradient."""
     images, recipe = load_some_digits(32), make_recipe(16, weight_decay=0.01)
     network, initial_weights, final_weights, _ = take_steps(
         "one_device", images, recipe, 2
@@ -209,10 +209,11 @@ def test_step_equals_the_sgd_of_the_paper(float64):
     )
 
 
-# Losses, compared with the formulas of PyTorch's documentation and of the papers.
+# Tests of the losses, with the formulas of PyTorch's documentation and of the papers.
 
 
-def make_logits():
+def make_logits_and_labels():
+    """Returns logits, class indices and class probabilities of 6 images, 5 classes."""
     random = np.random.default_rng(0)
     logits = random.normal(0, 3, (6, 5))
     class_indices = random.integers(0, 5, 6).astype(np.int32)
@@ -223,9 +224,9 @@ def make_logits():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_cross_entropy(smoothing):
-    """The loss is (1 - s) times the label's loss plus s times the mean over classes."""
-    logits, class_indices, class_probabilities = make_logits()
+def test_cross_entropy_smooths_labels(smoothing):
+    """With smoothing s, the loss is (1 - s) * label loss + s * mean of class losses."""
+    logits, class_indices, class_probabilities = make_logits_and_labels()
     log_probabilities = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     recipe = make_recipe(6, label_smoothing=smoothing)
     for labels, targets in (
@@ -240,12 +241,12 @@ def test_cross_entropy(smoothing):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_binary_cross_entropy(smoothing):
-    """The target of each class in a mixed image is 1, before smoothing.
+def test_binary_cross_entropy_treats_each_mixed_class_as_present(smoothing):
+    """The target of each class in a mixed image is 1 before label smoothing.
 
-    The loss is the mean over classes.
+    The loss of an image is the mean of the losses of its classes.
     """
-    logits, class_indices, class_probabilities = make_logits()
+    logits, class_indices, class_probabilities = make_logits_and_labels()
     sigmoid = 1 / (1 + np.exp(-logits))
     recipe = make_recipe(6, loss="bce", label_smoothing=smoothing)
     for labels, is_present in (
@@ -259,7 +260,7 @@ def test_binary_cross_entropy(smoothing):
         np.testing.assert_allclose(losses, class_losses.mean(1), rtol=1e-12)
 
 
-# A network of two layers, whose step is traced quickly.
+# Tests with a network of two layers, whose step TensorFlow traces quickly.
 
 
 def make_tiny_model(strategy, batch_norm=True):
@@ -276,14 +277,15 @@ def make_tiny_model(strategy, batch_norm=True):
         return keras.Model(image, x)
 
 
-def make_images(count, seed=0):
+def make_batch(count, seed=0):
+    """Returns random images, float32 (count, 8, 8, 1), and labels from 0 to 2."""
     random = np.random.default_rng(seed)
     images = random.normal(random.uniform(-2, 2, (count, 1, 1, 1)), 1, (count, 8, 8, 1))
     return images.astype(np.float32), random.integers(0, 3, count).astype(np.int32)
 
 
 def split_batch(batch, *sizes):
-    """Splits a batch into parts of the given sizes."""
+    """Splits images and labels into consecutive parts of the given sizes."""
     ends = np.cumsum(sizes)
     assert ends[-1] == len(batch[1])
     return [
@@ -293,7 +295,7 @@ def split_batch(batch, *sizes):
 
 
 def make_batches(steps):
-    """Returns an iterator for `Step`.
+    """Returns an iterator over the batches of all replicas, as `Step` expects it.
 
     Args:
         steps: For each step, a list with one pair (images, labels) per replica.
@@ -317,8 +319,10 @@ def make_batches(steps):
 PLAIN_RECIPE = recipes.Recipe(1, 8, 0.125, momentum=0.0, weight_decay=0.0)
 
 
-def make_step(name, recipe, batch_norm=True, rate=0.125, network=None, **execution):
-    strategy = strategies.make_strategy(name)
+def make_step(
+    strategy_name, recipe, batch_norm=True, rate=0.125, network=None, **execution
+):
+    strategy = strategies.make_strategy(strategy_name)
     network = network or make_tiny_model(strategy, batch_norm)
     return network, Step(
         network, strategy, recipe, 100, Execution(**execution), rate=rate
@@ -329,12 +333,12 @@ def read_trainable(network):
     return flatten(variable.value.numpy() for variable in network.trainable_variables)
 
 
-def compute_mean_gradient(parts, batch_norm=True, labels_to_loss=None):
-    """Returns the gradient of the mean loss; each part is normalised separately."""
+def compute_mean_gradient(parts, batch_norm=True):
+    """Returns the gradient of the mean loss. Each part has its own batch statistics."""
     network = make_tiny_model(strategies.make_strategy("one_device"), batch_norm)
     variables = [variable.value for variable in network.trainable_variables]
     count = sum(len(labels) for _, labels in parts)
-    total = 0.0
+    gradient_sum = 0.0
     for images, labels in parts:
         with tf.GradientTape() as tape:
             log_probabilities = tf.math.log(network(images, training=True))
@@ -342,8 +346,8 @@ def compute_mean_gradient(parts, batch_norm=True, labels_to_loss=None):
                 -tf.reduce_sum(tf.gather(log_probabilities, labels, batch_dims=1))
                 / count
             )
-        total = total + flatten(tape.gradient(loss, variables))
-    return total
+        gradient_sum = gradient_sum + flatten(tape.gradient(loss, variables))
+    return gradient_sum
 
 
 def measure_change(network, step, batches):
@@ -353,9 +357,9 @@ def measure_change(network, step, batches):
 
 
 @pytest.mark.parametrize("batch_norm", [True, False])
-def test_accumulated_gradients(float64, batch_norm):
-    """Ten images are processed in parts of 3, 3 and 4, each normalised separately."""
-    batch = make_images(10)
+def test_accumulated_gradients_equal_the_mean_gradient(use_float64, batch_norm):
+    """Parts of 3, 3 and 4 images are normalised with separate batch statistics."""
+    batch = make_batch(10)
     recipe = dataclasses.replace(PLAIN_RECIPE, accumulate=3)
     network, step = make_step("one_device", recipe, batch_norm)
     change = measure_change(network, step, make_batches([[batch]]))
@@ -363,14 +367,16 @@ def test_accumulated_gradients(float64, batch_norm):
     np.testing.assert_allclose(change, expected, rtol=1e-6, atol=1e-9)
     assert step.sums.numpy()[2] == 10
     # The division into parts matters only because of batch normalisation.
-    undivided = -0.125 * compute_mean_gradient([batch], batch_norm)
-    assert np.allclose(change, undivided, rtol=1e-6, atol=1e-9) == (not batch_norm)
+    undivided_change = -0.125 * compute_mean_gradient([batch], batch_norm)
+    assert np.allclose(change, undivided_change, rtol=1e-6, atol=1e-9) == (
+        not batch_norm
+    )
 
 
 @WITH_BOTH_STRATEGIES
-def test_clipping(float64, strategy_name):
-    """The clipped norm is that of the batch's gradient over all variables."""
-    batch = make_images(8)
+def test_gradients_are_clipped_by_their_global_norm(use_float64, strategy_name):
+    """The limit applies to the norm of the batch's gradient over all variables."""
+    batch = make_batch(8)
     gradient = compute_mean_gradient([batch])
     norm = math.sqrt((gradient**2).sum())
     parts = [batch] if strategy_name == "one_device" else split_batch(batch, 5, 3)
@@ -383,16 +389,16 @@ def test_clipping(float64, strategy_name):
 
 
 @pytest.mark.parametrize("sizes", [(5, 3), (2, 1)])
-@pytest.mark.parametrize("sync", [True, False])
-def test_batch_normalisation_is_synchronised_on_request(float64, sync, sizes):
-    """A replica with a single image still has a variance over pixel positions."""
-    batch = make_images(sum(sizes))
+@pytest.mark.parametrize("sync_bn", [True, False])
+def test_batch_normalisation_is_synchronised_on_request(use_float64, sync_bn, sizes):
+    """With a single image, a replica computes the variance over pixel positions."""
+    batch = make_batch(sum(sizes))
     parts = split_batch(batch, *sizes)
-    network, step = make_step("mirrored", PLAIN_RECIPE, sync_bn=sync)
+    network, step = make_step("mirrored", PLAIN_RECIPE, sync_bn=sync_bn)
     change = measure_change(network, step, make_batches([parts]))
-    expected = -0.125 * compute_mean_gradient([batch] if sync else parts)
+    expected = -0.125 * compute_mean_gradient([batch] if sync_bn else parts)
     np.testing.assert_allclose(change, expected, rtol=1e-6, atol=1e-9)
-    unexpected = -0.125 * compute_mean_gradient(parts if sync else [batch])
+    unexpected = -0.125 * compute_mean_gradient(parts if sync_bn else [batch])
     assert not np.allclose(change, unexpected, rtol=1e-3)
     # The momentum is 0.9 and the initial mean is 0, so the moving mean is 0.1 times the
     # mean of the batch, or 0.1 times the average of the replicas' means.
@@ -401,15 +407,17 @@ def test_batch_normalisation_is_synchronised_on_request(float64, sync, sizes):
     )
     means = [
         tf.nn.conv2d(np.float64(images), kernel, 1, "VALID").numpy().mean((0, 1, 2))
-        for images, _ in ([batch] if sync else parts)
+        for images, _ in ([batch] if sync_bn else parts)
     ]
     moving_mean = network.get_layer("conv1_bn").moving_mean.value
-    for copy in step._strategy.experimental_local_results(moving_mean):
-        np.testing.assert_allclose(copy, 0.1 * np.mean(means, 0), rtol=1e-6, atol=1e-9)
+    for replica_mean in step._strategy.experimental_local_results(moving_mean):
+        np.testing.assert_allclose(
+            replica_mean, 0.1 * np.mean(means, 0), rtol=1e-6, atol=1e-9
+        )
 
 
 def compute_average(initial_weights, weights_after_steps, decay):
-    """Computes the exponential moving average of the weights in NumPy."""
+    """Returns the exponential moving average of the weights after the last step."""
     average = initial_weights
     for n, weights in enumerate(weights_after_steps, 1):
         effective_decay = min(decay, (1 + n) / (10 + n))
@@ -418,27 +426,28 @@ def compute_average(initial_weights, weights_after_steps, decay):
 
 
 @WITH_BOTH_STRATEGIES
-def test_averaged_weights(float64, strategy_name):
-    """The decay is (1 + n) / (10 + n) in the first 3 steps and 0.35 in the next 3."""
+def test_averaged_weights_are_exponential_moving_averages(use_float64, strategy_name):
+    """The decay is (1 + n) / (10 + n) in steps n = 1 to 3, and 0.35 in steps 4 to 6."""
     network, step = make_step(
         strategy_name, dataclasses.replace(PLAIN_RECIPE, ema=0.35)
     )
     step.reset_averages()
-    read_weights, weights_after_steps = (
-        lambda: flatten(variable.numpy() for variable in network.variables),
-        [],
-    )
+    weights_after_steps = []
+
+    def read_weights():
+        return flatten(variable.numpy() for variable in network.variables)
+
     initial_weights = read_weights()
-    parts = [split_batch(make_images(8, seed), 4, 4) for seed in range(6)]
+    parts = [split_batch(make_batch(8, seed), 4, 4) for seed in range(6)]
     if strategy_name == "one_device":
-        parts = [[make_images(8, seed)] for seed in range(6)]
+        parts = [[make_batch(8, seed)] for seed in range(6)]
     batches = make_batches(parts)
     for _ in range(6):
         step(batches)
         weights_after_steps.append(read_weights())
     expected = compute_average(initial_weights, weights_after_steps, 0.35)
     assert np.abs(expected - weights_after_steps[-1]).max() > 1e-3
-    with step.averaged_weights():
+    with step.load_averaged_weights():
         np.testing.assert_allclose(read_weights(), expected, rtol=1e-6, atol=1e-7)
     np.testing.assert_array_equal(read_weights(), weights_after_steps[-1])
 
@@ -492,11 +501,13 @@ def test_a_run_evaluates_and_saves_averaged_weights(tmp_path):
 
 
 class StepRecorder(keras.callbacks.Callback):
+    """Records the index within the epoch of the last batch of each execution."""
+
     def on_train_begin(self, logs=None):
-        self.ends = ()
+        self.batch_indices = ()
 
     def on_train_batch_end(self, batch, logs=None):
-        self.ends += (batch,)
+        self.batch_indices += (batch,)
 
 
 def test_steps_per_execution_does_not_change_the_result(tmp_path):
@@ -517,26 +528,27 @@ def test_steps_per_execution_does_not_change_the_result(tmp_path):
         results.append((weights, (folder / "metrics.csv").read_text()))
     # No execution continues beyond a checkpoint or the end of an epoch.
     ends = [5, 7, 12, 14, 19, 21, 23, 28, 33, 35, 40, 42, 46]
-    assert recorder.ends == tuple((end - 1) % 23 for end in ends)
+    assert recorder.batch_indices == tuple((end - 1) % 23 for end in ends)
     (weights_1, metrics_1), (weights_5, metrics_5) = results
     np.testing.assert_array_equal(weights_1, weights_5)
     assert metrics_1 == metrics_5
 
 
-def test_training_images_of_several_sizes(tmp_path, monkeypatch):
+def test_each_image_size_is_used_for_a_third_of_the_run(tmp_path, monkeypatch):
     """Each of three sizes is used for a third of the run, but not for evaluation."""
     dataset_calls, traced_shapes = [], []
-    dataset, replica_step = TrainingBatches.dataset, Step._replica_step
+    original_dataset = TrainingBatches.dataset
+    original_replica_step = Step._replica_step
 
     def record_dataset(self, start, stop):
         size = self.preprocessing.height, self.preprocessing.width
         dataset_calls.append((start, stop, *size))
-        return dataset(self, start, stop)
+        return original_dataset(self, start, stop)
 
     def record_shapes(self, network, images, *batch):
         traced_shapes.append(tuple(images.shape[1:]))
         assert network.input_shape[1:] == images.shape[1:]
-        return replica_step(self, network, images, *batch)
+        return original_replica_step(self, network, images, *batch)
 
     monkeypatch.setattr(TrainingBatches, "dataset", record_dataset)
     monkeypatch.setattr(Step, "_replica_step", record_shapes)
@@ -553,7 +565,7 @@ def test_training_images_of_several_sizes(tmp_path, monkeypatch):
     assert loss == pytest.approx(rows[0]["val_loss"], rel=1e-4)
 
 
-# Precision and compilation.
+# Tests of mixed precision and of compilation with XLA.
 
 
 def compute_relative_error(actual, expected):
@@ -565,14 +577,14 @@ def compute_relative_error(actual, expected):
 def test_a_step_that_overflows_is_skipped(strategy_name, clip_norm):
     recipe = dataclasses.replace(PLAIN_RECIPE, clip_norm=clip_norm)
     network, step = make_step(strategy_name, recipe, precision="mixed_float16")
-    full_network, full_step = make_step(strategy_name, recipe)
+    float32_network, float32_step = make_step(strategy_name, recipe)
     sizes = (8,) if strategy_name == "one_device" else (5, 3)
-    parts = [split_batch(make_images(8, seed), *sizes) for seed in range(3)]
-    expected = measure_change(full_network, full_step, make_batches(parts[2:]))
+    parts = [split_batch(make_batch(8, seed), *sizes) for seed in range(3)]
+    expected = measure_change(float32_network, float32_step, make_batches(parts[2:]))
     list_replica_values = step._strategy.experimental_local_results
     weights_before, batches = read_trainable(network), make_batches(parts)
     step.optimizer.dynamic_scale.assign(2.0**100)
-    for exponent in (99, 98):  # A scale of 2^100 overflows half precision.
+    for exponent in (99, 98):  # Loss scales of 2**100 and 2**99 overflow float16.
         step(batches)
         np.testing.assert_array_equal(read_trainable(network), weights_before)
         for scale in list_replica_values(step.optimizer.dynamic_scale.value):
@@ -586,12 +598,12 @@ def test_a_step_that_overflows_is_skipped(strategy_name, clip_norm):
         first_value, *other_values = list_replica_values(variable.value)
         for other_value in other_values:
             np.testing.assert_array_equal(first_value, other_value)
-    # The change in half precision is close to that in float32, but not equal.
+    # The change in float16 is close to the change in float32, but not equal to it.
     assert 1e-5 < compute_relative_error(change, expected) < 0.02
 
 
 def test_bfloat16_is_close_to_float32():
-    batch = make_images(8)
+    batch = make_batch(8)
     network, step = make_step("one_device", PLAIN_RECIPE, precision="mixed_bfloat16")
     expected = -0.125 * compute_mean_gradient([batch])
     assert (
@@ -604,7 +616,7 @@ def test_bfloat16_is_close_to_float32():
     assert {layer.dtype_policy.name for layer in network.layers} == {"float32"}
 
 
-PLAIN_KERAS = """
+LOADING_SCRIPT = """
 import sys
 import keras
 model = keras.models.load_model(sys.argv[1])
@@ -620,7 +632,7 @@ print("loaded", len(model.layers))
 
 
 def test_a_run_saves_an_ordinary_keras_model(tmp_path):
-    """Mixed precision, LAMB, averages and stochastic depth do not affect the files."""
+    """For every recipe, the files contain standard layers and float32 weights."""
     train(
         **DEFAULTS,
         iterations=3,
@@ -635,13 +647,13 @@ def test_a_run_saves_an_ordinary_keras_model(tmp_path):
     )
     for name in ("final", "best"):
         path = tmp_path / "run" / f"{name}.keras"
-        result = run_python("-W", "error::UserWarning", "-c", PLAIN_KERAS, path)
+        result = run_python("-W", "error::UserWarning", "-c", LOADING_SCRIPT, path)
         assert "loaded" in result.stdout, result.stderr
         assert "UserWarning" not in result.stderr
 
 
 def test_compiled_steps_equal_uncompiled_steps():
-    batch = make_images(8)
+    batch = make_batch(8)
     network, step = make_step("one_device", PLAIN_RECIPE, jit_compile=True)
     change = measure_change(network, step, make_batches([[batch]]))
     expected = -0.125 * compute_mean_gradient([batch])
@@ -658,7 +670,7 @@ def test_compiled_steps_need_a_single_replica(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-# Changes that a recipe makes to the network.
+# Tests of recipe fields that change the network.
 
 
 def build_network(**changes):
@@ -667,13 +679,10 @@ def build_network(**changes):
     return network
 
 
-def test_stochastic_depth():
+def test_stochastic_depth_drops_later_blocks_more_often():
     """The drop probability grows from 0 in the first block to 0.4 in the last."""
-    network, images = (
-        build_network(stochastic_depth=0.4),
-        load_some_digits(1).train.images,
-    )
-    images = np.repeat(images, 2000, 0)
+    network = build_network(stochastic_depth=0.4)
+    images = np.repeat(load_some_digits(1).train.images, 2000, 0)
     drop_layers = [layer for layer in network.layers if layer.name.endswith("_drop")]
     assert [layer.name for layer in drop_layers] == [
         "conv3_block1_drop",
@@ -717,30 +726,30 @@ def test_zero_gamma_makes_each_block_equal_its_shortcut():
     assert first_input.any()
 
 
-# Recipes that react to the accuracy of a run.
+# Tests of recipes that react to the validation accuracy.
 
 
 class Interrupt(keras.callbacks.Callback):
-    """Interrupts a run after `at` batches."""
+    """Interrupts a run after `stop_at` batches. Default: never."""
 
-    def __init__(self, at=None):
+    def __init__(self, stop_at=None):
         super().__init__()
-        # A function is not saved in the checkpoint.
-        self.batches, self.at = 0, lambda: at
+        # Checkpoints do not save functions.
+        self.batches, self.stop_at = 0, lambda: stop_at
 
     def on_train_batch_end(self, batch, logs=None):
         self.batches += 1
-        if self.batches == self.at():
+        if self.batches == self.stop_at():
             raise KeyboardInterrupt
 
 
-def test_plateau(tmp_path):
-    """Two epochs without a better accuracy divide the learning rate by 10.
+def test_plateaus_divide_the_learning_rate_by_10(tmp_path):
+    """The learning rate drops after two epochs without a better accuracy.
 
-    A resumed run gives the same result.
+    A resumed run has the metrics and weights of an undisturbed run.
     """
 
-    def run(folder, at=None):
+    def train_with_plateaus(folder, stop_at=None):
         return train(
             **DEFAULTS,
             epochs=9,
@@ -751,10 +760,10 @@ def test_plateau(tmp_path):
             learning_rate=1e-6,
             checkpoint_every=2,
             model_dir=str(tmp_path / folder),
-            callbacks=[Interrupt(at)],
+            callbacks=[Interrupt(stop_at)],
         )
 
-    rows = run("undisturbed")
+    rows = train_with_plateaus("undisturbed")
     expected, rate, best_accuracy, stale_epochs = [], 1e-6, -1.0, 0
     for row in rows:
         expected.append(rate)
@@ -764,11 +773,11 @@ def test_plateau(tmp_path):
             rate, stale_epochs = rate / 10, 0
     assert len(set(expected)) >= 3
     np.testing.assert_allclose([row["learning_rate"] for row in rows], expected, 1e-5)
-    # The run is interrupted in the epoch before the learning rate reaches its minimum.
+    # The second run is interrupted one epoch before the lowest learning rate.
     lowest_epoch = expected.index(min(expected))
     with pytest.raises(KeyboardInterrupt):
-        run("resumed", 3 * (lowest_epoch - 1) + 2)
-    assert run("resumed") == rows
+        train_with_plateaus("resumed", 3 * (lowest_epoch - 1) + 2)
+    assert train_with_plateaus("resumed") == rows
     undisturbed_weights, resumed_weights = (
         load_model(str(tmp_path / name / "final.keras")).get_weights()
         for name in ("undisturbed", "resumed")
@@ -778,7 +787,7 @@ def test_plateau(tmp_path):
     )
 
 
-def test_early_stopping(tmp_path):
+def test_early_stopping_ends_a_run_after_3_stale_epochs(tmp_path):
     rows = train(
         **DEFAULTS,
         epochs=40,
@@ -793,7 +802,7 @@ def test_early_stopping(tmp_path):
 
 
 def test_the_evaluator_uses_the_averaged_weights(tmp_path, monkeypatch):
-    """The files `best.keras` and `final.keras` contain the same averaged weights."""
+    """Both `best.keras` and `final.keras` contain the weights that were evaluated."""
     evaluated_weights, original_predict = [], Evaluator.predict
 
     def record_weights(self, *args):

@@ -1,8 +1,8 @@
 """Recovery of training runs from SIGTERM, SIGKILL, NaN and a full disk.
 
 Every run executes the command `train` in a separate process. A run has 18 steps in 3
-epochs and writes a checkpoint every 4 steps. Its files are compared with those of an
-undisturbed run.
+epochs and writes a checkpoint every 4 steps. After its recovery, the files of a run are
+compared with the files of an undisturbed run.
 """
 
 import os
@@ -29,8 +29,9 @@ FLAGS = (
     "--model=cifar_resnet8", "--strategy=one_device", "--epochs=3",
     "--batch_size=240", "--set", "checkpoint_every=4", "--set", "ema=0.9",
 )  # fmt: skip
+PREDICT_FUNCTION = ("keras_resnet.evaluation.evaluator", "Evaluator.predict")
 MANAGER_MODULE = "tensorflow.python.checkpoint.checkpoint_management"
-SIGKILL = -signal.SIGKILL
+KILLED = -signal.SIGKILL
 
 
 def start_training(directory, *faults, flags=()):
@@ -52,6 +53,7 @@ def find_resumed_step(result):
 
 @pytest.fixture(scope="module")
 def undisturbed_run(tmp_path_factory):
+    """Folder of a run that ended without an interruption."""
     directory = tmp_path_factory.mktemp("undisturbed")
     result = train(directory)
     assert (result.returncode, result.stderr) == (0, "")
@@ -59,7 +61,7 @@ def undisturbed_run(tmp_path_factory):
 
 
 def assert_finite(path):
-    """Checks that a checkpoint can be read and that all its numbers are finite."""
+    """Checks that a checkpoint can be read and contains only finite numbers."""
     reader = tf.train.load_checkpoint(str(path))
     arrays = [reader.get_tensor(name) for name in reader.get_variable_to_shape_map()]
     float_arrays = [
@@ -71,16 +73,16 @@ def assert_finite(path):
     assert all(np.isfinite(array).all() for array in float_arrays)
 
 
-# Faults that kill a process, in the order in which a run reaches them.
+# Faults that kill the process of a run, in the order in which a run reaches them.
 
 
-def block_index(run, step):
+def block_index(folder, step):
     """Creates a folder with the name of the index file, so that writing it fails."""
-    (run / "checkpoints" / f"step-{step}.index").mkdir(parents=True)
+    (folder / "checkpoints" / f"step-{step}.index").mkdir(parents=True)
 
 
-def unblock_index(run, step):
-    (run / "checkpoints" / f"step-{step}.index").rmdir()
+def unblock_index(folder, step):
+    (folder / "checkpoints" / f"step-{step}.index").rmdir()
 
 
 KILL_AFTER_STEP_1 = [("kill_after_step", 1)]
@@ -97,16 +99,16 @@ KILL_BEFORE_RENAME = [("kill_on", "os.rename", "*/.final.keras.*.part.keras")]
 KILL_BEFORE_REMOVAL = [("kill_on", "shutil.rmtree", "*/checkpoints")]
 
 
-def test_killed_at_the_worst_moments(undisturbed_run, tmp_path):
+def test_a_run_killed_eight_times_equals_an_undisturbed_one(undisturbed_run, tmp_path):
     """A run is killed eight times and resumes each time from the newest checkpoint."""
     run = tmp_path / "run"
 
     result = train(tmp_path, *KILL_AFTER_STEP_1)
-    assert result.returncode == SIGKILL, result.stderr
+    assert result.returncode == KILLED, result.stderr
     assert find_checkpoint_steps(run) == {"data": [], "index": []}
 
     result = train(tmp_path, *KILL_IN_BEST_KERAS)
-    assert (result.returncode, find_resumed_step(result)) == (SIGKILL, 0), result.stderr
+    assert (result.returncode, find_resumed_step(result)) == (KILLED, 0), result.stderr
     (partial_file,) = run.glob(".best.keras.*.part.keras")
     assert partial_file.stat().st_size > 10_000
     assert not (run / "best.keras").exists()
@@ -115,37 +117,31 @@ def test_killed_at_the_worst_moments(undisturbed_run, tmp_path):
     block_index(run, 8)
     result = train(tmp_path, *KILL_BEFORE_INDEX)
     unblock_index(run, 8)
-    assert (result.returncode, find_resumed_step(result)) == (SIGKILL, 4), result.stderr
+    assert (result.returncode, find_resumed_step(result)) == (KILLED, 4), result.stderr
     assert find_checkpoint_steps(run) == {"data": [4, 8], "index": [4]}
 
     result = train(tmp_path, *KILL_BEFORE_LISTING)
-    assert (result.returncode, find_resumed_step(result)) == (SIGKILL, 4), result.stderr
+    assert (result.returncode, find_resumed_step(result)) == (KILLED, 4), result.stderr
     assert find_checkpoint_steps(run) == {"data": [4, 8], "index": [4, 8]}
     assert list_complete_checkpoints(run) == [4]
 
     result = train(tmp_path, *KILL_BEFORE_DELETION)
-    assert (result.returncode, find_resumed_step(result)) == (SIGKILL, 4), result.stderr
+    assert (result.returncode, find_resumed_step(result)) == (KILLED, 4), result.stderr
     assert find_checkpoint_steps(run) == {"data": [4, 8, 12], "index": [4, 8, 12]}
     assert list_complete_checkpoints(run) == [4, 8, 12]
 
     result = train(tmp_path, *KILL_DURING_DELETION)
-    assert (result.returncode, find_resumed_step(result)) == (SIGKILL, 12), (
-        result.stderr
-    )
+    assert (result.returncode, find_resumed_step(result)) == (KILLED, 12), result.stderr
     steps = find_checkpoint_steps(run)
     assert steps["index"][-2:] == [12, 16] and len(steps["data"]) > len(steps["index"])
 
     result = train(tmp_path, *KILL_BEFORE_RENAME)
-    assert (result.returncode, find_resumed_step(result)) == (SIGKILL, 16), (
-        result.stderr
-    )
+    assert (result.returncode, find_resumed_step(result)) == (KILLED, 16), result.stderr
     assert list(run.glob(".final.keras.*.part.keras"))
     assert not (run / "final.keras").exists()
 
     result = train(tmp_path, *KILL_BEFORE_REMOVAL)
-    assert (result.returncode, find_resumed_step(result)) == (SIGKILL, 16), (
-        result.stderr
-    )
+    assert (result.returncode, find_resumed_step(result)) == (KILLED, 16), result.stderr
     assert (run / "final.keras").exists() and find_checkpoint_steps(run)["index"]
 
     result = train(tmp_path)
@@ -159,7 +155,7 @@ def test_killed_at_the_worst_moments(undisturbed_run, tmp_path):
     ("faults", "blocked_step"),
     [
         (KILL_IN_BEST_KERAS, None),
-        (KILL_BEFORE_INDEX, 4),  # The first checkpoint.
+        (KILL_BEFORE_INDEX, 4),  # Step of the first checkpoint.
         (KILL_BEFORE_INDEX, 16),
         (KILL_BEFORE_LISTING, None),
         (KILL_DURING_DELETION, None),
@@ -170,7 +166,10 @@ def test_killed_at_the_worst_moments(undisturbed_run, tmp_path):
             [("kill_in_archive", "*/.final.keras.*.part.keras", "model.weights.h5")],
             None,
         ),
-        ([("kill_on", "os.remove", "*checkpoint")], None),  # During the deletion.
+        (
+            [("kill_on", "os.remove", "*checkpoint")],
+            None,
+        ),  # While the folder `checkpoints` is deleted.
     ],
 )
 def test_a_run_killed_once_equals_an_undisturbed_one(
@@ -182,7 +181,7 @@ def test_a_run_killed_once_equals_an_undisturbed_one(
             (undisturbed_run / "run.json").read_bytes()
         )
     result = train(tmp_path, *faults)
-    assert result.returncode == SIGKILL, (result.stdout, result.stderr)
+    assert result.returncode == KILLED, (result.stdout, result.stderr)
     if blocked_step:
         unblock_index(tmp_path / "run", blocked_step)
     result = train(tmp_path)
@@ -194,9 +193,9 @@ def test_a_run_killed_once_equals_an_undisturbed_one(
 def test_a_run_killed_at_random_moments_equals_an_undisturbed_one(
     undisturbed_run, tmp_path
 ):
-    """Runs are killed 20 times. A run that ends before it is killed does not count."""
+    """Processes are killed 20 times. Those that end before the kill do not count."""
     seed = random.randrange(2**32)
-    print(f"Random seed of the moments: {seed}")
+    print(f"Random seed of the kill times: {seed}")
     generator, num_kills, num_runs = random.Random(seed), 0, 0
     start_time = time.monotonic()
     train(tmp_path)
@@ -205,15 +204,15 @@ def test_a_run_killed_at_random_moments_equals_an_undisturbed_one(
         shutil.rmtree(tmp_path / "run")
         num_runs += 1
         for _ in range(5):
-            child = start_training(tmp_path)
+            process = start_training(tmp_path)
             delay = generator.uniform(0.1, 1.0) * duration
             deadline = time.monotonic() + delay
-            while child.is_running and time.monotonic() < deadline:
+            while process.is_running and time.monotonic() < deadline:
                 time.sleep(0.01)
-            if not child.is_running:
+            if not process.is_running:
                 break
-            os.kill(child.pid, signal.SIGKILL)
-            num_kills += child.wait().returncode == SIGKILL
+            os.kill(process.pid, signal.SIGKILL)
+            num_kills += process.wait().returncode == KILLED
         result = train(tmp_path)
         assert (result.returncode, result.stderr) == (0, "")
         assert_same_results(tmp_path / "run", undisturbed_run)
@@ -223,22 +222,23 @@ def test_a_run_killed_at_random_moments_equals_an_undisturbed_one(
 def assert_stopped(result, step):
     assert result.returncode == 143, (result.stdout, result.stderr)
     assert result.stderr == (
-        f"Stopped by SIGTERM after step {step} of 18; the same command resumes\n"
+        f"Stopped by SIGTERM after step {step} of 18. "
+        "The same command resumes the run\n"
     )
 
 
 def test_sigterm_stops_a_run_that_can_resume(undisturbed_run, tmp_path):
-    """SIGTERM arrives within an epoch, and then during the second evaluation."""
+    """The first SIGTERM arrives during an epoch, the second during an evaluation."""
     run = tmp_path / "run"
     # Each step sleeps for half a second, so that the run cannot end before the signal.
-    child = start_training(tmp_path, ("call_after_step", "each", "_sleep", 0.5))
+    process = start_training(tmp_path, ("call_after_step", "each", "_sleep", 0.5))
     deadline = time.monotonic() + 120
     while not (run / "checkpoints" / "checkpoint").exists():
-        assert child.is_running and time.monotonic() < deadline
+        assert process.is_running and time.monotonic() < deadline
         time.sleep(0.02)
     signal_time = time.monotonic()
-    os.kill(child.pid, signal.SIGTERM)
-    result = child.wait(30)
+    os.kill(process.pid, signal.SIGTERM)
+    result = process.wait(30)
     assert time.monotonic() - signal_time < 20
     step = list_complete_checkpoints(run)[-1]
     assert 4 <= step <= 12
@@ -251,9 +251,8 @@ def test_sigterm_stops_a_run_that_can_resume(undisturbed_run, tmp_path):
     )
 
     evaluation_number = 1 if has_ended_epoch else 2
-    predict_function = ("keras_resnet.evaluation.evaluator", "Evaluator.predict")
     result = train(
-        tmp_path, ("call_before", *predict_function, "_terminate", evaluation_number)
+        tmp_path, ("call_before", *PREDICT_FUNCTION, "_terminate", evaluation_number)
     )
     assert_stopped(result, 12)
     assert find_resumed_step(result) == step
@@ -270,10 +269,10 @@ def test_sigterm_stops_a_run_that_can_resume(undisturbed_run, tmp_path):
 
 
 @pytest.mark.full
-def test_sigterm_after_the_first_and_at_the_last_step(undisturbed_run, tmp_path):
-    """A run stopped after step 1 has no curves.
+def test_sigterm_stops_a_run_after_its_first_or_last_step(undisturbed_run, tmp_path):
+    """A run that stops after step 1 has no `curves.png`.
 
-    A run of 18 steps that receives SIGTERM after step 17 still takes its last step.
+    The second process runs steps 2 to 18 and receives SIGTERM after the last of them.
     """
     run = tmp_path / "run"
     result = train(tmp_path, ("call_after_step", 1, "_terminate"))
@@ -305,8 +304,8 @@ def test_a_loss_of_nan_stops_the_run(checkpoint_every, tmp_path):
     result = run_child("keras_resnet.train", *FLAGS[:4], *flags, cwd=tmp_path)
     assert_one_line(result, " step ", "e+2")
     step = int(re.search(r"(?:after|of) step (\d+)", result.stderr)[1])
-    # The learning rate of the first step is 0. The second step breaks the weights,
-    # which is detected after that step or from the loss of the third step.
+    # The learning rate of step 1 is 0. After step 2 the weights are not finite, which
+    # is detected after step 2 or from the loss of step 3.
     assert step in (2, 3)
     assert not (tmp_path / "run" / "final.keras").exists()
     if checkpoint_every == 100:
@@ -322,10 +321,10 @@ def test_a_loss_of_nan_stops_the_run(checkpoint_every, tmp_path):
 
 
 def test_weights_that_overflow_are_not_saved(tmp_path):
-    """The loss of the step is still finite, although its update breaks the weights.
+    """A step has a finite loss, but its update makes the weights infinite.
 
-    The first run would save a regular checkpoint. The second run would save one because
-    of SIGTERM.
+    The first run is about to save a regular checkpoint, the second run a checkpoint
+    because of SIGTERM. Neither of them saves it.
     """
     run = tmp_path / "run"
     result = train(tmp_path, ("call_after_step", 8, "_overflow"))
@@ -346,9 +345,6 @@ def assert_disk_error(result, path):
     assert re.search("File too large|No space left on device", result.stderr)
 
 
-PREDICT = ("keras_resnet.evaluation.evaluator", "Evaluator.predict")
-
-
 def test_a_limited_file_size_loses_no_work(undisturbed_run, tmp_path):
     """A limit on the file size simulates a full disk, three times in one run."""
     run = tmp_path / "run"
@@ -356,17 +352,17 @@ def test_a_limited_file_size_loses_no_work(undisturbed_run, tmp_path):
     assert_disk_error(result, "run/checkpoints")
     assert list_complete_checkpoints(run) == [4]
     assert_finite(run / "checkpoints" / "step-4")
-    metrics, best = (
-        (run / "metrics.csv").read_bytes(),
-        (run / "best.keras").read_bytes(),
-    )
+    metrics_content = (run / "metrics.csv").read_bytes()
+    best_content = (run / "best.keras").read_bytes()
 
-    result = train(tmp_path, ("call_before", *PREDICT, "_limit_files", 1, 20))
+    result = train(tmp_path, ("call_before", *PREDICT_FUNCTION, "_limit_files", 1, 20))
     assert_disk_error(result, "run/metrics.csv")
-    result = train(tmp_path, ("call_before", *PREDICT, "_limit_files", 1, 100_000))
+    result = train(
+        tmp_path, ("call_before", *PREDICT_FUNCTION, "_limit_files", 1, 100_000)
+    )
     assert_disk_error(result, "run/best.keras")
-    assert (run / "metrics.csv").read_bytes() == metrics
-    assert (run / "best.keras").read_bytes() == best
+    assert (run / "metrics.csv").read_bytes() == metrics_content
+    assert (run / "best.keras").read_bytes() == best_content
     names = ["augmented.png", "best.keras", "checkpoints", "metrics.csv", "run.json"]
     assert sorted(os.listdir(run)) == names
 
@@ -377,6 +373,7 @@ def test_a_limited_file_size_loses_no_work(undisturbed_run, tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
+    """Mount point of a file system of 32 MiB in memory."""
     disk = tmp_path / "disk"
     disk.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(disk)]
@@ -392,16 +389,16 @@ def small_disk(tmp_path):
 def test_a_full_disk_loses_no_work(
     moment, free_bytes, undisturbed_run, tmp_path, small_disk
 ):
-    """A small file system is filled up to `free_bytes` at a moment of the run."""
+    """At one moment of the run, all but `free_bytes` of the file system are filled."""
     filler = str(small_disk / "filler")
     function, count = {
         "checkpoint": (("tensorflow.python.checkpoint.checkpoint_management",
                         "CheckpointManager.save"), 2),
-        "epoch": (PREDICT, 2),
+        "epoch": (PREDICT_FUNCTION, 2),
         "end": (("keras_resnet.training.run", "save_network"), 1),
     }[moment]  # fmt: skip
     result = train(
-        small_disk, ("call_before", *function, "_fill", count, filler, free_bytes)
+        small_disk, ("call_before", *function, "_fill_disk", count, filler, free_bytes)
     )
     os.remove(filler)
     if result.returncode:

@@ -54,7 +54,7 @@ def test_a_run_learns_and_writes_its_folder(trained_run):
         "final.keras",
     }
 
-    # The saved network is an ordinary one, and Keras's `evaluate` confirms its metrics.
+    # Keras evaluates the saved network to the same metrics as the last epoch.
     model = load_model(str(trained_run / "final.keras"))
     digits = sources.load_dataset("digits")
     loss, accuracy = model.evaluate(digits.test.images, digits.test.labels, verbose=0)
@@ -74,7 +74,7 @@ def test_a_run_that_has_ended_is_not_trained_again(trained_run, capsys):
     }
 
 
-def test_other_settings_are_refused(trained_run):
+def test_resuming_with_other_settings_is_refused(trained_run):
     with pytest.raises(InputError) as error:
         train(**DEFAULTS, epochs=9, seed=1, model_dir=str(trained_run))
     assert "epochs (began with 8, now 9)" in str(error.value)
@@ -89,13 +89,13 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
 
 
 class Counter(keras.callbacks.Callback):
-    """Counts batches and epochs, and interrupts the run after `stop_at` batches."""
+    """Counts batches and epochs. Interrupts the run after `stop_at` batches."""
 
     def __init__(self, stop_at=None):
         super().__init__()
         self.batches = self.epochs = self.batches_in_epoch = 0
         self.losses = []
-        self.stop_at = lambda: stop_at  # A function is not saved in the checkpoint.
+        self.stop_at = lambda: stop_at  # Checkpoints do not save functions.
 
     def on_epoch_begin(self, epoch, logs=None):
         self.batches_in_epoch = 0
@@ -116,9 +116,9 @@ class Counter(keras.callbacks.Callback):
     "stop_at", [25, *(pytest.param(step, marks=pytest.mark.full) for step in (46, 61))]
 )
 def test_callbacks_resume_in_the_middle_of_an_epoch(tmp_path, stop_at):
-    """The run is interrupted at step 25, 46 (the end of an epoch of 23 steps) or 61."""
+    """An epoch has 23 steps. The run is interrupted after step 25, 46 or 61."""
 
-    def run(folder, stop_at=None):
+    def train_into(folder, stop_at=None):
         counter = Counter(stop_at)
         stopping = keras.callbacks.EarlyStopping(
             "val_loss", patience=50, restore_best_weights=True, start_from_epoch=1
@@ -133,10 +133,10 @@ def test_callbacks_resume_in_the_middle_of_an_epoch(tmp_path, stop_at):
         )
         return rows, counter, stopping
 
-    rows, counter, stopping = run("undisturbed")
+    rows, counter, stopping = train_into("undisturbed")
     with pytest.raises(KeyboardInterrupt):
-        run("resumed", stop_at)
-    resumed_rows, resumed_counter, resumed_stopping = run("resumed")
+        train_into("resumed", stop_at)
+    resumed_rows, resumed_counter, resumed_stopping = train_into("resumed")
     networks = [
         load_model(str(tmp_path / name / "final.keras"))
         for name in ("undisturbed", "resumed")
@@ -181,35 +181,37 @@ def make_command(folder, *flags):
 )
 def test_a_killed_run_equals_an_undisturbed_one(tmp_path, flags, num_kills):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    options = {
+    popen_options = {
         "cwd": tmp_path,
         "env": environment,
         "stdout": subprocess.PIPE,
         "text": True,
     }
-    subprocess.run(make_command("undisturbed", *flags), check=True, **options)
+    subprocess.run(make_command("undisturbed", *flags), check=True, **popen_options)
     seed = random.randrange(2**32)
-    print(f"Random seed of the moments: {seed}")
+    print(f"Random seed of the kill times: {seed}")
     generator = random.Random(seed)
     folder = tmp_path / "resumed" / "checkpoints"
     for _ in range(num_kills):
-        before = set(folder.glob("*.index"))
-        process = subprocess.Popen(make_command("resumed", *flags), **options)
+        old_paths = set(folder.glob("*.index"))
+        process = subprocess.Popen(make_command("resumed", *flags), **popen_options)
         # The file "checkpoint" exists as soon as the first checkpoint is complete.
         while process.poll() is None and not (
-            (folder / "checkpoint").exists() and set(folder.glob("*.index")) - before
+            (folder / "checkpoint").exists() and set(folder.glob("*.index")) - old_paths
         ):
             time.sleep(0.005)
         time.sleep(generator.uniform(0, 1 / num_kills))
         process.send_signal(signal.SIGKILL)
         process.communicate()
-    resumed = subprocess.run(make_command("resumed", *flags), check=True, **options)
-    assert "Resuming after step" in resumed.stdout, "The run was killed too late."
+    resumed_process = subprocess.run(
+        make_command("resumed", *flags), check=True, **popen_options
+    )
+    assert "Resuming after step" in resumed_process.stdout, (
+        "The run was killed too late."
+    )
     for name in ("final.keras", "best.keras"):
-        expected_weights, actual_weights = (
-            load_weights(tmp_path / "undisturbed" / name),
-            load_weights(tmp_path / "resumed" / name),
-        )
+        expected_weights = load_weights(tmp_path / "undisturbed" / name)
+        actual_weights = load_weights(tmp_path / "resumed" / name)
         for expected, actual in zip(expected_weights, actual_weights, strict=True):
             np.testing.assert_array_equal(actual, expected)
     metrics = [
@@ -221,7 +223,7 @@ def test_a_killed_run_equals_an_undisturbed_one(tmp_path, flags, num_kills):
 
 @pytest.fixture
 def interrupted_run(tmp_path):
-    """Folder of a run interrupted at step 31 of 69. Its last checkpoint is step 30."""
+    """Folder of a run interrupted after step 31 of 69, with a checkpoint of step 30."""
     folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
         train(
@@ -234,7 +236,7 @@ def interrupted_run(tmp_path):
     return folder
 
 
-def resume(folder):
+def resume_run(folder):
     return train(
         **{**DEFAULTS, "verbose": 2},
         epochs=3,
@@ -244,62 +246,64 @@ def resume(folder):
     )
 
 
-def truncate(path):
+def truncate_file(path):
     path.write_bytes(path.read_bytes()[:-100_000])
 
 
 def test_a_truncated_checkpoint_is_skipped(interrupted_run, tmp_path, capsys):
-    """Resuming from the checkpoint before it gives the same weights."""
-    truncate(interrupted_run / "checkpoints" / "step-30.data-00000-of-00001")
-    resume(interrupted_run)
-    output, errors = capsys.readouterr()
-    assert "step-30 is damaged; taking an older one" in errors
-    assert "Resuming after step 20 of 69" in output
-    resume(tmp_path / "undisturbed")
-    undisturbed, resumed = (
+    """The run resumes from step 20 and ends with the weights of an undisturbed run."""
+    truncate_file(interrupted_run / "checkpoints" / "step-30.data-00000-of-00001")
+    resume_run(interrupted_run)
+    stdout, stderr = capsys.readouterr()
+    assert "step-30 is damaged; an older checkpoint is tried" in stderr
+    assert "Resuming after step 20 of 69" in stdout
+    resume_run(tmp_path / "undisturbed")
+    undisturbed_weights, resumed_weights = (
         load_model(str(path / "final.keras")).get_weights()
         for path in (tmp_path / "undisturbed", interrupted_run)
     )
-    np.testing.assert_array_equal(flatten(resumed), flatten(undisturbed))
+    np.testing.assert_array_equal(
+        flatten(resumed_weights), flatten(undisturbed_weights)
+    )
 
 
 def test_a_run_with_only_truncated_checkpoints_is_refused(interrupted_run, capsys):
     folder = interrupted_run / "checkpoints"
     for path in folder.glob("*.data-*"):
-        truncate(path)
+        truncate_file(path)
     modification_times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     with pytest.raises(
-        InputError, match=r"remove .*/checkpoints to start the run again"
+        InputError, match=r"Remove .*/checkpoints to start the run again"
     ):
-        resume(interrupted_run)
+        resume_run(interrupted_run)
     assert modification_times == {
         path: path.stat().st_mtime_ns for path in folder.iterdir()
     }
-    for path in folder.iterdir():  # The message says to do this.
+    for path in folder.iterdir():  # The error message recommends this.
         path.unlink()
     folder.rmdir()
     capsys.readouterr()
-    assert len(resume(interrupted_run)) == 3
+    assert len(resume_run(interrupted_run)) == 3
     assert "Resuming" not in capsys.readouterr().out
 
 
-def test_other_callbacks_are_refused(interrupted_run):
+def test_resuming_with_other_callbacks_is_refused(interrupted_run):
     with pytest.raises(
-        InputError, match=r"began with, Counter, RunFolder\. Received: RunF"
+        InputError, match=r"began with: Counter, RunFolder\. Received: RunF"
     ):
         train(**DEFAULTS, epochs=3, model_dir=str(interrupted_run))
 
 
-def test_another_input_size_is_refused(interrupted_run):
+def test_resuming_with_another_input_size_is_refused(interrupted_run):
     with pytest.raises(InputError, match=r"input_shape \(began with \[8, 8, 1\], now"):
         train(**DEFAULTS, epochs=3, image_size=16, model_dir=str(interrupted_run))
 
 
 def test_a_moved_run_folder_resumes_in_place(interrupted_run, tmp_path):
     os.rename(interrupted_run, tmp_path / "moved")
-    resume(tmp_path / "moved")
+    resume_run(tmp_path / "moved")
     assert os.listdir(tmp_path) == ["moved"]
-    resume(tmp_path / "undisturbed")
+    resume_run(tmp_path / "undisturbed")
     folders = [tmp_path / name for name in ("moved", "undisturbed")]
     for name in ("best.keras", "final.keras"):
         np.testing.assert_array_equal(
@@ -311,13 +315,15 @@ def test_a_moved_run_folder_resumes_in_place(interrupted_run, tmp_path):
     assert names[0] == names[1]
 
 
-def test_other_class_names_are_refused(interrupted_run):
+def test_resuming_with_other_class_names_is_refused(interrupted_run):
     """Other class names would change the meaning of the labels."""
     digits = sources.load_dataset("digits")
-    renamed = dataclasses.replace(digits, classes=("none", *digits.classes[1:]))
+    renamed_digits = dataclasses.replace(digits, classes=("none", *digits.classes[1:]))
     original_record = (interrupted_run / "run.json").read_bytes()
     with pytest.raises(InputError, match=r"Different: classes \(began with \['0', "):
-        train(**DEFAULTS, dataset=renamed, epochs=3, model_dir=str(interrupted_run))
+        train(
+            **DEFAULTS, dataset=renamed_digits, epochs=3, model_dir=str(interrupted_run)
+        )
     assert original_record == (interrupted_run / "run.json").read_bytes()
 
 
@@ -329,15 +335,15 @@ def test_other_class_names_are_refused(interrupted_run):
         {"policy": "rand_augment_increasing", "magnitude": 15},
     ],
 )
-def test_a_rejected_recipe_leaves_no_folder(changes, tmp_path):
-    """Otherwise, the corrected command would be refused because of other settings."""
+def test_a_rejected_recipe_creates_no_folder(changes, tmp_path):
+    """A folder would make the corrected command fail because of other settings."""
     with pytest.raises(InputError):
         train(**DEFAULTS, **changes, model_dir=str(tmp_path / "run"))
     assert os.listdir(tmp_path) == []
 
 
 def test_a_run_without_a_checkpoint_accepts_other_settings(tmp_path):
-    """A killed process may have written the record but no checkpoint."""
+    """A killed process may have written `run.json` but no checkpoint."""
     folder = tmp_path / "run"
     folder.mkdir()
     options = RunOptions.from_keywords("cifar_resnet8", strategy="one_device", epochs=8)
@@ -365,11 +371,11 @@ def test_weights_broken_by_the_last_step_are_not_saved(tmp_path):
     assert "run.json" in names and not names & {"best.keras", "final.keras"}
 
 
-@pytest.mark.parametrize("end", ["killed", "ended"])
-def test_two_processes_do_not_train_into_one_folder(end, tmp_path):
+@pytest.mark.parametrize("ending", ["killed", "ended"])
+def test_two_processes_do_not_train_into_one_folder(ending, tmp_path):
     arguments = {"epochs": 3, "batch_size": 480}
     flags = [f"--{key}={value}" for key, value in arguments.items()]
-    fault = ("call_after_step", 5, "_sleep", 600 if end == "killed" else 6)
+    fault = ("call_after_step", 5, "_sleep", 600 if ending == "killed" else 6)
     first_process = Child(
         "keras_resnet.train", "--model=cifar_resnet8", "--strategy=one_device",
         "--model_dir=run", "--set=checkpoint_every=2", *flags, cwd=tmp_path,
@@ -390,12 +396,12 @@ def test_two_processes_do_not_train_into_one_folder(end, tmp_path):
         train(**keywords)
     assert first_process.is_running
     assert str(error.value) == f"Another process is training into {str(folder)!r}"
-    if end == "killed":
+    if ending == "killed":
         os.kill(first_process.pid, signal.SIGKILL)
         assert first_process.wait().returncode == -signal.SIGKILL
         assert len(train(**keywords)) == 3
         return
-    # The second process does not disturb the first one.
+    # The refused second process does not disturb the first process.
     result = first_process.wait()
     assert result.returncode == 0, result.stderr
     assert train(**keywords) == []
@@ -429,18 +435,18 @@ def write_checkpoint(folder, **objects):
     ).save(40)
 
 
-def test_a_foreign_checkpoint_is_refused(interrupted_run):
+def test_a_checkpoint_of_other_software_is_refused(interrupted_run):
     write_checkpoint(interrupted_run, model=tf.Variable(1.0))
     with pytest.raises(InputError, match="was not written by keras_resnet"):
-        resume(interrupted_run)
+        resume_run(interrupted_run)
 
 
-def test_a_newer_checkpoint_is_refused(interrupted_run, monkeypatch):
-    monkeypatch.setattr(checkpoints, "FORMAT", 2)
+def test_a_checkpoint_of_a_newer_version_is_refused(interrupted_run, monkeypatch):
+    monkeypatch.setattr(checkpoints, "FORMAT_VERSION", 2)
     write_checkpoint(interrupted_run, progress=checkpoints.Progress([]))
     monkeypatch.undo()
     with pytest.raises(InputError, match="has format 2, from a newer keras_resnet"):
-        resume(interrupted_run)
+        resume_run(interrupted_run)
 
 
 def test_a_checkpoint_of_another_network_is_refused(interrupted_run):
@@ -449,14 +455,14 @@ def test_a_checkpoint_of_another_network_is_refused(interrupted_run):
     write_checkpoint(
         interrupted_run, progress=checkpoints.Progress([]), sums=tf.Variable([0.0] * 3)
     )
-    with pytest.raises(InputError, match="is damaged or of another network"):
-        resume(interrupted_run)
+    with pytest.raises(InputError, match="is damaged or belongs to another network"):
+        resume_run(interrupted_run)
 
 
 def test_a_damaged_record_is_refused(interrupted_run):
     (interrupted_run / "run.json").write_text("{")
     with pytest.raises(InputError, match=r"run\.json is damaged"):
-        resume(interrupted_run)
+        resume_run(interrupted_run)
 
 
 @pytest.mark.parametrize(
@@ -502,8 +508,8 @@ def test_a_damaged_image_stops_the_run(tmp_path):
 
 @pytest.mark.full
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
-    """A limit on the file size simulates the full disk."""
-    code = """
+    """A limit on the file size simulates a full disk."""
+    script = """
 import resource, sys
 from keras_resnet.training import train
 class Fill(__import__("keras").callbacks.Callback):
@@ -518,16 +524,16 @@ try:
 except OSError as error:
     print("OSError:", error)
 """
-    result = run_python("-c", code, cwd=tmp_path)
+    result = run_python("-c", script, cwd=tmp_path)
     assert "OSError: Could not write a checkpoint" in result.stdout, result.stderr
     assert (tmp_path / "run/checkpoints/step-10.index").exists()
-    resumed = run_python("-c", code.replace("== 12", "== -1"), cwd=tmp_path)
+    resumed = run_python("-c", script.replace("== 12", "== -1"), cwd=tmp_path)
     assert "Resuming after step 10 of 23" in resumed.stdout, resumed.stderr
     assert (tmp_path / "run/final.keras").exists()
 
 
-def test_find_learning_rate(tmp_path, capsys):
-    """The loss falls, then grows. The suggested rate is where it falls fastest."""
+def test_find_learning_rate_suggests_the_steepest_rate(tmp_path, capsys):
+    """The loss falls, then grows. The suggested rate is below that of the minimum."""
     folder = tmp_path / "net-find_lr"
     rates, losses, suggested_rate = rate_range.find_learning_rate(
         "cifar_resnet8", strategy="one_device", model_dir=f"{tmp_path}/net/"
@@ -546,14 +552,14 @@ def test_find_learning_rate(tmp_path, capsys):
     assert (folder / "find_lr.png").read_bytes().startswith(b"\x89PNG")
     lines = (folder / "find_lr.csv").read_text().splitlines()
     assert lines[0] == "learning_rate,loss"
-    written = np.array([list(map(float, line.split(","))) for line in lines[1:]])
-    np.testing.assert_allclose(written, np.stack([rates, losses], 1), rtol=1e-5)
+    written_values = np.array([list(map(float, line.split(","))) for line in lines[1:]])
+    np.testing.assert_allclose(written_values, np.stack([rates, losses], 1), rtol=1e-5)
     assert f"at a learning rate of {suggested_rate:.2g} " in capsys.readouterr().out
     assert os.listdir(tmp_path) == ["net-find_lr"]
 
 
 def test_two_processes_give_identical_results(tmp_path):
-    """The recipe uses every source of random numbers."""
+    """The recipe uses random augmentation, mixing, erasing and stochastic depth."""
     options = [
         "--model=cifar_resnet8", "--epochs=1", "--strategy=one_device",
         "--set=policy=trivial_augment", "--set=mixup=0.2", "--set=cutmix=1.0",

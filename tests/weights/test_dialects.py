@@ -1,7 +1,8 @@
 """Networks with weights of torchvision, timm or CIFAR repositories match PyTorch.
 
-`make_torch_logits.py` computes the logits of PyTorch and stores them in
-`fixtures/torch_logits.json`. The tests fill a state dict with the same arrays.
+`make_torch_logits.py` fills networks of PyTorch with pseudo-random weights and stores
+their logits in `fixtures/torch_logits.json`. The tests make the same weights, load them
+into networks of this package and compare the logits.
 """
 
 import hashlib
@@ -17,20 +18,20 @@ from state_dicts import hash_shapes, make_arrays, make_images
 import keras_resnet
 from keras_resnet.weights import saving
 
-FIXTURE = json.loads(
+TORCH_LOGITS = json.loads(
     (pathlib.Path(__file__).parents[1] / "fixtures/torch_logits.json").read_text(
         "utf-8"
     )
 )
 
 
-def build(entry, **options):
-    """Builds the network that corresponds to an entry of the fixture."""
-    name, *rest = entry["model"].split()
+def build_network(entry, **options):
+    """Builds the network for an entry of `TORCH_LOGITS`."""
+    name, *suffix_words = entry["model"].split()
     if entry["source"] == "cifar":
         options["shortcut"] = entry["options"]["shortcut"]
-    if "output_stride" in rest:
-        options["output_stride"] = int(rest[-1])
+    if "output_stride" in suffix_words:
+        options["output_stride"] = int(suffix_words[-1])
     if entry["source"] == "timm" and name in ("resnet50", "resnet101", "resnet152"):
         options["stride_on"] = "3x3"
     if entry["source"] == "torchvision":
@@ -40,22 +41,22 @@ def build(entry, **options):
     )
 
 
-def torch_shapes(model, tmp_path):
+def read_torch_shapes(model, tmp_path):
     """Returns the keys and shapes of the state dict that `save_state_dict` writes."""
     path = str(tmp_path / "shapes.safetensors")
     saving.save_state_dict(model, path)
     return {key: array.shape for key, array in load_file(path).items()}
 
 
-def test_generator_of_images_is_that_of_the_fixture():
-    """The random numbers of NumPy have not changed since the fixture was made."""
+def test_numpy_draws_the_images_of_the_fixture():
+    """NumPy draws the images with which `torch_logits.json` was computed."""
     digest = hashlib.sha256(make_images(2, 64).tobytes()).hexdigest()
     assert digest.startswith("564135d33f60")
 
 
-# Networks of the default tier, one of each kind. The basic ResNets of timm are left
-# out, because they equal those of torchvision.
-QUICK = (
+# Networks that are tested without the marker `full`, one of each architecture. timm's
+# resnet18 to resnet152 are missing, because they equal those of torchvision.
+FAST_NETWORKS = (
     "torchvision resnet18",
     "torchvision resnet34",
     "torchvision resnet50",
@@ -72,25 +73,25 @@ QUICK = (
 )
 
 
-def entries():
-    for entry in FIXTURE["nets"]:
+def list_entries():
+    for entry in TORCH_LOGITS["nets"]:
         name = f"{entry['source']} {entry['model']}"
-        marks = [] if name in QUICK else [pytest.mark.full]
+        marks = [] if name in FAST_NETWORKS else [pytest.mark.full]
         yield pytest.param(entry, id=name, marks=marks)
 
 
-@pytest.mark.parametrize("entry", list(entries()))
+@pytest.mark.parametrize("entry", list(list_entries()))
 def test_logits_equal_those_of_pytorch(entry, tmp_path):
-    size = FIXTURE["input"]["sizes"][entry["source"]]
-    shape = {"input_shape": (size, size, 3)}
-    random_model = build(entry, **shape)
-    shapes = torch_shapes(random_model, tmp_path)
+    size = TORCH_LOGITS["input"]["sizes"][entry["source"]]
+    input_options = {"input_shape": (size, size, 3)}
+    random_model = build_network(entry, **input_options)
+    shapes = read_torch_shapes(random_model, tmp_path)
     assert hash_shapes(shapes) == entry["digest"]
     path = str(tmp_path / "net.safetensors")
-    save_file(make_arrays(shapes), path)  # PyTorch would not write a note either.
-    model = build(entry, **shape, weights=path)
-    images = make_images(FIXTURE["input"]["number"], size)
+    save_file(make_arrays(shapes), path)  # PyTorch writes no metadata either.
+    model = build_network(entry, **input_options, weights=path)
+    images = make_images(TORCH_LOGITS["input"]["number"], size)
     logits = keras.ops.convert_to_numpy(model(images.astype("float32"), training=False))
     expected = np.array(entry["logits"])
-    largest = np.abs(expected).max()
-    np.testing.assert_allclose(logits, expected, atol=2e-5 * largest, rtol=0)
+    max_logit = np.abs(expected).max()
+    np.testing.assert_allclose(logits, expected, atol=2e-5 * max_logit, rtol=0)

@@ -1,4 +1,4 @@
-"""Atomic downloads from a real server on this machine."""
+"""Downloads from an HTTP server on this machine are verified and written atomically."""
 
 import dataclasses
 import hashlib
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, run_python
 from safetensors.numpy import save_file
-from test_weights import IMAGENET_MEAN, IMAGENET_STD, cifar_state, to_keras_names
+from test_weights import IMAGENET_MEAN, IMAGENET_STD, make_cifar_state, to_keras_names
 
 import keras_resnet
 from keras_resnet.support.errors import InputError
@@ -23,7 +23,11 @@ from keras_resnet.weights import download, origin, registry
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `responses`, which maps a path to bytes or to a function of the handler."""
+    """HTTP server for one test.
+
+    `responses` maps a path to the bytes of the body, or to a function that gets the
+    handler and responds itself. `requests` is the list of requested paths.
+    """
 
     daemon_threads = True
 
@@ -32,9 +36,9 @@ class Server(http.server.ThreadingHTTPServer):
         self.responses, self.requests = {}, []
 
     def handle_error(self, *_):
-        """Suppresses the output, because some tests interrupt the connection."""
+        """Prints nothing, because some tests interrupt the connection."""
 
-    def url(self, path):
+    def make_url(self, path):
         return f"http://127.0.0.1:{self.server_port}{path}"
 
 
@@ -49,11 +53,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         else:
             self.send(response, len(response))
 
-    def send(self, data, length):
+    def send(self, body, length):
         self.send_response(200)
         self.send_header("Content-Length", str(length))
         self.end_headers()
-        self.wfile.write(data)
+        self.wfile.write(body)
 
     def log_message(self, *_):
         pass
@@ -70,8 +74,8 @@ def server():
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path, monkeypatch):
-    """Empty folder that replaces the Keras cache."""
+def cache_folder(tmp_path, monkeypatch):
+    """Path that replaces the Keras cache. The folder does not exist yet."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return tmp_path / "keras" / "models"
@@ -80,10 +84,11 @@ def cache(tmp_path, monkeypatch):
 BODY = np.random.default_rng(0).bytes(700_000)
 
 
-def make_row(url, body=BODY, algorithm="sha256", **changes):
+def make_row(make_url, body=BODY, algorithm="sha256", **changes):
+    """Makes a registry row for a file with the content `body`."""
     digest = hashlib.new(algorithm, body).hexdigest()
     changes = {"digest": digest[:8] if algorithm == "sha256" else digest, **changes}
-    fields = {"model": "resnet20", "name": "local", "address": url, **changes}
+    fields = {"model": "resnet20", "name": "local", "address": make_url, **changes}
     return dataclasses.replace(registry.REGISTRY[0], algorithm=algorithm, **fields)
 
 
@@ -91,28 +96,29 @@ def read_files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def assert_refused(row, cache, *parts):
+def assert_refused(row, cache_folder, *parts):
+    """Checks that the download fails, names all `parts` and leaves no file."""
     with pytest.raises(InputError) as error:
         download.fetch_weights(row)
     message = str(error.value)
     assert "\n" not in message
     for part in parts:
         assert part in message
-    assert read_files(cache) == {}
+    assert read_files(cache_folder) == {}
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "md5"])
-def test_file_is_downloaded_once(algorithm, server, cache, capsys):
+def test_file_is_downloaded_once(algorithm, server, cache_folder, capsys):
     server.responses["/models/net.h5"] = BODY
-    row = make_row(server.url("/models/net.h5"), algorithm=algorithm)
+    row = make_row(server.make_url("/models/net.h5"), algorithm=algorithm)
     for _ in range(2):
-        assert download.fetch_weights(row) == str(cache / "net.h5") == row.path
-        assert read_files(cache) == {"net.h5": BODY}
+        assert download.fetch_weights(row) == str(cache_folder / "net.h5") == row.path
+        assert read_files(cache_folder) == {"net.h5": BODY}
         assert server.requests == ["/models/net.h5"]
-    errors = capsys.readouterr().err
-    assert errors.count(row.address) == 1
-    assert "0.7 MiB" in errors
-    assert (cache / "net.h5").stat().st_mode & 0o777 == 0o644
+    stderr = capsys.readouterr().err
+    assert stderr.count(row.address) == 1
+    assert "0.7 MiB" in stderr
+    assert (cache_folder / "net.h5").stat().st_mode & 0o777 == 0o644
 
 
 def test_terminal_shows_a_progress_bar(server, monkeypatch, capsys):
@@ -120,53 +126,53 @@ def test_terminal_shows_a_progress_bar(server, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    download.fetch_weights(make_row(server.url("/net.h5")))
-    *_, last = re.findall(r"net\.h5 .*", capsys.readouterr().err)
-    assert "700.0/700.0 kB" in re.sub(r"\x1b\[[0-9;]*m", "", last)
+    download.fetch_weights(make_row(server.make_url("/net.h5")))
+    *_, last_line = re.findall(r"net\.h5 .*", capsys.readouterr().err)
+    assert "700.0/700.0 kB" in re.sub(r"\x1b\[[0-9;]*m", "", last_line)
 
 
-def test_server_without_a_content_length(server, cache):
+def test_download_needs_no_content_length(server, cache_folder):
     def respond(handler):
         handler.send_response(200)
         handler.end_headers()
         handler.wfile.write(BODY)
 
     server.responses["/net.h5"] = respond
-    download.fetch_weights(make_row(server.url("/net.h5")))
-    assert read_files(cache) == {"net.h5": BODY}
+    download.fetch_weights(make_row(server.make_url("/net.h5")))
+    assert read_files(cache_folder) == {"net.h5": BODY}
 
 
-@pytest.mark.parametrize("damaged", [b"", BODY[:-1], BODY[:-1] + b"?"])
-def test_damaged_file_is_downloaded_again(damaged, server, cache, capsys):
+@pytest.mark.parametrize("damaged_body", [b"", BODY[:-1], BODY[:-1] + b"?"])
+def test_damaged_file_is_downloaded_again(damaged_body, server, cache_folder, capsys):
     server.responses["/net.h5"] = BODY
-    cache.mkdir(parents=True)
-    (cache / "net.h5").write_bytes(damaged)
-    download.fetch_weights(make_row(server.url("/net.h5")))
-    assert read_files(cache) == {"net.h5": BODY}
-    assert f"{cache}/net.h5 is damaged" in capsys.readouterr().err
+    cache_folder.mkdir(parents=True)
+    (cache_folder / "net.h5").write_bytes(damaged_body)
+    download.fetch_weights(make_row(server.make_url("/net.h5")))
+    assert read_files(cache_folder) == {"net.h5": BODY}
+    assert f"{cache_folder}/net.h5 is damaged" in capsys.readouterr().err
 
 
-def test_damaged_file_is_kept_without_a_network(cache):
-    cache.mkdir(parents=True)
-    (cache / "net.h5").write_bytes(b"damaged")
+def test_damaged_file_is_kept_without_a_network(cache_folder):
+    cache_folder.mkdir(parents=True)
+    (cache_folder / "net.h5").write_bytes(b"damaged")
     with pytest.raises(InputError, match="Could not download"):
-        download.fetch_weights(make_row(url_of_closed_port()))
-    assert read_files(cache) == {"net.h5": b"damaged"}
+        download.fetch_weights(make_row(find_unreachable_url()))
+    assert read_files(cache_folder) == {"net.h5": b"damaged"}
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "md5"])
-def test_file_with_another_hash_is_refused(algorithm, server, cache):
+def test_file_with_another_hash_is_refused(algorithm, server, cache_folder):
     server.responses["/net.h5"] = BODY[:-1] + b"?"
-    row = make_row(server.url("/net.h5"), algorithm=algorithm)
+    row = make_row(server.make_url("/net.h5"), algorithm=algorithm)
     parts = (row.address, "not the published file", algorithm, row.digest)
-    assert_refused(row, cache, *parts)
+    assert_refused(row, cache_folder, *parts)
 
 
 @pytest.mark.parametrize("size", [0, 1, 400_000])
-def test_server_that_closes_early(size, server, cache):
+def test_incomplete_response_is_refused(size, server, cache_folder):
     server.responses["/net.h5"] = lambda handler: handler.send(BODY[:size], len(BODY))
-    row = make_row(server.url("/net.h5"))
-    assert_refused(row, cache, f"after {size:,} of 700,000 bytes", row.address)
+    row = make_row(server.make_url("/net.h5"))
+    assert_refused(row, cache_folder, f"after {size:,} of 700,000 bytes", row.address)
 
 
 def send_part_of_a_chunk(handler):
@@ -188,31 +194,36 @@ def send_part_of_a_chunk(handler):
     ],
     ids=["chunk", "no HTTP", "nothing", "503"],
 )
-def test_faulty_server(respond, server, cache):
+def test_response_of_a_faulty_server_is_refused(respond, server, cache_folder):
     server.responses["/net.h5"] = respond
-    row = make_row(server.url("/net.h5"))
-    assert_refused(row, cache, row.address)
+    row = make_row(server.make_url("/net.h5"))
+    assert_refused(row, cache_folder, row.address)
 
 
-def test_file_is_missing_on_the_server(server, cache):
-    row = make_row(server.url("/net.h5"))
-    assert_refused(row, cache, row.address, "Not Found", f"put the file at {row.path}")
+def test_error_404_is_reported(server, cache_folder):
+    row = make_row(server.make_url("/net.h5"))
+    assert_refused(
+        row, cache_folder, row.address, "Not Found", f"put the file at {row.path}"
+    )
 
 
-def url_of_closed_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}/net.h5"
+def find_unreachable_url():
+    """Returns the URL of a port on which no server listens."""
+    with socket.socket() as unused_socket:
+        unused_socket.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{unused_socket.getsockname()[1]}/net.h5"
 
 
-def test_file_can_be_copied_by_hand_without_a_network(cache):
-    row = make_row(url_of_closed_port())
-    assert_refused(row, cache, row.address, f"put the file at {cache}/net.h5")
-    (cache / "net.h5").write_bytes(BODY)
-    assert download.fetch_weights(row) == str(cache / "net.h5")
+def test_file_can_be_copied_by_hand_without_a_network(cache_folder):
+    row = make_row(find_unreachable_url())
+    assert_refused(
+        row, cache_folder, row.address, f"put the file at {cache_folder}/net.h5"
+    )
+    (cache_folder / "net.h5").write_bytes(BODY)
+    assert download.fetch_weights(row) == str(cache_folder / "net.h5")
 
 
-_FETCH = """
+_FETCH_CODE = """
 import dataclasses, sys
 from keras_resnet.weights import download, registry
 url, digest = sys.argv[1:]
@@ -221,17 +232,17 @@ print(download.fetch_weights(dataclasses.replace(
 """
 
 
-def test_two_processes_download_at_the_same_time(server, cache):
+def test_two_processes_download_at_the_same_time(server, cache_folder):
     barrier = threading.Barrier(2, timeout=60)
 
     def respond(handler):
-        barrier.wait()  # Respond to neither process before both have sent a request.
+        barrier.wait()  # Wait until both processes have sent a request.
         handler.send(BODY, len(BODY))
 
     server.responses["/net.h5"] = respond
-    row = make_row(server.url("/net.h5"))
+    row = make_row(server.make_url("/net.h5"))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", _FETCH, row.address, row.digest]
+    command = [sys.executable, "-c", _FETCH_CODE, row.address, row.digest]
     processes = [
         subprocess.Popen(
             command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -239,14 +250,14 @@ def test_two_processes_download_at_the_same_time(server, cache):
         for _ in range(2)
     ]
     for process in processes:
-        output, error = process.communicate(timeout=120)
-        assert process.returncode == 0, error
-        assert output.decode().strip() == row.path
-    assert read_files(cache) == {"net.h5": BODY}
+        stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stderr
+        assert stdout.decode().strip() == row.path
+    assert read_files(cache_folder) == {"net.h5": BODY}
     assert len(server.requests) == 2
 
 
-_LIMITED_FETCH = """
+_LIMITED_FETCH_CODE = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -260,47 +271,47 @@ except OSError as error:
 
 
 @pytest.mark.parametrize("size", [5000, 300_000, 700_000])
-def test_full_disk(size, server, cache):
+def test_full_disk_leaves_no_file(size, server, cache_folder):
     body = BODY[:size]
     server.responses["/net.h5"] = body
-    row = make_row(server.url("/net.h5"), body)
-    result = run_python("-c", _LIMITED_FETCH, row.address, row.path, row.digest)
-    assert result.returncode == 0, result.stderr
-    assert re.match(r"OSError Could not write net\.h5 ", result.stdout)
-    assert "File too large" in result.stdout
-    assert read_files(cache) == {}
+    row = make_row(server.make_url("/net.h5"), body)
+    process = run_python("-c", _LIMITED_FETCH_CODE, row.address, row.path, row.digest)
+    assert process.returncode == 0, process.stderr
+    assert re.match(r"OSError Could not write net\.h5 ", process.stdout)
+    assert "File too large" in process.stdout
+    assert read_files(cache_folder) == {}
 
 
-def test_folder_that_is_not_writable(tmp_path, server):
+def test_unwritable_folder_fails_before_the_download(tmp_path, server):
     (tmp_path / "keras").write_text("a file instead of a folder")
     server.responses["/net.h5"] = BODY
     with pytest.raises(OSError, match="Could not write to") as error:
-        download.fetch_weights(make_row(server.url("/net.h5")))
+        download.fetch_weights(make_row(server.make_url("/net.h5")))
     assert "\n" not in str(error.value)
     assert server.requests == []
 
 
-def test_interrupted_download_leaves_no_file(server, cache, monkeypatch):
+def test_interrupted_download_leaves_no_file(server, cache_folder, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
     server.responses["/net.h5"] = BODY
-    monkeypatch.setattr(download, "_read", interrupt)
+    monkeypatch.setattr(download, "_read_block", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        download.fetch_weights(make_row(server.url("/net.h5")))
-    assert read_files(cache) == {}
+        download.fetch_weights(make_row(server.make_url("/net.h5")))
+    assert read_files(cache_folder) == {}
 
 
 @pytest.mark.parametrize("weights", ["imagenet", "local"])
 def test_network_has_the_weights_of_the_server(
-    weights, server, cache, monkeypatch, tmp_path
+    weights, server, cache_folder, monkeypatch, tmp_path
 ):
-    state = cifar_state(3)
+    state = make_cifar_state(3)
     save_file(state, tmp_path / "net.safetensors")
     body = (tmp_path / "net.safetensors").read_bytes()
     server.responses["/net.safetensors"] = body
     row = make_row(
-        server.url("/net.safetensors"),
+        server.make_url("/net.safetensors"),
         body,
         data="cifar10",
         stride_on=None,
@@ -332,4 +343,4 @@ def test_network_has_the_weights_of_the_server(
             np.asarray(normalised(images))[0, 0, 0], expected_pixel, rtol=1e-5
         )
     assert server.requests == ["/net.safetensors"]
-    assert read_files(cache) == {"net.safetensors": body}
+    assert read_files(cache_folder) == {"net.safetensors": body}

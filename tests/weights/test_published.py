@@ -1,7 +1,8 @@
 """Published weights on real images have the logits and accuracies of PyTorch.
 
-The weights and images are in the folder `shared` next to the checkout (see its
-README), not in the repository. Without that folder these tests are skipped.
+The weights and images are in the folder `shared` next to the checkout, whose README
+describes them. They are not in the repository. If the folder is missing, these tests
+are skipped.
 """
 
 import gzip
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.shared_data
 
 @pytest.fixture(scope="module")
 def imagenet_weights(tmp_path_factory):
-    """Folder with resnet18.safetensors and resnet50.safetensors."""
+    """Folder with weights of ResNet-18 and ResNet-50 in safetensors files."""
     folder = tmp_path_factory.mktemp("weights")
     script = SHARED.parent / "tools" / "expand_weights.py"
     subprocess.run([sys.executable, script, folder], check=True, capture_output=True)
@@ -31,8 +32,8 @@ def imagenet_weights(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def jpegs(tmp_path_factory):
-    """Folder with 100 JPEGs of ImageNet, in one folder for each WordNet id."""
+def jpeg_folder(tmp_path_factory):
+    """Folder with 100 JPEG files of ImageNet, in a subfolder for each WordNet id."""
     folder = tmp_path_factory.mktemp("jpegs")
     for path in (SHARED / "imagenet/jpeg100").iterdir():
         class_folder = folder / path.name.split("_")[0]
@@ -48,82 +49,87 @@ def predict_logits(model, images):
 @pytest.mark.parametrize(
     ("depth", "correct"), [(20, 3992), pytest.param(56, 4000, marks=pytest.mark.full)]
 )
-def test_cifar_weights(depth, correct):
+def test_cifar_weights_have_published_logits_and_accuracy(depth, correct):
     folder = SHARED / "cifar10_weights"
     model = getattr(keras_resnet, f"ResNet{depth}")(
         weights=str(folder / f"resnet{depth}.npz"), classifier_activation=None
     )
-    train = np.load(SHARED / "cifar10/cifar10_train_first4000.npz")
+    train_images = np.load(SHARED / "cifar10/cifar10_train_first4000.npz")
     reference = np.load(folder / f"resnet{depth}_oracle64_lossless.npz")
-    logits = predict_logits(model, train["x"])
+    logits = predict_logits(model, train_images["x"])
     assert np.abs(logits[:64] - reference["logits"]).max() <= 1e-4
-    assert (logits.argmax(axis=1) == train["y"]).sum() == correct
-    test = np.load(SHARED / "cifar10/cifar10_test200.npz")
-    logits = predict_logits(model, test["x"])
-    assert np.abs(logits - test[f"logits_resnet{depth}"]).max() <= 1e-4
-    assert (logits.argmax(axis=1) == test["y"]).mean() == {20: 0.90, 56: 0.91}[depth]
+    assert (logits.argmax(axis=1) == train_images["y"]).sum() == correct
+    test_images = np.load(SHARED / "cifar10/cifar10_test200.npz")
+    logits = predict_logits(model, test_images["x"])
+    assert np.abs(logits - test_images[f"logits_resnet{depth}"]).max() <= 1e-4
+    assert (logits.argmax(axis=1) == test_images["y"]).mean() == {20: 0.90, 56: 0.91}[
+        depth
+    ]
 
 
 @pytest.mark.parametrize(
     ("depth", "file", "accuracy"), [(18, "18_small", 0.77), (50, "50_large", 0.79)]
 )
-def test_imagenet_weights(imagenet_weights, depth, file, accuracy):
+def test_imagenet_weights_have_published_logits_and_accuracy(
+    imagenet_weights, depth, file, accuracy
+):
     model = getattr(keras_resnet, f"ResNet{depth}")(
         weights=imagenet_weights / f"resnet{depth}.safetensors",
         classifier_activation=None,
     )
-    crops = np.load(SHARED / "imagenet/imagenet_crops200.npz")
-    logits = predict_logits(model, crops["x"])
+    cropped_images = np.load(SHARED / "imagenet/imagenet_crops200.npz")
+    logits = predict_logits(model, cropped_images["x"])
     expected = np.load(SHARED / f"imagenet/ktb_resnet{file}_oracle200.npz")["logits"]
     assert np.abs(logits - expected).max() <= 1e-4
-    assert (logits.argmax(axis=1) == crops["y"]).mean() == accuracy
+    assert (logits.argmax(axis=1) == cropped_images["y"]).mean() == accuracy
 
 
 @pytest.mark.parametrize(
     ("depth", "views", "top1", "top5", "loss"),
     [
-        # Measured with the networks and transforms of torchvision 0.29.1 (Resize(256),
-        # then CenterCrop(224), or TenCrop of the central 256 pixels) and Pillow 13.
+        # Accuracies in percent and losses of torchvision 0.29.1 with Pillow 13. The
+        # transforms were Resize(256), then CenterCrop(224), or TenCrop of the central
+        # 256 pixels.
         (18, "single", 79, 92, 0.9918),
         (50, "single", 74, 95, 0.8687),
         pytest.param(18, "10crop", 78, None, None, marks=pytest.mark.full),
     ],
 )
-def test_accuracy_on_jpeg_files(
-    imagenet_weights, jpegs, tmp_path, depth, views, top1, top5, loss
+def test_accuracy_on_jpegs_is_that_of_torchvision(
+    imagenet_weights, jpeg_folder, tmp_path, depth, views, top1, top5, loss
 ):
-    """Accuracy on JPEG files is that of torchvision, within one image in 100.
+    """The accuracy on 100 JPEG files differs from torchvision's by at most one image.
 
-    TensorFlow resamples pixels slightly differently.
+    It can differ because TensorFlow and Pillow resize images slightly differently.
     """
-    result = evaluate(
+    metrics = evaluate(
         f"resnet{depth}",
         str(imagenet_weights / f"resnet{depth}.safetensors"),
-        f"folder:{jpegs}",
+        f"folder:{jpeg_folder}",
         views=views,
         batch_size=50,
         strategy="one_device",
         output=str(tmp_path),
     )
-    assert result["images"] == 100
-    assert abs(100 * result["accuracy"] - top1) <= 1
+    assert metrics["images"] == 100
+    assert abs(100 * metrics["accuracy"] - top1) <= 1
     if top5:
-        assert abs(100 * result["top5_accuracy"] - top5) <= 1
-        assert result["loss"] == pytest.approx(loss, abs=5e-3)
+        assert abs(100 * metrics["top5_accuracy"] - top5) <= 1
+        assert metrics["loss"] == pytest.approx(loss, abs=5e-3)
 
 
 @pytest.mark.full
-def test_multiscale_is_better_than_one_crop(imagenet_weights, jpegs, tmp_path):
-    """Multi-scale testing increases the accuracy, as in the paper.
+def test_multiscale_is_better_than_one_crop(imagenet_weights, jpeg_folder, tmp_path):
+    """Multi-scale testing has a higher accuracy than one central crop.
 
-    The error of ResNet-34 is 24.52 % with 10 crops (Table 3) and 21.84 % with several
-    scales (Table 4).
+    In the paper, the error of ResNet-34 is 24.52 % with 10 crops (Table 3) and 21.84 %
+    with several scales (Table 4).
     """
     accuracies = {
         views: evaluate(
             "resnet18",
             str(imagenet_weights / "resnet18.safetensors"),
-            f"folder:{jpegs}",
+            f"folder:{jpeg_folder}",
             views=views,
             batch_size=50,
             output=str(tmp_path),
@@ -142,16 +148,16 @@ def test_predict_recognises_a_shark(imagenet_weights):
 
 
 def test_frozen_imagenet_features_distinguish_cifar_classes(imagenet_weights, tmp_path):
-    """A new head learns three classes of CIFAR-10 from 40 images each.
+    """A new head on frozen layers learns three classes from 40 images of each class.
 
-    The accuracy of random predictions is 1/3. Images of 32x32 pixels are enlarged to
-    64x64.
+    The accuracy of random predictions is 1/3. The images of CIFAR-10 are enlarged from
+    32x32 to 64x64 pixels.
     """
     from keras_resnet.training.run import train
 
-    source = np.load(SHARED / "cifar10/cifar10_train_first4000.npz")
+    cifar = np.load(SHARED / "cifar10/cifar10_train_first4000.npz")
     for label, name in ((1, "automobile"), (5, "dog"), (8, "ship")):
-        images = source["x"][source["y"] == label][:60]
+        images = cifar["x"][cifar["y"] == label][:60]
         for i, image in enumerate(images):
             split = pathlib.Path(tmp_path, "images", "train" if i < 40 else "test")
             (split / name).mkdir(parents=True, exist_ok=True)
@@ -173,9 +179,9 @@ def test_frozen_imagenet_features_distinguish_cifar_classes(imagenet_weights, tm
 
 
 def test_shipped_weights_have_the_accuracy_of_their_run_record():
-    """The accuracy on the 10,000 test images of Fashion-MNIST is above 93 %.
+    """The accuracy on the 10,000 test images of Fashion-MNIST is that in metrics.csv.
 
-    Published ResNets reach 93 % or more.
+    It is above 93 %, which other published ResNets reach too.
     """
     model = keras_resnet.ResNet20(weights="fashion_mnist")
     arrays = []
@@ -185,8 +191,8 @@ def test_shipped_weights_have_the_accuracy_of_their_run_record():
     images, labels = arrays[0].reshape(-1, 28, 28, 1), arrays[1]
     is_correct = predict_logits(model, images).argmax(1) == labels
     folder = pathlib.Path(keras_resnet.__file__).parent / "weights/trained"
-    record = (folder / "resnet20_fashion_mnist/metrics.csv").read_text().splitlines()
-    columns = record[0].split(",")
-    recorded_accuracy = float(record[-1].split(",")[columns.index("val_accuracy")])
+    csv_lines = (folder / "resnet20_fashion_mnist/metrics.csv").read_text().splitlines()
+    columns = csv_lines[0].split(",")
+    recorded_accuracy = float(csv_lines[-1].split(",")[columns.index("val_accuracy")])
     assert is_correct.mean() == pytest.approx(recorded_accuracy, abs=3e-4)
     assert is_correct.mean() > 0.93

@@ -1,7 +1,7 @@
-"""Files of all formats are loaded completely or refused with a one-line message.
+"""A weights file is loaded completely, or it is refused and the model is unchanged.
 
-Expected values come from keras.applications, from PyTorch's documentation and from
-arrays that the tests write under explicit names.
+Loaded weights are compared with the arrays that the tests wrote to the files, and
+outputs of networks are compared with those of keras.applications.
 """
 
 import os
@@ -21,44 +21,49 @@ import keras_resnet
 from keras_resnet.support.errors import InputError
 from keras_resnet.weights import assign, formats, opening, saving
 
-TORCH = "torch is not installed: pip install 'keras-resnet-zoo[torch]'"
+TORCH_MISSING = "torch is not installed: pip install 'keras-resnet-zoo[torch]'"
 
-# Normalisation of torchvision, for pixels from 0 to 1. CIFAR repositories use it too.
+# Mean and standard deviation of torchvision, for pixels from 0 to 1. CIFAR repositories
+# use them too.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-NAME = "cifar_resnet8"
-HEAD = {"predictions/kernel", "predictions/bias"}
+SMALL_VARIANT = "cifar_resnet8"
+HEAD_NAMES = {"predictions/kernel", "predictions/bias"}
 
 
-def unexpected_warnings(capsys):
+def read_unexpected_warnings(capsys):
     """Returns standard error without the usual warning about `.weights.h5` files."""
     lines = capsys.readouterr().err.splitlines()
-    return "".join(line for line in lines if "normalisation of pixels" not in line)
+    return "".join(line for line in lines if "how pixels are normalised" not in line)
 
 
-def bn(layer, channels):
+def make_bn_shapes(layer, channels):
+    """Returns a dict from the keys of a PyTorch batch normalisation to their shapes."""
     leaves = ("weight", "bias", "running_mean", "running_var")
     return {f"{layer}.{leaf}": (channels,) for leaf in leaves}
 
 
-def cifar_state(blocks=1, classes=10):
-    """Makes a state dict of a ResNet with 6n+2 layers, with CIFAR repositories' names."""
-    shapes = {"conv1.weight": (16, 3, 3, 3), **bn("bn1", 16)}
+def make_cifar_state(blocks=1, classes=10):
+    """Makes a state dict of a ResNet with 6 * `blocks` + 2 layers for CIFAR.
+
+    The keys are those of CIFAR repositories, the arrays are pseudo-random.
+    """
+    shapes = {"conv1.weight": (16, 3, 3, 3), **make_bn_shapes("bn1", 16)}
     inputs = 16
     for stage, width in ((1, 16), (2, 32), (3, 64)):
         for block in range(blocks):
             for i in (1, 2):
                 prefix = f"layer{stage}.{block}"
                 shapes[f"{prefix}.conv{i}.weight"] = (width, inputs, 3, 3)
-                shapes |= bn(f"{prefix}.bn{i}", width)
+                shapes |= make_bn_shapes(f"{prefix}.bn{i}", width)
                 inputs = width
     shapes |= {"linear.weight": (classes, 64), "linear.bias": (classes,)}
     return make_arrays(shapes)
 
 
-def bottleneck_state():
-    """Makes a state dict with torchvision's names for the network of `bottleneck`."""
-    shapes = {"conv1.weight": (16, 3, 7, 7), **bn("bn1", 16)}
+def make_bottleneck_state():
+    """Makes a state dict for `build_bottleneck` with the keys of torchvision."""
+    shapes = {"conv1.weight": (16, 3, 7, 7), **make_bn_shapes("bn1", 16)}
     for layer, inputs, width in (("layer1.0", 16, 16), ("layer2.0", 64, 32)):
         outputs = 4 * width
         shapes |= {
@@ -66,25 +71,25 @@ def bottleneck_state():
             f"{layer}.conv2.weight": (width, width, 3, 3),
             f"{layer}.conv3.weight": (outputs, width, 1, 1),
             f"{layer}.downsample.0.weight": (outputs, inputs, 1, 1),
-            **bn(f"{layer}.bn1", width),
-            **bn(f"{layer}.bn2", width),
-            **bn(f"{layer}.bn3", outputs),
-            **bn(f"{layer}.downsample.1", outputs),
+            **make_bn_shapes(f"{layer}.bn1", width),
+            **make_bn_shapes(f"{layer}.bn2", width),
+            **make_bn_shapes(f"{layer}.bn3", outputs),
+            **make_bn_shapes(f"{layer}.downsample.1", outputs),
         }
     return make_arrays(shapes | {"fc.weight": (5, 128), "fc.bias": (5,)})
 
 
-def small(**options):
-    return keras_resnet.ResNet(NAME, **options)
+def build_small(**options):
+    return keras_resnet.ResNet(SMALL_VARIANT, **options)
 
 
-def bottleneck(**options):
+def build_bottleneck(**options):
     options = {"input_shape": (32, 32, 3), "classes": 5, **options}
     return keras_resnet.ResNet("resnet50", blocks=(1, 1), width=16, **options)
 
 
 def to_keras_names(state):
-    """Converts the state dict of `cifar_state` to names and axes of this package."""
+    """Converts a state dict of `make_cifar_state` to names and axes of keras_resnet."""
     leaves = {
         "bn": ("weight=gamma bias=beta running_mean=moving_mean "
                "running_var=moving_variance"),
@@ -107,7 +112,7 @@ def to_keras_names(state):
     return arrays
 
 
-def get_arrays(model):
+def read_arrays(model):
     return {
         f"{layer.name}/{variable.name}": keras.ops.convert_to_numpy(variable)
         for layer in model.layers
@@ -123,18 +128,21 @@ def assert_same(arrays, expected):
 
 
 def build_from_state(state):
-    """Builds a `cifar_resnet8` with these arrays, without the readers of the package."""
+    """Builds a network and sets its weights to the arrays of a state dict.
+
+    It does not use the readers of `keras_resnet.weights`, which the tests check.
+    """
     arrays = to_keras_names(state)
     classes = len(state["linear.bias"])
-    model = small(classes=classes)
+    model = build_small(classes=classes)
     for layer in model.layers:
         for variable in layer.weights:
             variable.assign(arrays[f"{layer.name}/{variable.name}"])
     return model
 
 
-def write(state, path):
-    """Writes a file in the format of its ending, and returns its path."""
+def write_state(state, path):
+    """Writes the arrays to a file whose ending selects the format. Returns its path."""
     path = str(path)
     if path.endswith(".safetensors"):
         save_file(state, path)
@@ -145,18 +153,18 @@ def write(state, path):
     elif path.endswith(".weights.h5"):
         build_from_state(state).save_weights(path)
     else:
-        pytest.importorskip("torch", reason=TORCH).save(tensors(state), path)
+        pytest.importorskip("torch", reason=TORCH_MISSING).save(to_torch(state), path)
     return path
 
 
-def tensors(state):
+def to_torch(state):
     import torch
 
     return {key: torch.from_numpy(array) for key, array in state.items()}
 
 
-def first_layer(model):
-    """Returns a function that normalises images like the first layer of the network."""
+def make_normaliser(model):
+    """Returns a function that applies only the normalisation layer of a network."""
     layer = keras.Model(model.input, model.get_layer("normalization").output)
     return lambda images: np.asarray(layer(images.astype("float32")))
 
@@ -164,8 +172,8 @@ def first_layer(model):
 # Comparison with networks of keras.applications.
 
 
-def write_published(model, path, head="predictions"):
-    """Writes weights like Keras 2 wrote the files at storage.googleapis.com."""
+def write_keras_h5(model, path, head="predictions"):
+    """Writes a .h5 file in the layout that keras.applications downloads."""
     with h5py.File(path, "w") as file:
         names = [head if la.name == "predictions" else la.name for la in model.layers]
         file.attrs["layer_names"] = [name.encode() for name in names]
@@ -179,29 +187,29 @@ def write_published(model, path, head="predictions"):
                 group[key] = keras.ops.convert_to_numpy(variable)
 
 
-class Peer:
-    """A random network of keras.applications and files with its weights."""
+class KerasNetwork:
+    """A network of keras.applications with random weights, also stored in .h5 files."""
 
     def __init__(self, name, folder):
         self.name = name
-        random = np.random.default_rng(len(name))
+        rng = np.random.default_rng(len(name))
         model = self.build(weights=None)
         for layer in model.layers:
             if isinstance(layer, keras.layers.BatchNormalization):
                 ranges = (0.5, 1.5), (-0.5, 0.5), (-0.5, 0.5), (0.5, 1.5)
                 shape = layer.gamma.shape
-                layer.set_weights([random.uniform(*r, shape) for r in ranges])
+                layer.set_weights([rng.uniform(*r, shape) for r in ranges])
             elif layer.weights:
                 kernel, *bias = layer.get_weights()
-                bias = [random.normal(0, 0.3, b.shape) for b in bias]
+                bias = [rng.normal(0, 0.3, b.shape) for b in bias]
                 layer.set_weights([kernel, *bias])
-        self.published = str(folder / "published.h5")
-        self.saved_model = str(folder / "saved_model.h5")
-        self.headless = str(folder / "notop.h5")
-        write_published(model, self.published, head="probs")
-        model.save(self.saved_model)
+        self.published_file = str(folder / "published.h5")
+        self.saved_model_file = str(folder / "saved_model.h5")
+        self.headless_file = str(folder / "notop.h5")
+        write_keras_h5(model, self.published_file, head="probs")
+        model.save(self.saved_model_file)
         features = keras.Model(model.input, model.get_layer("avg_pool").output)
-        write_published(features, self.headless)
+        write_keras_h5(features, self.headless_file)
 
     def build(self, **options):
         """Builds the network of keras.applications."""
@@ -216,84 +224,88 @@ class Peer:
 
     def preprocess(self, images):
         """Normalises images with the function of keras.applications."""
-        version = keras.applications.resnet
+        module = keras.applications.resnet
         if self.name.endswith("V2"):
-            version = keras.applications.resnet_v2
-        return version.preprocess_input(images.astype("float32"))
+            module = keras.applications.resnet_v2
+        return module.preprocess_input(images.astype("float32"))
 
-    def assert_same_outputs(self, model, peer_model):
+    def assert_same_outputs(self, model, keras_model):
         images = make_images(2, 64)
-        expected = np.asarray(peer_model(self.preprocess(images), training=False))
+        expected = np.asarray(keras_model(self.preprocess(images), training=False))
         outputs = np.asarray(model(images.astype("float32"), training=False))
         assert outputs.shape == expected.shape
         assert np.ptp(expected, axis=0).max() > 0.005 * np.abs(expected).max()
         assert np.abs(outputs - expected).max() <= 1e-4 * np.abs(expected).max()
 
 
-def peer_names():
+def list_keras_networks():
     for name in ("ResNet50", "ResNet50V2"):
         yield pytest.param(name)
     for name in ("ResNet101", "ResNet152", "ResNet101V2", "ResNet152V2"):
         yield pytest.param(name, marks=pytest.mark.full)
 
 
-@pytest.fixture(scope="module", params=peer_names())
-def peer(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=list_keras_networks())
+def keras_network(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
-    yield Peer(request.param, folder)
-    for file in folder.iterdir():  # The files have hundreds of megabytes.
+    yield KerasNetwork(request.param, folder)
+    for file in folder.iterdir():  # Delete hundreds of megabytes.
         file.unlink()
 
 
-@pytest.mark.parametrize("file", ["published", "saved_model"])
-def test_logits_equal_those_of_keras_applications(peer, file):
-    path = getattr(peer, file)
-    model = peer.rebuild(weights=path)
-    peer.assert_same_outputs(model, peer.build(weights=path))
+@pytest.mark.parametrize("file", ["published_file", "saved_model_file"])
+def test_logits_equal_those_of_keras_applications(keras_network, file):
+    path = getattr(keras_network, file)
+    model = keras_network.rebuild(weights=path)
+    keras_network.assert_same_outputs(model, keras_network.build(weights=path))
 
 
-@pytest.mark.parametrize("file", ["published", "headless"])
-def test_features_equal_those_of_keras_applications(peer, file, capsys):
+@pytest.mark.parametrize("file", ["published_file", "headless_file"])
+def test_features_equal_those_of_keras_applications(keras_network, file, capsys):
     options = {"include_top": False, "pooling": "avg"}
-    model = peer.rebuild(weights=getattr(peer, file), **options)
-    peer.assert_same_outputs(model, peer.build(weights=peer.headless, **options))
+    model = keras_network.rebuild(weights=getattr(keras_network, file), **options)
+    keras_network.assert_same_outputs(
+        model, keras_network.build(weights=keras_network.headless_file, **options)
+    )
     drops_head = "head of 1000 classes is not used" in capsys.readouterr().err
-    assert drops_head == (file == "published")
+    assert drops_head == (file == "published_file")
 
 
-def test_pixels_and_stride_are_those_of_keras_applications(peer):
-    checkpoint = opening.open_checkpoint(peer.headless)
-    model = peer.rebuild(weights=checkpoint, include_top=False)
+def test_pixels_and_stride_are_those_of_keras_applications(keras_network):
+    checkpoint = opening.open_checkpoint(keras_network.headless_file)
+    model = keras_network.rebuild(weights=checkpoint, include_top=False)
     images = make_images(2, 64)
-    expected = peer.preprocess(images)
-    if not peer.name.endswith("V2"):
-        expected = expected[..., ::-1]  # The preprocessed images are BGR.
-    normalised = first_layer(model)(images)
+    expected = keras_network.preprocess(images)
+    if not keras_network.name.endswith("V2"):
+        expected = expected[..., ::-1]  # `preprocess` converts RGB to BGR.
+    normalised = make_normaliser(model)(images)
     np.testing.assert_allclose(normalised, expected, rtol=1e-5, atol=1e-4)
-    stride_on = "3x3" if peer.name.endswith("V2") else "1x1"
-    other = {"1x1": "3x3", "3x3": "1x1"}[stride_on]
+    stride_on = "3x3" if keras_network.name.endswith("V2") else "1x1"
+    wrong_stride = {"1x1": "3x3", "3x3": "1x1"}[stride_on]
     assert model.origin.stride_on == stride_on
-    with pytest.raises(InputError, match=f"Received: stride_on='{other}'"):
-        peer.rebuild(weights=checkpoint, include_top=False, stride_on=other)
+    with pytest.raises(InputError, match=f"Received: stride_on='{wrong_stride}'"):
+        keras_network.rebuild(
+            weights=checkpoint, include_top=False, stride_on=wrong_stride
+        )
 
 
-def test_weights_without_a_head_are_refused_for_a_network_with_one(peer):
+def test_weights_without_a_head_are_refused_for_a_network_with_one(keras_network):
     with pytest.raises(InputError, match="build with include_top=False"):
-        peer.rebuild(weights=peer.headless)
+        keras_network.rebuild(weights=keras_network.headless_file)
 
 
 @pytest.mark.parametrize("name", ["ResNet18", "ResNet50", "ResNet50V2"])
 def test_h5_file_of_this_package_is_refused(name, tmp_path):
-    """A `.h5` file is read as one of keras.applications, with another pixel format."""
+    """Weights in a `.h5` file would get the pixel format of keras.applications."""
     path = str(tmp_path / "net.h5")
-    row = {"blocks": (1, 1), "width": 16, "classes": 5}
+    options = {"blocks": (1, 1), "width": 16, "classes": 5}
     image = keras.Input((32, 32, 3))
-    normalise = keras.layers.Normalization(
+    normalisation = keras.layers.Normalization(
         mean=(9,) * 3, variance=(4,) * 3, name="normalization"
     )
-    keras_resnet.ResNet(name, input_tensor=normalise(image), **row).save(path)
+    keras_resnet.ResNet(name, input_tensor=normalisation(image), **options).save(path)
     with pytest.raises(InputError):
-        keras_resnet.ResNet(name, weights=path, input_shape=(32, 32, 3), **row)
+        keras_resnet.ResNet(name, weights=path, input_shape=(32, 32, 3), **options)
 
 
 # Loading files of all formats.
@@ -302,74 +314,74 @@ def test_h5_file_of_this_package_is_refused(name, tmp_path):
 @pytest.mark.parametrize("ending", ["keras", "weights.h5", "safetensors", "npz"])
 @pytest.mark.parametrize("path_type", [str, pathlib.Path])
 def test_all_formats_load_the_same_weights(ending, path_type, tmp_path, capsys):
-    state = cifar_state()
-    path = path_type(write(state, tmp_path / f"net.{ending}"))
-    model = small(weights=path)
-    assert_same(get_arrays(model), to_keras_names(state))
+    state = make_cifar_state()
+    path = path_type(write_state(state, tmp_path / f"net.{ending}"))
+    model = build_small(weights=path)
+    assert_same(read_arrays(model), to_keras_names(state))
     assert model.origin.source == str(path)
-    model = small()
+    model = build_small()
     assign.assign_weights(model, formats.read_checkpoint(path))
-    assert_same(get_arrays(model), to_keras_names(state))
-    assert unexpected_warnings(capsys) == ""
+    assert_same(read_arrays(model), to_keras_names(state))
+    assert read_unexpected_warnings(capsys) == ""
 
 
 def test_save_state_dict_writes_the_names_of_cifar_repositories(tmp_path):
-    state = cifar_state()
+    state = make_cifar_state()
     path = str(tmp_path / "net.safetensors")
     saving.save_state_dict(build_from_state(state), path)
     arrays = load_file(path)
-    counters = {key for key in arrays if key.endswith("num_batches_tracked")}
-    assert len(counters) == 7
-    assert_same({k: v for k, v in arrays.items() if k not in counters}, state)
-    assert_same(get_arrays(small(weights=path)), to_keras_names(state))
+    counter_keys = {key for key in arrays if key.endswith("num_batches_tracked")}
+    assert len(counter_keys) == 7
+    assert_same({k: v for k, v in arrays.items() if k not in counter_keys}, state)
+    assert_same(read_arrays(build_small(weights=path)), to_keras_names(state))
 
 
 @pytest.mark.parametrize("ending", ["pth", "th"])
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_pytorch_file_is_loaded(ending, wrapper, prefix, tmp_path):
-    torch = pytest.importorskip("torch", reason=TORCH)
-    state = cifar_state()
-    content = {f"{prefix}{key}": value for key, value in tensors(state).items()}
+    torch = pytest.importorskip("torch", reason=TORCH_MISSING)
+    state = make_cifar_state()
+    content = {f"{prefix}{key}": value for key, value in to_torch(state).items()}
     content[f"{prefix}bn1.num_batches_tracked"] = torch.tensor(7)
     if wrapper:
         content = {"epoch": 200, "best_prec1": 91.7, wrapper: content}
     path = str(tmp_path / f"net.{ending}")
     torch.save(content, path)
-    model = small(weights=path)
-    assert_same(get_arrays(model), to_keras_names(state))
+    model = build_small(weights=path)
+    assert_same(read_arrays(model), to_keras_names(state))
 
 
 def test_pytorch_parameters_with_gradients_are_loaded(tmp_path):
-    """Values of `dict(net.named_parameters())` require gradients."""
-    torch = pytest.importorskip("torch", reason=TORCH)
-    state = cifar_state()
+    """PyTorch does not convert tensors that require gradients to NumPy directly."""
+    torch = pytest.importorskip("torch", reason=TORCH_MISSING)
+    state = make_cifar_state()
     path = str(tmp_path / "net.pth")
-    torch.save({k: torch.nn.Parameter(v) for k, v in tensors(state).items()}, path)
-    assert_same(get_arrays(small(weights=path)), to_keras_names(state))
+    torch.save({k: torch.nn.Parameter(v) for k, v in to_torch(state).items()}, path)
+    assert_same(read_arrays(build_small(weights=path)), to_keras_names(state))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("ending", ["safetensors", "pth"])
-def test_half_precision(dtype, ending, tmp_path):
-    """float32 represents all numbers of half precision exactly."""
-    half = {k: v.astype(np.dtype(dtype)) for k, v in cifar_state().items()}
-    state = {k: v.astype("float32") for k, v in half.items()}
+def test_half_precision_is_loaded_exactly(dtype, ending, tmp_path):
+    """All float16 and bfloat16 numbers are also float32 numbers."""
+    half_state = {k: v.astype(np.dtype(dtype)) for k, v in make_cifar_state().items()}
+    state = {k: v.astype("float32") for k, v in half_state.items()}
     path = str(tmp_path / f"net.{ending}")
     if ending == "safetensors":
-        save_file(half, path)
+        save_file(half_state, path)
     else:
-        torch = pytest.importorskip("torch", reason=TORCH)
+        torch = pytest.importorskip("torch", reason=TORCH_MISSING)
         dtype = getattr(torch, dtype)
-        torch.save({k: v.to(dtype) for k, v in tensors(state).items()}, path)
-    assert_same(get_arrays(small(weights=path)), to_keras_names(state))
+        torch.save({k: v.to(dtype) for k, v in to_torch(state).items()}, path)
+    assert_same(read_arrays(build_small(weights=path)), to_keras_names(state))
 
 
-def test_module_prefix_without_torch(tmp_path):
-    state = cifar_state()
+def test_module_prefix_is_removed_without_torch(tmp_path):
+    state = make_cifar_state()
     path = str(tmp_path / "net.npz")
     np.savez(path, **{f"module.{key}": array for key, array in state.items()})
-    assert_same(get_arrays(small(weights=path)), to_keras_names(state))
+    assert_same(read_arrays(build_small(weights=path)), to_keras_names(state))
 
 
 # Loading of the head.
@@ -382,55 +394,59 @@ def test_module_prefix_without_torch(tmp_path):
     ids=["classes", "no top", "pooled"],
 )
 def test_head_that_does_not_fit_is_not_used(ending, options, tmp_path, capsys):
-    state = cifar_state()
-    path = write(state, tmp_path / f"net.{ending}")
-    arrays = get_arrays(small(weights=path, **options))
+    state = make_cifar_state()
+    path = write_state(state, tmp_path / f"net.{ending}")
+    arrays = read_arrays(build_small(weights=path, **options))
     assert f"{path}: the head of 10 classes is not used" in capsys.readouterr().err
     if "classes" in options:
         assert arrays["predictions/kernel"].shape == (64, 7)
         assert arrays["predictions/kernel"].std() > 0
     else:
-        assert not HEAD & arrays.keys()
-    expected = {k: v for k, v in to_keras_names(state).items() if k not in HEAD}
-    assert_same({k: v for k, v in arrays.items() if k not in HEAD}, expected)
+        assert not HEAD_NAMES & arrays.keys()
+    expected = {k: v for k, v in to_keras_names(state).items() if k not in HEAD_NAMES}
+    assert_same({k: v for k, v in arrays.items() if k not in HEAD_NAMES}, expected)
 
 
 @pytest.mark.parametrize("ending", ["keras", "weights.h5", "safetensors", "npz"])
 def test_number_of_classes_is_that_of_the_file(ending, tmp_path, capsys):
-    state = cifar_state(classes=7)
-    path = write(state, tmp_path / f"net.{ending}")
-    model = small(weights=path)
-    assert_same(get_arrays(model), to_keras_names(state))
-    assert unexpected_warnings(capsys) == ""
+    state = make_cifar_state(classes=7)
+    path = write_state(state, tmp_path / f"net.{ending}")
+    model = build_small(weights=path)
+    assert_same(read_arrays(model), to_keras_names(state))
+    assert read_unexpected_warnings(capsys) == ""
 
 
-# Refused files, which do not change the model.
+# Files that are refused. The weights of the model must not change.
 
 
 @pytest.fixture(scope="module")
 def networks():
-    """Networks by name. Their weights must not change."""
-    return {name: keras_resnet.ResNet(name) for name in (NAME, "resnet20", "resnet32")}
+    """Maps names of variants to networks, whose weights no test may change."""
+    return {
+        name: keras_resnet.ResNet(name)
+        for name in (SMALL_VARIANT, "resnet20", "resnet32")
+    }
 
 
 def assert_refused(model, path, *parts):
-    original_arrays = get_arrays(model)
+    """Checks that a file is refused in one line that contains all `parts`."""
+    original_arrays = read_arrays(model)
     with pytest.raises(InputError) as error:
         assign.assign_weights(model, formats.read_checkpoint(str(path)))
     message = str(error.value)
     assert "\n" not in message
     for part in parts:
         assert part in message
-    assert_same(get_arrays(model), original_arrays)
+    assert_same(read_arrays(model), original_arrays)
 
 
-ARRAYS = ["safetensors", "npz", "pth"]
-FORMATS = ["keras", "weights.h5", "h5", "safetensors", "npz", "pth"]
+STATE_DICT_ENDINGS = ["safetensors", "npz", "pth"]
+ENDINGS = ["keras", "weights.h5", "h5", "safetensors", "npz", "pth"]
 
 
-@pytest.mark.parametrize("ending", ARRAYS)
+@pytest.mark.parametrize("ending", STATE_DICT_ENDINGS)
 @pytest.mark.parametrize(
-    ("change", "parts"),
+    ("change_state", "parts"),
     [
         (
             lambda state: state.pop("layer1.0.bn1.weight"),
@@ -464,19 +480,21 @@ FORMATS = ["keras", "weights.h5", "h5", "safetensors", "npz", "pth"]
     ],
     ids=["missing", "unexpected", "unknown", "shape", "bias", "headless", "nothing"],
 )
-def test_arrays_that_do_not_fit(ending, change, parts, networks, tmp_path):
-    state = cifar_state()
-    change(state)
-    path = write(state, tmp_path / f"net.{ending}")
-    assert_refused(networks[NAME], path, "net.", *parts)
+def test_arrays_that_do_not_fit_are_refused(
+    ending, change_state, parts, networks, tmp_path
+):
+    state = make_cifar_state()
+    change_state(state)
+    path = write_state(state, tmp_path / f"net.{ending}")
+    assert_refused(networks[SMALL_VARIANT], path, "net.", *parts)
 
 
-@pytest.mark.parametrize("ending", ["keras", "weights.h5", *ARRAYS])
+@pytest.mark.parametrize("ending", ["keras", "weights.h5", *STATE_DICT_ENDINGS])
 @pytest.mark.parametrize("classes", [10, 7])
-def test_weights_of_another_depth(ending, classes, networks, tmp_path):
-    """The error does not depend on the head, which alone would cause a warning only."""
-    for blocks, other in ((3, "resnet32"), (1, "resnet20")):
-        state = cifar_state(blocks, classes)
+def test_weights_of_another_depth_are_refused(ending, classes, networks, tmp_path):
+    """Another number of classes causes a warning, another depth an error."""
+    for blocks, variant in ((3, "resnet32"), (1, "resnet20")):
+        state = make_cifar_state(blocks, classes)
         path = str(tmp_path / f"net{blocks}.{ending}")
         if ending in ("keras", "weights.h5"):
             model = keras_resnet.ResNet(
@@ -484,134 +502,148 @@ def test_weights_of_another_depth(ending, classes, networks, tmp_path):
             )
             model.save(path) if ending == "keras" else model.save_weights(path)
         else:
-            write(state, path)
-        assert_refused(networks[other], path, other)
+            write_state(state, path)
+        assert_refused(networks[variant], path, variant)
 
 
 @pytest.mark.parametrize("ending", ["keras", "weights.h5"])
-def test_keras_file_without_a_head(ending, networks, tmp_path):
+def test_keras_file_without_a_head_is_refused(ending, networks, tmp_path):
     path = str(tmp_path / f"net.{ending}")
-    model = small(include_top=False)
+    model = build_small(include_top=False)
     model.save(path) if ending == "keras" else model.save_weights(path)
-    assert_refused(networks[NAME], path, "net.")
+    assert_refused(networks[SMALL_VARIANT], path, "net.")
 
 
-def test_unexpected_layers_in_weights_h5(tmp_path):
-    """Keras itself loads the first layers of a deeper network without an error."""
-    path = write(cifar_state(), tmp_path / "net.weights.h5")
-    assert_refused(small(blocks=(1, 1), include_top=False), path, "Unexpected: ")
+def test_unexpected_layers_in_weights_h5_are_refused(tmp_path):
+    """Keras itself would load the first layers of the file and ignore the others."""
+    path = write_state(make_cifar_state(), tmp_path / "net.weights.h5")
+    assert_refused(
+        build_small(blocks=(1, 1), include_top=False), path, "arrays are unexpected"
+    )
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [(NAME, "cifar_plainnet8"), ("cifar_plainnet8", NAME)]
+    ("saved_variant", "built_variant"),
+    [(SMALL_VARIANT, "cifar_plainnet8"), ("cifar_plainnet8", SMALL_VARIANT)],
 )
-def test_plain_and_residual_networks_do_not_share_weights(one, other, tmp_path):
-    """The arrays have the same shapes, but the layers of a `.keras` file differ."""
+def test_plain_and_residual_networks_do_not_share_weights(
+    saved_variant, built_variant, tmp_path
+):
+    """Their arrays have the same shapes. A `.keras` file also contains the layers."""
     path = str(tmp_path / "net.keras")
-    keras_resnet.ResNet(one).save(path)
+    keras_resnet.ResNet(saved_variant).save(path)
     with pytest.raises(InputError, match="shortcut"):
-        keras_resnet.ResNet(other, weights=path)
+        keras_resnet.ResNet(built_variant, weights=path)
 
 
-@pytest.mark.parametrize("ending", ARRAYS)
-def test_weights_of_vgg(ending, networks, tmp_path):
+@pytest.mark.parametrize("ending", STATE_DICT_ENDINGS)
+def test_weights_of_vgg_are_refused(ending, networks, tmp_path):
     shapes = {"features.0.weight": (64, 3, 3, 3), "features.0.bias": (64,)}
     shapes |= {"classifier.0.weight": (10, 64), "classifier.0.bias": (10,)}
-    path = write(make_arrays(shapes), tmp_path / f"vgg.{ending}")
-    assert_refused(networks[NAME], path, "features.0.weight", "layer1.0.conv1.weight")
+    path = write_state(make_arrays(shapes), tmp_path / f"vgg.{ending}")
+    assert_refused(
+        networks[SMALL_VARIANT], path, "features.0.weight", "layer1.0.conv1.weight"
+    )
 
 
-def test_other_keras_model(networks, tmp_path):
+def test_other_keras_model_is_refused(networks, tmp_path):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(2)])
     model.save(tmp_path / "net.keras")
     model.save_weights(tmp_path / "net.weights.h5")
     model.save(tmp_path / "net.h5")
     for ending in ("keras", "weights.h5", "h5"):
-        assert_refused(networks[NAME], tmp_path / f"net.{ending}", f"net.{ending}")
+        assert_refused(
+            networks[SMALL_VARIANT], tmp_path / f"net.{ending}", f"net.{ending}"
+        )
 
 
-def test_arrays_that_are_not_floating_point(networks, tmp_path):
-    """A wrong type in the last array is found before any array is assigned."""
-    state = cifar_state()
+def test_arrays_that_are_not_floating_point_are_refused(networks, tmp_path):
+    """The types of all arrays are checked before the first array is assigned."""
+    state = make_cifar_state()
     kernel = state["linear.weight"]
-    path = write(
+    path = write_state(
         {**state, "linear.weight": np.full(kernel.shape, "a")}, tmp_path / "net.npz"
     )
-    assert_refused(networks[NAME], path, "net.npz")
+    assert_refused(networks[SMALL_VARIANT], path, "net.npz")
     state["linear.weight"] = kernel.astype(ml_dtypes.float8_e4m3fn)
-    path = write(state, tmp_path / "net.safetensors")
-    assert_refused(networks[NAME], path, "net.safetensors")
+    path = write_state(state, tmp_path / "net.safetensors")
+    assert_refused(networks[SMALL_VARIANT], path, "net.safetensors")
 
 
 @pytest.fixture(scope="module")
 def valid_files(tmp_path_factory):
-    """Bytes of a valid file in each format. Without PyTorch, `.pth` is a plain pickle."""
-    folder, state = tmp_path_factory.mktemp("good"), cifar_state()
+    """Maps file endings to the bytes of a valid file.
+
+    If PyTorch is not installed, the `.pth` file is a pickle of NumPy arrays.
+    """
+    folder, state = tmp_path_factory.mktemp("good"), make_cifar_state()
     for ending in ("keras", "weights.h5", "safetensors", "npz"):
-        write(state, folder / f"net.{ending}")
-    write_published(build_from_state(state), folder / "net.h5")
+        write_state(state, folder / f"net.{ending}")
+    write_keras_h5(build_from_state(state), folder / "net.h5")
     try:
         import torch
     except ModuleNotFoundError:
         (folder / "net.pth").write_bytes(pickle.dumps(state))
     else:
-        torch.save(tensors(state), folder / "net.pth")
-    return {ending: (folder / f"net.{ending}").read_bytes() for ending in FORMATS}
+        torch.save(to_torch(state), folder / "net.pth")
+    return {ending: (folder / f"net.{ending}").read_bytes() for ending in ENDINGS}
 
 
-@pytest.mark.parametrize("ending", FORMATS)
+@pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("fraction", [0, 0.001, 0.1, 0.5, 0.9, 1], ids=str)
-def test_truncated_file(ending, fraction, valid_files, networks, tmp_path):
+def test_truncated_file_is_refused(ending, fraction, valid_files, networks, tmp_path):
     path = tmp_path / f"net.{ending}"
-    data = valid_files[ending]
-    path.write_bytes(data[: min(int(fraction * len(data)), len(data) - 1)])
-    assert_refused(networks[NAME], path, f"net.{ending}")
+    content = valid_files[ending]
+    path.write_bytes(content[: min(int(fraction * len(content)), len(content) - 1)])
+    assert_refused(networks[SMALL_VARIANT], path, f"net.{ending}")
 
 
 @pytest.mark.parametrize("ending", ["keras", "npz"])
-def test_file_with_a_changed_byte(ending, valid_files, networks, tmp_path):
-    """These formats contain checksums."""
+def test_file_with_a_changed_byte_is_refused(ending, valid_files, networks, tmp_path):
+    """`.keras` and `.npz` files are ZIP archives, which contain checksums."""
     path = tmp_path / f"net.{ending}"
-    data = bytearray(valid_files[ending])
-    data[len(data) // 2] ^= 255
-    path.write_bytes(data)
-    assert_refused(networks[NAME], path, f"net.{ending}")
+    content = bytearray(valid_files[ending])
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    assert_refused(networks[SMALL_VARIANT], path, f"net.{ending}")
 
 
 @pytest.mark.parametrize(
     ("content", "ending"),
-    [(c, end) for c in [*FORMATS, "txt"] for end in FORMATS if c != end],
+    [(c, end) for c in [*ENDINGS, "txt"] for end in ENDINGS if c != end],
 )
-def test_wrong_ending(content, ending, valid_files, networks, tmp_path):
+def test_file_with_a_wrong_ending_is_refused(
+    content, ending, valid_files, networks, tmp_path
+):
     path = tmp_path / f"net.{ending}"
     path.write_bytes(valid_files.get(content, b"A text without weights.\n" * 99))
-    assert_refused(networks[NAME], path, f"net.{ending}")
+    assert_refused(networks[SMALL_VARIANT], path, f"net.{ending}")
 
 
-@pytest.mark.parametrize("ending", FORMATS)
-def test_folder_and_missing_file(ending, networks, tmp_path):
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_folder_or_missing_file_is_refused(ending, networks, tmp_path):
     path = tmp_path / f"net.{ending}"
-    assert_refused(networks[NAME], path, "no such file", f"net.{ending}")
+    assert_refused(networks[SMALL_VARIANT], path, "no such file", f"net.{ending}")
     path.mkdir()
-    assert_refused(networks[NAME], path, "no such file", f"net.{ending}")
+    assert_refused(networks[SMALL_VARIANT], path, "no such file", f"net.{ending}")
 
 
 @pytest.mark.parametrize("name", ["net.onnx", "net.pt", "net", "folder/"])
-def test_unknown_ending(name, networks, tmp_path):
+def test_unknown_ending_is_refused(name, networks, tmp_path):
     path = f"{tmp_path}/{name}"
     pathlib.Path(path).mkdir() if path.endswith("/") else pathlib.Path(path).touch()
     parts = (".weights.h5, .keras, .safetensors, .npz, .h5, .pth, .th", path)
-    assert_refused(networks[NAME], path, *parts)
+    assert_refused(networks[SMALL_VARIANT], path, *parts)
     with pytest.raises(InputError) as error:
-        small(weights=path)
+        build_small(weights=path)
     assert all(part in str(error.value) for part in parts)
 
 
-# Files with malicious code, which must not be executed.
+# Files that contain code, which must not be executed.
 
 
 class Exploit:
-    """An object that makes the folder `marker` when it is unpickled."""
+    """An object that creates the folder `marker` when it is unpickled."""
 
     def __init__(self, marker):
         self.marker = str(marker)
@@ -620,26 +652,26 @@ class Exploit:
         return os.mkdir, (self.marker,)
 
 
-def test_exploit_works(tmp_path):
+def test_unpickling_an_exploit_makes_a_folder(tmp_path):
     pickle.loads(pickle.dumps(Exploit(tmp_path / "marker")))
     assert (tmp_path / "marker").exists()
 
 
-def test_pickled_objects_in_npz(networks, tmp_path):
+def test_pickled_objects_in_npz_are_not_executed(networks, tmp_path):
     marker, path = tmp_path / "marker", tmp_path / "net.npz"
-    state = cifar_state()
+    state = make_cifar_state()
     np.savez(path, **state, extra=np.array([Exploit(marker)], dtype=object))
-    assert_refused(networks[NAME], path, "net.npz")
+    assert_refused(networks[SMALL_VARIANT], path, "net.npz")
     np.savez(
         path, **{**state, "linear.bias": np.array([Exploit(marker)], dtype=object)}
     )
-    assert_refused(networks[NAME], path, "net.npz")
+    assert_refused(networks[SMALL_VARIANT], path, "net.npz")
     path.write_bytes(pickle.dumps(Exploit(marker)))
-    assert_refused(networks[NAME], path, "net.npz")
+    assert_refused(networks[SMALL_VARIANT], path, "net.npz")
     assert not marker.exists()
 
 
-def test_lambda_in_a_keras_file(networks, tmp_path):
+def test_lambda_in_a_keras_file_is_not_executed(networks, tmp_path):
     marker = str(tmp_path / "marker")
     path = tmp_path / "net.keras"
     layer = keras.layers.Lambda(
@@ -647,86 +679,97 @@ def test_lambda_in_a_keras_file(networks, tmp_path):
     )
     keras.Sequential([keras.Input((4,)), layer]).save(path)
     os.path.isdir(marker) and os.rmdir(marker)
-    assert_refused(networks[NAME], path, "net.keras")
+    assert_refused(networks[SMALL_VARIANT], path, "net.keras")
     assert not os.path.exists(marker)
 
 
-@pytest.mark.parametrize("wrapped", [False, True])
-def test_pickle_without_torch(wrapped, networks, tmp_path, monkeypatch):
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_pickle_is_not_executed_without_torch(
+    is_wrapped, networks, tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, "torch", None)
     marker, path = tmp_path / "marker", tmp_path / "net.pth"
     exploit = Exploit(marker)
-    path.write_bytes(pickle.dumps({"state_dict": exploit} if wrapped else exploit))
-    assert_refused(networks[NAME], path, "keras-resnet-zoo[torch]", "net.pth")
+    path.write_bytes(pickle.dumps({"state_dict": exploit} if is_wrapped else exploit))
+    assert_refused(networks[SMALL_VARIANT], path, "keras-resnet-zoo[torch]", "net.pth")
     assert not marker.exists()
 
 
 @pytest.mark.parametrize("writer", ["pickle", "torch", "torch with weights"])
-def test_pickle_with_torch(writer, networks, tmp_path):
-    torch = pytest.importorskip("torch", reason=TORCH)
+def test_pickle_is_not_executed_by_torch(writer, networks, tmp_path):
+    torch = pytest.importorskip("torch", reason=TORCH_MISSING)
     marker, path = tmp_path / "marker", tmp_path / "net.pth"
     if writer == "pickle":
         path.write_bytes(pickle.dumps({"state_dict": Exploit(marker)}))
     elif writer == "torch":
         torch.save(Exploit(marker), path)
     else:
-        torch.save({**tensors(cifar_state()), "extra": Exploit(marker)}, path)
-    assert_refused(networks[NAME], path, "net.pth", "refused", "None of its code")
+        torch.save({**to_torch(make_cifar_state()), "extra": Exploit(marker)}, path)
+    assert_refused(
+        networks[SMALL_VARIANT],
+        path,
+        "net.pth",
+        "refused",
+        "None of its code was executed",
+    )
     assert not marker.exists()
 
 
-# Stride and pixel format of the weights.
+# Networks get the stride and the pixel format that the weights require.
 
 
-def strides(model):
-    """Returns the strides of the 1x1 and 3x3 convolutions of the first strided block."""
+def get_strides(model):
+    """Returns the strides of the first 1x1 and the 3x3 convolution of conv3_block1."""
     layers = [model.get_layer(f"conv3_block1_{i}_conv") for i in (1, 2)]
     return tuple(layer.strides[0] for layer in layers)
 
 
 def test_stride_of_pytorch_weights_is_on_the_3x3(tmp_path):
     path = str(tmp_path / "net.safetensors")
-    save_file(bottleneck_state(), path)
-    assert strides(bottleneck()) == (2, 1)  # As in the paper, without weights.
-    model = bottleneck(weights=path)
-    assert strides(model) == (1, 2)
+    save_file(make_bottleneck_state(), path)
+    # Without weights, the stride is that of the paper.
+    assert get_strides(build_bottleneck()) == (2, 1)
+    model = build_bottleneck(weights=path)
+    assert get_strides(model) == (1, 2)
     assert model.origin.stride_on == "3x3"
-    # The names of the arrays only suggest the stride, so an argument overrides it.
-    assert strides(bottleneck(weights=path, stride_on="1x1")) == (2, 1)
+    # The file does not contain the stride, so an argument may override it.
+    assert get_strides(build_bottleneck(weights=path, stride_on="1x1")) == (2, 1)
 
 
 @pytest.mark.parametrize("ending", ["keras", "safetensors"])
 @pytest.mark.parametrize(
     ("stride_on", "other", "expected"), [("1x1", "3x3", (2, 1)), ("3x3", "1x1", (1, 2))]
 )
-def test_stride_of_a_file_of_this_package(ending, stride_on, other, expected, tmp_path):
+def test_stride_stored_in_a_file_cannot_be_changed(
+    ending, stride_on, other, expected, tmp_path
+):
     path = str(tmp_path / f"net.{ending}")
-    source = bottleneck(stride_on=stride_on)
+    saved_model = build_bottleneck(stride_on=stride_on)
     if ending == "keras":
-        source.save(path)
+        saved_model.save(path)
     else:
-        saving.save_state_dict(source, path)
-    model = bottleneck(weights=path)
-    assert strides(model) == expected
-    assert_same(get_arrays(model), get_arrays(source))
-    assert strides(bottleneck(weights=path, stride_on=stride_on)) == expected
+        saving.save_state_dict(saved_model, path)
+    model = build_bottleneck(weights=path)
+    assert get_strides(model) == expected
+    assert_same(read_arrays(model), read_arrays(saved_model))
+    assert get_strides(build_bottleneck(weights=path, stride_on=stride_on)) == expected
     with pytest.raises(InputError) as error:
-        bottleneck(weights=path, stride_on=other)
+        build_bottleneck(weights=path, stride_on=other)
     for part in (f"stride_on='{stride_on}'", f"Received: stride_on='{other}'", path):
         assert part in str(error.value)
 
 
 @pytest.mark.parametrize("ending", ["safetensors", "npz", "pth"])
-@pytest.mark.parametrize("make_state", [cifar_state, bottleneck_state])
+@pytest.mark.parametrize("make_state", [make_cifar_state, make_bottleneck_state])
 def test_pytorch_weights_get_the_pixel_format_of_torchvision(
     make_state, ending, tmp_path
 ):
-    path = write(make_state(), tmp_path / f"net.{ending}")
-    build = bottleneck if make_state is bottleneck_state else small
+    path = write_state(make_state(), tmp_path / f"net.{ending}")
+    build = build_bottleneck if make_state is make_bottleneck_state else build_small
     model = build(weights=path)
     images = make_images(2, 32)
     expected = (images / 255 - IMAGENET_MEAN) / IMAGENET_STD
-    normalised = first_layer(model)(images)
+    normalised = make_normaliser(model)(images)
     np.testing.assert_allclose(normalised, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -735,32 +778,32 @@ def test_keras_file_keeps_its_pixel_format(channels, tmp_path):
     path = str(tmp_path / "net.keras")
     mean, variance = (33.5, 100.25, 7.0)[:channels], (4.0, 81.0, 6400.0)[:channels]
     image = keras.Input((32, 32, channels))
-    layer = keras.layers.Normalization(
+    normalisation = keras.layers.Normalization(
         mean=mean, variance=variance, name="normalization"
     )
-    source = small(input_tensor=layer(image))
-    source.save(path)
-    model = small(weights=path, input_shape=(32, 32, channels))
+    saved_model = build_small(input_tensor=normalisation(image))
+    saved_model.save(path)
+    model = build_small(weights=path, input_shape=(32, 32, channels))
     images = make_images(2, 32)[..., :channels]
     expected = (images - np.array(mean)) / np.sqrt(variance)
-    normalised = first_layer(model)(images)
+    normalised = make_normaliser(model)(images)
     np.testing.assert_allclose(normalised, expected, rtol=1e-5, atol=1e-5)
-    assert_same(get_arrays(model), get_arrays(source))
+    assert_same(read_arrays(model), read_arrays(saved_model))
     other = 4 - channels
     with pytest.raises(InputError, match=rf"{channels} channel.* Received: {other} "):
-        small(weights=path, input_shape=(32, 32, other))
+        build_small(weights=path, input_shape=(32, 32, other))
 
 
 @pytest.mark.parametrize("ending", ["keras", "weights.h5"])
-def test_file_without_a_pixel_format(ending, tmp_path):
-    path = write(cifar_state(), tmp_path / f"net.{ending}")
-    model = small(weights=path)
-    assert "normalization" not in [layer.name for layer in model.layers]
+def test_file_without_a_pixel_format_adds_no_normalisation(ending, tmp_path):
+    path = write_state(make_cifar_state(), tmp_path / f"net.{ending}")
+    model = build_small(weights=path)
+    assert "normalization" not in [normalisation.name for normalisation in model.layers]
     assert model.origin.pixels is None
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + b"\0" * 18, b"{}", "half"])
-def test_damaged_model(trained_run, tmp_path, content):
+def test_damaged_keras_file_is_refused(trained_run, tmp_path, content):
     data = (trained_run / "final.keras").read_bytes()
     path = tmp_path / "final.keras"
     path.write_bytes(data[: len(data) // 2] if content == "half" else content)

@@ -2,16 +2,16 @@
 // the predicted classes.
 
 const TOP = 5; // Number of classes to show.
-const MEDIAN_OF = 15; // Number of camera images in the median inference time.
+const NUM_TIMES = 15; // Number of camera images whose median inference time is shown.
 const SPEAK_EVERY = 2000; // Shortest time between screen reader messages, in ms.
 
 const $ = (id) => document.getElementById(id);
 const stage = $("stage");
 const video = $("video");
-const seen = $("seen");
+const inputFigure = $("seen");
 
-let net; // Content of model.json.
-let ready; // Promise that resolves when the network chosen last is loaded.
+let config; // Content of model.json.
+let networkReady; // Promise that resolves when the network chosen last is loaded.
 let loads = 0; // Number of networks chosen so far.
 let turn = 0; // Number of the current image or camera session; older results are dropped.
 let stream; // Video stream of the camera while it is on.
@@ -97,7 +97,7 @@ function showResult({ probabilities, pixels }, milliseconds) {
       row.className = "";
       row.innerHTML = '<span class="label"></span><span class="percent"></span>';
     }
-    row.children[0].textContent = net.classes[index];
+    row.children[0].textContent = config.classes[index];
     row.children[1].textContent = percent(probabilities[index]);
     row.style.setProperty("--probability", probabilities[index]);
     row.dataset.class = index;
@@ -105,23 +105,23 @@ function showResult({ probabilities, pixels }, milliseconds) {
   });
   $("time").textContent = duration(milliseconds);
   $("time").dataset.milliseconds = milliseconds;
-  speak(`${net.classes[best[0]]}, ${percent(probabilities[best[0]])}`);
+  speak(`${config.classes[best[0]]}, ${percent(probabilities[best[0]])}`);
   showInput(pixels);
 }
 
 function showInput(pixels) {
-  const canvas = seen.firstElementChild;
-  canvas.width = net.width;
-  canvas.height = net.height;
-  const image = new ImageData(net.width, net.height);
-  for (let i = 0, from = 0; i < image.data.length; i += 4, from += net.channels) {
-    image.data[i] = pixels[from];
-    image.data[i + 1] = pixels[from + (net.channels > 1 ? 1 : 0)];
-    image.data[i + 2] = pixels[from + (net.channels > 1 ? 2 : 0)];
+  const canvas = inputFigure.firstElementChild;
+  canvas.width = config.width;
+  canvas.height = config.height;
+  const image = new ImageData(config.width, config.height);
+  for (let i = 0, j = 0; i < image.data.length; i += 4, j += config.channels) {
+    image.data[i] = pixels[j];
+    image.data[i + 1] = pixels[j + (config.channels > 1 ? 1 : 0)];
+    image.data[i + 2] = pixels[j + (config.channels > 1 ? 2 : 0)];
     image.data[i + 3] = 255;
   }
   canvas.getContext("2d").putImageData(image, 0, 0);
-  seen.hidden = false;
+  inputFigure.hidden = false;
 }
 
 function clearResult(text) {
@@ -130,7 +130,7 @@ function clearResult(text) {
   $("time").textContent = "–";
   delete $("time").dataset.milliseconds;
   $("said").textContent = "";
-  seen.hidden = true;
+  inputFigure.hidden = true;
 }
 
 // --- Image files.
@@ -141,7 +141,7 @@ async function openImage(file) {
   stopCamera();
   const thisTurn = ++turn;
   showMessage("");
-  // Upright pixels without colour correction, as in training and in Python.
+  // These options rotate images upright without colour correction, as Python does.
   const options = {
     imageOrientation: "from-image",
     colorSpaceConversion: "none",
@@ -168,7 +168,7 @@ async function openImage(file) {
   stage.classList.remove("empty");
   clearResult("Working …");
   try {
-    await ready;
+    await networkReady;
     const result = await send({ image }, [image]);
     if (thisTurn === turn) showResult(result, result.milliseconds);
   } catch (error) {
@@ -205,7 +205,7 @@ async function startCamera() {
       NotAllowedError:
         "This page may not use the camera. Allow it in the browser’s settings for this site.",
       NotFoundError: "This device has no camera.",
-      NotReadableError: "The camera is in use by another program.",
+      NotReadableError: "The camera is in use by another application.",
     };
     showMessage(reasons[error.name] ?? `The camera does not start: ${error.message}`);
     return;
@@ -229,7 +229,7 @@ async function startCamera() {
 async function classifyCamera(thisTurn) {
   const times = [];
   while (thisTurn === turn) {
-    await ready;
+    await networkReady;
     // Browsers pause animation frames while the page is hidden.
     await new Promise(requestAnimationFrame);
     if (thisTurn !== turn) return;
@@ -237,7 +237,7 @@ async function classifyCamera(thisTurn) {
     const result = await send({ image }, [image]);
     if (thisTurn !== turn) return;
     times.push(result.milliseconds);
-    if (times.length > MEDIAN_OF) times.shift();
+    if (times.length > NUM_TIMES) times.shift();
     showResult(result, median(times));
   }
 }
@@ -263,17 +263,18 @@ function fail(error) {
 }
 
 async function loadNetwork(index) {
-  const entry = net.models[index];
+  const entry = config.models[index];
   const thisLoad = ++loads;
   $("progress").hidden = false;
   $("progress").value = 0;
   try {
-    const { threads } = await send({ load: entry, net });
-    if (thisLoad !== loads) return ready; // Waits for the network that was chosen later.
+    const { threads } = await send({ load: entry, config });
+    // If another network has been chosen since, wait for that one.
+    if (thisLoad !== loads) return networkReady;
     $("threads").textContent = `${threads} thread${threads > 1 ? "s" : ""}`;
     document.documentElement.dataset.ready = entry.name;
   } catch (error) {
-    if (thisLoad !== loads) return ready;
+    if (thisLoad !== loads) return networkReady;
     throw error;
   } finally {
     if (thisLoad === loads) $("progress").hidden = true;
@@ -283,8 +284,8 @@ async function loadNetwork(index) {
 function chooseNetwork() {
   showMessage("");
   delete document.documentElement.dataset.ready;
-  ready = loadNetwork($("model").selectedIndex);
-  ready.catch(fail);
+  networkReady = loadNetwork($("model").selectedIndex);
+  networkReady.catch(fail);
   if (shownFile) openImage(shownFile);
 }
 
@@ -300,17 +301,17 @@ async function start() {
   }
   const response = await fetch("model.json");
   if (!response.ok) throw new Error(`model.json: ${response.status}`);
-  net = await response.json();
-  document.title = `${net.name} · image classifier`;
-  $("name").textContent = net.name;
+  config = await response.json();
+  document.title = `${config.name} · image classifier`;
+  $("name").textContent = config.name;
   $("about").textContent =
-    `${net.classes.length} classes. Images stay on this device.`;
-  for (const { name, bytes } of net.models) {
+    `${config.classes.length} classes. Images stay on this device.`;
+  for (const { name, bytes } of config.models) {
     $("model").add(new Option(`${name}, ${megabytes(bytes)}`));
   }
-  $("model").disabled = net.models.length < 2;
+  $("model").disabled = config.models.length < 2;
   chooseNetwork();
-  await ready;
+  await networkReady;
 }
 
 // --- Events.

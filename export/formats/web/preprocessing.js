@@ -17,18 +17,19 @@ const KERNELS = {
   },
 };
 
-// Number of rows that are read as RGBA at a time. All rows of a phone's photograph would
-// take 200 MB.
-const STRIP = 256;
+// Number of image rows that are read as RGBA at a time. All rows of a photograph from a
+// phone would take 200 MB.
+const STRIP_ROWS = 256;
 
 /**
- * Returns the weights of the image's pixels in each pixel of the crop, along one axis.
+ * Returns, for each pixel of the crop, the image pixels that contribute to it and their
+ * weights, along one axis.
  *
  * @param {number} length - Length of the image, in pixels.
  * @param {number} resized - Length of the resized image.
  * @param {number} size - Length of the crop.
  * @param {object} kernel - A value of KERNELS.
- * @returns {object[]} First and last index into the image, and weights, for each pixel.
+ * @returns {object[]} First and last image index, and weights, for each crop pixel.
  */
 function computeTaps(length, resized, size, kernel) {
   const scale = resized / length;
@@ -52,15 +53,15 @@ function computeTaps(length, resized, size, kernel) {
 
 /** Converts a row of RGBA pixels to the network's channels, and stores them in `row`. */
 function convertRow(rgba, channels, row) {
-  for (let from = 0, to = 0; to < row.length; from += 4, to += channels) {
-    const [r, g, b] = [rgba[from], rgba[from + 1], rgba[from + 2]];
+  for (let i = 0, j = 0; j < row.length; i += 4, j += channels) {
+    const [r, g, b] = [rgba[i], rgba[i + 1], rgba[i + 2]];
     if (channels === 3) {
-      row[to] = r;
-      row[to + 1] = g;
-      row[to + 2] = b;
+      row[j] = r;
+      row[j + 1] = g;
+      row[j + 2] = b;
     } else {
       // ITU-R 601 weights with the rounding of tf.image.rgb_to_grayscale.
-      row[to] = Math.floor((0.2989 * r + 0.587 * g + 0.114 * b) * (255.5 / 255));
+      row[j] = Math.floor((0.2989 * r + 0.587 * g + 0.114 * b) * (255.5 / 255));
     }
   }
 }
@@ -69,53 +70,56 @@ function convertRow(rgba, channels, row) {
  * Resizes an image and crops its centre.
  *
  * @param {ImageBitmap} image - Image of any size.
- * @param {object} net - Content of model.json.
+ * @param {object} config - Content of model.json.
  * @returns {Uint8Array} Pixels, (height, width, channels).
  */
 export function preprocess(image, { height, width, channels, cover, interpolation }) {
   const kernel = KERNELS[interpolation];
   const ratio = Math.max(cover[0] / image.height, cover[1] / image.width);
   const resize = (side) => Math.floor(side * ratio + 1e-6);
-  const down = computeTaps(image.height, resize(image.height), height, kernel);
-  const across = computeTaps(image.width, resize(image.width), width, kernel);
+  const rowTaps = computeTaps(image.height, resize(image.height), height, kernel);
+  const columnTaps = computeTaps(image.width, resize(image.width), width, kernel);
 
   // Only the pixels that contribute to the crop are read.
-  const left = across[0].first;
-  const columns = across.at(-1).last + 1 - left;
-  const end = down.at(-1).last + 1;
-  const canvas = new OffscreenCanvas(columns, STRIP);
+  const left = columnTaps[0].first;
+  const columns = columnTaps.at(-1).last + 1 - left;
+  const end = rowTaps.at(-1).last + 1;
+  const canvas = new OffscreenCanvas(columns, STRIP_ROWS);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.imageSmoothingEnabled = false;
   const row = new Float32Array(columns * channels);
-  const narrow = new Float32Array(width * channels);
+  const resizedRow = new Float32Array(width * channels);
   const sums = new Float32Array(height * width * channels);
-  for (let top = down[0].first; top < end; top += STRIP) {
-    const rows = Math.min(STRIP, end - top);
-    context.clearRect(0, 0, columns, STRIP);
+  for (let top = rowTaps[0].first; top < end; top += STRIP_ROWS) {
+    const rows = Math.min(STRIP_ROWS, end - top);
+    context.clearRect(0, 0, columns, STRIP_ROWS);
     context.drawImage(image, left, top, columns, rows, 0, 0, columns, rows);
     const strip = context.getImageData(0, 0, columns, rows).data;
     for (let y = top; y < top + rows; y++) {
       const start = (y - top) * columns * 4;
       convertRow(strip.subarray(start, start + columns * 4), channels, row);
-      for (let x = 0, at = 0; x < width; x++) {
-        const { first, weights } = across[x];
-        for (let channel = 0; channel < channels; channel++, at++) {
-          let from = (first - left) * channels + channel;
+      for (let x = 0, index = 0; x < width; x++) {
+        const { first, weights } = columnTaps[x];
+        for (let channel = 0; channel < channels; channel++, index++) {
+          let source = (first - left) * channels + channel;
           let sum = 0;
-          for (let j = 0; j < weights.length; j++, from += channels) {
-            sum += weights[j] * row[from];
+          for (let j = 0; j < weights.length; j++, source += channels) {
+            sum += weights[j] * row[source];
           }
-          narrow[at] = sum;
+          resizedRow[index] = sum;
         }
       }
       for (let i = 0; i < height; i++) {
-        if (y < down[i].first || y > down[i].last) continue;
-        const weight = down[i].weights[y - down[i].first];
-        const at = i * narrow.length;
-        for (let j = 0; j < narrow.length; j++) sums[at + j] += weight * narrow[j];
+        if (y < rowTaps[i].first || y > rowTaps[i].last) continue;
+        const weight = rowTaps[i].weights[y - rowTaps[i].first];
+        const offset = i * resizedRow.length;
+        for (let j = 0; j < resizedRow.length; j++) {
+          sums[offset + j] += weight * resizedRow[j];
+        }
       }
     }
   }
-  // The cubic kernel overshoots, so values are clipped. Adding 0.5 rounds them.
+  // The cubic kernel overshoots, so values are clipped. Adding 0.5 rounds them,
+  // because Uint8Array truncates.
   return Uint8Array.from(sums, (sum) => Math.min(255, Math.max(0, sum)) + 0.5);
 }

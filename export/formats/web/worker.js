@@ -1,15 +1,15 @@
 // Runs the network in a worker thread, so that the page stays responsive.
 //
-// Requests: {id, load, net} loads a network, where `load` is an entry of "models" in
-// model.json and `net` is all of model.json. {id, image} classifies an ImageBitmap.
-// Replies: {id, ...} with the result or {id, error}. While a network is loading, also
-// {progress}, a fraction from 0 to 1.
+// Requests: {id, load, config} loads a network, where `load` is an entry of "models" in
+// model.json and `config` is all of model.json. {id, image} classifies an ImageBitmap.
+// Replies: {id, ...} with the result, or {id, error}. While a network loads, the worker
+// also sends {progress}, a fraction from 0 to 1.
 
 import { loadAndCompile, loadLiteRt, supportsFeature, Tensor } from "@litertjs/core";
 
 import { preprocess } from "./preprocessing.js";
 
-let net; // Content of model.json.
+let config; // Content of model.json.
 let model; // Compiled network.
 let runtime; // Promise of the number of threads; resolves when LiteRT is loaded.
 
@@ -48,24 +48,26 @@ async function startRuntime() {
   return threads ? navigator.hardwareConcurrency : 1;
 }
 
-async function load(entry) {
+/** Loads a network. `entry` is an element of "models" in model.json. */
+async function loadModel(entry) {
   runtime ??= startRuntime();
   runtime.catch(() => (runtime = undefined)); // The next load tries again.
   const file = await download(entry.file, entry.bytes);
   const threads = await runtime;
   model?.delete();
-  model = undefined; // No deleted model remains if the next line fails.
+  model = undefined; // If the next line fails, no deleted model is used.
   model = await loadAndCompile(new Uint8Array(await file.arrayBuffer()), {
     accelerator: "wasm",
     cpuOptions: { numThreads: threads },
   });
-  // The first run is slower, so it is done on an empty image.
-  await run(new Uint8Array(net.height * net.width * net.channels));
+  // The first run is slower, so the network classifies an empty image now.
+  await runModel(new Uint8Array(config.height * config.width * config.channels));
   return { threads };
 }
 
-async function run(pixels) {
-  const image = new Tensor(pixels, [1, net.height, net.width, net.channels]);
+/** Runs the network on the pixels of one image. */
+async function runModel(pixels) {
+  const image = new Tensor(pixels, [1, config.height, config.width, config.channels]);
   const start = performance.now();
   const { probabilities } = await model.run({ image });
   const values = Float32Array.from(await probabilities.data());
@@ -76,22 +78,22 @@ async function run(pixels) {
 }
 
 async function classify(image) {
-  const pixels = preprocess(image, net);
+  const pixels = preprocess(image, config);
   image.close();
-  return { pixels, ...(await run(pixels)) };
+  return { pixels, ...(await runModel(pixels)) };
 }
 
-async function reply({ id, load: entry, net: description, image }) {
+async function reply({ id, load: entry, config: newConfig, image }) {
   try {
-    net = description ?? net;
-    postMessage({ id, ...(await (entry ? load(entry) : classify(image))) });
+    config = newConfig ?? config;
+    postMessage({ id, ...(await (entry ? loadModel(entry) : classify(image))) });
   } catch (error) {
     postMessage({ id, error: String(error?.message ?? error) });
   }
 }
 
-// Requests run one after the other: loading a network deletes the model that a run may
-// be using, and of two loads the later one must win.
+// Requests are handled one after the other. Otherwise, a load could delete the model
+// that is running, and a slow load could replace the network of a later load.
 let queue = Promise.resolve();
 self.onmessage = ({ data }) => {
   queue = queue.then(() => reply(data));

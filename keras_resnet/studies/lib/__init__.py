@@ -1,12 +1,12 @@
 """Code that all studies share.
 
 program.py  command line of a study
-study.py    `Options`, and `Study`: a claim, its jobs, and the run that tests it
-jobs.py     dataset of a study, and worker processes that measure its jobs
-tables.py   tables: rows as CSV files, and their columns
-report.py   HTML report, and `study.json`, which records how a table was made
-style.py    colours, axes and curves of all figures
-probes.py   measurements on a network: layer responses and gradients
+study.py    `Options` of the command line, and `Study`, an experiment for one claim
+jobs.py     dataset of a study, and worker processes that measure jobs in parallel
+tables.py   result tables: CSV files, and selection of columns and rows
+report.py   HTML report, and `study.json`, which records how the results were made
+style.py    colours, axes and curves that all figures use
+probes.py   layer responses and gradients of a network
 surgery.py  changes to a trained network: removed blocks, pruning, added blocks
 """
 

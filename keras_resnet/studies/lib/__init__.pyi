@@ -7,9 +7,9 @@ from .report import render_page as render_page
 from .study import Options as Options
 from .study import Study as Study
 from .study import Verdict as Verdict
-from .study import make_job_grid as make_job_grid
-from .study import mean_and_deviation as mean_and_deviation
-from .study import plain_and_residual_jobs as plain_and_residual_jobs
+from .study import format_mean as format_mean
+from .study import list_plain_and_residual_jobs as list_plain_and_residual_jobs
+from .study import make_job_lister as make_job_lister
 from .style import COLOURS as COLOURS
 from .style import KINDS as KINDS
 from .style import add_legends as add_legends
@@ -24,8 +24,8 @@ from .surgery import predict_probabilities as predict_probabilities
 from .tables import Row as Row
 from .tables import Rows as Rows
 from .tables import distinct_values as distinct_values
-from .tables import errors_by_epoch as errors_by_epoch
 from .tables import file_stem as file_stem
+from .tables import read_errors as read_errors
 from .tables import read_table as read_table
 from .tables import select_column as select_column
 from .tables import select_runs as select_runs

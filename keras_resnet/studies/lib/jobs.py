@@ -1,4 +1,4 @@
-"""Measures the jobs of a study in worker processes that use one thread each."""
+"""Dataset of a study, and single-threaded worker processes that measure its jobs."""
 
 import concurrent.futures
 import dataclasses
@@ -22,22 +22,22 @@ Measure = Callable[[Row], Rows]
 
 
 @functools.lru_cache(maxsize=1)
-def load_images(name: str, data_dir: str | None = None, count: int = 0) -> "Dataset":
+def load_subset(name: str, data_dir: str | None = None, count: int = 0) -> "Dataset":
     """Loads a dataset or, if `count` is positive, a fixed random subset of it.
 
     The subset has `count` training images and a fifth as many test images.
 
     Raises:
-        InputError: If the dataset does not exist or has fewer images.
+        InputError: If the dataset does not exist, or `count` is below 5 or too large.
     """
     from keras_resnet.data import load_dataset
 
-    images = load_dataset(name, data_dir)
+    dataset = load_dataset(name, data_dir)
     if not count:
-        return images
-    if count > len(images.train) or count < 5:
+        return dataset
+    if count > len(dataset.train) or count < 5:
         raise InputError(
-            f"The number of images must be from 5 to {len(images.train)}, the number of "
+            f"The number of images must be from 5 to {len(dataset.train)}, the number of "
             f"training images of {name}. Received: images={count}"
         )
 
@@ -45,26 +45,26 @@ def load_images(name: str, data_dir: str | None = None, count: int = 0) -> "Data
         indices = np.random.default_rng(0).permutation(len(split))[:size]
         return split.take(np.sort(indices))
 
-    train, test = sample(images.train, count), sample(images.test, count // 5)
-    return dataclasses.replace(images, train=train, test=test)
+    train, test = sample(dataset.train, count), sample(dataset.test, count // 5)
+    return dataclasses.replace(dataset, train=train, test=test)
 
 
-def worker_count(requested: int | None, sequential: bool = False) -> int:
-    """Returns the number of worker processes; 0 means that this process measures.
+def count_workers(requested_count: int | None, sequential: bool = False) -> int:
+    """Returns the number of worker processes; 0 if this process measures the jobs.
 
-    The default is one process if there is a GPU, else one for each CPU. `sequential`
-    limits the number to one.
+    `requested_count` is the value of `--workers`. `None` stands for one worker if there
+    is a GPU, otherwise for one worker per CPU. `sequential` allows at most one worker.
     """
-    if requested is None:
+    if requested_count is None:
         import tensorflow as tf
 
         if tf.config.list_physical_devices("GPU"):
-            requested = 1
+            requested_count = 1
         elif hasattr(os, "sched_getaffinity"):
-            requested = len(os.sched_getaffinity(0))
+            requested_count = len(os.sched_getaffinity(0))
         else:
-            requested = os.cpu_count() or 1
-    return min(requested, 1) if sequential else requested
+            requested_count = os.cpu_count() or 1
+    return min(requested_count, 1) if sequential else requested_count
 
 
 def describe_job(job: Row) -> str:
@@ -77,15 +77,16 @@ def measure_jobs(
 ) -> Iterator[tuple[str, Rows]]:
     """Measures jobs and yields the name and the rows of each job when it is finished.
 
+    If `measure` raises an error, the other jobs are finished before it is raised again.
+
     Args:
         measure: Function that returns the rows of a job. It must be picklable.
         jobs: Jobs by name.
-        workers: Number of worker processes; 0 measures in this process.
+        workers: Number of worker processes; 0 to measure in this process.
 
     Raises:
-        InputError: If a worker process dies, or if a job cannot be measured. In the
-            second case, the other jobs are finished first.
-        FloatingPointError: If a job's loss diverges. The other jobs are finished first.
+        InputError: If a worker process dies, or `measure` raises an InputError.
+        FloatingPointError: If the loss of a job diverges.
     """
     if not workers:
         for name, job in jobs.items():
@@ -114,7 +115,7 @@ def measure_jobs(
             "with --workers=1 to resume with a single process"
         ) from None
     finally:
-        # `terminate` is too weak: training handles SIGTERM as a request to stop later.
+        # Kills the workers, because training would react to SIGTERM only after a while.
         for child in multiprocessing.active_children():
             if child not in earlier_children:
                 child.kill()
@@ -124,7 +125,7 @@ def measure_jobs(
 
 
 def _start_worker() -> None:
-    """Sets up a worker process with one thread that exits silently with its parent."""
+    """Prepares a worker: one thread, no warnings, exit when the parent process exits."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     from keras_resnet.support import import_keras
@@ -132,7 +133,7 @@ def _start_worker() -> None:
     import_keras()
     import tensorflow as tf
 
-    tf.get_logger().setLevel("ERROR")  # Hides warnings about retracing.
+    tf.get_logger().setLevel("ERROR")  # Hides TensorFlow's warnings about retracing.
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
 

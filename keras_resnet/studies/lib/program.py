@@ -1,4 +1,4 @@
-"""Command line of the studies. The flags are the fields of `Options`."""
+"""Command line of the studies. The flags are `--report` and the fields of `Options`."""
 
 import contextlib
 import dataclasses
@@ -8,15 +8,9 @@ from typing import Any
 from absl import flags
 
 from keras_resnet.studies.lib.study import Options, Study, option_to_text
-from keras_resnet.support import (
-    InputError,
-    define_flags,
-    option,
-    read_flags,
-    run_command,
-)
+from keras_resnet.support import InputError, add_flags, option, read_flags, run_command
 
-# Assigns the flags to the calling study, so that --helpshort of the study lists them.
+# Makes absl treat the flags as flags of the calling study, whose `--help` lists them.
 flags.disclaim_key_flags()
 
 
@@ -26,11 +20,12 @@ def run_with_options(
     """Defines and parses the flags, then calls `run`.
 
     Args:
-        run: Function of the user's values for `Options` and the flag `--report`.
-        defaults: Default options shown in the help. `None` if each study has its own.
+        run: Function with two arguments: a dict with the fields of `Options` that the
+            user has set, and whether the user has set `--report`.
+        defaults: Default options shown in `--help`. `None` if they depend on the study.
     """
     flags_class = _make_flags_class(defaults)
-    define_flags(flags_class)
+    add_flags(flags_class)
 
     def main(argv: list[str]) -> None:
         del argv
@@ -45,19 +40,19 @@ def run_with_options(
 
 
 def _make_flags_class(defaults: Options | None) -> type:
-    """Returns a dataclass of all flags, which are `None` unless the user sets them."""
-    report = option(False, "Make the report again from its CSV, without training.")
+    """Returns a dataclass with a field for each flag, whose default is `None`."""
+    report = option(False, "Redraw figure and report from the CSV, without training.")
     fields: list[tuple[str, Any, Any]] = [("report", bool, report)]
     for field in dataclasses.fields(Options):
         default = getattr(defaults or Options(), field.name)
         if default and not defaults and field.name != "output":
-            default = "each study's own"
+            default = "default depends on the study"
         description = field.metadata["description"]
         if default:
             description += f" ({option_to_text(default)})"
-        kind: Any = field.type
-        optional = option(None, description, field.metadata["minimum"])
-        fields.append((field.name, kind | None, optional))
+        field_type: Any = field.type
+        flag_option = option(None, description, field.metadata["minimum"])
+        fields.append((field.name, field_type | None, flag_option))
     return dataclasses.make_dataclass("Flags", fields)
 
 

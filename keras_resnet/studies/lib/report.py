@@ -1,4 +1,4 @@
-"""HTML report of one or several studies, and the record of how a table was made."""
+"""HTML report of one or several studies, and `study.json`, which records a run."""
 
 import base64
 import dataclasses
@@ -8,22 +8,17 @@ import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+from keras_resnet import support
 from keras_resnet.spec import select_known_fields
-from keras_resnet.support import (
-    InputError,
-    describe_machine,
-    find_commit,
-    package_versions,
-    write_json,
-)
+from keras_resnet.support import InputError, write_json
 
-# Version of the format of `study.json`. Files of version 0.1.0 do not contain one.
+# Version of the format of `study.json`. keras_resnet 0.1.0 did not write this number.
 FORMAT = 1
 
-Options = TypeVar("Options")
+OptionsT = TypeVar("OptionsT")
 
-Provenance = dict[str, Any]
-"""Contents of `study.json`: command, options and environment that made a table."""
+StudyRecord = dict[str, Any]
+"""Contents of `study.json`: command, options and software versions of a study."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,40 +26,40 @@ class Section:
     """Section of a report, which describes one study.
 
     Attributes:
-        title: Heading.
+        title: Title of the study.
         claim: The paper's claim and a description of the figure.
-        findings: For each expectation its text, the result, and whether it holds.
-        figure_png: Figure as the content of a PNG file.
-        provenance: Contents of `study.json`.
-        table: Path of the CSV file.
-        budget: Images, depths, seeds and epochs as text.
+        findings: Each expectation with the measured values and whether they confirm it.
+        figure_png: Figure, encoded as PNG.
+        record: Contents of `study.json`.
+        table_path: Path of the CSV file with the measured rows.
+        settings: Dataset, depths, seeds and epochs as text.
     """
 
     title: str
     claim: str
     findings: Sequence[tuple[str, str, bool]]
     figure_png: bytes
-    provenance: Provenance
-    table: str
-    budget: str
+    record: StudyRecord
+    table_path: str
+    settings: str
 
 
-def write_provenance(folder: str, command: str, options: Any) -> Provenance:
+def write_record(folder: str, command: str, options: Any) -> StudyRecord:
     """Writes `study.json` and returns its contents. `options` is a dataclass object."""
-    provenance = {
+    record = {
         "format": FORMAT,
         "command": command,
         "options": dataclasses.asdict(options),
-        "commit": find_commit(),
-        "machine": describe_machine(),
-        "versions": package_versions(),
+        "commit": support.find_commit(),
+        "machine": support.describe_machine(),
+        "versions": support.find_versions(),
     }
-    write_json(os.path.join(folder, "study.json"), provenance)
-    return provenance
+    write_json(os.path.join(folder, "study.json"), record)
+    return record
 
 
-def read_provenance(folder: str, kind: type[Options]) -> tuple[Provenance, Options]:
-    """Returns the contents of `study.json`, and its options as an object of `kind`.
+def read_record(folder: str, cls: type[OptionsT]) -> tuple[StudyRecord, OptionsT]:
+    """Returns the contents of `study.json`, and the options in it as a `cls` object.
 
     Raises:
         InputError: If the file is missing, damaged or written by a newer version.
@@ -72,15 +67,15 @@ def read_provenance(folder: str, kind: type[Options]) -> tuple[Provenance, Optio
     path = os.path.join(folder, "study.json")
     try:
         with open(path, encoding="utf-8") as file:
-            provenance = json.load(file)
-        if (number := provenance.get("format", FORMAT)) <= FORMAT:
-            return provenance, kind(**select_known_fields(kind, provenance["options"]))
+            record = json.load(file)
+        if (version := record.get("format", FORMAT)) <= FORMAT:
+            return record, cls(**select_known_fields(cls, record["options"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
-            f"{path} is missing or damaged. It records how the table in its folder was made"
+            f"{path} is missing or damaged. The file records how a study was run"
         ) from None
     raise InputError(
-        f"{path} has format {number}, from a newer keras_resnet. This version reads up to "
+        f"{path} has format {version}, from a newer keras_resnet. This version reads up to "
         f"format {FORMAT}"
     )
 
@@ -97,11 +92,11 @@ li { margin: .4rem 0 }
 
 
 def render_page(title: str, sections: Sequence[Section]) -> str:
-    """Returns an HTML page with embedded figures, which needs no other file.
+    """Returns an HTML page in which the figures are embedded.
 
-    The page of several sections has a table of contents.
+    If there are several sections, the page starts with a table of contents.
     """
-    several = len(sections) > 1
+    is_combined = len(sections) > 1
     contents = "".join(
         f'<li><a href="#{number}">{html.escape(section.title)}</a>: '
         f"{sum(holds for *_, holds in section.findings)} of "
@@ -113,14 +108,14 @@ def render_page(title: str, sections: Sequence[Section]) -> str:
         '<meta name="viewport" content="width=device-width">\n'
         f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n"
         f"<h1>{html.escape(title)}</h1>\n"
-        + (f"<ol>{contents}</ol>\n" if several else "")
-        + "".join(_render(s, number, several) for number, s in enumerate(sections))
+        + (f"<ol>{contents}</ol>\n" if is_combined else "")
+        + "".join(_render_section(s, i, is_combined) for i, s in enumerate(sections))
         + "</html>\n"
     )
 
 
-def _render(section: Section, number: int, heading: bool) -> str:
-    provenance = section.provenance
+def _render_section(section: Section, number: int, with_h2: bool) -> str:
+    record = section.record
     png = base64.b64encode(section.figure_png).decode()
     findings = "".join(
         f'<li>{html.escape(expected)}<br><span class="{"yes" if holds else "no"}">'
@@ -128,16 +123,15 @@ def _render(section: Section, number: int, heading: bool) -> str:
         for expected, result, holds in section.findings
     )
     settings = (
-        f"{section.budget}; commit {provenance['commit']}, {provenance['machine']}, Keras "
-        f"{provenance['versions'].get('keras')}; table: "
-        f"{os.path.basename(section.table)}"
+        f"{section.settings}; commit {record['commit']}, {record['machine']}, Keras "
+        f"{record['versions'].get('keras')}; table: {os.path.basename(section.table_path)}"
     )
-    title = f'<h2 id="{number}">{html.escape(section.title)}</h2>\n' if heading else ""
+    title = f'<h2 id="{number}">{html.escape(section.title)}</h2>\n' if with_h2 else ""
     return (
         f"<section>\n{title}"
         f'<p><img alt="{html.escape(section.title)}" src="data:image/png;base64,{png}"></p>\n'
         f"<p>{html.escape(section.claim)}</p>\n"
         f"<p>Expected beforehand for every seed, with the results:</p>\n<ul>\n{findings}</ul>\n"
-        f"<pre>{html.escape(provenance['command'])}</pre>\n"
+        f"<pre>{html.escape(record['command'])}</pre>\n"
         f'<p class="about">{html.escape(settings)}</p>\n</section>\n'
     )

@@ -1,9 +1,9 @@
-"""A study: its options, its claim, and the steps from jobs to report.
+"""The class `Study`, an experiment that tests one claim, and its `Options`.
 
-Each study is a module that defines `STUDY`. Worker processes measure its jobs, and the
-rows of each job are written to a separate file, so that an interrupted study resumes.
-The figure and the findings depend on the table alone, so they can be made again
-without training.
+Each study is a module that defines `STUDY`. A study is split into jobs, such as one
+training run each. Worker processes measure the jobs and write the rows of each job to a
+separate CSV file, so that an interrupted study resumes. The rows of all jobs form the
+table of the study. Figure and report are drawn from this table without training.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 
 from keras_resnet.studies.lib import jobs, report, tables
-from keras_resnet.studies.lib.report import Provenance, Section
+from keras_resnet.studies.lib.report import Section, StudyRecord
 from keras_resnet.studies.lib.style import KINDS
 from keras_resnet.studies.lib.tables import Row, Rows, file_stem
 from keras_resnet.support import InputError, option, progress_bar, to_png, write_file
@@ -30,48 +30,48 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Options of a study, which are also its flags."""
+    """Options of a study. Each field is also a flag of the study's command."""
 
-    dataset: str = option("digits", "Dataset whose images have one size; see train.")
-    data_dir: str | None = option(None, "Folder of prepared TFDS datasets.")
+    dataset: str = option("digits", "Dataset name. All images must have equal size.")
+    data_dir: str | None = option(None, "Folder that contains prepared TFDS datasets.")
     images: int = option(
-        0, "Number of training images, plus a fifth for testing; 0 is all.", minimum=0
+        0, "Number of training images, plus a fifth for testing; 0: all.", minimum=0
     )
-    depths: tuple[int, ...] = option((8, 20, 44), "Depths in layers, each 6n+2.")
-    seeds: int = option(3, "Number of runs, which differ in their seed.", minimum=1)
-    epochs: int = option(24, "Epochs of each run; 0: the recipe's number.", minimum=0)
-    recipe: str | None = option(None, "Recipe; default: digits or paper_cifar.")
-    output: str = option("studies", "Folder for all results.")
-    # Each process uses one thread, so that results do not depend on the number of CPUs.
+    depths: tuple[int, ...] = option((8, 20, 44), "Network depths in layers, all 6n+2.")
+    seeds: int = option(3, "Runs per network, each with a different seed.", minimum=1)
+    epochs: int = option(24, "Epochs of each run; 0: as in the recipe.", minimum=0)
+    recipe: str | None = option(None, "Recipe name. Default: depends on the dataset.")
+    output: str = option("studies", "Folder to write all results to.")
+    # Each worker uses one thread, so that results do not depend on the number of CPUs.
     workers: int | None = option(
         None,
-        "Worker processes; default: one for each CPU. 0 uses this process. "
-        "Each takes about 1.2 GB plus activations.",
+        "Number of worker processes. Each needs 1.2 GB plus activations. 0: run all in "
+        "this process. Default: one per CPU, or a single one if there is a GPU.",
         minimum=0,
     )
 
     @property
     def folder(self) -> str:
-        """Folder of all studies of the dataset."""
+        """Folder that contains the results of all studies on the dataset."""
         return os.path.join(
             self.output, file_stem({"": self.dataset, "images": self.images or None})
         )
 
     @property
-    def settings(self) -> Row:
-        """Settings that are part of the name of each run folder and job file."""
+    def name_settings(self) -> Row:
+        """Options that are part of the name of each run folder and job file."""
         return {"epochs": self.epochs or None, "recipe": self.recipe}
 
     @property
     def recipe_name(self) -> str:
-        """Recipe name. Default: `"digits"` for characters, else `"paper_cifar"`."""
+        """`recipe` or, if it is not set, the default recipe for the dataset."""
         from keras_resnet.spec import allows_flips
 
         default = "paper_cifar" if allows_flips(self.dataset) else "digits"
         return self.recipe or default
 
     def describe(self) -> dict[str, str]:
-        """Returns the values that the format string `Study.budget` uses, as text."""
+        """Returns a dict of texts for the format string `Study.settings`."""
         return {
             "images": f"{self.images} training images of " if self.images else "",
             "dataset": self.dataset,
@@ -81,8 +81,8 @@ class Options:
         }
 
     def load(self) -> "Dataset":
-        """Returns the dataset or, if `images` is set, a fixed subset of it."""
-        return jobs.load_images(self.dataset, self.data_dir, self.images)
+        """Loads the dataset or, if `images` is positive, a fixed subset of it."""
+        return jobs.load_subset(self.dataset, self.data_dir, self.images)
 
     def train(
         self,
@@ -93,18 +93,18 @@ class Options:
         folder: str | None = None,
         **changes: Any,
     ) -> str:
-        """Trains a network unless an equal run is complete, and returns its run folder.
+        """Trains a network unless its run folder is complete, and returns the folder.
 
         Args:
-            model: Name of the variant.
+            model: Variant name, such as `"cifar_resnet20"`.
             seed: Random seed of the run.
-            dataset: Dataset to train on. Default: the study's own.
-            folder: Run folder. Default: named after the other arguments.
+            dataset: Dataset to train on. Default: the dataset of these options.
+            folder: Run folder. Its default name consists of the other arguments.
             **changes: Further arguments of `keras_resnet.training.train`.
         """
         from keras_resnet.training import train
 
-        name = file_stem({"": model, **self.settings, **changes, "seed": seed})
+        name = file_stem({"": model, **self.name_settings, **changes, "seed": seed})
         folder = folder or os.path.join(self.folder, "runs", name)
         if "iterations" not in changes:
             changes = {"epochs": self.epochs or None, **changes}
@@ -117,7 +117,7 @@ class Options:
 
 
 Verdict = tuple[str, bool]
-"""Result of an expectation: measured values as text, and whether they confirm it."""
+"""Measured values as text, and whether they confirm an expectation."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,33 +128,33 @@ class Study:
         name: Name of the study's module.
         title: Title of the report.
         claim: The paper's claim with its source, and a description of the figure.
-        expected: Expectations for every seed, stated before the measurement.
-        jobs: Function that lists the jobs. The columns of a job start each of its rows.
+        expectations: Expectations for every seed, stated before the measurement.
+        list_jobs: Function that returns the jobs, which are dicts of column values.
         measure: Function that measures a job, usually in a worker process, and returns
-            the remaining columns of its rows.
-        draw: Function that draws the rows of all jobs.
+            its rows without these columns.
+        draw: Function that draws the figure from the rows of all jobs.
         check_expectations: Function that returns a verdict on each expectation.
         defaults: Default options, for a run of at most ten minutes on two CPU cores.
         min_depth_count: Minimum number of depths to compare.
-        shallowest: Smallest accepted depth.
-        deepest: Largest accepted depth. Networks above 362 layers have sub-models.
-        budget: Format string of settings in the report; see `Options.describe`.
+        min_depth: Minimum depth in layers.
+        max_depth: Maximum depth in layers. Networks above 362 layers have sub-models.
+        settings: Format string for the settings in the report; see `Options.describe`.
         sequential: Whether jobs are measured one at a time, to get comparable times.
     """
 
     name: str
     title: str
     claim: str
-    expected: tuple[str, ...]
-    jobs: Callable[[Options], Rows]
+    expectations: tuple[str, ...]
+    list_jobs: Callable[[Options], Rows]
     measure: Callable[[Options, Row], Rows]
     draw: Callable[[Rows], Figure]
     check_expectations: Callable[[Rows], list[Verdict]]
     defaults: Options = Options()
     min_depth_count: int = 1
-    shallowest: int = 8
-    deepest: int | None = None
-    budget: str = "{images}{dataset}; {depths} layers, {seeds} seeds, {epochs} epochs"
+    min_depth: int = 8
+    max_depth: int | None = None
+    settings: str = "{images}{dataset}; {depths} layers, {seeds} seeds, {epochs} epochs"
     sequential: bool = False
 
     def check_options(self, options: Options) -> Options:
@@ -172,11 +172,11 @@ class Study:
                 f"{self.name} compares at least {self.min_depth_count} depths, such as "
                 f"--depths=14,20. Received: {option_to_text(options.depths)}"
             )
-        deepest = self.deepest or depths[-1]
-        if not self.shallowest <= depths[0] <= depths[-1] <= deepest:
+        max_depth, limit = self.max_depth or depths[-1], self.max_depth or "any depth"
+        if not self.min_depth <= depths[0] <= depths[-1] <= max_depth:
             raise InputError(
-                f"The depths of {self.name} must be from {self.shallowest} to "
-                f"{self.deepest or 'any'}. Received: {option_to_text(options.depths)}"
+                f"The depths of {self.name} must be from {self.min_depth} to {limit}. "
+                f"Received: {option_to_text(options.depths)}"
             )
         if not self.sequential:
             for depth in depths:
@@ -185,91 +185,93 @@ class Study:
                 find_recipe(options.recipe)
             if options.load().shape is None:
                 raise InputError(
-                    "Studies need a dataset whose images have one size, such as digits, "
-                    f"fashion_mnist or cifar10. Received: dataset={options.dataset!r}"
+                    "Studies need a dataset whose images all have the same size, such as "
+                    f"digits or cifar10. Received: dataset={options.dataset!r}"
                 )
         return dataclasses.replace(options, depths=depths)
 
     def run(self, options: Options | None = None, report_only: bool = False) -> Section:
-        """Measures the missing jobs, writes all results and returns a report section.
+        """Runs the study, writes its results and returns a section for a common report.
 
         Args:
             options: Options of the study. Default: `defaults`.
-            report_only: Whether to use the existing table and measure nothing.
+            report_only: Whether to redraw figure and report from an existing table.
 
         Raises:
-            InputError: If an option is invalid or the table is missing.
+            InputError: If an option is invalid, or the table to redraw does not exist.
         """
-        chosen = options or self.defaults
-        folder = os.path.join(chosen.folder, self.name)
-        table = os.path.join(folder, f"{self.name}.csv")
+        opts = options or self.defaults
+        folder = os.path.join(opts.folder, self.name)
+        table_path = os.path.join(folder, f"{self.name}.csv")
         if report_only:
-            rows = tables.read_table(table)
-            provenance, chosen = report.read_provenance(folder, Options)
+            rows = tables.read_table(table_path)
+            record, opts = report.read_record(folder, Options)
         else:
-            chosen = self.check_options(chosen)
+            opts = self.check_options(opts)
             print(f"{self.title}\n{self.claim}\n")
-            for expected in self.expected:
-                print(f"Expected for every seed: {expected}", flush=True)
-            rows = self._measure_jobs(chosen, folder)
-            tables.write_table(table, rows)
-            provenance = report.write_provenance(folder, self.command(chosen), chosen)
+            for expectation in self.expectations:
+                print(f"Expected for every seed: {expectation}", flush=True)
+            rows = self._measure_jobs(opts, folder)
+            tables.write_table(table_path, rows)
+            record = report.write_record(folder, self.format_command(opts), opts)
         try:
-            section = self._make_section(rows, table, provenance, chosen)
+            section = self._make_section(rows, table_path, record, opts)
         except (LookupError, TypeError, ValueError) as error:
             if not report_only:
                 raise
             raise InputError(
-                f"{table} is damaged or belongs to another study ({error!r})"
+                f"{table_path} is damaged or belongs to another study ({error!r})"
             ) from None
         self._publish(section, folder)
         return section
 
     def _measure_jobs(self, options: Options, folder: str) -> Rows:
-        """Returns the rows of all jobs, and measures those that have no file yet."""
-        scratch = os.path.join(folder, "jobs")
-        os.makedirs(scratch, exist_ok=True)
+        """Measures the jobs that have no CSV file, and returns the rows of all jobs."""
+        job_folder = os.path.join(folder, "jobs")
+        os.makedirs(job_folder, exist_ok=True)
         paths = {
-            os.path.join(scratch, f"{file_stem({**job, **options.settings})}.csv"): job
-            for job in self.jobs(options)
+            f"{job_folder}/{file_stem({**job, **options.name_settings})}.csv": job
+            for job in self.list_jobs(options)
         }
-        missing = {p: job for p, job in paths.items() if not tables.is_table(p)}
-        if len(missing) < len(paths):
-            print(f"{len(paths) - len(missing)} of {len(paths)} jobs measured before")
-        workers = min(jobs.worker_count(options.workers, self.sequential), len(missing))
+        new_jobs = {p: job for p, job in paths.items() if not tables.is_table(p)}
+        if len(new_jobs) < len(paths):
+            print(f"{len(paths) - len(new_jobs)} of {len(paths)} jobs measured before")
+        count = min(jobs.count_workers(options.workers, self.sequential), len(new_jobs))
         start = time.monotonic()
-        with progress_bar(self.name, len(missing)) as advance:
+        with progress_bar(self.name, len(new_jobs)) as advance:
             measure = functools.partial(self.measure, options)
-            results = jobs.measure_jobs(measure, missing, workers)
-            for done, (path, rows) in enumerate(results, 1):
-                job = missing[path]
+            results = jobs.measure_jobs(measure, new_jobs, count)
+            for n, (path, rows) in enumerate(results, 1):
+                job = new_jobs[path]
                 tables.write_table(path, [{**job, **row} for row in rows])
-                left = (time.monotonic() - start) * (len(missing) - done) / done / 60
-                finished = f"{done}/{len(missing)}: {jobs.describe_job(job)}"
-                print(f"{finished}; about {left:.1f} min left", flush=True)
+                minutes = (time.monotonic() - start) * (len(new_jobs) - n) / n / 60
+                progress = f"{n}/{len(new_jobs)}: {jobs.describe_job(job)}"
+                print(f"{progress}; about {minutes:.1f} min left", flush=True)
                 advance()
         return [row for path in paths for row in tables.read_table(path)]
 
     def _make_section(
-        self, rows: Rows, table: str, provenance: Provenance, options: Options
+        self, rows: Rows, path: str, record: StudyRecord, options: Options
     ) -> Section:
-        pairs = zip(self.expected, self.check_expectations(rows), strict=True)
-        findings = [(expected, result, holds) for expected, (result, holds) in pairs]
-        png, budget = to_png(self.draw(rows)), self.budget.format(**options.describe())
-        return Section(self.title, self.claim, findings, png, provenance, table, budget)
+        pairs = zip(self.expectations, self.check_expectations(rows), strict=True)
+        findings = [(text, result, holds) for text, (result, holds) in pairs]
+        settings = self.settings.format(**options.describe())
+        png = to_png(self.draw(rows))
+        return Section(self.title, self.claim, findings, png, record, path, settings)
 
     def _publish(self, section: Section, folder: str) -> None:
         write_file(os.path.join(folder, f"{self.name}.png"), section.figure_png)
-        page = os.path.join(folder, "report.html")
-        write_file(page, report.render_page(self.title, [section]))
-        print(f"\n{self.title}: {section.budget}")
-        for expected, result, holds in section.findings:
-            verdict = "Confirmed" if holds else "NOT confirmed"
-            print(f"{verdict}: {expected}\n    {result}")
-        print(f"Report: {page}", flush=True)
+        report_path = os.path.join(folder, "report.html")
+        write_file(report_path, report.render_page(self.title, [section]))
+        print(f"\n{self.title}: {section.settings}")
+        for expectation, result, holds in section.findings:
+            print(
+                f"{'Confirmed' if holds else 'NOT confirmed'}: {expectation}\n    {result}"
+            )
+        print(f"Report: {report_path}", flush=True)
 
-    def command(self, options: Options) -> str:
-        """Returns the command line that runs this study with these options."""
+    def format_command(self, options: Options) -> str:
+        """Returns the shell command that runs this study with the options."""
         command = ["python", "-m", f"keras_resnet.studies.{self.name}"]
         for name, value in vars(options).items():
             if value != getattr(self.defaults, name):
@@ -277,32 +279,33 @@ class Study:
         return shlex.join(command)
 
 
-def make_job_grid(**columns: Iterable[Any] | None) -> Callable[[Options], Rows]:
-    """Returns a function that lists one job for each combination of column values.
+def make_job_lister(**columns: Iterable[Any] | None) -> Callable[[Options], Rows]:
+    """Returns a function for `Study.list_jobs`.
 
-    For `depth` and `seed`, `None` stands for the values in the options.
+    The function lists one job for each combination of the values in `columns`. `None`,
+    which is accepted for `depth` and `seed`, stands for the values in the options.
     """
 
-    def jobs(options: Options) -> Rows:
+    def list_jobs(options: Options) -> Rows:
         values: dict[str, Any] = {"seed": range(options.seeds), "depth": options.depths}
         values |= {name: v for name, v in columns.items() if v is not None}
         combinations = itertools.product(*values.values())
         rows = [dict(zip(values, row, strict=True)) for row in combinations]
         return [{name: row[name] for name in columns} for row in rows]
 
-    return jobs
+    return list_jobs
 
 
-plain_and_residual_jobs = make_job_grid(kind=KINDS, depth=None, seed=None)
+list_plain_and_residual_jobs = make_job_lister(kind=KINDS, depth=None, seed=None)
 
 
 def option_to_text(value: Any) -> str:
-    """Returns an option's value in the syntax of its flag."""
+    """Returns the value of an option as it is written on the command line."""
     return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
-def mean_and_deviation(values: Iterable[float], unit: str = " %") -> str:
-    """Formats mean and standard deviation, such as `4.2 ± 0.3 % (n = 3)`."""
+def format_mean(values: Iterable[float], unit: str = " %") -> str:
+    """Formats mean and sample standard deviation, such as `4.2 ± 0.3 % (n = 3)`."""
     values = list(map(float, values))
     deviation = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.3g}{deviation}{unit} (n = {len(values)})"

@@ -1,4 +1,4 @@
-"""Common style of all figures, similar to the paper's and legible in print."""
+"""Common style of all figures: legible in print and similar to the paper's figures."""
 
 import itertools
 from collections.abc import Iterable, Sequence
@@ -8,14 +8,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-Value = TypeVar("Value")
-Values = Sequence[float] | np.ndarray
+Item = TypeVar("Item")
+Floats = Sequence[float] | np.ndarray
 
-# Colours by Okabe and Ito, which colour-blind readers can distinguish. They are ordered
-# from dark to light, so that the order is also visible in black and white.
+# Palette by Okabe and Ito, which colour-blind readers can distinguish. The colours are
+# ordered from dark to light, so that curves also differ in a black-and-white print.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
-# Label and colour of each kind of network. The keys are parts of variant names.
+# Label and colour by kind of network. The keys are parts of the variant names.
 KINDS = {"plain": ("plain", "#D55E00"), "res": ("residual", "#0072B2")}
 
 
@@ -26,17 +26,15 @@ def new_figure(
     height: float = 3.6,
     share_y: bool = False,
 ) -> tuple[Figure, np.ndarray]:
-    """Makes a figure with one column of axes for each title, in one or several rows.
+    """Makes a figure with a grid of axes, which has one column for each title.
 
-    `width` and `height` are the size of each axes in inches. With `share_y`, the axes
-    of a row share their y axis. Returns the figure and its axes, which have the shape
-    (titles,) for a single row, else (rows, titles).
+    Each axes is `width` inches wide and `height` inches high. `share_y` makes all axes
+    of a row use one y scale. Returns the figure and an array of its axes, which has the
+    shape (rows, titles), or (titles,) if there is a single row.
     """
     columns = len(titles)
     figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    axes = figure.subplots(
-        rows, columns, sharey="row" if share_y else False, squeeze=False
-    )
+    axes = figure.subplots(rows, columns, sharey=share_y and "row", squeeze=False)
     for panel, title in zip(axes[0], titles, strict=True):
         panel.set_title(title, fontsize=10)
     for panel in axes.flat:
@@ -45,29 +43,30 @@ def new_figure(
     return figure, axes if rows > 1 else axes[0]
 
 
-def pair_with_colours(values: Iterable[Value]) -> list[tuple[Value, str]]:
-    """Pairs each value with a colour; colours repeat if there are more values."""
+def pair_with_colours(values: Iterable[Item]) -> list[tuple[Item, str]]:
+    """Pairs each value with one of `COLOURS`, which repeat after the last colour."""
     return list(zip(values, itertools.cycle(COLOURS), strict=False))
 
 
 def draw_curves(
     axes: Axes,
     x: Sequence[float] | None,
-    runs: Sequence[Values] | np.ndarray,
+    runs: Sequence[Floats] | np.ndarray,
     label: str | None,
     colour: str,
-    training: bool = False,
+    dashed: bool = False,
 ) -> None:
-    """Draws the mean of `runs`, (runs, points), and a band from minimum to maximum.
+    """Draws the mean curve of several runs, and a band from their minimum to maximum.
 
-    `x`, (points,), defaults to 1, 2, 3 and so on. If `training` is true, the line is
-    thin and dashed, like the training errors in the paper's figures.
+    `runs` has the shape (runs, points). `x` contains the positions of the points, by
+    default 1, 2, 3 and so on. If `dashed` is true, the curve is thin and dashed, as
+    training errors are in the paper's figures.
     """
     runs = np.asarray(runs, float)
     if x is None:
         x = range(1, runs.shape[1] + 1)
         axes.locator_params("x", integer=True)
-    style: dict[str, Any] = {"ls": "--", "lw": 1} if training else {"ls": "-", "lw": 2}
+    style: dict[str, Any] = {"ls": "--", "lw": 1} if dashed else {"ls": "-", "lw": 2}
     axes.plot(x, runs.mean(axis=0), color=colour, label=label, **style)
     if len(runs) > 1:
         low, high = runs.min(axis=0), runs.max(axis=0)
@@ -77,24 +76,24 @@ def draw_curves(
 def draw_points(
     axes: Axes,
     x: Sequence[float] | Sequence[str],
-    runs: Sequence[Values],
+    runs: Sequence[Floats],
     label: str,
     colour: str,
-    line: str = "-",
+    ls: str = "-",
 ) -> None:
     """Draws the mean of several runs at each position, and each run as a small dot.
 
-    The positions `x` are numbers or names. `line` is the line style between the means,
-    which is empty if the positions have no order.
+    `x` contains the positions, which are numbers or names, and `runs` the values of all
+    runs for each position. `ls` is the style of the line through the means, if any.
     """
     means = [np.mean(values) for values in runs]
-    axes.plot(x, means, color=colour, marker="o", ls=line, label=label)
+    axes.plot(x, means, color=colour, marker="o", ls=ls, label=label)
     for position, values in zip(x, runs, strict=True):
         positions: list[Any] = [position] * len(values)
         axes.plot(positions, values, ".", color=colour, alpha=0.4, ms=5)
 
 
 def add_legends(*axes: Axes, **options: Any) -> None:
-    """Adds a legend without a frame to each of the axes."""
+    """Adds a frameless legend to each axes. `options` are passed to `Axes.legend`."""
     for panel in axes:
         panel.legend(frameon=False, fontsize=8, title_fontsize=8, **options)

@@ -1,7 +1,7 @@
-"""Changes to a trained network: blocks are removed, swapped or added, weights pruned.
+"""Changes to a trained network: removed, swapped or added blocks, and pruned weights.
 
-The functions need a network of this package whose blocks end in a rectifier. Networks
-of sub-models (the deepest ones, see `keras_resnet.nets.resnet`) cannot be cut.
+The functions need a network of this package whose blocks end in a ReLU. They cannot
+change networks of sub-models, which are the deepest ones (`keras_resnet.nets.resnet`).
 """
 
 import itertools
@@ -11,39 +11,39 @@ from collections.abc import Collection, Iterable
 import keras
 import numpy as np
 
-from keras_resnet.nets import flat_layers
+from keras_resnet.nets import list_layers
 from keras_resnet.studies.lib.tables import Rows
 from keras_resnet.zoo import ResNet
 
 BATCH = 100  # Number of images in a batch.
 
-# Models by name. The input of each is the output of the one before it.
+# Models by name, in execution order. Each model reads the output of the one before.
 Parts = dict[str, keras.Model]
 
 
 def cut_into_parts(network: keras.Model) -> Parts:
-    """Cuts a network before and after each block.
+    """Cuts a network into parts: the stem, each block and the head.
 
-    The parts are named `"stem"`, after each block, such as `"conv2_block1"`, and
-    `"head"`. They share the layers of the network.
+    The names of the parts are `"stem"`, the names of the blocks, such as
+    `"conv2_block1"`, and `"head"`. The parts share their layers with the network.
     """
-    outs = [layer for layer in network.layers if layer.name.endswith("_out")]
-    inner = {layer.name.removesuffix("_out"): layer.output for layer in outs}
-    first = network.get_layer("conv2_block1_1_conv").input
-    ends = {"stem": first, **inner, "head": network.output}
-    begins = (network.input, *ends.values())
-    pairs = zip(ends, begins, strict=False)
-    return {name: keras.Model(begin, ends[name]) for name, begin in pairs}
+    last_layers = [layer for layer in network.layers if layer.name.endswith("_out")]
+    block_outputs = {x.name.removesuffix("_out"): x.output for x in last_layers}
+    stem_output = network.get_layer("conv2_block1_1_conv").input
+    outputs = {"stem": stem_output, **block_outputs, "head": network.output}
+    inputs = (network.input, *outputs.values())
+    names_and_inputs = zip(outputs, inputs, strict=False)
+    return {name: keras.Model(x, outputs[name]) for name, x in names_and_inputs}
 
 
 def find_removable_blocks(parts: Parts) -> list[str]:
-    """Returns the names of the blocks whose output has the shape of their input."""
+    """Returns the names of the blocks whose input and output have the same shape."""
     names = [name for name in parts if "_block" in name]
     return [n for n in names if parts[n].input_shape == parts[n].output_shape]
 
 
 def remove_blocks(parts: Parts, names: Collection[str]) -> Parts:
-    """Returns the parts without some blocks. The next part reads their input."""
+    """Returns the parts except the named blocks, whose input passes on unchanged."""
     return {name: part for name, part in parts.items() if name not in names}
 
 
@@ -54,15 +54,15 @@ def swap_blocks(parts: Parts, first: str, second: str) -> Parts:
 
 
 def predict_probabilities(parts: Parts, images: np.ndarray) -> np.ndarray:
-    """Returns the predicted probabilities in inference mode, float32, (n, classes).
+    """Returns the probabilities that a network predicts, float32, (n, classes).
 
-    `parts` come from `cut_into_parts`; for a whole network, they are `{"": network}`.
+    `parts` is the result of `cut_into_parts`, or `{"": network}` for a whole network.
     `images` are uint8, (n, height, width, channels).
     """
     outputs = []
-    for begin in range(0, len(images), BATCH):
-        x = images[begin : begin + BATCH].astype(np.float32)
-        # `predict` would compile each part again for each lesion.
+    for start in range(0, len(images), BATCH):
+        x = images[start : start + BATCH].astype(np.float32)
+        # Parts are called directly, because `predict` would compile them every time.
         for part in parts.values():
             x = part(x, training=False)
         outputs.append(keras.ops.convert_to_numpy(x))
@@ -70,34 +70,36 @@ def predict_probabilities(parts: Parts, images: np.ndarray) -> np.ndarray:
 
 
 def error_rate(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the error in % of probabilities, (n, classes), given labels, (n,)."""
+    """Returns the error in %, from probabilities (n, classes) and true labels (n,)."""
     return 100 * float(np.mean(outputs.argmax(axis=1) != labels))
 
 
 def get_kernels(network: keras.Model) -> list[np.ndarray]:
-    """Returns the kernels of all convolutions in network order."""
-    return [keras.ops.convert_to_numpy(c.kernel) for c in _convolutions(network)]
+    """Returns the kernels of all convolutions, in the order of the layers."""
+    return [keras.ops.convert_to_numpy(c.kernel) for c in _list_convs(network)]
 
 
 def prune(network: keras.Model, fraction: float) -> keras.Model:
-    """Returns a copy whose smallest convolution weights, a `fraction`, are zero."""
-    copy = keras.models.clone_model(network)
-    copy.set_weights(network.get_weights())
-    sizes = np.sort(np.concatenate([np.abs(k).ravel() for k in get_kernels(network)]))
-    count = round(fraction * len(sizes))
-    limit = sizes[count - 1] if count else -1.0
-    for layer, kernel in zip(_convolutions(copy), get_kernels(network), strict=True):
-        layer.kernel.assign(np.where(np.abs(kernel) > limit, kernel, 0))
-    return copy
+    """Returns a copy of a network in which a fraction of the kernel weights are zero.
+
+    The weights with the smallest magnitudes among all convolutions are set to zero.
+    """
+    pruned = keras.models.clone_model(network)
+    pruned.set_weights(network.get_weights())
+    magnitudes = np.sort(np.hstack([np.abs(k).ravel() for k in get_kernels(network)]))
+    count = round(fraction * len(magnitudes))
+    threshold = magnitudes[count - 1] if count else -1.0
+    for layer, kernel in zip(_list_convs(pruned), get_kernels(network), strict=True):
+        layer.kernel.assign(np.where(np.abs(kernel) > threshold, kernel, 0))
+    return pruned
 
 
-def _convolutions(network: keras.Model) -> list[keras.layers.Conv2D]:
-    layers = flat_layers(network)
-    return [layer for layer in layers if isinstance(layer, keras.layers.Conv2D)]
+def _list_convs(network: keras.Model) -> list[keras.layers.Conv2D]:
+    return [x for x in list_layers(network) if isinstance(x, keras.layers.Conv2D)]
 
 
 def rank_fraction(kernel: np.ndarray) -> float:
-    """Returns the smallest fraction of directions that hold 90 % of a kernel's energy.
+    """Returns the smallest fraction of singular values with 90 % of a kernel's energy.
 
     The kernel, (height, width, inputs, outputs), is reshaped to a matrix with a column
     for each output channel. Its energy is the sum of the squared singular values.
@@ -105,7 +107,7 @@ def rank_fraction(kernel: np.ndarray) -> float:
     matrix = np.reshape(kernel, (-1, kernel.shape[-1]))
     squares = np.linalg.svd(matrix, compute_uv=False) ** 2
     energy = np.cumsum(squares) / squares.sum()
-    # The tolerance prevents rounding errors from adding a direction.
+    # The tolerance prevents rounding errors from adding a singular value.
     return (1 + int(np.searchsorted(energy, 0.9 - 1e-6))) / len(squares)
 
 
@@ -116,27 +118,27 @@ def measure_lesions(
     percentages: Iterable[float],
     seed: int,
 ) -> Rows:
-    """Measures the error of a network after different lesions, and ranks of kernels.
+    """Measures the error of a network after lesions, and the ranks of its kernels.
 
     Args:
         network: Trained network.
         images: Test images, uint8, (n, height, width, channels).
         labels: Class indices, (n,).
-        percentages: Percentages of the smallest weights to set to zero.
+        percentages: Percentages of weights to prune.
         seed: Random seed of the untrained kernels.
 
     Returns:
-        Rows with the columns `what`, `at` and `percent`. For most values of `what`,
-        `percent` is the test error: "intact"; "removed", without block number `at`;
-        "swapped", with block `at` and the next one exchanged; "first", without the `at`
-        least harmful blocks; "pruned", with the smallest `at` % of the weights zeroed.
-        For "rank" it is the percentage of directions that hold 90 % of the energy of
-        kernel number `at`, for "untrained" that of a random kernel of the same shape.
+        Rows with the columns `what`, `at` and `percent`. `percent` is the test error of
+        the network without a lesion ("intact"), without block number `at` ("removed"),
+        with block number `at` and the next block swapped ("swapped"), without the `at`
+        blocks whose removal costs least ("first"), or with the smallest `at` % of the
+        weights set to zero ("pruned"). In the rows "rank" and "untrained", it is
+        `rank_fraction` in % of kernel number `at`, and of a random kernel of its shape.
     """
     parts = cut_into_parts(network)
     rows: Rows = []
     numbers = {name: number for number, name in enumerate(parts)}
-    names, random = find_removable_blocks(parts), np.random.default_rng(seed)
+    names, rng = find_removable_blocks(parts), np.random.default_rng(seed)
 
     def add_row(what: str, at: float, percent: float) -> float:
         rows.append({"what": what, "at": at, "percent": percent})
@@ -146,36 +148,36 @@ def measure_lesions(
         return error_rate(predict_probabilities(parts, images), labels)
 
     add_row("intact", 0, error(parts))
-    harm = {
+    error_by_block = {
         name: add_row("removed", numbers[name], error(remove_blocks(parts, [name])))
         for name in names
     }
     for first, second in itertools.pairwise(names):
         if parts[first].input_shape == parts[second].input_shape:
             add_row("swapped", numbers[first], error(swap_blocks(parts, first, second)))
-    order = sorted(names, key=harm.__getitem__)
-    for count in range(1, len(order) + 1):
-        add_row("first", count, error(remove_blocks(parts, order[:count])))
+    ranked_names = sorted(names, key=error_by_block.__getitem__)
+    for count in range(1, len(ranked_names) + 1):
+        add_row("first", count, error(remove_blocks(parts, ranked_names[:count])))
     for percentage in percentages:
         add_row("pruned", percentage, error({"": prune(network, percentage / 100)}))
     for number, kernel in enumerate(get_kernels(network), 1):
-        untrained = random.normal(size=kernel.shape)  # The scale is irrelevant.
+        random_kernel = rng.normal(size=kernel.shape)  # The rank ignores the scale.
         add_row("rank", number, 100 * rank_fraction(kernel))
-        add_row("untrained", number, 100 * rank_fraction(untrained))
+        add_row("untrained", number, 100 * rank_fraction(random_kernel))
     return rows
 
 
 def deepen(shallow: keras.Model, model: str) -> keras.Model:
-    """Builds a deeper network from a shallow one by appending blocks of zeros.
+    """Builds a deeper network from a shallow one by adding blocks to each stage.
 
-    Each stage starts with the blocks of the shallow network. In the blocks added behind
-    them, gamma and beta of the last batch normalisation are zero. With a shortcut, such
-    a block returns its input exactly, since the input is not negative and passes the
-    rectifier after the sum. Without a shortcut, the block always returns zeros.
+    Each stage starts with the blocks of the shallow network. In the added blocks, gamma
+    and beta of the last batch normalisation are zero, so the residual branch is zero.
+    With a shortcut, such a block returns its input exactly, because the input is not
+    negative and passes the final ReLU. Without a shortcut, the block returns zeros.
 
     Args:
         shallow: Trained network of basic blocks.
-        model: Name of a variant with more blocks in its stages.
+        model: Name of a variant with more blocks per stage.
     """
     deep = ResNet(
         model,
@@ -189,6 +191,6 @@ def deepen(shallow: keras.Model, model: str) -> keras.Model:
         elif re.fullmatch(r"conv\d+_block\d+_2_bn", layer.name):
             layer.gamma.assign(np.zeros(layer.gamma.shape))
             layer.beta.assign(np.zeros(layer.beta.shape))
-    # `origin` describes the first layer and the classes, which stay the same.
+    # `origin` describes the first layer and the classes, which both networks share.
     deep.origin = getattr(shallow, "origin", None)
     return deep

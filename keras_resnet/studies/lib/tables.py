@@ -1,4 +1,4 @@
-"""Tables of studies: lists of dicts, stored as CSV files."""
+"""Result tables of studies. A table is a list of dicts and is stored as a CSV file."""
 
 import csv
 import os
@@ -8,15 +8,15 @@ from typing import Any
 
 from keras_resnet.support import InputError, StrPath, to_csv, write_file
 
-# Values are int, float or str. The type of a column depends on the study.
+# Dict from column names to values, which are int, float or str.
 Row = dict[str, Any]
 Rows = list[Row]
 
 
 def file_stem(settings: Mapping[str, Any]) -> str:
-    """Returns a file name from settings, such as `resnet8-epochs-24-seed-0`.
+    """Returns a file name without extension, such as `resnet8-epochs-24-seed-0`.
 
-    Settings that are `None` are omitted.
+    It consists of the names and values in `settings`, except values that are `None`.
     """
     settings = {name: value for name, value in settings.items() if value is not None}
     parts = [f"{name}-{value}".strip("-") for name, value in settings.items()]
@@ -24,12 +24,12 @@ def file_stem(settings: Mapping[str, Any]) -> str:
 
 
 def write_table(path: StrPath, rows: Rows) -> None:
-    """Writes rows as a CSV file. Columns that are missing in a row are empty."""
+    """Writes rows as a CSV file. A column that a row does not have is left empty."""
     write_file(path, to_csv(rows))
 
 
 def read_table(path: StrPath) -> Rows:
-    """Reads a file that `write_table` wrote. Numeric texts become int or float.
+    """Reads a file that `write_table` wrote, and converts numbers to int or float.
 
     Raises:
         InputError: If the file is missing, empty or damaged.
@@ -42,8 +42,7 @@ def read_table(path: StrPath) -> Rows:
             ]
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(
-            f"The table {path} cannot be read "
-            f"({getattr(error, 'strerror', None) or error})"
+            f"The table {path} cannot be read ({getattr(error, 'strerror', None) or error})"
         ) from None
     if not rows:
         raise InputError(f"The table {path} is empty")
@@ -59,22 +58,22 @@ def is_table(path: StrPath) -> bool:
 
 
 def _parse_value(text: str) -> int | float | str:
-    for kind in (int, float):
+    for number_type in (int, float):
         try:
-            return kind(text)
-        except (ValueError, TypeError):  # The text is `None` if the row is too short.
+            return number_type(text)
+        except (ValueError, TypeError):  # `text` is `None` if a column is missing.
             continue
     return text
 
 
 def select_column(rows: Rows, column: str, **where: Any) -> list[Any]:
-    """Returns the values of a column in the rows with the values of `where`."""
+    """Returns the values of a column in the rows that match `where`, such as `seed=0`."""
     conditions = where.items()
     return [row[column] for row in rows if all(row[k] == v for k, v in conditions)]
 
 
 def select_runs(rows: Rows, column: str, **where: Any) -> list[list[Any]]:
-    """Returns a list for each seed, with the values that `select_column` returns."""
+    """Returns the values that `select_column` returns, as a list for each seed."""
     seeds = distinct_values(rows, "seed")
     return [select_column(rows, column, seed=seed, **where) for seed in seeds]
 
@@ -84,11 +83,11 @@ def distinct_values(rows: Rows, column: str) -> list[Any]:
     return sorted({row[column] for row in rows})
 
 
-def errors_by_epoch(folder: StrPath) -> Rows:
-    """Returns `epoch`, `training_error` and `test_error` in % for all epochs of a run.
+def read_errors(folder: StrPath) -> Rows:
+    """Returns the `training_error` and `test_error` in % after each epoch of a run.
 
-    As in the paper's figures, the training error is measured on augmented images while
-    the weights change.
+    As in the paper's figures, the training error is measured on augmented batches while
+    the weights change. `folder` is the run folder.
     """
     return [
         {

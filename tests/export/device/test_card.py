@@ -1,4 +1,4 @@
-"""MODEL_CARD.md and the printed tables, for manifests defined in this file."""
+"""MODEL_CARD.md and printed tables for a manifest that this file defines."""
 
 import copy
 
@@ -19,8 +19,8 @@ ARTIFACT = {
     "difference": 0.0418,
     "latency_ms": 0.075,
 }
-PAGE = {"path": "web", "runtime": None, "note": "", "bytes": 2_000_000}
-RUN = RunSpec(
+WEB_ARTIFACT = {"path": "web", "runtime": None, "note": "", "bytes": 2_000_000}
+RUN_SPEC = RunSpec(
     model="plainnet20", shortcut="none", stride_on="1x1", weights=None, freeze=(),
     dataset="folder:flowers", images=(2, 1), input_shape=(8, 8, 3),
     recipe_name="digits", recipe=RECIPES["digits"], execution=Execution(), seed=7,
@@ -45,7 +45,7 @@ def make_manifest(provenance):
         },
         "machine": "Linux",
         "calibration": None,
-        "artifacts": {"int8": ARTIFACT, "web": PAGE},
+        "artifacts": {"int8": ARTIFACT, "web": WEB_ARTIFACT},
         "files": {},
     }  # fmt: skip
 
@@ -54,10 +54,10 @@ def make_manifest(provenance):
     ("provenance", "lines"),
     [
         (
-            Provenance("plainnet20", run=RUN),
+            Provenance("plainnet20", run=RUN_SPEC),
             [
                 "Plain network with 2 classes, trained on folder:flowers by keras_resnet.",
-                f"| recipe | digits: {RUN.recipe.epochs} epochs of sgd, ",
+                f"| recipe | digits: {RUN_SPEC.recipe.epochs} epochs of sgd, ",
                 "| random seed | 7 |",
                 "keras_resnet itself is Apache-2.0",
             ],
@@ -92,7 +92,7 @@ def test_card_lists_artifacts_and_classes():
     assert "covers 16x16 pixels" in text
 
 
-def test_printed_tables():
+def test_printed_tables_are_rounded():
     manifest = make_manifest(Provenance("net", "net.pth"))
     lines = [
         " ".join(line.split()) for line in card.format_summary(manifest).splitlines()
@@ -107,8 +107,10 @@ def test_printed_tables():
         "artifact": "int8", "threads": 2, "batch": 16, "median_ms": 0.075,
         "p95_ms": 1.239, "images_per_s": 8780.66, "peak_mib": 818.4, "start_ms": 43.2,
     }  # fmt: skip
-    measured = copy.deepcopy(manifest) | {"latency": {"machine": "M", "rows": [row]}}
-    assert " ".join(card.format_latency(measured).splitlines()[1].split()) == (
+    measured_manifest = copy.deepcopy(manifest) | {
+        "latency": {"machine": "M", "rows": [row]}
+    }
+    assert " ".join(card.format_latency(measured_manifest).splitlines()[1].split()) == (
         "int8 2 16 0.07 1.24 8780.7 818 43 0.09"
     )
-    assert card.format_latency(measured) in card.format_card(measured)
+    assert card.format_latency(measured_manifest) in card.format_card(measured_manifest)

@@ -20,12 +20,13 @@ from keras_resnet.evaluation.classifier import load_classifier
 from keras_resnet.spec import Provenance
 from keras_resnet.weights import registry
 
-# Class names with commas, several kinds of line break, a backslash, other scripts, NUL,
-# a byte of a file name that is not valid UTF-8, and duplicates.
+# Class names that contain commas, several kinds of line break, a backslash, other
+# scripts, NUL, and a byte that is not valid UTF-8. Two names are equal.
 CLASSES = (
     "zero, nought", "a\nb", "a\\nb", "zwei\u2028drei", "crane", "crane", "crane (2)",
     "鶴\0", "\udcff", " ß ",
 )  # fmt: skip
+# Lines of the label file for the class names in CLASSES.
 LABELS = (
     "zero, nought", "a\\nb", "a\\nb (2)", "zwei\\u2028drei", "crane", "crane (3)",
     "crane (2)", "鶴\\x00", "\\udcff", " ß ",
@@ -33,48 +34,51 @@ LABELS = (
 FORMATS = ("float32", "int8")
 
 
-def convert(classifier, folder, calibration):
-    """Writes files with metadata; returns the contents without metadata by format."""
+def write_files(classifier, folder, calibration):
+    """Writes `.tflite` files with metadata to a folder.
+
+    Returns a dict from formats to the bytes of the files before metadata were added.
+    """
     contents = {}
     for format in FORMATS:
         row = tflite.TFLITE_FORMATS[format]
-        static = str(folder / row.pixel_dtype)
-        saved_model.write_static_model(classifier, static, row.pixel_dtype)
-        contents[format] = tflite.convert_to_tflite(static, row, calibration)
+        static_dir = str(folder / row.pixel_dtype)
+        saved_model.write_static_model(classifier, static_dir, row.pixel_dtype)
+        contents[format] = tflite.convert_to_tflite(static_dir, row, calibration)
         content = metadata.add_metadata(contents[format], classifier)
         (folder / f"{format}.tflite").write_bytes(content)
     return contents
 
 
 @pytest.fixture(scope="module")
-def in_colour(trained_run, digits, tmp_path_factory):
-    """Classifier of RGB images, its files without metadata, and a folder of its files.
+def colour_files(trained_run, digits, tmp_path_factory):
+    """Classifier of RGB images, the dict from `write_files`, and the files' folder.
 
     The network reads only the red channel.
     """
-    run = load_classifier(str(trained_run))
+    grey_classifier = load_classifier(str(trained_run))
     image = keras.Input((8, 8, 3), dtype="uint8", name="image")
     classifier = dataclasses.replace(
-        run,
-        model=keras.Model(image, run.model(image[..., :1])),
+        grey_classifier,
+        model=keras.Model(image, grey_classifier.model(image[..., :1])),
         classes=CLASSES,
         preprocessing=Preprocessing(8, 8, 3),
         provenance=Provenance("net", publisher="Kranich & Söhne", licence="Apache-2.0"),
     )
     folder = tmp_path_factory.mktemp("in_colour")
-    calibration = colour(digits.train.images[:100])
-    return classifier, convert(classifier, folder, calibration), folder
+    calibration = make_rgb_images(digits.train.images[:100])
+    return classifier, write_files(classifier, folder, calibration), folder
 
 
-def colour(images):
-    """Returns RGB images with the digit in red and other digits in green and blue."""
+def make_rgb_images(images):
+    """Returns RGB images with the digit in red, and other digits in green and blue."""
     channels = (images, np.roll(images, 1, axis=0), np.roll(images, 2, axis=0))
     return np.concatenate(channels, axis=-1)
 
 
 @pytest.fixture(scope="module")
 def mp():
-    """The package `mediapipe`, after its first image has loaded shared libraries."""
+    """The package `mediapipe`. Its first image loads the shared libraries."""
     mediapipe = pytest.importorskip("mediapipe", reason="needs the extra mediapipe")
     try:
         mediapipe.Image(mediapipe.ImageFormat.SRGB, np.zeros((1, 1, 3), np.uint8))
@@ -83,23 +87,23 @@ def mp():
     return mediapipe
 
 
-def test_labels():
+def test_labels_are_unique_and_escaped():
     assert make_label_lines(CLASSES) == LABELS
     assert make_label_lines(["crane"] * 3) == ("crane", "crane (2)", "crane (3)")
     names = registry.class_names("imagenet")
     assert make_label_lines(names) == names
 
 
-def test_labels_are_a_line_each_in_every_client():
-    # These ranges include all line breaks and all characters that UTF-8 cannot encode.
+def test_every_label_is_one_line_for_every_client():
+    # The ranges include every line break and every character that UTF-8 cannot encode.
     lines = make_label_lines(map(chr, [*range(0x3000), *range(0xD800, 0xE000)]))
     assert len(set(lines)) == len(lines) == 0x3800
     text = "".join(f"{line}\n" for line in lines).encode()
     assert len(text.decode().splitlines()) == len(text.split(b"\n")) - 1 == len(lines)
 
 
-def test_the_label_file_is_appended_to_the_model(in_colour):
-    classifier, plain, folder = in_colour
+def test_the_label_file_is_appended_to_the_model(colour_files):
+    classifier, originals, folder = colour_files
     for format in FORMATS:
         content = (folder / f"{format}.tflite").read_bytes()
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -107,21 +111,21 @@ def test_the_label_file_is_appended_to_the_model(in_colour):
             assert entry.filename == "labels.txt"
             assert entry.compress_type == zipfile.ZIP_STORED
             assert archive.read(entry).decode().splitlines() == list(LABELS)
-        # The same model gives the same file.
-        assert metadata.add_metadata(plain[format], classifier) == content
+        # Adding metadata again gives the same bytes.
+        assert metadata.add_metadata(originals[format], classifier) == content
 
 
-def test_the_model_is_the_same(in_colour):
-    """Metadata change neither the model nor its outputs, and weights are aligned."""
-    _, plain, folder = in_colour
+def test_metadata_do_not_change_the_model(colour_files):
+    """The model and its outputs are unchanged, and buffers are aligned to 16 bytes."""
+    _, originals, folder = colour_files
     images = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8, 3), np.uint8)
     for format in FORMATS:
         content = (folder / f"{format}.tflite").read_bytes()
-        before = schema.Model.GetRootAs(plain[format])
+        before = schema.Model.GetRootAs(originals[format])
         after = schema.Model.GetRootAs(content)
         assert content[4:8] == b"TFL3"
-        assert buffers(after)[:-1] == buffers(before)
-        assert {offset % 16 for offset in buffer_offsets(after)} == {0}
+        assert read_buffers(after)[:-1] == read_buffers(before)
+        assert {offset % 16 for offset in find_buffer_offsets(after)} == {0}
         models = [schema.ModelT.InitFromObj(model) for model in (before, after)]
         assert models[1].metadata.pop().name == b"TFLITE_METADATA"
         models[0].buffers, models[1].buffers = [], []
@@ -136,20 +140,20 @@ def test_the_model_is_the_same(in_colour):
         assert b"min_runtime_version" in actual
         runners = [
             Interpreter(model_content=file).get_signature_runner("serving_default")
-            for file in (plain[format], content)
+            for file in (originals[format], content)
         ]
         for image in images:
             expected, actual = (run(image=image)["probabilities"] for run in runners)
             np.testing.assert_array_equal(actual, expected)
 
 
-def buffers(model):
+def read_buffers(model):
     arrays = [model.Buffers(i).DataAsNumpy() for i in range(model.BuffersLength())]
-    return [data.tobytes() if isinstance(data, np.ndarray) else b"" for data in arrays]
+    return [a.tobytes() if isinstance(a, np.ndarray) else b"" for a in arrays]
 
 
-def buffer_offsets(model):
-    """Returns the position in the file of each buffer that is not empty."""
+def find_buffer_offsets(model):
+    """Returns the offset, in bytes from the start of the file, of non-empty buffers."""
     tables = [model.Buffers(i)._tab for i in range(model.BuffersLength())]
     return [table.Vector(table.Offset(4)) for table in tables if table.Offset(4)]
 
@@ -161,18 +165,18 @@ def pack(model):
 
 
 @pytest.mark.clients
-def test_metadata_fields(in_colour, trained_run, mp):
-    """MediaPipe's code, generated from the schema, reads the expected fields."""
+def test_mediapipe_reads_all_metadata_fields(colour_files, trained_run, mp):
+    """MediaPipe's reader is generated from the schema of the metadata format."""
     from mediapipe.tasks.metadata import metadata_schema_py_generated as fields
 
     def read(content):
         assert fields.ModelMetadata.ModelMetadataBufferHasIdentifier(content, 0)
         return fields.ModelMetadataT.InitFromPackedBuf(content)
 
-    classifier, _, folder = in_colour
+    classifier, _, folder = colour_files
     for format in FORMATS:
         content = (folder / f"{format}.tflite").read_bytes()
-        model = read(buffers(schema.Model.GetRootAs(content))[-1])
+        model = read(read_buffers(schema.Model.GetRootAs(content))[-1])
         assert model.name == classifier.name.encode()
         assert model.author.decode() == "Kranich & Söhne"
         assert model.license == b"Apache-2.0"
@@ -192,19 +196,19 @@ def test_metadata_fields(in_colour, trained_run, mp):
         (file,) = output.associatedFiles
         assert file.name == b"labels.txt"
         assert file.type == fields.AssociatedFileType.TENSOR_AXIS_LABELS
-    grey = read(metadata._describe(load_classifier(str(trained_run))))
-    image = grey.subgraphMetadata[0].inputTensorMetadata[0]
+    grey_metadata = read(metadata._pack_metadata(load_classifier(str(trained_run))))
+    image = grey_metadata.subgraphMetadata[0].inputTensorMetadata[0]
     properties = image.content.contentProperties
     assert properties.colorSpace == fields.ColorSpaceType.GRAYSCALE
 
 
 @pytest.mark.clients
 @pytest.mark.parametrize(("format", "limit"), [("float32", 1e-5), ("int8", 0.1)])
-def test_mediapipe_classifies_jpegs(in_colour, digits, mp, tmp_path, format, limit):
-    """MediaPipe returns Keras's class names and scores for the pixels it decodes."""
+def test_mediapipe_classifies_jpegs(colour_files, digits, mp, tmp_path, format, limit):
+    """Keras computes the same scores from the pixels that MediaPipe decodes."""
     image_module = pytest.importorskip("PIL.Image")
-    classifier, _, folder = in_colour
-    images, labels = colour(digits.test.images[:40]), digits.test.labels[:40]
+    classifier, _, folder = colour_files
+    images, labels = make_rgb_images(digits.test.images[:40]), digits.test.labels[:40]
     best = []
     vision = mp.tasks.vision
     path = str(folder / f"{format}.tflite")
@@ -228,15 +232,15 @@ def test_mediapipe_classifies_jpegs(in_colour, digits, mp, tmp_path, format, lim
 
 
 @pytest.mark.clients
-def test_the_card_s_lines_for_mediapipe(in_colour, digits, mp, tmp_path):
-    """The model card's code converts grey JPEGs to RGB, which MediaPipe requires."""
+def test_code_of_the_model_card_runs_with_mediapipe(colour_files, digits, mp, tmp_path):
+    """The code in the model card converts grey JPEG files to RGB for MediaPipe."""
     image_module = pytest.importorskip("PIL.Image")
-    classifier, _, folder = in_colour
+    classifier, _, folder = colour_files
     file = tmp_path / "image.jpg"
     image_module.fromarray(digits.test.images[0][..., 0]).save(file, quality=95)
     (tmp_path / "int8.tflite").write_bytes((folder / "int8.tflite").read_bytes())
-    # This runs in a process that exits at once, because MediaPipe may wait forever when
-    # a failed client is garbage-collected.
+    # This code runs in another process and ends with `os._exit`, because MediaPipe may
+    # wait forever when a client that raised an error is garbage-collected.
     code = """
 import os, mediapipe as mp
 client = mp.tasks.vision.ImageClassifier.create_from_model_path("int8.tflite")
@@ -248,7 +252,7 @@ os._exit(0)
 """
     result = run_python("-c", code, cwd=tmp_path, timeout=60)
     assert "sizes do not match" in result.stdout, result.stderr
-    lines = clients.CLIENTS["mediapipe"].lines("int8.tflite", 10)
+    lines = clients.CLIENTS["mediapipe"].format_code("int8.tflite", 10)
     result = run_python("-c", lines, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     classes = eval(result.stdout)
@@ -262,7 +266,7 @@ os._exit(0)
 @pytest.mark.clients
 def test_mediapipe_rejects_networks_for_grey_images(trained_run, digits, mp, tmp_path):
     """MediaPipe only supports RGB networks, as the model card says."""
-    convert(load_classifier(str(trained_run)), tmp_path, digits.train.images[:10])
+    write_files(load_classifier(str(trained_run)), tmp_path, digits.train.images[:10])
     with pytest.raises(ValueError, match="Only RGB"):
         mp.tasks.vision.ImageClassifier.create_from_model_path(
             str(tmp_path / "float32.tflite")
@@ -272,22 +276,23 @@ def test_mediapipe_rejects_networks_for_grey_images(trained_run, digits, mp, tmp
 @pytest.mark.clients
 @pytest.mark.full
 @pytest.mark.shared_data
-def test_mediapipe_on_photographs(mp, tmp_path):
-    """MediaPipe agrees with Keras on ImageNet for a published ResNet-18.
+def test_mediapipe_agrees_with_keras_on_photographs(mp, tmp_path):
+    """With a published ResNet-18, MediaPipe and Keras compute equal scores.
 
-    The JPEGs are cropped to the network's input, because MediaPipe would squash them.
+    The ImageNet files are cropped to the network's input size, because MediaPipe would
+    change their aspect ratio.
     """
     result = run_python(SHARED.parent / "tools/expand_weights.py", tmp_path)
     assert result.returncode == 0, result.stderr
     classifier = load_classifier(str(tmp_path / "resnet18.safetensors"))
     files = sorted((SHARED / "imagenet/jpeg100").glob("*.JPEG"))
     crops = [classifier.preprocessing.load(file) for file in files]
-    convert(classifier, tmp_path, np.stack(crops))
+    write_files(classifier, tmp_path, np.stack(crops))
     for i, pixels in enumerate(crops):
         keras.utils.save_img(tmp_path / f"{i}.jpg", pixels, scale=False, quality=95)
     images = [mp.Image.create_from_file(f"{tmp_path}/{i}.jpg") for i in range(100)]
     pixels = np.stack([image.numpy_view() for image in images])
-    # int8 is compared with LiteRT, because other tests compare int8 with Keras.
+    # MediaPipe is compared with LiteRT in int8, and with Keras in float32.
     runner = Interpreter(str(tmp_path / "int8.tflite")).get_signature_runner()
     expected = {
         "float32": classifier.model.predict(pixels, verbose=0),

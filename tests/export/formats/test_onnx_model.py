@@ -16,7 +16,7 @@ from keras_resnet.data import sources
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.evaluation.classifier import Classifier
 from keras_resnet.nets.folding import fold
-from keras_resnet.nets.graph import flat_layers
+from keras_resnet.nets.graph import list_layers
 from keras_resnet.spec import Provenance
 from keras_resnet.support.errors import InputError
 from keras_resnet.zoo import ResNet
@@ -26,7 +26,7 @@ pytest.importorskip("onnxruntime", reason="needs the extra onnx")
 
 
 @pytest.fixture(scope="module")
-def written(classifier, tmp_path_factory):
+def onnx_path(classifier, tmp_path_factory):
     path = str(tmp_path_factory.mktemp("onnx") / "model.onnx")
     onnx_model.write_onnx(path, classifier)
     return path
@@ -37,38 +37,38 @@ def count_operations(path):
     return collections.Counter(node.op_type for node in nodes)
 
 
-def test_contract(written):
-    assert runtimes.describe_onnx(written) == {
+def test_files_have_the_documented_inputs_and_outputs(onnx_path):
+    assert runtimes.describe_onnx(onnx_path) == {
         "serving_default": {
             "inputs": {"image": ["uint8", [-1, 8, 8, 1]]},
             "outputs": {"probabilities": ["float32", [-1, 10]]},
         }
     }
-    model = onnx.load(written)
+    model = onnx.load(onnx_path)
     onnx.checker.check_model(model, full_check=True)
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
 
 
-def test_metadata(written, classifier):
-    metadata = {p.key: json.loads(p.value) for p in onnx.load(written).metadata_props}
+def test_file_contains_classes_and_preprocessing(onnx_path, classifier):
+    metadata = {p.key: json.loads(p.value) for p in onnx.load(onnx_path).metadata_props}
     assert tuple(metadata["classes"]) == classifier.classes
     assert metadata["preprocessing"] == dataclasses.asdict(classifier.preprocessing)
 
 
-def test_it_agrees_with_keras(written, classifier):
+def test_onnx_runtime_agrees_with_keras(onnx_path, classifier):
     split = sources.load_dataset("digits").test
-    classify = runtimes.open_onnx(written)
+    classify = runtimes.open_onnx(onnx_path)
     logits = saved_model.compute_reference_logits(classifier.model, split.images)
-    # The function accepts several batch sizes.
+    # `classify` accepts different batch sizes.
     parts = [classify(split.images[:1]), classify(split.images[1:])]
     comparison = compare(np.concatenate(parts), logits, split.labels)
     assert comparison.logit_difference < 1e-5
     assert comparison.agreement == 1
 
 
-def test_nothing_is_left_between_the_convolutions(written):
-    """Only the input is transposed, and only shortcut A's channels are padded."""
-    assert count_operations(written) == {
+def test_graph_has_no_needless_nodes(onnx_path):
+    """The only Transpose is at the input. Both Pad nodes add channels in shortcut A."""
+    assert count_operations(onnx_path) == {
         "Cast": 1, "Transpose": 1, "Sub": 1, "Conv": 7, "Relu": 7, "Add": 3,
         "MaxPool": 2, "Pad": 2, "GlobalAveragePool": 1, "Flatten": 1, "Gemm": 1,
         "Softmax": 1,
@@ -96,8 +96,8 @@ def test_nothing_is_left_between_the_convolutions(written):
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("folded", [False, True])
-def test_other_kinds_of_network(name, variation, pads, folded, tmp_path):
-    """Every variant agrees with Keras on images with odd sides."""
+def test_every_variant_agrees_with_keras(name, variation, pads, folded, tmp_path):
+    """The images have an odd height and width."""
     size = 15 if name.startswith("cifar") else 35
     classifier = make_random_classifier(name, size, variation)
     if folded:
@@ -111,19 +111,19 @@ def test_other_kinds_of_network(name, variation, pads, folded, tmp_path):
     assert comparison.logit_difference < 1e-5
     counts = count_operations(path)
     assert (counts["Pad"], counts["Transpose"]) == (pads, 1)
-    layers = collections.Counter(type(layer) for layer in flat_layers(classifier.model))
+    layers = collections.Counter(type(layer) for layer in list_layers(classifier.model))
     assert counts["Conv"] == layers[keras.layers.Conv2D]
     assert counts["BatchNormalization"] == layers[keras.layers.BatchNormalization]
 
 
 def make_random_classifier(name, size, variation):
-    """Returns a network with random batch normalisation and different predictions."""
+    """Returns a classifier with random weights, whose predictions differ by image."""
     keras.utils.set_random_seed(0)
     pixels = keras.Input((size, size, 3), name="image")
-    normalised = keras.layers.Normalization(
+    normalised_image = keras.layers.Normalization(
         mean=(123.7, 116.3, 103.5), variance=(3409.0, 3260.0, 3291.0)
     )(pixels)
-    model = ResNet(name, input_tensor=normalised, classes=10, **variation)
+    model = ResNet(name, input_tensor=normalised_image, classes=10, **variation)
     random = np.random.default_rng(0)
     for variable in model.variables:
         if variable.ndim == 1 and "normalization" not in variable.path:
@@ -140,10 +140,12 @@ def make_random_classifier(name, size, variation):
 
 def test_unsupported_layers_are_rejected(classifier):
     model = classifier.model
-    doubled = keras.layers.Lambda(lambda x: 2 * x, name="twice")(model.output)
-    changed = dataclasses.replace(classifier, model=keras.Model(model.input, doubled))
+    doubled_output = keras.layers.Lambda(lambda x: 2 * x, name="twice")(model.output)
+    changed_classifier = dataclasses.replace(
+        classifier, model=keras.Model(model.input, doubled_output)
+    )
     with pytest.raises(InputError, match="Received: twice, Lambda"):
-        onnx_model.to_onnx(changed)
+        onnx_model.to_onnx(changed_classifier)
 
 
 def test_a_missing_package_is_named(trained_run):

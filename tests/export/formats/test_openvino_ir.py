@@ -21,8 +21,8 @@ pytest.importorskip("nncf", reason="needs the extra openvino")
 
 
 @pytest.fixture(scope="module")
-def written(classifier, digits, tmp_path_factory):
-    """Folder with the exports `float32` and `int8`."""
+def exports(classifier, digits, tmp_path_factory):
+    """Folder that contains the exported folders `float32` and `int8`."""
     folder = tmp_path_factory.mktemp("openvino")
     openvino_ir.write_openvino(str(folder / "float32"), classifier)
     write_int8(folder / "int8", classifier, digits)
@@ -30,57 +30,58 @@ def written(classifier, digits, tmp_path_factory):
 
 
 def write_int8(folder, classifier, digits):
-    """Writes int8 files in the same way as an export."""
+    """Writes int8 files of an equalised network, as `openvino_int8` exports do."""
     calibration = digits.train.images[:50]
     model = equalize.equalise(classifier.model, calibration)
-    equalised = dataclasses.replace(classifier, model=model)
-    openvino_ir.write_openvino(str(folder), equalised, calibration)
+    equalised_classifier = dataclasses.replace(classifier, model=model)
+    openvino_ir.write_openvino(str(folder), equalised_classifier, calibration)
 
 
-def test_contract(written):
+def test_files_have_the_documented_inputs_and_outputs(exports):
     for name in ("float32", "int8"):
-        assert runtimes.describe_openvino(str(written / name)) == {
+        assert runtimes.describe_openvino(str(exports / name)) == {
             "serving_default": {
                 "inputs": {"image": ["uint8", [1, 8, 8, 1]]},
                 "outputs": {"probabilities": ["float32", [1, 10]]},
             }
         }
-        assert {p.name for p in (written / name).iterdir()} == {
+        assert {p.name for p in (exports / name).iterdir()} == {
             "model.xml",
             "model.bin",
         }
 
 
-def test_classes_survive(written, classifier):
+def test_files_contain_classes_and_preprocessing(exports, classifier):
     for name in ("float32", "int8"):
-        model = openvino.Core().read_model(written / name / "model.xml")
+        model = openvino.Core().read_model(exports / name / "model.xml")
         classes = json.loads(model.get_rt_info("classes").value)
         assert tuple(classes) == classifier.classes
         preprocessing = json.loads(model.get_rt_info("preprocessing").value)
         assert preprocessing == dataclasses.asdict(classifier.preprocessing)
 
 
-def test_float32_agrees_with_keras(written, classifier, digits):
-    classify = runtimes.open_openvino(str(written / "float32"))
+def test_float32_agrees_with_keras(exports, classifier, digits):
+    classify = runtimes.open_openvino(str(exports / "float32"))
     logits = saved_model.compute_reference_logits(classifier.model, digits.test.images)
-    # The function accepts several batch sizes, and keeps the results of earlier calls.
+    # `classify` accepts different batch sizes, and a second call does not overwrite the
+    # probabilities that the first call returned.
     parts = [classify(digits.test.images[:1]), classify(digits.test.images[1:])]
     comparison = compare(np.concatenate(parts), logits, digits.test.labels)
     assert comparison.logit_difference < 1e-5
     assert comparison.agreement == 1
 
 
-def test_int8(written, classifier, digits):
-    """int8 agrees with Keras, and runs all convolutions in int8 except the first."""
-    classify = runtimes.open_openvino(str(written / "int8"))
+def test_int8_agrees_with_keras_and_runs_in_int8(exports, classifier, digits):
+    """All convolutions except the first run in int8."""
+    classify = runtimes.open_openvino(str(exports / "int8"))
     logits = saved_model.compute_reference_logits(classifier.model, digits.test.images)
     comparison = compare(classify(digits.test.images), logits, digits.test.labels)
     assert comparison.agreement >= 0.95
     assert comparison.loss_points < 1
-    size = {n: (written / n / "model.bin").stat().st_size for n in ("float32", "int8")}
-    assert size["int8"] < 0.4 * size["float32"]
+    sizes = {n: (exports / n / "model.bin").stat().st_size for n in ("float32", "int8")}
+    assert sizes["int8"] < 0.4 * sizes["float32"]
     model = openvino.Core().compile_model(
-        written / "int8/model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+        exports / "int8/model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
     operations = [
         (info["layerType"].astype(str), info["runtimePrecision"].astype(str))
@@ -91,26 +92,28 @@ def test_int8(written, classifier, digits):
     assert sum(dtype in ("u8", "i8") for dtype in convolutions) == 6
 
 
-def test_operations(written):
-    """The graph has only the paper's operations; batch normalisation is folded."""
+def test_graph_has_only_the_operations_of_the_paper(exports):
+    """Batch normalisation is folded into the convolutions."""
     blocks = 3
     convolutions = 1 + 2 * blocks
     float32, int8 = (
-        collections.Counter(node.get("type") for node in read_nodes(written / name))
+        collections.Counter(node.get("type") for node in read_nodes(exports / name))
         for name in ("float32", "int8")
     )
     for counts in (float32, int8):
         assert counts["Convolution"] == counts["ReLU"] == convolutions
         assert counts["MatMul"] == counts["SoftMax"] == counts["Transpose"] == 1
-        # Shortcut A subsamples by MaxPool and adds channels by Pad.
+        # Both shortcuts A subsample by MaxPool and add zero channels by Pad.
         assert counts["MaxPool"] == counts["Pad"] == 2
         assert not {kind for kind in counts if "BatchNorm" in kind}
     assert not {"FakeQuantize", "Multiply"} & float32.keys()
     # The outputs of ReLUs, one input of each addition and the features are quantised.
     assert int8["FakeQuantize"] == convolutions + blocks + 1
     # The dense layer and all convolutions except the first have int8 weights.
-    data = [node.find("data") for node in read_nodes(written / "int8")]
-    types = [element.get("element_type") for element in data if element is not None]
+    data_elements = [node.find("data") for node in read_nodes(exports / "int8")]
+    types = [
+        element.get("element_type") for element in data_elements if element is not None
+    ]
     assert types.count("i8") == int8["Multiply"] == convolutions - 1 + 1
 
 
@@ -118,20 +121,21 @@ def read_nodes(folder):
     return ElementTree.parse(folder / "model.xml").getroot().iter("layer")
 
 
-def test_int8_is_reproducible(written, classifier, digits, tmp_path):
+def test_int8_is_reproducible(exports, classifier, digits, tmp_path):
     write_int8(tmp_path / "again", classifier, digits)
-    # model.xml differs, because OpenVINO numbers the nodes across a process.
+    # model.xml is not compared, because OpenVINO continues the numbers of its nodes
+    # from one model to the next.
     content = (tmp_path / "again/model.bin").read_bytes()
-    assert content == (written / "int8/model.bin").read_bytes()
+    assert content == (exports / "int8/model.bin").read_bytes()
 
 
-def test_signals_arrive_after_two_were_open(written):
-    """Ctrl-C works after two networks were opened and deleted in creation order."""
+def test_ctrl_c_works_after_two_networks_were_deleted(exports):
+    """Ctrl-C would crash the process if each network had its own `openvino.Core`."""
     code = f"""
 import os, signal, time
 import numpy as np
 from export.device import runtimes
-folders = [{str(written)!r} + name for name in ("/float32", "/int8")]
+folders = [{str(exports)!r} + name for name in ("/float32", "/int8")]
 opened = [runtimes.open_openvino(folder) for folder in folders]
 for classify in opened:
     classify(np.zeros((1, 8, 8, 1), np.uint8))
@@ -169,8 +173,8 @@ for call in (
     ), result.stderr
 
 
-def test_no_use_is_reported(trained_run, tmp_path):
-    """Telemetry is disabled even if the user's home folder contains no opt-out."""
+def test_telemetry_is_disabled(trained_run, tmp_path):
+    """OpenVINO sends no usage data, even if the home folder contains no opt-out."""
     code = f"""
 from export.formats import openvino_ir
 from keras_resnet.evaluation import load_classifier
@@ -186,5 +190,5 @@ print("openvino_telemetry" in sys.modules)
     result = run_python("-c", code, cwd=tmp_path, env={"HOME": str(home)})
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "False"
-    # The telemetry package would store the consent that it assumes in this folder.
+    # In this folder, the telemetry package would store that the user consents.
     assert not (home / "intel").exists()

@@ -19,19 +19,20 @@ from keras_resnet.data import sources
 from keras_resnet.evaluation.classifier import load_classifier
 from keras_resnet.support.errors import InputError
 
-DOCUMENT = (ROOT / "docs" / "how-to" / "serve.md").read_text(encoding="utf-8")
+SERVE_GUIDE = (ROOT / "docs" / "how-to" / "serve.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def served(classifier, tmp_path_factory):
+def export_dir(classifier, tmp_path_factory):
+    """Folder of the SavedModel."""
     path = str(tmp_path_factory.mktemp("served") / "1")
     saved_model.write_saved_model(classifier, path)
     return path
 
 
 @pytest.fixture(scope="module")
-def signatures(served):
-    loaded = tf.saved_model.load(served)
+def signatures(export_dir):
+    loaded = tf.saved_model.load(export_dir)
     yield loaded.signatures
 
 
@@ -40,8 +41,8 @@ def digits():
     return sources.load_dataset("digits").test.images
 
 
-def test_outputs_are_those_of_keras(trained_run, signatures, digits):
-    model = load_classifier(str(trained_run)).model  # Not folded.
+def test_outputs_agree_with_keras(trained_run, signatures, digits):
+    model = load_classifier(str(trained_run)).model  # The network before folding.
     features = keras.Model(model.input, model.get_layer("avg_pool").output)
     for count in (1, 7):
         images = digits[:count]
@@ -54,9 +55,9 @@ def test_outputs_are_those_of_keras(trained_run, signatures, digits):
             np.testing.assert_allclose(outputs[key], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_each_weight_is_stored_once(served, classifier):
-    """Each weight is one constant, in the function that all signatures call."""
-    functions = read_graph_nodes(served)
+def test_each_weight_is_stored_once(export_dir, classifier):
+    """All signatures call one function, whose constants include the weights."""
+    functions = read_graph_nodes(export_dir)
     sizes = [
         np.prod([d.size for d in node.attr["value"].tensor.tensor_shape.dim], dtype=int)
         for nodes in functions
@@ -77,11 +78,11 @@ def read_graph_nodes(path):
     return [graph.graph_def.node, *(function.node_def for function in library)]
 
 
-def test_operations(served):
-    """The graph has only the paper's operations; batch normalisation is folded."""
+def test_graph_has_only_the_operations_of_the_paper(export_dir):
+    """Batch normalisation is folded into the convolutions."""
     functions = [
         collections.Counter(node.op for node in nodes)
-        for nodes in read_graph_nodes(served)
+        for nodes in read_graph_nodes(export_dir)
     ]
     (network,) = [counts for counts in functions if counts["Conv2D"]]
     blocks = 3
@@ -89,7 +90,8 @@ def test_operations(served):
     assert network["BiasAdd"] == network["Conv2D"] + network["MatMul"]
     assert network["MatMul"] == network["Softmax"] == 1
     assert network["AddV2"] == blocks
-    # Two pads are before convolutions with stride 2, and two add shortcut A's channels.
+    # Two Pad nodes precede convolutions with stride 2. Two Pad nodes add the zero
+    # channels of shortcut A.
     assert network["Pad"] == 2 + 2
     operations = {operation for counts in functions for operation in counts}
     assert not {operation for operation in operations if "BatchNorm" in operation}
@@ -98,13 +100,13 @@ def test_operations(served):
 
 
 def encode_image(image, format, factor=1):
-    """Returns the bytes of an image file that is enlarged by a factor."""
+    """Enlarges an image by a factor, and returns the bytes of an image file."""
     image = np.kron(image, np.ones((factor, factor, 1), image.dtype))
     encode = {"png": tf.io.encode_png, "jpeg": tf.io.encode_jpeg}[format]
     return encode(image).numpy()
 
 
-def test_encoded_images_of_different_sizes(classifier, signatures, digits):
+def test_encoded_images_of_any_size_are_classified(classifier, signatures, digits):
     files = [
         encode_image(digits[0], "png"),
         encode_image(digits[1], "jpeg", 5),
@@ -121,18 +123,18 @@ def test_encoded_images_of_different_sizes(classifier, signatures, digits):
     )
 
 
-@pytest.mark.parametrize("damaged", [b"", b"no image", "cut"])
-def test_a_damaged_image_fails_the_whole_request(signatures, digits, damaged):
+@pytest.mark.parametrize("content", [b"", b"no image", "cut"])
+def test_a_damaged_image_fails_the_whole_request(signatures, digits, content):
     intact = encode_image(digits[0], "jpeg", 5)
-    damaged = intact[: len(intact) // 2] if damaged == "cut" else damaged
+    content = intact[: len(intact) // 2] if content == "cut" else content
     with pytest.raises(tf.errors.InvalidArgumentError):
-        signatures["image_bytes"](image_bytes=tf.constant([intact, damaged, intact]))
+        signatures["image_bytes"](image_bytes=tf.constant([intact, content, intact]))
     # A caller can then send each file in its own request.
     signatures["image_bytes"](image_bytes=tf.constant([intact]))
 
 
 def find_code_blocks(language):
-    return [part.split("```")[0] for part in DOCUMENT.split(f"```{language}\n")[1:]]
+    return [part.split("```")[0] for part in SERVE_GUIDE.split(f"```{language}\n")[1:]]
 
 
 class Server:
@@ -192,38 +194,40 @@ class Server:
 
 
 @pytest.fixture(scope="module")
-def server(served):
-    server = Server(served)
+def server(export_dir):
+    server = Server(export_dir)
     yield server
     server.session.close()
 
 
-def test_documented_rest_bodies(server, classifier):
-    """The requests in docs/how-to/serve.md produce responses of the documented form."""
-    request, response, columns, outputs, damaged = find_code_blocks("json")
+def test_documented_rest_requests_give_documented_responses(server, classifier):
+    """The responses have the keys and types of the examples in docs/how-to/serve.md."""
+    request, response, column_request, column_response, damaged_request = (
+        find_code_blocks("json")
+    )
     files = [row["b64"] for row in json.loads(request)["instances"]]
     views = tf.stack(
         [classifier.preprocessing.read(tf.constant(base64.b64decode(f))) for f in files]
     )
     expected = np.asarray(classifier.model(views, training=False))
-    result = server.predict(request)
-    assert describe_form(result) == describe_form(json.loads(response))
-    assert [row["classes"][0] for row in result["predictions"]] == [
+    actual = server.predict(request)
+    assert describe_form(actual) == describe_form(json.loads(response))
+    assert [row["classes"][0] for row in actual["predictions"]] == [
         classifier.classes[index] for index in expected.argmax(axis=1)
     ]
     np.testing.assert_allclose(
-        [row["scores"][0] for row in result["predictions"]],
+        [row["scores"][0] for row in actual["predictions"]],
         expected.max(axis=1),
         atol=1e-5,
     )
-    result = server.predict(columns)
-    assert describe_form(result) == describe_form(json.loads(outputs))
+    actual = server.predict(column_request)
+    assert describe_form(actual) == describe_form(json.loads(column_response))
     with pytest.raises(tf.errors.InvalidArgumentError):
-        server.predict(damaged)
+        server.predict(damaged_request)
 
 
 def describe_form(value):
-    """Returns a JSON value with types instead of values, and one element per list."""
+    """Replaces JSON values by their types, and lists by their first element."""
     if isinstance(value, dict):
         return {name: describe_form(part) for name, part in value.items()}
     return (
@@ -231,7 +235,7 @@ def describe_form(value):
     )
 
 
-def test_pixels_by_rest(server, classifier, digits):
+def test_pixels_sent_by_rest_are_classified_like_keras(server, classifier, digits):
     body = json.dumps({"instances": digits[:2].tolist()})
     predictions = server.predict(body)["predictions"]
     expected = classifier.model(digits[:2], training=False)
@@ -249,8 +253,8 @@ class CustomLayer(keras.layers.Layer):
 
 
 def make_two_input_model():
-    image, other = keras.Input((8, 8, 3), name="image"), keras.Input((8, 8, 3))
-    return keras.Model([image, other], add_head(keras.layers.Add()([image, other])))
+    image, second = keras.Input((8, 8, 3), name="image"), keras.Input((8, 8, 3))
+    return keras.Model([image, second], add_head(keras.layers.Add()([image, second])))
 
 
 def make_model(*layers, size=8):
@@ -278,22 +282,22 @@ def make_model(*layers, size=8):
         ),
         (
             lambda: keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)]),
-            "layers avg_pool and predictions",
+            r"layers avg_pool and predictions \(activation: softmax\)",
         ),
     ],
 )
-def test_models_that_cannot_be_exported(make, message):
+def test_unsupported_models_are_rejected(make, message):
     with pytest.raises(InputError, match=message) as error:
         saved_model.check_model(make())
     assert "\n" not in str(error.value)
 
 
-def test_a_model_that_can_be_exported():
+def test_a_supported_model_is_accepted():
     saved_model.check_model(make_model(keras.layers.Conv2D(4, 3)))
 
 
-def test_check_signatures(classifier, digits, tmp_path):
-    """Wrong class names or a kernel with an error of 1 % are detected."""
+def test_check_signatures_detects_wrong_names_and_weights(classifier, digits, tmp_path):
+    """The wrong SavedModels have rotated class names and a kernel times 1.01."""
     images = digits[:8]
     write = saved_model.write_saved_model
     write(classifier, str(tmp_path / "correct"))

@@ -13,8 +13,8 @@ from keras_resnet.data import sources
 from keras_resnet.evaluation.classifier import load_classifier
 from keras_resnet.nets import folding
 
-BUILTIN = {value: name for name, value in vars(schema.BuiltinOperator).items()}
-TYPE = {value: name for name, value in vars(schema.TensorType).items()}
+OP_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items()}
+TYPE_NAMES = {value: name for name, value in vars(schema.TensorType).items()}
 # Operations of CIFAR ResNet-8 at 8x8, which has three blocks, two with shortcut A.
 OPERATIONS = {
     "SUB": 1, "CONV_2D": 7, "ADD": 3, "AVERAGE_POOL_2D": 2, "PAD": 4, "MEAN": 1,
@@ -22,24 +22,24 @@ OPERATIONS = {
 }  # fmt: skip
 
 
-class File:
-    """The FlatBuffer of a `.tflite` file."""
+class TFLiteFile:
+    """Parsed FlatBuffer of a `.tflite` file with one subgraph."""
 
     def __init__(self, path):
         self.model = schema.ModelT.InitFromPackedBuf(path.read_bytes())
         (self.graph,) = self.model.subgraphs
 
-    def operators(self):
-        """Yields (name, operator); the name of custom and Flex operators is CUSTOM."""
+    def list_operators(self):
+        """Yields (name, operator). Custom and Flex operators have the name CUSTOM."""
         for operator in self.graph.operators:
             code = self.model.operatorCodes[operator.opcodeIndex]
-            yield BUILTIN[max(code.builtinCode, code.deprecatedBuiltinCode)], operator
+            yield OP_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)], operator
 
-    def counts(self):
-        return collections.Counter(name for name, _ in self.operators())
+    def count_operators(self):
+        return collections.Counter(name for name, _ in self.list_operators())
 
-    def types(self):
-        return {TYPE[tensor.type] for tensor in self.graph.tensors}
+    def find_types(self):
+        return {TYPE_NAMES[tensor.type] for tensor in self.graph.tensors}
 
 
 @pytest.fixture(scope="session")
@@ -49,26 +49,27 @@ def digits():
 
 @pytest.fixture(scope="session")
 def files(trained_run, digits, tmp_path_factory):
-    """Paths of the files by format."""
+    """Paths of the `.tflite` files by format."""
     folder = tmp_path_factory.mktemp("tflite")
     classifier = load_classifier(str(trained_run))
     classifier = dataclasses.replace(classifier, model=folding.fold(classifier.model))
-    for pixels in ("uint8", "float32"):
-        saved_model.write_static_model(classifier, str(folder / pixels), pixels)
+    for dtype in ("uint8", "float32"):
+        saved_model.write_static_model(classifier, str(folder / dtype), dtype)
     for name, row in tflite.TFLITE_FORMATS.items():
-        static = str(folder / row.pixel_dtype)
-        content = tflite.convert_to_tflite(static, row, digits.train.images[:200])
+        static_dir = str(folder / row.pixel_dtype)
+        content = tflite.convert_to_tflite(static_dir, row, digits.train.images[:200])
         (folder / f"{name}.tflite").write_bytes(content)
     return {name: folder / f"{name}.tflite" for name in tflite.TFLITE_FORMATS}
 
 
 @pytest.fixture(scope="session")
 def expected(trained_run, digits):
+    """Probabilities of the Keras model for the test images."""
     return np.asarray(load_classifier(str(trained_run)).model(digits.test.images))
 
 
 @pytest.mark.parametrize(
-    "name, more",
+    "name, extra_operations",
     [
         ("float32", {"CAST": 1}),
         # 7 convolutions and a dense layer have a kernel and a bias each. The 17th
@@ -81,13 +82,13 @@ def expected(trained_run, digits):
         ("int16x8", {"CAST": 1, "QUANTIZE": 1, "DEQUANTIZE": 1}),
     ],
 )
-def test_operations(files, name, more):
-    """There are no custom or Flex operations and no batch normalisation."""
-    assert File(files[name]).counts() == OPERATIONS | more
+def test_files_have_only_the_expected_operations(files, name, extra_operations):
+    """The files have no custom or Flex operations and no batch normalisation."""
+    assert TFLiteFile(files[name]).count_operators() == OPERATIONS | extra_operations
 
 
-# Dtype and quantisation (scale, zero point) of the input and of the output.
-CONTRACT = {
+# Dtype and quantisation (scale, zero point) of the input, then of the output.
+INTERFACES = {
     "float32": (np.uint8, None, np.float32, None),
     "float16": (np.uint8, None, np.float32, None),
     "dynamic": (np.uint8, None, np.float32, None),
@@ -98,9 +99,8 @@ CONTRACT = {
 }
 
 
-@pytest.mark.parametrize("name", CONTRACT)
-def test_contract(files, name):
-    """Names, dtypes, shapes and scales are those that clients rely on."""
+@pytest.mark.parametrize("name", INTERFACES)
+def test_interfaces_have_names_dtypes_shapes_and_scales(files, name):
     interpreter = Interpreter(str(files[name]))
     assert list(interpreter.get_signature_list()) == ["serving_default"]
     runner = interpreter.get_signature_runner("serving_default")
@@ -108,44 +108,43 @@ def test_contract(files, name):
     output = runner.get_output_details()["probabilities"]
     assert image["shape"].tolist() == [1, 8, 8, 1]
     assert output["shape"].tolist() == [1, 10]
-    input_dtype, input_scale, output_dtype, output_scale = CONTRACT[name]
+    input_dtype, input_scale, output_dtype, output_scale = INTERFACES[name]
     assert (image["dtype"], output["dtype"]) == (input_dtype, output_dtype)
     assert image["quantization"] == (input_scale or (0, 0))
     assert output["quantization"] == pytest.approx(output_scale or (0, 0))
 
 
-def test_conversion_is_quiet(trained_run, digits, tmp_path, capfd):
-    """Conversion hides the messages of TensorFlow's C++ code on standard error."""
-    static, row = str(tmp_path / "static"), tflite.TFLITE_FORMATS["int8"]
+def test_conversion_prints_no_native_messages(trained_run, digits, tmp_path, capfd):
+    """TensorFlow's C++ code writes no messages to standard error."""
+    static_dir, row = str(tmp_path / "static"), tflite.TFLITE_FORMATS["int8"]
     saved_model.write_static_model(
-        load_classifier(str(trained_run)), static, row.pixel_dtype
+        load_classifier(str(trained_run)), static_dir, row.pixel_dtype
     )
     capfd.readouterr()
-    tflite.convert_to_tflite(static, row, digits.train.images[:20])
+    tflite.convert_to_tflite(static_dir, row, digits.train.images[:20])
     assert capfd.readouterr().err == ""
 
 
-def test_integers_only(files):
-    """int8_io runs on microcontrollers without floating point."""
-    assert File(files["int8_io"]).types() == {"INT8", "INT32"}
+def test_int8_io_has_only_integer_tensors(files):
+    assert TFLiteFile(files["int8_io"]).find_types() == {"INT8", "INT32"}
 
 
 def test_weights_have_a_scale_for_each_channel(files):
-    file = File(files["int8"])
+    file = TFLiteFile(files["int8"])
     kernels = [
         file.graph.tensors[operator.inputs[1]]
-        for name, operator in file.operators()
+        for name, operator in file.list_operators()
         if name in ("CONV_2D", "FULLY_CONNECTED")
     ]
     assert len(kernels) == 8
     for kernel in kernels:
-        assert TYPE[kernel.type] == "INT8"
+        assert TYPE_NAMES[kernel.type] == "INT8"
         assert len(kernel.quantization.scale) == kernel.shape[0]
         assert set(kernel.quantization.zeroPoint) == {0}
 
 
 def predict(path, images):
-    """Returns probabilities, converted by the scales and zero points in `CONTRACT`."""
+    """Returns float probabilities, dequantised as specified in `INTERFACES`."""
     runner = Interpreter(str(path)).get_signature_runner("serving_default")
     dtype = runner.get_input_details()["image"]["dtype"]
     pixels = images.astype(np.int16) - 128 if dtype == np.int8 else images
@@ -154,8 +153,8 @@ def predict(path, images):
 
 
 @pytest.mark.parametrize("name", tflite.TFLITE_FORMATS)
-def test_agrees_with_keras(files, digits, expected, name):
-    """Predictions agree in a batch of all images, so the graph can be resized."""
+def test_every_format_agrees_with_keras(files, digits, expected, name):
+    """All images are one batch, which proves that LiteRT can resize the batch."""
     probabilities = predict(files[name], digits.test.images)
     agreement = (probabilities.argmax(axis=1) == expected.argmax(axis=1)).mean()
     difference = np.abs(probabilities - expected).max()
@@ -164,29 +163,29 @@ def test_agrees_with_keras(files, digits, expected, name):
 
 
 @pytest.mark.parametrize("name", ["float32", "int8"])
-def test_batch_of_one_is_the_same(files, digits, name):
+def test_predictions_do_not_depend_on_the_batch_size(files, digits, name):
     images = digits.test.images[:20]
     one_by_one = [predict(files[name], image[None])[0] for image in images]
     np.testing.assert_allclose(predict(files[name], images), one_by_one, atol=1e-6)
 
 
-def test_sizes(files):
-    """Each of about 77,850 weights takes 4, 2 or 1 bytes."""
-    size = {name: path.stat().st_size for name, path in files.items()}
-    assert 0.5 < size["float16"] / size["float32"] < 0.6
+def test_files_have_the_size_of_their_weights(files):
+    """A weight takes 4 bytes in float32, 2 in float16 and 1 in int8."""
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    assert 0.5 < sizes["float16"] / sizes["float32"] < 0.6
     for name in ("dynamic", "int8", "int8_io", "float_io"):
-        assert 0.25 < size[name] / size["float32"] < 0.4, name
+        assert 0.25 < sizes[name] / sizes["float32"] < 0.4, name
 
 
-def test_input_steps_are_pixel_steps(trained_run, digits, tmp_path):
-    """The input's quantisation step is 1, even if all calibration images are dark."""
+def test_dark_images_give_an_input_scale_of_1(trained_run, digits, tmp_path):
+    """The input's quantisation step is 1. The calibration images are not changed."""
     classifier = load_classifier(str(trained_run))
     saved_model.write_static_model(classifier, str(tmp_path / "static"), "float32")
-    dark = digits.train.images[:50] // 4
-    original = dark.copy()
+    dark_images = digits.train.images[:50] // 4
+    originals = dark_images.copy()
     content = tflite.convert_to_tflite(
-        str(tmp_path / "static"), tflite.TFLITE_FORMATS["int8_io"], dark
+        str(tmp_path / "static"), tflite.TFLITE_FORMATS["int8_io"], dark_images
     )
     (image,) = Interpreter(model_content=content).get_input_details()
     assert image["quantization"] == (1, -128)
-    np.testing.assert_array_equal(dark, original)
+    np.testing.assert_array_equal(dark_images, originals)

@@ -27,9 +27,9 @@ from keras_resnet.support.errors import InputError
 
 pytestmark = pytest.mark.clients
 
-# Time limit of one step of the browser, in seconds.
+# Time limit of each browser operation (such as loading a page), in seconds.
 TIMEOUT = 60
-FLAGS = (
+CHROMIUM_FLAGS = (
     "--headless=new",
     "--no-sandbox",
     "--disable-gpu",
@@ -40,6 +40,7 @@ FLAGS = (
     "--disable-sync",
     "--use-fake-device-for-media-stream",
 )
+# JavaScript that returns what the page shows, as an object.
 READ_RESULTS = """
 const seen = document.querySelector("#seen canvas");
 const pixels = seen.getContext("2d").getImageData(0, 0, seen.width, seen.height).data;
@@ -58,10 +59,13 @@ return {
     alt: document.getElementById("picture").alt,
 };
 """
+# JavaScript expression for the text of the message on the page.
 MESSAGE = "document.getElementById('message').textContent"
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
+    """Adds `extra_headers` to each response, and delays the paths in `delays`."""
+
     extra_headers = ()
     delays: dict[str, float]
 
@@ -88,9 +92,9 @@ def serve(folder, *headers, delays=()):
         delays: Delays in seconds by the URL path of a file, such as "/model.json".
     """
     attributes = {"extra_headers": headers, "delays": dict(delays)}
-    handler = type("Handler", (Handler,), attributes)
+    handler_class = type("Handler", (Handler,), attributes)
     server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(handler, directory=str(folder))
+        ("127.0.0.1", 0), functools.partial(handler_class, directory=str(folder))
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -101,7 +105,7 @@ def serve(folder, *headers, delays=()):
 
 
 class Page:
-    """The page in a browser with the screen of a phone."""
+    """The web page in Chromium, with the screen size of a phone."""
 
     def __init__(self, driver):
         self.driver = driver
@@ -110,18 +114,18 @@ class Page:
         self.driver.get(url)
         self.wait("document.documentElement.dataset.ready")
 
-    def wait(self, condition, seconds=TIMEOUT):
-        """Waits until a JavaScript expression is true and returns its value."""
+    def wait(self, expression, seconds=TIMEOUT):
+        """Waits until a JavaScript expression is true, and returns its value."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            if value := self.driver.execute_script(f"return {condition}"):
+            if value := self.driver.execute_script(f"return {expression}"):
                 return value
             time.sleep(0.05)
         text = self.driver.execute_script("return document.body.innerText")
-        raise TimeoutError(f"{condition}: {text} {self.driver.get_log('browser')}")
+        raise TimeoutError(f"{expression}: {text} {self.driver.get_log('browser')}")
 
     def classify(self, path):
-        """Chooses a file on the page and returns the results."""
+        """Chooses an image file on the page, and returns the results that it shows."""
         self.clear_results()
         self.driver.find_element("id", "file").send_keys(str(path))
         return self.read_results()
@@ -138,7 +142,7 @@ class Page:
         return results | {"pixels": pixels[..., :3]}
 
     def choose_networks(self, *indices):
-        """Selects networks one after the other, without waiting between them."""
+        """Selects networks by their index in the menu, without waiting in between."""
         self.driver.execute_script(
             """const list = document.getElementById("model");
             for (const index of arguments) {
@@ -148,10 +152,10 @@ class Page:
             *indices,
         )
 
-    def allow_camera(self, setting):
+    def set_camera_permission(self, permission):
         self.driver.execute_cdp_cmd(
             "Browser.setPermission",
-            {"permission": {"name": "camera"}, "setting": setting},
+            {"permission": {"name": "camera"}, "setting": permission},
         )
 
 
@@ -177,10 +181,10 @@ def open_browser(*flags):
         profile = stack.enter_context(
             tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         )
-        for flag in (*FLAGS, f"--user-data-dir={profile}", *flags):
+        for flag in (*CHROMIUM_FLAGS, f"--user-data-dir={profile}", *flags):
             options.add_argument(flag)
         service = webdriver.ChromeService(shutil.which("chromedriver"))
-        stack.callback(service.stop)  # Needed if the browser does not start.
+        stack.callback(service.stop)  # Stops it if no browser starts.
         # Without a socket timeout, Selenium may wait for chromedriver forever.
         original_timeout = socket.getdefaulttimeout()
         socket.setdefaulttimeout(1.5 * TIMEOUT)
@@ -205,7 +209,7 @@ def page():
 
 
 def write_page(path, classifier, files):
-    """Writes the page, or skips the test if npm or its registry is not available."""
+    """Writes the web page. Skips the test if npm or its registry is unavailable."""
     reasons = r"no command npm|request to \S+ failed|timeout|npm ci ran longer"
     try:
         web.write_web(path, classifier, files)
@@ -216,8 +220,8 @@ def write_page(path, classifier, files):
 
 
 @pytest.fixture(scope="module")
-def converted(trained_run, tmp_path_factory):
-    """Classifier of digits, and its `.tflite` files by name."""
+def digits_files(trained_run, tmp_path_factory):
+    """Classifier of digits, and a dict from formats to paths of its files."""
     folder = tmp_path_factory.mktemp("converted")
     classifier = load_classifier(str(trained_run))
     calibration = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 1), np.uint8)
@@ -226,9 +230,9 @@ def converted(trained_run, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def digits(converted, tmp_path_factory):
-    """Classifier of digits, and the folder of its page."""
-    classifier, files = converted
+def digits_site(digits_files, tmp_path_factory):
+    """Classifier of digits, and the folder of its web page."""
+    classifier, files = digits_files
     folder = tmp_path_factory.mktemp("web") / "web"
     with pytest.MonkeyPatch.context() as patch:
         # Many servers set this variable, which makes npm exclude esbuild by default.
@@ -238,10 +242,10 @@ def digits(converted, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def colours(digits, tmp_path_factory):
-    """Classifier of RGB images with 1,000 classes, and the folder of its page.
+def colours_site(digits_site, tmp_path_factory):
+    """Classifier of RGB images with 1,000 classes, and the folder of its web page.
 
-    The last layer has large random weights, so that the predictions differ.
+    The last layer has large random weights, so that predictions differ by image.
     """
     keras.utils.set_random_seed(0)
     shape = (56, 40, 3)
@@ -265,16 +269,16 @@ def colours(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("colours")
     files = write_artifacts(classifier, folder, ("float32",))
     with pytest.MonkeyPatch.context() as patch:
-        # The page is copied, because a second build would take seconds.
+        # The page of the digits is copied, because a second build would take seconds.
         patch.setattr(
-            web, "_build", lambda work, path: shutil.copytree(digits[1], path)
+            web, "_build", lambda work, path: shutil.copytree(digits_site[1], path)
         )
         web.write_web(folder / "web", classifier, files)
     return classifier, folder / "web"
 
 
 def assert_results(results, expected, classes, atol):
-    """Checks that the page shows the five largest probabilities of Keras."""
+    """Checks that the page shows the five largest of the expected probabilities."""
     predictions = results["predictions"]
     best = np.argsort(-expected, kind="stable")[: len(predictions)]
     assert predictions[0]["index"] == best[0]
@@ -289,9 +293,9 @@ def assert_results(results, expected, classes, atol):
     assert re.fullmatch(r"(< 0\.1|\d+\.\d|\d+) ms", results["time"])
 
 
-def test_digits(digits, page, tmp_path):
-    """The page shows the predictions of Keras in both precisions."""
-    classifier, folder = digits
+def test_page_predicts_digits_like_keras(digits_site, page, tmp_path):
+    """The page shows the probabilities of Keras, for the files float32 and int8."""
+    classifier, folder = digits_site
     split = sources.load_dataset("digits").test
     images = np.stack([split.images[i] for i in range(12)])
     expected = classifier.model.predict(images, verbose=0)
@@ -317,32 +321,32 @@ def test_digits(digits, page, tmp_path):
 
 
 def draw_image(height, width, seed=0):
-    """Returns an RGB image with both coarse and fine structures."""
+    """Returns an RGB image of coarse colours with fine noise."""
     random = np.random.default_rng(seed)
-    coarse = random.integers(0, 256, (7, 9, 3), np.uint8)
-    image = np.asarray(Image.fromarray(coarse).resize((width, height), 2), float)
+    coarse_image = random.integers(0, 256, (7, 9, 3), np.uint8)
+    image = np.asarray(Image.fromarray(coarse_image).resize((width, height), 2), float)
     return (image + random.normal(0, 20, image.shape)).clip(0, 255).astype(np.uint8)
 
 
 def write_images(folder):
-    """Writes image files such as those of phones and returns their paths."""
-    tall = Image.fromarray(draw_image(437, 301))
-    wide = Image.fromarray(draw_image(120, 411))
-    rotated = Image.Exif()
-    rotated[0x0112] = 6
+    """Writes image files of many formats and sizes, and returns their paths."""
+    tall_image = Image.fromarray(draw_image(437, 301))
+    wide_image = Image.fromarray(draw_image(120, 411))
+    rotated_exif = Image.Exif()
+    rotated_exif[0x0112] = 6
     images = {
-        "photo.jpg": (tall, {"quality": 90}),
-        "full.jpg": (wide, {"quality": 95, "subsampling": 0}),
-        "rotated.jpg": (tall, {"exif": rotated}),
-        "grey.jpg": (tall.convert("L"), {}),
+        "photo.jpg": (tall_image, {"quality": 90}),
+        "full.jpg": (wide_image, {"quality": 95, "subsampling": 0}),
+        "rotated.jpg": (tall_image, {"exif": rotated_exif}),
+        "grey.jpg": (tall_image.convert("L"), {}),
         "small.png": (Image.fromarray(draw_image(31, 23)), {}),
         "exact.png": (Image.fromarray(draw_image(64, 46)), {}),
-        "palette.png": (wide.convert("P"), {}),
-        "lossless.webp": (wide, {"lossless": True}),
-        "first.gif": (wide.convert("P"), {}),
+        "palette.png": (wide_image.convert("P"), {}),
+        "lossless.webp": (wide_image, {"lossless": True}),
+        "first.gif": (wide_image.convert("P"), {}),
         # The page reads this image in several strips of rows.
         "large.png": (Image.fromarray(draw_image(1100, 700)), {}),
-        "profile.png": (wide, {"icc_profile": make_swapped_profile()}),
+        "profile.png": (wide_image, {"icc_profile": make_swapped_profile()}),
     }
     for name, (image, options) in images.items():
         image.save(folder / name, **options)
@@ -366,13 +370,13 @@ def make_swapped_profile():
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("channels", [3, 1])
-def test_pixels_are_those_of_training(
-    colours, digits, page, tmp_path, channels, interpolation
+def test_pixels_agree_with_python(
+    colours_site, digits_site, page, tmp_path, channels, interpolation
 ):
-    """The page and Python compute the same pixels of every file, within 1 of 255."""
-    classifier, folder = colours
+    """The pixels of the page and of Python differ by at most 1, for every file."""
+    classifier, folder = colours_site
     if channels == 1:
-        classifier, folder = digits
+        classifier, folder = digits_site
     settings = {
         "height": 56 if channels == 3 else 8,
         "width": 40 if channels == 3 else 8,
@@ -403,8 +407,8 @@ def test_pixels_are_those_of_training(
                 assert_results(results, probabilities, classifier.classes, 1e-5)
 
 
-def test_pasted_and_dropped(colours, page, tmp_path):
-    classifier, folder = colours
+def test_pasted_and_dropped_images_are_classified(colours_site, page, tmp_path):
+    classifier, folder = colours_site
     image = draw_image(64, 46)
     Image.fromarray(image).save(tmp_path / "image.png")
     expected = classifier.preprocessing.load(tmp_path / "image.png")
@@ -428,12 +432,12 @@ def test_pasted_and_dropped(colours, page, tmp_path):
             page.wait("document.documentElement.dataset.ready")
 
 
-def test_files_that_are_not_images(digits, page, tmp_path):
+def test_files_that_are_not_images_show_a_message(digits_site, page, tmp_path):
     (tmp_path / "notes.txt").write_text("not an image")
     Image.fromarray(draw_image(40, 40)).save(tmp_path / "intact.png")
     content = (tmp_path / "intact.png").read_bytes()
     (tmp_path / "damaged.png").write_bytes(content[:30])
-    with serve(digits[1]) as url:
+    with serve(digits_site[1]) as url:
         page.open(url)
         for name in ("notes.txt", "damaged.png"):
             page.driver.find_element("id", "file").send_keys(str(tmp_path / name))
@@ -442,23 +446,22 @@ def test_files_that_are_not_images(digits, page, tmp_path):
         assert page.wait("document.getElementById('message').hidden")
 
 
-def test_camera(digits, page):
-    """The page classifies camera images until the camera is stopped."""
-    classifier, folder = digits
+def test_camera_images_are_classified(digits_site, page):
+    classifier, folder = digits_site
     with serve(folder) as url:
         page.open(url)
-        page.allow_camera("denied")
+        page.set_camera_permission("denied")
         page.driver.find_element("id", "camera").click()
         page.wait(f"{MESSAGE}.includes('may not use the camera')")
-        page.allow_camera("granted")
+        page.set_camera_permission("granted")
         page.driver.refresh()
         page.wait("document.documentElement.dataset.ready")
         page.driver.find_element("id", "camera").click()
-        seen = []
+        frames = []
         for _ in range(3):
             page.clear_results()
             results = page.read_results()
-            seen.append(results["pixels"].tobytes())
+            frames.append(results["pixels"].tobytes())
             expected = classifier.model.predict(
                 results["pixels"][None, ..., :1], verbose=0
             )
@@ -469,15 +472,15 @@ def test_camera(digits, page):
         assert page.driver.find_element("id", "camera").text == "Camera"
 
 
-def test_switched_twice_quickly(digits, page):
-    """The network chosen last is used, even if an earlier one loads more slowly."""
-    classifier, folder = digits
-    # With the browser's cache, the delays would have no effect.
+def test_the_network_chosen_last_is_used(digits_site, page):
+    """A network that was chosen first but finishes loading last is not used."""
+    classifier, folder = digits_site
+    # The browser's cache would make the delays ineffective.
     no_cache = ("Cache-Control", "no-store")
     delays = {"/int8.tflite": 0.6, "/float32.tflite": 0.3}
     with serve(folder, no_cache, delays=delays) as url:
         page.open(url)
-        page.allow_camera("granted")
+        page.set_camera_permission("granted")
         page.driver.find_element("id", "camera").click()
         page.read_results()
         page.choose_networks(0, 1)
@@ -494,8 +497,8 @@ def test_switched_twice_quickly(digits, page):
     assert_results(results, expected, classifier.classes, 1e-5)
 
 
-def test_threads_where_the_server_allows_them(colours, page, tmp_path):
-    classifier, folder = colours
+def test_threads_are_used_if_the_server_allows_them(colours_site, page, tmp_path):
+    classifier, folder = colours_site
     Image.fromarray(draw_image(90, 70)).save(tmp_path / "image.png")
     headers = (
         ("Cross-Origin-Opener-Policy", "same-origin"),
@@ -511,9 +514,9 @@ def test_threads_where_the_server_allows_them(colours, page, tmp_path):
     assert_results(results, expected, classifier.classes, 1e-5)
 
 
-def test_missing_network(digits, page, tmp_path):
+def test_a_missing_network_shows_a_message(digits_site, page, tmp_path):
     site = tmp_path / "web"
-    shutil.copytree(digits[1], site)
+    shutil.copytree(digits_site[1], site)
     (site / "int8.tflite").unlink()
     with serve(site) as url:
         page.driver.get(url)
@@ -526,65 +529,64 @@ def test_missing_network(digits, page, tmp_path):
         page.wait(f"{MESSAGE}.startsWith('The network does not run')")
 
 
-def test_opened_as_a_file(digits, page):
-    page.driver.get((digits[1] / "index.html").as_uri())
+def test_a_page_opened_as_a_file_shows_a_message(digits_site, page):
+    page.driver.get((digits_site[1] / "index.html").as_uri())
     page.wait(f"{MESSAGE}.includes('python -m http.server')")
 
 
-def test_nothing_leaves_this_machine(colours, tmp_path):
-    """Chromium's network log, which includes workers, has no other server's URL."""
+def test_nothing_leaves_this_machine(colours_site, tmp_path):
+    """All URLs in Chromium's network log, which covers workers, are of this server."""
     Image.fromarray(draw_image(90, 70)).save(tmp_path / "image.png")
     log = tmp_path / "net.json"
-    with serve(colours[1]) as base:
+    with serve(colours_site[1]) as base_url:
         with open_browser(f"--log-net-log={log}") as page:
-            page.open(base)
+            page.open(base_url)
             page.classify(tmp_path / "image.png")
             messages = [entry["message"] for entry in page.driver.get_log("browser")]
             assert not [m for m in messages if "Content Security Policy" in m]
-        requested = {
+        requested_urls = {
             event["params"]["url"]
             for event in json.loads(log.read_text())["events"]
-            if base.rstrip("/") in event.get("params", {}).get("initiator", "")
+            if base_url.rstrip("/") in event.get("params", {}).get("initiator", "")
         }
     names = {"model.json", "worker.js", "float32.tflite"}
     names |= {f"litert/litert_wasm_internal.{end}" for end in ("js", "wasm.gzip")}
-    assert {base + name for name in names} <= requested
-    assert all(url.startswith((base, "blob:", "data:")) for url in requested)
+    assert {base_url + name for name in names} <= requested_urls
+    assert all(url.startswith((base_url, "blob:", "data:")) for url in requested_urls)
 
 
-def test_fits_a_phone(colours, page, tmp_path):
-    """The page never scrolls sideways, even if class names are long.
+def test_page_fits_the_screen_of_a_phone(colours_site, page, tmp_path):
+    """The page is no wider than the screen, even if class names are long.
 
-    With ordinary names, the results fit on one screen.
+    If class names are short, the results are visible without scrolling.
     """
     Image.fromarray(draw_image(90, 70)).save(tmp_path / "image.png")
     site = tmp_path / "web"
-    shutil.copytree(colours[1], site)
+    shutil.copytree(colours_site[1], site)
     description = json.loads((site / "model.json").read_text("utf-8"))
     description["name"] = "n" * 80
     description["classes"] = ["W" * 80] * 1000
     (site / "model.json").write_text(json.dumps(description))
-    for folder in (colours[1], site):
+    for folder in (colours_site[1], site):
         with serve(folder) as url:
             page.open(url)
             page.classify(tmp_path / "image.png")
-            wide, high = page.driver.execute_script(
+            page_width, results_bottom = page.driver.execute_script(
                 "return [document.documentElement.scrollWidth,"
                 " document.getElementById('results').getBoundingClientRect().bottom]"
             )
-            assert wide == 390
-            small = page.driver.execute_script(
+            assert page_width == 390
+            num_small_buttons = page.driver.execute_script(
                 "return Array.from(document.querySelectorAll('button, .button, select'))"
                 ".filter((item) => item.getBoundingClientRect().height < 44).length"
             )
-            assert small == 0
+            assert num_small_buttons == 0
             if folder != site:
-                assert high <= 844
+                assert results_bottom <= 844
 
 
-def test_folder(digits):
-    """The folder contains exactly the page, LiteRT.js and the network."""
-    _, folder = digits
+def test_folder_has_only_page_runtime_and_networks(digits_site):
+    _, folder = digits_site
     files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     litert = {
         f"litert/{build}.{end}" for build in web.BUILDS for end in ("js", "wasm.gzip")
@@ -594,8 +596,7 @@ def test_folder(digits):
     assert sum((folder / name).stat().st_size for name in litert) < 10e6
 
 
-def test_lock_file():
-    """package-lock.json pins each package by hash and contains no URLs."""
+def test_lock_file_has_hashes_and_no_urls():
     lock = json.loads((web.TEMPLATE / "package-lock.json").read_text())
     packages = {name: p for name, p in lock["packages"].items() if name}
     assert {"node_modules/@litertjs/core", "node_modules/esbuild"} <= set(packages)
@@ -605,49 +606,49 @@ def test_lock_file():
     assert "://" not in json.dumps(lock)
 
 
-def test_without_npm(converted, tmp_path, monkeypatch):
+def test_missing_npm_is_an_input_error(digits_files, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
         InputError, match=r"web needs Node.js .* no command npm"
     ) as error:
-        web.write_web(tmp_path / "web", *converted)
+        web.write_web(tmp_path / "web", *digits_files)
     assert "\n" not in str(error.value)
     assert os.listdir(tmp_path) == []
 
 
-def test_npm_that_never_ends(converted, tmp_path, monkeypatch):
+def test_npm_that_never_ends_is_an_input_error(digits_files, tmp_path, monkeypatch):
     (tmp_path / "npm").write_text("#!/bin/sh\nexec sleep 100\n")
     (tmp_path / "npm").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(web, "TIMEOUT", 0.1)
     start = time.monotonic()
     with pytest.raises(InputError, match=r"web needs .* npm ci .* 0\.1 s") as error:
-        web.write_web(tmp_path / "web", *converted)
+        web.write_web(tmp_path / "web", *digits_files)
     assert time.monotonic() - start < 50
     assert "\n" not in str(error.value)
     assert os.listdir(tmp_path) == ["npm"]
 
 
-def test_without_a_network(converted, tmp_path, monkeypatch):
+def test_an_unreachable_registry_is_an_input_error(digits_files, tmp_path, monkeypatch):
     require_commands("npm")
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9/")
     monkeypatch.setenv("npm_config_cache", str(tmp_path / "cache"))
-    monkeypatch.setenv("npm_config_fetch_retry_mintimeout", "10")  # 10 ms, not 10 s.
+    monkeypatch.setenv("npm_config_fetch_retry_mintimeout", "10")  # Milliseconds.
     with pytest.raises(InputError, match=r"web needs .* ECONNREFUSED") as error:
-        web.write_web(tmp_path / "web", *converted)
+        web.write_web(tmp_path / "web", *digits_files)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "web").exists()
 
 
-def test_without_a_file(converted, tmp_path):
-    with pytest.raises(InputError, match=r"needs at least one of int8.*Received: none"):
-        web.write_web(tmp_path / "web", converted[0], {})
+def test_missing_files_are_an_input_error(digits_files, tmp_path):
+    with pytest.raises(InputError, match=r"web needs .* int8, .*Received: none"):
+        web.write_web(tmp_path / "web", digits_files[0], {})
 
 
 @pytest.mark.full
 @pytest.mark.shared_data
-def test_photographs(page, tmp_path):
-    """The page and Keras predict the same classes of ImageNet files with ResNet-18."""
+def test_page_predicts_photographs_like_keras(page, tmp_path):
+    """For ResNet-18, the page predicts the classes that Keras predicts."""
     import subprocess
     import sys
 

@@ -1,4 +1,4 @@
-"""Comparison of int8 with float32, layer by layer."""
+"""Comparison of int8 and float32 outputs, layer by layer."""
 
 import csv
 
@@ -9,36 +9,36 @@ from export.formats import saved_model
 from export.quantization import debug
 
 
-def test_layer_by_layer(classifier, digits, tmp_path):
-    """The comparison names the layer in which a badly scaled network loses accuracy."""
+def test_report_shows_where_accuracy_is_lost(classifier, digits, tmp_path):
+    """A badly scaled layer has a low SQNR. The layers before it are not affected."""
     rows = {}
     calibration, images = digits.train.images[:200], digits.test.images[:8]
     for name, network in {
         "good": classifier,
         "bad": scale_channels_badly(classifier),
     }.items():
-        static = str(tmp_path / name)
-        saved_model.write_static_model(network, static, "float32")
-        rows[name] = debug.compare_layers(static, network.model, calibration, images)
+        folder = str(tmp_path / name)
+        saved_model.write_static_model(network, folder, "float32")
+        rows[name] = debug.compare_layers(folder, network.model, calibration, images)
     layer_names = [row.layer for row in rows["good"]]
     assert layer_names[0] == "normalization" and layer_names[-1] == "predictions"
     for name in ("conv1_relu", "conv2_block1_1_relu", "conv4_block1_out", "avg_pool"):
         assert layer_names.count(name) == 1
-    good, bad = (
+    good_rows, bad_rows = (
         {row.layer: row._asdict() for row in rows[name]} for name in ("good", "bad")
     )
-    assert min(row["sqnr_db"] for row in good.values()) > 20
-    assert min(row["cosine"] for row in good.values()) > 0.99
-    # Both networks are equal up to the first badly scaled layer.
-    assert bad["conv1_relu"] == pytest.approx(good["conv1_relu"])
-    assert bad["conv2_block1_2_conv"]["sqnr_db"] < 15
+    assert min(row["sqnr_db"] for row in good_rows.values()) > 20
+    assert min(row["cosine"] for row in good_rows.values()) > 0.99
+    # conv1_relu is before the first badly scaled layer.
+    assert bad_rows["conv1_relu"] == pytest.approx(good_rows["conv1_relu"])
+    assert bad_rows["conv2_block1_2_conv"]["sqnr_db"] < 15
 
 
 def test_report_files_match_the_printed_table(classifier, digits, tmp_path, capsys):
-    static, calibration = str(tmp_path / "static"), digits.train.images[:50]
-    saved_model.write_static_model(classifier, static, "float32")
+    folder, calibration = str(tmp_path / "static"), digits.train.images[:50]
+    saved_model.write_static_model(classifier, folder, "float32")
     debug.write_layer_report(
-        static, classifier.model, calibration, digits.test.images, str(tmp_path)
+        folder, classifier.model, calibration, digits.test.images, str(tmp_path)
     )
     printed = capsys.readouterr().out.splitlines()
     with open(tmp_path / "quantization.csv", newline="") as file:

@@ -23,8 +23,8 @@ from keras_resnet.nets import folding
         ("cifar_plainnet8", {}),
     ],
 )
-def test_equalised_computes_the_same(variant, options):
-    """Equalisation changes the weights of every variant, but not its outputs."""
+def test_equalisation_preserves_outputs(variant, options):
+    """Equalisation changes the weights of a network, but not its outputs."""
     size = 8 if variant.startswith("cifar") else 32
     keras.utils.set_random_seed(0)
     model = keras_resnet.ResNet(
@@ -37,48 +37,50 @@ def test_equalised_computes_the_same(variant, options):
     random = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
-            # As in a trained network, all channels have different ranges.
+            # All channels get different ranges, as in a trained network.
             layer.set_weights(
                 [random.uniform(0.2, 2, values.shape) for values in layer.get_weights()]
             )
         if "_se_" in layer.name:
-            # With larger weights the sigmoids saturate, and a rounding error of float32
-            # can flip them.
+            # Larger weights would saturate the sigmoids, and float32 rounding errors
+            # could change their outputs from 0 to 1.
             layer.set_weights([values / 100 for values in layer.get_weights()])
     images = random.normal(size=(4, size, size, 3)).astype("float32")
-    before = folding.fold(model)
-    after = equalize.equalise(model, images)
-    assert after is not model
-    logits, expected = after(images).numpy(), before(images).numpy()
+    folded_model = folding.fold(model)
+    equalised_model = equalize.equalise(model, images)
+    assert equalised_model is not model
+    logits, expected = equalised_model(images).numpy(), folded_model(images).numpy()
     np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
     softmax = keras.ops.softmax
     np.testing.assert_allclose(softmax(logits), softmax(expected), atol=1e-4)
-    changed = [
+    are_changed = [
         not np.array_equal(a, b)
-        for a, b in zip(before.get_weights(), after.get_weights(), strict=True)
+        for a, b in zip(
+            folded_model.get_weights(), equalised_model.get_weights(), strict=True
+        )
     ]
-    assert any(changed)
+    assert any(are_changed)
 
 
-def test_equalised_by_hand():
-    """Two channels have the factors that the formula gives.
+def test_factors_equal_a_calculation_by_hand():
+    """Two channels are divided by factors that are calculated by hand.
 
-    A factor is the square root of the relative range over the relative weight.
+    A factor is sqrt(relative range of the activations / relative range of the weights).
     """
     image = keras.Input((1, 1, 1), name="image")
-    first = layers.Conv2D(2, 1, activation="relu", name="first")
-    second = layers.Conv2D(1, 1, name="second")
-    model = keras.Model(image, second(first(image)))
-    first.set_weights([np.array([[[[1.0, 16.0]]]]), np.array([2.0, 0.0])])
-    second.set_weights([np.array([[[[4.0], [1.0]]]]), np.array([3.0])])
+    first_layer = layers.Conv2D(2, 1, activation="relu", name="first")
+    second_layer = layers.Conv2D(1, 1, name="second")
+    model = keras.Model(image, second_layer(first_layer(image)))
+    first_layer.set_weights([np.array([[[[1.0, 16.0]]]]), np.array([2.0, 0.0])])
+    second_layer.set_weights([np.array([[[[4.0], [1.0]]]]), np.array([3.0])])
     # All pixels are 2, so the activations are 4 and 32 (relative: 1/8 and 1). The
     # weights of the second layer are 4 and 1 (relative: 1 and 1/4). The factors are
     # therefore sqrt(1/8) and sqrt(4).
     images = np.full((1, 1, 1, 1), 2.0, "float32")
-    equalised = equalize.equalise(model, images)
-    kernel, bias = equalised.get_layer("first").get_weights()
+    equalised_model = equalize.equalise(model, images)
+    kernel, bias = equalised_model.get_layer("first").get_weights()
     np.testing.assert_allclose(kernel.ravel(), [8**0.5, 8.0], rtol=1e-6)
     np.testing.assert_allclose(bias, [2 * 8**0.5, 0.0], rtol=1e-6)
-    kernel, bias = equalised.get_layer("second").get_weights()
+    kernel, bias = equalised_model.get_layer("second").get_weights()
     np.testing.assert_allclose(kernel.ravel(), [4 / 8**0.5, 2.0], rtol=1e-6)
     np.testing.assert_allclose(bias, [3.0])

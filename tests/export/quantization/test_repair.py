@@ -1,4 +1,4 @@
-"""Preparation of a network that plain int8 conversion breaks."""
+"""Repair of networks that lose too much accuracy in int8."""
 
 import keras
 import numpy as np
@@ -19,7 +19,7 @@ LIMIT = comparison.LIMITS["int8"]
 
 
 def convert_and_compare(classifier, digits, folder, format="int8"):
-    """Writes a `.tflite` file and compares it with the model on the test images."""
+    """Writes a `.tflite` file, and compares it with the Keras model on test images."""
     saved_model.write_static_model(classifier, str(folder / "static"), "float32")
     path = folder / "int8.tflite"
     row, calibration = tflite.TFLITE_FORMATS[format], digits.train.images[:200]
@@ -29,28 +29,32 @@ def convert_and_compare(classifier, digits, folder, format="int8"):
     return comparison.compare(probabilities, logits, digits.test.labels)
 
 
-def test_repair_of_a_badly_scaled_network(classifier, digits, tmp_path):
-    """Plain int8 exceeds the limit, and the repaired network stays within it."""
-    bad = scale_channels_badly(classifier)
+def test_repair_of_a_badly_scaled_network_meets_the_limit(classifier, digits, tmp_path):
+    """Without repair, the int8 file of this network exceeds the limit."""
+    bad_classifier = scale_channels_badly(classifier)
     np.testing.assert_allclose(
-        bad.model(digits.test.images), classifier.model(digits.test.images), atol=1e-4
+        bad_classifier.model(digits.test.images),
+        classifier.model(digits.test.images),
+        atol=1e-4,
     )
     (tmp_path / "bad").mkdir()
     (tmp_path / "repaired").mkdir()
     with pytest.raises(comparison.Disagreement):
         comparison.check_limit(
-            "int8", convert_and_compare(bad, digits, tmp_path / "bad"), LIMIT
+            "int8", convert_and_compare(bad_classifier, digits, tmp_path / "bad"), LIMIT
         )
-    repaired = repair.repair_network(bad, digits.train.images[:200])
-    result = convert_and_compare(repaired, digits, tmp_path / "repaired")
-    comparison.check_limit("int8", result, LIMIT)
-    assert result.agreement >= 0.99
+    repaired_classifier = repair.repair_network(
+        bad_classifier, digits.train.images[:200]
+    )
+    metrics = convert_and_compare(repaired_classifier, digits, tmp_path / "repaired")
+    comparison.check_limit("int8", metrics, LIMIT)
+    assert metrics.agreement >= 0.99
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("variation", [{"preact": True}, {"se": True}])
-def test_other_kinds_of_block(digits, tmp_path, variation):
-    """Pre-activation and squeeze-and-excitation blocks agree with Keras in int8_io."""
+def test_preact_and_se_blocks_agree_with_keras_in_int8(digits, tmp_path, variation):
+    """The int8_io files agree with Keras, with and without repair."""
     keras.utils.set_random_seed(0)
     pixels = digits.train.images
     image = keras.Input((8, 8, 1), name="image")
@@ -69,12 +73,12 @@ def test_other_kinds_of_block(digits, tmp_path, variation):
         Preprocessing(8, 8, 1),
         Provenance("net"),
     )
-    for repaired in (False, True):
-        if repaired:
+    for is_repaired in (False, True):
+        if is_repaired:
             classifier = repair.repair_network(classifier, pixels[:200])
-        folder = tmp_path / str(repaired)
+        folder = tmp_path / str(is_repaired)
         folder.mkdir()
-        result = convert_and_compare(classifier, digits, folder, "int8_io")
-        assert result.keras_right > 340
-        comparison.check_limit("int8_io", result, LIMIT)
-        assert result.agreement >= 0.99
+        metrics = convert_and_compare(classifier, digits, folder, "int8_io")
+        assert metrics.keras_right > 340
+        comparison.check_limit("int8_io", metrics, LIMIT)
+        assert metrics.agreement >= 0.99

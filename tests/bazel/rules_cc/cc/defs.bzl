@@ -1,4 +1,4 @@
-"""Substitute for rules_cc: the rules of Bazel 4, where they are built in."""
+"""Substitute for rules_cc that exports the built-in rules of Bazel 4."""
 
 cc_binary = native.cc_binary
 cc_library = native.cc_library

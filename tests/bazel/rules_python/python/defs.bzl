@@ -1,4 +1,4 @@
-"""Substitute for rules_python: the rules of Bazel 4, where they are built in."""
+"""Substitute for rules_python that uses the built-in rules of Bazel 4."""
 
 _RUN_MODULE = Label("//python:run_module.py")
 
@@ -8,7 +8,7 @@ def py_binary(name, srcs, main_module = None, **kwargs):
     Args:
         name: Name of the target.
         srcs: Source files of the target.
-        main_module: Module to run as `python -m` does, or `None` to run a file.
+        main_module: Module to run as `python -m` does. Default: a source file is run.
         **kwargs: Other attributes of the built-in rule.
     """
     if main_module:

@@ -1,4 +1,4 @@
-"""Runs the module in the first argument, as `python -m` does."""
+"""Runs the module named by the first argument, as `python -m` does."""
 
 import runpy
 import sys
