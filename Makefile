@@ -70,7 +70,8 @@ $(VENV)/ready-dev: requirements-dev.lock | $(VENV)/ready
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pip install --quiet --require-hashes -r requirements-dev.lock
 	@touch $@
 
-# The lock files contain hashes but no URLs. They cover all platforms and versions of Python.
+# The lock files have hashes but no URLs, so that pip can use any package index. They cover
+# all platforms and versions of Python.
 COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --quiet -c constraints.txt
 lock:
 	$(COMPILE) setup.py --extra cpu -o requirements.lock

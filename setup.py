@@ -9,17 +9,17 @@ ROOT = pathlib.Path(__file__).parent
 VERSION = re.search(
     r'__version__ = "(.+)"', (ROOT / "keras_resnet/__init__.py").read_text()
 )[1]
-X86 = "(sys_platform == 'linux' or sys_platform == 'win32') and (platform_machine == 'x86_64' or platform_machine == 'AMD64')"
-NOT_X86 = "(sys_platform != 'linux' and sys_platform != 'win32') or (platform_machine != 'x86_64' and platform_machine != 'AMD64')"
+X86_MARKER = "(sys_platform == 'linux' or sys_platform == 'win32') and (platform_machine == 'x86_64' or platform_machine == 'AMD64')"
+NOT_X86_MARKER = "(sys_platform != 'linux' and sys_platform != 'win32') or (platform_machine != 'x86_64' and platform_machine != 'AMD64')"
 
 DATASETS = [
     "tensorflow-datasets>=4.9.10",
-    # TFDS 4.9.10 imports importlib_resources without requiring it.
+    # TFDS 4.9.10 imports importlib_resources but does not declare this dependency.
     "importlib_resources",
 ]
 
 ONNX = ["onnx", "onnxruntime"]
-# NNCF 3.1 is the first version that supports a current NumPy.
+# Older versions of NNCF than 3.1 do not support a current NumPy.
 OPENVINO = ["openvino>=2026.1", "nncf>=3.1"]
 MEDIAPIPE = ["mediapipe>=1.2"]
 
@@ -61,15 +61,18 @@ setup(
     extras_require={
         # TensorFlow is only in extras, because tensorflow-cpu and tensorflow must not be
         # installed in the same environment.
-        "cpu": [f"tensorflow-cpu>=2.21; {X86}", f"tensorflow>=2.21; {NOT_X86}"],
+        "cpu": [
+            f"tensorflow-cpu>=2.21; {X86_MARKER}",
+            f"tensorflow>=2.21; {NOT_X86_MARKER}",
+        ],
         "gpu": ["tensorflow[and-cuda]>=2.21"],
         "datasets": DATASETS,
         "tensorboard": ["tensorboard"],
-        # Runtimes that run exported artifacts.
+        # Runtimes for exported artifacts.
         "mediapipe": MEDIAPIPE,
         "onnx": ONNX,
         "openvino": OPENVINO,
-        # Required to read .pth and .th files.
+        # PyTorch is required to read .pth and .th files.
         "torch": ["torch"],
         "dev": [
             *DATASETS,

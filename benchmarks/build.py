@@ -2,12 +2,12 @@
 
 python -m benchmarks.build
 
-Both sides build the same layers with random weights for images of 224x224 pixels. The
-paper's network with its top is compared with `keras.applications`, whose convolutions
-have a bias. Version 1.5 without top is compared with KerasHub's `ResNetBackbone`, which
-has the same number of parameters. This package uses He normal initialisation, like the
-paper. It takes longer than the Glorot uniform initialisation of the peers. CIFAR
-networks have no peer; only their own times are recorded.
+Both libraries build the same layers with random weights for images of 224x224 pixels.
+The paper's network with its top is compared with `keras.applications`, whose
+convolutions have a bias. Version 1.5 without top is compared with KerasHub's
+`ResNetBackbone`, which has the same number of parameters. This package uses He normal
+initialisation, like the paper. He normal takes longer than the peers' Glorot uniform
+initialisation. CIFAR networks have no peer, so their rows have no ratio.
 
 `peer/ours` is the peer's time divided by this package's, as the median over all rounds;
 `lowest` and `highest` are the extremes. Above 1, this package is faster.
@@ -37,7 +37,7 @@ def make_backbone(depth):
 
 
 def make_pairs():
-    """Yields (network, constructor, peer, constructor of the peer or `None`)."""
+    """Yields (network, constructor, peer or `None`, peer's constructor or `None`)."""
     import keras
 
     import keras_resnet
@@ -47,30 +47,30 @@ def make_pairs():
 
     for depth in (50, 101, 152):
         name = f"ResNet{depth}"
-        peer = functools.partial(getattr(keras.applications, name), weights=None)
-        yield name, make_constructor(depth), "keras.applications", peer
+        build_peer = functools.partial(getattr(keras.applications, name), weights=None)
+        yield name, make_constructor(depth), "keras.applications", build_peer
     try:
         for depth in (18, 34, 50, 101, 152):
             ours = make_constructor(depth, include_top=False, stride_on="3x3")
-            yield f"ResNet{depth} without top", ours, "KerasHub", make_backbone(depth)
+            yield (f"ResNet{depth} without top", ours, "KerasHub", make_backbone(depth))
     except ImportError as error:
         print(f"KerasHub is skipped, because it cannot be imported: {error}")
     for depth in (20, 56, 110, 1202):
         yield f"ResNet{depth}", make_constructor(depth), None, None
 
 
-def main(rounds):
+def main(num_rounds):
     import keras
 
     rows = []
-    for network, ours, peer, build_peer in make_pairs():
-        sides = {"ours": ours, **({peer: build_peer} if peer else {})}
-        # Building ResNet-1202 takes half a minute.
-        num_rounds = 1 if network == "ResNet1202" else rounds
-        times = time_turns(sides, num_rounds, keras.backend.clear_session)
+    for network, build_ours, peer, build_peer in make_pairs():
+        builders = {"ours": build_ours, **({peer: build_peer} if peer else {})}
+        # Building ResNet-1202 takes half a minute, so it is built once.
+        repeats = 1 if network == "ResNet1202" else num_rounds
+        times = time_turns(builders, repeats, keras.backend.clear_session)
         rows.append({"network": network, **make_row(times, peer)})
     write_results("build", rows)
 
 
 if __name__ == "__main__":
-    run(main, rounds=(5, "Number of times that each side builds a network."))
+    run(main, rounds=(5, "Number of times that each library builds a network."))

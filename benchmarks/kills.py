@@ -5,7 +5,7 @@ python -m benchmarks.kills --kills=100
 Each run is killed once with SIGKILL and then started again. The moment of the kill is
 random, between the start of the process and its last writes. `identical` states whether
 `metrics.csv` and both saved networks are bit-identical to those of an uninterrupted
-run. The same command resumes an interrupted benchmark.
+run. If the benchmark is interrupted, the same command resumes it.
 """
 
 import json
@@ -36,7 +36,7 @@ def start_run(folder):
 
 
 def finish_run(process):
-    """Waits for a run to end. Returns the step that it resumed after, or "ended"."""
+    """Waits for a run. Returns the step after which the run resumed, or "ended"."""
     output, _ = process.communicate()
     if process.returncode:
         raise RuntimeError(f"A run failed with status {process.returncode}: {output}")
@@ -57,7 +57,7 @@ def read_results(folder):
 
 
 def kill_once(folder, duration):
-    """Kills and resumes a run. Returns the second of the kill and the resumed step."""
+    """Kills a run at a random second. Returns the second and `finish_run`'s result."""
     while True:
         shutil.rmtree(folder, ignore_errors=True)
         process, kill_time = start_run(folder), random.uniform(0, duration)
@@ -67,7 +67,7 @@ def kill_once(folder, duration):
             process.kill()
             process.communicate()
             return kill_time, finish_run(start_run(folder))
-        # The run ended before it could be killed, so the loop starts another one.
+        # The run ended before it could be killed, so the loop starts another run.
 
 
 def main(kills, work_dir):
@@ -80,16 +80,16 @@ def main(kills, work_dir):
         with open(path, encoding="utf-8") as file:
             rows = json.load(file)
     shutil.rmtree(original_dir, ignore_errors=True)
-    begin = time.perf_counter()
+    start = time.perf_counter()
     finish_run(start_run(original_dir))
-    duration = time.perf_counter() - begin
+    duration = time.perf_counter() - start
     expected = read_results(original_dir)
     with progress_bar("kills", kills) as advance:
-        for kill in range(1, kills + 1):
-            if kill > len(rows):
+        for index in range(1, kills + 1):
+            if index > len(rows):
                 moment, step = kill_once(killed_dir, duration)
                 identical = "yes" if read_results(killed_dir) == expected else "no"
-                values = (kill, round(moment, 2), round(duration, 2), step, identical)
+                values = (index, round(moment, 2), round(duration, 2), step, identical)
                 rows.append(dict(zip(COLUMNS, values, strict=True)))
                 write_file(path, json.dumps(rows))
             advance()
@@ -100,4 +100,4 @@ def main(kills, work_dir):
 
 
 if __name__ == "__main__":
-    run(main, kills=(100, "Number of runs."), work_dir=("runs/kills", "Work folder."))
+    run(main, kills=(100, "Number of runs."), work_dir=("runs/kills", "Run folders."))

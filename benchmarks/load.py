@@ -2,8 +2,8 @@
 
 python -m benchmarks.load --torch_python=/path/to/python/with/timm
 
-Each side is a separate process. After its imports, it builds the network, loads the
-file, and reports the time and the peak memory of the process. This package and timm
+Each library has its own process. After the imports, the process builds the network,
+loads the weights, and reports the time and its peak memory. This package and timm
 read a safetensors file with torchvision's names. keras.applications reads its own h5
 format. The weights are random, since their values do not affect the time.
 """
@@ -30,8 +30,8 @@ seconds = time.perf_counter() - start
 peak = mebibytes("VmHWM")
 print(json.dumps([seconds, peak, peak - before]))
 """
-# Imports and code that loads the network, by side. Only the loading is measured.
-SIDES = {
+# Imports and code that loads the network, by library. Only the loading is measured.
+LIBRARIES = {
     "ours": (
         "import keras; from keras_resnet import ResNet152; import safetensors",
         "model = ResNet152(weights='{folder}/net.safetensors')",
@@ -70,25 +70,25 @@ def _write_files(folder):
                 group[name] = value
 
 
-def main(torch_python, rounds):
+def main(torch_python, num_rounds):
     with tempfile.TemporaryDirectory() as folder:
         _write_files(folder)
-        sides = {}
-        for name, (imports, load_code) in SIDES.items():
+        scripts = {}
+        for name, (imports, load_code) in LIBRARIES.items():
             python = torch_python if name == "timm" else sys.executable
             code = _SCRIPT.format(imports=imports, load=load_code.format(folder=folder))
-            sides[name] = python, code
-        columns = run_scripts(sides, rounds)
+            scripts[name] = python, code
+        columns = run_scripts(scripts, num_rounds)
     rows = []
-    for name, (seconds, peak, increase) in columns.items():
+    for name, (seconds, peaks, increases) in columns.items():
         row = {
             "side": name,
             "seconds": round(statistics.median_high(seconds), 2),
             **summarise_ratios(seconds, columns["ours"][0], "seconds/ours"),
-            "peak_mib": round(max(peak)),
-            "peak_over_imports_mib": round(max(increase)),
-            "added/ours": summarise_ratios(increase, columns["ours"][2])["peer/ours"],
-            "rounds": rounds,
+            "peak_mib": round(max(peaks)),
+            "peak_over_imports_mib": round(max(increases)),
+            "added/ours": summarise_ratios(increases, columns["ours"][2])["peer/ours"],
+            "rounds": num_rounds,
         }
         rows.append(row)
     write_results("load", rows)
@@ -99,5 +99,5 @@ if __name__ == "__main__":
     run(
         main,
         torch_python=(sys.executable, "Python interpreter with timm."),
-        rounds=(5, "Number of times that each side loads the network."),
+        rounds=(5, "Number of times that each library loads the network."),
     )

@@ -4,9 +4,9 @@ python -m benchmarks.quantizers --weights=FOLDER --crops=SHARED/data/imagenet
 
 Each quantiser converts the same networks, with folded batch normalisation, to int8
 `.tflite` files with the same calibration images. All files are compared with the Keras
-network on the same test images. `litert-quantizer` (formerly `ai-edge-quantizer`) runs
-with moving averages of the activation ranges, its default, and with their extremes, as
-in TFLite. It is skipped if it is not installed. `FOLDER` contains the output of
+network on the same test images. `litert-quantizer` (formerly `ai-edge-quantizer`) is
+optional. It runs with moving averages of the activation ranges, its default, and with
+the extremes of the ranges, as in TFLite. `FOLDER` contains the output of
 `../shared/tools/expand_weights.py`; without this folder, only ResNet-20 is measured.
 
 `difference` is the mean L1 distance between the class probabilities of the file and of
@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.side_by_side import run, write_results
 
-CALIBRATION_IMAGES = 200
+NUM_CALIBRATION_IMAGES = 200
 
 
 def load_cases(weights, crops, data_dir):
@@ -39,17 +39,17 @@ def load_cases(weights, crops, data_dir):
     classifier = load_classifier("resnet20", weights="fashion_mnist")
     dataset = load_images(classifier, "fashion_mnist", data_dir)
     permutation = np.random.default_rng(0).permutation(len(dataset.train))
-    calibration = dataset.train.images[np.sort(permutation[:CALIBRATION_IMAGES])]
+    calibration = dataset.train.images[np.sort(permutation[:NUM_CALIBRATION_IMAGES])]
     yield classifier, calibration, dataset.test.images, dataset.test.labels
 
 
-def quantize_with_litert(content, images, min_max):
-    """Returns a float32 `.tflite` file, quantised to int8 with ranges by `min_max`."""
+def quantize_with_litert(content, images, is_min_max):
+    """Quantises a float32 `.tflite` file, with extremes as ranges if `is_min_max`."""
     from litert_quantizer import Quantizer, calibrator, recipe, recipe_manager
     from litert_quantizer.utils import qsv_utils
 
     samples = {"serving_default": [{"image": np.float32(i[None])} for i in images]}
-    update = qsv_utils.min_max_update if min_max else qsv_utils.moving_average_update
+    update = qsv_utils.min_max_update if is_min_max else qsv_utils.moving_average_update
     manager = recipe_manager.RecipeManager()
     manager.load_quantization_recipe(recipe.static_wi8_ai8())
     range_calibrator = calibrator.Calibrator(content, qsv_update_func=update)
@@ -73,9 +73,9 @@ def quantize(classifier, calibration, folder):
     yield "TFLite", convert(folded_network)
     content = convert(folded_network, "float32")
     try:
-        for min_max in (False, True):
-            name = "litert-quantizer, " + ("extremes" if min_max else "averages")
-            yield name, quantize_with_litert(content, calibration, min_max)
+        for is_min_max in (False, True):
+            name = "litert-quantizer, " + ("extremes" if is_min_max else "averages")
+            yield name, quantize_with_litert(content, calibration, is_min_max)
     except ImportError as error:
         print(f"litert-quantizer is skipped, because it cannot be imported: {error}")
     yield "TFLite, repaired", convert(repair_network(folded_network, calibration))

@@ -2,15 +2,16 @@
 
 python -m benchmarks.serving --rounds=30
 
-Each side is a separate process with the same weights, two threads and the same image of
-224x224 pixels. This package's artifacts are those of `python -m export` and take raw
-pixels. The peers take normalised float32 pixels. They are a SavedModel, which Keras's
-`model.export` wrote for a `keras.applications.ResNet50`, and its conversions to TFLite
-and OpenVINO. Their int8 versions follow the guides of TFLite and NNCF.
+Each implementation has its own process with two threads. All use the same weights and
+the same image of 224x224 pixels. This package's artifacts are written as by `python -m
+export` and take raw pixels. The peers take normalised float32 pixels. One peer is a
+SavedModel, which Keras's `model.export` wrote for a `keras.applications.ResNet50`.
+Other peers are conversions of this SavedModel to TFLite and OpenVINO. Conversions to
+int8 follow the guides of TFLite and NNCF.
 
-- "settings": These sides use the thread settings of docs/how-to/serve.md.
+- "settings": TensorFlow uses the thread settings of docs/how-to/serve.md.
 - "any precision": OpenVINO chooses the precision of operations that are not int8, such
-  as bfloat16 on CPUs that support it. In the other sides, it computes in float32.
+  as bfloat16 on CPUs that support it. In other rows, these operations use float32.
 - "ONNX Runtime int8": The ONNX artifact of this package, quantised with ONNX Runtime's
   `quantize_static`, since tf2onnx does not run with this version of TensorFlow.
 - "torch.compile": `benchmarks.torch_nets`, frozen, with other random weights; optional.
@@ -32,13 +33,13 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
-from benchmarks.serving_files import OURS, PEERS, load_images, prepare, preprocess
+from benchmarks.serving_files import FILES, load_images, prepare_file, preprocess
 from benchmarks.side_by_side import isolate, make_row, run, time_turns, write_results
 from keras_resnet.support import InputError, filter_cpp_logs, progress_bar
 
-THREADS = 2
-CALLS = 5  # Number of calls in a turn. The first one starts with cold CPU caches.
-# Peers by artifact. The fastest artifact is also compared with the fastest peer.
+NUM_THREADS = 2
+NUM_CALLS = 5  # Calls per turn. The first call of a turn has cold CPU caches.
+# Implementations of this package with their peers. `main` adds the fastest pair.
 PAIRS = {
     "saved_model": ("keras",),
     "saved_model, settings": ("keras", "keras, settings"),
@@ -58,11 +59,11 @@ def _prepare_input(dtype, images):
 
 
 def open_saved_model(path, images, settings=False):
-    """Returns a function that predicts with a SavedModel, on the given images."""
+    """Returns a function that classifies `images` with a SavedModel."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(THREADS)
+    tf.config.threading.set_intra_op_parallelism_threads(NUM_THREADS)
     if settings:
         tf.config.threading.set_inter_op_parallelism_threads(1)
     saved_model = tf.saved_model.load(path)
@@ -70,7 +71,8 @@ def open_saved_model(path, images, settings=False):
     ((name, spec),) = serve.structured_input_signature[1].items()
     images = _prepare_input(spec.dtype.as_numpy_dtype, images)
 
-    def predict(keep=saved_model):  # `keep` keeps its variables alive.
+    # The default argument keeps the variables of the SavedModel alive.
+    def predict(saved_model=saved_model):
         (probabilities,) = serve(**{name: tf.constant(images)}).values()
         return probabilities.numpy()
 
@@ -80,7 +82,7 @@ def open_saved_model(path, images, settings=False):
 def open_litert(path, images):
     from ai_edge_litert.interpreter import Interpreter
 
-    runner = Interpreter(path, num_threads=THREADS).get_signature_runner()
+    runner = Interpreter(path, num_threads=NUM_THREADS).get_signature_runner()
     ((name, details),) = runner.get_input_details().items()
     inputs = {name: _prepare_input(details["dtype"], images)}
     return lambda: next(iter(runner(**inputs).values()))
@@ -90,19 +92,19 @@ def open_onnx_runtime(path, images):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
+    options.intra_op_num_threads = NUM_THREADS
     session = onnxruntime.InferenceSession(path, options, ["CPUExecutionProvider"])
     return lambda: session.run(None, {"image": images})[0]
 
 
-def open_openvino(path, images, hint="f32"):
+def open_openvino(path, images, precision="f32"):
     import openvino
 
-    options = {"INFERENCE_NUM_THREADS": THREADS, "PERFORMANCE_HINT": "LATENCY"}
-    if hint:
-        options["INFERENCE_PRECISION_HINT"] = hint
-    file = os.path.join(path, "model.xml")
-    model = openvino.Core().compile_model(file, "CPU", options)
+    options = {"INFERENCE_NUM_THREADS": NUM_THREADS, "PERFORMANCE_HINT": "LATENCY"}
+    if precision:
+        options["INFERENCE_PRECISION_HINT"] = precision
+    model_path = os.path.join(path, "model.xml")
+    model = openvino.Core().compile_model(model_path, "CPU", options)
     images = _prepare_input(model.input(0).element_type.to_dtype(), images)
     return lambda: model(images)[0]
 
@@ -112,7 +114,7 @@ def open_torch(path, images):
 
     from benchmarks.torch_nets import build
 
-    torch.set_num_threads(THREADS)
+    torch.set_num_threads(NUM_THREADS)
     torch._inductor.config.freezing = True
     network = build("resnet50", 1000).eval().to(memory_format=torch.channels_last)
     network = torch.compile(network)
@@ -125,8 +127,8 @@ def open_torch(path, images):
     return predict
 
 
-# Function that opens a side, name of the file, and further arguments of the function.
-SIDES = {
+# Function that loads a file, name of the file, and further arguments of the function.
+IMPLEMENTATIONS = {
     "saved_model": (open_saved_model, "saved_model"),
     "keras": (open_saved_model, "keras"),
     "saved_model, settings": (open_saved_model, "saved_model", True),
@@ -149,50 +151,50 @@ SIDES = {
 }
 
 
-def start_side(name, folder, batch, stats_dir):
-    """Opens a side, saves start time and memory, and returns a function for a turn."""
+def start_model(name, folder, batch_size, stats_dir):
+    """Loads a model, saves its start time and memory. Returns a function for a turn."""
     from export.device.timing import measure_peak_memory
 
-    open_side, file, *args = SIDES[name]
-    images = np.resize(load_images(folder), (batch, 224, 224, 3))
-    begin = time.perf_counter()
+    open_model, file_name, *args = IMPLEMENTATIONS[name]
+    images = np.resize(load_images(folder), (batch_size, 224, 224, 3))
+    start_time = time.perf_counter()
     with filter_cpp_logs():
-        predict = open_side(os.path.join(folder, file), images, *args)
+        predict = open_model(os.path.join(folder, file_name), images, *args)
         predict()
-    start_ms = 1e3 * (time.perf_counter() - begin)
+    start_ms = 1e3 * (time.perf_counter() - start_time)
     peak_mib = measure_peak_memory() / 2**20
     with open(os.path.join(stats_dir, name), "w") as file:
         json.dump({"start_ms": round(start_ms), "peak_mib": round(peak_mib)}, file)
 
     def run_turn():
-        for _ in range(CALLS):
+        for _ in range(NUM_CALLS):
             predict()
 
     return run_turn
 
 
-def compare_pair(ours, peer, times, batch, stats_dir):
-    """Returns a result row that compares two sides."""
+def compare_pair(ours, peer, times, batch_size, stats_dir):
+    """Returns a result row that compares an implementation with a peer."""
     columns = {}
-    for side, name in (("ours", ours), ("peer", peer)):
+    for role, name in (("ours", ours), ("peer", peer)):
         with open(os.path.join(stats_dir, name)) as file:
-            columns |= {f"{side}_{key}": v for key, v in json.load(file).items()}
-    settings = {"ours": ours, "batch": batch, "threads": THREADS}
-    row = make_row({"ours": times[ours], peer: times[peer]}, peer, CALLS)
+            columns |= {f"{role}_{key}": v for key, v in json.load(file).items()}
+    settings = {"ours": ours, "batch": batch_size, "threads": NUM_THREADS}
+    row = make_row({"ours": times[ours], peer: times[peer]}, peer, NUM_CALLS)
     return settings | row | columns
 
 
 def prepare_files(folder):
     os.makedirs(folder, exist_ok=True)
-    files, spawn = (*OURS, *PEERS), multiprocessing.get_context("spawn")
-    bar = progress_bar("preparing", len(files))
-    with ProcessPoolExecutor(1, spawn) as pool, bar as advance:
-        for file in files:
-            pool.submit(prepare, file, folder).result()
+    context = multiprocessing.get_context("spawn")
+    progress = progress_bar("preparing", len(FILES))
+    with ProcessPoolExecutor(1, context) as pool, progress as advance:
+        for file in FILES:
+            pool.submit(prepare_file, file, folder).result()
             advance()
 
 
-def main(rounds, batch, folder):
+def main(num_rounds, batch_size, folder):
     for name in ("onnx", "onnxruntime", "openvino", "nncf"):
         if not importlib.util.find_spec(name):
             raise InputError(
@@ -200,30 +202,31 @@ def main(rounds, batch, folder):
                 f"'keras-resnet-zoo[onnx,openvino]'. Missing: {name}"
             )
     has_torch = importlib.util.find_spec("torch")
-    names = [name for name in SIDES if has_torch or name != "torch.compile"]
+    names = [name for name in IMPLEMENTATIONS if has_torch or name != "torch.compile"]
     with tempfile.TemporaryDirectory() as stats_dir:
         folder = os.path.abspath(folder or os.path.join(stats_dir, "files"))
         prepare_files(folder)
-        sides = {}
+        turns = {}
         with progress_bar("starting", len(names)) as advance:
-            for name in names:  # One at a time, so that start times are comparable.
-                sides[name] = isolate(start_side, name, folder, batch, stats_dir)
-                sides[name]()
+            # Start the processes one after another, so that start times are comparable.
+            for name in names:
+                turns[name] = isolate(start_model, name, folder, batch_size, stats_dir)
+                turns[name]()
                 advance()
-        # During the pause, the threads of the previous side stop spinning.
-        times = time_turns(sides, rounds, lambda: time.sleep(0.02))
+        # During the pause, the threads of the previous call stop busy-waiting.
+        times = time_turns(turns, num_rounds, lambda: time.sleep(0.02))
         pairs = [(a, b) for a, peers in PAIRS.items() for b in peers if b in times]
         names_by_speed = sorted(times, key=lambda name: statistics.median(times[name]))
         ours = next(name for name in names_by_speed if name in PAIRS)
         pairs.append((ours, next(name for name in names_by_speed if name not in PAIRS)))
-        rows = [compare_pair(*pair, times, batch, stats_dir) for pair in pairs]
+        rows = [compare_pair(*pair, times, batch_size, stats_dir) for pair in pairs]
         write_results("serving", rows)
 
 
 if __name__ == "__main__":
     run(
         main,
-        rounds=(30, "Number of turns of each side."),
+        rounds=(30, "Number of turns of each implementation."),
         batch=(1, "Number of images in a batch."),
         folder=(None, "Folder of the prepared files. Default: a temporary folder."),
     )

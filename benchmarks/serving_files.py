@@ -12,17 +12,17 @@ import sys
 
 import numpy as np
 
-# Artifacts of this package, keys of `export.artifacts.ARTIFACTS`.
-OURS = ("saved_model", "float32", "int8", "onnx", "openvino", "openvino_int8")
+# Artifacts of this package, as keys of `export.artifacts.ARTIFACTS`.
+OUR_ARTIFACTS = ("saved_model", "float32", "int8", "onnx", "openvino", "openvino_int8")
 
 
-def prepare(name, folder):
-    """Makes one file unless it is in the folder already.
+def prepare_file(name, folder):
+    """Makes one of `FILES` unless the file exists.
 
-    Its imports take gigabytes of memory, so it should run in a separate process.
+    Call this function in a new process, because its imports take gigabytes of memory.
 
     Args:
-        name: Name in `OURS` or `PEERS`. Some files are made from earlier ones there.
+        name: Name of the file. Files must be made in the order of `FILES`.
         folder: Folder of the files.
     """
     path, temporary_dir = os.path.join(folder, name), os.path.join(folder, "parts")
@@ -35,16 +35,16 @@ def prepare(name, folder):
     os.makedirs(temporary_dir, exist_ok=True)
     temporary_path = os.path.join(temporary_dir, name)
     with filter_cpp_logs(), contextlib.redirect_stdout(io.StringIO()):
-        if name in OURS:
+        if name in OUR_ARTIFACTS:
             ARTIFACTS[name].write(temporary_path, _make_source(folder))
         else:
-            PEERS[name](temporary_path, folder)
+            PEER_WRITERS[name](temporary_path, folder)
     os.replace(temporary_path, path)
 
 
 @functools.cache
 def _make_source(folder):
-    """Returns the input of `Artifact.write`. Makes weights and images if needed."""
+    """Returns the input of `Artifact.write`. Makes missing weights and images."""
     import keras
 
     from export.artifacts import Source
@@ -69,17 +69,17 @@ def _make_source(folder):
 
 
 def _randomise(network):
-    """Randomises batch normalisation, so that folding it changes every weight."""
+    """Randomises batch normalisation, so that folding changes every weight."""
     import keras
 
     rng = np.random.default_rng(0)
     for layer in network.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
-            size = layer.gamma.shape[0]
-            # Small last scales of the blocks, as after training, bound the activations.
+            n = layer.gamma.shape[0]
+            # Small scales at the ends of blocks, as after training, bound activations.
             low, high = (0.1, 0.3) if layer.name.endswith("_3_bn") else (0.5, 1.5)
-            scale, variance = (rng.uniform(*r, size) for r in ((low, high), (0.5, 2)))
-            offset, mean = rng.normal(0, 0.3, (2, size))
+            scale, variance = (rng.uniform(*r, n) for r in ((low, high), (0.5, 2)))
+            offset, mean = rng.normal(0, 0.3, (2, n))
             layer.set_weights([scale, offset, mean, variance])
 
 
@@ -89,7 +89,7 @@ def preprocess(images):
 
 
 def load_images(folder):
-    """Returns the calibration images of `_make_source`, uint8, (16, 224, 224, 3)."""
+    """Returns the images that `_make_source` saved, uint8, (16, 224, 224, 3)."""
     return np.load(os.path.join(folder, "images.npy"))
 
 
@@ -102,7 +102,7 @@ def export_keras(path, folder):
 
 
 def to_tflite(path, folder, int8=False):
-    """Converts the Keras SavedModel to TFLite, to int8 as in the guide of TFLite."""
+    """Converts the Keras SavedModel to TFLite. int8 follows TFLite's guide."""
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_saved_model(os.path.join(folder, "keras"))
@@ -115,7 +115,7 @@ def to_tflite(path, folder, int8=False):
 
 
 def to_openvino(path, folder, int8=False):
-    """Converts the Keras SavedModel with OpenVINO, to int8 with NNCF's defaults."""
+    """Converts the Keras SavedModel to OpenVINO. int8 uses NNCF's defaults."""
     import nncf
     import openvino
 
@@ -131,7 +131,7 @@ def to_onnx_int8(path, folder):
     """Quantises the ONNX artifact as in ONNX Runtime's guide for x86 (QDQ, uint8)."""
     from onnxruntime import quantization
 
-    class Reader(quantization.CalibrationDataReader):
+    class ImageReader(quantization.CalibrationDataReader):
         images = iter(load_images(folder))
 
         def get_next(self):
@@ -139,14 +139,14 @@ def to_onnx_int8(path, folder):
             return None if image is None else {"image": image[None]}
 
     quantization.quantize_static(
-        os.path.join(folder, "onnx"), path, Reader(), quantization.QuantFormat.QDQ,
+        os.path.join(folder, "onnx"), path, ImageReader(), quantization.QuantFormat.QDQ,
         per_channel=True, activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
     )  # fmt: skip
 
 
 # Functions that write the files of the peers, by file name.
-PEERS = {
+PEER_WRITERS = {
     "keras": export_keras,
     "keras.tflite": to_tflite,
     "keras_int8.tflite": functools.partial(to_tflite, int8=True),
@@ -154,3 +154,4 @@ PEERS = {
     "keras_nncf": functools.partial(to_openvino, int8=True),
     "onnx_int8": to_onnx_int8,
 }
+FILES = (*OUR_ARTIFACTS, *PEER_WRITERS)

@@ -1,8 +1,8 @@
 """Functions that benchmarks share: flags, alternating measurements, result files.
 
-A benchmark compares sides, such as this package ("ours") and a peer. Every round
-measures each side once. Other load on the machine slows all sides of a round, so ratios
-within a round are more reliable than times.
+A benchmark compares implementations, such as this package ("ours") and a peer. Every
+round measures each implementation once. Other load on the machine slows all of them, so
+ratios of times in the same round are more reliable than the times.
 """
 
 import contextlib
@@ -38,46 +38,46 @@ def run(main, required=(), **options):
     support.run_command(lambda argv: main(*(flags.FLAGS[n].value for n in options)))
 
 
-def call_in_turn(sides, rounds):
+def call_in_turn(functions, num_rounds):
     """Calls functions in turn (A B A B ...) and returns lists of results by name."""
-    results = {name: [] for name in sides}
-    for _ in range(rounds):
-        for name, side in sides.items():
-            results[name].append(side())
+    results = {name: [] for name in functions}
+    for _ in range(num_rounds):
+        for name, function in functions.items():
+            results[name].append(function())
     return results
 
 
-def time_turns(sides, rounds, between=lambda: None):
-    """Returns the times of each side in seconds, one for each round, by name.
+def time_turns(functions, num_rounds, between=lambda: None):
+    """Returns the times of each function in seconds, one for each round, by name.
 
     Args:
-        sides: Functions without arguments, by name.
-        rounds: Number of rounds. One more round is made first, to warm up traces and
-            caches. Its times are not returned.
-        between: Function to call before each side, outside the measured time.
+        functions: Functions without arguments, by name.
+        num_rounds: Number of timed rounds. An untimed round before them warms up traces
+            and caches.
+        between: Function to call before each function, outside the measured time.
     """
 
-    def time_side(side):
+    def time_call(function):
         between()
-        begin = time.perf_counter()
-        side()
-        return time.perf_counter() - begin
+        start = time.perf_counter()
+        function()
+        return time.perf_counter() - start
 
-    sides = {name: functools.partial(time_side, side) for name, side in sides.items()}
-    return {name: t[1:] for name, t in call_in_turn(sides, rounds + 1).items()}
+    calls = {k: functools.partial(time_call, f) for k, f in functions.items()}
+    return {k: v[1:] for k, v in call_in_turn(calls, num_rounds + 1).items()}
 
 
-def run_scripts(sides, rounds, **options):
+def run_scripts(scripts, num_rounds, **options):
     """Runs scripts in other Python processes in turn.
 
     Args:
-        sides: Python interpreter and script, by name. The last line printed by a
+        scripts: Python interpreter and script, by name. The last line printed by a
             script must be a JSON list.
-        rounds: Number of runs of each script.
+        num_rounds: Number of runs of each script.
         **options: Arguments of `subprocess.run`.
 
     Returns:
-        A dict from side to columns. Column i has entry i of the list in every round.
+        A dict from name to columns. Column i has entry i of the printed lists.
     """
     options |= {"capture_output": True, "text": True}
 
@@ -85,53 +85,53 @@ def run_scripts(sides, rounds, **options):
         process = subprocess.run([python, "-c", code], check=True, **options)
         return json.loads(process.stdout.splitlines()[-1])
 
-    calls = {name: functools.partial(run_script, *side) for name, side in sides.items()}
-    results = call_in_turn(calls, rounds)
+    calls = {k: functools.partial(run_script, *v) for k, v in scripts.items()}
+    results = call_in_turn(calls, num_rounds)
     return {name: list(zip(*rows, strict=True)) for name, rows in results.items()}
 
 
-def isolate(make_side, *args):
-    """Starts a side in a separate process, which waits until its turn.
+def isolate(make_function, *args):
+    """Starts a process and returns a function that runs a benchmark in the process.
 
-    Settings of TensorFlow or the memory allocator then do not affect other sides. The
-    process calls `make_side(*args)`, which must be picklable, to get a function without
-    arguments. The returned `side()` runs that function in the process and waits until
-    it ends. It raises `EOFError` if the function fails.
+    Settings of TensorFlow or the memory allocator then do not affect other benchmarks.
+    The process calls `make_function(*args)`, which must be picklable, to get a function
+    without arguments. The returned `run_function()` runs this function in the process
+    and waits until the function ends. If the function fails, it raises `EOFError`.
     """
     context = multiprocessing.get_context("spawn")
     pipe, process_pipe = context.Pipe()
     context.Process(
-        target=_serve, args=(process_pipe, make_side, args), daemon=True
+        target=_serve, args=(process_pipe, make_function, args), daemon=True
     ).start()
     process_pipe.close()
 
-    def side():
+    def run_function():
         pipe.send(None)
         pipe.recv()
 
-    return side
+    return run_function
 
 
-def _serve(pipe, make_side, args):
-    side = make_side(*args)
-    # The loop ends when the other end of the pipe is closed.
+def _serve(pipe, make_function, args):
+    function = make_function(*args)
+    # `recv` raises `EOFError` when the parent process ends.
     with contextlib.suppress(EOFError):
         while True:
             pipe.recv()
-            side()
+            function()
             pipe.send(None)
 
 
 def median_ms(times, parts=1):
-    """Returns the median of times in seconds, divided by `parts`, in milliseconds."""
+    """Returns the median of `times`, in seconds, as milliseconds for one of `parts`."""
     return round(1000 * statistics.median(times) / parts, 1)
 
 
-def summarise_ratios(numerators, denominators, column="peer/ours"):
-    """Returns the median, lowest and highest ratio of all rounds, by column name."""
+def summarise_ratios(numerators, denominators, median_name="peer/ours"):
+    """Returns the median, lowest and highest of the rounds' ratios, by column name."""
     round_ratios = [a / b for a, b in zip(numerators, denominators, strict=True)]
-    columns = {column: statistics.median, "lowest": min, "highest": max}
-    return {name: round(reduce(round_ratios), 3) for name, reduce in columns.items()}
+    columns = {median_name: statistics.median, "lowest": min, "highest": max}
+    return {k: round(reduce(round_ratios), 3) for k, reduce in columns.items()}
 
 
 def make_row(times, peer, parts=1):

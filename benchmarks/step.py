@@ -2,14 +2,14 @@
 
 python -m benchmarks.step
 
-Each side is a separate process with the same network, SGD with momentum, and a single
-batch of noise in memory. The network itself normalises raw pixels. "ours" is
+Each implementation has its own process. All train the same network with SGD with
+momentum on one batch of noise in memory. The network normalises raw pixels. "ours" is
 `keras_resnet.training.step.Step` with the recipe's weight decay. "fit" has no weight
 decay and uses `jit_compile=False`. "fit, XLA" uses `jit_compile=True`, which Keras's
 default "auto" selects for these networks. "fit, oneDNN off" runs TensorFlow as it runs
-on older CPUs. PyTorch (`benchmarks.torch_nets`) is optional. It uses the channels-last
-layout, in eager mode and with `torch.compile`. All sides use float32, except those with
-bfloat16 in their name.
+on older CPUs. "torch" (`benchmarks.torch_nets`) is optional and uses the channels-last
+layout, in eager mode or with `torch.compile`. All implementations use float32, except
+those with bfloat16 in their name.
 
 `peer/ours` is the peer's time divided by this package's, as the median over all rounds;
 `lowest` and `highest` are the extremes. Above 1, this package is faster. The machine
@@ -30,7 +30,7 @@ def prepare_ours(case, steps, precision="float32"):
     def run_steps():
         for _ in range(steps):
             run_step()
-        step.sums.numpy()  # Waits until the device has finished.
+        step.sums.numpy()  # Waits until the device has finished all steps.
 
     return run_steps
 
@@ -59,7 +59,7 @@ def prepare_torch(case, steps, compiled=False, bfloat16=False):
     from benchmarks.torch_nets import build, make_step
 
     torch.manual_seed(0)
-    network = build(case.model, case.classes).to(memory_format=torch.channels_last)
+    network = build(case.model, case.num_classes).to(memory_format=torch.channels_last)
     recipe = case.find_recipe()
     optimizer = torch.optim.SGD(
         network.parameters(), 1e-3, recipe.momentum, weight_decay=recipe.weight_decay
@@ -67,7 +67,7 @@ def prepare_torch(case, steps, compiled=False, bfloat16=False):
     shape = (case.batch_size, 3, case.size, case.size)
     images = torch.randint(0, 256, shape, dtype=torch.uint8)
     images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.arange(case.batch_size) % case.classes
+    labels = torch.arange(case.batch_size) % case.num_classes
     precision = torch.bfloat16 if bfloat16 else None
     step = make_step(network, optimizer, compiled, precision)
 
@@ -79,7 +79,7 @@ def prepare_torch(case, steps, compiled=False, bfloat16=False):
     return run_steps
 
 
-def main(rounds, steps):
+def main(num_rounds, steps):
     rows = []
     for case in CASES:
         peers = {
@@ -94,9 +94,9 @@ def main(rounds, steps):
                 "torch.compile": (prepare_torch, case, steps, True),
                 "torch.compile, bfloat16": (prepare_torch, case, steps, True, True),
             }
-        sides = {"ours": (prepare_ours, case, steps), **peers}
-        times = time_turns({name: isolate(*s) for name, s in sides.items()}, rounds)
-        rows += [{**case.to_columns(), **make_row(times, p, steps)} for p in peers]
+        setups = {"ours": (prepare_ours, case, steps), **peers}
+        times = time_turns({k: isolate(*v) for k, v in setups.items()}, num_rounds)
+        rows += [{**case.to_columns(), **make_row(times, k, steps)} for k in peers]
     write_results("step", rows)
 
 

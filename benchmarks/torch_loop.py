@@ -16,16 +16,16 @@ BATCH_SIZE = 128
 
 
 def augment(images, rng):
-    """Pads (n, c, height, width) images by 4 pixels, and crops and flips at random."""
-    count, _, height, width = images.shape
+    """Pads images, (n, c, height, width), by 4 pixels. Crops and flips at random."""
+    num_images, _, height, width = images.shape
     padded = torch.nn.functional.pad(images, (4, 4, 4, 4))
-    top, left = torch.randint(0, 9, (2, count), generator=rng)
-    rows = top[:, None] + torch.arange(height)
-    columns = left[:, None] + torch.arange(width)
-    is_flipped = torch.rand(count, generator=rng) < 0.5
-    columns = torch.where(is_flipped[:, None], columns.flip(1), columns)
-    index = torch.arange(count)[:, None, None]
-    crops = padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None]]
+    top, left = torch.randint(0, 9, (2, num_images), generator=rng)
+    y = top[:, None] + torch.arange(height)
+    x = left[:, None] + torch.arange(width)
+    is_flipped = torch.rand(num_images, generator=rng) < 0.5
+    x = torch.where(is_flipped[:, None], x.flip(1), x)
+    i = torch.arange(num_images)[:, None, None]
+    crops = padded.permute(0, 2, 3, 1)[i, y[:, :, None], x[:, None]]
     return crops.permute(0, 3, 1, 2)
 
 
@@ -47,21 +47,21 @@ def main(data_path, output_path, epochs, seed):
     rows, seconds = [], 0.0
     for epoch in range(epochs):
         network.train()
-        begin = time.monotonic()
+        start = time.monotonic()
         for indices in torch.randperm(len(images), generator=rng).split(BATCH_SIZE):
             batch = augment(images[indices], rng)
             batch = batch.contiguous(memory_format=torch.channels_last)
             step(batch, labels[indices].long())
             schedule.step()
-        seconds += time.monotonic() - begin
+        seconds += time.monotonic() - start
         network.eval()
         test_batches = zip(test_images.split(500), test_labels.split(500), strict=True)
         with torch.no_grad():
-            correct = sum(
+            num_correct = sum(
                 (network((x.float() - 127.5) / 64).argmax(1) == y).sum().item()
                 for x, y in test_batches
             )
-        accuracy = correct / len(test_labels)
+        accuracy = num_correct / len(test_labels)
         rows.append({"epoch": epoch + 1, "seconds": seconds, "val_accuracy": accuracy})
         print(
             f"Epoch {epoch + 1}/{epochs} - {accuracy:.4f} - {seconds:.0f} s", flush=True

@@ -1,4 +1,4 @@
-"""Networks of the benchmarks in plain PyTorch. The module needs only torch."""
+"""PyTorch networks for the benchmarks. This module needs only torch."""
 
 import torch
 from torch import nn
@@ -8,40 +8,39 @@ from torch.nn import functional
 class BasicBlock(nn.Module):
     """Block with two 3x3 convolutions and shortcut A, which pads with zero channels."""
 
-    def __init__(self, inputs, width, stride):
+    def __init__(self, in_channels, out_channels, stride):
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.stride, self.zero_channels = stride, width - inputs
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.stride, self.zero_channels = stride, out_channels - in_channels
 
     def forward(self, x):
         y = functional.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         if self.zero_channels:
             x = x[:, :, :: self.stride, :: self.stride]
-            front = self.zero_channels // 2
-            x = functional.pad(x, (0, 0, 0, 0, front, self.zero_channels - front))
+            padding = self.zero_channels // 2
+            x = functional.pad(x, (0, 0, 0, 0, padding, self.zero_channels - padding))
         return functional.relu(x + y)
 
 
 class Bottleneck(nn.Module):
     """Block with 1x1 (strided), 3x3 and 1x1 convolutions and a projection shortcut."""
 
-    def __init__(self, inputs, width, stride):
+    def __init__(self, in_channels, width, stride):
         super().__init__()
-        last_size = (width, 4 * width, 1, 1)
-        sizes = ((inputs, width, 1, stride), (width, width, 3, 1), last_size)
+        last_conv = (width, 4 * width, 1, 1)
+        convs = ((in_channels, width, 1, stride), (width, width, 3, 1), last_conv)
         self.convs = nn.ModuleList(
-            nn.Conv2d(i, o, size, step, size // 2, bias=False)
-            for i, o, size, step in sizes
+            nn.Conv2d(i, o, k, s, k // 2, bias=False) for i, o, k, s in convs
         )
-        self.bns = nn.ModuleList(nn.BatchNorm2d(o) for _, o, _, _ in sizes)
+        self.bns = nn.ModuleList(nn.BatchNorm2d(o) for _, o, _, _ in convs)
         self.shortcut = nn.Identity()
-        if inputs != 4 * width:
+        if in_channels != 4 * width:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, 4 * width, 1, stride, bias=False),
+                nn.Conv2d(in_channels, 4 * width, 1, stride, bias=False),
                 nn.BatchNorm2d(4 * width),
             )
 
@@ -54,22 +53,22 @@ class Bottleneck(nn.Module):
         return functional.relu(self.shortcut(x) + y)
 
 
-def build(name, classes):
-    """Returns the network "resnet20" or "resnet50" with He-initialised kernels."""
+def build(name, num_classes):
+    """Returns ResNet-20 if `name` is "resnet20", else ResNet-50, with He kernels."""
     if name == "resnet20":
         stem = [nn.Conv2d(3, 16, 3, 1, 1, bias=False)]
-        block, blocks, width, inputs = BasicBlock, (3, 3, 3), 16, 16
+        block, blocks_per_stage, width, channels = BasicBlock, (3, 3, 3), 16, 16
     else:
         stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False)]
-        block, blocks, width, inputs = Bottleneck, (3, 4, 6, 3), 64, 64
-    stem += [nn.BatchNorm2d(inputs), nn.ReLU()]
+        block, blocks_per_stage, width, channels = Bottleneck, (3, 4, 6, 3), 64, 64
+    stem += [nn.BatchNorm2d(channels), nn.ReLU()]
     layers = [*stem, nn.MaxPool2d(3, 2, 1)] if name == "resnet50" else stem
-    for stage, count in enumerate(blocks):
-        for block_index in range(count):
+    for stage, num_blocks in enumerate(blocks_per_stage):
+        for block_index in range(num_blocks):
             stride = 2 if stage and not block_index else 1
-            layers.append(block(inputs, width * 2**stage, stride))
-            inputs = width * 2**stage * (4 if block is Bottleneck else 1)
-    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, classes)]
+            layers.append(block(channels, width * 2**stage, stride))
+            channels = width * 2**stage * (4 if block is Bottleneck else 1)
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes)]
     network = nn.Sequential(*layers)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):

@@ -28,10 +28,10 @@ from .quantization import REPAIR_DESCRIPTION, equalise, repair_network
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Network, calibration images and folders for writing artifacts."""
+    """The network to export, its calibration images and the folders to write to."""
 
-    classifier: Classifier  # The network, after `keras_resnet.nets.fold`.
-    calibration: np.ndarray  # Images, uint8, (n, height, width, channels).
+    classifier: Classifier  # Network with folded batch normalisation.
+    calibration: np.ndarray  # Calibration images, uint8, (n, height, width, channels).
     bundle_dir: str  # Folder that the artifacts are written to.
     scratch_dir: str  # Folder for intermediate files.
     repair: str = ""  # Description of the network's repair; empty if not repaired.
@@ -39,7 +39,7 @@ class Source:
     static_models: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def get_static_model(self, pixel_dtype: str) -> str:
-        """Returns the folder of a SavedModel for converters. Writes it if it is new."""
+        """Returns a SavedModel's folder, which the first call for each dtype writes."""
         if pixel_dtype not in self.static_models:
             path = tempfile.mkdtemp(dir=self.scratch_dir)
             write_static_model(self.classifier, path, pixel_dtype)
@@ -47,10 +47,10 @@ class Source:
         return self.static_models[pixel_dtype]
 
     def with_repaired_network(self) -> "Source":
-        """Returns a source whose network is repaired to lose less accuracy in int8."""
-        network = repair_network(self.classifier, self.calibration)
+        """Returns a copy whose network is repaired, to lose less accuracy in int8."""
+        classifier = repair_network(self.classifier, self.calibration)
         return dataclasses.replace(
-            self, classifier=network, repair=REPAIR_DESCRIPTION, static_models={}
+            self, classifier=classifier, repair=REPAIR_DESCRIPTION, static_models={}
         )
 
 
@@ -60,14 +60,14 @@ class Artifact:
 
     path: str  # Path relative to the bundle.
     write: Callable[[str, Source], None]  # Writes the artifact to a path.
-    runtime: str | None  # Key of `RUNTIMES`; `None` if it runs only in browsers.
-    precision: str | None = None  # Key of `LIMITS`; `None` if not compared.
+    runtime: str | None  # Key of `RUNTIMES`; `None` for browser-only artifacts.
+    precision: str | None = None  # Key of `LIMITS`; `None` for browser-only artifacts.
     calibrated: bool = False  # Whether writing needs calibration images.
-    default: bool = False  # Whether it is written by default.
+    default: bool = False  # Whether exports include the artifact by default.
     requires: tuple[str, ...] = ()  # Keys of the artifacts that `write` reads.
     note: str = ""  # Advice for users of the artifact.
-    # Raises `Disagreement` if outputs other than `probabilities` are wrong. Takes the path
-    # of the artifact, the classifier and a few test images.
+    # Raises `Disagreement` if the artifact's outputs besides `probabilities` are wrong.
+    # The arguments are the artifact's path, the classifier and a few test images.
     check: Callable[[str, Classifier, np.ndarray], None] | None = None
 
 
@@ -77,22 +77,22 @@ def _adapt(write: Callable[..., None]) -> Callable[[str, Source], None]:
 
 
 def _make_tflite_artifact(name: str) -> Artifact:
-    row = TFLITE_FORMATS[name]
+    tflite_format = TFLITE_FORMATS[name]
     precision = name if name in ("float32", "float16") else "int8"
 
     def write(path: str, source: Source) -> None:
-        saved_model = source.get_static_model(row.pixel_dtype)
-        content = convert_to_tflite(saved_model, row, source.calibration)
+        model_dir = source.get_static_model(tflite_format.pixel_dtype)
+        content = convert_to_tflite(model_dir, tflite_format, source.calibration)
         write_file(path, add_metadata(content, source.classifier))
 
     return Artifact(
-        f"{name}.tflite", write, "LiteRT", precision, row.calibrated,
-        default=not row.on_request, note=row.warning,
+        f"{name}.tflite", write, "LiteRT", precision, tflite_format.calibrated,
+        default=not tflite_format.on_request, note=tflite_format.warning,
     )  # fmt: skip
 
 
 def _write_openvino_int8(path: str, source: Source) -> None:
-    # If a package is missing, fail before the slow equalisation.
+    # Import first, so that a missing package raises before the slow equalisation.
     with require_extra("openvino"), disable_telemetry():
         import nncf  # noqa: F401
         import openvino  # noqa: F401
@@ -102,9 +102,9 @@ def _write_openvino_int8(path: str, source: Source) -> None:
 
 
 def _write_web(path: str, source: Source) -> None:
-    files = {n: os.path.join(source.bundle_dir, f"{n}.tflite") for n in WEB_MODELS}
-    existing_files = {n: file for n, file in files.items() if os.path.exists(file)}
-    write_web(path, source.classifier, existing_files)
+    paths = {n: os.path.join(source.bundle_dir, f"{n}.tflite") for n in WEB_MODELS}
+    existing_paths = {n: p for n, p in paths.items() if os.path.exists(p)}
+    write_web(path, source.classifier, existing_paths)
 
 
 # All artifacts by name, in the order in which they are written.
@@ -128,8 +128,8 @@ def resolve_formats(formats: Iterable[str] | None) -> list[str]:
     """Returns the names of the artifacts to write, in the order of `ARTIFACTS`.
 
     Args:
-        formats: Keys of `ARTIFACTS`. Required artifacts are added. Default: the
-            artifacts with `Artifact.default`.
+        formats: Keys of `ARTIFACTS`. Artifacts in their `requires` are added. Default:
+            all artifacts whose `default` is true.
 
     Raises:
         InputError: If a name is unknown, or `formats` is empty.

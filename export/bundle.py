@@ -48,7 +48,9 @@ from .reference import Reference, choose_calibration, get_reference, write_check
 
 
 @takes_options(
-    ExportOptions, order=("model", "output", "formats"), required=("model", "output")
+    ExportOptions,
+    first_names=("model", "output", "formats"),
+    required_names=("model", "output"),
 )
 def export(options: ExportOptions) -> Manifest:
     """Writes a bundle atomically, after comparing every artifact with the Keras model.
@@ -83,13 +85,13 @@ def export(options: ExportOptions) -> Manifest:
         calibration, manifest["calibration"] = choose_calibration(
             options, dataset, classifier.preprocessing, reference
         )
-    with replace_folder_atomically(output) as folder, TemporaryDirectory() as scratch:
-        network = dataclasses.replace(classifier, model=fold(classifier.model))
-        source = Source(network, calibration, folder, scratch)
+    with replace_folder_atomically(output) as folder, TemporaryDirectory() as temp_dir:
+        folded_network = dataclasses.replace(classifier, model=fold(classifier.model))
+        source = Source(folded_network, calibration, folder, temp_dir)
         if options.debug_quantization:
             path = source.get_static_model("float32")
             write_layer_report(
-                path, network.model, calibration, reference.images, folder
+                path, folded_network.model, calibration, reference.images, folder
             )
         artifacts = {name: make_artifact(name, source, reference) for name in formats}
         manifest["artifacts"] = {name: a.row for name, a in artifacts.items()}
@@ -126,7 +128,7 @@ def _check_replaceable(output: str) -> None:
 def _new_manifest(
     classifier: Classifier, dataset: Dataset, reference: Reference
 ) -> Manifest:
-    """Returns the manifest of a bundle, still without its artifacts and files."""
+    """Returns a manifest whose entries `artifacts` and `files` are still empty."""
     is_correct = reference.logits.argmax(axis=1) == reference.labels
     num_classes, dataset_name = len(classifier.classes), strip_folders(dataset.name)
     settings = classifier.provenance.to_settings()

@@ -7,8 +7,8 @@ for each CPU. The processes are called in turn, never two at a time. Thus they m
 same load and CPU clock and do not slow each other down. The command adds the results to
 manifest.json and MODEL_CARD.md, and draws latency.png.
 
-Like `export.verify`, it needs only LiteRT and NumPy, so that it can run on a device. It
-skips artifacts whose runtime is missing, and the figure if matplotlib is missing.
+The command can run on a device, because it needs only LiteRT and NumPy. It skips
+artifacts whose runtime is missing, and the figure if matplotlib is missing.
 """
 
 import argparse
@@ -37,22 +37,23 @@ def draw_figure(rows: Sequence[LatencyRow], manifest: Manifest) -> bytes:
     figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.add_subplot()
     batch, threads = rows[0]["batch"], max(row["threads"] for row in rows)
-    total = manifest["evaluation"]["images"]
+    num_images = manifest["evaluation"]["images"]
     drawn_rows = [r for r in rows if (r["batch"], r["threads"]) == (batch, threads)]
     for row, marker in zip(drawn_rows, itertools.cycle("osD^vP*Xdh")):
         entry = manifest["artifacts"][row["artifact"]]
-        top1 = entry["right"] / total
-        bars = [[100 * abs(x - top1)] for x in wilson_interval(entry["right"], total)]
-        time, size = f"{row['median_ms']:.3g} ms", f"{entry['bytes'] / 1e6:.3g} MB"
+        top1 = entry["right"] / num_images
+        interval = wilson_interval(entry["right"], num_images)
+        error_bars = [[100 * abs(bound - top1)] for bound in interval]
+        latency, size = f"{row['median_ms']:.3g} ms", f"{entry['bytes'] / 1e6:.3g} MB"
         axes.errorbar(
-            row["median_ms"], 100 * top1, yerr=bars, fmt=marker, markersize=8,
+            row["median_ms"], 100 * top1, yerr=error_bars, fmt=marker, markersize=8,
             elinewidth=0.8, capsize=3, alpha=0.75,
-            label=f"{row['artifact']}: {time}, {size}",
+            label=f"{row['artifact']}: {latency}, {size}",
         )  # fmt: skip
     axes.set_xscale("log")
     axes.margins(x=0.2)
     axes.set_xlabel(f"median latency (ms) of {batch} image(s), {threads} thread(s)")
-    axes.set_ylabel(f"top-1 accuracy (%) on {total} images, 95 % interval")
+    axes.set_ylabel(f"top-1 accuracy (%) on {num_images} images, 95 % interval")
     axes.set_title(f"{manifest['name']} on {describe_machine()}")
     axes.grid(alpha=0.3, which="both")
     axes.xaxis.set_major_formatter("{x:g}")
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument(
         "--threads", type=_parse_threads, default=(1, None),
-        help="comma-separated numbers of threads; all: one per CPU (default 1,all)",
+        help="comma-separated numbers of threads; 'all' is one per CPU (default 1,all)",
     )  # fmt: skip
     args = parser.parse_args(argv)
     folder, rounds = args.bundle, args.rounds
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, reason in skipped.items():
             print(f"Not measured: {name} ({reason})")
         if not rows:
-            raise InputError("No artifact of the bundle could be measured")
+            raise InputError("No artifact could be measured, for the reasons above")
         manifest["latency"] = {"machine": describe_machine(), "rows": rows}
         print(format_latency(manifest))
         try:

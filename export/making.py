@@ -25,15 +25,14 @@ from .device import (
 from .quantization import REPAIR_DESCRIPTION
 from .reference import Reference
 
-# Number of test images that `Artifact.check` receives.
-NUM_CHECK_IMAGES = 8
+NUM_CHECK_IMAGES = 8  # Number of test images that `Artifact.check` receives.
 
 
 class CheckedArtifact(NamedTuple):
     """An artifact whose difference from the Keras model is within its limit."""
 
     row: ArtifactRow  # Entry of the artifact in the manifest.
-    classify: ClassifyFunction | None  # `None` if the artifact runs only in browsers.
+    classify: ClassifyFunction | None  # `None` for browser-only artifacts.
 
 
 def make_artifact(name: str, source: Source, reference: Reference) -> CheckedArtifact:
@@ -51,7 +50,7 @@ def make_artifact(name: str, source: Source, reference: Reference) -> CheckedArt
     try:
         results, classify = _compare_with_keras(name, source, reference)
     except Disagreement as error:
-        # The repair optimises weights for TFLite's rounding, so only LiteRT can use it.
+        # The repair optimises weights for TFLite's rounding, not for other formats.
         can_be_repaired = artifact.calibrated and artifact.runtime == "LiteRT"
         if source.repair or not can_be_repaired:
             raise Disagreement(
@@ -75,7 +74,7 @@ def _compare_with_keras(
 
     Returns:
         A dict of measurements for the artifact's row in the manifest, and the function
-        that runs the artifact. They are `{}` and `None` for browser-only artifacts.
+        that runs the artifact. For browser-only artifacts: `{}` and `None`.
     """
     artifact = ARTIFACTS[name]
     if artifact.runtime is None or artifact.precision is None:
@@ -108,10 +107,10 @@ def time_artifacts(
     `image` is uint8, (1, height, width, channels). Sets `latency_ms` in each artifact's
     row, and returns the latency of the Keras model in milliseconds.
     """
-    compiled = tf.function(model, reduce_retracing=True)
+    compiled_model = tf.function(model, reduce_retracing=True)
 
     def run_keras(pixels: np.ndarray) -> np.ndarray:
-        return compiled(tf.constant(pixels), training=False).numpy()
+        return compiled_model(tf.constant(pixels), training=False).numpy()
 
     functions = {n: a.classify for n, a in artifacts.items() if a.classify}
     times = time_in_turn({"keras": run_keras, **functions}, image)

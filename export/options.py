@@ -23,7 +23,7 @@ class ExportOptions(ModelOptions):
         "Dataset of the test images: digits, folder:PATH, tfrecord:PATH or a TFDS "
         "name. Default: the dataset that the model was trained on.",
     )
-    data_dir: str | None = option(None, "TFDS data folder. Default: TFDS's default.")
+    data_dir: str | None = option(None, "Folder of TFDS datasets. Default: TFDS's own.")
     images: int = option(2000, "Maximum number of test images.", 1)
     calibration: str | None = option(
         None,
@@ -31,5 +31,9 @@ class ExportOptions(ModelOptions):
         "training images of a dataset. Default: the training images of `dataset`.",
     )
     seed: int = option(0, "Random seed for the choice of calibration images.", 0)
-    share_images: bool = option(False, "Put test images of any licence into check.npz.")
+    share_images: bool = option(
+        False,
+        "Put test images of any dataset into check.npz. Default: only images of digits "
+        "and fashion_mnist, whose licences allow it; else generated patterns.",
+    )
     debug_quantization: bool = option(False, "Report the int8 error of each layer.")

@@ -25,64 +25,65 @@ from .device import softmax, strip_folders
 from .formats import compute_reference_logits
 from .options import ExportOptions
 
-# Maximum uncompressed size in bytes, and maximum number, of the images in check.npz.
-CHECK_BYTES = 16 << 20
-CHECK_IMAGES = 400
+# Limits of the images in check.npz: uncompressed size in bytes, number of images.
+MAX_CHECK_BYTES = 16 << 20
+MAX_CHECK_IMAGES = 400
 
-CALIBRATION_IMAGES = 200  # Maximum number of calibration images.
+MAX_CALIBRATION_IMAGES = 200
 
 # Datasets whose licences, CC BY 4.0 and MIT, allow redistribution of the images.
 SHAREABLE_DATASETS = {"digits", "fashion_mnist"}
 
-# Recipes and published weights whose networks lose little accuracy in int8.
+# Recipes and published weights that lose little in int8 and thus have stricter limits.
 PAPER_RECIPES = {"paper_cifar", "paper_imagenet", "keras", "torchvision_v1"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Reference:
-    """Test images with the Keras model's outputs, which artifacts are compared with."""
+    """Test images and the Keras model's outputs, which artifacts must reproduce."""
 
     images: np.ndarray  # Test images, uint8, (n, height, width, channels).
-    labels: np.ndarray  # Integer classes, (n,).
+    labels: np.ndarray  # Integer classes of the test images, (n,).
     logits: np.ndarray  # Outputs of the Keras model, float64, (n, classes).
     # Arrays of check.npz: `image`, `probability`, `largest_logit`, and `label` if the
     # images are test images.
     check: dict[str, np.ndarray]
-    is_modern: bool  # Whether the recipe of the network is newer than the paper's.
+    is_modern: bool  # Whether the recipe is not one of `PAPER_RECIPES`.
 
 
 def get_reference(
-    dataset: Dataset, count: int, classifier: Classifier, share_images: bool
+    dataset: Dataset, max_images: int, classifier: Classifier, share_images: bool
 ) -> Reference:
     """Selects evenly spaced test images and computes the Keras model's logits.
 
     Args:
         dataset: Dataset with the classes of the model.
-        count: Maximum number of test images.
+        max_images: Maximum number of test images.
         classifier: The network that is exported.
         share_images: Whether check.npz may contain test images of any licence.
     """
     preprocessing = classifier.preprocessing
-    indices = _space_evenly(len(dataset.test), min(count, len(dataset.test)))
+    indices = _space_evenly(len(dataset.test), min(max_images, len(dataset.test)))
     images, labels = _load_images(dataset.test, indices, preprocessing)
     logits = compute_reference_logits(classifier.model, images)
-    num_checks = max(1, min(CHECK_IMAGES, len(images), CHECK_BYTES // images[0].nbytes))
+    size_limit = MAX_CHECK_BYTES // images[0].nbytes
+    num_check_images = max(1, min(MAX_CHECK_IMAGES, len(images), size_limit))
     if share_images or dataset.name in SHAREABLE_DATASETS:
-        indices = _space_evenly(len(images), num_checks)
+        indices = _space_evenly(len(images), num_check_images)
         check = {"image": images[indices], "label": labels[indices]}
         check_logits = logits[indices]
     else:
-        patterns = _make_patterns(4 * num_checks, preprocessing)
+        patterns = _make_patterns(4 * num_check_images, preprocessing)
         pattern_logits = compute_reference_logits(classifier.model, patterns)
-        runner_up, top = np.sort(pattern_logits, axis=1)[:, -2:].T
-        # With a large margin, different rounding does not change the predicted class.
-        indices = np.sort(np.argsort(runner_up - top, kind="stable")[:num_checks])
+        margins = np.diff(np.sort(pattern_logits, axis=1)[:, -2:])[:, 0]
+        # Rounding does not change the predicted class of patterns with a large margin.
+        indices = np.sort(np.argsort(-margins, kind="stable")[:num_check_images])
         check = {"image": patterns[indices]}
         check_logits = pattern_logits[indices]
     check["probability"] = np.float32(softmax(check_logits))
     check["largest_logit"] = np.abs(check_logits).max()
     run, weights = classifier.provenance.run, str(classifier.provenance.weights)
-    # Published weights are named by a path such as "resnet50/keras".
+    # The name of published weights ends with their recipe, as in "resnet50/keras".
     recipe = run.recipe_name if run else os.path.basename(weights)
     return Reference(images, labels, logits, check, recipe not in PAPER_RECIPES)
 
@@ -129,11 +130,11 @@ def choose_calibration(
         The images, uint8, (n, height, width, channels), and `manifest["calibration"]`.
 
     Raises:
-        InputError: If there are no images, or all of them are test images.
+        InputError: If the calibration split is empty or has only test images.
     """
     split = _load_calibration_split(options, dataset)
     indices = np.random.default_rng(options.seed).permutation(len(split))
-    indices = np.sort(indices[:CALIBRATION_IMAGES])
+    indices = np.sort(indices[:MAX_CALIBRATION_IMAGES])
     images, _ = _load_images(split, indices, preprocessing)
     digests = {hashlib.sha256(image).digest() for image in reference.images}
     is_unseen = np.array([hashlib.sha256(i).digest() not in digests for i in images])
@@ -144,7 +145,7 @@ def choose_calibration(
         "seed": options.seed,
         "images": indices[is_unseen].tolist(),
         "of": len(split),  # Number of images that the selection is drawn from.
-        "left_out_as_evaluated": int((~is_unseen).sum()),  # Number of test images.
+        "left_out_as_evaluated": int((~is_unseen).sum()),  # Number of removed images.
     }
 
 

@@ -15,13 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_resnet.support import InputError, format_table, shorten_list
+from keras_resnet.support import InputError, StrPath, format_table, shorten_list
 
 from .device import (
     DRIFT_LIMITS,
     RUNTIMES,
     ArtifactRow,
-    Folder,
     MissingRuntime,
     check_files,
     compare_with_check,
@@ -37,7 +36,7 @@ class Finding(NamedTuple):
     details: str  # Measured values, or the reason for the verdict.
 
 
-def verify(folder: Folder) -> tuple[list[Finding], bool]:
+def verify(folder: StrPath) -> tuple[list[Finding], bool]:
     """Checks the files and artifacts of a bundle.
 
     Returns:
@@ -53,8 +52,8 @@ def verify(folder: Folder) -> tuple[list[Finding], bool]:
         findings.append(Finding("files", "ok", "all sha256 match the manifest"))
     if "check.npz" in problems or "check.npz" not in manifest["files"]:
         return findings, False
-    with np.load(os.path.join(folder, "check.npz")) as file:
-        check = dict(file)
+    with np.load(os.path.join(folder, "check.npz")) as check_file:
+        check = dict(check_file)
     for row in manifest["artifacts"].values():
         if problems.keys() & row["files"].keys():
             verdict, details = "unchecked", "its files are missing or changed"
@@ -65,7 +64,7 @@ def verify(folder: Folder) -> tuple[list[Finding], bool]:
 
 
 def _check_artifact(
-    folder: Folder, row: ArtifactRow, check: Mapping[str, np.ndarray]
+    folder: StrPath, row: ArtifactRow, check: Mapping[str, np.ndarray]
 ) -> tuple[str, str]:
     name = row["runtime"]
     if name is None:
@@ -86,15 +85,15 @@ def _check_artifact(
 def _check_results(
     row: ArtifactRow, results: Mapping[str, float], num_images: int
 ) -> tuple[str, str]:
-    at_export, drift = row["check"], DRIFT_LIMITS[str(row["precision"])]
-    margins = {"agreement": drift, "right": drift * num_images}
+    export_results, max_drift = row["check"], DRIFT_LIMITS[str(row["precision"])]
+    margins = {"agreement": max_drift, "right": max_drift * num_images}
     problems = [
-        f"{name} {results[name]:.4g}, at export {at_export[name]:.4g}"
+        f"{name} {results[name]:.4g}, at export {export_results[name]:.4g}"
         for name, margin in margins.items()
-        if name in results and results[name] < at_export[name] - margin
+        if name in results and results[name] < export_results[name] - margin
     ]
     limit = row["limit"]["logits"]
-    if limit is not None and not results["logit_difference"] <= limit:  # Also NaN.
+    if limit is not None and not results["logit_difference"] <= limit:  # Rejects NaN.
         problems.append(
             f"logits differ by {results['logit_difference']:.1e}; the limit is {limit:.0e}"
         )
@@ -102,7 +101,7 @@ def _check_results(
         return "wrong", "; ".join(problems)
     details = f"agrees with Keras on {results['agreement']:.1%} of {num_images} images"
     if "right" in results:
-        details += f", {results['right']} correct (at export {at_export['right']})"
+        details += f", {results['right']} correct (at export {export_results['right']})"
     return "ok", details
 
 
@@ -118,10 +117,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(format_table(findings, left=(0, 1, 2)))
-    unchecked = [f.artifact for f in findings if f.verdict == "unchecked"]
-    if unchecked:
-        print(f"unchecked: {shorten_list(unchecked, 20)}")
+    print(format_table(findings, left_columns=(0, 1, 2)))
+    unchecked_artifacts = [f.artifact for f in findings if f.verdict == "unchecked"]
+    if unchecked_artifacts:
+        print(f"unchecked: {shorten_list(unchecked_artifacts, 20)}")
     return 0 if passed else 1
 
 

@@ -15,10 +15,10 @@ __version__ = "0.2.0.dev0"
 
 
 def _make_network_constructor(name: str) -> Any:
-    """Returns the constructor of a network, such as `ResNet50`, by its name."""
+    """Returns the constructor with a given name, such as `ResNet50`."""
     from keras_resnet.zoo import make_constructor
 
-    # A function can only be pickled if all threads receive the same object.
+    # `setdefault` returns the same function to all threads, as pickling it requires.
     return globals().setdefault(name, make_constructor(name))
 
 

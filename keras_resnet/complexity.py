@@ -21,10 +21,10 @@ from keras_resnet.support import (
 
 @dataclasses.dataclass(frozen=True)
 class ComplexityOptions:
-    """Options of this command."""
+    """Options of the command `complexity`."""
 
     model: str | None = option(
-        None, "Variant whose layers are printed. Default: compare with the paper."
+        None, "Variant whose layers are listed. Default: totals of paper networks."
     )
     shortcut: str | None = option(
         None, "Shortcut: A, B, C or none. Default: as in the paper."
@@ -39,8 +39,8 @@ def compare_with_paper() -> str:
     sections = []
     header = ("network", "shortcut", "layers", "paper", "ours", "off by", "")
     for table, title in ((1, "multiply-adds, billions"), (6, "parameters, millions")):
-        lines = [_format_cells(row) for row in rows if row["table"] == table]
-        text = format_table([header, *lines], left=(0, 1, 6))
+        cells = [_format_cells(row) for row in rows if row["table"] == table]
+        text = format_table([header, *cells], left_columns=(0, 1, 6))
         sections.append(f"Table {table}: {title}\n{text}")
     return "\n\n".join(sections)
 
@@ -50,9 +50,9 @@ def _format_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     paper_value, value = row["paper"], row["ours"]
     decimals = len(str(paper_value).split(".")[1])
     rounds_to_paper = round(value, decimals) == paper_value
-    note = "" if rounds_to_paper else f"does not round to {paper_value}"
+    remark = "" if rounds_to_paper else f"does not round to {paper_value}"
     numbers = str(paper_value), f"{value:.3f}", f"{value / paper_value - 1:+.1%}"
-    return row["network"], row["shortcut"], str(row["layers"]), *numbers, note
+    return row["network"], row["shortcut"], str(row["layers"]), *numbers, remark
 
 
 def main(argv: list[str]) -> None:

@@ -4,9 +4,9 @@ python -m keras_resnet.convert runs/photos/final.keras photos.safetensors
 
 python -m keras_resnet.convert resnet50/torchvision_v2 resnet50.keras
 
-The keys in a .safetensors file are those of torchvision, which can load it. For
-ResNet-D and squeeze-and-excitation networks, the keys are those of timm. A
-.keras file contains a complete network whose input is raw pixels.
+A .safetensors file contains a PyTorch state dict with the keys of torchvision, or
+of timm for ResNet-D and squeeze-and-excitation networks. A .keras file contains
+a complete network whose input is raw pixels.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ TARGET_SUFFIXES = (".safetensors", ".keras", ".weights.h5")
 
 @dataclasses.dataclass(frozen=True)
 class ConversionOptions:
-    """Options of this command."""
+    """Options of the command `convert`."""
 
     model: str | None = option(
         None, "Variant name, such as resnet50. Default: detected from the weights."
@@ -60,8 +60,9 @@ def convert(
             plain network of other software, whose weights also fit a residual network.
         sha256: Published SHA-256 hash of the file at a URL: 8 to 64 hex digits.
         mean: Means of red, green and blue, from 0 to 255, which the network subtracts.
-            Default: read from the file, or else the usual means for its origin.
-        std: Standard deviations, by which the network divides. Required with `mean`.
+            Default: read from the source, if the source contains the means.
+        std: Standard deviations of red, green and blue, from 0.001 to 255, by which the
+            network divides. Required with `mean`.
 
     Returns:
         The network that was written.
@@ -113,7 +114,7 @@ def open_source(source: str, sha256: str | None = None) -> "Checkpoint":
         InputError: If the source does not exist or a URL is given without its SHA-256.
     """
     from keras_resnet.weights import (
-        ENDINGS,
+        SUFFIXES,
         cache_folder,
         fetch_file,
         open_checkpoint,
@@ -130,7 +131,7 @@ def open_source(source: str, sha256: str | None = None) -> "Checkpoint":
         name = os.path.basename(urllib.parse.urlsplit(source).path)
         path = os.path.join(cache_folder(), name)
         return read_checkpoint(fetch_file(source, path, "sha256", digest))
-    if "/" in source or source.lower().endswith(ENDINGS):
+    if "/" in source or source.lower().endswith(SUFFIXES):
         return open_checkpoint(source)
     raise InputError(
         "The source must be a file, published weights such as resnet50/torchvision_v2, "
@@ -183,4 +184,4 @@ def _describe_torch_use(origin: "Origin") -> str:
 
 if __name__ == "__main__":
     add_flags(ConversionOptions)
-    run_command(main, positional=True)
+    run_command(main, accepts_positional=True)

@@ -31,36 +31,38 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationOptions(ModelOptions):
-    """Options of an evaluation."""
+    """Options of the function and the command `evaluate`."""
 
     dataset: str | None = option(
         None,
         "Dataset: digits, folder:PATH, tfrecord:PATH or a TFDS name. "
         "Default: the dataset that the network was trained on.",
     )
-    data_dir: str | None = option(None, "TFDS data folder. Default: TFDS's default.")
+    data_dir: str | None = option(None, "Folder of TFDS datasets. Default: TFDS's own.")
     split: str | None = option(None, "Dataset split: test (default), train or all.")
-    views: str = option("single", "Views to average: single, 10crop or multiscale.")
-    batch_size: int = option(256, "Images per step over all replicas.", 1)
-    strategy: str = option("mirrored", "Distribution strategy: one_device or mirrored.")
-    virtual_devices: int = option(0, "Virtual CPU devices, to try several replicas.", 0)
-    recalibrate_bn: bool = option(
-        False, "Recompute batch normalisation statistics on training images first."
+    views: str = option(
+        "single", "Views whose predictions are averaged: single, 10crop or multiscale."
     )
+    batch_size: int = option(256, "Number of images per step over all replicas.", 1)
+    strategy: str = option("mirrored", "Distribution strategy: one_device or mirrored.")
+    virtual_devices: int = option(
+        0, "Number of virtual CPU devices, to try replicas; 0: none.", 0
+    )
+    recalibrate_bn: bool = option(False, "Recompute statistics of batch normalisation.")
     output: str | None = option(None, "Report folder. Default: RUN_FOLDER/evaluation.")
-    predictions: str | None = option(None, "CSV file to write, one row per image.")
+    predictions: str | None = option(None, "CSV file to write the predictions to.")
 
 
 @takes_options(
     EvaluationOptions,
-    order=("model", "weights", "dataset", "data_dir", "split", "views"),
+    first_names=("model", "weights", "dataset", "data_dir", "split", "views"),
 )
 def evaluate(options: EvaluationOptions) -> dict[str, Any]:
     """Evaluates a network and writes a report.
 
     The report consists of `evaluation.json`, `per_class.csv` and `confusion.png`. The
-    default split is the test split. If a folder has no test split and the network was
-    not trained on it, all of its images are evaluated. Every image counts exactly once.
+    default split is the test split. If the dataset is a folder without a test split and
+    not the training dataset, all images are evaluated. Every image counts exactly once.
     With `recalibrate_bn`, the recalibrated network is saved as `recalibrated.keras` in
     the run folder, or in `output` if there is no run folder.
 
@@ -123,10 +125,10 @@ def evaluate(options: EvaluationOptions) -> dict[str, Any]:
 
 
 def _load_dataset(options: EvaluationOptions, classifier: "Classifier") -> "Dataset":
-    """Loads the dataset, without its training split if that is not needed.
+    """Loads the dataset, without the training split if only test images are needed.
 
-    Without a training split, all images of an undivided folder are test images. So if
-    the run was trained on this dataset, both splits are loaded.
+    Both splits of the network's training dataset are loaded, because all images of an
+    undivided folder are test images if only the test split is loaded.
     """
     from keras_resnet.data import resolve_dataset_name
     from keras_resnet.evaluation import load_images
@@ -168,23 +170,23 @@ def _recalibrate(
     from keras_resnet.weights import save_model
 
     if not len(dataset.train):
-        raise InputError(f"{dataset.name} has no training images to recalibrate on")
+        raise InputError(f"{dataset.name} has no training images for recalibration")
     model, preprocessing = classifier.model, classifier.preprocessing
-    train, batch_size = dataset.train, options.batch_size
-    num_images = recalibrate(model, train, preprocessing, batch_size, strategy)
-    print(f"Batch normalisation recalibrated on {num_images:,} training images")
+    split, batch_size = dataset.train, options.batch_size
+    num_images = recalibrate(model, split, preprocessing, batch_size, strategy)
+    print(f"Recalibrated batch normalisation on {num_images:,} training images")
     save_model(model, os.path.join(classifier.folder or output, "recalibrated.keras"))
 
 
 def main(argv: list[str]) -> None:
-    """Reads the flags, evaluates and prints the results."""
+    """Reads the flags, evaluates the network and prints the results."""
     del argv
     options = read_flags(EvaluationOptions)
     results = evaluate(options)
     num_correct = round(results["accuracy"] * results["images"])
-    split_word = "" if options.split in ("all", "train") else "test "
+    split_prefix = "" if options.split in ("all", "train") else "test "
     print(
-        f"{num_correct:,} of {results['images']:,} {split_word}images correct: top-1 "
+        f"{num_correct:,} of {results['images']:,} {split_prefix}images correct: top-1 "
         f"{results['accuracy']:.2%}, top-5 {results['top5_accuracy']:.2%}, "
         f"loss {results['loss']:.4f}"
     )

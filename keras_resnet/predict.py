@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 _BATCH_SIZE = 16
 
-# The most probable classes of an image with their probabilities, or an error message.
+# Pairs (class name, probability), the most probable first, or an error message.
 Prediction = list[tuple[str, float]] | str
 
 
 @dataclasses.dataclass(frozen=True)
 class PredictionOptions(ModelOptions):
-    """Options of this command."""
+    """Options of the command `predict`."""
 
     top: int = option(5, "Number of classes to print for each image.", 1)
     json: bool = option(False, "Print JSON instead of text.")
@@ -69,25 +69,25 @@ def predict(
     for start in range(0, len(files), _BATCH_SIZE):
         images = {}
         for path in files[start : start + _BATCH_SIZE]:
-            image = _read_image(path, classifier.preprocessing)
-            if isinstance(image, str):
-                predictions[path] = image
+            image_or_error = _read_image(path, classifier.preprocessing)
+            if isinstance(image_or_error, str):
+                predictions[path] = image_or_error
             else:
-                images[path] = image
+                images[path] = image_or_error
             on_image()
         if images:
             batch = np.stack(list(images.values()))
             batch_probabilities = np.asarray(classifier.model(batch, training=False))
             for path, probabilities in zip(images, batch_probabilities, strict=True):
-                order = np.argsort(-probabilities, kind="stable")[:top]
+                ranking = np.argsort(-probabilities, kind="stable")[:top]
                 predictions[path] = [
-                    (classifier.classes[i], float(probabilities[i])) for i in order
+                    (classifier.classes[i], float(probabilities[i])) for i in ranking
                 ]
     return predictions
 
 
 def _read_image(path: str, preprocessing: "Preprocessing") -> "np.ndarray | str":
-    """Returns an image as the network's input, or a message if it is unreadable."""
+    """Returns the network's input for an image file, or an error message."""
     from keras_resnet.data import IMAGE_FILES, IMAGE_FORMATS
 
     try:
@@ -101,7 +101,7 @@ def _read_image(path: str, preprocessing: "Preprocessing") -> "np.ndarray | str"
 
 
 def main(argv: list[str]) -> int:
-    """Prints the classes of each image. Returns 1 if a file is unreadable, else 0."""
+    """Prints the most probable classes. Returns 1 if a file is unreadable, else 0."""
     from keras_resnet.data import find_images
     from keras_resnet.support import progress_bar
 
@@ -132,4 +132,4 @@ def _to_record(path: str, prediction: Prediction) -> dict[str, Any]:
 
 if __name__ == "__main__":
     add_flags(PredictionOptions)
-    run_command(main, positional=True)
+    run_command(main, accepts_positional=True)

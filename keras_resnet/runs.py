@@ -26,14 +26,14 @@ from keras_resnet.support import (
 
 @dataclasses.dataclass(frozen=True)
 class ListOptions:
-    """Options of this command."""
+    """Options of the command `runs`."""
 
     csv: bool = option(False, "Print CSV instead of a table.")
 
 
 @dataclasses.dataclass
 class RunSummary:
-    """A row of the table: settings and results of a run. `None` means unknown.
+    """Settings and results of a run, a row of the table. `None` means unknown.
 
     Attributes:
         name: Path of the run folder.
@@ -43,7 +43,7 @@ class RunSummary:
         last_accuracy: Validation accuracy after the last completed epoch.
         last_loss: Validation loss after the last completed epoch.
         state: `"done"`, `"at step N of M"` (the run is in progress or was interrupted),
-            or a problem of the folder.
+            or the reason why the folder could not be read.
         commit: Git commit of the code that started the run.
     """
 
@@ -80,12 +80,12 @@ def list_runs(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def _find_folders(root: str) -> Iterator[str]:
-    """Yields run folders, and the innermost folders that are not run folders."""
+    """Yields the run folders in `root`, and the innermost folders without a run."""
     if os.path.exists(os.path.join(root, "run.json")):
         yield root
         return
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
-        # These folders contain logs of local workers and learning rate range tests.
+        # Logs of local workers and learning rate range tests are not runs.
         is_auxiliary = entry.name.endswith(("-workers", "-find_lr"))
         if entry.is_dir(follow_symlinks=False) and not is_auxiliary:
             yield from list(_find_folders(entry.path)) or [entry.path]
@@ -166,11 +166,11 @@ def _format_table(runs: list[dict[str, Any]]) -> str:
                 commit[:10] + dirty_suffix,
             )
         )
-    return format_table(rows, left=(0, 1, 2, 3, 9, 10))
+    return format_table(rows, left_columns=(0, 1, 2, 3, 9, 10))
 
 
 def main(argv: list[str]) -> None:
-    """Prints the runs in the folders `argv`, by default in the folder `runs`."""
+    """Prints the runs in the folders `argv`. Default: the runs in the folder `runs`."""
     runs_by_name = {r["name"]: r for root in argv or ["runs"] for r in list_runs(root)}
     runs = sorted(runs_by_name.values(), key=lambda run: -(run["best_accuracy"] or 0))
     if read_flags(ListOptions).csv:
@@ -182,4 +182,4 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     add_flags(ListOptions)
-    run_command(main, positional=True)
+    run_command(main, accepts_positional=True)

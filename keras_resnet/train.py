@@ -16,7 +16,7 @@ from keras_resnet.support import InputError, add_flags, option, read_flags, run_
 
 @dataclasses.dataclass(frozen=True)
 class RecipeFlags:
-    """Fields of `Recipe` and `Execution` that have a flag of their own."""
+    """Fields of `Recipe` and `Execution` that have separate flags besides `--set`."""
 
     epochs: int | None = option(
         None, "Number of epochs. Default: set by the recipe.", 1
@@ -38,19 +38,19 @@ class CommandFlags:
 
     find_lr: bool = option(False, "Run a learning rate range test instead of training.")
     local_workers: int = option(
-        0, "Worker processes on this machine, to try multi_worker.", 0
+        0, "Number of local worker processes for multi_worker; 0: none.", 0
     )
 
 
 def main(argv: list[str]) -> int:
-    """Reads the flags, then trains or runs the learning rate range test."""
+    """Trains, starts local workers or runs a learning rate range test."""
     del argv
     command_flags = read_flags(CommandFlags)
     changes = read_changes(flags.FLAGS["set"].value or [], read_flags(RecipeFlags))
     options = dataclasses.replace(read_flags(RunOptions), changes=changes)
     if command_flags.local_workers and "KERAS_RESNET_LOCAL_WORKER" not in os.environ:
         return _start_workers(command_flags.local_workers, options)
-    # This import loads TensorFlow, which takes seconds. --help must not wait for it.
+    # TensorFlow, which takes seconds to import, is not imported for `--help`.
     from keras_resnet.training import find_learning_rate, train
 
     if command_flags.find_lr:
@@ -63,9 +63,9 @@ def main(argv: list[str]) -> int:
 
 
 def read_changes(pairs: list[str], recipe_flags: RecipeFlags) -> dict[str, Any]:
-    """Merges flags and FIELD=VALUE pairs of `--set` into new values by field name.
+    """Merges separate flags and FIELD=VALUE pairs of `--set` into one dict.
 
-    A value of `None` keeps the default of its field.
+    The dict maps field names to new values. `None` keeps the default of the field.
 
     Raises:
         InputError: If a field is set twice or a pair is invalid.
@@ -79,7 +79,7 @@ def read_changes(pairs: list[str], recipe_flags: RecipeFlags) -> dict[str, Any]:
 
 
 def _start_workers(count: int, options: RunOptions) -> int:
-    """Runs this command as `count` worker processes on this machine."""
+    """Runs this command in `count` local processes. Returns the exit status."""
     from keras_resnet.distribution import run_local_workers
 
     if options.strategy != "multi_worker":
@@ -98,6 +98,6 @@ if __name__ == "__main__":
     add_flags(RecipeFlags)
     add_flags(CommandFlags)
     flags.DEFINE_multi_string(
-        "set", [], "New value of another recipe field: FIELD=VALUE"
+        "set", [], "Training setting without a separate flag: FIELD=VALUE"
     )
     run_command(main)

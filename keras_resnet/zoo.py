@@ -54,14 +54,13 @@ def ResNet(  # noqa: PLR0913, PLR0917 (keras.applications' signature)
 ) -> keras.Model:
     """Builds a network by the name of its variant.
 
-    `keras_resnet.ResNet50` documents the arguments from `include_top` to
-    `output_stride`.
+    `keras_resnet.ResNet50` documents the other arguments.
 
     Args:
         variant: Name from `keras_resnet.list_models()`, in lower or upper case, or
             `cifar_resnet{6n+2}` or `cifar_plainnet{6n+2}` for any n.
         **variation: Values for fields of `keras_resnet.spec.Variant`, such as
-            `shortcut="B"`. `None` keeps the value of the variant.
+            `shortcut="B"`. A value of `None` keeps the field of the variant.
 
     Raises:
         InputError: If an argument is invalid.
@@ -99,23 +98,23 @@ def ResNet(  # noqa: PLR0913, PLR0917 (keras.applications' signature)
 def _pick_stride_on(
     origin: Origin, variant: Variant, stride_on: str | None
 ) -> str | None:
-    """Returns the `stride_on` to build, after checking that the weights fit."""
+    """Returns `stride_on` for a network, after checking that the weights fit it."""
     has_projections = variant.shortcut in ("B", "C")
-    for field, value, required in (
+    for field, value, required_value in (
         ("stride_on", stride_on, origin.stride_on if origin.certain else None),
         ("shortcut", variant.shortcut, origin.shortcut),
         ("avg_down", variant.avg_down, origin.avg_down if has_projections else None),
     ):
-        if required is not None and value not in (None, required):
+        if required_value is not None and value not in (None, required_value):
             raise InputError(
-                f"The weights require a network with {field}={required!r}. "
+                f"The weights require a network with {field}={required_value!r}. "
                 f"Received: {field}={value!r} with {origin.source}"
             )
     return stride_on or origin.stride_on
 
 
 def _normalise(source: str, pixels: PixelFormat, x: KerasTensor) -> KerasTensor:
-    """Adds a layer that normalises raw pixels as in the training of the weights."""
+    """Adds a layer that normalises raw pixels in the pixel format `pixels`."""
     mean, variance = pixels.mean, pixels.variance
     channels = x.shape[channel_axis()]
     if channels != len(mean):
@@ -133,12 +132,12 @@ def build_from_checkpoint(
 
     Args:
         checkpoint: Weights to load.
-        name: Name of the variant. If it is `None`, it is recognised from the weights.
+        name: Name of the variant. `None` recognises the variant from the weights.
         image_size: Height and width of the input in pixels. Default: the size in the
             pixel format of the checkpoint, or else the size of the variant.
 
     Raises:
-        InputError: If no variant has such weights.
+        InputError: If the weights do not fit any variant.
     """
     origin, pixels = checkpoint.origin, checkpoint.origin.pixels
     variation: dict[str, Any]
@@ -146,21 +145,21 @@ def build_from_checkpoint(
         name = name or origin.model
         if name is None:
             raise InputError(
-                "A .weights.h5 file that keras_resnet did not write does not name its "
-                f"variant. Specify it with --model. Received: {origin.source}"
+                f"{origin.source} does not name the variant of its network, because "
+                "keras_resnet did not write the file. Specify the variant with --model"
             )
         variation = {"shortcut": origin.shortcut, "avg_down": origin.avg_down}
         channels = len(pixels.mean) if pixels else 3
     else:
-        recognised, variation = recognise_variant(checkpoint)
-        name = name or recognised
+        recognised_name, variation = recognise_variant(checkpoint)
+        name = name or recognised_name
         # Plain networks have the same weights as networks with shortcut A. Without the
-        # metadata of keras_resnet, `recognise_variant` cannot distinguish the two.
+        # metadata of keras_resnet, `recognise_variant` returns shortcut A for both.
         if find_variant(name).shortcut == "none" and not origin.shortcut:
             del variation["shortcut"]
-        is_deep = "conv1_1_conv/kernel" in checkpoint.tensors
-        stem = "conv1_1_conv/kernel" if is_deep else "conv1_conv/kernel"
-        channels = checkpoint.tensors[stem].shape[2]
+        has_deep_stem = "conv1_1_conv/kernel" in checkpoint.tensors
+        first_kernel = "conv1_1_conv/kernel" if has_deep_stem else "conv1_conv/kernel"
+        channels = checkpoint.tensors[first_kernel].shape[2]
     size = image_size or (pixels and pixels.size) or find_variant(name).size
     shape = image_shape(size, channels)
     model = ResNet(name, weights=checkpoint, input_shape=shape, **variation)
@@ -207,7 +206,8 @@ class Constructor(Protocol):
 def make_constructor(title: str) -> Constructor:
     """Makes a constructor with the signature of keras.applications.
 
-    `title` is the name of the constructor and, in lower case, of its variant.
+    `title` is the name of the constructor, such as "ResNet50". In lower case, `title`
+    is the name of the variant.
     """
     variant = find_variant(title)
     defaults = {**dataclasses.asdict(variant), "name": title.lower()}
@@ -233,7 +233,7 @@ def make_constructor(title: str) -> Constructor:
     kind = "plain" if variant.shortcut == "none" else "residual"
     dataset = "CIFAR-10" if variant.stem == "cifar" else "ImageNet"
     source = _paper_link(variant)
-    build.__doc__ = _DOC.format(
+    build.__doc__ = _DOC_TEMPLATE.format(
         title=title, variant=variant, kind=kind, dataset=dataset, source=source
     )
     build.__signature__ = signature  # type: ignore[attr-defined]
@@ -249,11 +249,11 @@ def _paper_link(variant: Variant) -> str:
         (variant.group_width > 64, "Wide Residual Networks", "1605.07146"),
         (True, "Deep Residual Learning for Image Recognition", "1512.03385"),
     )
-    title, number = next(paper for applies, *paper in papers if applies)
-    return f"[{title}](https://arxiv.org/abs/{number})"
+    title, arxiv_id = next(paper for is_match, *paper in papers if is_match)
+    return f"[{title}](https://arxiv.org/abs/{arxiv_id})"
 
 
-_DOC = """Builds the {title} network.
+_DOC_TEMPLATE = """Builds the {title} network.
 
     {title} is the {variant.depth}-layer {kind} network for {dataset} of {source}.
     It has {variant.parameters:,} trainable parameters with the default arguments.
@@ -271,12 +271,12 @@ _DOC = """Builds the {title} network.
         weights: `None` (random weights), the name of published weights, or the path of
             a weights file. Defaults to `None`.
             - `keras_resnet.list_weights()` lists the names. `"imagenet"` selects the
-              first one for this network. The file is downloaded once and verified.
+              first name for this network. The file is downloaded once and verified.
             - A file is `.keras` or `.weights.h5` of this package, `.h5` of
               keras.applications, or `.safetensors`, `.npz`, `.pth` or `.th` with names
               of torchvision, timm or CIFAR repositories. `.pth` and `.th` need PyTorch.
-            If `include_top` is `False` or `classes` differs from the number in the
-            file, the weights of the dense layer are not loaded.
+            If `include_top` is `False` or the file has another number of classes than
+            `classes`, the weights of the dense layer are not loaded.
         input_tensor: Keras tensor to use as image input. Defaults to a new input.
         input_shape: Shape of the images without the batch axis: (height, width,
             channels) in the data format "channels_last", (channels, height, width) in
@@ -284,7 +284,7 @@ _DOC = """Builds the {title} network.
             or `None` for any size. Default: 3 channels, {variant.size}x{variant.size} pixels.
         pooling: Global pooling if `include_top` is `False`: `"avg"` or `"max"` for a 2D
             output, `None` for the 4D output of the last stage. Defaults to `None`.
-        classes: Number of classes. Defaults to that of `weights`, or {variant.classes}.
+        classes: Number of classes. Default: as in `weights`, or else {variant.classes}.
         classifier_activation: Activation of the dense layer, as a name or function.
             `None` outputs logits. Defaults to `"softmax"`.
         name: Name of the model.
@@ -295,7 +295,7 @@ _DOC = """Builds the {title} network.
             - `"none"`: no shortcuts, which makes a plain network.
         stride_on: Convolution of a bottleneck block that has the stride: `"1x1"` as in
             the paper and keras.applications, or `"3x3"` as in torchvision and timm
-            ("v1.5"). Defaults to that of `weights`, or `"{variant.stride_on}"`.
+            ("v1.5"). Default: as in `weights`, or else `"{variant.stride_on}"`.
         output_stride: Maximum ratio of input size to feature map size: 8, 16 or 32.
             Stages beyond this ratio use dilated convolutions instead of subsampling,
             which yields larger feature maps for dense prediction from the same weights.

@@ -46,14 +46,20 @@ class Child:
         module: Module of the command, such as `"keras_resnet.train"`.
         *arguments: Command-line arguments.
         cwd: Working directory.
-        faults: Sequences of the name of a fault function and its arguments.
+        faults: Faults to inject. Each is a sequence: the name of a function of this
+            module, then the arguments of the function.
         terminal: Path of a terminal for the output. Default: the output is captured.
     """
 
     def __init__(self, module, *arguments, cwd, faults=(), terminal=None):
-        original = os.environ.get("PYTHONPATH")
-        # In Python 3.11 the fork server does not inherit sys.path from this process.
-        paths = [str(ROOT), str(ROOT / "tests"), *([original] if original else [])]
+        original_path = os.environ.get("PYTHONPATH")
+        # In Python 3.11 the fork server does not inherit sys.path from this process, so
+        # PYTHONPATH passes the folders to the fork server.
+        paths = [
+            str(ROOT),
+            str(ROOT / "tests"),
+            *([original_path] if original_path else []),
+        ]
         os.environ["PYTHONPATH"] = os.pathsep.join(paths)
         pipes = [_get_context().Pipe(duplex=False) for _ in range(2)]
         argv = [module, *map(str, arguments)]
@@ -65,10 +71,10 @@ class Child:
             )
             self._process.start()
         finally:
-            if original is None:
+            if original_path is None:
                 del os.environ["PYTHONPATH"]
             else:
-                os.environ["PYTHONPATH"] = original
+                os.environ["PYTHONPATH"] = original_path
         self.pid = self._process.pid
         self._argv, self._outputs = argv, ["", ""]
         self._readers = [
@@ -125,17 +131,18 @@ def _run_command(argv, cwd, faults, outputs, terminal):
         outputs = [os.open(terminal, os.O_RDWR | os.O_NOCTTY)] * 2
     else:
         outputs = [output.fileno() for output in outputs]
-    for number, output in enumerate(outputs, 1):
-        os.dup2(output, number)
+    for descriptor, output in enumerate(outputs, 1):
+        os.dup2(output, descriptor)
     os.chdir(cwd)
     sys.argv = argv
-    sys.modules.pop(argv[0], None)  # The fork server may have imported it.
+    # The fork server may have imported the module. `run_module` would warn about that.
+    sys.modules.pop(argv[0], None)
     for name, *arguments in faults:
         globals()[name](*arguments)
     runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
 
 
-# Faults.
+# Functions that cause faults.
 
 
 def kill_on(event, pattern, count=1):
@@ -144,14 +151,14 @@ def kill_on(event, pattern, count=1):
     Args:
         event: Event of `sys.audit`, such as `"os.rename"`, `"open"`, `"shutil.rmtree"`.
         pattern: Pattern of `fnmatch` that an argument of the event must match.
-        count: Which of the matching events kills the process; 1 is the first.
+        count: Number of matching events. The last one kills the process.
     """
-    remaining = [count]
+    num_remaining = [count]
 
     def hook(name, args):
         if name == event and any(fnmatch.fnmatch(str(a), pattern) for a in args):
-            remaining[0] -= 1
-            if not remaining[0]:
+            num_remaining[0] -= 1
+            if not num_remaining[0]:
                 _die()
 
     sys.addaudithook(hook)
@@ -169,7 +176,7 @@ def kill_after_step(step):
 def kill_instead_of_failing():
     """Kills the process when writing a checkpoint fails.
 
-    The partial files are those that a kill in the middle of the write would leave.
+    The folder then contains the same partial files as after a kill during the write.
     """
     from tensorflow.train import CheckpointManager
 
@@ -234,7 +241,7 @@ def call_before(module, name, action, count=1, *arguments):
         module: Module of the other function.
         name: Name of the other function, which may be dotted.
         action: Name of the function to call.
-        count: Which call of the other function; 1 is the first.
+        count: Number of calls of the other function. `action` runs before the last one.
         *arguments: Arguments of the function to call.
     """
     *parents, attribute = name.split(".")
@@ -277,20 +284,22 @@ def _overflow():
     kernel.assign(kernel + float("inf"))
 
 
-def _limit_files(size):
-    """Limits files to `size` bytes. Writing a larger file fails, as on a full disk."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+def _limit_files(max_size):
+    """Makes writing a file larger than `max_size` bytes fail, as on a full disk."""
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_size, resource.RLIM_INFINITY))
 
 
-def _fill_disk(path, remaining):
-    """Fills the disk with a file at `path` until `remaining` bytes are free."""
-    disk = os.statvfs(os.path.dirname(path))
+def _fill_disk(path, num_free_bytes):
+    """Fills the disk with a file at `path` until `num_free_bytes` bytes are free."""
+    disk_stats = os.statvfs(os.path.dirname(path))
     with open(path, "wb") as file:
-        file.write(bytes(max(0, disk.f_bavail * disk.f_frsize - remaining)))
+        file.write(
+            bytes(max(0, disk_stats.f_bavail * disk_stats.f_frsize - num_free_bytes))
+        )
 
 
 def become_nobody():
-    """Runs the process as the user `nobody`, who may not write to others' folders."""
+    """Runs the process as the user `nobody`, who cannot write to folders of other users."""
     os.setgid(65534)
     os.setuid(65534)
 
@@ -300,14 +309,14 @@ def hide_package(package):
     sys.modules[package] = None
 
 
-# Results of training runs.
+# Functions that read the results of training runs.
 
 
 def read_members(path):
     """Returns the contents of the members of a `.keras` file, by name.
 
-    The date and the ids of shared objects are removed, because two files with the same
-    network differ in them.
+    The date and the ids of shared objects are removed, because they differ even between
+    files of the same network.
     """
     with zipfile.ZipFile(path) as archive:
         content = {name: archive.read(name) for name in archive.namelist()}
@@ -337,10 +346,10 @@ def assert_same_results(folder, expected_folder):
 
 
 def find_checkpoint_steps(folder):
-    """Returns the steps of all checkpoint files in a run folder, sorted.
+    """Returns a dict with the sorted steps of the checkpoint files in a run folder.
 
-    The dict has the steps of the two kinds of files, under the keys `"data"` and
-    `"index"`. A complete checkpoint has files of both kinds.
+    The keys are the two kinds of files, `"data"` and `"index"`. A complete checkpoint has
+    files of both kinds.
     """
     steps_by_kind = {"data": [], "index": []}
     for path in (folder / "checkpoints").glob("step-*"):
@@ -351,7 +360,7 @@ def find_checkpoint_steps(folder):
 
 
 def list_complete_checkpoints(folder):
-    """Returns the steps of complete checkpoints, which the file `checkpoint` lists."""
+    """Returns the steps of the checkpoints that the file `checkpoint` lists as complete."""
     lines = (folder / "checkpoints" / "checkpoint").read_text().splitlines()
     return [
         int(line.split("step-")[1].rstrip('"'))

@@ -24,7 +24,7 @@ strategies.make_strategy("mirrored", virtual_devices=2)
 
 
 def pytest_collection_modifyitems(items):
-    """Skips tests marked `shared_data` if the folder `SHARED` does not exist."""
+    """Skips the tests with the marker `shared_data` if the folder `SHARED` is missing."""
     skip_marker = pytest.mark.skip(
         reason=f"needs published weights and images in {SHARED}"
     )
@@ -52,7 +52,7 @@ def run_python(*arguments, timeout=300, env=None, **options):
 def run_program(module, *arguments, timeout=300, cwd=ROOT):
     """Runs a command like `python -m` and returns a `CompletedProcess`.
 
-    The process is forked from one that has imported TensorFlow, which saves seconds.
+    The process is forked from a server that has imported TensorFlow, so it starts fast.
     """
     return run_child(module, *arguments, timeout=timeout, cwd=cwd)
 
@@ -89,7 +89,7 @@ def digits():
 def classifier(trained_run):
     """Classifier of `trained_run`, with batch normalisation folded into convolutions.
 
-    Three of its class names contain characters that some file formats must escape.
+    Three class names contain characters that some file formats must escape.
     """
     from keras_resnet.evaluation.classifier import load_classifier
     from keras_resnet.nets.folding import fold

@@ -20,14 +20,14 @@ class Import(NamedTuple):
 
     Attributes:
         name: Full name, such as `"keras_resnet.data.load_dataset"`.
-        when: When the import statement runs: `ON_IMPORT`, `IN_FUNCTION`, `AS_COMMAND`
+        condition: When the import statement runs: `ON_IMPORT`, `IN_FUNCTION`, `AS_COMMAND`
             or `FOR_TYPES`.
-        relative: Whether the import statement has leading dots.
+        is_relative: Whether the import statement has leading dots.
     """
 
     name: str
-    when: str
-    relative: bool = False
+    condition: str
+    is_relative: bool = False
 
 
 @functools.cache
@@ -48,36 +48,36 @@ def find_imports(source: str, module: str) -> tuple[Import, ...]:
     package = module.split(".")[:-1]
     aliases: dict[str, Import] = {}
 
-    def visit(node: ast.AST, when: str) -> Iterator[Import]:
+    def visit(node: ast.AST, condition: str) -> Iterator[Import]:
         children = [*ast.iter_child_nodes(node)]
         match node:
             case ast.Import():
                 for alias in node.names:
-                    yield Import(alias.name, when)
+                    yield Import(alias.name, condition)
             case ast.ImportFrom(level=level):
-                # One dot is the package of the module. Each further dot is one level up.
+                # One dot stands for the module's package, and two dots for its parent.
                 parents = package[: len(package) - level + 1] if level else []
                 prefix = [*parents, *filter(None, [node.module])]
                 for alias in node.names:
-                    item = Import(".".join([*prefix, alias.name]), when, level > 0)
+                    item = Import(".".join([*prefix, alias.name]), condition, level > 0)
                     aliases[alias.asname or alias.name] = item
                     yield item
             case ast.Attribute(ast.Name(name), attribute) if name in aliases:
                 yield aliases[name]._replace(
-                    name=f"{aliases[name].name}.{attribute}", when=when
+                    name=f"{aliases[name].name}.{attribute}", condition=condition
                 )
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
                 body = node.body if isinstance(node.body, list) else [node.body]
                 for child in children:
                     # Annotations, defaults and decorators run with the `def` statement.
-                    is_deferred = child in body and when == ON_IMPORT
-                    yield from visit(child, IN_FUNCTION if is_deferred else when)
+                    is_deferred = child in body and condition == ON_IMPORT
+                    yield from visit(child, IN_FUNCTION if is_deferred else condition)
                 return
             case ast.If():
-                when = _CONDITION_BY_TEST.get(ast.unparse(node.test), when)
-        yield from (Import(name, when) for name in _find_started_modules(node))
+                condition = _CONDITION_BY_TEST.get(ast.unparse(node.test), condition)
+        yield from (Import(name, condition) for name in _find_started_modules(node))
         for child in children:
-            yield from visit(child, when)
+            yield from visit(child, condition)
 
     return tuple(visit(ast.parse(source), ON_IMPORT))
 
@@ -99,22 +99,22 @@ def _find_started_modules(node: ast.AST) -> Iterator[str]:
 
 
 def read_sources(
-    root: pathlib.Path, folders: tuple[str, ...], ending: str = ".py"
+    root: pathlib.Path, folders: tuple[str, ...], suffix: str = ".py"
 ) -> dict[str, str]:
-    """Returns a dict from dotted names to texts of the modules in folders."""
+    """Returns the texts of the modules in some folders, by dotted name."""
     return {
         ".".join(path.relative_to(root).with_suffix("").parts): path.read_text("utf-8")
         for folder in folders
-        for path in sorted((root / folder).rglob(f"*{ending}"))
+        for path in sorted((root / folder).rglob(f"*{suffix}"))
     }
 
 
 def resolve_public_names(
     stubs: dict[str, str], modules: Container[str]
 ) -> dict[str, str]:
-    """Returns a dict from public names to the modules that define them.
+    """Returns a dict from public names to the modules that define the names.
 
-    For example, it has `keras_resnet.nets.folding` for `keras_resnet.nets.fold`.
+    For example, `keras_resnet.nets.fold` is defined in `keras_resnet.nets.folding`.
 
     Args:
         stubs: Texts of the stubs (`__init__.pyi`), by dotted name.
@@ -127,7 +127,7 @@ def resolve_public_names(
     }
 
     def follow(name: str) -> str:
-        # The stub of keras_resnet imports public names from those of its subpackages.
+        # keras_resnet imports public names from subpackages, where they are public too.
         return (
             follow(import_by_public_name[name])
             if name in import_by_public_name
@@ -142,13 +142,13 @@ def find_module(
     modules: Container[str],
     module_by_public_name: Mapping[str, str] = MappingProxyType({}),
 ) -> str | None:
-    """Returns the module that defines an imported name, or `None` for a library.
+    """Returns the module that defines a name, or `None` for a name of a library.
 
     Args:
         name: Full name of a module or of an object in it.
         modules: Dotted names of all modules.
         module_by_public_name: Result of `resolve_public_names`. All other names of a
-            package are assumed to be defined in its `__init__`.
+            package are assumed to be defined in the package's `__init__`.
     """
     parts = name.split(".")
     for end in range(len(parts), 0, -1):

@@ -1,13 +1,13 @@
 """Writes tests/fixtures/torch_logits.json, the logits of PyTorch networks.
 
-Tests compare them with the logits of this package. The PyTorch networks are those of
-torchvision and timm, and the CIFAR network below. The tests only read the file, so they
-do not need these packages. To write the file again, run in a separate environment:
+Tests compare these logits with the logits of this package. The PyTorch networks are
+from torchvision, timm and the class `CifarResNet` below. The tests only read the file, so
+they need no PyTorch. To write the file again, run in a separate environment:
 
     pip install torch==2.14.1 torchvision==0.29.1 timm==1.0.31 numpy==2.4.6
     python tests/make_torch_logits.py
 
-No weights are downloaded, because tests/state_dicts.py creates random ones. On another
+No weights are downloaded, because tests/state_dicts.py creates random weights. On another
 CPU the last digits of the logits may differ.
 """
 
@@ -42,8 +42,8 @@ TIMM_MODELS = (
 )  # fmt: skip
 CIFAR_DEPTHS = {"A": (20, 32, 44, 56, 110), "B": (20, 56)}
 
-# Each row has a source, the name of a network and options of its constructor. The first
-# word of the name is the name that torchvision or timm uses.
+# Each row has the library that builds the network, the name of the network and options of
+# the network's constructor. torchvision and timm use the first word of the name.
 NETWORKS = [
     *(("torchvision", name, {}) for name in TORCHVISION_MODELS),
     *(
@@ -85,14 +85,14 @@ class CifarBlock(nn.Module):
     def forward(self, x):
         y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
         x = self.shortcut(x)
-        if self.new_channels:  # Adds zero channels, half before, half after.
-            half = self.new_channels // 2
-            x = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, half, half))
+        if self.new_channels:  # Pad with zero channels, equally before and after `x`.
+            num_zeros = self.new_channels // 2
+            x = nn.functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, num_zeros, num_zeros))
         return (x + y).relu()
 
 
 class CifarResNet(nn.Module):
-    """The paper's CIFAR network. Its depth is 6n + 2 layers."""
+    """The paper's CIFAR network with 6n + 2 layers."""
 
     def __init__(self, depth, shortcut):
         super().__init__()
@@ -129,7 +129,7 @@ def build_network(source, name, options):
 
 
 def make_input(size):
-    """Returns normalised images as a tensor of shape (number, 3, size, size)."""
+    """Returns normalised images as a tensor of shape (num_images, 3, size, size)."""
     normalised_images = (
         make_images(INPUT["number"], size) / 255 - INPUT["mean"]
     ) / INPUT["std"]
@@ -141,7 +141,7 @@ def make_input(size):
 
 
 def make_entry(source, name, options):
-    """Returns the entry for one network in the JSON file."""
+    """Returns the entry of the JSON file that describes one network."""
     network = build_network(source, name, options).eval()
     shapes = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     arrays = make_arrays(shapes)

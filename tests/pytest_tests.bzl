@@ -29,7 +29,7 @@ def pytest_tests(name, small = [], markers = {}, data = [], deps = []):
         py_test(
             name = test,
             size = "small" if test in small else "large",
-            # The default for small tests is one minute, too short for a busy machine.
+            # By default, small tests time out after one minute, too early on a busy machine.
             timeout = "moderate" if test in small else "long",
             srcs = list(paths.values()) + ["run_pytest.py"],
             args = ["$(location %s)" % path] + (["-m", marker] if marker else []),

@@ -13,9 +13,9 @@ if __name__ == "__main__":
     # npm and matplotlib write caches, but the home folder is read-only in Bazel's sandbox.
     if "TEST_TMPDIR" in os.environ:
         os.environ["HOME"] = os.environ["TEST_TMPDIR"]
-    # `bazel run` sets this variable to a folder. Commands that the tests start would
-    # change to this folder.
+    # `bazel run` sets this variable. It is removed because commands that the tests start
+    # would otherwise change their working directory to the folder that it contains.
     os.environ.pop("BUILD_WORKING_DIRECTORY", None)
-    # If a file contains no tests, pytest returns status 5 and the target fails. The cache
-    # is disabled because Bazel's folders are read-only.
+    # If a file contains no tests, pytest exits with status 5, so the target fails. The
+    # cache is disabled because Bazel's folders are read-only.
     sys.exit(pytest.main([*sys.argv[1:], "-p", "no:cacheprovider"]))

@@ -14,17 +14,17 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def make_arrays(shapes: Shapes) -> dict[str, np.ndarray]:
-    """Returns a random array for every key, determined by the key and the shape.
+    """Returns a random array for every key. The key and the shape determine the array.
 
     Args:
         shapes: Dict from keys of a PyTorch state dict to shapes of arrays.
 
     Returns:
-        Dict from keys to float32 arrays. They are scaled so that the activations of deep
-        networks stay finite. Counters of training batches are int64 zeros.
+        Dict from keys to float32 arrays, whose scale keeps the activations of deep
+        networks finite. Counters of training batches are int64 zeros.
 
     Raises:
-        ValueError: If no ResNet has such a key with such a shape.
+        ValueError: If a key with its shape does not occur in ResNets.
     """
     return {key: _make_array(key, tuple(shape)) for key, shape in shapes.items()}
 
@@ -44,18 +44,20 @@ def _make_array(key, shape):
             gain = 2 if rank == 4 else 1
             array = rng.standard_normal(shape) * np.sqrt(gain / np.prod(shape[1:]))
         case _:
-            raise ValueError(f"No rule for {key} of shape {shape}")
+            raise ValueError(
+                f"The key must be in a ResNet. Received: {key} of shape {shape}"
+            )
     return array.astype(np.float32)
 
 
-def make_images(number: int, size: int) -> np.ndarray:
-    """Returns random uint8 images of shape (number, size, size, 3)."""
+def make_images(num_images: int, size: int) -> np.ndarray:
+    """Returns random uint8 images of shape (num_images, size, size, 3)."""
     rng = np.random.default_rng(0)
-    return rng.integers(0, 256, (number, size, size, 3), dtype=np.uint8)
+    return rng.integers(0, 256, (num_images, size, size, 3), dtype=np.uint8)
 
 
 def hash_shapes(shapes: Shapes) -> str:
-    """Returns a SHA-256 of keys and shapes, without counters of training batches."""
+    """Returns the SHA-256 hash of keys and shapes, except for counters of batches."""
     lines = sorted(
         f"{key} {tuple(shape)}"
         for key, shape in shapes.items()

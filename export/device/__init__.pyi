@@ -14,7 +14,6 @@ from .labels import LABELS_FILE as LABELS_FILE
 from .labels import make_label_lines as make_label_lines
 from .manifest import MANIFEST_FORMAT as MANIFEST_FORMAT
 from .manifest import ArtifactRow as ArtifactRow
-from .manifest import Folder as Folder
 from .manifest import LatencyRow as LatencyRow
 from .manifest import Manifest as Manifest
 from .manifest import check_files as check_files

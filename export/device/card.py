@@ -3,11 +3,11 @@
 import os
 
 from keras_resnet.spec import Provenance
-from keras_resnet.support import format_table, write_file, write_json
+from keras_resnet.support import StrPath, format_table, write_file, write_json
 
 from .clients import describe_use
 from .labels import LABELS_FILE, make_label_lines
-from .manifest import ArtifactRow, Folder, Manifest, describe_files
+from .manifest import ArtifactRow, Manifest, describe_files
 
 _CARD = """# {name}
 
@@ -47,8 +47,7 @@ _RECIPE = """\
 | recipe | {run.recipe_name}: {recipe.epochs} epochs of {recipe.optimizer}, batch {recipe.batch_size}, learning rate {recipe.learning_rate}, weight decay {recipe.weight_decay} |
 | random seed | {run.seed} |"""
 
-# Maximum number of classes in the card's table. If there are more, the least
-# accurate ones are listed.
+# Maximum number of classes in the card's table, which lists the least accurate ones.
 _MAX_LISTED_CLASSES = 20
 
 # Files of a bundle besides artifacts and manifest.json. The last three are optional.
@@ -56,7 +55,7 @@ _OTHER_FILES = [LABELS_FILE, "check.npz", "MODEL_CARD.md"]
 _OTHER_FILES += ["latency.png", "quantization.csv", "quantization.png"]
 
 
-def write_description(folder: Folder, manifest: Manifest) -> None:
+def write_description(folder: StrPath, manifest: Manifest) -> None:
     """Writes MODEL_CARD.md, and manifest.json with the sha256 of all other files.
 
     All other files of the bundle must exist already. Sets `manifest["files"]`.
@@ -106,24 +105,24 @@ def _describe_provenance(provenance: Provenance) -> dict[str, str]:
             "licence": provenance.licence
             or "chosen by whoever trained the network; keras_resnet itself is Apache-2.0",
         }
-    history = f"| weights | {provenance.weights} |"
+    rows = f"| weights | {provenance.weights} |"
     if provenance.published_top1 is not None:
-        history += f"\n| published top-1 accuracy | {provenance.published_top1} % |"
+        rows += f"\n| published top-1 accuracy | {provenance.published_top1} % |"
     return {
         "kind": "Residual network",
         "made": f"with weights from {provenance.publisher or provenance.weights}",
         "dataset": "not recorded; ask the publisher of the weights",
-        "history": history,
+        "history": rows,
         "licence": provenance.licence or "unknown",
     }
 
 
 def _describe_artifact(row: ArtifactRow) -> str:
-    size = f"| `{row['path']}` | {row['bytes'] / 1e6:.2f} MB "
+    row_start = f"| `{row['path']}` | {row['bytes'] / 1e6:.2f} MB "
     if row["runtime"] is None:
-        return size + "| see the `.tflite` files | | | |"
+        return row_start + "| see the `.tflite` files | | | |"
     low, high = row["loss_interval"]
-    return size + (
+    return row_start + (
         f"| {row['right']} of {row['images']} | {row['agreement']:.2%} "
         f"| {low:+.2f} to {high:+.2f} points | {row['latency_ms']:.2f} ms |"
     )
@@ -155,8 +154,8 @@ def _describe_classes(manifest: Manifest) -> str:
         rows = sorted(rows, key=lambda row: row[1] / row[2])[:_MAX_LISTED_CLASSES]
         title = f"The {_MAX_LISTED_CLASSES} least accurate classes (manifest.json lists all):"
     lines = [
-        f"| {_escape(name)} | {correct} of {images} | {correct / images:.1%} |"
-        for name, correct, images in rows
+        f"| {_escape(name)} | {correct} of {total} | {correct / total:.1%} |"
+        for name, correct, total in rows
     ]
     return "\n".join([title, "", "| class | correct | |", "|---|---|---|", *lines])
 
@@ -168,10 +167,10 @@ def _escape(text: str) -> str:
 def format_summary(manifest: Manifest) -> str:
     """Returns a table of accuracy, agreement and latency of all artifacts."""
     evaluation = manifest["evaluation"]
-    count = evaluation["images"]
+    num_images = evaluation["images"]
 
-    def accuracy_cells(correct: int) -> tuple[str, str]:
-        return f"{correct} of {count}", f"{correct / count:.2%}"
+    def accuracy_cells(num_correct: int) -> tuple[str, str]:
+        return f"{num_correct} of {num_images}", f"{num_correct / num_images:.2%}"
 
     keras_cells = *accuracy_cells(evaluation["keras_right"]), "", ""
     header = "artifact", "size", "correct", "top-1", "agreement", "difference", "latency ms"  # fmt: skip
@@ -180,8 +179,8 @@ def format_summary(manifest: Manifest) -> str:
     for row in manifest["artifacts"].values():
         cells = [row["path"], f"{row['bytes'] / 1e6:.2f} MB"]
         if row["runtime"] is not None:
-            numbers = f"{row['agreement']:.2%} {row['difference']:.1e} {row['latency_ms']:.2f}"
-            cells += [*accuracy_cells(row["right"]), *numbers.split()]
+            number_cells = f"{row['agreement']:.2%} {row['difference']:.1e} {row['latency_ms']:.2f}"
+            cells += [*accuracy_cells(row["right"]), *number_cells.split()]
         rows.append((*cells, *[""] * (7 - len(cells))))
     return format_table(rows)
 
@@ -192,9 +191,9 @@ def format_latency(manifest: Manifest) -> str:
     rows = [["artifact", "threads", "batch", *columns]]
     for row in manifest["latency"]["rows"]:
         size = manifest["artifacts"][row["artifact"]]["bytes"] / 1e6
-        numbers = (
+        number_cells = (
             f"{row['threads']} {row['batch']} {row['median_ms']:.2f} {row['p95_ms']:.2f} "
             f"{row['images_per_s']:.1f} {row['peak_mib']:.0f} {row['start_ms']:.0f} {size:.2f}"
         )
-        rows.append([row["artifact"], *numbers.split()])
+        rows.append([row["artifact"], *number_cells.split()])
     return format_table(rows)

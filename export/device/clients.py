@@ -12,14 +12,14 @@ class Client:
 
     name: str  # Title of the example.
     artifacts: tuple[str, ...]  # Names of supported artifacts, the preferred one first.
-    code: str  # Example; FILE stands for the path, CLASSES for the number of classes.
+    code: str  # Example with the placeholders FILE and CLASSES.
     note: str = ""  # Text below the example.
     channels: tuple[int, ...] = (1, 3)  # Supported numbers of image channels.
-    language: str = "python"  # Language of `code` for Markdown.
+    language: str = "python"  # Language of the Markdown code block.
 
-    def format_code(self, path: str, classes: int) -> str:
-        """Returns `code` for the artifact at `path` of a network with `classes` classes."""
-        return self.code.replace("FILE", path).replace("CLASSES", str(classes))
+    def format_code(self, path: str, num_classes: int) -> str:
+        """Returns `code` with FILE replaced by a path and CLASSES by a number."""
+        return self.code.replace("FILE", path).replace("CLASSES", str(num_classes))
 
 
 _TFLITE_NAMES = ("int8", "float32", "float16", "dynamic")

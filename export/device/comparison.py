@@ -31,10 +31,10 @@ LIMITS = {
     "int8": Limit(0.95, loss_points=0.5),
 }
 
-# With at least `MANY_IMAGES` test images, `loss_points` of the int8 limit is one of the
-# values in `LOSS_POINTS`, for networks trained with the paper's or with a newer recipe.
-MANY_IMAGES = 5000
-LOSS_POINTS = {"paper": 0.3, "modern": 0.6}
+# With at least `MIN_IMAGES_FOR_LOSS_POINTS` test images, `MAX_LOSS_POINTS` replaces
+# `loss_points` of the int8 limit. "paper" is for `PAPER_RECIPES`, "modern" for others.
+MIN_IMAGES_FOR_LOSS_POINTS = 5000
+MAX_LOSS_POINTS = {"paper": 0.3, "modern": 0.6}
 
 # Largest fraction of the images in check.npz whose predicted class may differ between
 # the device and the export, by precision. Kernels of other machines round differently.
@@ -44,12 +44,12 @@ DRIFT_LIMITS = {"float32": 0.01, "float16": 0.01, "int8": 0.05}
 def find_limit(precision: str, num_images: int, is_modern: bool) -> Limit:
     """Returns the limit for an artifact whose precision is a key of `LIMITS`.
 
-    `is_modern` is whether the recipe of the network is newer than the paper's.
+    `is_modern` is whether the network's recipe is newer than the paper's recipes.
     """
     limit = LIMITS[precision]
-    if limit.loss_points is None or num_images < MANY_IMAGES:
+    if limit.loss_points is None or num_images < MIN_IMAGES_FOR_LOSS_POINTS:
         return limit
-    points = LOSS_POINTS["modern" if is_modern else "paper"]
+    points = MAX_LOSS_POINTS["modern" if is_modern else "paper"]
     return dataclasses.replace(limit, loss_points=points)
 
 
@@ -64,13 +64,13 @@ class Comparison:
     images: int  # Number of images.
     right: int  # Number of images that the artifact classifies correctly.
     keras_right: int  # Number of images that the Keras model classifies correctly.
-    agreement: float  # Fraction of the images for which both predict the same class.
+    agreement: float  # Fraction of images with equal predicted classes.
     loss_points: float  # Accuracy lost by the artifact, in percentage points.
     loss_interval: tuple[float, float]  # 95 % confidence interval of `loss_points`.
     # Largest absolute difference between probabilities of artifact and Keras model.
     difference: float
     # Largest absolute difference between logits of artifact and Keras model, divided by
-    # the largest absolute logit. It is infinite if a probability of the artifact is 0.
+    # the largest absolute logit. Infinite if a probability of the artifact is 0.
     logit_difference: float
 
 
@@ -84,15 +84,15 @@ def compare(
     expected, largest_logit = softmax(logits), float(np.abs(logits).max())
     predicted, keras_predicted = probabilities.argmax(axis=1), logits.argmax(axis=1)
     correct, keras_correct = predicted == labels, keras_predicted == labels
-    lost = int((keras_correct & ~correct).sum())
-    won = int((correct & ~keras_correct).sum())
+    num_lost = int((keras_correct & ~correct).sum())
+    num_won = int((correct & ~keras_correct).sum())
     return Comparison(
         images=len(labels),
         right=int(correct.sum()),
         keras_right=int(keras_correct.sum()),
         agreement=float((predicted == keras_predicted).mean()),
-        loss_points=100 * (lost - won) / len(labels),
-        loss_interval=paired_interval(lost, won, len(labels)),
+        loss_points=100 * (num_lost - num_won) / len(labels),
+        loss_interval=paired_interval(num_lost, num_won, len(labels)),
         difference=float(np.abs(probabilities - expected).max()),
         logit_difference=_compare_logits(probabilities, expected, largest_logit),
     )
@@ -104,28 +104,28 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
-def paired_interval(lost: float, won: float, images: int) -> tuple[float, float]:
+def paired_interval(lost: float, won: float, total: int) -> tuple[float, float]:
     """Returns the 95 % confidence interval of an accuracy loss, in percentage points.
 
-    `lost` counts the images that only the Keras model classifies correctly, and `won`
-    those that only the artifact does. Half an image is added to each of the four
-    outcomes (both correct, only one, none) before Wald's interval is computed. This
-    keeps the coverage at 95 % even if few images differ. Source: Agresti and Min 2005,
+    Only the Keras model classifies `lost` of `total` images correctly, and only the
+    artifact `won` images. Half an image is added to each of the four outcomes (both
+    correct, only one, none) before Wald's interval is computed. This correction keeps
+    the coverage at 95 % even if few images differ. Source: Agresti and Min 2005,
     "Simple improved confidence intervals for comparing matched proportions".
     """
-    lost, won, images = lost + 0.5, won + 0.5, images + 2
-    middle = (lost - won) / images
-    half = 1.96 * math.sqrt(lost + won - (lost - won) ** 2 / images) / images
-    return 100 * (middle - half), 100 * (middle + half)
+    lost, won, total = lost + 0.5, won + 0.5, total + 2
+    middle = (lost - won) / total
+    margin = 1.96 * math.sqrt(lost + won - (lost - won) ** 2 / total) / total
+    return 100 * (middle - margin), 100 * (middle + margin)
 
 
 def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     """Returns Wilson's (1927) 95 % confidence interval of `correct / total`."""
     fraction, z = correct / total, 1.96
     middle = (fraction + z**2 / (2 * total)) / (1 + z**2 / total)
-    half = z * math.sqrt(fraction * (1 - fraction) / total + z**2 / (4 * total**2))
-    half /= 1 + z**2 / total
-    return middle - half, middle + half
+    margin = z * math.sqrt(fraction * (1 - fraction) / total + z**2 / (4 * total**2))
+    margin /= 1 + z**2 / total
+    return middle - margin, middle + margin
 
 
 def _compare_logits(
@@ -133,9 +133,9 @@ def _compare_logits(
 ) -> float:
     """Returns `Comparison.logit_difference`.
 
-    An artifact does not output logits. Instead, the logarithms of its probabilities and
-    of `expected`, the Keras model's, are compared. Both are logits minus a constant for
-    each image. Expected probabilities below 1e-30 are skipped as numerically inexact.
+    Artifacts output only probabilities, so the logarithms of the probabilities are
+    compared. These are the logits minus a constant for each image. `expected` has the
+    Keras model's probabilities; values below 1e-30 are skipped as numerically inexact.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         differences = np.abs(np.log(np.float64(probabilities)) - np.log(expected))
@@ -145,7 +145,7 @@ def _compare_logits(
 def check_limit(name: str, comparison: Comparison, limit: Limit) -> None:
     """Raises `Disagreement` if the comparison of an artifact exceeds its limit."""
     difference = comparison.logit_difference
-    if limit.logits is not None and not difference <= limit.logits:  # Also NaN.
+    if limit.logits is not None and not difference <= limit.logits:  # Rejects NaN.
         raise Disagreement(
             f"The logits of {name} and the Keras model differ by {difference:.1e} of "
             f"the largest logit; the limit is {limit.logits:.0e}"
@@ -171,11 +171,11 @@ def compare_with_check(
     Args:
         probabilities: Artifact's outputs for `check["image"]`, (n, classes).
         check: Arrays of check.npz: `probability`, (n, classes), and `largest_logit` of
-            the Keras model. Test images also have `label`, (n,).
+            the Keras model. If the images are test images, also `label`, (n,).
 
     Returns:
-        A dict with `agreement` and `logit_difference` of `Comparison`. With labels, it
-        also has `right`, the number of images that the artifact classifies correctly.
+        A dict with `agreement` and `logit_difference` of `Comparison`. If `check` has
+        `label`, also with `right`, the number of correctly classified images.
     """
     expected = check["probability"].astype(np.float64)
     predicted = probabilities.argmax(axis=1)

@@ -11,8 +11,8 @@ def make_label_lines(classes: Iterable[str]) -> tuple[str, ...]:
     r"""Returns one unique line for each class name.
 
     Replaces line breaks, control characters and characters that UTF-8 cannot encode
-    (stray bytes of a file name) by Python escapes, such as `\n`. Numbers repeated
-    names: `crane`, `crane (2)`. All other names, also with commas, are unchanged.
+    (stray bytes of a file name) by Python escapes, such as `\n`. Repeated
+    names get numbers: `crane`, `crane (2)`. Other names, also with commas, stay.
     """
     lines = ["".join(map(_to_printable, name)) for name in classes]
     taken_lines, counts = set(lines), collections.Counter[str]()
@@ -27,7 +27,7 @@ def make_label_lines(classes: Iterable[str]) -> tuple[str, ...]:
 
 
 def _to_printable(character: str) -> str:
-    # Control characters, surrogates, and separators that str.splitlines splits at.
+    # Control characters, surrogates, and line and paragraph separators.
     if unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"}:
         return character.encode("unicode_escape").decode()
     return character

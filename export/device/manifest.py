@@ -7,11 +7,9 @@ from collections.abc import Iterable
 from typing import Any, NotRequired, TypedDict
 
 from keras_resnet.spec import Provenance
-from keras_resnet.support import InputError
+from keras_resnet.support import InputError, StrPath
 
 MANIFEST_FORMAT = 2  # Format version of manifest.json.
-
-Folder = str | os.PathLike[str]  # Path of a bundle.
 
 # Size (`bytes`) and `sha256` of each file, by path relative to the bundle.
 Files = dict[str, dict[str, Any]]
@@ -23,7 +21,7 @@ Signature = dict[str, dict[str, list[Any]]]
 
 
 class ArtifactRow(TypedDict, total=False):
-    """Manifest entry of an artifact; only the fields that this package reads.
+    """Entry of an artifact in the manifest, with the fields that this package reads.
 
     The fields from `images` on exist only if the artifact has a runtime. They include
     fields of `comparison.Comparison`. `limit` has the fields of `comparison.Limit`.
@@ -85,7 +83,7 @@ class Manifest(TypedDict):
     latency: NotRequired[dict[str, Any]]
 
 
-def read_manifest(folder: Folder) -> Manifest:
+def read_manifest(folder: StrPath) -> Manifest:
     """Returns the manifest of a bundle.
 
     Raises:
@@ -111,7 +109,7 @@ def read_manifest(folder: Folder) -> Manifest:
 
 
 def _has_required_fields(manifest: Any) -> bool:
-    """Returns whether a manifest has the required fields; may also raise `KeyError`."""
+    """Returns whether a manifest has all required fields. May also raise `KeyError`."""
     Provenance.from_settings(manifest["settings"])
     return isinstance(manifest["files"], dict) and all(
         isinstance(row["files"], dict)
@@ -132,25 +130,25 @@ def strip_folders(value: Any) -> Any:
     return kind + colon + os.path.basename(path) if os.path.isabs(path) else value
 
 
-def describe_files(folder: Folder, paths: Iterable[str]) -> Files:
-    """Returns size and sha256 of the given files, and of all files in given folders."""
-    rows: Files = {}
+def describe_files(folder: StrPath, paths: Iterable[str]) -> Files:
+    """Returns size and sha256 of files, by path. A folder stands for all its files."""
+    files: Files = {}
     for path in paths:
         for name in _list_files(folder, path) or [path]:
             full_path = os.path.join(folder, name)
             with open(full_path, "rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            rows[name] = {"bytes": os.path.getsize(full_path), "sha256": digest}
-    return rows
+            files[name] = {"bytes": os.path.getsize(full_path), "sha256": digest}
+    return files
 
 
-def find_unexpected_files(folder: Folder, manifest: Manifest) -> list[str]:
+def find_unexpected_files(folder: StrPath, manifest: Manifest) -> list[str]:
     """Returns the paths of files in a bundle that its manifest does not list."""
     expected = _get_listed_files(manifest).keys() | {"manifest.json"}
     return [name for name in _list_files(folder) if name not in expected]
 
 
-def check_files(folder: Folder, manifest: Manifest) -> dict[str, str]:
+def check_files(folder: StrPath, manifest: Manifest) -> dict[str, str]:
     """Returns the problem of each missing, changed or unexpected file, by path."""
     problems = dict.fromkeys(find_unexpected_files(folder, manifest), "is unexpected")
     for name, expected in _get_listed_files(manifest).items():
@@ -168,7 +166,7 @@ def _get_listed_files(manifest: Manifest) -> Files:
     return rows
 
 
-def _list_files(folder: Folder, subfolder: str = "") -> list[str]:
+def _list_files(folder: StrPath, subfolder: str = "") -> list[str]:
     """Returns the sorted paths, relative to the bundle, of all files in a subfolder."""
     return sorted(
         os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")

@@ -34,7 +34,7 @@ class MissingRuntime(InputError):
 def require_extra(extra: str | None = None) -> Iterator[None]:
     """Raises `MissingRuntime` if a module imported in the context is not installed.
 
-    The message has the pip command that installs `extra`, or the module without it.
+    The message has a pip command that installs `extra`, or the module if it is `None`.
     """
     try:
         yield
@@ -49,7 +49,7 @@ def require_extra(extra: str | None = None) -> Iterator[None]:
 def disable_telemetry() -> Iterator[None]:
     """Prevents OpenVINO and NNCF, if imported inside the context, from reporting usage.
 
-    They send reports only if they can import the module `openvino_telemetry`.
+    Both packages report usage only if they can import `openvino_telemetry`.
     """
     name = "openvino_telemetry"
     was_imported = name in sys.modules
@@ -143,18 +143,18 @@ def open_openvino(path: str, threads: int | None = None) -> ClassifyFunction:
     options = {
         "INFERENCE_NUM_THREADS": threads or os.cpu_count(),
         "PERFORMANCE_HINT": "LATENCY",
-        # The default is bfloat16 on CPUs that support it, which changes logits by 1 %.
+        # The default, bfloat16 on CPUs that support it, changes logits by 1 %.
         "INFERENCE_PRECISION_HINT": "f32",
     }
     model = core.read_model(os.path.join(path, "model.xml"))
-    compiled: dict[int, openvino.CompiledModel] = {}  # Models by batch size.
+    models: dict[int, openvino.CompiledModel] = {}  # Compiled models by batch size.
 
     def classify(images: np.ndarray) -> np.ndarray:
-        if len(images) not in compiled:
+        if len(images) not in models:
             model.reshape(list(images.shape))
-            compiled[len(images)] = core.compile_model(model, "CPU", options)
+            models[len(images)] = core.compile_model(model, "CPU", options)
         # Copy the output, because the next call overwrites its memory.
-        return compiled[len(images)]({"image": images})["probabilities"].copy()
+        return models[len(images)]({"image": images})["probabilities"].copy()
 
     return classify
 
@@ -241,13 +241,13 @@ def _make_signature(
 
 @dataclasses.dataclass(frozen=True)
 class Runtime:
-    """Library that runs artifacts."""
+    """A library that runs artifacts."""
 
-    # Loads an artifact, given its path and the number of threads.
+    # Function that loads an artifact, given its path and the number of threads.
     load: Callable[[str, int | None], ClassifyFunction]
-    # Returns the signatures of the artifact at a path, by name.
+    # Function that returns the signatures of the artifact at a path, by name.
     describe: Callable[[str], dict[str, Signature]]
-    batch: int = 64  # Number of images that `predict` passes to an artifact at once.
+    batch_size: int = 64  # Number of images in a call of an artifact.
 
     def open(self, path: str, threads: int | None = None) -> ClassifyFunction:
         """Loads an artifact and hides the runtime's log; see `open_tflite`."""
@@ -256,13 +256,14 @@ class Runtime:
 
     def predict(self, classify: ClassifyFunction, images: np.ndarray) -> np.ndarray:
         """Runs `classify`, a function that `open` returned, on any number of images."""
-        starts = range(0, len(images), self.batch)
-        return np.concatenate([classify(images[i : i + self.batch]) for i in starts])
+        size = self.batch_size
+        starts = range(0, len(images), size)
+        return np.concatenate([classify(images[i : i + size]) for i in starts])
 
 
 # Runtimes by their names in a manifest.
 RUNTIMES = {
-    "LiteRT": Runtime(open_tflite, describe_tflite, batch=1),  # Exported batch size.
+    "LiteRT": Runtime(open_tflite, describe_tflite, batch_size=1),
     "TensorFlow": Runtime(open_saved_model, describe_saved_model),
     "ONNX Runtime": Runtime(open_onnx, describe_onnx),
     "OpenVINO": Runtime(open_openvino, describe_openvino),

@@ -15,19 +15,16 @@ from typing import TypeVar
 
 import numpy as np
 
-from keras_resnet.support import InputError
+from keras_resnet.support import InputError, StrPath
 
-from .manifest import Folder, LatencyRow, check_files, read_manifest
+from .manifest import LatencyRow, check_files, read_manifest
 from .runtimes import RUNTIMES, MissingRuntime
 
-# Pause in seconds before each call, until threads of the previous call stop spinning.
+# Pause in seconds before each call, for threads of the previous call to stop spinning.
 PAUSE_SECONDS = 0.02
 
-# Number of untimed calls of each artifact before the timed calls of a batch size.
-WARM_UP_CALLS = 3
-
-# Minimum number of timed calls, no matter how long they take.
-MIN_CALLS = 5
+WARM_UP_CALLS = 3  # Untimed calls per artifact and batch size, before the timed calls.
+MIN_CALLS = 5  # Minimum number of timed calls, even if they exceed the time limit.
 
 Key = TypeVar("Key")
 
@@ -36,12 +33,12 @@ def time_in_turn(
     functions: Mapping[str, Callable[[np.ndarray], object]],
     image: np.ndarray,
     rounds: int = 30,
-    warm_up: int = 5,
+    warm_up_rounds: int = 5,
 ) -> dict[str, float]:
     """Returns the median latency in milliseconds of each function, by name.
 
     Calls all functions in turn on the same image, uint8, (1, height, width, channels),
-    in this process. Of `warm_up + rounds` rounds, the first `warm_up` are not timed.
+    in this process. `rounds` timed rounds follow `warm_up_rounds` untimed ones.
     """
 
     def time_call(function: Callable[[np.ndarray], object]) -> float:
@@ -51,16 +48,16 @@ def time_in_turn(
         return 1e3 * (time.perf_counter() - start)
 
     calls = {name: partial(time_call, function) for name, function in functions.items()}
-    times = _take_turns(calls, rounds, warm_up, math.inf)
+    times = _call_in_turn(calls, rounds, warm_up_rounds, math.inf)
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _take_turns(
+def _call_in_turn(
     calls: Mapping[Key, Callable[[], float]], rounds: int, warm_up: int, seconds: float
 ) -> dict[Key, list[float]]:
-    """Calls functions in turn and returns the milliseconds that they return, by key.
+    """Calls functions in turn and returns their results, in milliseconds, by key.
 
-    The values of the first `warm_up` rounds are not returned. A function is skipped
+    Results of the first `warm_up` rounds are dropped. A function is skipped
     after `MIN_CALLS` calls if its calls have taken `seconds` in total.
     """
     times: dict[Key, list[float]] = {key: [] for key in calls}
@@ -76,9 +73,9 @@ def _take_turns(
 
 
 def measure_latency(
-    folder: Folder,
-    batches: Sequence[int] = (1, 16),
-    threads: Sequence[int | None] = (1, None),
+    folder: StrPath,
+    batch_sizes: Sequence[int] = (1, 16),
+    thread_counts: Sequence[int | None] = (1, None),
     rounds: int = 30,
     seconds: float = 30,
 ) -> tuple[list[LatencyRow], dict[str, str]]:
@@ -86,8 +83,8 @@ def measure_latency(
 
     Args:
         folder: Folder of the bundle.
-        batches: Batch sizes to measure.
-        threads: Numbers of threads to measure; `None` means one for each CPU.
+        batch_sizes: Batch sizes to measure.
+        thread_counts: Numbers of threads to measure; `None` is one for each CPU.
         rounds: Number of timed calls for each artifact and batch size.
         seconds: Time limit for the timed calls of an artifact with one batch size. Slow
             artifacts are called less often, but at least `MIN_CALLS` times.
@@ -112,21 +109,21 @@ def measure_latency(
     processes: list[TimedProcess] = []
     skipped: dict[str, str] = {}
     try:
-        for (name, row), n in itertools.product(artifacts.items(), threads):
+        for (name, row), count in itertools.product(artifacts.items(), thread_counts):
             if row["runtime"] is None:
                 skipped[name] = "it runs only in browsers"
                 continue
             path = os.path.join(folder, row["path"])
-            num_threads = n or os.cpu_count() or 1
+            num_threads = count or os.cpu_count() or 1
             process = TimedProcess(name, row["runtime"], path, num_threads, images[:1])
             if process.problem:
                 skipped[name] = process.problem
             else:
                 processes.append(process)
         rows: list[LatencyRow] = []
-        for batch in batches:
-            pixels = np.resize(images, (batch, *images.shape[1:]))
-            rows += _measure_batch(processes, pixels, rounds, seconds)
+        for batch_size in batch_sizes:
+            batch_images = np.resize(images, (batch_size, *images.shape[1:]))
+            rows += _measure_batch(processes, batch_images, rounds, seconds)
     finally:
         for process in processes:
             process.stop()
@@ -139,7 +136,7 @@ def _measure_batch(
 ) -> Iterator[LatencyRow]:
     """Calls all artifacts in turn on the same images, and yields a row for each."""
     calls = {process: partial(process.call, images) for process in processes}
-    times = _take_turns(calls, rounds, WARM_UP_CALLS, seconds)
+    times = _call_in_turn(calls, rounds, WARM_UP_CALLS, seconds)
     for process, values in times.items():
         median = statistics.median(values)
         yield {
@@ -166,11 +163,11 @@ class TimedProcess:
         self, artifact: str, runtime: str, path: str, threads: int, image: np.ndarray
     ) -> None:
         self.artifact, self.threads = artifact, threads
-        # The peak memory of a forked process would include this process's memory.
+        # The peak memory of a forked process would include the parent's memory.
         context = multiprocessing.get_context("spawn")
         self.connection, remote_end = context.Pipe()
         args = remote_end, runtime, path, threads, image
-        self.process = context.Process(target=_serve, args=args, daemon=True)
+        self.process = context.Process(target=_serve_batches, args=args, daemon=True)
         self.process.start()
         remote_end.close()
         try:
@@ -201,15 +198,15 @@ class TimedProcess:
         return self.process.exitcode
 
 
-def _serve(
-    connection: Connection, runtime: str, path: str, threads: int, image: np.ndarray
+def _serve_batches(
+    connection: Connection, runtime: str, path: str, num_threads: int, image: np.ndarray
 ) -> None:
-    """Loads an artifact in the child process and times it on every batch received."""
+    """Loads an artifact in the child process and times the artifact on each batch."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent handles Ctrl-C.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     start = time.perf_counter()
     try:
-        classify = RUNTIMES[runtime].open(path, threads)
+        classify = RUNTIMES[runtime].open(path, num_threads)
         classify(image)
     except (MissingRuntime, ImportError, OSError, ValueError, RuntimeError) as error:
         connection.send((0.0, 0, " ".join(str(error).split())))

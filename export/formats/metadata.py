@@ -3,9 +3,9 @@
 TFLite metadata is a second FlatBuffer (schema `metadata_schema.fbs`) that is stored
 inside the model's FlatBuffer. The label file is in a zip archive that is appended to
 the model. MediaPipe Tasks and the Task libraries on phones read the metadata and the
-labels, and LiteRT ignores them. No Python package writes this format on every supported
-Python version (`tflite-support` ends at Python 3.11, and MediaPipe's writer imports
-modules that its wheel lacks). This module writes the tables that a classifier needs.
+labels, and LiteRT ignores both. No Python package writes TFLite metadata on every
+supported Python version: `tflite-support` ends at Python 3.11, and MediaPipe's writer
+imports modules that the wheel of MediaPipe lacks.
 """
 
 import io
@@ -21,8 +21,8 @@ from keras_resnet.evaluation import Classifier
 
 from ..device import LABELS_FILE, make_label_lines
 
-# Fields of each table in metadata_schema.fbs, in the schema's order. A FlatBuffer
-# identifies a field by its index in this order. A union is two fields: type and table.
+# Field names of each table in metadata_schema.fbs, in the schema's order. A FlatBuffer
+# stores the index of a field, not its name. A union takes two fields: type and table.
 _TABLES = {
     "ModelMetadata": "name description version subgraph_metadata author license "
     "associated_files min_parser_version",
@@ -40,7 +40,7 @@ _TABLES = {
 }
 
 # Value of a field: a string, a number, an array of numbers, a table or a list of
-# tables. A table is a dict from the index of each field to its value.
+# tables. A table is a dict from field indices to values.
 _Value: TypeAlias = "str | np.generic | np.ndarray | _Table | list[_Table]"
 _Table: TypeAlias = dict[int, _Value]
 
@@ -49,9 +49,9 @@ def add_metadata(content: bytes, classifier: Classifier) -> bytes:
     """Adds metadata and labels to a `.tflite` file and fixes its batch size to one.
 
     For each tensor, the converter writes a shape with a batch size of one, and a "shape
-    signature" that marks the batch size as variable. The shape signature is removed,
-    because LiteRT.js and some delegates reject it, and LiteRT can resize the batch
-    without it. `content` and the returned value are the bytes of a `.tflite` file.
+    signature" that marks the batch size as variable. This function removes the
+    signature, because LiteRT.js and some delegates reject it. LiteRT can still resize
+    the batch. `content` and the returned value are the bytes of the file.
     """
     model = schema.ModelT.InitFromPackedBuf(content)
     for subgraph in model.subgraphs:
@@ -66,8 +66,8 @@ def add_metadata(content: bytes, classifier: Classifier) -> bytes:
     builder.Finish(model.Pack(builder), b"TFL3")
     stream = io.BytesIO()
     stream.write(builder.Output())
-    # Clients expect the archive to be uncompressed, which is the default. `ZipInfo` has
-    # a constant date, so that the same model always produces the same file.
+    # Clients need an uncompressed archive, and `ZipFile` does not compress by default.
+    # `ZipInfo` has a constant date, so that a model always produces the same file.
     with zipfile.ZipFile(stream, "w") as archive:
         label_file = zipfile.ZipInfo(LABELS_FILE)
         label_file.external_attr = 0o644 << 16  # Readable by every user once extracted.
@@ -79,8 +79,8 @@ def add_metadata(content: bytes, classifier: Classifier) -> bytes:
 class _AlignedBuilder(flatbuffers.Builder):
     """A FlatBuffer builder that aligns arrays to 16 bytes.
 
-    LiteRT's schema requires this alignment for weights. Python code that is generated
-    from the schema, such as that in TensorFlow's converter, does not align arrays.
+    LiteRT's schema requires this alignment for weights. The schema's generated Python
+    code, which TensorFlow's converter also uses, does not align arrays.
     """
 
     def CreateNumpyVector(self, x: np.ndarray) -> int:
@@ -104,7 +104,7 @@ def _pack_metadata(classifier: Classifier) -> bytes:
         description=f"Image classifier of {count} classes by keras_resnet.",
         version="1",
         subgraph_metadata=[subgraph],
-        # All fields in `_TABLES` have existed since version 1.0.0 of the format.
+        # Oldest version of the metadata format that has all fields in `_TABLES`.
         min_parser_version="1.0.0",
         **{field: text for field, text in origin.items() if text},
     )
@@ -114,18 +114,18 @@ def _pack_metadata(classifier: Classifier) -> bytes:
 
 
 def _describe_image(preprocessing: Preprocessing) -> _Table:
-    grey = preprocessing.channels == 1
+    is_grey = preprocessing.channels == 1
     height, width = preprocessing.height, preprocessing.width
     size = _make_table("ImageSize", width=np.uint32(width), height=np.uint32(height))
-    color_space = np.int8(2 if grey else 1)  # GRAYSCALE or RGB
+    color_space = np.int8(2 if is_grey else 1)  # GRAYSCALE or RGB
     image = _make_table("ImageProperties", color_space=color_space, default_size=size)
-    # Clients require normalisation options for float32 input. These options change
-    # nothing, because the network normalises its input itself.
+    # Clients require normalisation options for float32 input. A mean of 0 and a
+    # deviation of 1 change nothing, because the network normalises its input itself.
     identity = _make_table("NormalizationOptions", mean=_to_array(0), std=_to_array(1))
     return _make_table(
         "TensorMetadata",
         name="image",
-        description=f"{'Grey' if grey else 'RGB'} image, {height} rows by {width} "
+        description=f"{'Grey' if is_grey else 'RGB'} image, {height} rows by {width} "
         "columns, values from 0 to 255. The model normalises them itself.",
         content=_make_union("Content", "content_properties", 2, image),
         process_units=[_make_union("ProcessUnit", "options", 1, identity)],
@@ -134,7 +134,7 @@ def _describe_image(preprocessing: Preprocessing) -> _Table:
 
 
 def _describe_probabilities(count: int) -> _Table:
-    feature = _make_table("FeatureProperties")
+    properties = _make_table("FeatureProperties")
     labels = _make_table(
         "AssociatedFile",
         name=LABELS_FILE,
@@ -145,7 +145,7 @@ def _describe_probabilities(count: int) -> _Table:
         "TensorMetadata",
         name="probabilities",
         description=f"Probability of each of {count} classes.",
-        content=_make_union("Content", "content_properties", 1, feature),
+        content=_make_union("Content", "content_properties", 1, properties),
         stats=_make_table("Stats", max=_to_array(1), min=_to_array(0)),
         associated_files=[labels],
     )
@@ -155,12 +155,13 @@ def _to_array(value: float) -> np.ndarray:
     return np.array([value], np.float32)
 
 
-def _make_union(kind: str, field: str, member: int, table: _Table) -> _Table:
+def _make_union(kind: str, field: str, type_index: int, table: _Table) -> _Table:
     """Returns a table of type `kind` whose union `field` contains `table`.
 
-    `member` is the number of the table's type in the schema's list of union members.
+    `type_index` is the position, counted from 1, of the type of `table` in the list of
+    types that the schema declares for this union.
     """
-    fields: dict[str, _Value] = {f"{field}_type": np.uint8(member), field: table}
+    fields: dict[str, _Value] = {f"{field}_type": np.uint8(type_index), field: table}
     return _make_table(kind, **fields)
 
 
@@ -182,18 +183,18 @@ def _write_value(builder: flatbuffers.Builder, value: _Value) -> int:
         for offset in reversed(offsets):
             builder.PrependUOffsetTRelative(offset)
         return builder.EndVector()
-    assert isinstance(value, dict)  # A number is stored inline in its table.
+    assert isinstance(value, dict)  # Numbers are written below, inside their table.
     fields = {
         index: item if isinstance(item, np.generic) else _write_value(builder, item)
         for index, item in value.items()
     }
-    number_slots = {
+    slot_writers = {
         np.int8: builder.PrependInt8Slot,
         np.uint8: builder.PrependUint8Slot,
         np.uint32: builder.PrependUint32Slot,
     }
     builder.StartObject(max(fields, default=-1) + 1)
     for index, item in fields.items():
-        add_slot = number_slots.get(type(item), builder.PrependUOffsetTRelativeSlot)
-        add_slot(index, item, 0)
+        write_slot = slot_writers.get(type(item), builder.PrependUOffsetTRelativeSlot)
+        write_slot(index, item, 0)
     return builder.EndObject()

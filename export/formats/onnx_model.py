@@ -1,8 +1,8 @@
 """ONNX files, for ONNX Runtime and other software that reads ONNX.
 
-This module adds the nodes layer by layer. A converter of TensorFlow graphs would
-restrict the versions of other packages, and add nodes for transpositions and paddings.
-Here kernels are stored transposed, and padding is an attribute of the convolutions.
+This module converts a Keras network layer by layer. A converter of TensorFlow graphs
+would restrict the versions of other packages and add nodes that transpose or pad. This
+module stores transposed kernels, and pads by an attribute of the convolutions.
 """
 
 import dataclasses
@@ -23,7 +23,8 @@ from ..device import require_extra
 if TYPE_CHECKING:
     import onnx
 
-# Versions of operator set and file format, for ONNX Runtime 1.12 (2022) or later.
+# Versions of the operator set and of the file format. ONNX Runtime supports both since
+# its version 1.12 (2022).
 OPSET, IR_VERSION = 17, 8
 
 
@@ -31,7 +32,7 @@ def write_onnx(path: str | os.PathLike[str], classifier: Classifier) -> None:
     """Writes a classifier to an ONNX file.
 
     The input is `image`, uint8, (n, height, width, channels), for any n. The graph
-    normalises it. The output is `probabilities`, float32, (n, classes). The file's
+    normalises the image. The output is `probabilities`, float32, (n, classes). The
     metadata contain `classes` and `preprocessing` as JSON. For errors see `to_onnx`.
     """
     write_file(path, to_onnx(classifier).SerializeToString())
@@ -83,9 +84,9 @@ class _Value:
 
     name: str
     # Number of rows or columns of zeros that the next node must add around the tensor:
-    # (above, left, below, right). A Conv node adds them by its attribute `pads`.
+    # (above, left, below, right). A Conv node adds the zeros by its attribute `pads`.
     pads: tuple[int, ...] = (0, 0, 0, 0)
-    is_rectified: bool = False  # Whether all values are known to be at least zero.
+    is_rectified: bool = False  # Whether the tensor cannot contain negative values.
 
 
 class _Graph:
@@ -114,15 +115,15 @@ class _Graph:
         return name
 
     def pad(self, value: _Value, name: str, channels: tuple[int, int] = (0, 0)) -> str:
-        """Adds a node that applies `value.pads` and adds zero channels at both ends."""
+        """Adds a Pad node for `value.pads` and `channels`, (number before, after)."""
         above, left, below, right = value.pads
-        front, end = channels
-        pads = [0, front, above, left, 0, end, below, right]
-        sizes = self.add_constant(f"{name}/sizes", pads, np.int64)
-        return self.add("Pad", value.name, sizes, name=name)
+        num_before, num_after = channels
+        pads = [0, num_before, above, left, 0, num_after, below, right]
+        sizes_name = self.add_constant(f"{name}/sizes", pads, np.int64)
+        return self.add("Pad", value.name, sizes_name, name=name)
 
     def apply_pads(self, value: _Value) -> str:
-        """Pads a value if it has pads, and returns the name of the resulting tensor."""
+        """Adds a Pad node if `value` has pads. Returns the padded tensor's name."""
         return self.pad(value, f"{value.name}/pad") if any(value.pads) else value.name
 
 
@@ -132,10 +133,10 @@ _Emitter = Callable[..., _Value]
 
 
 def _emit_model(graph: _Graph, model: keras.Model, value: _Value) -> _Value:
-    """Adds all layers of a functional model with one input, `value`, and one output."""
-    # `clone_model` passes the layers to `visit`, inputs first. The clone is unused.
-    source = keras.Input(batch_shape=model.input.shape, dtype=model.input.dtype)
-    values = {id(source): value}  # ONNX values, by the id of the clone's tensors.
+    """Adds the nodes of a functional model, whose input is `value`, to the graph."""
+    # `clone_model` is only called to pass each layer to `visit`, inputs first.
+    clone_input = keras.Input(batch_shape=model.input.shape, dtype=model.input.dtype)
+    values = {id(clone_input): value}  # ONNX values by the id of the clone's tensors.
 
     def visit(layer: keras.Layer, *args: Any, **kwargs: Any) -> keras.KerasTensor:
         output = layer(*args, **kwargs)
@@ -145,35 +146,35 @@ def _emit_model(graph: _Graph, model: keras.Model, value: _Value) -> _Value:
         return output
 
     clone = keras.models.clone_model(
-        keras.Model(model.input, model.output), source, _clone_without_weights, visit
+        keras.Model(model.input, model.output), clone_input, _clone_layer, visit
     )
     return values[id(clone.output)]
 
 
-def _clone_without_weights(layer: keras.Layer) -> keras.Layer:
+def _clone_layer(layer: keras.Layer) -> keras.Layer:
     if not isinstance(layer, keras.Model) and type(layer) not in _EMITTERS:
         raise InputError(
-            "The ONNX export supports the layers "
-            f"{', '.join(kind.__name__ for kind in _EMITTERS)}. "
+            "Use only layers that the ONNX export supports: "
+            f"{', '.join(layer_type.__name__ for layer_type in _EMITTERS)}. "
             f"Received: {layer.name}, {type(layer).__name__}"
         )
     config = layer.get_config()
     if "kernel_initializer" in config:
-        # Drawing random kernels is slow, and the clone's weights are never read.
+        # Random kernels would be slower, and no code reads the kernels of the clone.
         config["kernel_initializer"] = "zeros"
     return type(layer).from_config(config)
 
 
 def _add_activation(graph: _Graph, layer: keras.Layer, name: str) -> _Value:
-    """Adds the activation of a layer to the tensor `name`, unless it is linear."""
+    """Applies the layer's activation to the tensor `name`. Linear ones need no node."""
     activation = keras.activations.serialize(layer.activation)
     if activation == "linear":
         return _Value(name)
     operators = {"relu": "Relu", "sigmoid": "Sigmoid", "softmax": "Softmax"}
     if activation not in operators:
         raise InputError(
-            f"The ONNX export supports the activations linear, {', '.join(operators)}. "
-            f"Received: {layer.name} with {activation}"
+            "Use only activations that the ONNX export supports: linear, "
+            f"{', '.join(operators)}. Received: {layer.name} with {activation}"
         )
     name = graph.add(operators[activation], name, name=f"{layer.name}/{activation}")
     return _Value(name, is_rectified=activation == "relu")
@@ -185,13 +186,13 @@ def _emit_activation(graph: _Graph, layer: layers.Activation, value: _Value) -> 
 
 def _emit_normalization(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
     mean, variance = np.reshape([layer.mean, layer.variance], (2, -1, 1, 1))
-    offset = graph.add_constant(f"{layer.name}/mean", mean)
-    name = graph.add("Sub", graph.apply_pads(value), offset)
-    # A variance of one means that the division is already folded into the convolution.
+    mean_name = graph.add_constant(f"{layer.name}/mean", mean)
+    name = graph.add("Sub", graph.apply_pads(value), mean_name)
+    # If the variance is 1, `nets.fold` has moved the division into the convolution.
     if (variance != 1).any():
         deviation = np.maximum(np.sqrt(variance), keras.config.epsilon())
-        divisor = graph.add_constant(f"{layer.name}/deviation", deviation)
-        name = graph.add("Div", name, divisor)
+        deviation_name = graph.add_constant(f"{layer.name}/deviation", deviation)
+        name = graph.add("Div", name, deviation_name)
     return _Value(name)
 
 
@@ -200,16 +201,16 @@ def _emit_batch_norm(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value
     gamma = affine.pop(0) if layer.scale else np.ones_like(mean)
     beta = affine.pop(0) if layer.center else np.zeros_like(mean)
     arrays = {"gamma": gamma, "beta": beta, "mean": mean, "variance": variance}
-    inputs = graph.apply_pads(value)
+    input_name = graph.apply_pads(value)
     constants = [graph.add_constant(f"{layer.name}/{p}", w) for p, w in arrays.items()]
     attributes = {"name": layer.name, "epsilon": layer.epsilon}
-    return _Value(graph.add("BatchNormalization", inputs, *constants, **attributes))
+    return _Value(graph.add("BatchNormalization", input_name, *constants, **attributes))
 
 
 def _emit_zero_padding(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
     (above, below), (left, right) = layer.padding
     if layer.data_format == "channels_first":
-        # In this data format the layer pads channels (shortcut A; see `nets.blocks`).
+        # Shortcut A uses this data format to pad channels, see `nets.blocks`.
         return _Value(graph.pad(value, layer.name, channels=(left, right)))
     pads = np.add(value.pads, (above, left, below, right))
     return dataclasses.replace(value, pads=tuple(pads.tolist()))
@@ -222,7 +223,7 @@ def _emit_convolution(graph: _Graph, layer: layers.Conv2D, value: _Value) -> _Va
     if layer.padding == "same" and any(total_pads):
         if any(p % 2 for p in total_pads) or layer.strides != (1, 1):
             raise InputError(
-                "The ONNX export supports convolutions with padding='same' only with "
+                "For the ONNX export, use padding='same' only in convolutions with "
                 f"stride 1 and kernels of odd size. Received: {layer.name}"
             )
         pads = np.add(pads, [p // 2 for p in total_pads * 2]).tolist()
@@ -238,17 +239,17 @@ def _emit_convolution(graph: _Graph, layer: layers.Conv2D, value: _Value) -> _Va
 
 
 def _emit_max_pooling(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
-    # MaxPool pads with minus infinity. After a ReLU, padding with zeros has the same
-    # result, so that MaxPool can apply the pads itself.
+    # The attribute `pads` of MaxPool adds minus infinity, not zeros. The maxima are the
+    # same if no value is negative. Otherwise, a Pad node must add the zeros.
     is_rectified = value.is_rectified
-    inputs = value.name if is_rectified else graph.apply_pads(value)
+    name = value.name if is_rectified else graph.apply_pads(value)
     pads = value.pads if is_rectified else (0, 0, 0, 0)
-    name = graph.add("MaxPool", inputs, name=layer.name, pads=pads, **_get_pool(layer))
+    name = graph.add("MaxPool", name, name=layer.name, pads=pads, **_get_pool(layer))
     return _Value(name, is_rectified=is_rectified)
 
 
 def _emit_average_pooling(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
-    # Pooling of single pixels only selects pixels. MaxPool does this exactly in int8.
+    # A window of one pixel only subsamples the image. In int8, only MaxPool is exact.
     kind = "AveragePool" if max(layer.pool_size) > 1 else "MaxPool"
     name = graph.add(kind, graph.apply_pads(value), name=layer.name, **_get_pool(layer))
     return _Value(name, is_rectified=value.is_rectified)
@@ -259,7 +260,7 @@ def _get_pool(layer: layers.MaxPooling2D | layers.AveragePooling2D) -> dict[str,
     return {
         "kernel_shape": layer.pool_size,
         "strides": layer.strides,
-        # ONNX excludes the padding from averages by default, as TensorFlow does.
+        # By default, ONNX excludes the padding from averages, as TensorFlow does.
         "auto_pad": "SAME_UPPER" if layer.padding == "same" else "NOTSET",
     }
 

@@ -21,20 +21,21 @@ def write_openvino(
 ) -> None:
     """Writes a classifier to OpenVINO's files `model.xml` and `model.bin`.
 
-    The input is `image`, uint8, (1, height, width, channels). The graph normalises it.
-    The output is `probabilities`, float32, (1, classes). OpenVINO's `reshape` can set a
-    larger batch size. A variable batch size would make int8 3 % slower. `rt_info`
-    contains `classes` and `preprocessing` as JSON.
+    The input is `image`, uint8, (1, height, width, channels). The graph normalises the
+    image. The output is `probabilities`, float32, (1, classes). The batch size is fixed
+    to 1, because a variable batch size makes int8 3 % slower. OpenVINO's `reshape` can
+    enlarge the batch. `rt_info` contains `classes` and `preprocessing` as JSON.
 
     With a calibration set, uint8, (n, height, width, channels), the weights (one scale
     per output channel) and activations are int8, except in the first convolution. The
     ranges of the activations include all values that the calibration images produce.
     Networks with equalised channels (see `quantization.equalise`) lose less accuracy.
-    int8 is for CPUs with VNNI or AMX (Intel since 2019, AMD since 2022). On older CPUs,
-    sums of products may overflow.
+    Use int8 on CPUs with VNNI or AMX (Intel since 2019, AMD since 2022). On older CPUs,
+    sums of int8 products may overflow.
 
     Raises:
-        InputError: If `to_onnx` raises it, or if `openvino` or `nncf` is not installed.
+        InputError: If `to_onnx` raises this error, or if the package `openvino` or
+            `nncf` is not installed.
     """
     with require_extra("openvino"), disable_telemetry():
         import onnx  # noqa: F401
@@ -42,16 +43,16 @@ def write_openvino(
 
         if calibration is not None:
             import nncf.quantization.range_estimator  # noqa: F401
-    graph = to_onnx(classifier).SerializeToString()
-    # In a graph from Core().read_model, NNCF does not find the biases that it corrects.
-    model = openvino.convert_model(io.BytesIO(graph))
+    onnx_content = to_onnx(classifier).SerializeToString()
+    # NNCF corrects biases, but would not find them in a model from `Core().read_model`.
+    model = openvino.convert_model(io.BytesIO(onnx_content))
     if calibration is not None:
         model = _quantize(model, calibration)
     model.reshape([1, *classifier.preprocessing.shape])
     for key, value in describe_classifier(classifier).items():
         model.set_rt_info(value, key)
     os.makedirs(path, exist_ok=True)
-    # By default, weights are saved in half precision, which would make float32 inexact.
+    # By default, OpenVINO saves weights as float16, which would make float32 inexact.
     openvino.save_model(model, os.path.join(path, "model.xml"), compress_to_fp16=False)
 
 
@@ -67,12 +68,12 @@ def _quantize(model: "openvino.Model", calibration: np.ndarray) -> "openvino.Mod
         nncf.Dataset([image[None] for image in calibration]),
         subset_size=len(calibration),
         preset=nncf.QuantizationPreset.MIXED,
-        # In int8 the first convolution would save little time and cost much accuracy.
+        # int8 would make the first convolution slightly faster but far less accurate.
         ignored_scope=nncf.IgnoredScope(names=[stem.get_friendly_name()]),
         advanced_parameters=nncf.AdvancedQuantizationParameters(
-            # By default, weights have 7 bits to avoid overflows on CPUs without VNNI.
+            # The default limits weights to 7 bits to avoid overflows without VNNI.
             overflow_fix=nncf.OverflowFix.DISABLE,
-            # The default averages the ranges of all images and clips more activations.
+            # The default averages the images' ranges, which clips large activations.
             activations_range_estimator_params=estimators.MINMAX,
         ),
     )

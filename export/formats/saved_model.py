@@ -20,9 +20,9 @@ def check_model(model: keras.Model) -> None:
     """Checks that a model can be exported.
 
     Raises:
-        InputError: If the model has several inputs, layers that are not part of Keras,
-            a variable input size, or no layers `avg_pool` and `predictions`, from which
-            the features and logits are computed. The message suggests a remedy.
+        InputError: If the model has several inputs, layers that are not part of Keras
+            or a variable input size, or if the layer `avg_pool` or `predictions` is
+            missing, which the export needs for features and logits.
     """
     if len(getattr(model, "inputs", None) or [0]) > 1:
         raise InputError(
@@ -30,24 +30,24 @@ def check_model(model: keras.Model) -> None:
             f"network that reads the image. Received: {model.name} with inputs "
             f"{shorten_list(i.name for i in model.inputs)}"
         )
-    custom = [
+    custom_layers = [
         f"{layer.name} ({type(layer).__name__})"
         for layer in list_layers(model)
         if type(layer).__module__.split(".")[0] != "keras"
         or isinstance(layer, keras.layers.Lambda)
     ]
-    if custom:
+    if custom_layers:
         raise InputError(
             "Export supports only the layers of Keras, which every converter can read. "
             "Replace other layers, or write a SavedModel with model.export(PATH). "
-            f"Received: {model.name} with {shorten_list(custom)}"
+            f"Received: {model.name} with {shorten_list(custom_layers)}"
         )
     layers = {layer.name: layer for layer in model.layers}
     activation = getattr(layers.get("predictions"), "activation", None)
     if "avg_pool" not in layers or activation is not keras.activations.softmax:
         raise InputError(
-            "Export needs a classifier from keras_resnet with the layers avg_pool and "
-            f"predictions (activation: softmax). Received: {model.name}"
+            "Export needs a classifier from keras_resnet with the layers 'avg_pool' "
+            f"and 'predictions' (activation: softmax). Received: {model.name}"
         )
     if None in model.input_shape[1:]:
         raise InputError(
@@ -64,11 +64,11 @@ def write_saved_model(classifier: Classifier, path: str) -> None:
 
     - `serving_default`: Maps `image`, uint8, (n, height, width, channels), to
       `probabilities`, float32, (n, classes).
-    - `image_bytes`: Maps `image_bytes`, string, (n,), which are JPEG, PNG, WebP, BMP or
-      GIF files of any size, to `classes`, string, (n, k), and `scores`, float32,
-      (n, k): the k most probable classes of each file, in descending order. k is 5,
-      or the number of classes if there are fewer. A damaged file makes the whole
-      request fail with InvalidArgument.
+    - `image_bytes`: Maps `image_bytes`, string, (n,), to `classes`, string, (n, k), and
+      `scores`, float32, (n, k). The inputs are JPEG, PNG, WebP, BMP or GIF files of any
+      size. The outputs are the k most probable classes of each file, in descending
+      order. k is 5, or the number of classes if that is smaller. A damaged file makes
+      the whole request fail with InvalidArgument.
     - `features`: Maps `image`, as for `serving_default`, to `features`, float32,
       (n, channels), the global average of the last stage's output.
     """
@@ -99,8 +99,9 @@ def write_saved_model(classifier: Classifier, path: str) -> None:
 def _freeze(model: keras.Model) -> Endpoint:
     """Returns the network as a function whose weights are constants.
 
-    TensorFlow packs constants into its kernels' memory layout once, but variables in
-    every call (docs/how-to/serve.md). Signatures of one function share its constants.
+    TensorFlow converts constants to the memory layout of its kernels once, but converts
+    variables in every call (docs/how-to/serve.md). All signatures that call the
+    returned function share the constants.
     """
     features = model.get_layer("avg_pool").output
     outputs = {"probabilities": model.output, "features": features}
@@ -118,9 +119,9 @@ def _freeze(model: keras.Model) -> Endpoint:
 def write_static_model(classifier: Classifier, path: str, dtype: str = "uint8") -> None:
     """Writes the SavedModel that the TFLite converter reads.
 
-    Its only signature, `serving_default`, has static shapes except for the batch size.
-    If the batch size were static too, the converter would write it into reshapes for
-    networks whose last feature map is 1x1, and LiteRT could not enlarge the batch.
+    The only signature, `serving_default`, has static shapes except for the batch size.
+    With a static batch size and a last feature map of 1x1, the converter would write
+    the batch size into reshapes, so that LiteRT could not enlarge the batch.
     `dtype` is the dtype of the input `image`, whose values are always 0 to 255.
     """
     spec = tf.TensorSpec((None, *classifier.preprocessing.shape), dtype, "image")
@@ -141,23 +142,23 @@ def check_signatures(path: str, classifier: Classifier, images: np.ndarray) -> N
             or if their features differ by more than 1e-4 of the largest feature.
     """
     files = [tf.io.encode_png(image) for image in images]
-    decoded = np.stack([classifier.preprocessing.read(file) for file in files])
-    indices = compute_reference_logits(classifier.model, decoded).argmax(axis=1)
-    expected = [classifier.classes[index].encode() for index in indices]
+    decoded_images = np.stack(list(map(classifier.preprocessing.read, files)))
+    indices = compute_reference_logits(classifier.model, decoded_images).argmax(axis=1)
+    expected_classes = [classifier.classes[index].encode() for index in indices]
     model = tf.saved_model.load(path)
     predicted = model.signatures["image_bytes"](image_bytes=tf.stack(files))["classes"]
-    if predicted.numpy()[:, 0].tolist() != expected:
+    if predicted.numpy()[:, 0].tolist() != expected_classes:
         raise Disagreement(
-            "The signature image_bytes of the SavedModel predicts other classes than "
-            "the Keras model"
+            "The signature 'image_bytes' of the SavedModel and the Keras model predict "
+            "different classes"
         )
     output = model.signatures["features"](image=tf.constant(images))["features"].numpy()
     features = _make_feature_model(classifier.model)(images, training=False)
     difference = np.abs(output - features).max() / np.abs(features).max()
-    if not difference <= LIMITS["float32"].logits:
+    if not difference <= (limit := LIMITS["float32"].logits):
         raise Disagreement(
-            "The signature features of the SavedModel differs from the Keras model by "
-            f"{difference:.1e} of the largest feature"
+            "The signature 'features' of the SavedModel and the Keras model differ by "
+            f"{difference:.1e} of the largest feature; the limit is {limit:.0e}"
         )
 
 
@@ -166,23 +167,23 @@ def _make_feature_model(model: keras.Model) -> keras.Model:
 
 
 def compute_reference_logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Returns the logits of the Keras model, the reference for every artifact.
+    """Returns the logits of the Keras model, with which every artifact is compared.
 
     `images` is uint8, (n, height, width, channels). The logits are the inputs of the
     softmax, (n, classes). The last layer is computed in float64.
     """
-    features = _make_feature_model(model)
+    compute_features = _make_feature_model(model)
     head = model.get_layer("predictions")
     kernel, bias = (np.asarray(w, np.float64) for w in head.get_weights())
     batches = [images[i : i + 64] for i in range(0, len(images), 64)]
-    parts = [np.asarray(features(b, training=False), np.float64) for b in batches]
-    return np.concatenate(parts) @ kernel + bias
+    features = np.concatenate([compute_features(b, training=False) for b in batches])
+    return features.astype(np.float64) @ kernel + bias
 
 
 def _write_archive(path: str, **endpoints: tuple[Endpoint, tf.TensorSpec]) -> None:
     archive = keras.export.ExportArchive()
-    # archive.track(model) is not called, because it would store every variable twice.
-    # The endpoints already contain them.
+    # The endpoints already contain the variables. archive.track(model) would store each
+    # variable a second time.
     for name, (function, spec) in endpoints.items():
         archive.add_endpoint(name, function, input_signature=[spec])
     try:

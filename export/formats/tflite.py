@@ -18,8 +18,8 @@ _OPS = tf.lite.OpsSet
 class TFLiteFormat:
     """Settings of the converter for one kind of `.tflite` file."""
 
-    # Dtype of the input `image` of the SavedModel that is converted. For float32, the
-    # quantiser creates an input with scale 1 and without a cast.
+    # Dtype of the input `image` of the SavedModel to convert. With float32, the input
+    # of the quantised file has scale 1 and needs no cast.
     pixel_dtype: str = "uint8"
     optimised: bool = True  # Whether weights are stored in fewer than 32 bits.
     weight_dtype: tf.DType | None = None  # Dtype of optimised weights. Default: int8.
@@ -37,7 +37,7 @@ TFLITE_FORMATS = {
     # Weights are int8. Activations are quantised at run time, without calibration.
     "dynamic": TFLiteFormat(),
     "int8": TFLiteFormat("float32", calibrated=True, io_dtypes=(tf.uint8, tf.float32)),
-    # This format suits devices without floating point: microcontrollers and Edge TPUs.
+    # int8_io is for devices without floating point: microcontrollers and Edge TPUs.
     "int8_io": TFLiteFormat(
         "float32", calibrated=True, ops=(_OPS.TFLITE_BUILTINS_INT8,),
         io_dtypes=(tf.int8, tf.int8), on_request=True,
@@ -46,7 +46,7 @@ TFLITE_FORMATS = {
     "float_io": TFLiteFormat("float32", calibrated=True, on_request=True),
     "int16x8": TFLiteFormat(
         calibrated=True,
-        # The first set of operations lacks a cast from uint8, which the second has.
+        # The first set of operations has no cast from uint8. The second set adds one.
         ops=(_OPS.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
              _OPS.TFLITE_BUILTINS),
         on_request=True,
@@ -62,13 +62,13 @@ def convert_to_tflite(folder: str, row: TFLiteFormat, calibration: np.ndarray) -
     The file has one signature, `serving_default`. Its input is `image`, raw pixels,
     (1, height, width, channels), which the network normalises itself. Its output is
     `probabilities`, (1, classes). The file contains the scale and the zero point of
-    every int8 tensor; those of an int8 `image` are 1 and -128.
+    every int8 tensor. An int8 `image` has the scale 1 and the zero point -128.
 
     Args:
         folder: Folder that `write_static_model` wrote with `row.pixel_dtype`.
         row: Settings of the format, a value of `TFLITE_FORMATS`.
-        calibration: Calibration set, uint8, (n, height, width, channels). Only formats
-            with `calibrated` use it.
+        calibration: Calibration set, uint8, (n, height, width, channels). Ignored
+            unless `row.calibrated`.
     """
     converter = tf.lite.TFLiteConverter.from_saved_model(
         folder, signature_keys=["serving_default"]
@@ -84,13 +84,13 @@ def convert_to_tflite(folder: str, row: TFLiteFormat, calibration: np.ndarray) -
     if row.io_dtypes:
         converter.inference_input_type, converter.inference_output_type = row.io_dtypes
     with warnings.catch_warnings(), filter_cpp_logs():
-        # Calibration uses TensorFlow's interpreter, which warns that it is deprecated.
+        # Calibration uses TensorFlow's interpreter, which prints a deprecation warning.
         warnings.simplefilter("ignore")
         return converter.convert()
 
 
 def _add_extreme_pixels(images: np.ndarray) -> np.ndarray:
-    """Returns a copy whose first image has one black and one white corner pixel.
+    """Returns a copy of images, with a black and a white corner in the first image.
 
     The calibrated range of the input is then 0 to 255, so that the quantisation step of
     the input is 1.

@@ -4,8 +4,8 @@ index.html style.css main.js worker.js     the page
 litert/                                    builds of LiteRT.js; a browser loads one
 model.json int8.tflite ...                 the network
 
-Any server of static files can serve this folder, for example `python -m http.server`.
-The page requests no file from outside the folder.
+These files are in the exported folder. Any server of static files can serve the folder,
+for example `python -m http.server`. The page requests no file from outside the folder.
 """
 
 import dataclasses
@@ -23,17 +23,17 @@ from keras_resnet.support import InputError, write_file
 
 TEMPLATE = pathlib.Path(__file__).parent / "web"
 
-# The page contains the first available format of each tuple. It loads the format from
-# FAST first. The formats in EXACT are closer to the trained network. In Chromium (one
-# thread, x86, ResNet-18), int8 needs a quarter of the size and a third of the time of
-# float32. float16 needs half of the size and the same time as float32.
+# The page offers the first available format of FAST and the first of EXACT, and loads
+# the FAST format first. EXACT formats are closer to the trained network. In Chromium
+# (one thread, x86, ResNet-18), int8 has a quarter of the size of float32 and takes a
+# third of the time. float16 has half of the size and takes as long as float32.
 FAST = ("int8", "dynamic")
 EXACT = ("float16", "float32")
 WEB_MODELS = FAST + EXACT
 
 TIMEOUT = 600  # Time limit of one npm command, in seconds.
 
-# Builds of LiteRT.js: with relaxed SIMD, also with threads, and for older browsers.
+# Builds of LiteRT.js: relaxed SIMD, relaxed SIMD with threads, and for older browsers.
 BUILDS = [f"litert_wasm_{kind}internal" for kind in ("", "threaded_", "compat_")]
 
 # npm settings to disable: the security audit, and notices of funding and updates.
@@ -50,7 +50,7 @@ def write_web(
 ) -> None:
     """Writes a web page that runs a network in the browser.
 
-    The page resizes and crops images like `classifier.preprocessing`. Its pixels
+    The page resizes and crops images like `classifier.preprocessing`. Pixel values
     may differ by 1 due to rounding. `files` maps names from `WEB_MODELS` to `.tflite`
     files with uint8 input. The first available file of `FAST` and of `EXACT` is copied.
 
@@ -81,7 +81,7 @@ def _to_json(classifier: Classifier, path: pathlib.Path, model_names: list[str])
         "name": classifier.name,
         "classes": list(classifier.classes),
         **dataclasses.asdict(preprocessing),
-        # Size that a resized image covers before the crop. JavaScript rounds otherwise.
+        # Size before the crop. It is stored because JavaScript rounds differently.
         "cover": [round(side / preprocessing.crop) for side in preprocessing.shape[:2]],
         "models": [
             {"name": name, "file": f"{name}.tflite", "bytes": size}
@@ -95,12 +95,12 @@ def _build(work_dir: pathlib.Path, path: pathlib.Path) -> None:
     """Bundles the page with LiteRT.js and writes it to `path`.
 
     The build runs in the empty folder `work_dir`, since the template may be read-only.
-    `path` is created only after npm has installed all packages.
+    A failed installation of npm packages does not create `path`.
     """
     for file in TEMPLATE.iterdir():
         if file.is_file():
             shutil.copyfile(file, work_dir / file.name)
-    # NODE_ENV=production or the user's npm settings must not exclude esbuild.
+    # The options "include" install esbuild even if NODE_ENV or npm settings exclude it.
     options = ["--include=dev", "--include=optional", "--ignore-scripts"]
     options += ["--prefer-offline", "--fetch-retries=1", "--fetch-timeout=60000"]
     _run_npm(work_dir, "ci", *options)
@@ -113,16 +113,16 @@ def _build(work_dir: pathlib.Path, path: pathlib.Path) -> None:
     _run_npm(work_dir, "run", "runtime", "--", *scripts, f"--outdir={litert.resolve()}")
     for build in BUILDS:
         # gzip reduces the size to a third, and few servers compress files themselves.
-        # The suffix is not .gz, because browsers decompress .gz files of some servers.
+        # Some servers make browsers decompress .gz files, so the suffix is not .gz.
         compressed = gzip.compress((wasm / f"{build}.wasm").read_bytes(), 9, mtime=0)
         write_file(litert / f"{build}.wasm.gzip", compressed)
 
 
 def _run_npm(work_dir: pathlib.Path, *arguments: str) -> None:
-    """Runs npm in `work_dir` without printing. Raises InputError if npm fails."""
+    """Runs npm in `work_dir`, and prints nothing. Raises InputError if npm fails."""
     npm = shutil.which("npm")
     if npm is None:
-        raise InputError(f"{_NPM_ADVICE}. Received: no command npm on the PATH")
+        raise InputError(f"The command npm is not on the PATH. {_NPM_ADVICE}")
     try:
         process = subprocess.run(
             [npm, *arguments],
@@ -136,13 +136,13 @@ def _run_npm(work_dir: pathlib.Path, *arguments: str) -> None:
             check=False,
         )
     except OSError as error:
-        raise InputError(f"{_NPM_ADVICE}. Received: {npm}: {error.strerror}") from None
+        raise InputError(f"Cannot run {npm}: {error.strerror}. {_NPM_ADVICE}") from None
     except subprocess.TimeoutExpired:
         raise InputError(
-            f"{_NPM_ADVICE}. Received: npm {arguments[0]} ran longer than {TIMEOUT} s"
+            f"npm {arguments[0]} did not end within {TIMEOUT} s. {_NPM_ADVICE}"
         ) from None
     if process.returncode:
-        raise InputError(f"{_NPM_ADVICE}. Received: {_find_error(process.stderr)}")
+        raise InputError(f"npm failed: {_find_error(process.stderr)}. {_NPM_ADVICE}")
 
 
 def _find_error(output: str) -> str:

@@ -1,8 +1,8 @@
 """Comparison of int8 and float32 outputs, layer by layer.
 
-Two existing tools do not suffice. The QuantizationDebugger of TensorFlow 2.21 computes
-each float32 layer from int8 inputs, which hides how errors accumulate. Its direct
-comparison mode reads buffers that have been reused (cosine 0 for a correct layer).
+Two existing tools are not used. The QuantizationDebugger of TensorFlow 2.21 computes
+each float32 layer from int8 inputs, which hides how errors accumulate. The debugger's
+mode for direct comparison reads reused buffers (cosine 0 for a correct layer).
 `compare_model` of litert-quantizer 0.11 returns no scales and no SQNR over all images.
 """
 
@@ -28,9 +28,9 @@ from keras_resnet.support import (
 from ..device import decode_values
 from ..formats import TFLITE_FORMATS, convert_to_tflite
 
-_REPORT_IMAGES = 16  # Number of images in a report.
+_NUM_REPORT_IMAGES = 16  # Number of images in a report.
 
-# Runs a `.tflite` file on one image. Returns the dequantised outputs by tensor name.
+# Function that runs a file on one image. Returns dequantised outputs by tensor name.
 _RunFunction = Callable[[np.ndarray], dict[str, np.ndarray]]
 
 
@@ -49,20 +49,20 @@ def compare_layers(
 ) -> list[LayerError]:
     """Compares the layer outputs of an int8 file with those of a float32 file.
 
-    Each file processes whole images, so a layer's error includes the errors of the
-    layers before it. Returns one item per quantised layer output, in network order.
+    Both files run the whole network, so the error of a layer includes the errors of all
+    earlier layers. Returns one item per quantised layer output, in network order.
 
     Args:
         static_dir: Folder that `write_static_model` wrote with float32 pixels.
         model: Keras model that `static_dir` was written from.
         calibration: Calibration set, uint8, (n, height, width, channels).
-        images: Images to run, uint8, shaped like `calibration`. A few are enough.
+        images: A few images to run both files on, uint8, shaped like `calibration`.
     """
-    float32 = dataclasses.replace(TFLITE_FORMATS["float32"], pixel_dtype="float32")
-    run_float32, _ = _load_file(convert_to_tflite(static_dir, float32, calibration))
-    int8 = convert_to_tflite(static_dir, TFLITE_FORMATS["float_io"], calibration)
-    run_int8, scales = _load_file(int8)
-    sums: dict[str, np.ndarray] = {}  # Sums over all images, by tensor name.
+    row = dataclasses.replace(TFLITE_FORMATS["float32"], pixel_dtype="float32")
+    run_float32, _ = _load_file(convert_to_tflite(static_dir, row, calibration))
+    row = TFLITE_FORMATS["float_io"]
+    run_int8, scales = _load_file(convert_to_tflite(static_dir, row, calibration))
+    sums: dict[str, np.ndarray] = {}  # By tensor name, see `_sum_products`.
     for image in images:
         exact, quantised = run_float32(image), run_int8(image)
         for name in [name for name in quantised if name in exact]:
@@ -76,7 +76,7 @@ def compare_layers(
 
 
 def _load_file(content: bytes) -> tuple[_RunFunction, dict[str, float]]:
-    """Returns a function that runs a file, and a dict of tensor scales (0: float32)."""
+    """Returns a function that runs the file, and the tensors' scales (0: float32)."""
     with warnings.catch_warnings(), filter_cpp_logs():
         # The interpreter warns that preserving all tensors needs more memory.
         warnings.simplefilter("ignore")
@@ -104,26 +104,26 @@ def _load_file(content: bytes) -> tuple[_RunFunction, dict[str, float]]:
 
 
 def _sum_products(expected: np.ndarray, quantised: np.ndarray) -> np.ndarray:
-    """Returns the vector that one image adds to `sums`, see `_measure_error`."""
+    """Returns the sums of x², y², xy and (x - y)² over two tensors, and their size."""
     x, y = expected.astype(np.float64), quantised.astype(np.float64)
     sums = (x * x).sum(), (y * y).sum(), (x * y).sum(), ((x - y) ** 2).sum()
     return np.array([*sums, x.size])
 
 
 def _measure_error(layer: str, scale: float, sums: np.ndarray) -> LayerError:
-    power, quantised_power, product, error, size = sums
+    expected_power, quantised_power, product, error, size = sums
     return LayerError(
         layer,
         float(scale),
         float(np.sqrt(error / size) / scale),
-        float(10 * np.log10(max(power, 1e-30) / max(error, 1e-30))),
-        float(product / max(np.sqrt(power * quantised_power), 1e-30)),
+        float(10 * np.log10(max(expected_power, 1e-30) / max(error, 1e-30))),
+        float(product / max(np.sqrt(expected_power * quantised_power), 1e-30)),
     )
 
 
-def _find_layer(tensor: str, indices: dict[str, int]) -> str | None:
-    """Returns the last layer in a tensor name such as `net_1/conv1_relu_1/Relu;...`."""
-    parts = (re.sub(r"_\d+$", "", part) for part in re.split("[/;]", tensor))
+def _find_layer(tensor_name: str, indices: dict[str, int]) -> str | None:
+    """Returns the last layer in a tensor name like `net_1/conv1_relu_1/Relu;...`."""
+    parts = (re.sub(r"_\d+$", "", part) for part in re.split("[/;]", tensor_name))
     names = [part for part in parts if part in indices]
     return max(names, key=indices.__getitem__, default=None)
 
@@ -140,7 +140,7 @@ def write_layer_report(
     Also writes this result to `quantization.csv` and `quantization.png` in `folder`.
     For the other arguments see `compare_layers`.
     """
-    errors = compare_layers(static_dir, model, calibration, images[:_REPORT_IMAGES])
+    errors = compare_layers(static_dir, model, calibration, images[:_NUM_REPORT_IMAGES])
     header = ("layer", "scale", "error in levels", "SQNR", "cosine")
     rows = [
         (e.layer, f"{e.scale:.3g}", f"{e.error_in_levels:.2f}", f"{e.sqnr_db:.1f} dB",

@@ -1,7 +1,8 @@
 """Cross-layer equalisation.
 
-The quantisers for LiteRT do not implement this method. NNCF only scales channels
-between two layers of an OpenVINO or ONNX graph, not the channels of a whole stage.
+The quantisers for LiteRT do not implement equalisation. NNCF only scales channels
+between two layers of an OpenVINO or ONNX graph, not the channels that all blocks of a
+stage share.
 """
 
 import keras
@@ -19,7 +20,7 @@ _HOMOGENEOUS_LAYERS = (
 # Layers whose weights can absorb the factors of their input and output channels.
 WEIGHTED_LAYERS = (layers.Conv2D, layers.Dense)
 
-_TINY = 1e-30  # Smallest divisor. It avoids a division by a range of zero.
+_TINY = 1e-30  # Smallest divisor, in case a range is zero.
 _BATCH_SIZE = 16
 
 
@@ -35,8 +36,9 @@ def equalise(model: keras.Model, images: np.ndarray) -> keras.Model:
     ranges of activations and of the weights that read them, as in SmoothQuant (Xiao et
     al., arXiv:2211.10438).
 
-    Channels that pass through any other layer (batch normalisation before a
-    convolution, squeeze and excitation, shortcut A) are not scaled.
+    Channels are not scaled if they pass through a layer that does not preserve factors,
+    such as batch normalisation before a convolution, squeeze and excitation, or the
+    padding of channels in shortcut A.
 
     Args:
         model: A functional model, left unchanged.
@@ -83,7 +85,7 @@ class _Group:
 
 def _find_groups(model: keras.Model) -> list[_Group]:
     """Returns the scalable groups of a functional model without sub-models."""
-    groups: dict[int, _Group] = {}  # Groups by the id of their tensors.
+    groups: dict[int, _Group] = {}  # Group of each tensor, by the tensor's id.
     for depth in sorted(model._nodes_by_depth, reverse=True):
         for node in model._nodes_by_depth[depth]:
             layer = node.operation
@@ -116,7 +118,7 @@ def _is_relu_or_linear(layer: keras.Layer) -> bool:
 def _preserves_factors(layer: keras.Layer) -> bool:
     """Returns whether scaling the input channels scales the output channels equally."""
     if isinstance(layer, layers.ZeroPadding2D):
-        # With the other data format, the layer pads channels instead (shortcut A).
+        # In shortcut A, a layer with the other data format pads channels, not rows.
         return layer.data_format == keras.config.image_data_format()
     if isinstance(layer, layers.Activation):
         return _is_relu_or_linear(layer)
@@ -137,11 +139,12 @@ def _measure_peaks(
 
 
 def _choose_factors(peaks: list[np.ndarray], kernels: list[np.ndarray]) -> np.ndarray:
-    """Returns the number that each channel of a group is divided by, (channels,).
+    """Returns the factors by which the channels of a group are divided, (channels,).
 
     `peaks` are the results of `_measure_peaks` for the group's tensors, and `kernels`
-    are the kernels of its readers. A factor is sqrt(activation range / weight range).
-    Both ranges are fractions of the largest range in the tensor or output channel.
+    are the kernels of the group's readers. A factor is sqrt(activation range / weight
+    range). An activation range is a fraction of the largest range in the tensor, and a
+    weight range is a fraction of the largest weight of the output channel.
     """
     ranges = np.max([peak / max(peak.max(), _TINY) for peak in peaks], axis=0)
     weights = np.max([_compute_kernel_peaks(k, len(ranges)) for k in kernels], axis=0)
@@ -151,20 +154,20 @@ def _choose_factors(peaks: list[np.ndarray], kernels: list[np.ndarray]) -> np.nd
     return factors
 
 
-def _compute_kernel_peaks(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """Returns the largest absolute weight of each input channel, (channels,).
+def _compute_kernel_peaks(kernel: np.ndarray, num_channels: int) -> np.ndarray:
+    """Returns the largest relative weight of each input channel, (num_channels,).
 
-    Weights are divided by the largest absolute weight of their output channel. `kernel`
-    is (..., input channels of a convolution's group, output channels).
+    Relative weights are fractions of the largest absolute weight of an output channel.
+    `kernel` is (..., input channels of a convolution's group, output channels).
     """
     kernel = np.abs(kernel).reshape(-1, *kernel.shape[-2:]).max(axis=0)
     kernel = kernel / np.maximum(kernel.max(axis=0), _TINY)
-    inputs = len(kernel)
-    return kernel.reshape(inputs, channels // inputs, -1).max(axis=2).T.ravel()
+    num_groups = num_channels // len(kernel)
+    return kernel.reshape(len(kernel), num_groups, -1).max(axis=2).T.ravel()
 
 
 def _expand_factors(factors: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Arranges factors of input channels like a kernel, (inputs, outputs)."""
-    inputs, outputs = shape[-2:]
-    groups = len(factors) // inputs
-    return np.repeat(factors.reshape(groups, inputs).T, outputs // groups, axis=1)
+    """Returns the factor of each weight of a kernel with `shape`: (inputs, outputs)."""
+    factors_by_group = factors.reshape(-1, shape[-2]).T
+    num_outputs_per_group = shape[-1] // factors_by_group.shape[1]
+    return np.repeat(factors_by_group, num_outputs_per_group, axis=1)

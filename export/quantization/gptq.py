@@ -1,7 +1,7 @@
 """GPTQ: rounding of weights that minimises the error of a layer's output.
 
-The implementations in Keras 3.15, NNCF 3.4 and litert-quantizer 0.11 are not used,
-because they only round dense layers.
+The implementations of GPTQ in Keras 3.15, NNCF 3.4 and litert-quantizer 0.11 are not
+used, because they only round dense layers.
 """
 
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from keras_resnet.support import progress_bar
 
 from .equalize import WEIGHTED_LAYERS
 
-# Ridge term, as a fraction of the mean variance, because few images give a noisy
-# covariance.
+# Ridge term, as a fraction of the mean variance. It is added to the covariance, which
+# is noisy if the calibration images are few.
 _DAMPING = 0.01
 
 _BLOCK_ROWS = 128  # Number of kernel rows whose errors one matrix product propagates.
@@ -40,7 +40,7 @@ def round_weights(
         batch_size: Number of images per batch.
 
     Returns:
-        A folded model. Conversion to int8 does not change its kernels further.
+        A folded model. Conversion to int8 does not change the rounded kernels.
     """
     model = fold(model)
     candidates = [layer for layer in model.layers if type(layer) in WEIGHTED_LAYERS]
@@ -54,21 +54,22 @@ def round_weights(
 
 
 def _round_layer(layer: keras.Layer, products: np.ndarray, means: np.ndarray) -> None:
-    """Rounds the kernel and corrects the bias. For moments see `_measure_moments`."""
+    """Rounds a kernel and corrects the bias, given a result of `_measure_moments`."""
     kernel, bias = layer.get_weights()
-    originals = np.split(kernel.reshape(-1, kernel.shape[-1]), len(means), axis=1)
+    matrices = np.split(kernel.reshape(-1, kernel.shape[-1]), len(means), axis=1)
     covariances = products - means[:, :, None] * means[:, None, :]
-    matrices = list(map(_round_matrix, originals, covariances))
-    groups = zip(means, matrices, originals, strict=True)
-    shifts = [mean @ (after - before) for mean, after, before in groups]
-    kernel = np.concatenate(matrices, axis=1).reshape(kernel.shape)
+    rounded_matrices = list(map(_round_matrix, matrices, covariances))
+    groups = zip(means, rounded_matrices, matrices, strict=True)
+    shifts = [mean @ (rounded - original) for mean, rounded, original in groups]
+    kernel = np.concatenate(rounded_matrices, axis=1).reshape(kernel.shape)
     layer.set_weights([kernel, bias - np.concatenate(shifts)])
 
 
 def _round_matrix(weights: np.ndarray, covariance: np.ndarray) -> np.ndarray:
-    """Rounds weights to multiples of 1/127 of the largest weight of their output.
+    """Returns weights that are rounded to multiples of a quantisation step per output.
 
-    `weights` and the returned float64 array have the shape (inputs, outputs).
+    A step is 1/127 of the largest absolute weight of the output. `weights` and the
+    returned float64 array have the shape (inputs, outputs).
     `covariance` is the covariance of the inputs, (inputs, inputs).
     """
     num_inputs, peak = len(weights), np.abs(weights).max(axis=0)
@@ -76,7 +77,7 @@ def _round_matrix(weights: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     covariance = covariance.astype(np.float64)
     ridge = _DAMPING * np.trace(covariance) / num_inputs + 1e-12
     covariance[np.diag_indices(num_inputs)] += ridge
-    # Inputs with a large variance come first, so that many weights can compensate.
+    # Inputs with a large variance come first. More weights then remain to compensate.
     order = np.argsort(-np.diag(covariance), kind="stable")
     adjusted_weights = weights.astype(np.float64)[order]
     # The largest weight of an output keeps its value, because the converter computes
@@ -103,7 +104,7 @@ def _measure_moments(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields the second and first moments of the inputs of each layer in `targets`.
 
-    Their shapes are (groups, inputs, inputs) and (groups, inputs). The inputs are the
+    The shapes are (groups, inputs, inputs) and (groups, inputs). The inputs are the
     values that one output position reads (a convolution's patch), in kernel order.
     """
     probe = keras.Model(model.input, [layer.input for layer in targets])
@@ -120,20 +121,20 @@ def _measure_moments(
     sums: list[list[np.ndarray]] = []
     for i in range(0, len(images), batch_size):
         batch = images[i : i + batch_size]
-        weight = len(batch) / len(images)
-        parts = [[weight * t.numpy() for t in tensors] for tensors in measure(batch)]
+        fraction = len(batch) / len(images)
+        parts = [[fraction * t.numpy() for t in tensors] for tensors in measure(batch)]
         sums = keras.tree.map_structure(np.add, sums, parts) if sums else parts
     return zip(*sums, strict=True)
 
 
 def _extract_patches(layer: keras.Layer, inputs: tf.Tensor) -> tf.Tensor:
     """Returns the inputs of each output position: (positions, groups, inputs)."""
-    groups, channels = getattr(layer, "groups", 1), inputs.shape[-1]
+    groups, num_channels = getattr(layer, "groups", 1), inputs.shape[-1]
     if isinstance(layer, layers.Conv2D):
         windows = layer.kernel_size, layer.strides, layer.dilation_rate
         sizes = [(1, *window, 1) for window in windows]
         inputs = tf.image.extract_patches(inputs, *sizes, layer.padding.upper())
-    pixels = inputs.shape[-1] // channels
-    inputs = tf.reshape(inputs, (-1, pixels, groups, channels // groups))
+    num_pixels = inputs.shape[-1] // num_channels
+    inputs = tf.reshape(inputs, (-1, num_pixels, groups, num_channels // groups))
     inputs = tf.transpose(inputs, (0, 2, 1, 3))
-    return tf.reshape(inputs, (-1, groups, pixels * channels // groups))
+    return tf.reshape(inputs, (-1, groups, num_pixels * num_channels // groups))

@@ -14,13 +14,11 @@ REPAIR_DESCRIPTION = "channels equalised, weights rounded by GPTQ"
 
 
 def repair_network(classifier: Classifier, calibration: np.ndarray) -> Classifier:
-    """Prepares a network for int8 conversion, so that it loses less accuracy.
+    """Returns a classifier that loses less accuracy when it is converted to int8.
 
-    Applies `equalise`, then `round_weights`. Neither needs labels or training. Both
-    measure activations on `calibration`, uint8, (n, height, width, channels).
-
-    Returns:
-        A classifier whose model is folded. Use it only to convert it to int8.
+    Applies `equalise`, then `round_weights`. Both functions measure the activations of
+    `calibration`, uint8, (n, height, width, channels), and need no labels or training.
+    The returned model is folded. Only use it for the conversion to int8.
     """
     model = round_weights(equalise(classifier.model, calibration), calibration)
     return dataclasses.replace(classifier, model=model)

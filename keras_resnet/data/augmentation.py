@@ -29,7 +29,7 @@ _PCA_VECTORS = (
 )
 
 Range = tuple[float, float]
-# One pixel value for all channels, or one for each channel.
+# A colour is one pixel value for all channels, or one value for each channel.
 Colour = float | Sequence[float]
 
 
@@ -43,7 +43,7 @@ def draw_inception_box(
 
     This is the method of Szegedy et al. 2015 (arXiv:1409.4842) as implemented by
     torchvision's RandomResizedCrop. The result is the first of ten random boxes that
-    fits into the image. If none fits, it is a central box as large as `ratio` allows.
+    fits into the image. If no box fits, a central box as large as possible is used.
 
     Args:
         sides: Height and width of the image in pixels, int32 (2,).
@@ -77,9 +77,9 @@ def draw_shorter_side_box(
 ) -> tf.Tensor:
     """Draws a box to crop, with the scale augmentation of the ResNet paper.
 
-    In section 3.4 (after Simonyan & Zisserman 2015), the image is resized such that its
-    shorter side has a random length, and a random crop of the input's size is taken.
-    The paper's input is 224x224. For other inputs, the range of the shorter side is
+    Section 3.4 of the paper follows Simonyan & Zisserman 2015: an image is resized to a
+    shorter side of random length, and a random crop of the input's size is taken. The
+    paper's input is 224x224. For other inputs, the range of the shorter side is
     scaled in proportion to the shorter side of the input.
 
     Args:
@@ -122,7 +122,7 @@ def erase(
 
     This is the method of Zhong et al. 2017 (arXiv:1708.04896) as implemented by
     torchvision's RandomErasing. The first of ten random boxes that is smaller than the
-    image along both sides is filled. If none is smaller, no box is filled.
+    image along both sides is filled. If no box is smaller, the image is not changed.
 
     Args:
         image: uint8 (height, width, channels).
@@ -151,7 +151,7 @@ def erase(
 def _draw_sides(
     sides: tf.Tensor, draws: tf.Tensor, scale: Range, ratio: Range
 ) -> list[tf.Tensor]:
-    """Returns the two sides of each random box, int32. Their ratio is in `ratio`."""
+    """Draws the two sides of each box, int32. `ratio` is the range of their ratio."""
     area = tf.reduce_prod(tf.cast(sides, tf.float32))
     area *= scale[0] + draws[:, 0] * (scale[1] - scale[0])
     low, high = map(math.log, ratio)
@@ -164,7 +164,7 @@ def _draw_sides(
 def _place_first_fitting(
     sides: tf.Tensor, boxes: tf.Tensor, fits: tf.Tensor, draws: tf.Tensor
 ) -> tf.Tensor:
-    """Places the first fitting box randomly. Returns (y, x, height, width), int32."""
+    """Returns the first box that fits, at a random position (y, x, height, width)."""
     index = tf.argmax(fits)
     corner = to_integers(draws[index, 2:], sides - boxes[index] + 1)
     return tf.concat([corner, boxes[index]], 0)
@@ -226,8 +226,8 @@ def mix(
         images: uint8 (batch, height, width, channels).
         labels: float32 (batch, classes), each row adding up to 1.
         seed: Random seed, integers (2,).
-        mixup: Alpha of mixup; 0 disables it.
-        cutmix: Alpha of CutMix; 0 disables it.
+        mixup: Alpha of mixup, or 0 to disable mixup.
+        cutmix: Alpha of CutMix, or 0 to disable CutMix.
 
     Returns:
         Mixed images and labels, with the shapes and dtypes of the arguments. CutMix
@@ -235,10 +235,10 @@ def mix(
     """
     images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)
     method_seed, weight_seed, box_seed = tf.unstack(tf.random.split(seed, 3))
-    rows = tf.range(tf.shape(images)[0])
-    partner_rows = tf.bitwise.bitwise_xor(rows, 1)
-    partner_rows = tf.where(partner_rows < tf.size(rows), partner_rows, rows)
-    partners = tf.gather(images, partner_rows)
+    index = tf.range(tf.shape(images)[0])
+    partner_index = tf.bitwise.bitwise_xor(index, 1)
+    partner_index = tf.where(partner_index < tf.size(index), partner_index, index)
+    partners = tf.gather(images, partner_index)
 
     def blend() -> tuple[tf.Tensor, tf.Tensor]:
         weight = _draw_beta(weight_seed, mixup)
@@ -261,13 +261,13 @@ def mix(
         images, weight = blend() if mixup else replace_box()
     else:
         return images, labels
-    partner_labels = tf.gather(labels, partner_rows)
+    partner_labels = tf.gather(labels, partner_index)
     return images, partner_labels + weight * (labels - partner_labels)
 
 
 def _draw_beta(seed: tf.Tensor, alpha: float) -> tf.Tensor:
     gammas = tf.random.stateless_gamma((2,), seed, alpha)
-    # For a small alpha, both gamma variates may be 0. The quotient is then 0, not NaN.
+    # For a small alpha, both gamma variates may be 0, and 0 / 0 would be NaN.
     return tf.math.divide_no_nan(gammas[0], tf.reduce_sum(gammas))
 
 
@@ -279,7 +279,7 @@ def crop_and_flip(
     Args:
         images: (batch, height, width, channels), each at least as large as `size`.
         size: Height and width of the crops in pixels.
-        draws: Random numbers from [0, 1), (batch, 3). They determine the first row, the
+        draws: Random numbers from [0, 1), (batch, 3), that determine the first row, the
             first column and the mirroring of each image.
         flip: Whether to mirror each image with probability 1/2.
     """

@@ -57,13 +57,13 @@ def replace_damaged(
     indices: Iterable[int],
     error: Exception | None = None,
 ) -> Split:
-    """Replaces each damaged image by the next undamaged image and its label.
+    """Returns a split where the next undamaged image replaces each damaged image.
 
     Args:
-        split: Images and labels.
+        split: Images and labels. The label is replaced with its image.
         preprocessing: Preprocessing that decodes the images.
-        indices: Indices, in the split, of the images to check.
-        error: Error that occurred while reading. It is raised if no image is damaged.
+        indices: Indices of the images to check.
+        error: Reading error, which is raised again if no image is damaged.
 
     Raises:
         InputError: If more than a fraction MAX_DAMAGED of all images is damaged.
@@ -77,15 +77,15 @@ def replace_damaged(
             refuse_damaged(split, preprocessing)
         raise InputError(_describe_damage(split, damaged_indices, num_damaged))
     message = _describe_damage(split, damaged_indices, num_damaged)
-    print(f"{message}. They are replaced by other images.", file=sys.stderr)
+    print(f"{message}. Until then, they are replaced by other images.", file=sys.stderr)
     return split.substitute(damaged_indices)
 
 
-def _describe_damage(split: Split, indices: Sequence[int], count: int = 0) -> str:
+def _describe_damage(split: Split, indices: Sequence[int], num_damaged: int = 0) -> str:
     all_names = split.names()
     names = [all_names[index] for index in indices]
     names = [f"number {name}" if name.isdigit() else name for name in names]
     return (
-        f"{count or len(names)} of {len(split)} images cannot be decoded. Repair or "
-        f"remove them: {shorten_list(names, 5)}"
+        f"{num_damaged or len(names)} of {len(split)} images cannot be decoded. Repair "
+        f"or remove them: {shorten_list(names, 5)}"
     )

@@ -54,8 +54,8 @@ def _convert_channels(image: tf.Tensor, channels: int) -> tf.Tensor:
 
 
 def _decode_by_signature(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes a file that is not a JPEG by the format that its first bytes indicate."""
-    offset = tf.minimum(8, tf.strings.length(encoded))  # Damaged files may be shorter.
+    """Decodes an image file that is not a JPEG. Its first bytes indicate the format."""
+    offset = tf.minimum(8, tf.strings.length(encoded))  # A file may be truncated.
     magic = tf.strings.substr(encoded, 0, 4) + tf.strings.substr(encoded, offset, 4)
     is_webp = (tf.strings.length(encoded) > 20) & (magic == "RIFFWEBP")
     is_bmp = tf.strings.substr(encoded, 0, 2) == "BM"
@@ -70,9 +70,9 @@ def _decode_any(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
 
 
 def _decode_webp(encoded: tf.Tensor) -> tf.Tensor:
-    # For WebP, tf.io.decode_image accepts only the file's own number of channels, or 0
-    # for any number. With 0, it writes beyond its buffer if the file is animated
-    # (TensorFlow 2.21). With 3, which is used for animated files, it raises an error.
+    # tf.io.decode_image accepts only the number of channels of the WebP file, or 0 for
+    # any number. With 0 channels, TensorFlow 2.21 writes beyond its buffer if the file
+    # is animated. Animated files are decoded with 3 channels, which raises an error.
     head = tf.io.decode_raw(tf.strings.substr(encoded, 12, 9), tf.uint8)
     is_extended = tf.strings.substr(encoded, 12, 4) == "VP8X"
     is_animated = is_extended & (tf.bitwise.bitwise_and(head[8], 2) > 0)
@@ -114,7 +114,7 @@ def _turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Turns an image upright, given its EXIF orientation (EXIF 2.3, tag 0x0112)."""
 
     def transpose_image() -> tf.Tensor:
-        # Transposing int32 avoids oneDNN's warning that it does not support uint8.
+        # oneDNN prints a warning if uint8 is transposed, so int32 is transposed.
         return tf.cast(tf.transpose(tf.cast(image, tf.int32), (1, 0, 2)), tf.uint8)
 
     image = tf.cond(orientation > 4, transpose_image, lambda: image)

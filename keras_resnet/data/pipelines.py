@@ -36,18 +36,18 @@ from keras_resnet.data.training_images import ImageReader, ImageReaders, make_re
 from keras_resnet.spec import Recipe, count_steps
 from keras_resnet.support import InputError
 
-# Tensors with one row for each image of a step. Before reading: index in the split,
-# three random numbers from [0, 1), augmentation seed (2,), step number, and number of
-# images in the step. After reading: image, index, step number, and number of images.
+# Tensors with one row for each image of a step. Before the images are read: index in
+# the split, three random numbers from [0, 1), augmentation seed (2,), step number, and
+# number of images in the step. Afterwards: image, index, step number, number of images.
 Rows = tuple[tf.Tensor, ...]
 
 
-def check_batch_size(batch_size: int, parts: int) -> None:
+def check_batch_size(batch_size: int, num_parts: int) -> None:
     """Raises an InputError if a global batch cannot be divided into equal parts."""
-    if batch_size < 1 or batch_size % parts:
+    if batch_size < 1 or batch_size % num_parts:
         raise InputError(
-            f"The batch size must be a multiple of {parts}, the product of the number "
-            "of replicas, `accumulate`, and 2 if images are mixed in pairs. "
+            f"The batch size must be a multiple of {num_parts}, the product of the "
+            "number of replicas, `accumulate`, and 2 if images are mixed in pairs. "
             f"Received: batch_size={batch_size}"
         )
 
@@ -59,8 +59,8 @@ class TrainingBatches:
     The augmented images of a step are the same for any number of replicas.
 
     The seeds of TensorFlow's stateless functions are pairs of numbers. If the shuffling
-    of epoch 3 and the crops of step 3 both used the pair (seed, 3), they would be
-    correlated. The first number therefore depends on its purpose. It is `seed` for
+    of epoch 3 and the crops of step 3 both used the pair (seed, 3), both would be
+    correlated. The first number therefore depends on the purpose: `seed` is used for
     shuffling, `seed + 1` for crops and mirroring, `seed + 2` for the augmentation seeds
     of the images, and `seed + 3` for mixing.
 
@@ -119,24 +119,24 @@ class TrainingBatches:
 
     @property
     def _max_rows(self) -> int:
-        """Largest number of rows of this process in a step."""
+        """Largest number of rows that this process has in a step."""
         return len(self._local_replicas) * self.recipe.batch_size // self.replicas
 
     @property
     def _steps_per_epoch(self) -> int:
-        parts = self.recipe.count_batch_parts(self.replicas)
-        return count_steps(len(self.split), self.recipe.batch_size, parts)
+        min_batch_size = self.recipe.compute_min_batch_size(self.replicas)
+        return count_steps(len(self.split), self.recipe.batch_size, min_batch_size)
 
     def _make_lane(
-        self, readers: ImageReaders, start: int, stop: int, number: int, count: int
+        self, readers: ImageReaders, start: int, stop: int, lane: int, num_lanes: int
     ) -> tf.data.Dataset:
-        """Returns the batches of lane `number` of `count`, made by `_finish_step`."""
+        """Returns the batches of a lane in the format of `_finish_step`."""
         first, last = start // self._steps_per_epoch, -(-stop // self._steps_per_epoch)
         batches = tf.data.Dataset.range(first, last).flat_map(self._plan_epoch)
         batches = batches.skip(start - first * self._steps_per_epoch)
-        batches = batches.take(stop - start).shard(count, number).map(self._plan_step)
+        batches = batches.take(stop - start).shard(num_lanes, lane).map(self._plan_step)
         read_batch, read_image = readers
-        cores = os.cpu_count() or 1
+        num_cores = os.cpu_count() or 1
 
         def read(reader: ImageReader, *rows: tf.Tensor) -> Rows:
             return reader(*rows[:3]), rows[0], *rows[3:]
@@ -146,31 +146,31 @@ class TrainingBatches:
             return tf.cond(index >= 0, lambda: read_image(index, *rest), lambda: blank)
 
         if read_batch:
-            batches = batches.map(functools.partial(read, read_batch), cores)
+            batches = batches.map(functools.partial(read, read_batch), num_cores)
         else:
             rows = batches.map(self._pad_step).unbatch()
-            rows = rows.map(functools.partial(read, read_unless_padding), 4 * cores)
+            rows = rows.map(functools.partial(read, read_unless_padding), 4 * num_cores)
             batches = rows.batch(self._max_rows)
-        batches = batches.map(self._finish_step, cores)
+        batches = batches.map(self._finish_step, num_cores)
         return batches.with_options(_options())
 
     def _plan_epoch(self, epoch: tf.Tensor) -> tf.data.Dataset:
         """Returns the steps of an epoch as pairs of step number and image indices."""
-        steps, all_indices = self._steps_per_epoch, tf.range(len(self.split))
+        num_steps, all_indices = self._steps_per_epoch, tf.range(len(self.split))
         batch_size, seed = self.recipe.batch_size, (self.seed, epoch)
         shuffled_indices = tf.random.experimental.stateless_shuffle(all_indices, seed)
-        num_used = min(steps * batch_size, len(self.split))
+        num_used = min(num_steps * batch_size, len(self.split))
         # A batch with repeated images has the order A B C A B C, because neighbours may
         # be mixed in pairs and must not be copies of one image.
         order, num_distinct = tf.range(num_used), -(-batch_size // self.recipe.repeats)
         order = order // batch_size * num_distinct + order % batch_size % num_distinct
-        step_numbers = epoch * steps + tf.range(steps, dtype=tf.int64)
+        step_numbers = epoch * num_steps + tf.range(num_steps, dtype=tf.int64)
         indices = tf.data.Dataset.from_tensor_slices(tf.gather(shuffled_indices, order))
         step_numbers = tf.data.Dataset.from_tensor_slices(step_numbers)
         return tf.data.Dataset.zip(step_numbers, indices.batch(batch_size))
 
     def _find_part_bounds(self, count: tf.Tensor) -> tf.Tensor:
-        """Returns the bounds of this process's parts of a batch of `count` images."""
+        """Returns the bounds of the local replicas' parts of `count` images."""
         # Both images of a pair to be mixed must be on the same replica.
         group_size = 2 if self.recipe.mixes_images else 1
         replicas = tf.range(self._local_replicas.start, self._local_replicas.stop + 1)
@@ -184,20 +184,20 @@ class TrainingBatches:
         seed = (self.seed + 2, step)
         seeds = tf.random.stateless_uniform((count, 2), seed, None, None, tf.int32)
         bounds = self._find_part_bounds(count)
-        part = slice(bounds[0], bounds[-1])
+        rows = slice(bounds[0], bounds[-1])
         step, counts = tf.repeat(step, count), tf.repeat(count, count)
-        return tuple(column[part] for column in (indices, draws, seeds, step, counts))
+        return tuple(column[rows] for column in (indices, draws, seeds, step, counts))
 
     def _pad_step(self, indices: tf.Tensor, *columns: tf.Tensor) -> Rows:
         """Pads a step to `_max_rows` rows. The index -1 marks padding."""
-        padding = self._max_rows - tf.size(indices)
-        padded = [tf.concat([x, tf.repeat(x[:1], padding, 0)], 0) for x in columns]
-        return tf.concat([indices, tf.fill([padding], -1)], 0), *padded
+        num_padding = self._max_rows - tf.size(indices)
+        padded = [tf.concat([x, tf.repeat(x[:1], num_padding, 0)], 0) for x in columns]
+        return tf.concat([indices, tf.fill([num_padding], -1)], 0), *padded
 
     def _finish_step(
         self, images: tf.Tensor, indices: tf.Tensor, steps: tf.Tensor, counts: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        """Returns (step, bounds, images, labels, weights) of a step without padding."""
+        """Removes padding. Returns step, part bounds, images, labels and weights."""
         step, count = steps[0], counts[0]
         bounds = self._find_part_bounds(count) - self._find_part_bounds(count)[0]
         images, indices = images[: bounds[-1]], indices[: bounds[-1]]
@@ -257,9 +257,9 @@ def load_views(split: Split, preprocessing: Preprocessing) -> np.ndarray:
     return np.concatenate([images for images, _, _ in batches.as_numpy_iterator()])
 
 
-def _make_reader(split: Split, crops: CropReader) -> Callable[[tf.Tensor], tf.Tensor]:
+def _make_reader(split: Split, reader: CropReader) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns a function from indices in a split to the crops of these images."""
-    decode, view, spec = crops
+    decode, view, spec = reader
     entries = split.entries()
     if split.is_unchanged_by(view):
         return lambda indices: tf.gather(entries, indices)
@@ -272,6 +272,6 @@ def _make_reader(split: Split, crops: CropReader) -> Callable[[tf.Tensor], tf.Te
 def _options() -> tf.data.Options:
     options = tf.data.Options()
     options.deterministic = True
-    # The autotuning of tf.data can delay a step by seconds.
+    # Autotuning is disabled, because it can delay a step by seconds.
     options.autotune.enabled = False
     return options

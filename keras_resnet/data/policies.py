@@ -10,21 +10,23 @@ import tensorflow as tf
 from keras_resnet.data.augmentation import Colour, make_pixel, to_integers, to_pixels
 from keras_resnet.support import InputError
 
-# Weights of R, G and B in Pillow's luma (ITU-R 601-2). float32 represents sums exactly.
+# Weights of R, G and B in Pillow's luma (ITU-R 601-2). Sums are exact in float32.
 _LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 
 # Affine map (a, b, c, d, e, f): the output pixel at (x, y) is the input pixel at
 # (ax + by + c, dx + ey + f). The centre of the first pixel is at (0.5, 0.5).
 Matrix = tuple[tf.Tensor | float, ...]
-# Function from an image and a matrix to the transformed image.
+# Function from an image and a `Matrix` to the transformed image.
 Warp = Callable[[tf.Tensor, Matrix], tf.Tensor]
-# Function from an image, an amount and a `Warp` to the changed image.
+# Function from an image, a parameter (such as an angle in degrees) and a `Warp` to the
+# changed image.
 Operation = Callable[[tf.Tensor, Any, Warp], tf.Tensor]
-# Function that returns an operation's amount. Its arguments are the level (0 to 1),
+# Function that returns an operation's parameter. Its arguments are the level (0 to 1),
 # the sign (-1 or 1) and the image's (height, width).
-Amount = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
-# Maps a name to an operation and its amount, or `None` if it needs no amount.
-Operations = Mapping[str, tuple[Operation, Amount | None]]
+Rule = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+# Maps the name of an operation to the operation and the rule for its parameter, or
+# `None` if the operation has no parameter.
+Operations = Mapping[str, tuple[Operation, Rule | None]]
 
 
 def _to_luma(image: tf.Tensor) -> tf.Tensor:
@@ -35,7 +37,7 @@ def _to_luma(image: tf.Tensor) -> tf.Tensor:
 
 
 def _apply_tables(image: tf.Tensor, tables: tf.Tensor) -> tf.Tensor:
-    """Replaces each pixel value by its entry in lookup tables, (channels, 256)."""
+    """Looks up pixel values in `tables`, (channels, 256), with a table per channel."""
     tables = tf.reshape(tf.cast(tables, tf.uint8), [-1])
     return tf.gather(tables, tf.cast(image, tf.int32) + _get_table_offsets(image))
 
@@ -81,16 +83,17 @@ def _solarize_add(image: tf.Tensor, addition: tf.Tensor, _: Warp) -> tf.Tensor:
 
 
 def _make_enhance(degrade: Callable[[tf.Tensor], tf.Tensor | float]) -> Operation:
-    """Returns an operation that blends an image with its degenerate version.
+    """Returns an operation that blends an image with a degraded version of the image.
 
-    As in Pillow's ImageEnhance, the degenerate version is black, for example. A factor
-    of 0 returns it, 1 returns the original image, and larger factors extrapolate.
+    As in Pillow's ImageEnhance, the degraded version is a black image, for example. A
+    factor of 0 returns the degraded version, and 1 returns the original image. Larger
+    factors extrapolate.
     """
 
     def enhance(image: tf.Tensor, factor: tf.Tensor, _: Warp) -> tf.Tensor:
         image = tf.cast(image, tf.float32)
-        degenerate = degrade(image)
-        return to_pixels(degenerate + factor * (image - degenerate))
+        degraded = degrade(image)
+        return to_pixels(degraded + factor * (image - degraded))
 
     return enhance
 
@@ -101,8 +104,8 @@ def _compute_mean_grey(image: tf.Tensor) -> tf.Tensor:
 
 
 def _smooth(image: tf.Tensor) -> tf.Tensor:
-    rows = image[:-2] + image[1:-1] + image[2:]
-    sums = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * image[1:-1, 1:-1]
+    sums = image[:-2] + image[1:-1] + image[2:]
+    sums = sums[:, :-2] + sums[:, 1:-1] + sums[:, 2:] + 4 * image[1:-1, 1:-1]
     detail = image[1:-1, 1:-1] - tf.floor(sums / 13 + 0.5)
     # The pixels at the border lack neighbours and are not smoothed.
     return image - tf.pad(detail, [[1, 1], [1, 1], [0, 0]])
@@ -115,7 +118,7 @@ _adjust_sharpness = _make_enhance(_smooth)
 
 
 def _make_affine(make_matrix: Callable[[tf.Tensor], Matrix]) -> Operation:
-    return lambda image, amount, warp: warp(image, make_matrix(amount))
+    return lambda image, parameter, warp: warp(image, make_matrix(parameter))
 
 
 _shear_x = _make_affine(lambda shear: (1, shear, 0, 0, 1, 0))
@@ -141,7 +144,7 @@ def _warp(image: tf.Tensor, matrix: Matrix, bilinear: bool, fill: Colour) -> tf.
     height, width = tf.unstack(tf.shape(image)[:2])
     a, b, c, d, e, f = (tf.cast(value, tf.float64) for value in matrix)
 
-    def source_index(a: tf.Tensor, b: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
+    def find_source_indices(a: tf.Tensor, b: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
         # Pillow computes ax + by + c as a fixed-point number with 16 fractional bits.
         a, b, c = (
             tf.cast(tf.floor(value * 65536 + 0.5), tf.int32)
@@ -150,14 +153,14 @@ def _warp(image: tf.Tensor, matrix: Matrix, bilinear: bool, fill: Colour) -> tf.
         position = a * tf.range(width) + b * tf.range(height)[:, None] + c
         return tf.bitwise.right_shift(position, 16)
 
-    x, y = source_index(a, b, c), source_index(d, e, f)
+    x, y = find_source_indices(a, b, c), find_source_indices(d, e, f)
     is_inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
     colour = make_pixel(fill, image.shape[-1])
     if not bilinear:
         pixels = tf.reshape(image, (-1, image.shape[-1]))
         pixels = tf.concat([pixels, colour[None]], 0)
         return tf.gather(pixels, tf.where(is_inside, y * width + x, height * width))
-    # ImageProjectiveTransformV3 places pixel centres at whole numbers, so the matrix
+    # ImageProjectiveTransformV3 places pixel centres at integers, so the matrix
     # is shifted by half a pixel. Outside of the image, the op repeats border pixels, as
     # Pillow does between the outermost pixel centres and the edge.
     matrix = (a, b, c + (a + b - 1) / 2, d, e, f + (d + e - 1) / 2, 0, 0)
@@ -173,7 +176,7 @@ def _warp(image: tf.Tensor, matrix: Matrix, bilinear: bool, fill: Colour) -> tf.
 
 
 class Space(NamedTuple):
-    """Search space of a policy: its operations and the settings for applying them."""
+    """The operations that a policy draws from, and the settings for applying them."""
 
     ops: Operations
     max_magnitude: int  # Largest magnitude, which corresponds to level 1.
@@ -181,33 +184,33 @@ class Space(NamedTuple):
     bilinear: bool  # Whether geometric operations use bilinear interpolation.
 
 
-# In these functions, `largest` is an operation's amount at level 1.
-def _signed(largest: float) -> Amount:
+# Rules for parameters that change in proportion to the level, by `largest` at level 1.
+def _signed(largest: float) -> Rule:
     return lambda level, sign, _: sign * level * largest
 
 
-def _relative(axis: int, largest: float) -> Amount:
+def _relative(axis: int, largest: float) -> Rule:
     return lambda level, sign, sides: sign * level * largest * sides[axis]
 
 
-def _around_one(largest: float) -> Amount:
+def _around_one(largest: float) -> Rule:
     return lambda level, sign, _: 1 + sign * level * largest
 
 
-def _truncate(amount: Amount) -> Amount:
-    return lambda *args: tf.cast(tf.cast(amount(*args), tf.int32), tf.float32)
+def _truncate(rule: Rule) -> Rule:
+    return lambda *args: tf.cast(tf.cast(rule(*args), tf.int32), tf.float32)
 
 
 def _get_ops(
-    shear: float, dy: Amount, dx: Amount, degrees: float, factor: float, bits: int
+    shear: float, dy_rule: Rule, dx_rule: Rule, degrees: float, factor: float, bits: int
 ) -> Operations:
-    """Returns the operations of torchvision's RandAugment or TrivialAugmentWide."""
+    """Returns torchvision's operations, given the largest changes of parameters."""
     return {
         "Identity": (lambda image, *_: image, None),
         "ShearX": (_shear_x, _signed(shear)),
         "ShearY": (_shear_y, _signed(shear)),
-        "TranslateX": (_translate_x, _truncate(dx)),
-        "TranslateY": (_translate_y, _truncate(dy)),
+        "TranslateX": (_translate_x, _truncate(dx_rule)),
+        "TranslateY": (_translate_y, _truncate(dy_rule)),
         "Rotate": (_rotate, _signed(degrees)),
         "Brightness": (_adjust_brightness, _around_one(factor)),
         "Color": (_adjust_colour, _around_one(factor)),
@@ -223,7 +226,7 @@ def _get_ops(
 _RAND_OPS = _get_ops(0.3, _relative(0, 150 / 331), _relative(1, 150 / 331), 30, 0.9, 4)
 _WIDE_OPS = _get_ops(0.99, _signed(32), _signed(32), 135, 0.99, 6)
 
-# Operations of timm.data.auto_augment's _RAND_INCREASING_TRANSFORMS.
+# Operations in the list `_RAND_INCREASING_TRANSFORMS` of timm.data.auto_augment.
 _TIMM_OPS: Operations = {
     "AutoContrast": (_auto_contrast, None),
     "Equalize": (_equalize, None),
@@ -272,8 +275,8 @@ def rand_augment(
         seed: Random seed, integers (2,).
         ops: Number of operations, each drawn independently from all operations.
         magnitude: Magnitude from 0 to 30, or from 0 to 10 if `increasing`.
-        std: Standard deviation of the magnitude, which is drawn for each operation and
-            clipped to its range.
+        std: Standard deviation of the normal distribution of magnitudes. A magnitude is
+            drawn for each operation and clipped to the accepted range.
         increasing: Whether to use timm's version with `inc1`.
         fill: Colour of areas outside of the original image. timm uses the mean colour.
 
@@ -316,12 +319,12 @@ def _apply_one_operation(
     sign = tf.where(draws[2] < 0.5, -1.0, 1.0)
     warp = functools.partial(_warp, bilinear=space.bilinear, fill=fill)
 
-    def make_branch(op: Operation, amount: Amount | None) -> Callable[[], tf.Tensor]:
-        return lambda: op(image, amount and amount(level, sign, sides), warp)
+    def make_branch(op: Operation, rule: Rule | None) -> Callable[[], tf.Tensor]:
+        return lambda: op(image, rule and rule(level, sign, sides), warp)
 
     branches = [make_branch(*row) for row in space.ops.values()]
-    choice = to_integers(draws[0], len(branches))
-    choice = tf.where(draws[1] < space.probability, choice, len(branches))
+    branch_index = to_integers(draws[0], len(branches))
+    branch_index = tf.where(draws[1] < space.probability, branch_index, len(branches))
     # Only the chosen branch is computed. The default branch returns the image.
-    augmented = tf.switch_case(choice, branches, default=lambda: image)
+    augmented = tf.switch_case(branch_index, branches, default=lambda: image)
     return tf.ensure_shape(augmented, image.shape)

@@ -16,13 +16,13 @@ import tensorflow as tf
 from keras_resnet.data import decoding
 from keras_resnet.data.decoding import IMAGE_FORMATS, PixelFunction
 
-# Pair (height, width) or (row, column) in pixels.
+# A pair (height, width) or (row, column) in pixels.
 Sides: TypeAlias = tf.Tensor | Sequence[int | tf.Tensor]
 
 # Shorter sides in pixels of the ResNet paper's multi-scale test (section 3.4).
 PAPER_SCALES = (224, 256, 384, 480, 640)
 
-# Maps Pillow's filters to TensorFlow's name of the kernel and its radius in pixels.
+# Maps the name of a filter to the kernel's name in TensorFlow and its radius in pixels.
 _KERNELS = {"bilinear": ("triangle", 1.0), "bicubic": ("keyscubic", 2.0)}
 
 
@@ -69,10 +69,10 @@ class Preprocessing:
 
         Args:
             encoded: Content of the file, a scalar string.
-            upright: Whether a JPEG is rotated according to its EXIF orientation. It is
-                True for users' image files and False for datasets. One in a hundred
-                images of ImageNet has an EXIF orientation. Some orientations are wrong,
-                and all published evaluations ignore them.
+            upright: Whether a JPEG is rotated according to its EXIF orientation. Users'
+                images are rotated. Images of datasets are not, because all published
+                evaluations ignore EXIF orientations. One in a hundred images of
+                ImageNet has an orientation, and some orientations are wrong.
 
         Returns:
             uint8 (any height, any width, channels).
@@ -97,8 +97,8 @@ class Preprocessing:
         size, sides = self._crop_size(margin), tf.shape(image)[:2]
         if self.crop == 1 and image.shape[:2] == size:
             return image
-        resized, corner = self._plan_resize(sides, size, self.crop)
-        return self._resample(image, (0, 0), resized / sides, corner, size)
+        resized_sides, corner = self._plan_resize(sides, size, self.crop)
+        return self._resample(image, (0, 0), resized_sides / sides, corner, size)
 
     def read(
         self, encoded: tf.Tensor, margin: int = 0, upright: bool = True
@@ -129,9 +129,9 @@ class Preprocessing:
     def _read_jpeg_part(self, encoded: tf.Tensor, size: tuple[int, int]) -> tf.Tensor:
         """Decodes and resamples the part of a JPEG that the crop shows."""
         sides = tf.io.extract_jpeg_shape(encoded)[:2]
-        resized, corner = self._plan_resize(sides, size, self.crop)
-        scale = resized / sides
-        # Radius of the kernel in pixels of the original image, plus one pixel.
+        resized_sides, corner = self._plan_resize(sides, size, self.crop)
+        scale = resized_sides / sides
+        # Radius of the kernel in pixels of the original image, plus a pixel of margin.
         radius = _KERNELS[self.interpolation][1] * tf.maximum(1 / scale, 1.0) + 1
         corner64 = tf.cast(corner, tf.float64)
         origin = tf.maximum(tf.floor(corner64 / scale - radius), 0.0)
@@ -149,7 +149,7 @@ class Preprocessing:
         """Crops a box of an image and resizes it to the network's input, for training.
 
         This is faster than `read`. Pixel values differ from Pillow's bilinear filter by
-        about 1 on average, less than those of Pillow's bicubic filter.
+        about 1 on average. Pillow's bilinear and bicubic filters differ by more than 1.
 
         Args:
             image: Content of an image file, or uint8 (any height, any width, channels).
@@ -192,8 +192,8 @@ class Preprocessing:
         """Returns the centre and corner crops of an image and their mirror images.
 
         The ResNet paper cites Krizhevsky et al. 2012 for its 10-crop test. As in that
-        work, the shorter side is resized to 256/224 of the input's, and the crops are
-        taken from the central square. fb.resnet.torch crops the whole image instead.
+        work, the shorter side is resized to 256/224 of the input's shorter side, and
+        the central square is cropped. fb.resnet.torch crops the whole image instead.
 
         Args:
             image: uint8 (any height, any width, channels).
@@ -203,8 +203,8 @@ class Preprocessing:
         """
         size = (round(self.height / 0.875), round(self.width / 0.875))
         sides = tf.shape(image)[:2]
-        resized, corner = self._plan_resize(sides, size, 0.875)
-        image = self._resample(image, (0, 0), resized / sides, corner, size)
+        resized_sides, corner = self._plan_resize(sides, size, 0.875)
+        image = self._resample(image, (0, 0), resized_sides / sides, corner, size)
         max_y, max_x = size[0] - self.height, size[1] - self.width
         corners = [(round(max_y / 2), round(max_x / 2))]
         corners += [(y, x) for y in (0, max_y) for x in (0, max_x)]
@@ -212,10 +212,10 @@ class Preprocessing:
         crops = tf.stack(crops)
         return tf.concat([crops, crops[:, :, ::-1]], 0)
 
-    def resize_shorter_side(self, image: tf.Tensor, shorter: int) -> tf.Tensor:
-        """Resizes an image to `shorter` pixels along its shorter side."""
+    def resize_shorter_side(self, image: tf.Tensor, shorter_side: int) -> tf.Tensor:
+        """Resizes an image such that its shorter side has `shorter_side` pixels."""
         sides = tf.shape(image)[:2]
-        size = scale_to_cover(sides, (shorter, shorter))
+        size = scale_to_cover(sides, (shorter_side, shorter_side))
         return self._resample(image, (0, 0), size / sides, (0, 0), size)
 
     def _crop_size(self, margin: int) -> tuple[int, int]:
@@ -226,10 +226,10 @@ class Preprocessing:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the sides of the resized image and the corner of the crop, int32."""
         target = [round(side / crop) for side in self.shape[:2]]
-        resized = scale_to_cover(sides, target)
+        resized_sides = scale_to_cover(sides, target)
         # tf.round rounds halves to even, like Python's round(), which torchvision uses.
-        corner = tf.round((tf.cast(resized, tf.float64) - size) / 2)
-        return resized, tf.cast(corner, tf.int32)
+        corner = tf.round((tf.cast(resized_sides, tf.float64) - size) / 2)
+        return resized_sides, tf.cast(corner, tf.int32)
 
     def _resample(
         self,
@@ -252,24 +252,24 @@ class Preprocessing:
             kernel_type=_KERNELS[self.interpolation][0],
             antialias=True,
         )[0]
-        if self.interpolation == "bicubic":  # Bicubic interpolation overshoots.
+        if self.interpolation == "bicubic":  # Bicubic values may exceed 255.
             image = tf.clip_by_value(image, 0.0, 255.0)
         return tf.cast(image + 0.5, tf.uint8)
 
     @property
     def margin(self) -> int:
         """Number of pixels between the central crop and the resized image's border."""
-        shorter = min(self.height, self.width)
-        return int(round(shorter / self.crop) - shorter) // 2
+        shorter_side = min(self.height, self.width)
+        return int(round(shorter_side / self.crop) - shorter_side) // 2
 
 
 class CropReader(NamedTuple):
-    """Functions that read one crop of an image, or several.
+    """Functions that read one or several crops of an image.
 
     Attributes:
         decode: Function from the content of an image file to the crops.
         view: Function from a uint8 image to the same crops.
-        spec: `tf.TensorSpec` of the crop, or a tuple of one for each crop.
+        spec: `tf.TensorSpec` of the crop, or a tuple with one spec for each crop.
     """
 
     decode: PixelFunction
@@ -291,7 +291,7 @@ def central_crop(preprocessing: Preprocessing, margin: int = 0) -> CropReader:
 
 
 def scale_to_cover(sides: tf.Tensor, target: Sides) -> tf.Tensor:
-    """Scales an image's sides to just cover `target`, rounded as in torchvision."""
+    """Returns the sides scaled to just cover `target`, rounded as in torchvision."""
     sides, target = tf.cast(sides, tf.float64), tf.cast(target, tf.float64)
     return tf.cast(tf.floor(sides * tf.reduce_max(target / sides) + 1e-6), tf.int32)
 
@@ -304,12 +304,12 @@ def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     Args:
         images: uint8 (n, height, width, channels).
     """
-    sums, squares = np.zeros(images.shape[-1]), np.zeros(images.shape[-1])
+    sums, square_sums = np.zeros(images.shape[-1]), np.zeros(images.shape[-1])
     for image in images:  # float64 copies of all images might not fit into memory.
         pixels = image.reshape(-1, images.shape[-1]).astype(np.float64)
         sums += pixels.sum(axis=0)
-        squares += np.square(pixels).sum(axis=0)
-    count = images[..., 0].size
-    mean = sums / count
-    variance = squares / count - np.square(mean)
+        square_sums += np.square(pixels).sum(axis=0)
+    num_pixels = images[..., 0].size
+    mean = sums / num_pixels
+    variance = square_sums / num_pixels - np.square(mean)
     return mean.tolist(), np.where(variance > 0, variance, 1.0).tolist()

@@ -1,7 +1,7 @@
 """Index of the records in TFRecord files, for random access.
 
 TensorFlow reads TFRecord files only sequentially, and TFDS offers random access only
-to ArrayRecord files. The index is built once and cached.
+to ArrayRecord files. The index holds the positions of all records, and is cached.
 """
 
 import concurrent.futures
@@ -27,12 +27,12 @@ from keras_resnet.support import (
     shorten_list,
 )
 
-# Accepted names of the features, in order of preference. The first name is used by
-# TensorFlow's ImageNet scripts and TF-slim, and the second by TFDS.
+# Accepted feature names, in order of preference. TensorFlow's ImageNet scripts and
+# TF-slim use the first name of each tuple, and TFDS uses the second name.
 IMAGE_FEATURES = ("image/encoded", "image", "image_raw")
 LABEL_FEATURES = ("image/class/label", "label")
 
-# Largest fraction of records that may be damaged. Damaged records are left out.
+# Largest accepted fraction of damaged records, which are left out of the index.
 MAX_DAMAGED = 0.001
 
 # First bytes of JPEG, PNG, GIF, BMP and WebP files.
@@ -63,15 +63,15 @@ def index_records(
 ) -> Records:
     """Finds the position and the label of each record.
 
-    Every byte is read once and every checksum is verified. The index is cached, and
-    used again until the path, size or modification time of a file changes.
+    Every byte is read once and every checksum is verified. The index is cached. The
+    cached index is used until the path, size or modification time of a file changes.
 
     Args:
         paths: Paths of uncompressed TFRecord files of `tf.train.Example` with an
             encoded image and a label. See `IMAGE_FEATURES` and `LABEL_FEATURES` for
             the accepted feature names.
         first_label: Label of the first class in the files. Default: 1 if the feature
-            is `image/class/label` and its lowest value is 1, as in TensorFlow's
+            is `image/class/label` and the lowest label is 1, as in TensorFlow's
             ImageNet files, where 0 is the background. In all other cases, 0. For a test
             split, which may lack a class, pass the value of the training split.
         cache_dir: Folder of cached indices. Default: `$KERAS_HOME/records` or
@@ -106,9 +106,9 @@ def index_records(
         first_label = int(table["label"] == "image/class/label" and labels.min() == 1)
     columns = {name: table[name] for name in _COLUMNS}
     columns["labels"] = np.maximum(labels - first_label, -1)
-    image = str(table["image"])
+    image_feature = str(table["image"])
     return Records(
-        paths, **columns, image=image, first_label=first_label, damaged=damaged
+        paths, **columns, image=image_feature, first_label=first_label, damaged=damaged
     )
 
 
@@ -116,18 +116,18 @@ def _build_table(
     paths: tuple[str, ...], sizes: Sequence[int], on_file: Callable[[], None]
 ) -> Table:
     image_feature, label_feature = _find_features(paths)
-    parts: list[np.ndarray] = []
+    file_columns: list[np.ndarray] = []
     damaged: list[str] = []
     is_incomplete = False
-    # Processes would not be faster, as TensorFlow's C++ code does nearly all the work.
+    # Threads are as fast as processes here, as TensorFlow's C++ code does most work.
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         scans = pool.map(_FileScanner(image_feature, label_feature).scan, paths, sizes)
-        for shard, (part, descriptions, is_complete) in enumerate(scans):
-            parts.append(np.vstack([np.full(part.shape[1], shard), part]))
+        for shard, (columns, descriptions, is_complete) in enumerate(scans):
+            file_columns.append(np.vstack([np.full(columns.shape[1], shard), columns]))
             damaged += descriptions
             is_incomplete |= not is_complete
             on_file()
-    columns = np.concatenate(parts, 1)
+    columns = np.concatenate(file_columns, 1)
     num_usable = columns.shape[1]
     if is_incomplete or len(damaged) > MAX_DAMAGED * (num_usable + len(damaged)):
         raise InputError(f"{_format_damage(damaged, num_usable)}. Copy the files again")
@@ -147,10 +147,10 @@ def _find_features(paths: tuple[str, ...]) -> tuple[str, str]:
             names = set(tf.train.Example.FromString(record).features.feature)
         except DecodeError:
             continue
-        image = next((name for name in IMAGE_FEATURES if name in names), None)
-        label = next((name for name in LABEL_FEATURES if name in names), None)
-        if image and label:
-            return image, label
+        image_feature = next((name for name in IMAGE_FEATURES if name in names), None)
+        label_feature = next((name for name in LABEL_FEATURES if name in names), None)
+        if image_feature and label_feature:
+            return image_feature, label_feature
         seen_features |= names
     raise InputError(
         "Files must be complete, uncompressed TFRecord files of tf.train.Example with "
@@ -160,20 +160,20 @@ def _find_features(paths: tuple[str, ...]) -> tuple[str, str]:
     )
 
 
-# Codes that mark unusable records in the column of labels. Labels are at least -1.
+# Codes for unusable records in the column of labels. Valid labels are at least -1.
 _NO_IMAGE, _DAMAGED = -2, -3
 _PROBLEMS = {_NO_IMAGE: "no encoded image", _DAMAGED: "damaged"}
 
-# Errors for damaged records. TensorFlow's message may quote bytes that are not UTF-8.
+# Errors for damaged records. UnicodeDecodeError occurs if a message quotes bytes.
 _READ_ERRORS = (tf.errors.OpError, UnicodeDecodeError)
 
 
 class _FileScanner:
-    """Finds the records of files. `image` and `label` are the names of features."""
+    """Finds the records of files that have the given image and label features."""
 
-    def __init__(self, image: str, label: str) -> None:
-        self._image, self._label = image, label
-        # Path, byte offset of the first record, and number of records (-1 for all).
+    def __init__(self, image_feature: str, label_feature: str) -> None:
+        self._image, self._label = image_feature, label_feature
+        # Path, byte offset of the first record, and number of records or -1 (all).
         signature = [tf.TensorSpec([], t) for t in ("string", "int64", "int64")]
         self._scan_range = tf.function(self._scan_records, input_signature=signature)
 
@@ -181,14 +181,14 @@ class _FileScanner:
         """Finds the records of a file of `size` bytes.
 
         Returns:
-            An int64 array (4, n) of the number, offset, length and label of each usable
+            An int64 array (4, n) with number, offset, length and label of each usable
             record, descriptions of unusable records, and whether the file is complete.
         """
         try:
             lengths, labels = (x.numpy() for x in self._scan_range(path, 0, -1))
         except _READ_ERRORS:
             lengths = labels = np.zeros(0, np.int64)
-        # TensorFlow ignores up to 11 stray bytes at the end, so sizes are compared.
+        # TensorFlow ignores up to 11 bytes after the last record. Sizes reveal them.
         is_complete = size == (lengths + FRAME).sum()
         if not is_complete:
             lengths = _read_lengths(path, size)
@@ -208,7 +208,7 @@ class _FileScanner:
     def _scan_records(
         self, path: tf.Tensor, offset: tf.Tensor, count: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Reads the lengths and labels of consecutive records, two int64 (count,)."""
+        """Returns the lengths and the labels of `count` consecutive records, int64."""
         records = stream_records(path, offset, 2**20).take(count).batch(32)
         records = records.map(self._parse_batch).unbatch()
         return records.batch(tf.int64.max).get_single_element()
@@ -221,7 +221,7 @@ class _FileScanner:
         parsed = tf.io.parse_example(records, features)
         image, label = parsed[self._image], parsed[self._label]
         has_magic = [tf.strings.substr(image, 0, len(m)) == m for m in _MAGIC]
-        # The index stores labels as int32. Larger labels are invalid anyway.
+        # The index stores int32 labels. Larger labels are invalid and may be clipped.
         labels = tf.clip_by_value(label, -1, tf.int32.max)
         labels = tf.where(tf.reduce_any(has_magic, 0), labels, _NO_IMAGE)
         return tf.cast(tf.strings.length(records), tf.int64), labels
@@ -283,7 +283,7 @@ def _save_table(path: str, table: Table) -> None:
 def read_records(
     paths: Iterable[os.PathLike[str] | str], first_label: int | None = None
 ) -> Split:
-    """Returns the images and labels in TFRecord files; see `index_records`."""
+    """Returns TFRecord files' images and labels as a split; see `index_records`."""
     files = [os.fspath(path) for path in paths]
     with progress_bar("indexing", len(files)) as advance:
         records = index_records(files, first_label, on_file=advance)

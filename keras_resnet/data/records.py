@@ -1,7 +1,7 @@
 """Random access to images in TFRecord files of `tf.train.Example`.
 
-`record_index` builds an index with the position of each record. With it, the images of
-any batch of a shuffled epoch are read without reading earlier records.
+`record_index` builds an index with the position of each record. With this index, the
+images of any batch of a shuffled epoch are read without reading earlier records.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ class Records:
     """Positions and labels of records.
 
     Attributes:
-        paths: Paths of the files.
+        paths: Paths of the TFRecord files.
         shard: Index in `paths` of each record's file, int32 (n,).
         number: Number of each record in its file, starting from 0, int32 (n,).
         offset: Byte offset of each record's frame in its file, int64 (n,).
@@ -36,7 +36,7 @@ class Records:
         labels: Labels starting from 0, or -1 for records without a label, int32 (n,).
         image: Name of the feature with the encoded image.
         first_label: Label of class 0 in the files.
-        damaged: Descriptions of the records that were left out.
+        damaged: Descriptions of the damaged records, which were left out.
     """
 
     paths: tuple[str, ...]
@@ -53,7 +53,7 @@ class Records:
         return len(self.labels)
 
     def name(self, index: int) -> str:
-        """Returns a record's file and its number in the file, for messages."""
+        """Returns a description of a record for messages: its file and its number."""
         return describe_record(self.paths[self.shard[index]], self.number[index])
 
 
@@ -91,7 +91,7 @@ def find_record_files(name: str, only_test: bool = False) -> dict[str, tuple[str
     return {"train": train, "test": test}
 
 
-# Groups: stem, number of the shard, number of shards, and file name extension.
+# The groups are the stem, the shard index, the shard count and the file name extension.
 _FILE_NAME = re.compile(r"(?s)(.*?)(?:[-_.]?(\d+)-of-(\d+))?(\.\w*rec\w*)?")
 
 
@@ -102,16 +102,16 @@ def _find_files(folder: str, split: str) -> tuple[str, ...]:
     if tf.io.gfile.isdir(subfolder):
         folder, pattern = subfolder, ".*"
     names: list[str] = []
-    # Maps (stem, number of shards, extension) to the file names by shard number.
+    # Maps (stem, shard count, extension) to a dict from shard index to file name.
     shards: dict[tuple[str, int, str], dict[int, str]] = {}
     for name in sorted(tf.io.gfile.listdir(folder)):
         match = _FILE_NAME.fullmatch(name)
         assert match is not None  # The pattern matches every string.
-        stem, number, count, extension = match.groups()
-        if (number or extension) and name[0] != "." and re.fullmatch(pattern, name):
+        stem, index, count, extension = match.groups()
+        if (index or extension) and name[0] != "." and re.fullmatch(pattern, name):
             names.append(name)
-            if number:
-                shards.setdefault((stem, int(count), extension), {})[int(number)] = name
+            if index:
+                shards.setdefault((stem, int(count), extension), {})[int(index)] = name
     for (_, count, _), files in shards.items():
         if missing := sorted(set(range(count)) - set(files)):
             raise InputError(
@@ -120,12 +120,12 @@ def _find_files(folder: str, split: str) -> tuple[str, ...]:
             )
     if len({stem for stem, _, _ in shards}) < len(shards):
         examples = ", ".join(min(files.values()) for files in shards.values())
-        raise InputError(f"The folder {folder} contains several datasets: {examples}")
+        raise InputError(f"{folder} must not contain several datasets: {examples}")
     return tuple(os.path.join(folder, name) for name in names)
 
 
 def read_class_names(folder: str) -> tuple[str, ...] | None:
-    """Returns the class names in a dataset's folder, or `None` if there are none.
+    """Returns the class names in a dataset's folder, or `None` if there is no file.
 
     The names are the lines of `labels.txt` or TFDS's `label.labels.txt`. They may be
     numbered like `0:daisy`, as in TF-slim. The class "background" of TF-slim's ImageNet
@@ -151,9 +151,9 @@ def read_class_names(folder: str) -> tuple[str, ...] | None:
 def make_record_reader(records: Records) -> Callable[[tf.Tensor], tf.Tensor]:
     """Returns a function from the index of a record to its encoded image, for tf.data.
 
-    The function reads only this record and verifies its checksum. It raises a
-    `tf.errors.DataLossError` if the file has changed. It consists of TensorFlow ops
-    only, so a data service that finds the files under the same paths can run it.
+    The function reads only the requested record and verifies its checksum. A changed
+    file raises a `tf.errors.DataLossError`. Since the function consists of TensorFlow
+    ops only, data services can run it if they find the files under the same paths.
     """
     with tf.device("CPU:0"):
         paths, shard = tf.constant(records.paths), tf.constant(records.shard)
@@ -172,8 +172,8 @@ def make_record_reader(records: Records) -> Callable[[tf.Tensor], tf.Tensor]:
 def stream_records(
     path: tf.Tensor, offset: tf.Tensor, buffer: tf.Tensor | int
 ) -> tf.data.Dataset:
-    """Returns the records of a file from byte `offset` on. `buffer` is in bytes."""
-    # tf.data.TFRecordDataset does not expose byte_offsets, and FixedLengthRecordDataset
+    """Returns the records of a file from byte `offset` on."""
+    # tf.data.TFRecordDataset lacks the argument byte_offsets. FixedLengthRecordDataset
     # reads all bytes before the offset instead of skipping them.
     records = tf.raw_ops.TFRecordDatasetV2(
         filenames=[path], compression_type="", buffer_size=buffer, byte_offsets=[offset]

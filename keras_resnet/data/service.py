@@ -9,21 +9,22 @@ import tensorflow as tf
 
 from keras_resnet.support import InputError
 
-# Seconds to wait for an answer of a tf.data service. TensorFlow's timeout is an hour.
+# Seconds to wait for a tf.data service to answer. TensorFlow's own timeout is an hour.
 SERVICE_TIMEOUT = 60
 
-# Function from (number, count) to a dataset of every `count`-th step from `number` on.
+# Function from the index of a lane and the number of lanes to the batches of the lane.
+# With n lanes, lane i consists of the steps i, i + n, i + 2n and so on.
 Lane = Callable[[int, int], tf.data.Dataset]
 
 
 def serve_batches(lane: Lane, service: str, start: int, stop: int) -> tf.data.Dataset:
-    """Returns the batches of steps that tf.data services prepare in turn.
+    """Returns batches that one or more tf.data services prepare in turn.
 
     Each service must have one worker. With several workers, each worker would prepare
     either all steps, so that steps are repeated, or an unpredictable part of the steps.
 
     Args:
-        lane: Function that returns the steps prepared by one of several services.
+        lane: Function that returns the batches of one service; see `Lane`.
         service: Addresses of the services, such as `"grpc://one:5000,grpc://two:5000"`.
         start: Number of the first step.
         stop: Number of the step after the last one.
@@ -32,16 +33,16 @@ def serve_batches(lane: Lane, service: str, start: int, stop: int) -> tf.data.Da
     for address in addresses:
         _check_service(address)
     lanes = [
-        _distribute(lane(number, len(addresses)), address)
-        for number, address in enumerate(addresses)
+        _distribute(lane(lane_index, len(addresses)), address)
+        for lane_index, address in enumerate(addresses)
     ]
-    turns = tf.data.Dataset.range(stop - start).map(lambda step: step % len(lanes))
-    batches = tf.data.Dataset.choose_from_datasets(lanes, turns, False)
+    order = tf.data.Dataset.range(stop - start).map(lambda step: step % len(lanes))
+    batches = tf.data.Dataset.choose_from_datasets(lanes, order, False)
 
-    def check(expected: tf.Tensor, batch: tuple) -> tuple[tf.Tensor, ...]:
+    def check(expected_step: tf.Tensor, batch: tuple) -> tuple[tf.Tensor, ...]:
         step, *rest = batch
         message = f"{_ONE_WORKER} Received: {service}"
-        assertion = tf.debugging.assert_equal(step, expected, message)
+        assertion = tf.debugging.assert_equal(step, expected_step, message)
         with tf.control_dependencies([assertion]):
             return tf.identity(step), *rest
 
@@ -79,24 +80,24 @@ def _check_service(address: str) -> None:
                 problem = f"no answer within {SERVICE_TIMEOUT} s ({error}). {received}"
                 raise InputError(f"The tf.data service gave {problem}") from None
             time.sleep(0.2)
-    workers = _count_workers(address)
-    if not workers:
+    num_workers = _count_workers(address)
+    if not num_workers:
         problem = f"no worker within {SERVICE_TIMEOUT} s. {received}"
         raise InputError(f"The tf.data service had {problem}")
-    if workers > 1:
-        raise InputError(f"{_ONE_WORKER} {received} with {workers} workers")
+    if num_workers > 1:
+        raise InputError(f"{_ONE_WORKER} {received} with {num_workers} workers")
 
 
 def _count_workers(address: str) -> int:
     """Returns the number of workers that answer within SERVICE_TIMEOUT seconds."""
-    # Each worker sends one copy of the element.
+    # Each worker sends the dataset's only element, so elements are counted.
     probes = _distribute(tf.data.Dataset.range(1), address)
-    counts: list[int] = []
+    copy_counts: list[int] = []
 
-    def count() -> None:
-        counts.append(len(list(probes.as_numpy_iterator())))
+    def collect_copies() -> None:
+        copy_counts.append(len(list(probes.as_numpy_iterator())))
 
-    thread = threading.Thread(target=count, daemon=True)
+    thread = threading.Thread(target=collect_copies, daemon=True)
     thread.start()
     thread.join(SERVICE_TIMEOUT)
-    return counts[0] if counts else 0
+    return copy_counts[0] if copy_counts else 0

@@ -20,7 +20,7 @@ IMAGE_FILES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
 
 
 def resolve_dataset_name(name: str) -> str:
-    """Makes the path in the name of a dataset absolute, if the name has one."""
+    """Returns a dataset's name. A path in the name is replaced by the absolute path."""
     kind, _, path = name.partition(":")
     if kind not in ("folder", "tfrecord") or "://" in path:
         return name
@@ -34,9 +34,9 @@ def load_dataset(
 
     Args:
         name: `"digits"` selects scikit-learn's 1,797 handwritten digits of 8x8 pixels.
-            A fifth of them is the test split. `"folder:PATH"` selects image files in
-            one folder for each class. These folders are in PATH/train and PATH/test (or
-            PATH/val), or all in PATH. If they are all in PATH, a fifth of each class is
+            A fifth of the digits is the test split. `"folder:PATH"` selects image files
+            in one folder for each class. The class folders are in PATH/train and
+            PATH/test (or PATH/val), or directly in PATH, where a fifth of each class is
             the test split. `"tfrecord:PATH"` selects a folder of TFRecord files (see
             `records.find_record_files`). Any other name selects an image classification
             dataset of TFDS, such as `"cifar10"` or `"imagenet2012"`.
@@ -95,8 +95,8 @@ def _load_folder(name: str, only_test: bool) -> Dataset:
         classes = _find_classes(path)
         files = _make_split(path, classes)
         # Every fifth file of each class, sorted by name, is held out.
-        position = np.concatenate([np.arange(n) for n in np.bincount(files.labels)])
-        is_held_out = (position % 5 == 4) | only_test
+        positions = np.concatenate([np.arange(n) for n in np.bincount(files.labels)])
+        is_held_out = (positions % 5 == 4) | only_test
         train, test = files.take(~is_held_out), files.take(is_held_out)
     num_held_out = np.bincount(test.labels, minlength=len(classes))
     if not only_test and (not len(train) or not num_held_out.all()):
@@ -155,7 +155,7 @@ def _find_files(path: str) -> Iterator[str]:
 
 
 def find_images(paths: Sequence[str]) -> list[str]:
-    """Replaces each folder in `paths` by the sorted paths of its image files."""
+    """Returns `paths` with each folder replaced by its image files, sorted by path."""
     if not paths:
         message = f"Pass at least one image or folder of images: {IMAGE_FORMATS}"
         raise InputError(message)
@@ -168,11 +168,11 @@ def find_images(paths: Sequence[str]) -> list[str]:
 
 def _load_tfrecord(name: str, only_test: bool) -> Dataset:
     files = records.find_record_files(name, only_test)
-    # The test split may lack the first class. Its label is found in the training split.
+    # The test split may lack class 0, so the training split determines `first_label`.
     train = read_records(files["train"]) if files["train"] else None
     first_label = train.records.first_label if train and train.records else None
     test = read_records(files["test"], first_label)
     train = train or test.take([])
-    count = 1 + max(map(int, (*train.labels, *test.labels)))
+    num_classes = 1 + max(map(int, (*train.labels, *test.labels)))
     classes = records.read_class_names(name)
-    return Dataset(name, classes or default_class_names(count), train, test, None)
+    return Dataset(name, classes or default_class_names(num_classes), train, test, None)

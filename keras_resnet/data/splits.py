@@ -37,15 +37,15 @@ class Split:
         return len(self.labels)
 
     def take(self, indices: np.ndarray | Sequence[int] | slice) -> "Split":
-        """Returns the images at `indices`, or those where a boolean mask is true."""
+        """Returns the part of the split at `indices`, which may be a boolean mask."""
         images, labels = self.images[indices], self.labels[indices]
         return dataclasses.replace(self, images=images, labels=labels)
 
     def __add__(self, other: "Split") -> "Split":
-        """Returns the images of both splits."""
+        """Returns a split with the images of both splits."""
         joined, other_images = self.records, other.images
         if joined and other.records is not joined:
-            assert other.records is not None  # Both splits are of one dataset.
+            assert other.records is not None  # Both splits are TFRecord files.
             other_images = other_images + len(joined)
             joined = _join_records(joined, other.records)
         images = np.concatenate([self.images, other_images])
@@ -61,15 +61,18 @@ class Split:
         return list(map(str, range(len(self))))
 
     def substitute(self, indices: Sequence[int]) -> "Split":
-        """Replaces each image at `indices` by the next one that is not at `indices`."""
+        """Returns a split with replacements for the images at `indices`.
+
+        Each replacement is the next image of the split that is not at `indices`.
+        """
         intact = np.setdiff1d(np.arange(len(self)), indices)
-        sources = np.arange(len(self))
-        sources[indices] = intact[np.searchsorted(intact, indices) % len(intact)]
+        new_indices = np.arange(len(self))
+        new_indices[indices] = intact[np.searchsorted(intact, indices) % len(intact)]
         num_replaced = self.num_replaced + len(indices)
-        return dataclasses.replace(self.take(sources), num_replaced=num_replaced)
+        return dataclasses.replace(self.take(new_indices), num_replaced=num_replaced)
 
     def entries(self) -> tf.Tensor:
-        """Returns `images` as a tensor."""
+        """Returns `images` as a tensor in main memory."""
         with tf.device("CPU:0"):  # GPU memory may be too small for all images.
             return tf.constant(self.images)
 
@@ -77,8 +80,8 @@ class Split:
         """Returns whether the images are pixels that `view` returns unchanged."""
         if self.images.dtype != np.uint8:
             return False
-        sample = tf.zeros(self.images.shape[1:], tf.uint8)
-        return view(sample) is sample
+        blank_image = tf.zeros(self.images.shape[1:], tf.uint8)
+        return view(blank_image) is blank_image
 
     def make_reader(self, decode: PixelFunction, view: PixelFunction) -> PixelFunction:
         """Returns a function from an entry of `images` to pixels.
@@ -96,7 +99,7 @@ class Split:
 
 
 def _join_records(records: Records, other: Records) -> Records:
-    """Joins the records of two splits of a dataset."""
+    """Returns the records of two splits of a dataset as one object."""
     if records.image != other.image:
         raise InputError(
             "Files of one dataset must have the same image feature. Received: "
@@ -133,7 +136,7 @@ class Dataset:
 
 
 def check_dataset(dataset: Dataset) -> Dataset:
-    """Checks a dataset that a user created, and converts its labels to int32.
+    """Checks a dataset created by a user and returns it with int32 labels.
 
     Raises:
         InputError: If the images are not uint8 pixels, paths or encoded files, or if
@@ -146,8 +149,9 @@ def check_dataset(dataset: Dataset) -> Dataset:
         dtype_kinds = "i" if split.records else "OSU"
         if not is_pixels and split.images.dtype.kind not in dtype_kinds:
             raise InputError(
-                "Images must be uint8 (n, height, width, channels), from 0 to 255, or "
-                f"paths or encoded files. Received: {dataset.name}'s {part} images of "
+                "Images must be a uint8 array (n, height, width, channels) with values "
+                "from 0 to 255, or an array of file paths or encoded files. Received: "
+                f"{dataset.name}'s {part} images of "
                 f"dtype {split.images.dtype} and shape {split.images.shape}"
             )
         if labels.dtype.kind not in "iu" or labels.shape != (len(split.images),):
@@ -156,7 +160,7 @@ def check_dataset(dataset: Dataset) -> Dataset:
                 f"{dataset.name}'s {part} labels of dtype {labels.dtype} and shape "
                 f"{labels.shape} for {len(split.images)} images"
             )
-        # Labels are checked before the conversion to int32, which may wrap around.
+        # Labels are checked before the conversion to int32, which may cause overflow.
         split = dataclasses.replace(split, labels=labels)
         check_labels(dataset.name, split, dataset.classes)
         split = dataclasses.replace(split, labels=labels.astype(np.int32))
@@ -182,12 +186,12 @@ def default_class_names(count: int) -> tuple[str, ...]:
 
 
 def hold_out(dataset: Dataset, fraction: float) -> Dataset:
-    """Replaces the test split by a fraction (0 to 1) of the training images.
+    """Returns the dataset with a fraction of its training images as the test split.
 
-    The selection does not depend on the seed of a training run.
+    The selection does not depend on the seed of a run. `fraction` is from 0 to 1.
     """
-    order = np.random.default_rng(0).permutation(len(dataset.train))
-    count = max(1, round(fraction * len(order)))
-    train = dataset.train.take(np.sort(order[count:]))
-    test = dataset.train.take(np.sort(order[:count]))
+    shuffled_indices = np.random.default_rng(0).permutation(len(dataset.train))
+    num_test = max(1, round(fraction * len(shuffled_indices)))
+    train = dataset.train.take(np.sort(shuffled_indices[num_test:]))
+    test = dataset.train.take(np.sort(shuffled_indices[:num_test]))
     return dataclasses.replace(dataset, train=train, test=test)

@@ -13,7 +13,7 @@ from keras_resnet.support import InputError, first_line
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds
 
-# Largest fraction of memory for a dataset. Larger datasets stay in their files.
+# Largest fraction of memory that a dataset may use. Larger datasets stay in files.
 MAX_MEMORY_FRACTION = 0.25
 
 
@@ -37,12 +37,12 @@ def load_tfds(name: str, data_dir: str | None, only_test: bool) -> Dataset:
         ) from None
     _prepare(builder)
     info, splits = builder.info, builder.info.splits
-    test_name = next((s for s in records.HELD_OUT_NAMES if s in splits), None)
-    is_dict = isinstance(info.features, tfds.features.FeaturesDict)
-    features = dict(info.features) if is_dict else {}
+    test_split_name = next((s for s in records.HELD_OUT_NAMES if s in splits), None)
+    has_feature_names = isinstance(info.features, tfds.features.FeaturesDict)
+    features = dict(info.features) if has_feature_names else {}
     if not (
         "train" in splits
-        and test_name
+        and test_split_name
         and isinstance(features.get("image"), tfds.features.Image)
         and isinstance(features.get("label"), tfds.features.ClassLabel)
     ):
@@ -54,9 +54,9 @@ def load_tfds(name: str, data_dir: str | None, only_test: bool) -> Dataset:
     shape = features["image"].shape
     shape = None if None in shape else tuple(shape)
     classes = tuple(features["label"].names)
-    size = splits[test_name].num_bytes if only_test else info.dataset_size
+    size = splits[test_split_name].num_bytes if only_test else info.dataset_size
     if shape and size < MAX_MEMORY_FRACTION * _find_memory_size():
-        test = _load_split(builder, test_name)
+        test = _load_split(builder, test_split_name)
         train = test.take([]) if only_test else _load_split(builder, "train")
         return Dataset(name, classes, train, test, shape)
     if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
@@ -65,7 +65,7 @@ def load_tfds(name: str, data_dir: str | None, only_test: bool) -> Dataset:
             f"dataset in the format tfrecord. Received: dataset={name!r} in format "
             f"{builder.info.file_format.value}"
         )
-    test = read_records(splits[test_name].filepaths, 0)
+    test = read_records(splits[test_split_name].filepaths, 0)
     train = test.take([]) if only_test else read_records(splits["train"].filepaths, 0)
     return Dataset(name, classes, train, test, None)
 

@@ -12,7 +12,7 @@ from keras_resnet.data.splits import Split
 from keras_resnet.spec import Recipe
 
 # Function from an index in the split, three random numbers from [0, 1) and a seed (2,)
-# to an augmented image. If it reads batches, each tensor has a leading batch dimension.
+# to an augmented image. To read a batch, each tensor has a leading batch dimension.
 ImageReader = Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 # A reader of batches and a reader of single images. The reader of batches is `None` if
 # reading single images in parallel is faster.
@@ -45,7 +45,7 @@ def make_readers(
 def _make_padded_readers(
     split: Split, preprocessing: Preprocessing, recipe: Recipe, mean: Colour
 ) -> ImageReaders:
-    """Returns readers of random crops of padded images or images with a margin."""
+    """Returns readers of random crops, from images with padding or extra pixels."""
     size, entries = preprocessing.shape[:2], split.entries()
     pad_size = 0 if preprocessing.crop < 1 else round(recipe.pad * preprocessing.height)
     padding = [[pad_size, pad_size], [pad_size, pad_size], [0, 0]]
@@ -70,7 +70,7 @@ def _make_padded_readers(
 def _draw_paper_box(
     sides: tf.Tensor, seed: tf.Tensor, size: tuple[int, int]
 ) -> tf.Tensor:
-    """Draws a box as in the ResNet paper, rounded to whole pixels of the image."""
+    """Draws the box of `draw_shorter_side_box`, rounded to whole pixels."""
     box = augmentation.draw_shorter_side_box(sides, seed, size)
     first, last = tf.round(box[:2]), tf.round(box[:2] + box[2:])
     first = tf.minimum(tf.cast(first, tf.int32), sides - 1)

@@ -42,46 +42,46 @@ def _read_tf_config() -> tuple[list[str], int]:
     try:
         config = json.loads(text)
         cluster, task = config["cluster"], config["task"]
-        # A separate "chief" job counts as the first worker.
+        # An address in the job "chief" comes before the addresses in the job "worker".
         chief_addresses, index = cluster.get("chief", []), int(task["index"])
         addresses = chief_addresses + cluster["worker"]
         if index not in range(len(cluster[task["type"]])):
-            raise IndexError("no such task")
+            raise IndexError("task index out of range")
         index += {"chief": 0, "worker": len(chief_addresses)}[task["type"]]
         for address in addresses:
             int(address.rpartition(":")[2])
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise InputError(
             'TF_CONFIG must be like {"cluster": {"worker": ["host:port", ...]}, "task": '
-            '{"type": "worker", "index": 0}}, with the index of an address. Received: '
+            '{"type": "worker", "index": 0}}, where index 0 is the first address. Received: '
             f"{text!r} ({type(error).__name__}: {error})"
         ) from None
     return addresses, index
 
 
 def _read_slurm() -> tuple[list[str], int]:
-    # TensorFlow's SlurmClusterResolver is not used. It fails on machines without a GPU,
-    # and it sorts hosts as text (n10 before n2), although ranks follow the node list.
+    # TensorFlow's SlurmClusterResolver is not used: it fails on machines without a GPU,
+    # and it sorts hosts as text (n10 before n2), but Slurm ranks follow the node list.
     try:
         hosts = expand_hostlist(os.environ["SLURM_STEP_NODELIST"])
         task_counts = expand_tasks_per_node(os.environ["SLURM_STEP_TASKS_PER_NODE"])
-        rank, job = (int(os.environ[f"SLURM_{key}"]) for key in ("PROCID", "JOB_ID"))
+        rank, job_id = (int(os.environ[f"SLURM_{key}"]) for key in ("PROCID", "JOB_ID"))
     except (KeyError, ValueError) as error:
         raise InputError(
             "Under Slurm, multi_worker must run in a job step. Start it with `srun "
             "--distribution=block --ntasks-per-node=1 ...`. "
             f"Received: {type(error).__name__}: {error}"
         ) from None
-    # The port depends on the job, so that jobs which share a node use different ports.
-    port = PORT + job % 1000 * 16
+    # The ports depend on the job, so that two jobs on the same node do not collide.
+    first_port = PORT + job_id % 1000 * 16
     addresses = [
-        f"{host}:{port + number}"
-        for host, count in zip(hosts, task_counts, strict=False)
-        for number in range(count)
+        f"{host}:{first_port + task_index}"
+        for host, num_tasks in zip(hosts, task_counts, strict=False)
+        for task_index in range(num_tasks)
     ]
     if rank >= len(addresses):
         raise InputError(
-            f"The Slurm step has {len(addresses)} tasks. Received: SLURM_PROCID={rank}"
+            f"SLURM_PROCID must be below the number of tasks, {len(addresses)}. Received: {rank}"
         )
     return addresses, rank
 
@@ -90,7 +90,7 @@ def _read_kubernetes() -> tuple[list[str], int]:
     """Returns the addresses of all pods of an Indexed Job, and this pod's index."""
     try:
         index = int(os.environ["JOB_COMPLETION_INDEX"])
-        count = int(os.environ["KERAS_RESNET_WORKERS"])
+        num_pods = int(os.environ["KERAS_RESNET_WORKERS"])
         domain = os.environ["KERAS_RESNET_SERVICE"]
     except (KeyError, ValueError) as error:
         raise InputError(
@@ -99,15 +99,15 @@ def _read_kubernetes() -> tuple[list[str], int]:
             "KERAS_RESNET_SERVICE (name of the headless service, the pods' subdomain). "
             f"Received: {type(error).__name__}: {error}"
         ) from None
-    job = socket.gethostname().removesuffix(f"-{index}")
-    return [f"{job}-{pod}.{domain}:{PORT}" for pod in range(count)], index
+    job_name = socket.gethostname().removesuffix(f"-{index}")
+    return [f"{job_name}-{pod}.{domain}:{PORT}" for pod in range(num_pods)], index
 
 
 def await_workers(addresses: Sequence[str], index: int) -> None:
     """Waits until every worker listens on its port, at most START_TIMEOUT seconds.
 
-    TensorFlow itself would wait without a limit. While this worker waits, it listens on
-    its own port. Afterwards TensorFlow's server listens on the same port.
+    TensorFlow itself would wait without a limit. This worker listens on its own port
+    while it waits, and then frees the port for TensorFlow's server.
     """
     port = int(addresses[index].rpartition(":")[2])
     missing_addresses = set(addresses) - {addresses[index]}

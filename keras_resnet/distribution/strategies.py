@@ -17,14 +17,14 @@ Batches = Iterator[tuple[tf.Tensor, ...]]
 
 
 def make_strategy(name: str, virtual_devices: int = 0) -> tf.distribute.Strategy:
-    """Makes a strategy on the devices of this machine.
+    """Makes a `tf.distribute` strategy.
 
     Args:
         name: `"one_device"` uses the first GPU, or the CPU if there is no GPU.
             `"mirrored"` has one replica on each GPU, or on each virtual device of the
-            CPU. `"multi_worker"` has the worker processes that TF_CONFIG, Slurm or
-            Kubernetes define, with one replica on each GPU of a worker, or on its CPU.
-            `"tpu"` has one replica on each core of the TPU.
+            CPU. `"multi_worker"` connects the worker processes that TF_CONFIG, Slurm or
+            Kubernetes define. Every worker has one replica on each of its GPUs, or on
+            its CPU. `"tpu"` has one replica on each core of the TPU.
         virtual_devices: Number of virtual devices that the CPU is split into, for
             tests; 0 does not split it. The CPU must be split before TensorFlow runs.
 
@@ -51,13 +51,13 @@ def make_strategy(name: str, virtual_devices: int = 0) -> tf.distribute.Strategy
 
 
 # Strategies are cached, because two equal strategies in a process would conflict.
-# TensorFlow matches collective operations by numbers, which every strategy counts from
-# the same initial number.
+# TensorFlow identifies collective operations by integer keys. Each strategy starts to
+# count its keys at the same integer, so two strategies would use the same keys.
 @functools.cache
 def _make_local(name: str, devices: tuple[str, ...]) -> tf.distribute.Strategy:
     if name == "one_device":
         return tf.distribute.OneDeviceStrategy(devices[0])
-    # Between virtual CPU devices, ring all-reduce would take twice as long.
+    # Ring all-reduce between virtual CPU devices takes twice as long as this reduction.
     is_cpu = "CPU" in devices[0]
     reduction = tf.distribute.ReductionToOneDevice() if is_cpu else None
     return tf.distribute.MirroredStrategy(devices, cross_device_ops=reduction)
@@ -66,27 +66,27 @@ def _make_local(name: str, devices: tuple[str, ...]) -> tf.distribute.Strategy:
 @functools.cache  # A process can join its cluster only once.
 def _join_cluster(addresses: tuple[str, ...], index: int) -> tf.distribute.Strategy:
     await_workers(addresses, index)
-    gpus = len(tf.config.list_physical_devices("GPU"))
+    num_gpus = len(tf.config.list_physical_devices("GPU"))
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(addresses)}),
         task_type="worker",
         task_id=index,
-        num_accelerators={"GPU": gpus},
+        num_accelerators={"GPU": num_gpus},
         rpc_layer="grpc",
     )
     try:
         return tf.distribute.MultiWorkerMirroredStrategy(resolver)
-    except RuntimeError as error:  # TensorFlow has run an operation before.
-        message = f"multi_worker must be made before TensorFlow runs anything: {error}"
+    except RuntimeError as error:  # TensorFlow has already run an operation.
+        message = f"Make the strategy multi_worker before TensorFlow runs: {error}"
         raise InputError(message) from error
 
 
 def next_batch(strategy: tf.distribute.Strategy, batches: Batches) -> tuple:
     """Returns the next batch of each replica, as arguments of `strategy.run`.
 
-    This is called inside the `tf.function` of the training steps, so that one call of
-    the function can run several steps without returning to Python. `batches` is the
-    result of `iterate_batches`, or an iterator with an element for each local replica.
+    The training loop calls `next_batch` inside a `tf.function`, which can thus take
+    several steps without returning to Python. `batches` is the result of
+    `iterate_batches`, or an iterator with an element for each local replica.
     """
     if isinstance(batches, tf.distribute.DistributedIterator):
         return next(batches)
@@ -99,8 +99,8 @@ def iterate_batches(
 ) -> Batches:
     """Returns an iterator for `next_batch` over a dataset with an element per replica.
 
-    On GPUs, it is a distributed iterator, which copies each replica's next batch to its
-    GPU ahead of time. On CPUs, it is a plain iterator. A distributed one would make
+    On GPUs, the iterator is a distributed one, which copies batches to the GPUs ahead
+    of time. On CPUs, the iterator is a plain one. A distributed iterator would make
     malloc return freed memory to the system at once (GeneratorDatasetOp in TensorFlow
     2.21), which doubled the time of ResNet-50's training steps.
     """
@@ -110,11 +110,11 @@ def iterate_batches(
 
 
 def sum_over_workers(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.Tensor:
-    """Returns the sum of a tensor over all workers, each of which must call this."""
+    """Returns the sum of a tensor over all workers. All workers must make this call."""
 
     @tf.function
     def reduce_values() -> tf.Tensor:
-        # `reduce` adds up all replicas, so each contributes an equal part of `values`.
+        # `reduce` sums over replicas, so each replica adds an equal part of `values`.
         parts = strategy.run(lambda: values / len(local_replicas(strategy)))
         return strategy.reduce("SUM", parts, axis=None)
 
@@ -134,11 +134,11 @@ def worker_count(strategy: tf.distribute.Strategy) -> int:
 def local_replicas(strategy: tf.distribute.Strategy) -> range:
     """Returns the indices of the replicas in this process, counted over all workers.
 
-    `next_batch` takes one element for each of these replicas, in this order.
+    `next_batch` takes one element for each index, in the order of the indices.
     """
-    count = len(strategy.extended.worker_devices)
-    first = worker_index(strategy) * count
-    return range(first, first + count)
+    num_local = len(strategy.extended.worker_devices)
+    first_index = worker_index(strategy) * num_local
+    return range(first_index, first_index + num_local)
 
 
 def worker_index(strategy: tf.distribute.Strategy) -> int:
@@ -151,8 +151,8 @@ def worker_index(strategy: tf.distribute.Strategy) -> int:
 def is_lost_worker_error(error: Exception) -> bool:
     """Returns whether TensorFlow raised the error because another worker is lost.
 
-    TensorFlow raises such an error while this worker waits for the lost worker: at once
-    if the lost worker is the chief, otherwise after 10 seconds without a heartbeat.
+    TensorFlow raises the error while this worker waits for the lost worker, at once if
+    the lost worker is the chief, otherwise after 10 seconds without a heartbeat.
     """
     return isinstance(error, tf.errors.UnavailableError) or (
         isinstance(error, tf.errors.OpError)
@@ -161,8 +161,8 @@ def is_lost_worker_error(error: Exception) -> bool:
     )
 
 
-# Errors of this worker itself. Their messages contain "/job:worker/" too if they name a
-# device of this worker.
+# Errors that this worker causes itself. Messages of these errors can name a device of
+# this worker and then contain the phrase "/job:worker/" as well.
 _LOCAL_ERRORS = (
     tf.errors.InvalidArgumentError,
     tf.errors.ResourceExhaustedError,
@@ -173,15 +173,15 @@ _LOST_PHRASES = ("Collective ops is aborted", "coordination service", "/job:work
 
 
 def _make_tpu() -> tf.distribute.Strategy:
-    variables = [v for v in ("TPU_NAME", "COLAB_TPU_ADDR") if os.environ.get(v)]
+    address_variables = [v for v in ("TPU_NAME", "COLAB_TPU_ADDR") if os.environ.get(v)]
     is_local = glob.glob("/dev/accel[0-9]*") or "TPU_WORKER_ID" in os.environ
-    # Without a TPU, the resolver would wait long for Google's metadata server.
-    if not variables and not is_local:
+    # On a machine without a TPU, the resolver would wait long for a metadata server.
+    if not address_variables and not is_local:
         raise InputError(
             "The strategy tpu requires TPU_NAME, COLAB_TPU_ADDR, TPU_WORKER_ID or a "
-            "device such as /dev/accel0. Received: a machine without any of them"
+            "device such as /dev/accel0. Received: a machine without a TPU"
         )
-    address = os.environ[variables[0]] if variables else "local"
+    address = os.environ[address_variables[0]] if address_variables else "local"
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(address)
         tf.config.experimental_connect_to_cluster(resolver)
@@ -192,15 +192,15 @@ def _make_tpu() -> tf.distribute.Strategy:
         raise InputError(message) from error
 
 
-def _split_cpu(parts: int) -> None:
+def _split_cpu(num_devices: int) -> None:
     cpu = tf.config.list_physical_devices("CPU")[0]
-    devices = [tf.config.LogicalDeviceConfiguration()] * parts
+    device_configs = [tf.config.LogicalDeviceConfiguration()] * num_devices
     try:
-        tf.config.set_logical_device_configuration(cpu, devices)
+        tf.config.set_logical_device_configuration(cpu, device_configs)
     except RuntimeError:
-        count = len(tf.config.list_logical_devices("CPU"))
-        if count != parts:
+        num_existing = len(tf.config.list_logical_devices("CPU"))
+        if num_existing != num_devices:
             raise InputError(
-                "The CPU can be split only before TensorFlow runs anything. It has "
-                f"{count} device(s) now. Received: virtual_devices={parts}"
+                "The CPU can be split only before TensorFlow runs. The CPU now has "
+                f"{num_existing} device(s). Received: virtual_devices={num_devices}"
             ) from None

@@ -13,22 +13,22 @@ import time
 from collections.abc import Sequence
 from types import FrameType
 
-# Environment variable in which a worker of `run_local_workers` finds its index.
+# Environment variable with the index of a worker process of `run_local_workers`.
 LOCAL_WORKER = "KERAS_RESNET_LOCAL_WORKER"
 
-# Seconds from the failure of a worker to SIGTERM for the others, and from SIGTERM to
-# SIGKILL. The others notice the failure after 10 seconds without a heartbeat.
+# Seconds that other workers have to end after a worker fails, and again after SIGTERM.
+# TensorFlow notices the failure of a worker after 10 seconds without a heartbeat.
 GRACE_SECONDS = 20
 
 
 def run_local_workers(
     count: int, command: Sequence[str], log_dir: str | os.PathLike[str]
 ) -> int:
-    """Runs a command in several worker processes, which find each other by TF_CONFIG.
+    """Runs a command in several worker processes, which TF_CONFIG connects.
 
     Worker 0 writes to the output of this process, the other workers to `worker-1.log`
     and so on. SIGTERM and SIGINT are forwarded to all workers. After a worker fails or
-    worker 0 ends, the other workers have GRACE_SECONDS to end.
+    worker 0 ends, the other workers have GRACE_SECONDS seconds to end.
 
     Args:
         count: Number of processes.
@@ -36,9 +36,9 @@ def run_local_workers(
         log_dir: Folder for the log files, which is created if it does not exist.
 
     Returns:
-        0 if all workers succeed, otherwise the exit status of worker 0 or, if worker 0
-        succeeds, of the worker that failed first. It is 128 + n if signal n killed the
-        worker, or if this process received signal n (SIGTERM or SIGINT).
+        The exit status of worker 0. If worker 0 succeeds, the exit status of the worker
+        that failed first, or 0 if no worker failed. The exit status is 128 + n if the
+        signal n killed the worker, or if this process received n (SIGTERM or SIGINT).
     """
     log_paths = [pathlib.Path(log_dir, f"worker-{index}.log") for index in range(count)]
     log_paths[0].parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def run_local_workers(
     workers: list[subprocess.Popen] = []
     received_signals: list[int] = []
 
-    def forward(signum: int, frame: FrameType | None) -> None:
+    def forward_signal(signum: int, frame: FrameType | None) -> None:
         del frame
         received_signals.append(signum)
         for worker in workers:
@@ -55,7 +55,7 @@ def run_local_workers(
     with contextlib.ExitStack() as stack:
         stack.callback(_terminate, workers)
         for signum in (signal.SIGTERM, signal.SIGINT):
-            stack.callback(signal.signal, signum, signal.signal(signum, forward))
+            stack.callback(signal.signal, signum, signal.signal(signum, forward_signal))
         for index, log_path in enumerate(log_paths):
             log_file = stack.enter_context(log_path.open("w")) if index else None
             worker = subprocess.Popen(
@@ -64,7 +64,7 @@ def run_local_workers(
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,
                 stderr=subprocess.STDOUT if index else None,
-                # In its own session, a worker gets SIGINT only from `forward`.
+                # Ctrl-C does not reach other sessions. `forward_signal` sends SIGINT.
                 start_new_session=True,
             )
             workers.append(worker)
@@ -73,17 +73,17 @@ def run_local_workers(
         return 128 + received_signals[0]
     if not failed_indices:
         return 0
-    index = failed_indices[0]
-    message = f"worker {index} failed with status {_get_exit_status(workers[index])}"
-    if index:
-        path = log_paths[index]
+    failed_index = failed_indices[0]
+    message = f"worker {failed_index} failed with status {_get_exit_status(workers[failed_index])}"
+    if failed_index:
+        path = log_paths[failed_index]
         message += f"; last line of {path}: {_read_last_line(path)}"
     print(message, file=sys.stderr)
-    return _get_exit_status(workers[0]) or _get_exit_status(workers[index])
+    return _get_exit_status(workers[0]) or _get_exit_status(workers[failed_index])
 
 
 def _wait(workers: Sequence[subprocess.Popen], signals: Sequence[int]) -> list[int]:
-    """Waits until all workers end. Returns the indices of failed workers, in order."""
+    """Waits for all workers. Returns indices of failed workers, in order of failure."""
     failed_indices: list[int] = []
     deadline = math.inf
     is_running = True
@@ -117,11 +117,11 @@ def _get_exit_status(worker: subprocess.Popen) -> int:
 
 
 def _make_environment(addresses: Sequence[str], index: int) -> dict[str, str]:
-    # The workers share the CPU cores. By default, each would use one thread per core.
-    threads = max(1, (os.cpu_count() or 1) // len(addresses))
+    # By default, each worker would use as many threads as there are CPU cores.
+    num_threads = max(1, (os.cpu_count() or 1) // len(addresses))
     task = {"type": "worker", "index": index}
     return {
-        "TF_NUM_INTRAOP_THREADS": str(threads),
+        "TF_NUM_INTRAOP_THREADS": str(num_threads),
         **os.environ,
         LOCAL_WORKER: str(index),
         "TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": task}),

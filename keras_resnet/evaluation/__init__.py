@@ -1,9 +1,8 @@
 """Evaluation of a network.
 
-classifier.py     loading of a network with its classes and preprocessing, and of a
-                  dataset to evaluate it on
+classifier.py     loading of classifiers and of the datasets to evaluate them on
 evaluator.py      predictions and losses of all images of a split
-views.py          crops and scales over which a prediction is averaged
+views.py          crops or scales of an image over which predictions are averaged
 recalibration.py  recomputation of the statistics of batch normalisation
 reports.py        JSON, CSV and confusion matrix of an evaluation
 run_record.py     `run.json`, the record of a training run

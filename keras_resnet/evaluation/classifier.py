@@ -1,4 +1,4 @@
-"""Loading of a network with its preprocessing, and of a dataset that fits it."""
+"""Loading of classifiers and of the datasets to evaluate them on."""
 
 import dataclasses
 import os
@@ -21,8 +21,8 @@ from keras_resnet.spec import Provenance, find_variant
 from keras_resnet.support import InputError, shorten_list
 from keras_resnet.weights import (
     DEFAULT_WEIGHTS,
-    ENDINGS,
     REGISTRY,
+    SUFFIXES,
     class_ids,
     class_names,
     find_pixel_format,
@@ -42,7 +42,7 @@ class Classifier:
         classes: Names of the classes, in the order of the network's outputs.
         preprocessing: Conversion of an image to the network's input.
         provenance: Origin of the network and of its weights.
-        folder: Run folder; `None` if the weights do not come from one.
+        folder: Run folder; `None` if the network does not belong to a training run.
     """
 
     name: str
@@ -60,24 +60,24 @@ def preprocessing_for(model: keras.Model) -> Preprocessing:
         image = keras_resnet.preprocessing_for(model).load("photo.jpg")
         probabilities = model.predict(image[None])
 
-    Size, crop and interpolation are those with which the publisher measured the
-    accuracy. The first layer of the network normalises the pixels.
+    The publisher of the weights measured the accuracy with this size, crop and
+    interpolation. The first layer of the network normalises the pixels.
 
     Args:
-        model: Network that `keras_resnet` built with weights, or trained. If Keras
-            saved or loaded it, crop and interpolation are lost, because only `weights=`
-            reads them from a file. The defaults are bilinear interpolation and the
-            central 224 of 256 pixels, or the whole image for a CIFAR network.
+        model: Network that `keras_resnet` trained, or built with weights. If Keras
+            saved or loaded the network, crop and interpolation are unknown. The
+            defaults are bilinear interpolation and the central 224 of 256 pixels, or
+            the whole image for a CIFAR network.
 
     Raises:
-        InputError: If the network has no weights or does not take raw pixels.
+        InputError: If the network has no layer that normalises raw pixels.
     """
     pixels = find_pixel_format(model)
     if pixels is None:
         raise InputError(
-            "preprocessing_for() needs a network that keras_resnet built with weights "
-            "or trained, whose first layer normalises raw pixels. "
-            f"Received: model={model.name!r}, which has no such layer"
+            "The first layer of the network must normalise raw pixels. Use a network "
+            "that keras_resnet trained, or build the network with weights. "
+            f"Received: model={model.name!r}, whose pixel format is unknown"
         )
     shape = tuple(model.input_shape[1:])
     height, width, channels = shape if channel_axis() == -1 else (*shape[1:], shape[0])
@@ -98,14 +98,14 @@ def load_classifier(
             a variant, such as `"resnet50"`.
         weights: Name from `list_weights()`, or weights file. Accepted only if `model`
             is a variant. Default: `"imagenet"`.
-        image_size: Input height and width in pixels. Not accepted if `model` is a run.
+        image_size: Input height and width in pixels. Not accepted with a run folder.
             Default: the size at which the accuracy of the weights was measured.
 
     Raises:
-        InputError: If the model does not exist, or if it is a run that has not ended.
+        InputError: If the model does not exist, or if the training run has not ended.
     """
     path = os.path.normpath(os.path.expanduser(model))
-    is_file = path.lower().endswith(ENDINGS)
+    is_file = path.lower().endswith(SUFFIXES)
     folder = (os.path.dirname(path) or ".") if is_file else path
     record = read_record(folder) if path.endswith(".keras") or not is_file else None
     if record is None and (is_file or not os.path.exists(path)):
@@ -124,8 +124,8 @@ def load_classifier(
         return _make_classifier(network, os.path.basename(path), weights)
     if weights is not None or image_size is not None:
         raise InputError(
-            "weights and image_size need the name of a variant, such as resnet50, "
-            "because a run determines both. Received: "
+            "weights and image_size are accepted only with the name of a variant, such "
+            "as resnet50, because a run has its own weights and image size. Received: "
             f"model={model!r}, weights={weights!r}, image_size={image_size!r}"
         )
     if record is None:
@@ -137,7 +137,7 @@ def load_classifier(
 
 
 def _load_run(record: RunRecord, path: str, folder: str) -> Classifier:
-    """Loads the network of a run from `path`, a `.keras` file or the run folder."""
+    """Loads the network of a run. `path` is a `.keras` file or the run folder."""
     if path == folder:
         path = os.path.join(folder, "final.keras")
         if not os.path.exists(path):
@@ -159,7 +159,7 @@ def _make_classifier(model: keras.Model, name: str, weights: str | None) -> Clas
     """Makes the classifier of a network that is not stored in a run folder."""
     if getattr(model.layers[-1], "activation", None) is not keras.activations.softmax:
         raise InputError(
-            "The last layer of a classifier must be a softmax over its classes. "
+            "The last layer of a classifier must be a softmax over the classes. "
             f"Received: {name}, whose last layer is {model.layers[-1].name}"
         )
     short_name = name.split(".", maxsplit=1)[0]
@@ -187,11 +187,11 @@ def _guess_classes(model: keras.Model, name: str) -> tuple[str, ...]:
 
 
 def _find_provenance(name: str, source: str) -> Provenance:
-    """Returns the origin of weights, with their publisher if they are registered."""
+    """Returns the origin of weights, including the publisher of registered weights."""
     for entry in REGISTRY:
         if source == f"{entry.model}/{entry.name}":
-            # Registered weights without a URL are part of this package. The `run.json`
-            # of the run that trained them is stored in the same folder.
+            # Registered weights without a URL are part of this package. The folder of
+            # the weights file also contains the `run.json` of the training run.
             is_shipped = "://" not in entry.address
             record = read_record(os.path.dirname(entry.path)) if is_shipped else None
             publisher = entry.source, entry.licence, entry.top1
@@ -208,11 +208,12 @@ def load_images(
     """Loads a dataset for a classifier and maps its labels to the classifier's classes.
 
     Args:
-        classifier: Classifier that the dataset is for.
+        classifier: Classifier to evaluate on the dataset.
         dataset: A dataset, or a name that `load_dataset` accepts. Default: the dataset
-            that the network was trained on. The classes may be a subset of the
-            classifier's. They are matched by name or, for ImageNet, by WordNet id.
-            Unnamed classes of TFRecord files are matched by index if there are as many.
+            that the network was trained on. The dataset may have fewer classes than the
+            classifier. Classes are matched by name or, for ImageNet, by WordNet id.
+            Unnamed classes of TFRecord files are matched by index, if the dataset has
+            as many classes as the classifier.
         data_dir: Folder in which TFDS stores its datasets. Default: TFDS chooses it.
         only_test: Whether to skip the training images; see
             `keras_resnet.data.load_dataset`.
@@ -237,7 +238,8 @@ def load_images(
         indices = _match_classes(dataset.classes, classes)
         if indices is None:
             raise InputError(
-                f"The classes of the model are {shorten_list(classes, 20)}. Received: "
+                "Every class of the dataset must be a class of the model. The classes "
+                f"of the model are {shorten_list(classes, 20)}. Received: "
                 f"{dataset.name} with the classes {shorten_list(dataset.classes, 20)}"
             )
         train, test = (
@@ -255,9 +257,9 @@ def load_images(
 
 
 def _match_classes(names: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
-    """Returns an int32 array with the index in `classes` of each name in `names`.
+    """Returns the index of each name in the list `classes`, as an int32 array.
 
-    Returns `None` if any of the names is unknown.
+    Returns `None` if `classes` does not contain all names.
     """
     naming_schemes = [classes]
     if tuple(classes) == class_names("imagenet"):

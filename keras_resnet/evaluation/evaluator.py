@@ -25,8 +25,8 @@ class Predictions:
 
     Attributes:
         labels: Correct class of each image, int32 (n,).
-        classes: Most probable classes of each image in descending order, int32 (n, k).
-            k is 5, or the number of classes if there are fewer.
+        classes: Most probable classes of each image, the most probable first, int32
+            (n, k). k is 5, or the number of classes if that is smaller.
         scores: Probabilities of `classes`, float32 (n, k).
         losses: Cross-entropy of each image, float32 (n,).
     """
@@ -53,8 +53,8 @@ class Predictions:
 
     def confusion_matrix(self, num_classes: int) -> np.ndarray:
         """Returns image counts, int64, by correct class (row) and predicted class."""
-        pairs = self.labels.astype(np.int64) * num_classes + self.classes[:, 0]
-        return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, -1)
+        cells = self.labels.astype(np.int64) * num_classes + self.classes[:, 0]
+        return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, -1)
 
 
 class Evaluator:
@@ -68,11 +68,11 @@ class Evaluator:
         model: Network that returns probabilities (batch, classes).
         split: Images to evaluate the network on.
         preprocessing: Conversion of an image to the network's input.
-        batch_size: Number of images per step over all replicas of this process. With
-            `"10crop"`, it is the number of crops. `"multiscale"` ignores it and
-            processes one image per replica.
+        batch_size: Number of images (with `"10crop"`: of crops) per step over all
+            replicas of this process. With `"multiscale"`, the batch size is ignored,
+            and each replica processes one image per step.
         strategy: Strategy in whose scope the network was built.
-        views: Crops or scales whose predictions are averaged, one of `VIEWS`.
+        views: Name of the views whose predictions are averaged, one of `VIEWS`.
 
     Raises:
         InputError: If the batch size is not a multiple of the number of replicas, or
@@ -88,27 +88,27 @@ class Evaluator:
         strategy: tf.distribute.Strategy,
         views: str = "single",
     ) -> None:
-        replicas = len(local_replicas(strategy))
+        num_replicas = len(local_replicas(strategy))
         check_choice("views", views, VIEWS)
-        check_batch_size(batch_size, replicas)
+        check_batch_size(batch_size, num_replicas)
         with strategy.scope():
             view = make_view(views, model, preprocessing)
-        crops = view.crops or batch_size
-        batch_size = max(1, batch_size // crops // replicas) * replicas
+        num_crops = view.num_crops or batch_size
+        batch_size = max(1, batch_size // num_crops // num_replicas) * num_replicas
         self._split, self._preprocessing = split, preprocessing
         self._strategy, self._refresh_weights = strategy, view.refresh_weights
-        self._batches = evaluation_batches(split, view.reader, batch_size, replicas)
+        self._batches = evaluation_batches(split, view.reader, batch_size, num_replicas)
         self.steps = -(-len(split) // batch_size)
         self._step = _make_step(strategy, view.classify, min(5, model.output_shape[-1]))
 
     def predict(self, on_step: Callable[[], object] = lambda: None) -> Predictions:
-        """Returns the predictions of the network for all images, in their order.
+        """Returns the predictions of the network in the order of the images.
 
         Args:
-            on_step: Function that is called after each step. There are `steps` steps.
+            on_step: Function that is called after each of the `steps` steps.
 
         Raises:
-            InputError: If images cannot be decoded. The message lists them.
+            InputError: If images cannot be decoded. The message lists these images.
         """
         self._refresh_weights()
         replica_outputs: list[tuple[tf.Tensor, ...]] = []
@@ -125,8 +125,8 @@ class Evaluator:
             refuse_damaged(self._split, self._preprocessing)
             raise
         classes, scores, losses = (
-            np.concatenate([np.asarray(part) for part in column])[: len(self._split)]
-            for column in zip(*replica_outputs, strict=True)
+            np.concatenate([np.asarray(v) for v in values])[: len(self._split)]
+            for values in zip(*replica_outputs, strict=True)
         )
         return Predictions(self._split.labels, classes, scores, losses)
 
@@ -140,18 +140,19 @@ def _make_step(
 ) -> Callable[[Iterator[tf.Tensor]], tuple[tf.Tensor, ...]]:
     """Makes a function that evaluates one batch on each replica.
 
-    It returns the k most probable classes of each image, their scores, and the losses.
+    For each image, the function returns the k most probable classes, the probabilities
+    of these classes, and the loss.
     """
 
     def replica_step(
         images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor
     ) -> tuple[tf.Tensor, ...]:
-        del weights  # Only padding has weight 0, and `Evaluator.predict` discards it.
+        del weights  # Weight 0 marks padding, which `Evaluator.predict` discards.
         probabilities = classify(images, training=False)
         losses = keras.losses.sparse_categorical_crossentropy(labels, probabilities)
         # Keras's top-k accuracy is not used, because it counts all tied classes as hits.
-        top = tf.math.top_k(probabilities, k)
-        return top.indices, top.values, losses
+        top_k = tf.math.top_k(probabilities, k)
+        return top_k.indices, top_k.values, losses
 
     @tf.function(reduce_retracing=True)
     def step(batches: Iterator[tf.Tensor]) -> tuple[tf.Tensor, ...]:

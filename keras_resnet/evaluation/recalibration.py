@@ -11,16 +11,16 @@ from keras_resnet.distribution import next_batch
 from keras_resnet.nets import list_batch_norms, synchronize_batch_norms
 from keras_resnet.support import InputError
 
-# Maximum number of batches over which the statistics are averaged.
-RECALIBRATION_BATCHES = 100
+# Maximum number of batches over which the moving statistics are averaged.
+MAX_BATCHES = 100
 
 
 @contextmanager
 def _replace_momentum(model: keras.Model, momentum: tf.Tensor) -> Iterator[None]:
     """Replaces the momentum of all batch normalisation layers inside the context.
 
-    Enter this context outside `strategy.run`, because the replicas are traced in turns
-    and would overwrite each other's values.
+    Enter this context outside `strategy.run`. Inside `strategy.run`, the replicas are
+    traced in turns and would overwrite each other's momentum.
     """
     original_values = [(layer, layer.momentum) for layer in list_batch_norms(model)]
     for layer, _ in original_values:
@@ -42,10 +42,10 @@ def recalibrate(
 ) -> int:
     """Recomputes the moving statistics of batch normalisation with fixed weights.
 
-    The authors of the paper did this before they released their weights (README of
-    KaimingHe/deep-residual-networks). Each statistic is averaged over at most
-    `RECALIBRATION_BATCHES` batches. The batches contain the central crops of randomly
-    chosen training images. Frozen layers keep their statistics.
+    The authors of the paper recomputed the statistics before they released the weights
+    (README of KaimingHe/deep-residual-networks). The statistics are averaged over at
+    most `MAX_BATCHES` batches of central crops of randomly chosen training images.
+    Frozen layers keep their statistics.
 
     Args:
         model: Network, which is changed in place.
@@ -57,21 +57,21 @@ def recalibrate(
         seed: Random seed for shuffling the images.
 
     Returns:
-        Number of images that were used.
+        Number of images from which the statistics were computed.
 
     Raises:
         InputError: If there are fewer images than replicas.
     """
-    replicas = strategy.num_replicas_in_sync
-    if len(split) < replicas:
+    num_replicas = strategy.num_replicas_in_sync
+    if len(split) < num_replicas:
         raise InputError(
-            f"{replicas} replicas need at least {replicas} images. Received: {len(split)}"
+            f"Each of {num_replicas} replicas needs an image. Received: {len(split)}"
         )
     batch_size = min(batch_size, len(split))
-    batch_size -= batch_size % replicas
-    num_batches = min(RECALIBRATION_BATCHES, len(split) // batch_size)
+    batch_size -= batch_size % num_replicas
+    num_batches = min(MAX_BATCHES, len(split) // batch_size)
     order = tf.random.experimental.stateless_shuffle(tf.range(len(split)), (seed, 0))
-    images = split.take(order.numpy()[: num_batches * batch_size])
+    subset = split.take(order.numpy()[: num_batches * batch_size])
 
     def replica_step(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> None:
         del labels, weights
@@ -79,12 +79,12 @@ def recalibrate(
 
     @tf.function
     def step(batches: Iterator[tf.Tensor], momentum: tf.Tensor) -> None:
-        sync = synchronize_batch_norms(model) if replicas > 1 else nullcontext()
+        sync = synchronize_batch_norms(model) if num_replicas > 1 else nullcontext()
         with sync, _replace_momentum(model, momentum):
             strategy.run(replica_step, args=next_batch(strategy, batches))
 
     crop_reader = central_crop(preprocessing)
-    batches = iter(evaluation_batches(images, crop_reader, batch_size, replicas))
+    batches = iter(evaluation_batches(subset, crop_reader, batch_size, num_replicas))
     for i in range(num_batches):
         # With this momentum, each moving statistic is the mean over all batches so far.
         step(batches, tf.constant(i / (i + 1), keras.config.floatx()))

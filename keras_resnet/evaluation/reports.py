@@ -40,7 +40,7 @@ def write_report(
         OSError: If the files cannot be written.
     """
     os.makedirs(folder, exist_ok=True)
-    # The loss of a diverged network is NaN, which JSON cannot represent. It becomes null.
+    # JSON cannot represent NaN, the loss of a diverged network, so null replaces NaN.
     summary = predictions.summarise().items()
     report: dict[str, Any] = {k: v if math.isfinite(v) else None for k, v in summary}
     settings = classifier.provenance.to_settings()
@@ -55,16 +55,16 @@ def write_report(
 
 
 def rank_classes(confusion: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """Returns the accuracy of each class that has images, the lowest first.
+    """Returns the accuracy of each class that has images, in ascending order.
 
     Args:
         confusion: Image counts; see `Predictions.confusion_matrix`.
         classes: Names of the classes.
 
     Returns:
-        A dict per class, which is a row of `per_class.csv`. `"right"` is the number of
-        correctly classified images, `"accuracy"` their fraction, `"taken_for"` the most
-        frequent wrong prediction and `"times"` the number of its occurrences.
+        A dict per class, which is a row of `per_class.csv`. `"right"` is the number and
+        `"accuracy"` the fraction of correctly classified images. `"taken_for"` is the
+        most frequent wrong prediction, which was made for `"times"` images.
     """
     errors = confusion * (1 - np.eye(len(confusion), dtype=confusion.dtype))
     rows = []
@@ -89,8 +89,8 @@ def format_predictions(
 ) -> str:
     """Returns CSV text with a header and one row for each image.
 
-    A row contains the image's name, its class, whether the prediction is right, the
-    loss, and the name and score of each of the most probable classes.
+    A row contains the name of the image, the correct class, whether the prediction is
+    correct, the loss, and the names and scores of the most probable classes.
     """
     ranks = range(1, predictions.classes.shape[1] + 1)
     rows = []
@@ -112,8 +112,8 @@ def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
     """Draws a confusion matrix of correct classes (rows) and predictions (columns).
 
     The colour scale is logarithmic, so that few errors are visible next to many correct
-    predictions. scikit-learn's ConfusionMatrixDisplay is not used: it chooses the
-    colour of the numbers for a linear scale and also prints zeros.
+    predictions. scikit-learn's ConfusionMatrixDisplay is not used, because it
+    chooses the colour of the numbers for a linear scale and also prints zeros.
 
     Args:
         confusion: Image counts; see `Predictions.confusion_matrix`.
@@ -129,10 +129,10 @@ def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
     indices = np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
     counts = confusion[np.ix_(indices, indices)]
     names = [classes[i] for i in indices.tolist()] if len(indices) <= 40 else []
-    side = min(12.0, 3.2 + 0.32 * len(indices))  # In inches, as `margin`.
-    margin = 0.08 * max(map(len, names), default=0)
-    size = (side + 0.8 + margin, side + margin)
-    figure = Figure(figsize=size, layout="constrained")
+    width = min(12.0, 3.2 + 0.32 * len(indices))  # Width of the matrix in inches.
+    margin = 0.08 * max(map(len, names), default=0)  # Inches for class names.
+    figure_size = (width + 0.8 + margin, width + margin)
+    figure = Figure(figsize=figure_size, layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(
         np.where(counts > 0, counts, np.nan),

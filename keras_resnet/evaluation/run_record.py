@@ -10,13 +10,13 @@ from keras_resnet.data import Preprocessing
 from keras_resnet.spec import RunSpec, select_known_fields
 from keras_resnet.support import InputError, write_json
 
-# Format number in the files that this version writes. Version 0.1.0 wrote no number.
-FORMAT = 1
+# Format number that this version writes into `run.json`. Version 0.1.0 wrote none.
+FORMAT_NUMBER = 1
 
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """Description of a training run, the content of its `run.json`.
+    """Description of a training run, which is stored in `run.json`.
 
     Attributes:
         spec: Settings of the run, with all defaults resolved.
@@ -24,9 +24,9 @@ class RunRecord:
         preprocessing: Conversion of an image to the network's input.
         versions: Versions of Python and of installed packages by name.
         commit: Git commit of the code that started the run; `None` outside a checkout.
-        machine: Description of the machine.
+        machine: Operating system, processor type and number of CPUs.
         command: Command line that started the run.
-        format: Format number of the file.
+        format: Format number of `run.json`.
     """
 
     spec: RunSpec
@@ -36,39 +36,39 @@ class RunRecord:
     commit: str | None = dataclasses.field(default_factory=support.find_commit)
     machine: str = dataclasses.field(default_factory=support.describe_machine)
     command: list[str] = dataclasses.field(default_factory=lambda: list(sys.argv))
-    format: int = FORMAT
+    format: int = FORMAT_NUMBER
 
 
 def read_record(folder: str | os.PathLike[str]) -> RunRecord | None:
-    """Reads `run.json` of a folder. Returns `None` if the folder has no such file.
+    """Reads `run.json` in a folder. Returns `None` if the file does not exist.
 
     Raises:
-        InputError: If the file is damaged, or a newer version wrote it.
+        InputError: If a newer version wrote the file, or the file is damaged.
     """
     path = os.path.join(folder, "run.json")
     if not os.path.exists(path):
         return None
     try:
         with open(path, encoding="utf-8") as file:
-            record = json.load(file)
-        format_number = record.get("format", FORMAT)
-        if format_number > FORMAT:
+            content = json.load(file)
+        format_number = content.get("format", FORMAT_NUMBER)
+        if format_number > FORMAT_NUMBER:
             raise InputError(
-                f"{path} has format {format_number}, from a newer keras_resnet. This "
-                f"version reads formats up to {FORMAT}"
+                f"{path} has format {format_number}, from a newer keras_resnet. "
+                f"Update keras_resnet to read formats above {FORMAT_NUMBER}"
             )
-        if not record["classes"]:
+        if not content["classes"]:
             raise KeyError("classes")
         return RunRecord(
-            spec=RunSpec.from_settings(record["settings"]),
-            classes=tuple(record["classes"]),
+            spec=RunSpec.from_settings(content["settings"]),
+            classes=tuple(content["classes"]),
             preprocessing=Preprocessing(
-                **select_known_fields(Preprocessing, record["preprocessing"])
+                **select_known_fields(Preprocessing, content["preprocessing"])
             ),
-            versions=record.get("versions", {}),
-            commit=record.get("commit"),
-            machine=record.get("machine", ""),
-            command=record.get("command", []),
+            versions=content.get("versions", {}),
+            commit=content.get("commit"),
+            machine=content.get("machine", ""),
+            command=content.get("command", []),
             format=format_number,
         )
     except InputError:

@@ -1,18 +1,18 @@
-"""Views of an image, which are crops or scales whose predictions are averaged.
+"""Views of an image: crops or scaled copies whose predictions are averaged.
 
 The views follow the paper (section 4.1 and Tables 3 to 5):
 
 - `"single"`: The central crop.
 - `"10crop"`: The probabilities are averaged over `Preprocessing.ten_crops`.
-- `"multiscale"`: The network is applied to the whole image, resized so that its shorter
-  side is 224, 256, 384, 480 and 640 pixels. The dense layer follows the global average
-  pooling, so images of any size fit. The probabilities are averaged over the five
-  scales and over the image and its mirror image.
+- `"multiscale"`: The whole image is resized to five scales, with shorter sides of 224,
+  256, 384, 480 and 640 pixels. The network accepts any size, because global average
+  pooling precedes the dense layer. The probabilities are averaged over the five scales
+  and over the image and its mirror image.
 
-The paper states that "scores" are averaged, without further detail. It could also mean
-the logits, or the final feature maps of an image and its mirror image as in its
-reference [41]. The paper does not state the interpolation of `"multiscale"`. It is
-`Preprocessing.interpolation` here.
+The paper averages "scores", which this module takes to be probabilities. Scores could
+also be logits, or the final feature maps of an image and its mirror image, as in
+reference [41] of the paper. The paper does not state how images are resized for
+`"multiscale"`. This module uses `Preprocessing.interpolation`.
 """
 
 from collections.abc import Callable
@@ -27,30 +27,30 @@ from keras_resnet.support import InputError
 
 VIEWS = ("single", "10crop", "multiscale")
 
-# Function that takes a batch of views and the keyword `training`, and that returns
-# probabilities, (batch, classes). A `keras.Model` is such a function.
+# Function from a batch of views, and the keyword `training`, to probabilities of the
+# shape (batch, classes). A `keras.Model` can be called in the same way.
 ClassifyFunction = Callable[..., tf.Tensor]
 
 
 class View(NamedTuple):
-    """Functions that read the views of an image and average their predictions.
+    """Functions that read views of an image and average the predictions for the views.
 
     Attributes:
-        reader: Functions that read the crops or scales of an image.
+        reader: Reader of the crops or scales of an image.
         classify: Function that returns the averaged probabilities of each image.
-        crops: Number of crops per image; `None` if a batch is a single image.
-        refresh_weights: Function that updates the weights of `classify`, if that uses a
-            copy of the network.
+        num_crops: Number of crops per image. `None` means that a batch is one image.
+        refresh_weights: Function that copies the current weights of the network, if
+            `classify` uses a copy of the network.
     """
 
     reader: CropReader
     classify: ClassifyFunction
-    crops: int | None = 1
+    num_crops: int | None = 1
     refresh_weights: Callable[[], object] = lambda: None
 
 
 def make_view(name: str, model: keras.Model, preprocessing: Preprocessing) -> View:
-    """Makes the view with a name from `VIEWS` for a network.
+    """Makes a view for a network. `name` is one of `VIEWS`.
 
     Raises:
         InputError: If the network does not support the view.
@@ -63,13 +63,13 @@ def make_view(name: str, model: keras.Model, preprocessing: Preprocessing) -> Vi
         )
     if name == "single":
         return View(central_crop(preprocessing), model)
-    make = _make_ten_crop_view if name == "10crop" else _make_multiscale_view
-    return make(model, preprocessing)
+    factory = _make_ten_crop_view if name == "10crop" else _make_multiscale_view
+    return factory(model, preprocessing)
 
 
 def _make_ten_crop_view(model: keras.Model, preprocessing: Preprocessing) -> View:
-    def decode(encoded: tf.Tensor) -> tf.Tensor:
-        return preprocessing.ten_crops(preprocessing.decode(encoded, False))
+    def decode(encoded_image: tf.Tensor) -> tf.Tensor:
+        return preprocessing.ten_crops(preprocessing.decode(encoded_image, False))
 
     def classify(images: tf.Tensor, training: bool) -> tf.Tensor:
         crops = tf.reshape(images, (-1, *preprocessing.shape))
@@ -77,8 +77,9 @@ def _make_ten_crop_view(model: keras.Model, preprocessing: Preprocessing) -> Vie
         crop_probabilities = tf.reshape(outputs, (-1, 10, outputs.shape[-1]))
         return tf.reduce_mean(crop_probabilities, axis=1)
 
-    spec = tf.TensorSpec((10, *preprocessing.shape), tf.uint8)
-    return View(CropReader(decode, preprocessing.ten_crops, spec), classify, crops=10)
+    crops_spec = tf.TensorSpec((10, *preprocessing.shape), tf.uint8)
+    reader = CropReader(decode, preprocessing.ten_crops, crops_spec)
+    return View(reader, classify, num_crops=10)
 
 
 def _make_multiscale_view(model: keras.Model, preprocessing: Preprocessing) -> View:
@@ -90,8 +91,8 @@ def _make_multiscale_view(model: keras.Model, preprocessing: Preprocessing) -> V
     def resize(image: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return tuple(preprocessing.resize_shorter_side(image, s) for s in PAPER_SCALES)
 
-    def decode(encoded: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return resize(preprocessing.decode(encoded, False))
+    def decode(encoded_image: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        return resize(preprocessing.decode(encoded_image, False))
 
     def classify(images: tuple[tf.Tensor, ...], training: bool) -> tf.Tensor:
         probabilities = [
@@ -100,10 +101,10 @@ def _make_multiscale_view(model: keras.Model, preprocessing: Preprocessing) -> V
         ]
         return tf.reduce_mean(tf.concat(probabilities, 0), axis=0, keepdims=True)
 
-    spec = tf.TensorSpec((None, None, preprocessing.channels), tf.uint8)
+    image_spec = tf.TensorSpec((None, None, preprocessing.channels), tf.uint8)
     return View(
-        CropReader(decode, resize, (spec,) * len(PAPER_SCALES)),
+        CropReader(decode, resize, (image_spec,) * len(PAPER_SCALES)),
         classify,
-        crops=None,
+        num_crops=None,
         refresh_weights=lambda: any_size_model.set_weights(model.get_weights()),
     )

@@ -1,4 +1,4 @@
-"""Numbers of parameters and multiply-adds of a network."""
+"""Counts of the parameters and multiply-adds of a network."""
 
 import dataclasses
 import math
@@ -19,19 +19,19 @@ class LayerProfile(NamedTuple):
     """Cost of one layer with weights."""
 
     name: str
-    kind: str  # Name of the class, such as "Conv2D".
-    output_shape: tuple[int, ...]  # Shape without the batch axis.
+    kind: str  # Class name of the layer, such as "Conv2D".
+    output_shape: tuple[int, ...]  # Output shape without the batch axis.
     parameters: int  # Number of trainable parameters.
-    multiply_adds: int  # Number for one image; 0 unless Conv2D or Dense.
+    multiply_adds: int  # Count for one image; 0 unless `kind` is Conv2D or Dense.
 
 
 @dataclasses.dataclass(frozen=True)
 class Profile:
-    """Cost of a network. `print` shows a table with one row for each layer."""
+    """Cost of a network. Printing a `Profile` shows a table with a row per layer."""
 
-    layers: tuple[LayerProfile, ...]  # Layers with weights.
+    layers: tuple[LayerProfile, ...]  # Cost of each layer with weights.
     parameters: int  # Number of trainable parameters.
-    multiply_adds: int  # Number for one image.
+    multiply_adds: int  # Number of multiply-adds for one image.
 
     def __str__(self) -> str:
         total = LayerProfile("total", "", (), self.parameters, self.multiply_adds)
@@ -46,15 +46,15 @@ class Profile:
             for row in (*self.layers, total)
         ]
         header = ("layer", "kind", "output", "parameters", "multiply-adds")
-        return format_table([header, *rows], left=(0, 1, 2))
+        return format_table([header, *rows], left_columns=(0, 1, 2))
 
 
 def profile(model: keras.Model) -> Profile:
     """Counts trainable parameters and multiply-adds of each layer and of the network.
 
-    A convolution costs output height x output width x kernel height x kernel width x
-    input channels of a group x output channels. A dense layer costs inputs x outputs.
-    Other layers cost nothing, as in the paper's Table 1.
+    A convolution has output height x output width x kernel height x kernel width x
+    input channels of a group x output channels multiply-adds, and a dense layer has
+    inputs x outputs. Other layers count as 0, as in the paper's Table 1.
 
     Args:
         model: A built model with a fixed input size.
@@ -83,20 +83,20 @@ def _count_multiply_adds(layer: layers.Layer, model: keras.Model) -> int:
     if not isinstance(layer, layers.Conv2D):
         return 0
     shape = layer.output.shape[1:]
-    positions = shape[:2] if channel_axis() == -1 else shape[1:]
-    if None in positions:
+    output_size = shape[:2] if channel_axis() == -1 else shape[1:]
+    if None in output_size:
         raise InputError(
             "Multiply-adds require a fixed input size, such as input_shape=(224, 224, 3). "
             f"Received: {model.name} with input {model.input_shape}"
         )
-    return math.prod(positions) * math.prod(layer.kernel.shape)
+    return math.prod(output_size) * math.prod(layer.kernel.shape)
 
 
-# Table 1 of the paper: billions of multiply-adds for one image.
+# Billions of multiply-adds for one image, from Table 1 of the paper.
 PAPER_TABLE_1 = {
     "resnet18": 1.8, "resnet34": 3.6, "resnet50": 3.8, "resnet101": 7.6, "resnet152": 11.3,
 }  # fmt: skip
-# Table 6 of the paper: millions of parameters.
+# Millions of parameters, from Table 6 of the paper.
 PAPER_TABLE_6 = {
     "resnet20": 0.27, "resnet32": 0.46, "resnet44": 0.66,
     "resnet56": 0.85, "resnet110": 1.7, "resnet1202": 19.4,
@@ -104,14 +104,14 @@ PAPER_TABLE_6 = {
 
 
 def profile_paper_networks() -> Iterator[tuple[dict[str, Any], keras.Model]]:
-    """Builds the networks of the paper's Tables 1 and 6.
+    """Builds and profiles the networks of the paper's Tables 1 and 6.
 
-    Yields a dict and the network. The keys are `table` (1 or 6), `network` (name),
-    `shortcut`, `layers` (number of weighted layers), `paper` (value in the paper) and
-    `ours` (value that `profile` counts). The values are billions of multiply-adds for
-    Table 1, and millions of parameters for Table 6.
+    Yields a dict and the network. The keys of the dict are `table` (1 or 6), `network`
+    (name), `shortcut`, `layers` (number of weighted layers), `paper` (cost that the
+    paper states) and `ours` (cost that `profile` counts). The cost is in billions of
+    multiply-adds for Table 1, and in millions of parameters for Table 6.
     """
-    for table, printed_values in ((1, PAPER_TABLE_1), (6, PAPER_TABLE_6)):
+    for table_number, printed_values in ((1, PAPER_TABLE_1), (6, PAPER_TABLE_6)):
         for name, printed_value in printed_values.items():
             variant = find_variant(name)
             # The paper trains ResNet-18 and ResNet-34 with shortcut A and with shortcut
@@ -120,15 +120,13 @@ def profile_paper_networks() -> Iterator[tuple[dict[str, Any], keras.Model]]:
             for shortcut in shortcuts:
                 network = build_network(variant.replace(shortcut=shortcut), name)
                 cost = profile(network)
-                count = (
-                    cost.multiply_adds / 1e9 if table == 1 else cost.parameters / 1e6
-                )
+                millions, billions = cost.parameters / 1e6, cost.multiply_adds / 1e9
                 row = {
-                    "table": table,
+                    "table": table_number,
                     "network": name,
                     "shortcut": shortcut,
                     "layers": variant.depth,
                     "paper": printed_value,
-                    "ours": count,
+                    "ours": billions if table_number == 1 else millions,
                 }
                 yield row, network

@@ -1,6 +1,7 @@
 """Conversion to an equivalent network with fewer layers, for inference."""
 
 import collections
+import itertools
 from typing import Any
 
 import keras
@@ -11,12 +12,12 @@ from keras import KerasTensor, layers
 def fold(model: keras.Model) -> keras.Model:
     """Returns a float32 network that computes the same function with fewer layers.
 
-    - A batch normalisation is merged into the convolution before it, unless another
-      layer also reads the output of that convolution. A batch normalisation after a sum
+    - A batch normalisation is merged into the preceding convolution, unless another
+      layer also reads the output of the convolution. A batch normalisation after a sum
       is kept.
     - The scale of the input normalisation is merged into the first convolution. The
-      subtraction of the mean is kept, because the first convolution pads the
-      normalised image with zeros, which represent pixels with the mean value.
+      subtraction of the mean is kept, because the first convolution pads images with
+      zeros, which represent the mean only after the subtraction.
     - Dropout is removed.
 
     All other layers are kept, and no layer is renamed.
@@ -26,14 +27,14 @@ def fold(model: keras.Model) -> keras.Model:
             without a graph of layers is returned unchanged.
 
     Returns:
-        A functional model with the same inputs and outputs as `model`. It is not
-        compiled and consists of standard Keras layers.
+        A functional model with the same inputs and outputs as `model`. The returned
+        model is not compiled and consists of standard Keras layers.
     """
     if not hasattr(model, "operations"):
         return model
-    # Cloning a compiled model also compiles the clone, so clone a model of its graph.
+    # The clone of a compiled model is compiled, too. Clone an uncompiled copy instead.
     graph = keras.Model(model.input, model.output, name=model.name)
-    # Layers to merge into convolutions, by the name of the convolution.
+    # Map names of convolutions to the normalisation layers to merge into them.
     batch_norms: dict[str, layers.BatchNormalization] = {}
     input_norms: dict[str, layers.Normalization] = {}
     predecessors = _find_predecessors(graph)
@@ -45,11 +46,11 @@ def fold(model: keras.Model) -> keras.Model:
             batch_norms[predecessor.name] = layer
         elif _is_linear_conv(layer) and layer.groups == 1:
             is_padded = isinstance(predecessor, layers.ZeroPadding2D)
-            candidate = predecessors.get(predecessor.name) if is_padded else predecessor
-            if candidate and _normalises(candidate, layers.Normalization, layer):
-                input_norms[name] = candidate
+            norm = predecessors.get(predecessor.name) if is_padded else predecessor
+            if norm and _normalises(norm, layers.Normalization, layer):
+                input_norms[name] = norm
     merged_names = {norm.name for norm in batch_norms.values()}
-    unscaled_names = {norm.name for norm in input_norms.values()}
+    shift_only_names = {norm.name for norm in input_norms.values()}
 
     def clone_layer(layer: layers.Layer) -> layers.Layer:
         if isinstance(layer, keras.Model):
@@ -58,11 +59,11 @@ def fold(model: keras.Model) -> keras.Model:
         if "dtype" in config:
             config["dtype"] = "float32"
         if "kernel_initializer" in config:
-            # Drawing random kernels is slow, and they are replaced below anyway.
+            # Random kernels are slow to draw and would be replaced below.
             config["kernel_initializer"] = "zeros"
         if layer.name in batch_norms:
             config["use_bias"] = True
-        if layer.name in unscaled_names:
+        if layer.name in shift_only_names:
             config["mean"] = _get_statistics(layer)[0]
             config["variance"] = np.ones_like(config["mean"])
         return type(layer).from_config(config)
@@ -91,23 +92,23 @@ def fold(model: keras.Model) -> keras.Model:
 
 
 def _find_predecessors(graph: keras.Model) -> dict[str, layers.Layer]:
-    """Returns the preceding layer of each layer that is the only reader of its input.
+    """Maps layer names to preceding layers, for layers that may be merged with them.
 
-    The keys are layer names. A layer that reads several tensors has no entry, and
-    neither has a layer that is called several times or whose predecessor is.
+    A layer has an entry if it reads a single tensor that no other layer reads, and if
+    the model calls the layer and the preceding layer only once.
     """
-    nodes = [node for depth in graph._nodes_by_depth.values() for node in depth]
+    nodes = list(itertools.chain.from_iterable(graph._nodes_by_depth.values()))
     num_calls = collections.Counter(node.operation.name for node in nodes)
-    sources = {id(tensor): node.operation for node in nodes for tensor in node.outputs}
+    source_by_id = {id(t): node.operation for node in nodes for t in node.outputs}
     num_readers = collections.Counter(map(id, graph.outputs))
     for node in nodes:
         num_readers.update(map(id, node.input_tensors))
     predecessors = {}
     for node in nodes:
         name = node.operation.name
-        inputs = [id(tensor) for tensor in node.input_tensors]
-        if len(inputs) == 1 and num_readers[inputs[0]] == num_calls[name] == 1:
-            predecessors[name] = sources[inputs[0]]
+        input_ids = [id(tensor) for tensor in node.input_tensors]
+        if len(input_ids) == 1 and num_readers[input_ids[0]] == num_calls[name] == 1:
+            predecessors[name] = source_by_id[input_ids[0]]
     return {n: la for n, la in predecessors.items() if num_calls[la.name] == 1}
 
 
@@ -116,17 +117,17 @@ def _is_linear_conv(layer: layers.Layer) -> bool:
 
 
 def _normalises(
-    layer: layers.Layer, kind: type[layers.Layer], convolution: layers.Conv2D
+    layer: layers.Layer, layer_class: type[layers.Layer], convolution: layers.Conv2D
 ) -> bool:
-    """Returns whether a layer is of class `kind` and normalises a conv's channels."""
-    if type(layer) is not kind or getattr(layer, "invert", False):
+    """Returns whether `layer` is a `layer_class` for the channels of `convolution`."""
+    if type(layer) is not layer_class or getattr(layer, "invert", False):
         return False
     axis = 3 if convolution.data_format == "channels_last" else 1
     return [a % 4 for a in np.ravel(layer.axis)] == [axis]
 
 
 def _get_statistics(norm: layers.Normalization) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the mean and variance, from the constructor or else from `adapt`."""
+    """Returns mean and variance of a layer, from its constructor or from `adapt`."""
     mean, variance = norm.input_mean, norm.input_variance
     if mean is None:
         mean, variance = norm.mean, norm.variance
@@ -136,7 +137,7 @@ def _get_statistics(norm: layers.Normalization) -> tuple[np.ndarray, np.ndarray]
 def _merge_norm(
     norm: layers.BatchNormalization, kernel: np.ndarray, bias: np.ndarray | float = 0.0
 ) -> list[np.ndarray]:
-    """Returns kernel and bias, in float64, after merging a batch normalisation."""
+    """Returns the float64 kernel and bias after merging a batch normalisation."""
     variance, mean = np.float64(norm.moving_variance), np.float64(norm.moving_mean)
     scale = 1 / np.sqrt(variance + norm.epsilon)
     if norm.scale:

@@ -11,7 +11,7 @@ from keras_resnet.support import InputError
 
 
 def list_layers(model: keras.Model) -> list[layers.Layer]:
-    """Returns the layers of a model and of its sub-models, without the sub-models.
+    """Returns the layers of a model. Layers of a sub-model replace the sub-model.
 
     Only very deep networks have sub-models (see `_MAX_BLOCKS_PER_MODEL`).
     """
@@ -32,8 +32,8 @@ def list_batch_norms(model: keras.Model) -> list[layers.BatchNormalization]:
 def synchronize_batch_norms(model: keras.Model) -> Iterator[None]:
     """Synchronises batch normalisation over all replicas inside the context.
 
-    A training step that is traced inside the context uses the statistics of the whole
-    batch. The layers are reset at the end, so that a saved model needs no replicas.
+    A training step that is traced inside the context uses the statistics of the global
+    batch. The layers are reset at the end, because a saved model has no replicas.
     """
     norms = list_batch_norms(model)
     for layer in norms:
@@ -46,15 +46,14 @@ def synchronize_batch_norms(model: keras.Model) -> Iterator[None]:
 
 
 def pair_layers_with_stages(network: keras.Model) -> Iterator[tuple[layers.Layer, int]]:
-    """Yields each layer and its stage, such as 2 for conv2. The head is the last."""
+    """Yields layers with stage numbers, such as 2 for conv2. The head's is highest."""
     all_layers = list_layers(network)
     matches = [re.match(r"conv(\d+)_", layer.name) for layer in all_layers]
-    last = max(int(match[1]) for match in matches if match)
+    last_stage = max(int(match[1]) for match in matches if match)
     for layer, match in zip(all_layers, matches, strict=True):
-        if match:
-            yield layer, int(match[1])
-        else:  # `post_bn` and `post_relu` belong to the last stage.
-            yield layer, last if layer.name.startswith("post_") else last + 1
+        # `post_bn` and `post_relu` belong to the last stage.
+        stage = last_stage if layer.name.startswith("post_") else last_stage + 1
+        yield layer, int(match[1]) if match else stage
 
 
 _ENDPOINT = re.compile(r"(conv1)_(?:conv|relu)|(conv\d+)_block\d+_out")
@@ -70,17 +69,17 @@ def endpoints(model: keras.Model) -> dict[str, KerasTensor]:
     whose stages subsample in the last block. `output_stride` is the maximum ratio.
 
     Args:
-        model: A model that this package built. It may have been saved and loaded.
+        model: A model that this package built, or the same model loaded from a file.
 
     Returns:
         A dict from `"conv1"`, `"conv2"` and so on to symbolic tensors, (batch, height,
-        width, channels), after the last ReLU of the stage. In pre-activation networks
-        they are the sums before the next batch normalisation.
+        width, channels), after the last ReLU of the stage. In pre-activation networks,
+        the tensors are the sums before the next batch normalisation.
 
     Raises:
         InputError: If the model has no layers with the names of this package.
     """
-    # Later blocks overwrite earlier ones, so the last block of each stage remains.
+    # Later blocks of a stage overwrite earlier blocks, so the last block remains.
     outputs = {
         match[1] or match[2]: layer.output
         for layer in model.layers
@@ -95,5 +94,5 @@ def endpoints(model: keras.Model) -> dict[str, KerasTensor]:
 
 
 def has_imagenet_stem(names: Container[str]) -> bool:
-    """Returns whether the layer names contain the max pool of ImageNet networks."""
+    """Returns whether layer names include the max pooling of ImageNet networks."""
     return "pool1_pool" in names

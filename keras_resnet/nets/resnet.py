@@ -1,9 +1,9 @@
 """Complete networks as `keras.Model`s, built from a `Variant`.
 
-The networks of the paper are built exactly as described there. The paper leaves two
-details open, which follow published weights here: padding is symmetric, and shortcut A
-adds half of the zero channels before the old channels and half after them. The fields
-of `keras_resnet.spec.Variant` document variations that were published later.
+The networks of the paper are built as the paper describes them. The paper leaves two
+details open, which follow published weights: padding is symmetric, and shortcut A adds
+half of the zero channels before the old channels and half after the old channels. The
+fields of `keras_resnet.spec.Variant` document variations that were published later.
 """
 
 import dataclasses
@@ -19,11 +19,11 @@ from keras_resnet.spec import Variant
 from keras_resnet.support import InputError
 
 Shape = Sequence[int | None]
-Dilations = tuple[int, int]  # See `Block.dilations`.
+Dilations = tuple[int, int]  # `Block.dilations` documents the two values.
 
-# Maximum number of blocks in one functional model. When Keras creates or loads such a
-# model, it visits the layers recursively, so a long chain of layers exceeds Python's
-# limit of 1,000 nested calls and raises RecursionError. In networks with more blocks,
+# Maximum number of blocks in one functional model. Keras visits the layers of such a
+# model recursively when it creates or loads the model. A long chain of layers exceeds
+# Python's limit of 1,000 nested calls. In networks with more than 60 blocks,
 # `_add_stage` wraps up to 60 blocks at a time in a sub-model, which is one layer of the
 # outer model. ResNet-1202 has three stages of 200 blocks, each with four sub-models.
 # ResNet-152 has 50 blocks and no sub-models.
@@ -38,8 +38,8 @@ class Head:
         include_top: Whether to add global average pooling and a dense layer.
         classes: Number of classes. Default: `variant.classes`.
         activation: Activation of the dense layer; `None` for logits.
-        pooling: Global pooling if `include_top` is `False`, `"avg"` or `"max"`. `None`
-            for the 4D output of the last stage.
+        pooling: Global pooling if `include_top` is `False`: `"avg"`, `"max"` or `None`
+            (4D output of the last stage).
 
     Raises:
         InputError: If `pooling` or `classes` is invalid.
@@ -56,8 +56,8 @@ class Head:
                 f"pooling must be None, 'avg' or 'max'. Received: pooling={self.pooling!r}"
             )
         classes = 1 if self.classes is None else self.classes
-        is_number = isinstance(classes, numbers.Integral) and classes >= 1
-        if self.include_top and not is_number:
+        is_positive_integer = isinstance(classes, numbers.Integral) and classes >= 1
+        if self.include_top and not is_positive_integer:
             raise InputError(
                 f"classes must be a whole number of at least 1. Received: classes={classes!r}"
             )
@@ -84,7 +84,7 @@ def build_network(
         input_tensor: Keras tensor to use as input instead of a new `keras.Input`.
         input_shape: Shape of the new input, without the batch axis. Default: height and
             width `variant.size`, and 3 channels.
-        normalise: Function that adds layers to the input and returns their output.
+        normalise: Function that adds normalisation layers to the input tensor.
 
     Returns:
         A functional `keras.Model` with random weights.
@@ -110,7 +110,7 @@ def build_network(
         inputs = inputs[0] if len(inputs) == 1 else inputs
     else:
         raise InputError(
-            "input_tensor must be a Keras tensor, such as keras.Input() returns. "
+            "input_tensor must be a Keras tensor, such as the output of keras.Input(). "
             f"Received: {type(input_tensor).__name__}"
         )
     x = _add_features(normalise(x) if normalise else x, variant, output_stride)
@@ -118,7 +118,7 @@ def build_network(
 
 
 def image_shape(size: int, channels: int = 3) -> Shape:
-    """Returns the shape of a square image in the current data format of Keras."""
+    """Returns the shape of a square image in the data format that Keras uses."""
     shape = (size, size, channels)
     return shape if channel_axis() == -1 else shape[::-1]
 
@@ -140,8 +140,8 @@ def _add_head(x: KerasTensor, variant: Variant, head: Head) -> KerasTensor:
 
 def _check_shape(variant: Variant, shape: Shape) -> None:
     shape, channels_last = tuple(shape), channel_axis() == -1
-    min_sides = (variant.stride, variant.stride)
-    min_shape = (*min_sides, 1) if channels_last else (1, *min_sides)
+    min_size = (variant.stride, variant.stride)
+    min_shape = (*min_size, 1) if channels_last else (1, *min_size)
     if not (
         len(shape) == 3
         and shape[-1 if channels_last else 0] is not None
@@ -150,11 +150,11 @@ def _check_shape(variant: Variant, shape: Shape) -> None:
             for n, min_n in zip(shape, min_shape, strict=True)
         )
     ):
-        order = (
+        axis_order = (
             "height, width, channels" if channels_last else "channels, height, width"
         )
         raise InputError(
-            f"The input must be ({order}) with sides of at least {variant.stride} pixels, "
+            f"The input must be ({axis_order}) with sides of at least {variant.stride} pixels, "
             f"or None for any size. Received: input_shape={shape}"
         )
 
@@ -163,8 +163,8 @@ def _add_features(x: KerasTensor, variant: Variant, output_stride: int) -> Keras
     x = _add_stem(x, variant)
     num_stages = len(variant.blocks)
     stride, dilation = variant.stride // 2 ** (num_stages - 1), 1
-    # All stages except the first subsample in their first block. In pre-activation
-    # networks, all stages except the last subsample in their last block.
+    # All stages except one subsample. The exception is the first stage or, in
+    # pre-activation networks, whose stages subsample at their end, the last stage.
     unstrided_stage = num_stages - 1 if variant.preact else 0
     for stage in range(num_stages):
         stage_stride, new_dilation = 1 if stage == unstrided_stage else 2, dilation
@@ -184,13 +184,13 @@ def _add_stem(x: KerasTensor, variant: Variant) -> KerasTensor:
         for i in (1, 2):
             x = conv(x, variant.width // 2, 3, 3 - i, f"conv1_{i}")
             x = relu(x, f"conv1_{i}_relu")
-    gamma = None if variant.preact else "ones"
-    x = conv(x, variant.width, size, stride, "conv1", gamma=gamma)
-    x = relu(x, "conv1_relu") if gamma else x
+    gamma_init = None if variant.preact else "ones"
+    x = conv(x, variant.width, size, stride, "conv1", gamma_init=gamma_init)
+    x = relu(x, "conv1_relu") if gamma_init else x
     if variant.stem == "cifar":
         return x
-    # After a ReLU, padding with zeros does not change a maximum. Before pre-activation
-    # blocks there is no ReLU, but keras.applications also pads with zeros there.
+    # After a ReLU, zero padding does not change a maximum. In pre-activation networks,
+    # no ReLU precedes this padding, but keras.applications also pads with zeros.
     x = layers.ZeroPadding2D(1, name="pool1_pad")(x)
     return layers.MaxPooling2D(3, 2, name="pool1_pool")(x)
 
@@ -200,9 +200,9 @@ def _add_stage(
 ) -> KerasTensor:
     """Adds the blocks of one stage; stage 0 is the paper's conv2.
 
-    One block applies the stride, or instead of the stride changes the dilation from
-    `dilations[0]` to `dilations[1]`. In pre-activation networks it is the last block of
-    the stage, in other networks the first block.
+    One block applies the stride or, if dilation replaces the stride, changes the
+    dilation from `dilations[0]` to `dilations[1]`. The block is the last one of the
+    stage in pre-activation networks, and the first one in other networks.
     """
     num_blocks, total_blocks = variant.blocks[stage], sum(variant.blocks)
     strided_block = num_blocks if variant.preact else 1
@@ -211,34 +211,35 @@ def _add_stage(
     blocks_per_model = _MAX_BLOCKS_PER_MODEL if is_nested else num_blocks
     nonlinearity = "linear" if variant.preact else "relu"
 
-    def add_blocks(x: KerasTensor, first: int, last: int) -> KerasTensor:
-        """Adds the blocks `first` to `last`, without the nonlinearity after `last`."""
-        for number in range(first, last + 1):
-            # The drop rate grows linearly over all blocks (arXiv:1603.09382).
-            previous_blocks = sum(variant.blocks[:stage]) + number - 1
-            is_strided = number == strided_block
-            dilation = dilations[number > strided_block]
+    def add_blocks(x: KerasTensor, first_block: int, last_block: int) -> KerasTensor:
+        """Adds a range of blocks, without the nonlinearity after `last_block`."""
+        for block_number in range(first_block, last_block + 1):
+            # Later blocks get a linearly higher drop rate (arXiv:1603.09382).
+            block_index = sum(variant.blocks[:stage]) + block_number - 1
+            is_strided = block_number == strided_block
+            dilation = dilations[block_number > strided_block]
             block = Block(
-                f"{prefix}{number}",
+                f"{prefix}{block_number}",
                 variant,
                 variant.width * 2**stage,
                 stride if is_strided else 1,
                 dilations if is_strided else (dilation, dilation),
-                variant.stochastic_depth * (previous_blocks / max(1, total_blocks - 1)),
+                variant.stochastic_depth * (block_index / max(1, total_blocks - 1)),
             )
             x = add_block(x, block)
-            if number < last:
-                x = layers.Activation(nonlinearity, name=f"{prefix}{number}_out")(x)
+            if block_number < last_block:
+                x = layers.Activation(nonlinearity, name=f"{block.name}_out")(x)
         return x
 
-    for first in range(1, num_blocks + 1, blocks_per_model):
-        last = min(first + blocks_per_model - 1, num_blocks)
+    for first_block in range(1, num_blocks + 1, blocks_per_model):
+        last_block = min(first_block + blocks_per_model - 1, num_blocks)
         if is_nested:
             inputs = keras.Input(x.shape[1:])
-            name = f"{prefix}{first}_to_{last}"
-            x = keras.Model(inputs, add_blocks(inputs, first, last), name=name)(x)
+            name = f"{prefix}{first_block}_to_{last_block}"
+            outputs = add_blocks(inputs, first_block, last_block)
+            x = keras.Model(inputs, outputs, name=name)(x)
         else:
-            x = add_blocks(x, first, last)
-        # This layer is in the outer model, where `endpoints` looks for it.
-        x = layers.Activation(nonlinearity, name=f"{prefix}{last}_out")(x)
+            x = add_blocks(x, first_block, last_block)
+        # `endpoints` finds this layer, because the layer is not in a sub-model.
+        x = layers.Activation(nonlinearity, name=f"{prefix}{last_block}_out")(x)
     return x

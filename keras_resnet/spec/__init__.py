@@ -2,8 +2,8 @@
 
 variants.py   table of architectures
 recipes.py    table of training recipes
-execution.py  settings of how training steps are executed
-fields.py     conversion and validation of the fields of recipes and executions
+execution.py  execution settings, such as precision and checkpoint interval
+fields.py     conversion and validation of fields of `Recipe` and `Execution`
 options.py    options that commands share
 run_spec.py   resolved settings of a training run; provenance of a network
 """

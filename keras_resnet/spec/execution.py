@@ -1,23 +1,23 @@
-"""Settings of how training steps are executed."""
+"""Execution settings of a training run, such as precision and checkpoint interval."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """Settings of how training steps are executed, which should not affect accuracy.
+    """Execution settings of a training run, which should not affect the accuracy.
 
     Attributes:
         precision: `"float32"`, `"mixed_float16"` (with loss scaling) or
             `"mixed_bfloat16"`. The saved network is always float32.
         jit_compile: Whether XLA compiles the training step; requires a single replica.
-        steps_per_execution: Number of steps that the device runs per call from Python.
+        steps_per_execution: Number of training steps per call from Python.
         sync_bn: Whether batch normalisation uses statistics of the images of all
             replicas. Otherwise each replica uses the statistics of its own images.
         deterministic: Whether repeated runs of a command produce bit-identical weights.
         data_service: Address of a `tf.data` service that prepares the batches, such as
             `"grpc://host:5000"`, or several addresses separated by commas. Each service
-            must have exactly one worker. Default: the training process prepares them.
+            must have exactly one worker. Default: no service is used.
         checkpoint_every: Number of steps between training checkpoints.
         keep_checkpoints: Number of most recent training checkpoints that are kept.
         tensorboard: Whether scalars, the graph and images are written for TensorBoard.
@@ -31,8 +31,8 @@ class Execution:
     data_service: str = ""
     # benchmarks/checkpoint.py measures how long writing a checkpoint takes: 1/12 of a
     # training step of ResNet-20 with 128 images of 32x32 pixels, and 1/4 of a step of
-    # ResNet-50 with 8 photographs. With one checkpoint per 100 steps, this is 0.1 % and
-    # 0.25 % of the training time. For the digits (0.06 s per step) it is less than 2 %.
+    # ResNet-50 with 8 photographs. One checkpoint per 100 steps thus takes 0.1 % or
+    # 0.25 % of the training time, and less than 2 % for the digits (0.06 s per step).
     checkpoint_every: int = 100
     keep_checkpoints: int = 2
     tensorboard: bool = False

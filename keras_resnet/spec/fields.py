@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     Settings = TypeVar("Settings", bound=DataclassInstance)
 
-_CHOICES = {
+_ACCEPTED_NAMES = {
     "optimizer": ("sgd", "lamb"),
     "schedule": ("cosine", "steps", "plateau"),
     "rate_rule": ("none", "linear", "sqrt"),
@@ -24,31 +24,31 @@ _CHOICES = {
 }
 
 # Fields that must be above 0.
-_ABOVE_ZERO = {
+_POSITIVE_FIELDS = {
     "epochs", "batch_size", "learning_rate", "stage_rate", "accumulate", "repeats",
     "steps_per_execution", "checkpoint_every", "keep_checkpoints", "patience", "sizes",
 }  # fmt: skip
 # Fields that are fractions and therefore must be at most 1.
-_FRACTIONS = {
+_FRACTION_FIELDS = {
     "warmup", "warmup_from", "momentum", "stage_rate", "label_smoothing", "ema",
     "stochastic_depth", "validation", "test_crop", "pad", "area", "erase", "drops",
 }  # fmt: skip
-# Fields that must be below 1, because 1 would make training meaningless.
-_BELOW_ONE = {
+# Fields that must be below 1, because the value 1 would make training meaningless.
+_FIELDS_BELOW_ONE = {
     "warmup", "momentum", "ema", "stochastic_depth", "validation", "label_smoothing",
 }  # fmt: skip
 
 
 def select_known_fields(class_: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values of a dataclass's fields, with lists converted to tuples.
+    """Returns the values whose names are fields of a dataclass, with lists as tuples.
 
-    Other values are dropped, because newer versions may write additional fields.
+    Values with other names are dropped, because newer versions may have more fields.
     """
-    names = {field.name for field in dataclasses.fields(class_)}
+    field_names = {field.name for field in dataclasses.fields(class_)}
     return {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in values.items()
-        if name in names
+        if name in field_names
     }
 
 
@@ -68,36 +68,36 @@ def replace_fields(settings: "Settings", changes: Mapping[str, Any]) -> "Setting
         check_choice("field", field, types)
         new_values[field] = _convert(types[field], value)
         if problem := _find_problem(field, types[field], new_values[field], value):
-            text = repr(value) if new_values[field] is None else value
-            raise InputError(f"{problem}. Received: {field}={text}")
+            received_value = repr(value) if new_values[field] is None else value
+            raise InputError(f"{problem}. Received: {field}={received_value}")
     return dataclasses.replace(settings, **new_values)
 
 
-def _find_problem(field: str, field_type: Any, new_value: Any, value: Any) -> str:
-    """Returns an error message about the value of a field, or an empty string.
+def _find_problem(field: str, field_type: Any, new_value: Any, raw_value: Any) -> str:
+    """Returns an error message if a field cannot have a value, or an empty string.
 
     Args:
         field: Name of the field.
         field_type: Type of the field.
-        new_value: Value after conversion to this type; `None` if that failed.
-        value: Value before the conversion.
+        new_value: Value converted to the type; `None` if it cannot be converted.
+        raw_value: Value before the conversion.
     """
-    if field in _CHOICES:
-        check_choice(field, value, _CHOICES[field])
+    if field in _ACCEPTED_NAMES:
+        check_choice(field, raw_value, _ACCEPTED_NAMES[field])
         return ""
     if new_value is None:
         return f"{field} must be {_TYPE_NAMES[field_type]}"
     if isinstance(new_value, str):
         return ""
     numbers = new_value if isinstance(new_value, tuple) else (new_value,)
-    limits = (
-        (field in _ABOVE_ZERO and min(numbers, default=1) <= 0, "be above 0"),
+    limit_checks = (  # Pairs: whether the limit is violated, and the limit as text.
+        (field in _POSITIVE_FIELDS and min(numbers, default=1) <= 0, "be above 0"),
         (min(numbers, default=0) < 0, "not be below 0"),
-        (field in _BELOW_ONE and max(numbers) >= 1, "be below 1"),
-        (field in _FRACTIONS and max(numbers, default=0) > 1, "be at most 1"),
+        (field in _FIELDS_BELOW_ONE and max(numbers) >= 1, "be below 1"),
+        (field in _FRACTION_FIELDS and max(numbers, default=0) > 1, "be at most 1"),
     )
-    violations = [limit for is_broken, limit in limits if is_broken]
-    return f"{field} must {violations[0]}" if violations else ""
+    violated_limits = [limit for is_violated, limit in limit_checks if is_violated]
+    return f"{field} must {violated_limits[0]}" if violated_limits else ""
 
 
 _TYPE_NAMES = {
@@ -110,7 +110,7 @@ _TYPE_NAMES = {
 
 
 def _convert(type_: Any, value: Any) -> Any:
-    """Converts a value to a type; returns `None` if that is impossible."""
+    """Returns a value converted to a type, or `None` if it cannot be converted."""
     if type_ is str:
         return str(value)
     if isinstance(value, str):

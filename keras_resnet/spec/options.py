@@ -30,16 +30,18 @@ class RunOptions:
     """
 
     model: str = option("resnet20", "Variant, such as resnet50 or plainnet34.")
-    # Python code may also pass a `keras_resnet.data.Dataset`.
+    # In Python, the dataset may also be a `keras_resnet.data.Dataset`.
     dataset: Any = option(
         "digits", "Dataset: digits, folder:PATH, tfrecord:PATH or a TFDS name."
     )
-    data_dir: str | None = option(None, "TFDS data folder. Default: TFDS's default.")
+    data_dir: str | None = option(None, "Folder of TFDS datasets. Default: TFDS's own.")
     model_dir: str | None = option(None, "Run folder. Default: runs/MODEL-DATASET.")
     strategy: str = option(
         "mirrored", "Distribution strategy: one_device, mirrored, multi_worker or tpu."
     )
-    virtual_devices: int = option(0, "Virtual CPU devices, to try several replicas.", 0)
+    virtual_devices: int = option(
+        0, "Number of virtual CPU devices, to try replicas; 0: none.", 0
+    )
     recipe: str | None = option(
         None, "Training recipe, such as rsb_a3. Default: depends on the dataset."
     )
@@ -47,15 +49,15 @@ class RunOptions:
         None, "Height and width in pixels. Default: depends on the dataset.", 1
     )
     shortcut: str | None = option(
-        None, "Shortcut: A, B, C or none (plain net). Default: as in the paper."
+        None, "Shortcut: A, B, C or none (plain network). Default: the paper's."
     )
     stride_on: str | None = option(
-        None, "Strided convolution: 1x1 (paper) or 3x3. Default: the network's."
+        None, "Strided convolution: 1x1 (paper) or 3x3. Default: the variant's."
     )
     weights: str | None = option(
         None, "Initial weights: imagenet, torchvision_v2 or a file."
     )
-    freeze: str | None = option(None, "Stages not to train, such as conv1..conv4.")
+    freeze: str | None = option(None, "Stages to freeze, such as conv1..conv4.")
     seed: int = option(0, "Random seed for weights, shuffling and augmentation.", 0)
     changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -63,10 +65,10 @@ class RunOptions:
     def from_keywords(
         cls, model: str = "resnet20", dataset: Any = "digits", **changes: Any
     ) -> "RunOptions":
-        """Returns options from the arguments of a Python function.
+        """Returns the options that the arguments of a Python function contain.
 
         Args:
-            model: Name of the network.
+            model: Name of the variant.
             dataset: Name of the dataset, or a `keras_resnet.data.Dataset`.
             **changes: Values of other fields of this class, and of fields of `Recipe`
                 and `Execution`.

@@ -23,16 +23,16 @@ class Recipe:
         epochs: Number of passes over the training images.
         batch_size: Number of images per training step, over all replicas together.
         learning_rate: Peak learning rate for batches of `batch_size` images.
-        iterations: Number of training steps; replaces `epochs` unless it is 0.
+        iterations: Number of training steps. Replaces `epochs` unless it is 0.
         rate_rule: Rule that rescales the learning rate for another batch size:
             `"linear"` (Goyal et al., arXiv:1706.02677), `"sqrt"` or `"none"`. A learning
             rate that is set explicitly is not rescaled.
         schedule: Learning-rate schedule. `"cosine"` falls to 0 at the end of the run.
-            `"steps"` divides it by 10 after each fraction in `drops`. `"plateau"`
-            divides it by 10 when the validation accuracy has not risen for `patience`
-            epochs, as in the paper's ImageNet training.
+            `"steps"` divides the learning rate by 10 after each fraction in `drops`.
+            `"plateau"` divides the rate by 10 when the validation accuracy has not risen for
+            `patience` epochs, as in the paper's ImageNet training.
         drops: Fractions of the run after which `"steps"` lowers the learning rate.
-        patience: Number of epochs without improvement before `"plateau"` lowers it.
+        patience: Number of epochs without improvement before `"plateau"` lowers the rate.
         warmup: Fraction of the run in which the learning rate rises linearly to its
             peak.
         warmup_from: Initial learning rate of the warm-up, as a fraction of the peak.
@@ -46,21 +46,21 @@ class Recipe:
             `SGD(weight_decay=)` is decoupled, about ten times weaker at momentum 0.9.
         decay_all: Whether weight decay also applies to biases and batch normalisation,
             not only to kernels.
-        stage_rate: Ratio of a stage's learning rate to that of the following stage. The
-            last stage is followed by the head, which has the full learning rate.
+        stage_rate: Learning rate of a stage, divided by the learning rate of the next
+            stage. The head follows the last stage and has the full learning rate.
         clip_norm: Maximum global norm of the gradient; 0 disables clipping.
-        accumulate: Number of parts into which each replica splits its images to save
-            memory. The parts are processed one after the other, and batch normalisation
-            uses the statistics of each part.
+        accumulate: Number of micro-batches into which each replica splits its images to
+            save memory. They are processed one after the other, and batch normalisation
+            uses the statistics of each micro-batch.
         loss: `"cross_entropy"`, or `"bce"` for a binary cross-entropy per class, in which
             every class of a mixed image is a positive (arXiv:2110.00476).
         label_smoothing: Fraction of each label that is spread evenly over all classes.
-        ema: Decay per step of the moving average of the weights, which is evaluated and
-            saved; 0 disables it. The decay is at most (1 + steps) / (10 + steps).
+        ema: Decay per step of the moving average of the weights, at most
+            (1 + steps) / (10 + steps). The averages are evaluated and saved. 0: off.
         stochastic_depth: Probability that training skips the residual branch of the last
-            block. It falls linearly towards the first block (arXiv:1603.09382).
-        zero_gamma: Whether residual branches initially output zeros, because the gamma
-            of their last batch normalisation starts at 0.
+            block. The probability falls linearly to the first block (arXiv:1603.09382).
+        zero_gamma: Whether residual branches initially output zeros: the gamma of each
+            branch's last batch normalisation starts at 0.
         validation: Fraction of the training images that is held out as validation split.
             With 0, the test images are the validation split.
         early_stopping: Number of epochs without a better validation accuracy after which
@@ -69,7 +69,7 @@ class Recipe:
             the run. `(128, 160, 192)` is progressive resizing. `(176,)` with a network
             of 224 pixels is FixRes (arXiv:1906.06423). Default: the input size.
         test_crop: Fraction of each side of a photograph that evaluation keeps. With 0,
-            the fraction is that of the initial weights, or 0.875 for random weights.
+            the initial weights determine the fraction; 0.875 for random weights.
         crop: Random crop of the training images. `"pad"` shifts the crop within the
             zero-padded image, or within the margin of a photograph's central crop.
             `"shorter_side"` first resizes the shorter side to a random size, 256 to 480
@@ -82,13 +82,13 @@ class Recipe:
         policy: Augmentation policy: `"rand_augment"` (torchvision's),
             `"rand_augment_increasing"` (timm's, used by "ResNet strikes back"),
             `"trivial_augment"` or `"none"`.
-        magnitude: Strength of RandAugment; at most 30 (torchvision's) or 10 (timm's).
+        magnitude: Strength of RandAugment; at most 30, or 10 with timm's policy.
         erase: Probability that a random rectangle is erased.
         mixup: Alpha of mixup's beta distribution; 0 disables mixup. If `cutmix` is also
             set, one of the two is drawn for each batch.
         cutmix: Alpha of CutMix's beta distribution; 0 disables CutMix.
-        repeats: Number of differently augmented copies of each image in a batch. An
-            epoch keeps its number of steps and therefore uses fewer different images.
+        repeats: Number of times that a batch contains each of its images, each time
+            augmented anew. An epoch keeps its number of steps and has fewer images.
     """
 
     epochs: int
@@ -135,12 +135,12 @@ class Recipe:
         """Whether training images are mixed in pairs, by mixup or CutMix."""
         return self.mixup > 0 or self.cutmix > 0
 
-    def count_batch_parts(self, replicas: int) -> int:
-        """Returns the minimum number of images in a batch: one for each of its parts.
+    def compute_min_batch_size(self, num_replicas: int) -> int:
+        """Returns the smallest batch size that gives every micro-batch an image.
 
-        This is the number of replicas times `accumulate`, times 2 if images are mixed.
+        This is the number of replicas times `accumulate`, times 2 if images are mixed in pairs.
         """
-        return replicas * self.accumulate * (2 if self.mixes_images else 1)
+        return num_replicas * self.accumulate * (2 if self.mixes_images else 1)
 
 
 _PAPER_FIELDS: dict[str, Any] = {"decay_all": True, "schedule": "steps"}
@@ -159,40 +159,41 @@ _RSB_FIELDS: dict[str, Any] = {  # "ResNet strikes back", arXiv:2110.00476.
 
 RECIPES = {
     # python -m keras_resnet.train
-    # For small datasets. Takes one minute on two CPU cores and reaches a validation
-    # accuracy of 99 % on the digits. `flip` is off, because mirrored digits are wrong.
+    # This recipe is for small datasets. Training on the digits takes one minute on two
+    # CPU cores and reaches a validation accuracy of 99 %. Digits must not be mirrored.
     "digits": Recipe(36, 64, 0.1, warmup=0.1, weight_decay=5e-4, flip=False),
     # python -m keras_resnet.train --dataset=cifar10 --recipe=paper_cifar
-    # Takes two hours on two CPU cores (estimated from the time of a step). Test accuracy
-    # in Table 6 of the paper: 91.25 % (ResNet-20), 93.03 % (ResNet-56), 93.57 %
-    # (ResNet-110). Section 4.2 trains for 64k iterations, divides the learning rate by 10
-    # at 32k and 48k, and holds out 5k of the 50k images. The paper does not say how many
-    # images the final networks were trained on. This recipe assumes 45k, and
-    # `--set validation=0` uses all 50k. The paper pads with the mean colour, this recipe
-    # with black.
+    # Training takes two hours on two CPU cores (estimated from the time of a step). Table
+    # 6 of the paper reports test accuracies of 91.25 % (ResNet-20), 93.03 % (ResNet-56)
+    # and 93.57 % (ResNet-110). Section 4.2 trains for 64k iterations, divides the rate by
+    # 10 at 32k and 48k, and holds out 5k of the 50k images. The paper does not say how many
+    # images the final networks were trained on. This recipe assumes 45k, and `--set
+    # validation=0` uses all 50k. The paper pads images with the mean colour, but this
+    # recipe pads them with black.
     "paper_cifar": Recipe(
         182, 128, 0.1, iterations=64_000, validation=0.1, careful_start=True, **_PAPER_FIELDS
     ),
     # python -m keras_resnet.train --model=resnet50 --dataset=imagenet2012 \
     #     --recipe=paper_imagenet --strategy=mirrored --set precision=mixed_float16
-    # For eight GPUs. Table 3 of the paper reports 10-crop top-1 errors on ImageNet's
-    # validation images of 24.19 % (ResNet-34 C) and 22.85 % (ResNet-50). Section 3.4
-    # trains for up to 60e4 iterations and divides the learning rate by 10 on a plateau.
+    # This recipe is for eight GPUs. Table 3 of the paper reports 10-crop top-1 errors on
+    # ImageNet's validation images: 24.19 % (ResNet-34 C) and 22.85 % (ResNet-50). Section
+    # 3.4 trains for up to 60e4 iterations and divides the rate by 10 on a plateau.
     "paper_imagenet": Recipe(
         120, 256, 0.1, iterations=600_000, crop="shorter_side", colour=0.1,
         **{**_PAPER_FIELDS, "schedule": "plateau"},
     ),
     # python -m keras_resnet.train --dataset=cifar10 --recipe=modern_cifar
-    # Takes half an hour on two CPU cores (estimated from the time of a step). See
-    # benchmarks/results/accuracy.csv for the accuracy after ten epochs on 10,000 JPEG
-    # images. There, zero_gamma=True lowers the accuracy by 9 percentage points.
+    # Training takes half an hour on two CPU cores (estimated from the time of a step).
+    # benchmarks/results/accuracy.csv has the accuracies after ten epochs on 10,000 JPEG
+    # images: zero_gamma=True lowers the accuracy by 9 percentage points.
     "modern_cifar": Recipe(
         40, 64, 0.1, warmup=0.1, weight_decay=5e-4, label_smoothing=0.1, ema=0.998
     ),
     # python -m keras_resnet.train --model=resnet50 --dataset=imagenet2012 \
     #     --recipe=rsb_a1 --strategy=mirrored --set precision=mixed_float16
-    # Wightman et al., arXiv:2110.00476, Table 2. Accuracy of ResNet-50 at 224 pixels and
-    # time on four V100 GPUs: A1 80.4 %, 4.6 days; A2 79.8 %, 2.6 days; A3 78.1 %, 15 h.
+    # Table 2 of "ResNet strikes back", arXiv:2110.00476, has the accuracy of ResNet-50 at
+    # 224 pixels and the training time on four V100 GPUs: 80.4 % and 4.6 days (A1), 79.8 %
+    # and 2.6 days (A2), 78.1 % and 15 hours (A3).
     "rsb_a1": Recipe(
         600, learning_rate=5e-3, warmup=5 / 600, weight_decay=0.01, mixup=0.2,
         label_smoothing=0.1, stochastic_depth=0.05, repeats=3, magnitude=7,
@@ -208,10 +209,10 @@ RECIPES = {
     ),
     # python -m keras_resnet.train --model=resnet50 --dataset=imagenet2012 \
     #     --recipe=torchvision_v2 --strategy=mirrored --set precision=mixed_float16
-    # Takes some days on eight V100 GPUs. With torchvision's IMAGENET1K_V2 weights, the
-    # accuracy of ResNet-50 v1.5 (--stride_on=3x3) is 80.86 % on the central 224 of 232
-    # pixels. torchvision updates its weight average every 32 steps with decay 0.99998.
-    # `ema` is the equivalent decay per step for 600 epochs and batches of 1024.
+    # Training takes some days on eight V100 GPUs. The IMAGENET1K_V2 weights of torchvision
+    # have an accuracy of 80.86 % (ResNet-50 v1.5, --stride_on=3x3) on the central 224 of
+    # 232 pixels. torchvision averages the weights every 32 steps with decay 0.99998. `ema`
+    # is the equivalent decay per step for 600 epochs and batches of 1024.
     "torchvision_v2": Recipe(
         600, 1024, 0.5, warmup=5 / 600, warmup_from=0.01, weight_decay=2e-5,
         label_smoothing=0.1, mixup=0.2, cutmix=1.0, policy="trivial_augment",
@@ -219,13 +220,13 @@ RECIPES = {
         sizes=(176,), test_crop=224 / 232,
     ),
     # python -m keras_resnet.train --dataset=folder:PATH --model=resnet50
-    # For one GPU. A simple recipe for folders of photographs, after Goyal et al.
+    # This simple recipe for folders of photographs and one GPU follows Goyal et al.
     # (arXiv:1706.02677), who report 76.3 % accuracy for ResNet-50 on ImageNet.
     "photographs": Recipe(90, 256, 0.1, warmup=0.05, crop="inception"),
     # python -m keras_resnet.train --model=resnet50 --weights=imagenet \
     #     --dataset=folder:PATH --freeze=conv1..conv4
-    # Fine-tunes trained weights. With frozen stages this takes minutes on a CPU. With
-    # 1,000 CIFAR-10 images (JPEG), a new head on a frozen ResNet-18 is 65 % accurate.
+    # Fine-tuning takes minutes on a CPU if stages are frozen. A new head on a frozen
+    # ResNet-18 is 65 % accurate after training on 1,000 CIFAR-10 images (JPEG).
     "finetune": Recipe(15, 64, 0.01, warmup=0.1),
 }  # fmt: skip
 
@@ -237,7 +238,7 @@ def find_recipe(name: str, **changes: Any) -> Recipe:
         name: Key of `RECIPES`.
         **changes: New values of fields; `None` keeps the recipe's value. A new
             `batch_size` rescales the learning rate by `rate_rule`, unless
-            `learning_rate` is passed too. A new `epochs` resets `iterations`.
+            `learning_rate` is passed too. A new `epochs` sets `iterations` to 0.
 
     Raises:
         InputError: If a name is unknown, or a value is invalid or contradicts another.
@@ -246,7 +247,7 @@ def find_recipe(name: str, **changes: Any) -> Recipe:
     changes = {field: value for field, value in changes.items() if value is not None}
     if {"epochs", "iterations"} <= changes.keys() and changes["iterations"]:
         raise InputError(
-            "Only one of epochs and iterations may set the length of the run. "
+            "Set either epochs or iterations, because each sets the length of the run. "
             f"Received: epochs={changes['epochs']}, iterations={changes['iterations']}"
         )
     if "epochs" in changes:
@@ -255,12 +256,12 @@ def find_recipe(name: str, **changes: Any) -> Recipe:
     if "learning_rate" not in changes:
         ratio = new_recipe.batch_size / recipe.batch_size
         exponent = {"none": 0.0, "linear": 1.0, "sqrt": 0.5}[new_recipe.rate_rule]
-        rate = recipe.learning_rate * ratio**exponent
-        new_recipe = dataclasses.replace(new_recipe, learning_rate=rate)
-    limits = {"rand_augment": 30, "rand_augment_increasing": 10}
-    if new_recipe.magnitude > limits.get(new_recipe.policy, new_recipe.magnitude):
+        learning_rate = recipe.learning_rate * ratio**exponent
+        new_recipe = dataclasses.replace(new_recipe, learning_rate=learning_rate)
+    maxima = {"rand_augment": 30, "rand_augment_increasing": 10}
+    if new_recipe.magnitude > maxima.get(new_recipe.policy, new_recipe.magnitude):
         raise InputError(
-            f"magnitude of {new_recipe.policy} must be at most {limits[new_recipe.policy]}. "
+            f"magnitude of {new_recipe.policy} must be at most {maxima[new_recipe.policy]}. "
             f"Received: magnitude={new_recipe.magnitude}"
         )
     if new_recipe.repeats > max(1, new_recipe.batch_size // 2):
@@ -281,15 +282,15 @@ def parse_changes(pairs: Iterable[str]) -> dict[str, str]:
     Raises:
         InputError: If a pair has no `=`, or a field is unknown or set twice.
     """
-    fields = [
-        field.name for kind in (Recipe, Execution) for field in dataclasses.fields(kind)
+    field_names = [
+        field.name for cls in (Recipe, Execution) for field in dataclasses.fields(cls)
     ]
     changes: dict[str, str] = {}
     for pair in pairs:
         field, equals, value = (part.strip() for part in pair.partition("="))
         if not equals:
             raise InputError(f"--set requires field=value. Received: --set {pair}")
-        if check_choice("field", field, fields) in changes:
+        if check_choice("field", field, field_names) in changes:
             raise InputError(
                 f"{field} is set twice. Received: {changes[field]} and {value}"
             )
@@ -298,12 +299,12 @@ def parse_changes(pairs: Iterable[str]) -> dict[str, str]:
 
 
 # Datasets of digits or letters, whose images must not be mirrored.
-_NO_FLIPS = ("digits", "mnist", "emnist", "kmnist", "svhn_cropped")
+_NO_FLIP_DATASETS = ("digits", "mnist", "emnist", "kmnist", "svhn_cropped")
 
 
 def allows_flips(dataset: str) -> bool:
     """Returns whether mirroring preserves the classes of a dataset's images."""
-    return dataset.split(":", maxsplit=1)[0].split("/", maxsplit=1)[0] not in _NO_FLIPS
+    return dataset.partition(":")[0].partition("/")[0] not in _NO_FLIP_DATASETS
 
 
 def choose_recipe(dataset: str, has_photographs: bool) -> str:

@@ -1,7 +1,7 @@
 """Resolved settings of a training run, and provenance of a network.
 
 `run.json` and the manifest of a bundle store them as one flat dict of settings. Only
-`to_settings` and `from_settings` use this form.
+`to_settings` and `from_settings` convert to and from this flat dict.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from keras_resnet.spec.fields import select_known_fields
 from keras_resnet.spec.recipes import Recipe
 from keras_resnet.spec.variants import Variant, find_variant
 
-# Value of `RunSpec.stride_on` if the initial weights determine the strided convolution.
+# Value of `RunSpec.stride_on` if the initial weights determine where the stride is.
 STRIDE_FROM_WEIGHTS = "of the weights"
 
 
@@ -24,7 +24,7 @@ class RunSpec:
     Attributes:
         model: Name of the variant, in lower case.
         shortcut: The paper's shortcut option; `"none"` for a plain network.
-        stride_on: Strided convolution: `"1x1"`, `"3x3"` or `STRIDE_FROM_WEIGHTS`.
+        stride_on: Convolution with stride: `"1x1"`, `"3x3"` or `STRIDE_FROM_WEIGHTS`.
         weights: Name or path of the initial weights; `None` for random weights.
         freeze: Names of the stages that are not trained.
         dataset: Name of the dataset. The path of a folder is absolute.
@@ -32,7 +32,7 @@ class RunSpec:
         input_shape: (height, width, channels) of the network's input.
         recipe_name: Key of `RECIPES`.
         recipe: Recipe with this name, after the user's changes.
-        execution: Settings of how training steps are executed.
+        execution: Execution settings, such as the precision.
         seed: Random seed for weights, shuffling and augmentation.
         strategy: Name of the distribution strategy.
         replicas: Number of replicas, over which each batch is distributed.
@@ -124,8 +124,8 @@ class RunSpec:
     @property
     def steps_per_epoch(self) -> int:
         """Number of training steps per epoch."""
-        num_parts = self.recipe.count_batch_parts(self.replicas)
-        return count_steps(self.images[0], self.recipe.batch_size, num_parts)
+        min_batch_size = self.recipe.compute_min_batch_size(self.replicas)
+        return count_steps(self.images[0], self.recipe.batch_size, min_batch_size)
 
     @property
     def total_steps(self) -> int:
@@ -133,19 +133,19 @@ class RunSpec:
         return self.recipe.iterations or self.recipe.epochs * self.steps_per_epoch
 
 
-def count_steps(images: int, batch_size: int, num_parts: int) -> int:
+def count_steps(num_images: int, batch_size: int, min_batch_size: int) -> int:
     """Returns the number of training steps per epoch.
 
     The last batch of an epoch may be smaller than the others. It is dropped if it has
-    fewer than `num_parts` images. Epochs are shuffled, so each drops different images.
+    fewer than `min_batch_size` images. Each epoch is shuffled and drops other images.
 
     Args:
-        images: Number of training images.
+        num_images: Number of training images.
         batch_size: Number of images per step, over all replicas together.
-        num_parts: Minimum number of images in a batch; see `Recipe.count_batch_parts`.
+        min_batch_size: Smallest batch size; see `Recipe.compute_min_batch_size`.
     """
-    full_batches, rest = divmod(images, batch_size)
-    return full_batches + (rest >= num_parts)
+    num_full_batches, remainder = divmod(num_images, batch_size)
+    return num_full_batches + (remainder >= min_batch_size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Provenance:
 
     Attributes:
         model: Name of the variant, or path of the network's file.
-        weights: Name or path of published or initial weights; `None` for random weights.
+        weights: Name or path of the published or initial weights; `None` if random.
         run: Settings of the run that trained the network; `None` for published weights.
         publisher: Publisher of the weights.
         licence: Licence of the weights, as published.
@@ -169,7 +169,7 @@ class Provenance:
     published_top1: float | None = None
 
     def to_settings(self) -> dict[str, Any]:
-        """Returns the origin as a flat dict, as in the `settings` of a manifest."""
+        """Returns the provenance as a flat dict, as stored in a bundle's manifest."""
         settings = self.run.to_settings() if self.run else {}
         settings |= {"model": self.model, "weights": self.weights}
         for name in ("publisher", "licence", "published_top1"):
@@ -179,7 +179,7 @@ class Provenance:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "Provenance":
-        """Returns the origin that the `settings` of a manifest contain.
+        """Returns the provenance that `to_settings` stored in a bundle's manifest.
 
         Raises:
             KeyError, TypeError, ValueError: See `RunSpec.from_settings`.

@@ -31,7 +31,7 @@ class Variant:
             with stride 2. `"deep"`: three 3x3 convolutions instead of the 7x7 one
             (ResNet-D, arXiv:1812.01187). `"cifar"`: 3x3 convolution with stride 1.
         width: Number of channels of the stem and of the 3x3 convolutions in `conv2`. Each
-            later stage has twice as many as the stage before.
+            later stage has twice as many channels as the previous one.
         shortcut: The paper's shortcut option `"A"`, `"B"` or `"C"`. `"none"` is a plain
             network.
         parameters: Number of trainable parameters with the default number of classes.
@@ -53,8 +53,8 @@ class Variant:
             gamma of a branch's last batch normalisation starts at 0 (arXiv:1706.02677).
             Not available with pre-activation.
         stochastic_depth: Probability that training skips the residual branch of the last
-            block, drawn for each image. It falls linearly towards the first block
-            (arXiv:1603.09382). Branches that are not skipped are scaled up, as dropout
+            block, drawn for each image. The probability falls linearly to the first
+            block (arXiv:1603.09382). Branches that are not skipped are scaled up, as dropout
             does, so inference needs no correction. All replicas draw the same numbers,
             but apply them to different images.
     """
@@ -81,7 +81,7 @@ class Variant:
 
     @property
     def classes(self) -> int:
-        """Default number of classes, that of ImageNet or CIFAR-10."""
+        """Default number of classes: 1000 for ImageNet, 10 for CIFAR-10."""
         return 10 if self.stem == "cifar" else 1000
 
     @property
@@ -131,8 +131,8 @@ class Variant:
             )
         if row.preact and row.zero_gamma:
             raise InputError(
-                "zero_gamma must be False with pre-activation, whose branches do not end "
-                "in a batch normalisation. Received: zero_gamma=True"
+                "zero_gamma must be False with preact=True, because the branches then do "
+                "not end in a batch normalisation. Received: zero_gamma=True"
             )
         if (row.stochastic_depth or row.zero_gamma) and row.shortcut == "none":
             raise InputError(
@@ -194,7 +194,7 @@ VARIANTS = {
 }
 # fmt: on
 
-_CIFAR_NAME = re.compile(r"cifar_(resnet|plainnet)(\d+)")
+_CIFAR_PATTERN = re.compile(r"cifar_(resnet|plainnet)(\d+)")
 
 
 def find_variant(name: str) -> Variant:
@@ -209,17 +209,17 @@ def find_variant(name: str) -> Variant:
         InputError: If there is no such architecture.
     """
     key = str(name).lower()
-    if match := _CIFAR_NAME.fullmatch(key):
+    if match := _CIFAR_PATTERN.fullmatch(key):
         kind, depth = match[1], int(match[2])
-        blocks, rest = divmod(depth - 2, 6)
-        if rest or blocks < 1:
-            lower_depth = max(8, depth - rest)
+        num_blocks, remainder = divmod(depth - 2, 6)
+        if remainder or num_blocks < 1:
+            lower_depth = max(8, depth - remainder)
             raise InputError(
                 "The depth of a CIFAR network must be 6n+2 with n of at least 1, such as "
                 f"{lower_depth} or {lower_depth + 6}. Received: model={name!r}"
             )
         return dataclasses.replace(
-            VARIANTS[f"{kind}20"], blocks=(blocks,) * 3, parameters=None
+            VARIANTS[f"{kind}20"], blocks=(num_blocks,) * 3, parameters=None
         )
     return VARIANTS[check_choice("model", key, VARIANTS)]
 

@@ -37,12 +37,12 @@ def run_all(changes: dict[str, Any] | None = None, report_only: bool = False) ->
     Raises:
         InputError: If a study does not support the options. In this case no study runs.
     """
-    pairs = [(s, dataclasses.replace(s.defaults, **(changes or {}))) for s in STUDIES]
+    plans = [(s, dataclasses.replace(s.defaults, **(changes or {}))) for s in STUDIES]
     if not report_only:
-        for study, options in pairs:  # Invalid options fail before any study runs.
+        for study, options in plans:  # All options are checked before a study runs.
             study.check_options(options)
     sections = []
-    for study, options in pairs:
+    for study, options in plans:
         sections.append(study.run(options, report_only))
         print(flush=True)
     path = os.path.join(options.folder, "report.html")

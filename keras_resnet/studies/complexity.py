@@ -16,10 +16,10 @@ from keras_resnet.studies import lib
 if TYPE_CHECKING:
     import keras
 
-# Families of networks by the number of the table in the paper.
+# Families of networks, by number of the paper's table that lists the family.
 FAMILIES = {1: "ImageNet networks", 6: "CIFAR networks"}
 
-IMAGES = 8  # Number of images in a batch, with which the overhead of a call is small.
+BATCH_SIZE = 8  # Large enough to make the overhead of a call small.
 
 
 def list_jobs(options: lib.Options) -> lib.Rows:
@@ -27,7 +27,7 @@ def list_jobs(options: lib.Options) -> lib.Rows:
 
 
 def time_in_turn(functions: Sequence[Callable[[], object]], rounds: int) -> np.ndarray:
-    """Returns the times that functions take, in seconds, (rounds, functions).
+    """Measures how long functions take. Returns seconds, (rounds, functions).
 
     Every function is called once in each round, so that other load on the machine slows
     all functions alike. An untimed round comes first.
@@ -35,92 +35,92 @@ def time_in_turn(functions: Sequence[Callable[[], object]], rounds: int) -> np.n
     for function in functions:
         function()
     seconds = np.empty((rounds, len(functions)))
-    for row in seconds:
+    for round_seconds in seconds:
         for index, function in enumerate(functions):
             start = time.perf_counter()
             function()
-            row[index] = time.perf_counter() - start
+            round_seconds[index] = time.perf_counter() - start
     return seconds
 
 
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
-    """Returns parameters, multiply-adds and milliseconds per image of each network."""
+    """Returns parameters, multiply-adds and times per image, a row for each network."""
     import tensorflow as tf
 
     from keras_resnet.nets import profile, profile_paper_networks
 
     def make_forward(network: "keras.Model") -> Callable[[], np.ndarray]:
-        images = tf.random.uniform((IMAGES, *network.input_shape[1:]), seed=0)
+        images = tf.random.uniform((BATCH_SIZE, *network.input_shape[1:]), seed=0)
         compiled = tf.function(network)
         return lambda: compiled(images).numpy()  # `numpy()` waits for the result.
 
     networks, rows = list(profile_paper_networks()), []
     seconds = time_in_turn([make_forward(n) for _, n in networks], job["rounds"])
-    for (row, network), network_seconds in zip(networks, seconds.T, strict=True):
+    for (row, network), durations in zip(networks, seconds.T, strict=True):
         counts = profile(network)
         costs = {"parameters": counts.parameters, "multiply_adds": counts.multiply_adds}
-        ms = np.quantile(1000 * network_seconds / IMAGES, (0.5, 0, 1)).round(4).tolist()
+        ms = np.quantile(1000 * durations / BATCH_SIZE, (0.5, 0, 1)).round(4).tolist()
         columns = ("ms", "ms_low", "ms_high")
         rows.append({**row, **costs, **dict(zip(columns, ms, strict=True))})
     return rows
 
 
 def draw(rows: lib.Rows) -> Figure:
-    figure, (left, right) = lib.new_figure(
+    figure, (deviation_panel, time_panel) = lib.new_figure(
         "billions of multiply-adds, millions of parameters", "one thread", height=4.4
     )
-    for table, colour, side in ((1, "#0072B2", "left"), (6, "#D55E00", "right")):
+    for table, colour, alignment in ((1, "#0072B2", "left"), (6, "#D55E00", "right")):
         table_rows = [row for row in rows if row["table"] == table]
         label_format = "{layers} {shortcut}: {ours:.2f}, paper {paper}"
         labels = [label_format.format(**row) for row in table_rows]
         deviations = [100 * (row["ours"] / row["paper"] - 1) for row in table_rows]
-        left.barh(labels, deviations, color=colour, label=FAMILIES[table])
-        bars = [[r["ms"] - r["ms_low"], r["ms_high"] - r["ms"]] for r in table_rows]
+        deviation_panel.barh(labels, deviations, color=colour, label=FAMILIES[table])
+        spans = [[r["ms"] - r["ms_low"], r["ms_high"] - r["ms"]] for r in table_rows]
         points = _select_costs(rows, table)
-        right.errorbar(*points, np.transpose(bars), fmt="o", ms=4, color=colour)
+        time_panel.errorbar(*points, np.transpose(spans), fmt="o", ms=4, color=colour)
         for row in table_rows:
-            # With shortcut A or B, networks of one depth have almost the same point.
+            # The points of shortcuts A and B overlap, so only one of them has a label.
             if row["network"] not in ("resnet18", "resnet34") or row["shortcut"] == "B":
-                point, name = (row["multiply_adds"], row["ms"]), f"  {row['layers']}  "
-                right.text(*point, name, ha=side, va="center", fontsize=7)
-    left.invert_yaxis()
-    left.set(xlabel="deviation from the paper (%)", xlim=(-4, 2.5))
-    right.margins(x=0.1)
-    right.loglog()
-    right.set(xlabel="multiply-adds per image", ylabel="time per image (ms)")
-    lib.add_legends(left, loc="lower left")
+                point, label = (row["multiply_adds"], row["ms"]), f"  {row['layers']}  "
+                time_panel.text(*point, label, ha=alignment, va="center", fontsize=7)
+    deviation_panel.invert_yaxis()
+    deviation_panel.set(xlabel="deviation from the paper (%)", xlim=(-4, 2.5))
+    time_panel.margins(x=0.1)
+    time_panel.loglog()
+    time_panel.set(xlabel="multiply-adds per image", ylabel="time per image (ms)")
+    lib.add_legends(deviation_panel, loc="lower left")
     return figure
 
 
 def _select_costs(rows: lib.Rows, table: int) -> list[list[float]]:
-    """Returns multiply-adds and ms per image of the networks in one of the tables."""
+    """Returns multiply-adds and ms per image of the networks of one table."""
     return [lib.select_column(rows, c, table=table) for c in ("multiply_adds", "ms")]
 
 
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
     """Returns Spearman's rank correlation coefficient, between -1 and 1."""
-    a, b = (np.argsort(np.argsort(column)) for column in (first, second))
-    return float(np.corrcoef(a, b)[0, 1])
+    x_ranks, y_ranks = (np.argsort(np.argsort(values)) for values in (x, y))
+    return float(np.corrcoef(x_ranks, y_ranks)[0, 1])
 
 
 def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
     gaps = {f"{r['network']} {r['shortcut']}": r["ours"] / r["paper"] - 1 for r in rows}
     worst = max(gaps, key=lambda name: abs(gaps[name]))
-    rho, times = {}, {}  # Spearman coefficient and ms per billion, by table.
+    rho, times = {}, {}  # By table: Spearman's rho, ms per billion multiply-adds.
     for table in lib.distinct_values(rows, "table"):
         costs, ms = _select_costs(rows, table)
         rho[table] = rank_correlation(costs, ms)
         times[table] = 1e9 * np.divide(ms, costs)
-    spans = "; ".join(
+    time_text = "; ".join(
         f"{FAMILIES[table]}: {min(values):.0f} to {max(values):.0f} ms"
         for table, values in times.items()
     )
     rank_text = "; ".join(f"{FAMILIES[t]}: correlation {r:.2f}" for t, r in rho.items())
-    result = f"largest deviation of {len(gaps)} counts: {worst}, {gaps[worst]:+.1%}"
+    gap_text = f"largest deviation of {len(gaps)} counts: {worst}, {gaps[worst]:+.1%}"
     return [
-        (result, abs(gaps[worst]) < 0.02),
+        (gap_text, abs(gaps[worst]) < 0.02),
         (rank_text, min(rho.values()) >= 0.9),
-        (f"time per billion multiply-adds, {spans}", min(times[6]) > max(times[1])),
+        (f"time per billion multiply-adds, {time_text}", min(times[6]) > max(times[1])),
     ]
 
 

@@ -16,10 +16,10 @@ def draw(rows: lib.Rows) -> Figure:
     epochs = lib.distinct_values(rows, "epoch")
     for panel, kind in zip(axes, lib.KINDS, strict=True):
         for depth, colour in lib.pair_with_colours(lib.distinct_values(rows, "depth")):
-            for column, training in (("training_error", True), ("test_error", False)):
+            for column, dashed in (("training_error", True), ("test_error", False)):
                 runs = lib.select_runs(rows, column, kind=kind, depth=depth)
-                label = None if training else f"{depth} layers"
-                lib.draw_curves(panel, epochs, runs, label, colour, training)
+                label = None if dashed else f"{depth} layers"
+                lib.draw_curves(panel, epochs, runs, label, colour, dashed)
         panel.set_xlabel("epoch")
         lib.add_legends(panel, title="dashed: training, solid: test")
     axes[0].set_ylabel("error (%)")
@@ -45,12 +45,13 @@ def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
         )
         holds = min(increases) > 0 if kind == "plain" else max(increases) <= 0.5
         verdicts.append((result, holds))
-    plain, residual = (get_final(kind, depths[-1], "test_error") for kind in lib.KINDS)
+    test_errors = [get_final(kind, depths[-1], "test_error") for kind in lib.KINDS]
+    plain_errors, residual_errors = test_errors
     result = (
-        f"test error with {depths[-1]} layers: {lib.format_mean(plain)} plain, "
-        f"{lib.format_mean(residual)} residual"
+        f"test error with {depths[-1]} layers: {lib.format_mean(plain_errors)} plain, "
+        f"{lib.format_mean(residual_errors)} residual"
     )
-    holds = min(a - b for a, b in zip(plain, residual, strict=True)) > 0
+    holds = min(a - b for a, b in zip(*test_errors, strict=True)) > 0
     return [*verdicts, (result, holds)]
 
 

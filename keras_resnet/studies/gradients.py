@@ -16,26 +16,26 @@ from matplotlib.figure import Figure
 from keras_resnet.studies import lib
 
 SCALES = (0.5, 1.0, 2.0)  # Factors by which initial kernels are multiplied.
-STEPS = (0, 10, 100)  # Numbers of training steps after which to measure.
+STEPS = (0, 10, 100)  # Training steps after which gradients are measured.
 TERMS = ("shortcut", "branch")
 BATCH_NORM = ("with", "without")
 
 
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
-    """Returns the gradient norms of each block, and the error of the chain rule."""
+    """Trains a network. Returns gradient norms and the error of the chain rule."""
     batch = options.load().train.take(slice(64))
     probe = lib.GradientProbe(batch, STEPS, job["scale"], job["batch_norm"] == "with")
-    scratch = tempfile.TemporaryDirectory()
+    scratch_dir = tempfile.TemporaryDirectory()
     # If the loss becomes NaN, training stops and the rows measured so far are returned.
-    with scratch as folder, contextlib.suppress(FloatingPointError):
+    with scratch_dir as folder, contextlib.suppress(FloatingPointError):
         options.train(
             f"cifar_{job['kind']}net{job['depth']}", job["seed"],
             folder=os.path.join(folder, "run"), callbacks=[probe],
             iterations=STEPS[-1], learning_rate=0.01, schedule="steps", drops=(),
             warmup=0.0, careful_start=False,
         )  # fmt: skip
-    error = lib.chain_rule_error(job["seed"])
-    return [{**row, "identity_error": error} for row in probe.rows]
+    chain_rule_error = lib.chain_rule_error(job["seed"])
+    return [{**row, "identity_error": chain_rule_error} for row in probe.rows]
 
 
 def draw(rows: lib.Rows) -> Figure:
@@ -45,23 +45,23 @@ def draw(rows: lib.Rows) -> Figure:
 
     def plot(axes: Axes, column: str, label: str, colour: str, **where: Any) -> None:
         runs = lib.select_runs(rows, column, depth=depth, **where)
-        if runs := [run for run in runs if run]:  # Diverged runs have no row here.
+        if runs := [run for run in runs if run]:  # Diverged runs have no row.
             lib.draw_curves(axes, None, runs, label, colour, where["step"] > 0)
 
-    for normalised, (*panels, terms) in zip(BATCH_NORM, grid, strict=True):
+    for batch_norm, (*panels, term_panel) in zip(BATCH_NORM, grid, strict=True):
         for axes, scale in zip(panels, SCALES, strict=True):
             for kind, (title, colour) in lib.KINDS.items():
-                where = {"kind": kind, "batch_norm": normalised, "scale": scale}
+                where = {"kind": kind, "batch_norm": batch_norm, "scale": scale}
                 for step, text in ((0, "untrained"), (STEPS[-1], f"{STEPS[-1]} steps")):
                     label = f"{title}, {text}"
                     plot(axes, "gradient", label, colour, step=step, **where)
-        where = {"kind": "res", "batch_norm": normalised, "scale": 1.0, "step": 0}
+        where = {"kind": "res", "batch_norm": batch_norm, "scale": 1.0, "step": 0}
         for term, colour in zip(TERMS, lib.COLOURS[3:5], strict=True):
-            plot(terms, term, f"through the {term}", colour, **where)
-        for axes in (*panels, terms):
+            plot(term_panel, term, f"through the {term}", colour, **where)
+        for axes in (*panels, term_panel):
             axes.set(yscale="log", xlabel=f"block ({depth} layers)")
             lib.add_legends(axes)
-        panels[0].set_ylabel(f"{normalised} batch norm\n2-norm of the gradient")
+        panels[0].set_ylabel(f"{batch_norm} batch norm\n2-norm of the gradient")
     return figure
 
 
@@ -71,40 +71,40 @@ def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
     defaults = {"depth": depth, "batch_norm": "with", "scale": 1.0, "step": 0}
 
     def compute_ratios(**where: Any) -> np.ndarray:
-        """Divides the first block's gradient by the last block's, for each seed."""
-        first, last = (
+        """Returns the first block's gradient over the last block's, for each seed."""
+        first_gradients, last_gradients = (
             lib.select_column(rows, "gradient", **{**defaults, "block": block, **where})
             for block in (1, (depth - 2) // 2)
         )
-        return np.divide(first, last)
+        return np.divide(first_gradients, last_gradients)
 
-    half = {"batch_norm": "without", "scale": SCALES[0]}
-    half_ratios = [compute_ratios(kind=kind, **half) for kind in lib.KINDS]
+    half_scale = {"batch_norm": "without", "scale": SCALES[0]}
+    half_ratios = [compute_ratios(kind=kind, **half_scale) for kind in lib.KINDS]
     plain_ratios, res_ratios = half_ratios
     he_ratios = compute_ratios(kind="plain", batch_norm="without")
     norm_ratios = [compute_ratios(kind=kind) for kind in lib.KINDS]
     trained_ratios = compute_ratios(kind="res", step=STEPS[-1])
-    by_term = [lib.select_column(rows, term, kind="res", **defaults) for term in TERMS]
-    log_ratios = np.log(np.divide(by_term[0], by_term[1]))
-    by_seed = log_ratios.reshape(len(lib.distinct_values(rows, "seed")), -1)
-    means = np.exp(by_seed.mean(axis=1))
+    norms = [lib.select_column(rows, term, kind="res", **defaults) for term in TERMS]
+    log_ratios = np.log(np.divide(norms[0], norms[1]))
+    seed_log_ratios = log_ratios.reshape(len(lib.distinct_values(rows, "seed")), -1)
+    ratios = np.exp(seed_log_ratios.mean(axis=1))
 
     def to_text(values: np.ndarray) -> str:
         return lib.format_mean(values, "")
 
-    def show_pair(pair: list[np.ndarray]) -> str:
-        return f"plain {to_text(pair[0])}, residual {to_text(pair[1])}"
+    def pair_to_text(ratios: list[np.ndarray]) -> str:
+        return f"plain {to_text(ratios[0])}, residual {to_text(ratios[1])}"
 
     def are_within_ten(*values: np.ndarray) -> bool:
         return all(0.1 < value < 10 for value in np.concatenate(values))
 
     return [
         (f"largest relative difference {max_error:.2g}", max_error < 1e-6),
-        (show_pair(half_ratios), max(plain_ratios) < 1e-3 and min(res_ratios) > 0.1),
+        (pair_to_text(half_ratios), max(plain_ratios) < 1e-3 and min(res_ratios) > 0.1),
         (f"plain {to_text(he_ratios)}", are_within_ten(he_ratios)),
-        (show_pair(norm_ratios), are_within_ten(*norm_ratios)),
+        (pair_to_text(norm_ratios), are_within_ten(*norm_ratios)),
         (f"residual {to_text(trained_ratios)}", are_within_ten(trained_ratios)),
-        (f"shortcut's term over branch's term: {to_text(means)}", min(means) > 1),
+        (f"shortcut's term over branch's term: {to_text(ratios)}", min(ratios) > 1),
     ]
 
 

@@ -1,9 +1,9 @@
 """Identity: a deep network is built from a trained shallow one by adding zero blocks.
 
 Section 1 of the paper: "there exists a solution by construction to the deeper model".
-With shortcuts, a block whose last gamma and beta are zero is this solution, because it
-returns its input. Without shortcuts, it returns zeros and passes no gradient. The added
-blocks of a plain network would need Dirac kernels and batch norm without effect.
+A block with a shortcut whose last gamma and beta are zero is this solution, because the
+block returns its input. Without a shortcut, the block returns zeros and passes no
+gradient. The block would need Dirac kernels and neutral batch norm to be the identity.
 """
 
 import os
@@ -20,9 +20,9 @@ NETS = ("shallow", "start", "further", "scratch")
 
 
 def list_jobs(options: lib.Options) -> lib.Rows:
-    shallow, *_, deep = options.depths
+    shallow_depth, *_, deep_depth = options.depths
     return [
-        {"kind": kind, "depth": shallow, "to": deep, "seed": seed}
+        {"kind": kind, "depth": shallow_depth, "to": deep_depth, "seed": seed}
         for seed in range(options.seeds)
         for kind in lib.KINDS
     ]
@@ -31,9 +31,9 @@ def list_jobs(options: lib.Options) -> lib.Rows:
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
     """Returns a row for each network, with errors in % on images without augmentation.
 
-    `difference` is the largest absolute difference between probabilities of the network
-    and of the shallow network on training images. `chance` is the training error in % of
-    predicting the most frequent class for all images.
+    `difference` is the largest absolute difference between the probabilities of the
+    network and of the shallow network for training images. `chance` is the training
+    error in % of a network that predicts the most frequent class for all images.
     """
     import keras
     import numpy as np
@@ -53,13 +53,13 @@ def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
     folder = os.path.join(options.folder, "runs", name)
     path = f"{folder}.keras"
     save_network(start_net, path)
-    tuned_net = train_network(
+    further_net = train_network(
         job["to"], folder=folder, weights=path, learning_rate=0.01
     )
     train, test = options.load().train, options.load().test
     shallow_probabilities = lib.predict_probabilities({"": shallow_net}, train.images)
     rows: lib.Rows = []
-    networks = (shallow_net, start_net, tuned_net, scratch_net)
+    networks = (shallow_net, start_net, further_net, scratch_net)
     for name, network in zip(NETS, networks, strict=True):
         probabilities = lib.predict_probabilities({"": network}, train.images)
         test_probabilities = lib.predict_probabilities({"": network}, test.images)
@@ -76,12 +76,12 @@ def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
 
 def draw(rows: lib.Rows) -> Figure:
     figure, axes = lib.new_figure("training images", "test images", share_y=True)
-    depth, to, chance = (rows[0][column] for column in ("depth", "to", "chance"))
-    labels = f"{depth} layers", "deepened", "trained\nfurther", f"{to}, from\nscratch"
+    depth, new_depth, chance = (rows[0][column] for column in ("depth", "to", "chance"))
+    x = f"{depth} layers", "deepened", "trained\nfurther", f"{new_depth}, from\nscratch"
     for panel, column in zip(axes, ("training_error", "test_error"), strict=True):
         for kind, (title, colour) in lib.KINDS.items():
             runs = [lib.select_column(rows, column, kind=kind, net=net) for net in NETS]
-            lib.draw_points(panel, labels, runs, title, colour)
+            lib.draw_points(panel, x, runs, title, colour)
         panel.axhline(chance, color="grey", ls=":", label="constant prediction")
         panel.set_yscale("symlog", linthresh=1)
         panel.set_ylim(-0.05, 130)
@@ -93,22 +93,24 @@ def draw(rows: lib.Rows) -> Figure:
 
 def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
     def summarise(column: str, kind: str = "res") -> tuple[str, float, list[float]]:
-        """Returns a text, the largest increase in error, and the initial errors."""
-        by_net = [lib.select_column(rows, column, kind=kind, net=net) for net in NETS]
-        shallow, start, tuned, scratch = map(lib.format_mean, by_net)
+        """Returns the errors as text, the largest increase from the "shallow" to the
+        "further" network, and the errors of the "start" networks.
+        """
+        errors = [lib.select_column(rows, column, kind=kind, net=net) for net in NETS]
+        means = [lib.format_mean(values) for values in errors]
         text = (
-            f"{shallow} with {rows[0]['depth']} layers, {start} deepened to {rows[0]['to']}, "
-            f"{tuned} trained further, {scratch} from scratch"
+            f"{means[0]} with {rows[0]['depth']} layers, {means[1]} deepened to "
+            f"{rows[0]['to']}, {means[2]} trained further, {means[3]} from scratch"
         )
-        pairs = zip(by_net[0], by_net[2], strict=True)
-        return text, max(after - before for before, after in pairs), by_net[1]
+        pairs = zip(errors[0], errors[2], strict=True)
+        return text, max(after - before for before, after in pairs), errors[1]
 
-    difference = max(lib.select_column(rows, "difference", kind="res", net="start"))
+    change = max(lib.select_column(rows, "difference", kind="res", net="start"))
     training, rise, _ = summarise("training_error")
     test, test_rise, _ = summarise("test_error")
     plain, _, start = summarise("training_error", "plain")
     return [
-        (f"largest change in any probability: {difference:.3g}", difference == 0),
+        (f"largest change in any probability: {change:.3g}", change == 0),
         (f"training error {training}; rise at most {rise:.2f} points", rise <= 0.5),
         (f"test error {test}; rise at most {test_rise:.2f} points", test_rise <= 1),
         (f"training error of plain networks {plain}", min(start) >= rows[0]["chance"]),

@@ -8,11 +8,11 @@ from matplotlib.figure import Figure
 
 from keras_resnet.studies import lib
 
-# Whether images are augmented, and the fraction of wrong labels (ImageNet: about 0.01).
+# Values of `augmented` and `wrong`, the fraction of wrong labels (ImageNet: about 1 %).
 CONDITIONS = (("yes", 0.0), ("no", 0.0), ("yes", 0.01), ("yes", 0.05), ("yes", 0.2))
-# Columns, each a percentage of the training images with wrong labels.
+# Columns with percentages of those training images that have wrong labels.
 WRONG_LABEL_COLUMNS = ("corrected", "memorised")
-# The first two columns are expected to add up to the third column.
+# In these columns, the first and the second value should add up to the third value.
 SUM_COLUMNS = ("test_wrong", "test_error", "measured_error")
 
 
@@ -28,11 +28,11 @@ def list_jobs(options: lib.Options) -> lib.Rows:
 def corrupt_labels(
     labels: np.ndarray, num_classes: int, fraction: float, seed: tuple[int, int]
 ) -> np.ndarray:
-    """Returns a copy of labels, (n,), in which a random fraction is wrong."""
-    rng, corrupted_labels = np.random.default_rng(seed), labels.copy()
-    index = rng.choice(len(labels), round(fraction * len(labels)), replace=False)
-    corrupted_labels[index] += rng.integers(1, num_classes, len(index), labels.dtype)
-    return corrupted_labels % num_classes
+    """Returns a copy of labels, (n,), with a random fraction replaced by wrong ones."""
+    rng, noisy_labels = np.random.default_rng(seed), labels.copy()
+    indices = rng.choice(len(labels), round(fraction * len(labels)), replace=False)
+    noisy_labels[indices] += rng.integers(1, num_classes, len(indices), labels.dtype)
+    return noisy_labels % num_classes
 
 
 def compute_errors(
@@ -40,21 +40,21 @@ def compute_errors(
 ) -> dict[str, float]:
     """Returns the error columns of a row, in %.
 
-    All arguments have the shape (images,): predicted classes, true classes, labels of
-    which some are wrong, and whether an image is a training image.
+    All arguments have the shape (images,). `predicted` and `truth` are classes. Some of
+    the classes in `labels` are wrong. `training` is true for training images.
     """
 
     def percentage(mask: np.ndarray, subset: np.ndarray) -> float:
         return round(100 * float(mask[subset].mean()), 4) if subset.any() else 0.0
 
-    test, wrong = ~training, truth != labels
+    is_test, is_wrong = ~training, truth != labels
     return {
         "training_error": percentage(predicted != labels, training),
-        "test_error": percentage(predicted != truth, test),
-        "measured_error": percentage(predicted != labels, test),
-        "test_wrong": percentage(wrong, test),
-        "memorised": percentage(predicted == labels, training & wrong),
-        "corrected": percentage(predicted == truth, training & wrong),
+        "test_error": percentage(predicted != truth, is_test),
+        "measured_error": percentage(predicted != labels, is_test),
+        "test_wrong": percentage(is_wrong, is_test),
+        "memorised": percentage(predicted == labels, training & is_wrong),
+        "corrected": percentage(predicted == truth, training & is_wrong),
     }
 
 
@@ -85,7 +85,7 @@ def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
 def get_column(
     rows: lib.Rows, column: str, depth: int, wrong: float = 0.0, augmented: str = "yes"
 ) -> np.ndarray:
-    """Returns the values of all seeds; the "gap" is measured minus training error."""
+    """Returns a value per seed. "gap" is the measured minus the training error."""
     if column == "gap":
         columns = ("measured_error", "training_error")
         errors = (get_column(rows, c, depth, wrong, augmented) for c in columns)
@@ -96,21 +96,21 @@ def get_column(
 
 def draw(rows: lib.Rows) -> Figure:
     titles = ("test minus training error", "errors with wrong labels")
-    figure, (left, right) = lib.new_figure(*titles)
+    figure, (gap_axes, error_axes) = lib.new_figure(*titles)
     depths, noise = (lib.distinct_values(rows, column) for column in ("depth", "wrong"))
     percentages, max_noise, deepest = [100 * x for x in noise], noise[-1], depths[-1]
-    curves = {"augmented": (0, "yes"), "not augmented": (0, "no")}
-    curves[f"{max_noise:.0%} wrong labels"] = (max_noise, "yes")
-    for label, colour in lib.pair_with_colours(curves):
-        runs = [get_column(rows, "gap", depth, *curves[label]) for depth in depths]
-        lib.draw_points(left, depths, runs, label, colour)
-    left.set(xlabel="layers", ylabel="difference (points)", xticks=depths)
+    conditions = {"augmented": (0, "yes"), "not augmented": (0, "no")}
+    conditions[f"{max_noise:.0%} wrong labels"] = (max_noise, "yes")
+    for label, colour in lib.pair_with_colours(conditions):
+        values = [get_column(rows, "gap", d, *conditions[label]) for d in depths]
+        lib.draw_points(gap_axes, depths, values, label, colour)
+    gap_axes.set(xlabel="layers", ylabel="difference (points)", xticks=depths)
     for column, colour in lib.pair_with_colours(("training", "test", "measured")):
-        runs = [get_column(rows, f"{column}_error", deepest, w) for w in noise]
-        lib.draw_points(right, percentages, runs, column, colour)
-    right.plot(percentages, percentages, "k:", label="percentage of wrong labels")
-    right.set(xlabel="wrong labels (%)", ylabel=f"error with {deepest} layers (%)")
-    lib.add_legends(left, right)
+        values = [get_column(rows, f"{column}_error", deepest, w) for w in noise]
+        lib.draw_points(error_axes, percentages, values, column, colour)
+    error_axes.plot(percentages, percentages, "k:", label="percentage of wrong labels")
+    error_axes.set(xlabel="wrong labels (%)", ylabel=f"error with {deepest} layers (%)")
+    lib.add_legends(gap_axes, error_axes)
     return figure
 
 
@@ -130,7 +130,7 @@ def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
     corrected, memorised = map(lib.format_mean, columns)
     terms = np.array([[row[c] for c in SUM_COLUMNS] for row in rows if row["wrong"]])
     differences = abs(terms @ [1, 1, -1])
-    is_less = all(max(rise) < 100 * w for w, rise in rises.items())
+    are_rises_small = all(max(rise) < 100 * w for w, rise in rises.items())
     results = (
         f"gap {to_text(shallow_gap)} with {depths[0]} layers, {to_text(deep_gap)} with {deepest}",
         f"gap {to_text(bare_gap)} without augmentation, {to_text(deep_gap)} with it",
@@ -138,8 +138,8 @@ def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
         f"predicted correctly, {memorised} as labelled (fraction {max_noise:.0%})",
         f"difference {to_text(differences)}, at most {max(differences):.2f}",
     )
-    by_depth, by_augmentation = deep_gap - shallow_gap, bare_gap - deep_gap
-    holds = (min(by_depth) > 0, min(by_augmentation) > 0, is_less, max(differences) < 1)
+    gap_rises = deep_gap - shallow_gap, bare_gap - deep_gap
+    holds = (*(min(r) > 0 for r in gap_rises), are_rises_small, max(differences) < 1)
     return list(zip(results, map(bool, holds), strict=True))
 
 

@@ -8,7 +8,7 @@ from keras_resnet.studies import lib
 
 
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
-    """Trains a network and returns the deviation of the response of each 3x3 layer."""
+    """Trains a network. Returns the standard deviation of each layer's response."""
     from keras_resnet.evaluation import load_classifier
 
     folder = options.train(f"cifar_{job['kind']}net{job['depth']}", job["seed"])
@@ -19,18 +19,18 @@ def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
 
 def draw(rows: lib.Rows) -> Figure:
     titles = ("in network order", "sorted by magnitude")
-    figure, (left, right) = lib.new_figure(*titles, width=6, share_y=True)
+    figure, (ordered_axes, sorted_axes) = lib.new_figure(*titles, width=6, share_y=True)
     for depth, colour in lib.pair_with_colours(lib.distinct_values(rows, "depth")):
         for kind, (title, _) in lib.KINDS.items():
             runs = lib.select_runs(rows, "deviation", depth=depth, kind=kind)
             sorted_runs = [sorted(run, reverse=True) for run in runs]
-            for axes, curves in ((left, runs), (right, sorted_runs)):
+            for axes, curves in ((ordered_axes, runs), (sorted_axes, sorted_runs)):
                 label, dashed = f"{title}, {depth} layers", kind == "plain"
                 lib.draw_curves(axes, None, curves, label, colour, dashed)
-    for axes in (left, right):
+    for axes in (ordered_axes, sorted_axes):
         axes.set_xlabel("3x3 layer")
-    left.set_ylabel("standard deviation of the response")
-    lib.add_legends(right)
+    ordered_axes.set_ylabel("standard deviation of the response")
+    lib.add_legends(sorted_axes)
     return figure
 
 
@@ -46,16 +46,16 @@ def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
 
     plain, residual = ({d: get_means(kind, d) for d in depths} for kind in lib.KINDS)
     is_low = [a < b for d in depths for a, b in zip(residual[d], plain[d], strict=True)]
-    shallow, deep = residual[depths[0]], residual[depths[-1]]
-    pairs = "; ".join(
+    shallow_means, deep_means = residual[depths[0]], residual[depths[-1]]
+    pair_text = "; ".join(
         f"{d} layers {to_text(residual[d])} and {to_text(plain[d])}" for d in depths
     )
     return [
-        (f"mean over layers, residual and plain: {pairs}", all(is_low)),
+        (f"mean over layers, residual and plain: {pair_text}", all(is_low)),
         (
-            f"mean over layers, residual: {to_text(shallow)} with {depths[0]} layers, "
-            f"{to_text(deep)} with {depths[-1]} layers",
-            all(b < a for a, b in zip(shallow, deep, strict=True)),
+            f"mean over layers, residual: {to_text(shallow_means)} with {depths[0]} layers, "
+            f"{to_text(deep_means)} with {depths[-1]} layers",
+            all(b < a for a, b in zip(shallow_means, deep_means, strict=True)),
         ),
     ]
 

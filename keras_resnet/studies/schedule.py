@@ -1,8 +1,8 @@
-"""Learning-rate schedule: drops as soon as the error reaches a plateau, or later.
+"""Learning-rate schedule: lower the rate at the first plateau of the error, or later.
 
 The test images are used to detect the plateau, as in the paper ("when the error
-plateaus"), and to measure the final errors. The final errors can therefore be compared
-with each other, but they are not test scores.
+plateaus"), and to measure the final errors. The final errors of two patiences can be
+compared, but they are not test scores, because the test images influence training.
 """
 
 import os
@@ -12,47 +12,48 @@ from matplotlib.figure import Figure
 
 from keras_resnet.studies import lib
 
-PATIENCE = (1, 2, 4, 8)  # Epochs without a new lowest error after which the rate drops.
+# Numbers of epochs without a new lowest error before the learning rate is lowered.
+PATIENCES = (1, 2, 4, 8)
 
 
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
-    """Returns errors in %, learning rate and number of drops so far, for each epoch."""
+    """Trains a network. Returns errors in %, learning rates and drop counts by epoch."""
     changes = {"schedule": "plateau", "warmup": 0.0, "patience": job["patience"]}
     folder = options.train(f"cifar_resnet{job['depth']}", job["seed"], **changes)
     metrics = lib.read_table(os.path.join(folder, "metrics.csv"))
-    rates = [row["learning_rate"] for row in metrics]
-    drops = np.cumsum(np.diff(rates, prepend=rates[0]) < 0).tolist()
-    epochs = zip(lib.read_errors(folder), rates, drops, strict=True)
-    return [{**errors, "learning_rate": rate, "drops": n} for errors, rate, n in epochs]
+    learning_rates = [row["learning_rate"] for row in metrics]
+    drops = np.cumsum(np.diff(learning_rates, prepend=learning_rates[0]) < 0).tolist()
+    values = zip(lib.read_errors(folder), learning_rates, drops, strict=True)
+    return [{**errors, "learning_rate": rate, "drops": n} for errors, rate, n in values]
 
 
 def draw(rows: lib.Rows) -> Figure:
     depths, epochs, patiences = (
         lib.distinct_values(rows, column) for column in ("depth", "epoch", "patience")
     )
-    figure, (left, right) = lib.new_figure(
+    figure, (curve_panel, final_panel) = lib.new_figure(
         f"test, {depths[-1]} layers", f"after {epochs[-1]} epochs"
     )
     for patience, colour in lib.pair_with_colours(patiences):
         where = {"depth": depths[-1], "patience": patience}
         runs = lib.select_runs(rows, "test_error", **where)
-        lib.draw_curves(left, epochs, runs, f"patience {patience}", colour)
-    left.set(xlabel="epoch", ylabel="error (%)")
+        lib.draw_curves(curve_panel, epochs, runs, f"patience {patience}", colour)
+    curve_panel.set(xlabel="epoch", ylabel="error (%)")
     for depth, colour in lib.pair_with_colours(depths):
-        runs = _select_final(rows, "test_error", depth)
-        lib.draw_points(right, patiences, runs, f"{depth} layers", colour)
-    right.set(xlabel="patience (epochs)", ylabel="test error (%)")
-    right.set_xscale("log", base=2)
-    right.set_xticks(patiences, map(str, patiences))
-    for axes in (left, right):
+        values = _select_final(rows, "test_error", depth)
+        lib.draw_points(final_panel, patiences, values, f"{depth} layers", colour)
+    final_panel.set(xlabel="patience (epochs)", ylabel="test error (%)")
+    final_panel.set_xscale("log", base=2)
+    final_panel.set_xticks(patiences, map(str, patiences))
+    for axes in (curve_panel, final_panel):
         axes.set_ylim(bottom=0)
         lib.add_legends(axes)
-    left.set_yscale("symlog", linthresh=1)  # A logarithmic scale that includes 0.
+    curve_panel.set_yscale("symlog", linthresh=1)  # Like a log scale, but includes 0.
     return figure
 
 
 def _select_final(rows: lib.Rows, column: str, depth: int) -> list[list[float]]:
-    """Returns a column after the last epoch, as a list of seeds for each patience."""
+    """Returns final values of a column: for each patience, a list over all seeds."""
     where = {"depth": depth, "epoch": max(lib.distinct_values(rows, "epoch"))}
     return [
         lib.select_column(rows, column, patience=patience, **where)
@@ -73,13 +74,13 @@ def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
         gains = [a - b for a, b in zip(errors[0], errors[-1], strict=True)]
         return result, min(gains) > 0
 
-    drops = [np.mean(counts) for counts in _select_final(rows, "drops", depth)]
-    mean_drops = ", ".join(
-        f"{count:.1f} with patience {patience}"
-        for patience, count in zip(patiences, drops, strict=True)
+    mean_drops = [np.mean(counts) for counts in _select_final(rows, "drops", depth)]
+    drops_text = ", ".join(
+        f"{mean:.1f} with patience {patience}"
+        for patience, mean in zip(patiences, mean_drops, strict=True)
     )
     result, holds = compare("training_error")
-    return [compare("test_error"), (f"{result}; drops in a run: {mean_drops}", holds)]
+    return [compare("test_error"), (f"{result}; drops in a run: {drops_text}", holds)]
 
 
 STUDY = lib.Study(
@@ -93,7 +94,7 @@ STUDY = lib.Study(
         "The longest patience also ends with a lower training error. Learning rates that drop "
         "at the first setback are soon too small to learn with.",
     ),
-    list_jobs=lib.make_job_lister(depth=None, patience=PATIENCE, seed=None), measure=measure,
+    list_jobs=lib.make_job_lister(depth=None, patience=PATIENCES, seed=None), measure=measure,
     draw=draw, check_expectations=check_expectations,
     defaults=lib.Options(depths=(20,), epochs=48),
 )  # fmt: skip

@@ -10,14 +10,14 @@ SHORTCUTS = ("none", "A", "B", "C")
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
     """Trains a network and returns its errors after the last epoch, in %."""
     shortcut, depth = job["shortcut"], job["depth"]
-    # "none" and A are the variants' defaults, so other studies share these run folders.
+    # Shortcuts "none" and A need no arguments, so other studies share these run folders.
     name = f"cifar_{'plain' if shortcut == 'none' else 'res'}net{depth}"
     changes = {"shortcut": shortcut} if shortcut in "BC" else {}
     return lib.read_errors(options.train(name, job["seed"], **changes))[-1:]
 
 
 def _select_errors(rows: lib.Rows, column: str, depth: int) -> list[list[float]]:
-    """Returns a column as a list of seeds for each of SHORTCUTS."""
+    """Returns values of a column: for each of SHORTCUTS, a list over all seeds."""
     return [lib.select_column(rows, column, shortcut=s, depth=depth) for s in SHORTCUTS]
 
 
@@ -25,10 +25,10 @@ def draw(rows: lib.Rows) -> Figure:
     figure, axes = lib.new_figure("training", "test")
     for panel, column in zip(axes, ("training_error", "test_error"), strict=True):
         for depth, colour in lib.pair_with_colours(lib.distinct_values(rows, "depth")):
-            runs = _select_errors(rows, column, depth)
-            lib.draw_points(panel, SHORTCUTS, runs, f"{depth} layers", colour, ls="")
+            values = _select_errors(rows, column, depth)
+            lib.draw_points(panel, SHORTCUTS, values, f"{depth} layers", colour, ls="")
         panel.set(xlabel="shortcut", ylabel="error (%)")
-        panel.set_yscale("symlog", linthresh=1)  # Errors range from 0 to chance level.
+        panel.set_yscale("symlog", linthresh=1)  # Shows errors from 0 to chance level.
         panel.set_ylim(bottom=0)
         lib.add_legends(panel)
     return figure
@@ -36,14 +36,14 @@ def draw(rows: lib.Rows) -> Figure:
 
 def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
     depth = max(lib.distinct_values(rows, "depth"))
-    no_shortcut, *with_shortcut = errors = _select_errors(rows, "test_error", depth)
+    plain_errors, *shortcut_errors = errors = _select_errors(rows, "test_error", depth)
     result = "; ".join(
         f"{shortcut} {lib.format_mean(seed_errors)}"
         for shortcut, seed_errors in zip(SHORTCUTS, errors, strict=True)
     )
-    by_seed = list(zip(*with_shortcut, strict=True))
-    gains = [a - max(b) for a, b in zip(no_shortcut, by_seed, strict=True)]
-    spreads = [max(seed) - min(seed) for seed in by_seed]
+    errors_by_seed = list(zip(*shortcut_errors, strict=True))
+    gains = [a - max(b) for a, b in zip(plain_errors, errors_by_seed, strict=True)]
+    spreads = [max(values) - min(values) for values in errors_by_seed]
     return [
         (f"test error with {depth} layers: {result}", min(gains) > 0),
         (

@@ -34,7 +34,7 @@ def find_commit() -> str | None:
     try:
         result = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            # Under Bazel, `__file__` is a symbolic link to a file of the checkout.
+            # Under Bazel, `__file__` is a symbolic link into the checkout.
             cwd=os.path.dirname(os.path.realpath(__file__)),
             capture_output=True,
             text=True,

@@ -22,38 +22,38 @@ class Preempted(RuntimeError):
     status = 143  # Exit status of a shell for SIGTERM: 128 + 15.
 
 
-def check_choice(kind: str, name: str, accepted: Iterable[str]) -> str:
+def check_choice(kind: str, name: str, choices: Iterable[str]) -> str:
     """Returns `name` if it is one of the accepted names.
 
     Args:
         kind: What the name stands for, such as `"strategy"`, for the error message.
         name: Name to check.
-        accepted: Accepted names.
+        choices: Accepted names.
 
     Raises:
         InputError: If `name` is not accepted. The message suggests the nearest match
             and lists every accepted name.
     """
-    accepted = list(accepted)
-    if name in accepted:
+    choices = list(choices)
+    if name in choices:
         return name
-    matches = difflib.get_close_matches(str(name), accepted, n=1)
+    matches = difflib.get_close_matches(str(name), choices, n=1)
     hint = f"Did you mean {matches[0]!r}? " if matches else ""
     raise InputError(
-        f"Unknown {kind}. {hint}Accepted: {', '.join(accepted)}. Received: {kind}={name!r}"
+        f"Unknown {kind}. {hint}Accepted: {', '.join(choices)}. Received: {kind}={name!r}"
     )
 
 
-def shorten_list(names: Iterable[Any], limit: int = 4) -> str:
+def shorten_list(names: Iterable[Any], max_names: int = 4) -> str:
     """Returns a list of names as text, such as `"a, b, c, d and 7 more"`.
 
     Args:
         names: Names, or other values that are converted to text.
-        limit: Maximum number of names that the text lists.
+        max_names: Maximum number of names that the text lists.
     """
     names = list(names)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return f"{', '.join(map(str, names[:limit]))}{more}"
+    remainder = f" and {len(names) - max_names} more" if len(names) > max_names else ""
+    return f"{', '.join(map(str, names[:max_names]))}{remainder}"
 
 
 def first_line(error: BaseException) -> str:

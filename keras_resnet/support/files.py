@@ -30,16 +30,16 @@ class WriteError(OSError):
 
 
 @contextlib.contextmanager
-def replace_atomically(path: StrPath, ending: str = "") -> Iterator[str]:
-    """Yields a temporary path. When the context ends, renames its file to `path`.
+def replace_atomically(path: StrPath, suffix: str = "") -> Iterator[str]:
+    """Yields the path of a temporary file that replaces `path` when the context ends.
 
     The temporary path is unique, so two processes can write the same file at once.
-    The content is flushed to the disk before the file is renamed. If the machine
-    crashes, `path` contains the complete old or the complete new content.
+    The content is flushed to the disk before the file is renamed.
 
     Args:
         path: File to write.
-        ending: Ending of the temporary path, for libraries that require a certain one.
+        suffix: Suffix that the temporary path must have, such as the `".keras"` that
+            Keras requires.
 
     Yields:
         Temporary path in the folder of `path`. No file exists there yet.
@@ -48,7 +48,7 @@ def replace_atomically(path: StrPath, ending: str = "") -> Iterator[str]:
         OSError: If the file cannot be written. An existing `path` is left unchanged.
     """
     path = os.fspath(path)
-    temporary_path = _make_temporary_path(path) + ending
+    temporary_path = _make_temporary_path(path) + suffix
     try:
         yield temporary_path
         _flush(temporary_path)
@@ -56,18 +56,18 @@ def replace_atomically(path: StrPath, ending: str = "") -> Iterator[str]:
         _flush(os.path.dirname(path) or ".")
     except InputError:
         raise
-    except Exception as error:  # Libraries do not only raise OSError.
+    except Exception as error:  # Some libraries raise RuntimeError, not OSError.
         code = getattr(error, "errno", None) or errno.EIO
         reason = getattr(error, "strerror", None) or first_line(error)
         raise WriteError(code, reason, path) from error
     finally:
-        with contextlib.suppress(OSError):  # The file is gone after the rename.
+        with contextlib.suppress(OSError):  # The rename may have moved the file.
             os.remove(temporary_path)
 
 
 @contextlib.contextmanager
 def replace_folder_atomically(path: StrPath) -> Iterator[str]:
-    """Yields an empty temporary folder. When the context ends, renames it to `path`.
+    """Yields an empty temporary folder that replaces `path` when the context ends.
 
     Args:
         path: Folder to write. An existing folder is replaced.
@@ -148,7 +148,7 @@ def remove_partial_files(folder: StrPath) -> None:
     Args:
         folder: Folder that no other process is writing to.
     """
-    # The last two patterns match the temporary files of version 0.1.0.
+    # The last two patterns match the temporary files that version 0.1.0 wrote.
     for pattern in (".*.part*", "*.part", "*.part.keras"):
         for path in pathlib.Path(folder).glob(pattern):
             if path.is_file():
@@ -164,10 +164,10 @@ def _make_temporary_path(path: str) -> str:
 def _flush(path: str) -> None:
     """Waits until a file's content, or a folder's list of files, is on the disk."""
     is_folder = os.path.isdir(path)
-    # Windows cannot open folders, and some network file systems cannot flush them.
+    # Errors are ignored for folders: Windows and some network drives cannot flush them.
     with contextlib.suppress(OSError) if is_folder else contextlib.nullcontext():
-        handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+        descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
         try:
-            os.fsync(handle)
+            os.fsync(descriptor)
         finally:
-            os.close(handle)
+            os.close(descriptor)

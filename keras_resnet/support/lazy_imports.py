@@ -12,7 +12,7 @@ from typing import Any
 
 
 def attach_stub(
-    package: str, make: Callable[[str], Any] | None = None
+    package: str, make_object: Callable[[str], Any] | None = None
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """Returns the module attributes that import public names at first use.
 
@@ -22,8 +22,8 @@ def attach_stub(
     Args:
         package: The package's `__name__`. Its stub `__init__.pyi` imports each public
             name as itself: `from .module import name as name`.
-        make: Function that returns the object with a given name. It is called for
-            names that the stub only annotates (`name: Type`).
+        make_object: Function that returns the object with a given name. It is called
+            for names that the stub only annotates (`name: Type`).
 
     Returns:
         Values for the package's `__getattr__`, `__dir__` and `__all__`.
@@ -33,18 +33,18 @@ def attach_stub(
     annotated_names: set[str] = set()
     for node in ast.parse(stub).body:
         if isinstance(node, ast.ImportFrom):
-            # Imports without `as` only serve the annotations in the stub itself.
+            # Names without `as` are not public. The stub uses them in annotations.
             module = f"{'.' * node.level}{node.module}"
             module_by_name.update({a.asname: module for a in node.names if a.asname})
-        elif make and isinstance(node, ast.AnnAssign):
+        elif make_object and isinstance(node, ast.AnnAssign):
             annotated_names.add(ast.unparse(node.target))
     public_names = sorted({*module_by_name, *annotated_names} - {"__version__"})
 
-    def get(name: str) -> Any:
-        if make and name in annotated_names:
-            return make(name)
+    def import_name(name: str) -> Any:
+        if make_object and name in annotated_names:
+            return make_object(name)
         if name not in module_by_name:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(module_by_name[name], package), name)
 
-    return get, lambda: public_names, public_names
+    return import_name, lambda: public_names, public_names

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 # Beginnings of log lines that do not help a user. TensorFlow 2.21 prints some of them
 # on newer CPUs even if TF_CPP_MIN_LOG_LEVEL is set. LiteRT prints some for each
-# interpreter. Its converter prints the last three with absl's level W (warning) unless
-# TF_CPP_MIN_LOG_LEVEL is set.
-_IGNORED_LINE = re.compile(
+# interpreter. LiteRT's converter prints the last three with absl's level W (warning)
+# unless TF_CPP_MIN_LOG_LEVEL is set.
+_IGNORED_LINE_PATTERN = re.compile(
     r"""I0000 | INFO:\  | WARNING:\ All\ log\ messages\ before
     | To\ enable\ the\ following\ instr
     | fully_quantize:\   # printed by TFLite's converter for each int8 file
@@ -42,5 +42,5 @@ def filter_cpp_logs() -> Iterator[None]:
             os.close(original_stderr)
             captured_file.seek(0)
             for line in captured_file.read().decode(errors="replace").splitlines():
-                if not _IGNORED_LINE.match(line):
+                if not _IGNORED_LINE_PATTERN.match(line):
                     print(line, file=sys.stderr)

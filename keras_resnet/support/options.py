@@ -50,7 +50,9 @@ def _find_flag_type(hint: Any) -> type:
 
 
 def takes_options(
-    options: type[Options], order: Sequence[str] = (), required: Collection[str] = ()
+    options: type[Options],
+    first_names: Sequence[str] = (),
+    required_names: Collection[str] = (),
 ) -> Callable[[Callable[..., Result]], Callable[..., Result]]:
     """Returns a decorator that expands an options object into arguments.
 
@@ -63,18 +65,17 @@ def takes_options(
     Args:
         options: Options class. Its class method `from_keywords`, if it has one, creates
             the options object from the arguments.
-        order: Names of the first options in the signature.
-        required: Names of the options without a default in the signature. Their flags
-            have defaults nevertheless.
+        first_names: Names of the options that the signature lists first.
+        required_names: Names of the options without a default in the signature. The
+            flags of these options have defaults nevertheless.
     """
 
     def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
-        first, *rest = inspect.signature(function).parameters.values()
-        del first
-        other_names = {parameter.name for parameter in rest}
+        _, *other_params = inspect.signature(function).parameters.values()
+        other_names = {parameter.name for parameter in other_params}
         fields = [field for field, _ in list_options(options)]
-        rank_by_name = {name: rank for rank, name in enumerate(order)}
-        fields.sort(key=lambda field: rank_by_name.get(field.name, len(order)))
+        rank_by_name = {name: rank for rank, name in enumerate(first_names)}
+        fields.sort(key=lambda field: rank_by_name.get(field.name, len(first_names)))
         hints = typing.get_type_hints(options)
         create = getattr(options, "from_keywords", options)
         create_params = inspect.signature(create).parameters
@@ -85,7 +86,7 @@ def takes_options(
                 if field.name in create_params
                 else inspect.Parameter.KEYWORD_ONLY,
                 default=inspect.Parameter.empty
-                if field.name in required
+                if field.name in required_names
                 else field.default,
                 annotation=hints[field.name],
             )
@@ -93,20 +94,20 @@ def takes_options(
         ]
         var_keywords = [p for p in create_params.values() if p.kind is p.VAR_KEYWORD]
         signature = inspect.Signature(
-            [*parameters, *rest, *var_keywords],
+            [*parameters, *other_params, *var_keywords],
             return_annotation=inspect.signature(function).return_annotation,
         )
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Result:
-            others = {name: kwargs.pop(name) for name in other_names & kwargs.keys()}
+            other_args = {n: kwargs.pop(n) for n in other_names & kwargs.keys()}
             if not (args and isinstance(args[0], options)):
                 values = signature.bind(*args, **kwargs).arguments
                 for parameter in var_keywords:
                     values |= values.pop(parameter.name, {})
                 args = (create(**values),)
                 kwargs = {}
-            return function(*args, **kwargs, **others)
+            return function(*args, **kwargs, **other_args)
 
         call.__signature__ = signature  # type: ignore[attr-defined]
         arg_docs = "\n".join(

@@ -21,13 +21,13 @@ from keras_resnet.support.options import list_options
 
 Options = TypeVar("Options")
 
-# absl assigns the flags that `add_flags` defines to the module that calls it. Then
-# --helpshort of a command lists them.
+# This call makes absl assign the flags that `add_flags` defines to a command's module.
+# Otherwise --helpshort of the command would not list these flags.
 flags.disclaim_key_flags()
 
 
 def run_command(
-    main: Callable[[list[str]], int | None], positional: bool = False
+    main: Callable[[list[str]], int | None], accepts_positional: bool = False
 ) -> None:
     """Parses the flags, calls `main` and exits with its status.
 
@@ -40,9 +40,9 @@ def run_command(
         main: Function that takes the positional arguments and returns an exit status,
             or `None` for 0. It imports heavy modules itself, so that `--help` and
             errors in flags appear at once.
-        positional: Whether the command accepts positional arguments.
+        accepts_positional: Whether the command accepts positional arguments.
     """
-    # `bazel run` changes the working directory. The variable contains the old one.
+    # `bazel run` changes the working directory and stores the user's in this variable.
     user_folder = os.environ.pop("BUILD_WORKING_DIRECTORY", None)
     if user_folder and ".runfiles" in __file__ and os.path.isdir(user_folder):
         os.chdir(user_folder)
@@ -51,7 +51,7 @@ def run_command(
         if not flags.FLAGS["verbosity"].present:
             absl.logging.set_verbosity(absl.logging.WARNING)
         try:
-            if argv[1:] and not positional:
+            if argv[1:] and not accepts_positional:
                 raise InputError(
                     "Only flags are accepted, such as --model=resnet20. "
                     f"Received: {' '.join(argv[1:])}"
@@ -83,7 +83,7 @@ def import_keras() -> None:
     """Imports Keras and TensorFlow, and hides their log lines below warnings."""
     # TensorFlow reads this variable when it is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # A filter is used because importing TensorFlow overwrites its logger's level.
+    # Importing TensorFlow overwrites the level of this logger, but keeps the filter.
     logging.getLogger("tensorflow").addFilter(lambda r: r.levelno >= logging.WARNING)
     with filter_cpp_logs():
         import keras  # noqa: F401

@@ -37,7 +37,7 @@ def progress_bar(
         progress.TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # Redirected output must stay in its file.
+        redirect_stdout=sys.stdout.isatty(),  # If stdout is a file, output stays in it.
     )
     with bar:
         task = bar.add_task(description, total=steps)

@@ -6,18 +6,20 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 
-def format_table(rows: Iterable[Sequence[str]], left: Collection[int] = (0,)) -> str:
+def format_table(
+    rows: Iterable[Sequence[str]], left_columns: Collection[int] = (0,)
+) -> str:
     """Returns rows as text with aligned columns, two spaces apart.
 
     Args:
-        rows: Rows with the same number of cells. The first one is usually the header.
-        left: Indices of the left-aligned columns. The others are right-aligned.
+        rows: Rows with the same number of cells, usually with a header first.
+        left_columns: Indices of the left-aligned columns. Others are right-aligned.
     """
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if index in left else cell.rjust(width)
+            cell.ljust(width) if index in left_columns else cell.rjust(width)
             for index, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

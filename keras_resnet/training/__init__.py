@@ -7,12 +7,12 @@ network.py       network with random or given weights, frozen stages
 loop.py          training loop: epochs, callbacks, checkpoints, stopping
 step.py          training step: loss, gradients, update, averaged weights
 optimizers.py    optimizers and learning-rate schedules
-batch_source.py  training batches from any step; replacement of damaged images
+batch_source.py  training batches, starting at any step; replaces damaged images
 validation.py    loss and accuracy on the validation split
 epoch_log.py     loss and accuracy during an epoch; progress lines
 worker_group.py  communication between workers; stop flag that SIGTERM sets
 checkpoints.py   training checkpoints, from which interrupted runs resume
-run_folder.py    files of the run folder; check that it belongs to the run
+run_folder.py    files of the run folder; check that the folder belongs to the run
 figures.py       figures of the run folder
 rate_range.py    learning-rate range test
 """

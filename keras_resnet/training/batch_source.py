@@ -24,12 +24,12 @@ class BatchSource:
         """Returns an iterator whose next batch is the batch of `step`.
 
         Args:
-            step: Step, counted from 0. The caller must have taken all earlier batches
-                from the previous iterator, unless it has called `replace_damaged`.
+            step: Step, counted from 0. The batches of all earlier steps must have been
+                taken from the previous iterator, unless `replace_damaged` was called.
 
         Returns:
-            The iterator, and the step before which it ends. At that step the image size
-            changes or the run ends.
+            The iterator, and the step at which the iterator ends, because the image
+            size changes or the run ends.
         """
         if self._batches is None or step == self._end:
             size, self._end = self._find_size(step)
@@ -40,7 +40,7 @@ class BatchSource:
     def _find_size(self, step: int) -> tuple[int | None, int]:
         """Returns the image size of a step, and the step at which the size changes.
 
-        The size is in pixels. `None` stands for the size of the network's input.
+        The size is in pixels. `None` stands for the network's input size.
         """
         sizes, total_steps = self._run.spec.recipe.sizes, self._run.total_steps
         if not sizes:
@@ -49,11 +49,11 @@ class BatchSource:
         return sizes[index], -(-(index + 1) * total_steps // len(sizes))
 
     def replace_damaged(self, step: int, error: tf.errors.OpError) -> None:
-        """Replaces the images of a step that cannot be decoded.
+        """Replaces the damaged images in the batch of a step that failed.
 
         Args:
             step: Step that failed. The next call of `batches_from` must pass this step.
-            error: Error of the step. It is raised again if no image is damaged.
+            error: Error of the step, which is raised again if no image is damaged.
 
         Raises:
             InputError: If too many images are damaged.
@@ -64,7 +64,7 @@ class BatchSource:
         self._batches = None
 
     def refuse_damaged(self, step: int) -> None:
-        """Raises an `InputError` with the names of a step's damaged images, if any."""
+        """Raises an `InputError` if images in the batch of a step are damaged."""
         split = self._images.train.take(self._find_indices(step))
         refuse_damaged(split, self._run.preprocessing)
 
@@ -75,8 +75,8 @@ class BatchSource:
         """Draws the first training batch after augmentation.
 
         Returns:
-            The images, uint8 (n, height, width, channels), and a figure of them as PNG.
-            `None` if an image cannot be decoded; the first step then reports the error.
+            The images, uint8 (n, height, width, channels), and a PNG figure of the
+            images. `None` if an image is damaged, which the first step then reports.
         """
         size, _ = self._find_size(0)
         dataset = self._run.get_batches(self._images, size).dataset(0, 1)

@@ -1,10 +1,10 @@
 """Training checkpoints, from which an interrupted run resumes exactly.
 
 A checkpoint is a `tf.train.Checkpoint` with the weights, the optimizer's variables, the
-averaged weights and the sums that `Step` adds up in the current epoch. `Progress` adds
-the number of steps and the state of the callbacks as JSON. Batches depend only on the
-seed and the step, so they need no state. Older checkpoints are kept in case the newest
-one is damaged.
+averaged weights and the sums that `Step` adds up in the current epoch. `Progress` saves
+the number of steps and the state of the callbacks as JSON. Nothing is saved about the
+batches, which depend only on the seed and the step. Older checkpoints are kept in case
+the newest checkpoint is damaged.
 """
 
 import base64
@@ -21,11 +21,11 @@ import tensorflow as tf
 from keras_resnet.support import InputError, first_line
 from keras_resnet.training.step import Step
 
-# Version of the JSON text that `Progress` writes.
+# Version of the JSON format in which `Progress` is saved.
 FORMAT_VERSION = 1
 
-# Errors that TensorFlow raises for a damaged checkpoint or one of another network.
-_DAMAGE = (tf.errors.OpError, AssertionError, RuntimeError, ValueError, LookupError)
+# Errors that TensorFlow raises if a checkpoint is damaged or has other variables.
+_ERRORS = (tf.errors.OpError, AssertionError, RuntimeError, ValueError, LookupError)
 
 
 class Progress(tf.train.experimental.PythonState):
@@ -51,7 +51,7 @@ class Progress(tf.train.experimental.PythonState):
         self.step, self._restored_states = state["step"], state["callbacks"]
 
     def restore_callbacks(self) -> None:
-        """Restores callback attributes, after `on_epoch_begin`, which resets some."""
+        """Restores callback attributes, some of which `on_epoch_begin` has reset."""
         for callback, state in zip(self._callbacks, self._restored_states, strict=True):
             vars(callback).update(state["state"])
 
@@ -67,7 +67,7 @@ class Progress(tf.train.experimental.PythonState):
 
 
 def _is_saveable(value: Any) -> bool:
-    """Returns whether checkpoints save a callback attribute that has this value."""
+    """Returns whether checkpoints save callback attributes with this value."""
     if isinstance(value, dict):
         return all(isinstance(k, str) and _is_saveable(v) for k, v in value.items())
     if isinstance(value, list):
@@ -91,10 +91,10 @@ def _decode(value: dict[str, Any]) -> Any:
 
 
 class Checkpoints:
-    """Writes and reads the checkpoints of a run; keeps the newest `max_to_keep`.
+    """Writes and reads the checkpoints of a run; keeps only the newest `max_to_keep`.
 
     Raises:
-        InputError: If TensorFlow's list of checkpoints is damaged.
+        InputError: If the file that lists the checkpoints is damaged.
     """
 
     def __init__(
@@ -113,28 +113,28 @@ class Checkpoints:
             sums=step.sums,
             progress=progress,
         )
-        list_path = os.path.join(directory, "checkpoint")
+        checkpoint_list_path = os.path.join(directory, "checkpoint")
         try:
             self._manager = tf.train.CheckpointManager(
                 checkpoint, directory, max_to_keep=max_to_keep, checkpoint_name="step"
             )
             has_checkpoints = bool(self._manager.checkpoints)
-        except ValueError:  # Raised if the list is an empty file.
+        except ValueError:  # Raised if the file that lists the checkpoints is empty.
             has_checkpoints = False
-        if os.path.exists(list_path) and not has_checkpoints:
+        if os.path.exists(checkpoint_list_path) and not has_checkpoints:
             raise InputError(
-                f"The list of checkpoints {list_path} is damaged. Remove {directory} "
-                "to start the run again"
+                f"The list of checkpoints {checkpoint_list_path} is damaged. "
+                f"Remove {directory} to start the run again"
             )
 
     def save(self, step: int) -> None:
-        """Writes a checkpoint, and then deletes the oldest of too many checkpoints."""
+        """Writes a checkpoint, then deletes all but the newest `max_to_keep`."""
         try:
             self._manager.save(step)
         except tf.errors.OpError as error:
             raise OSError(
-                f"Could not write a checkpoint to {self._directory}. The earlier ones "
-                f"are intact. Cause: {error.message.splitlines()[0]}"
+                f"Could not write a checkpoint to {self._directory}. Earlier "
+                f"checkpoints are intact. Cause: {error.message.splitlines()[0]}"
             ) from error
 
     def find_newest(self) -> str | None:
@@ -143,10 +143,11 @@ class Checkpoints:
         return next((path for path in paths if os.path.exists(f"{path}.index")), None)
 
     def restore(self) -> bool:
-        """Restores the newest intact checkpoint; returns whether any checkpoint exists.
+        """Restores the newest intact checkpoint; returns `False` if none exists.
 
         Raises:
-            InputError: If no checkpoint is intact, or if one belongs to another run.
+            InputError: If all checkpoints are damaged, or if the newest intact
+                checkpoint was written with other callbacks or by other software.
         """
         paths = self._manager.checkpoints
         for path in reversed(paths):
@@ -155,7 +156,7 @@ class Checkpoints:
                 return True
             except InputError:
                 raise
-            except _DAMAGE as error:
+            except _ERRORS as error:
                 reason = first_line(error)
                 if path == paths[0]:
                     raise InputError(
@@ -175,11 +176,11 @@ class Checkpoints:
         reader = tf.train.load_checkpoint(path)
         if not reader.has_tensor(key):
             raise InputError(f"The checkpoint {path} was not written by keras_resnet")
-        format_number = json.loads(reader.get_tensor(key)).get("format", 1)
-        if format_number > FORMAT_VERSION:
+        version = json.loads(reader.get_tensor(key)).get("format", 1)
+        if version > FORMAT_VERSION:
             raise InputError(
-                f"The checkpoint {path} has format {format_number}, from a newer "
-                f"keras_resnet. This version reads formats up to {FORMAT_VERSION}"
+                f"The checkpoint {path} has format {version}, from a newer "
+                f"keras_resnet. Upgrade it to read formats above {FORMAT_VERSION}"
             )
         self._manager.checkpoint.restore(path).expect_partial().assert_consumed()
         self._progress.check_callbacks()

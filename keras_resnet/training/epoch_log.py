@@ -14,11 +14,11 @@ READING_INTERVAL = 0.1
 
 
 class EpochLog:
-    """Mean training loss and accuracy over the steps of an epoch so far.
+    """Mean training loss and accuracy over the completed steps of an epoch.
 
     Args:
-        step: Training step. Its `sums` are read.
-        checkpoints: Checkpoints of the run. Error messages name the newest one.
+        step: Training step, whose `sums` are read.
+        checkpoints: Checkpoints of the run. Error messages name the newest checkpoint.
         first_step: Number of steps of the run before this epoch.
     """
 
@@ -28,7 +28,7 @@ class EpochLog:
         self._logs: dict[str, float] = {}
 
     def read_recent(self) -> dict[str, float]:
-        """Returns the last result of `read`, or a new one after `READING_INTERVAL`."""
+        """Returns the result of `read`, which is cached for `READING_INTERVAL`."""
         if time.monotonic() - self._read_at > READING_INTERVAL:
             self.read()
         return self._logs
@@ -39,11 +39,11 @@ class EpochLog:
         Raises:
             FloatingPointError: If the loss of a step is not finite.
         """
-        loss, num_correct, num_images, num_finite = self._step.sums.numpy().tolist()
+        loss, num_correct, num_images, num_steps = self._step.sums.numpy().tolist()
         if not math.isfinite(loss):
             rate = read_learning_rate(self._step.optimizer)
             raise FloatingPointError(
-                f"The loss of step {self._first_step + int(num_finite) + 1} is not "
+                f"The loss of step {self._first_step + int(num_steps) + 1} is not "
                 f"finite. The learning rate is about {rate:.3g}; "
                 f"{describe_last_checkpoint(self._checkpoints)}"
             )
@@ -58,7 +58,7 @@ def read_learning_rate(optimizer: keras.optimizers.Optimizer) -> float:
 
 
 def describe_last_checkpoint(checkpoints: Checkpoints) -> str:
-    """Returns text for error messages: the newest checkpoint, and a suggestion."""
+    """Returns the end of an error message, with the newest checkpoint and advice."""
     path = checkpoints.find_newest()
     clause = f"the last good checkpoint is {path}" if path else "no checkpoint exists"
     return f"{clause}. A lower learning_rate may help"
@@ -66,7 +66,7 @@ def describe_last_checkpoint(checkpoints: Checkpoints) -> str:
 
 def format_epoch(
     epoch: int,
-    epochs: int,
+    num_epochs: int,
     logs: Mapping[str, float],
     images_per_second: float,
     seconds_left: float,
@@ -74,7 +74,7 @@ def format_epoch(
     """Returns the progress line of an epoch. `epoch` is counted from 1."""
     values = " - ".join(f"{name}: {value:.4f}" for name, value in logs.items())
     return (
-        f"epoch {epoch}/{epochs} - {values} - {images_per_second:.0f} images/s - "
+        f"epoch {epoch}/{num_epochs} - {values} - {images_per_second:.0f} images/s - "
         f"{format_duration(seconds_left)} left"
     )
 

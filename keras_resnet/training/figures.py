@@ -10,17 +10,18 @@ from keras_resnet.support import to_png
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Maximum number of images in a figure of `draw_batch`, and number of images per row.
+# Maximum number of images that `draw_batch` draws, and number of images per row.
 MAX_IMAGES, IMAGES_PER_ROW = 32, 8
 
 
 def draw_curves(rows: Sequence[dict[str, float]]) -> bytes:
-    """Plots loss and error over the epochs from the rows of `metrics.csv`."""
+    """Plots loss and error by epoch. `rows` are the rows of `metrics.csv`."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 3.6), layout="constrained")  # Like the paper's Fig. 6.
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
     loss_ax, error_ax = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in rows]
+    # As in the paper's Fig. 6, curves are dashed for training, solid for validation.
     for prefix, label, style in (("", "training", "--"), ("val_", "validation", "-")):
         loss_ax.plot(epochs, [row[f"{prefix}loss"] for row in rows], style, label=label)
         errors = [100 * (1 - row[f"{prefix}accuracy"]) for row in rows]
@@ -32,7 +33,7 @@ def draw_curves(rows: Sequence[dict[str, float]]) -> bytes:
 
 
 def _finish_plots(figure: "Figure") -> bytes:
-    """Adds grids and legends to the plots and returns the figure as PNG."""
+    """Adds a grid and a legend to each plot; returns the figure as PNG."""
     for axes in figure.axes:
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
@@ -49,13 +50,13 @@ def draw_batch(images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -
     """
     from matplotlib.figure import Figure
 
-    count = min(len(images), MAX_IMAGES)
-    rows = -(-count // IMAGES_PER_ROW)
-    figure = Figure(figsize=(12, 1.75 * rows + 0.1), layout="constrained")
-    all_axes = figure.subplots(rows, IMAGES_PER_ROW, squeeze=False)
+    num_images = min(len(images), MAX_IMAGES)
+    num_rows = -(-num_images // IMAGES_PER_ROW)
+    figure = Figure(figsize=(12, 1.75 * num_rows + 0.1), layout="constrained")
+    all_axes = figure.subplots(num_rows, IMAGES_PER_ROW, squeeze=False)
     for i, axes in enumerate(all_axes.flat):
         axes.axis("off")
-        if i < count:
+        if i < num_images:
             axes.imshow(images[i].squeeze(), cmap="gray", vmin=0, vmax=255)
             axes.set_title(_format_label(labels[i], classes), fontsize=8)
     return to_png(figure)
@@ -65,10 +66,10 @@ def _format_label(label: np.ndarray, classes: Sequence[str]) -> str:
     """Returns the class name, or the two most probable classes of a mixed image."""
     if label.ndim == 0:
         return classes[int(label)]
-    first, second = np.argsort(-label, kind="stable")[:2]
-    title = f"{label[first]:.0%} {classes[first]}"
-    if label[second] > 0:
-        title += f"\n{label[second]:.0%} {classes[second]}"
+    index, second_index = np.argsort(-label, kind="stable")[:2]
+    title = f"{label[index]:.0%} {classes[index]}"
+    if label[second_index] > 0:
+        title += f"\n{label[second_index]:.0%} {classes[second_index]}"
     return title
 
 

@@ -99,8 +99,8 @@ class Loop:
 
     def _make_callback_list(self, verbose: int) -> CallbackList:
         run = self._run
-        # Checkpoints do not contain the state of the TensorBoard callback, since a
-        # resumed run may enable or disable TensorBoard.
+        # Checkpoints save the callbacks in `self._callbacks`. TensorBoard is added to a
+        # copy of this list, so that a resumed run can change the option `tensorboard`.
         callbacks = list(self._callbacks)
         if run.spec.execution.tensorboard and self._workers.is_chief:
             callbacks.append(keras.callbacks.TensorBoard(run.tensorboard_dir))
@@ -142,27 +142,27 @@ class Loop:
             if self._workers.count > 1:
                 network.stop_training = self._workers.any(network.stop_training)
             if verbose == 2:
-                steps = progress.step - first_step
-                speed = steps * run.spec.recipe.batch_size / seconds
-                time_left = (run.total_steps - progress.step) * seconds / max(1, steps)
+                count = progress.step - first_step
+                speed = count * run.spec.recipe.batch_size / seconds
+                time_left = (run.total_steps - progress.step) * seconds / max(1, count)
                 line = format_epoch(epoch + 1, run.epochs, logs, speed, time_left)
                 print(line, flush=True)
             if network.stop_training:
                 break
 
     def _train_epoch(self, epoch: int, callbacks: CallbackList) -> dict[str, float]:
-        """Runs the remaining steps of an epoch; returns its mean loss and accuracy."""
+        """Runs the rest of an epoch; returns the epoch's mean loss and accuracy."""
         run, progress = self._run, self._progress
         first_step = epoch * run.steps_per_epoch
         end_step = min(first_step + run.steps_per_epoch, run.total_steps)
         log = EpochLog(self.step, self._checkpoints, first_step)
         while progress.step < end_step:
-            batch = progress.step - first_step
-            callbacks.on_train_batch_begin(batch)
+            batch_index = progress.step - first_step
+            callbacks.on_train_batch_begin(batch_index)
             count = self._take_steps(first_step, end_step)
-            callbacks.on_train_batch_end(batch + count - 1, log.read_recent())
+            callbacks.on_train_batch_end(batch_index + count - 1, log.read_recent())
             # A single worker stops at once, as in `fit`. Several workers stop together
-            # after the epoch, since a callback may stop only some of them.
+            # after the epoch, since `stop_training` may be true on only some workers.
             if run.network.stop_training and self._workers.count == 1:
                 break
             if self._must_stop(count):
@@ -175,10 +175,10 @@ class Loop:
         return logs
 
     def _take_steps(self, first_step: int, end_step: int) -> int:
-        """Runs one or several training steps in one call; returns their number.
+        """Runs one or several training steps; returns the number of completed steps.
 
-        Steps `first_step` to `end_step - 1` belong to the current epoch. One call does
-        not continue past the epoch, a change of the image size, or a checkpoint.
+        Steps `first_step` to `end_step - 1` belong to the current epoch. A call stops
+        where the epoch ends, the image size changes or a checkpoint is due.
         """
         progress, execution = self._progress, self._run.spec.execution
         batches, batches_end = self._source.batches_from(progress.step)
@@ -194,12 +194,12 @@ class Loop:
             self.step(batches, count)
         except tf.errors.OpError as error:
             if self._workers.count > 1:
-                # The other workers wait inside the step, so no image can be replaced.
+                # The other workers wait in this step, so no image can be replaced.
                 if not is_lost_worker_error(error):
                     self._source.refuse_damaged(progress.step)
                 raise
-            # One call may fail after some of its steps. The last sum is the number of
-            # steps that the epoch has completed.
+            # A call may run several steps and fail after some of them. `sums[3]` is the
+            # number of steps that the epoch has completed.
             count = first_step + int(self.step.sums.numpy()[3]) - progress.step
             self._source.replace_damaged(progress.step + count, error)
         progress.step += count
@@ -208,12 +208,13 @@ class Loop:
     def _must_stop(self, count: int) -> bool:
         """Returns whether the run must stop now, `count` steps after the last check.
 
-        Several workers read the shared stop flag, so that all stop after the same step.
+        If there are several workers, all read the shared flag of `Step`, so that all
+        workers stop after the same step.
         """
         if self._workers.count == 1:
             return self._stop_flag.is_set
-        is_due = self._progress.step % STOP_CHECK_INTERVAL < count
-        return is_due and bool(self.step.stop_flag.numpy() > 0)
+        is_check_due = self._progress.step % STOP_CHECK_INTERVAL < count
+        return is_check_due and bool(self.step.stop_flag.numpy() > 0)
 
     def _finish_epoch(
         self, epoch: int, logs: dict[str, float], callbacks: CallbackList

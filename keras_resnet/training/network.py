@@ -20,8 +20,8 @@ from keras_resnet.support import InputError
 from keras_resnet.weights import Checkpoint, Origin, find_pixel_format
 from keras_resnet.zoo import ResNet
 
-# Number of training images from which the mean and variance of pixels are computed.
-STATISTICS_IMAGES = 1000
+# Maximum number of training images from which the pixel statistics are computed.
+MAX_STATISTICS_IMAGES = 1000
 
 
 def make_network(
@@ -34,7 +34,7 @@ def make_network(
 
     Returns:
         The network, and the dataset. Damaged images that are found while the pixel
-        statistics are computed are replaced in this dataset.
+        statistics are computed are replaced in the returned dataset.
 
     Raises:
         InputError: If the weights do not fit the network.
@@ -43,25 +43,25 @@ def make_network(
         network = _make_from_weights(spec, images, preprocessing, checkpoint)
     else:
         network, images = _make_from_scratch(spec, images, preprocessing)
-    # Frozen `BatchNormalization` layers use their moving statistics in training too,
-    # and do not update them.
+    # In Keras, a frozen `BatchNormalization` layer normalises with its moving
+    # statistics in training too, and does not update these statistics.
     for layer, stage in pair_layers_with_stages(network):
         if f"conv{stage}" in spec.freeze:
             layer.trainable = False
-    pixels = find_pixel_format(network)
-    assert pixels is not None  # The first layer normalises pixels.
+    pixel_format = find_pixel_format(network)
+    assert pixel_format is not None  # The first layer normalises pixels.
     is_square = preprocessing.height == preprocessing.width
-    pixels = pixels._replace(
+    pixel_format = pixel_format._replace(
         crop=preprocessing.crop,
         interpolation=preprocessing.interpolation,
         size=preprocessing.height if is_square else None,
     )
-    # Saved files contain `origin`: preprocessing, class names and variant.
-    network.origin = Origin("", pixels, images.classes, spec.model)
+    # `origin` (preprocessing, class names, variant) is stored in saved files.
+    network.origin = Origin("", pixel_format, images.classes, spec.model)
     # The saved network is compiled, so that users can call `evaluate` and `fit`.
     network.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
-    # These calls build the metrics, as `fit` would. EarlyStopping and ReduceLROnPlateau
-    # read from the metrics whether a higher value is better.
+    # The next two calls build the metrics, as `fit` would. `EarlyStopping` and
+    # `ReduceLROnPlateau` read from the metrics whether a higher value is better.
     network.compute_metrics(None, np.zeros(1), np.zeros((1, network.output_shape[-1])))
     network.reset_metrics()
     return network, images
@@ -107,7 +107,7 @@ def _make_from_weights(
             "head keeps the loaded weights",
             file=sys.stderr,
         )
-    # The class names differ, so the head is trained from random weights.
+    # The dataset has other class names, so the head starts with random weights.
     elif checkpoint.num_classes == len(classes) and old_classes != classes:
         head = network.get_layer("predictions")
         head.kernel.assign(head.kernel_initializer(head.kernel.shape))
@@ -121,11 +121,11 @@ def _sample_views(
     """Returns preprocessed training images for the pixel statistics, and the dataset.
 
     The paper subtracts the mean of each pixel. This package subtracts the mean of each
-    channel and divides by its standard deviation, so that a network accepts images of
-    any size. Damaged images are replaced in the returned dataset.
+    channel and divides by the channel's standard deviation, so that a network accepts
+    images of any size. Damaged images in the sample are replaced in the dataset.
     """
-    count = min(STATISTICS_IMAGES, len(images.train))
-    indices = np.linspace(0, len(images.train) - 1, count).astype(int)
+    num_images = min(MAX_STATISTICS_IMAGES, len(images.train))
+    indices = np.linspace(0, len(images.train) - 1, num_images).astype(int)
     try:
         return load_views(images.train.take(indices), preprocessing), images
     except tf.errors.OpError:

@@ -20,7 +20,7 @@ CAREFUL_STEPS = 400
 
 
 class _PerVariableOptimizer(keras.optimizers.Optimizer):
-    """Base class for a separate weight decay and learning rate of each variable.
+    """Base class of optimizers with a weight decay and learning rate per variable.
 
     Fine-tuning uses smaller learning rates for early stages, and biases usually have no
     weight decay. A Keras optimizer has one learning rate for all variables.
@@ -32,7 +32,7 @@ class _PerVariableOptimizer(keras.optimizers.Optimizer):
         decays: Iterable[float],
         multipliers: Iterable[float],
     ) -> None:
-        """Builds the optimizer with a decay and a learning-rate factor per variable."""
+        """Builds the optimizer with a decay and a rate multiplier for each variable."""
         self.build(variables)
         self._decays, self._multipliers = list(decays), list(multipliers)
 
@@ -41,8 +41,8 @@ class _PerVariableOptimizer(keras.optimizers.Optimizer):
         return self._decays[index], self._multipliers[index]
 
     def _all_reduce_sum_gradients(self, grads_and_vars: Gradients) -> Gradients:
-        # The step has summed the gradients over the replicas before it clips them and
-        # before loss scaling checks them for overflows. Keras would sum them again.
+        # `Step` has already summed the gradients over the replicas, since clipping and
+        # the overflow check of loss scaling need the sums. Keras would sum once more.
         return grads_and_vars
 
 
@@ -67,9 +67,9 @@ class SGD(_PerVariableOptimizer, keras.optimizers.SGD):
 class LAMB(_PerVariableOptimizer, keras.optimizers.Lamb):
     """LAMB (You et al., arXiv:1904.00962), as implemented in timm.
 
-    Weight decay is part of the update, as in the paper's Algorithm 2. Keras applies it
-    separately. The update of variables without weight decay (biases, normalisation) is
-    not scaled by the trust ratio.
+    Weight decay is part of the update, as in the paper's Algorithm 2. Keras applies
+    weight decay separately. The update of variables without weight decay (biases,
+    normalisation) is not scaled by the trust ratio.
     """
 
     def update_step(
@@ -84,8 +84,8 @@ class LAMB(_PerVariableOptimizer, keras.optimizers.Lamb):
         self.assign_add(m, (gradient - m) * (1 - self.beta_1))
         self.assign_add(v, (ops.square(gradient) - v) * (1 - self.beta_2))
         mean = m / (1 - ops.power(ops.cast(self.beta_1, variable.dtype), step))
-        square = v / (1 - ops.power(ops.cast(self.beta_2, variable.dtype), step))
-        update = mean / (ops.sqrt(square) + self.epsilon)
+        mean_square = v / (1 - ops.power(ops.cast(self.beta_2, variable.dtype), step))
+        update = mean / (ops.sqrt(mean_square) + self.epsilon)
         if decay:
             update = update + ops.cast(decay, variable.dtype) * variable
             weight_norm = ops.sqrt(ops.sum(ops.square(variable)))
@@ -111,19 +111,19 @@ def make_optimizer(
     """
     rate = make_learning_rate(recipe, steps) if rate is None else rate
     if recipe.optimizer == "lamb":
-        inner = LAMB(rate, epsilon=1e-6, name="lamb")
+        optimizer = LAMB(rate, epsilon=1e-6, name="lamb")
     else:
-        # The name is fixed because checkpoints contain the names of the slot variables.
-        inner = SGD(rate, momentum=recipe.momentum, name="sgd")
+        # The name is fixed, because the variable names in checkpoints contain the name.
+        optimizer = SGD(rate, momentum=recipe.momentum, name="sgd")
     if precision != "mixed_float16":
-        return inner, inner
-    return inner, keras.optimizers.LossScaleOptimizer(inner, name="loss_scale")
+        return optimizer, optimizer
+    return optimizer, keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale")
 
 
 def make_learning_rate(recipe: Recipe, steps: int) -> Schedule:
     """Returns the learning-rate schedule of a run with `steps` steps.
 
-    For `"plateau"`, returns the learning rate that `ReduceLROnPlateau` starts from.
+    For `schedule="plateau"`, returns the rate that `ReduceLROnPlateau` starts from.
 
     Raises:
         InputError: If fields of the recipe contradict each other.
@@ -152,7 +152,7 @@ def make_learning_rate(recipe: Recipe, steps: int) -> Schedule:
     boundaries = [CAREFUL_STEPS] * recipe.careful_start
     boundaries = boundaries + [int(steps * fraction) for fraction in recipe.drops]
     rates = [peak / 10] * recipe.careful_start
-    rates += [peak / 10**drop for drop in range(len(recipe.drops) + 1)]
+    rates += [peak / 10**num_drops for num_drops in range(len(recipe.drops) + 1)]
     if sorted(set(boundaries)) != boundaries:
         raise InputError(
             "The learning rate must change at ascending steps. Train longer, or change "
@@ -169,20 +169,20 @@ class _StepSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(
-        self, boundaries: list[int], rates: list[float], warmup: int, recipe: Recipe
+        self, bounds: list[int], rates: list[float], warmup_steps: int, recipe: Recipe
     ) -> None:
-        self._boundaries, self._rates, self._warmup = boundaries, rates, warmup
-        self._peak = recipe.learning_rate
+        self._bounds, self._rates = bounds, rates
+        self._warmup_steps, self._peak = warmup_steps, recipe.learning_rate
         self._initial = recipe.warmup_from * self._peak
 
     def __call__(self, step: tf.Tensor) -> tf.Tensor:
         step = ops.cast(step, "float32")
         rate = ops.convert_to_tensor(self._rates[0], "float32")
-        for boundary, next_rate in zip(self._boundaries, self._rates[1:], strict=True):
-            rate = ops.where(step >= boundary, next_rate, rate)
-        if not self._warmup:
+        for bound, next_rate in zip(self._bounds, self._rates[1:], strict=True):
+            rate = ops.where(step >= bound, next_rate, rate)
+        if not self._warmup_steps:
             return rate
-        fraction = step / self._warmup
+        fraction = step / self._warmup_steps
         warmup_rate = self._initial + (self._peak - self._initial) * fraction
         return ops.where(fraction < 1, warmup_rate, rate)
 

@@ -30,7 +30,7 @@ class Run:
         spec: Settings of the run, with all defaults resolved.
         network: Network, built in the scope of `strategy`.
         strategy: Strategy that distributes the steps over devices.
-        images: Dataset. Its `test` is the validation split.
+        images: Dataset, whose `test` is the validation split.
         preprocessing: Conversion of images to the network's input.
         model_dir: Path of the run folder.
     """
@@ -81,7 +81,7 @@ class Run:
         images, preprocessing = images or self.images, self.preprocessing
         if size:
             preprocessing = dataclasses.replace(preprocessing, height=size, width=size)
-        pixels = find_pixel_format(self.network)
+        pixel_format = find_pixel_format(self.network)
         return TrainingBatches(
             split=images.train,
             preprocessing=preprocessing,
@@ -90,7 +90,7 @@ class Run:
             seed=self.spec.seed,
             local_replicas=local_replicas(self.strategy),
             num_classes=len(images.classes),
-            mean=pixels.mean if pixels else (0.0,),
+            mean=pixel_format.mean if pixel_format else (0.0,),
             service=self.spec.execution.data_service,
         )
 
@@ -107,7 +107,7 @@ def prepare_run(
         is_quiet: Whether to suppress all output.
 
     Raises:
-        InputError: If an option is invalid, or `model_dir` contains something else.
+        InputError: If an option is invalid, or `model_dir` contains another run.
     """
     execution = resolve_execution(options)
     strategy = _start_devices(options, execution)
@@ -128,10 +128,10 @@ def prepare_run(
             print(f"The run in {model_dir} has ended; nothing to do.")
         return None
     checkpoint = open_checkpoint(spec.weights, spec.model) if spec.weights else None
-    if checkpoint and (pixels := checkpoint.origin.pixels):
-        crop = 1.0 if images.shape else spec.recipe.test_crop or pixels.crop
+    if checkpoint and (pixel_format := checkpoint.origin.pixels):
+        crop = 1.0 if images.shape else spec.recipe.test_crop or pixel_format.crop
         preprocessing = dataclasses.replace(
-            preprocessing, crop=crop, interpolation=pixels.interpolation
+            preprocessing, crop=crop, interpolation=pixel_format.interpolation
         )
     with strategy.scope():
         network, images = make_network(spec, images, preprocessing, checkpoint)
@@ -160,11 +160,11 @@ def _start_devices(options: RunOptions, execution: Execution) -> tf.distribute.S
                 "'keras-resnet-zoo[tensorboard]'. Received: tensorboard=True"
             ) from None
     strategy = make_strategy(options.strategy, options.virtual_devices)
-    replicas = strategy.num_replicas_in_sync
-    if execution.jit_compile and replicas > 1:
+    num_replicas = strategy.num_replicas_in_sync
+    if execution.jit_compile and num_replicas > 1:
         raise InputError(
-            "jit_compile requires one replica (it fails on virtual CPUs and is not "
-            f"tested on several GPUs). Received: jit_compile with {replicas} replicas"
+            "jit_compile requires one replica (it fails on virtual CPUs and is untested"
+            f" on several GPUs). Received: jit_compile with {num_replicas} replicas"
         )
     return strategy
 

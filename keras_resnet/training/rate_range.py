@@ -13,7 +13,7 @@ from keras_resnet.training.preparation import Run, prepare_run
 from keras_resnet.training.worker_group import WorkerGroup
 
 # Maximum number of steps, and the learning rates of the first and the last step.
-STEPS, LOWEST_RATE, HIGHEST_RATE = 100, 1e-5, 10.0
+MAX_STEPS, LOWEST_RATE, HIGHEST_RATE = 100, 1e-5, 10.0
 
 
 @takes_options(RunOptions)
@@ -32,9 +32,9 @@ def find_learning_rate(options: RunOptions) -> tuple[list[float], list[float], f
         rate at which the loss fell fastest.
     """
     run = prepare_run(options, suffix="-find_lr", is_quiet=True)
-    assert run is not None  # It is `None` only for runs without a suffix.
+    assert run is not None  # `prepare_run` returns `None` only without a suffix.
     losses = _measure_losses(run)
-    fractions = np.arange(len(losses)) / (STEPS - 1)
+    fractions = np.arange(len(losses)) / (MAX_STEPS - 1)
     rates = (LOWEST_RATE * (HIGHEST_RATE / LOWEST_RATE) ** fractions).tolist()
     best_rate = rates[int(np.argmin(np.gradient(losses, np.log(rates))))]
     if WorkerGroup(run.strategy).is_chief:
@@ -55,14 +55,14 @@ def find_learning_rate(options: RunOptions) -> tuple[list[float], list[float], f
 
 
 def _measure_losses(run: Run) -> list[float]:
-    """Returns the smoothed loss of each step, up to the step at which it diverges."""
+    """Returns the smoothed loss of each step, until the loss diverges."""
     schedule = keras.optimizers.schedules.ExponentialDecay(
-        LOWEST_RATE, STEPS - 1, HIGHEST_RATE / LOWEST_RATE
+        LOWEST_RATE, MAX_STEPS - 1, HIGHEST_RATE / LOWEST_RATE
     )
-    step = run.make_step(STEPS, schedule)
-    batches = iterate_batches(run.strategy, run.get_batches().dataset(0, STEPS))
+    step = run.make_step(MAX_STEPS, schedule)
+    batches = iterate_batches(run.strategy, run.get_batches().dataset(0, MAX_STEPS))
     losses: list[float] = []
-    for _ in range(STEPS):
+    for _ in range(MAX_STEPS):
         step.clear_sums()
         step(batches)
         loss_sum, _, num_images, *_ = step.sums.numpy()

@@ -1,4 +1,4 @@
-"""Conversion of the user's options into a `RunSpec`, and loading of its dataset."""
+"""Conversion of the user's options into a `RunSpec`, and loading of the dataset."""
 
 import dataclasses
 import os
@@ -28,7 +28,7 @@ from keras_resnet.spec import (
 )
 from keras_resnet.support import InputError, check_choice
 from keras_resnet.training.optimizers import make_learning_rate
-from keras_resnet.weights import ENDINGS
+from keras_resnet.weights import SUFFIXES
 
 
 def resolve_execution(options: RunOptions) -> Execution:
@@ -49,9 +49,9 @@ _EXECUTION_FIELDS = {field.name for field in dataclasses.fields(Execution)}
 
 
 def resolve_run(
-    options: RunOptions, execution: Execution, replicas: int
+    options: RunOptions, execution_settings: Execution, num_replicas: int
 ) -> tuple[RunSpec, Dataset, Preprocessing]:
-    """Loads the dataset of a run and resolves the options that depend on it.
+    """Loads the dataset and resolves the options of a run that depend on the dataset.
 
     Returns:
         The settings of the run; the dataset, whose `test` is the validation split; and
@@ -66,7 +66,7 @@ def resolve_run(
     else:
         images = load_dataset(options.dataset, options.data_dir)
     weights = _resolve_weights(options.weights)
-    frozen = parse_stages(freeze, len(variant.blocks)) if freeze else ()
+    frozen_stages = parse_stages(freeze, len(variant.blocks)) if freeze else ()
     preprocessing = _choose_preprocessing(variant, images, options.image_size)
     dataset_recipe = choose_recipe(images.name, has_photographs=preprocessing.crop < 1)
     recipe_name = options.recipe or ("finetune" if weights else dataset_recipe)
@@ -81,27 +81,27 @@ def resolve_run(
         stride_on=options.stride_on
         or (STRIDE_FROM_WEIGHTS if weights else variant.stride_on),
         weights=weights,
-        freeze=frozen,
+        freeze=frozen_stages,
         dataset=resolve_dataset_name(images.name),
         images=(len(images.train), len(images.test)),
         input_shape=preprocessing.shape,
         recipe_name=recipe_name,
         recipe=recipe,
-        execution=execution,
+        execution=execution_settings,
         seed=options.seed,
         strategy=options.strategy,
-        replicas=replicas,
+        replicas=num_replicas,
     )
     _check_spec(spec)
     return spec, images, preprocessing
 
 
 def _resolve_weights(weights: str | os.PathLike[str] | None) -> str | None:
-    """Returns the absolute path of a weights file. Other names are unchanged."""
+    """Returns the absolute path of a weights file. Names of weights are unchanged."""
     if weights is None:
         return None
     weights = os.path.expanduser(os.fspath(weights))
-    return os.path.abspath(weights) if weights.endswith(ENDINGS) else weights
+    return os.path.abspath(weights) if weights.endswith(SUFFIXES) else weights
 
 
 def _choose_preprocessing(
@@ -127,7 +127,8 @@ def _resolve_recipe(
     if changes.get("flip") is None and not allows_flips(images.name):
         changes["flip"] = False
     if changes.get("careful_start") is None and variant.depth < 110:
-        changes["careful_start"] = False  # Only ResNet-110 needs it in the paper.
+        # In the paper, only ResNet-110 needs a careful start.
+        changes["careful_start"] = False
     test_crop = changes.get("test_crop")
     if images.shape and test_crop:
         raise InputError(
@@ -142,7 +143,7 @@ def _resolve_recipe(
 def _check_spec(spec: RunSpec) -> None:
     """Raises an `InputError` if settings of the run contradict each other."""
     recipe, stride = spec.recipe, find_variant(spec.model).stride
-    check_batch_size(recipe.batch_size, recipe.count_batch_parts(spec.replicas))
+    check_batch_size(recipe.batch_size, recipe.compute_min_batch_size(spec.replicas))
     if min(recipe.sizes, default=stride) < stride:
         raise InputError(
             f"sizes must be at least {stride} pixels, the stride of {spec.model}. "
@@ -150,30 +151,31 @@ def _check_spec(spec: RunSpec) -> None:
         )
     if not spec.steps_per_epoch:
         raise InputError(
-            f"{spec.images[0]} training images are too few for {spec.replicas} replicas"
+            f"{spec.images[0]} training images are too few for {spec.replicas} "
+            "replicas. Add images, or use fewer replicas"
         )
     make_learning_rate(recipe, spec.total_steps)
 
 
-def parse_stages(text: str, count: int) -> tuple[str, ...]:
+def parse_stages(text: str, num_block_stages: int) -> tuple[str, ...]:
     """Parses names of stages, such as `"conv1..conv3"` or `"conv1,conv2"`.
 
-    The network has the stages `conv1` (the stem) to `conv{count + 1}`.
+    The network has the stem `conv1` and `num_block_stages` further stages, `conv2` etc.
 
     Raises:
         InputError: If the text is malformed or names a stage that does not exist.
     """
-    all_stages = [f"conv{number}" for number in range(1, count + 2)]
+    all_stages = [f"conv{number}" for number in range(1, num_block_stages + 2)]
     stages = set()
     for part in text.replace(" ", "").split(","):
         ends = part.split("..")
         for end in ends:
             check_choice("stage", end, all_stages)
-        first, last = all_stages.index(ends[0]), all_stages.index(ends[-1])
-        if len(ends) > 2 or first > last:
+        first_index, last_index = all_stages.index(ends[0]), all_stages.index(ends[-1])
+        if len(ends) > 2 or first_index > last_index:
             raise InputError(
                 "Stages must be written as conv1, conv1,conv2 or conv1..conv3. "
                 f"Received: freeze={text!r}"
             )
-        stages.update(all_stages[first : last + 1])
+        stages.update(all_stages[first_index : last_index + 1])
     return tuple(stage for stage in all_stages if stage in stages)

@@ -52,7 +52,7 @@ def train(
         already ended.
 
     Raises:
-        InputError: If an option is invalid, or `model_dir` contains something else.
+        InputError: If an option is invalid, or `model_dir` contains another run.
         FloatingPointError: If the loss or the weights are not finite.
         Preempted: If SIGTERM was received. A checkpoint has been written.
         ConnectionError: If the connection to another worker is lost.
@@ -89,6 +89,6 @@ def _make_callbacks(recipe: Recipe) -> list[keras.callbacks.Callback]:
         )
         callbacks.append(plateau)
     if patience := recipe.early_stopping:
-        stopping = keras.callbacks.EarlyStopping("val_accuracy", patience=patience)
-        callbacks.append(stopping)
+        stopper = keras.callbacks.EarlyStopping("val_accuracy", patience=patience)
+        callbacks.append(stopper)
     return callbacks

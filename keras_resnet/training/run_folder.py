@@ -38,7 +38,7 @@ from keras_resnet.weights import save_model
 
 @contextlib.contextmanager
 def open_run_folder(model_dir: str, record: RunRecord) -> Iterator[None]:
-    """Creates a run folder with its `run.json`; locks it inside the context.
+    """Creates a run folder with `run.json`; locks the folder inside the context.
 
     Raises:
         InputError: If the folder cannot be written, if another process has locked it,
@@ -86,7 +86,7 @@ def lock_folder(folder: StrPath) -> Iterator[None]:
                 ) from None
         yield
     finally:
-        os.close(handle)  # Releases the lock.
+        os.close(handle)  # Closing the folder releases the lock.
 
 
 def has_ended(model_dir: str, spec: RunSpec, classes: tuple[str, ...]) -> bool:
@@ -123,15 +123,15 @@ def has_ended(model_dir: str, spec: RunSpec, classes: tuple[str, ...]) -> bool:
 
 
 def remove_leftovers(folder: StrPath, remove_checkpoints: bool = False) -> None:
-    """Removes partially written files, and on request the folder `checkpoints`."""
+    """Removes partially written files, and the folder `checkpoints` on request."""
     remove_partial_files(folder)
     if remove_checkpoints:
         shutil.rmtree(os.path.join(folder, "checkpoints"), ignore_errors=True)
 
 
 # Columns of metrics.csv. `loss` and `accuracy` are means over the training images of an
-# epoch. `val_loss` and `val_accuracy` are means over the validation split after it.
-# `learning_rate` is the learning rate of the first step after the epoch.
+# epoch. `val_loss` and `val_accuracy` are means over the validation split after that
+# epoch. `learning_rate` is the learning rate of the first step after that epoch.
 COLUMNS = ("epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate")
 
 
@@ -145,11 +145,11 @@ class RunFolder(keras.callbacks.Callback):
 
     def __init__(self, path: StrPath, writes: bool = True) -> None:
         super().__init__()
-        # This is a `Path`, not a `str`, because checkpoints save strings but no `Path`.
-        # A run whose folder was moved therefore resumes in the new folder.
+        # Checkpoints save attributes that are strings, but no `Path`. With a string, a
+        # run whose folder was moved would resume in the old folder.
         self.path = pathlib.Path(path)
-        # This is a function, because checkpoints do not save functions. A worker that
-        # restores the chief's checkpoint must not begin to write.
+        # Checkpoints save attributes that are booleans, but no functions. With a
+        # boolean, a worker that restores the chief's checkpoint would begin to write.
         self.writes = lambda: writes
         self.rows: list[dict[str, float]] = []
         self.best = -1.0
@@ -174,8 +174,8 @@ def save_network(network: keras.Model, path: str) -> None:
     Keras cannot load the optimizer of the run without this package.
     """
     optimizer = getattr(network, "optimizer", None)
-    # Keras numbers optimizers without a fixed name, so that equal runs would write
-    # different files.
+    # Without a given name, Keras would add a counter to the name of the optimizer, and
+    # equal runs would write different files.
     network.optimizer = keras.optimizers.SGD(name="sgd")
     try:
         save_model(network, path)

@@ -64,15 +64,16 @@ def _replace_attribute(
 def _use_fused_kernel(network: keras.Model) -> Iterator[None]:
     """Makes batch normalisation use TensorFlow's fused kernel inside the context.
 
-    Keras computes batch normalisation with a dozen operations, and each of them reads
-    all activations. On a CPU this takes a third of ResNet-20's training step
+    Keras computes batch normalisation with a dozen operations, each of which reads all
+    activations. On a CPU, these operations take a third of ResNet-20's training step
     (benchmarks/results/step.csv). The fused kernel returns the same values as Keras up
     to rounding. A custom layer class that calls the kernel would make saved networks
     depend on this package. Therefore `_call_fused` replaces the `call` of the standard
     layers while the step is traced, and the traced graph keeps the kernel.
 
     Layers with variables of another type than float32, and layers whose channel axis
-    is not the last one, are left unchanged. Mixed precision keeps float32 variables.
+    is not the last axis, are left unchanged. In mixed precision, the variables stay
+    float32, so the kernel is used.
     """
     norms = [
         layer
@@ -106,7 +107,7 @@ def _call_fused(
         epsilon=layer.epsilon,
         is_training=True,
     )
-    # The kernel returns the unbiased variance. Keras averages the biased variance.
+    # The kernel returns the unbiased variance, but Keras averages the biased variance.
     count = tf.cast(tf.size(inputs) // tf.shape(inputs)[-1], tf.float32)
     variance *= (count - 1) / count
     for stat, value in ((layer.moving_mean, mean), (layer.moving_variance, variance)):
@@ -216,7 +217,7 @@ class Step:
         self.sums = tf.Variable(tf.zeros(4, tf.float64))
         self.stop_request = tf.Variable(0.0, dtype=tf.float64)
         self.stop_flag = tf.Variable(0.0, dtype=tf.float64)
-        # One network for each size of training images. The networks share all layers.
+        # `_networks` has one network per size of training images, with shared layers.
         self._networks = {(size, size): _resize(network, size) for size in recipe.sizes}
         self._networks[tuple(network.input_shape[1:3])] = network
         self._take_one_step = tf.function(self._run_step)
@@ -267,18 +268,18 @@ class Step:
         network, execution = self._networks[tuple(size)], self._execution
         *layers, head = list_layers(network)
         mixed_layers = layers if execution.precision != "float32" else []
-        syncs = execution.sync_bn and self._strategy.num_replicas_in_sync > 1
+        sync_bn = execution.sync_bn and self._strategy.num_replicas_in_sync > 1
         replica_step = functools.partial(self._replica_step, network)
         if execution.jit_compile:
             replica_step = tf.function(replica_step, jit_compile=True)
-        # Python runs this method only while TensorFlow traces it. The traced graph
-        # keeps the replaced attributes, and the layers get their original ones back.
+        # Python runs this method only while TensorFlow traces the step. The graph keeps
+        # the replaced attributes, and the layers get their original attributes back.
         # The head computes logits instead of probabilities, because a loss of logits is
         # more accurate. The head stays float32 in mixed precision.
         with (
             _replace_attribute([head], "activation", keras.activations.linear),
             _replace_attribute(mixed_layers, "dtype_policy", execution.precision),
-            synchronize_batch_norms(network) if syncs else _use_fused_kernel(network),
+            synchronize_batch_norms(network) if sync_bn else _use_fused_kernel(network),
         ):
             sums = self._strategy.run(replica_step, args=batch)
         sums = self._strategy.reduce("SUM", sums, axis=None)
@@ -294,19 +295,19 @@ class Step:
             gradients = context.all_reduce("SUM", gradients)
             if not self._execution.sync_bn:
                 _average_moving_statistics(model, context)
-        if limit := self._recipe.clip_norm:
+        if max_norm := self._recipe.clip_norm:
             if self._execution.precision == "mixed_float16":
-                limit = limit * self.optimizer.dynamic_scale.value
-            gradients, _ = tf.clip_by_global_norm(gradients, limit)
+                max_norm = max_norm * self.optimizer.dynamic_scale.value
+            gradients, _ = tf.clip_by_global_norm(gradients, max_norm)
         self.optimizer.apply(gradients, self._network.trainable_variables)
         return sums
 
     def _accumulate_gradients(
         self, model: keras.Model, batch: Sequence[tf.Tensor]
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Adds up the results of `_compute_gradients` over parts of a replica's batch.
+        """Adds up the results of `_compute_gradients` over a replica's micro-batches.
 
-        Only the activations of one part are in memory at a time.
+        Only the activations of one micro-batch are in memory at a time.
         """
         num_parts = self._recipe.accumulate
         bounds = tf.range(num_parts + 1) * tf.shape(batch[1])[0] // num_parts
@@ -319,7 +320,7 @@ class Step:
             )
             if gradients:
                 pairs = zip(gradients, new_gradients, strict=True)
-                new_gradients = [total + new for total, new in pairs]
+                new_gradients = [x + y for x, y in pairs]
             gradients, sums = new_gradients, sums + new_sums
         return gradients, sums
 
@@ -339,7 +340,7 @@ class Step:
             loss = tf.reduce_sum(losses * tf.cast(image_weights, losses.dtype))
             loss = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(loss, [v.value for v in variables])
-        if labels.shape.rank == 2:  # A mixed image counts as its most probable class.
+        if labels.shape.rank == 2:  # Mixed images are counted by their main class.
             labels = tf.argmax(labels, -1, tf.int32)
         is_correct = labels == tf.argmax(logits, -1, tf.int32)
         sums = [tf.reduce_sum(tf.cast(x, tf.float64)) for x in (losses, is_correct)]

@@ -11,18 +11,18 @@ from keras_resnet.training.worker_group import WorkerGroup
 
 
 class Validation:
-    """Evaluates a network on the validation split. Each worker takes a part."""
+    """Evaluates a network on the validation split. Workers evaluate distinct images."""
 
     def __init__(self, run: Run, workers: WorkerGroup) -> None:
         self._workers = workers
         indices = np.arange(workers.index, len(run.images.test), workers.count)
         replicas = len(local_replicas(run.strategy))
-        replica_batch = -(-run.spec.recipe.batch_size // workers.count // replicas)
+        replica_batch_size = -(-run.spec.recipe.batch_size // workers.count // replicas)
         self._evaluator = Evaluator(
             run.network,
             run.images.test.take(indices),
             run.preprocessing,
-            replica_batch * replicas,
+            replica_batch_size * replicas,
             run.strategy,
         )
 

@@ -53,13 +53,13 @@ class WorkerGroup:
         """Checks that all workers resume from the same step.
 
         The workers exchange only sums. The number of workers times the sum of squared
-        steps equals the square of the sum only if all steps are equal.
+        steps equals the square of the sum of steps only if all steps are equal.
 
         Raises:
             InputError: If the workers have read different checkpoints.
         """
-        count, total, square_sum = self.sum([1.0, float(step), float(step) ** 2])
-        if round(count * square_sum) != round(total**2):
+        count, step_sum, square_sum = self.sum([1.0, float(step), float(step) ** 2])
+        if round(count * square_sum) != round(step_sum**2):
             raise InputError(
                 "All workers must share model_dir and resume from the same step. "
                 f"Received: {model_dir!r}, where this worker found step {step}"
@@ -80,7 +80,7 @@ class StopFlag:
     def set_by_sigterm(self) -> Iterator[None]:
         """Installs a SIGTERM handler that sets the flag inside the context.
 
-        Does nothing in other threads than the main thread, which alone may do this.
+        Does nothing outside the main thread, as other threads cannot install handlers.
         """
         if threading.current_thread() is not threading.main_thread():
             yield

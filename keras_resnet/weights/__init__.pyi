@@ -1,7 +1,7 @@
 from .assign import assign_weights as assign_weights
 from .checkpoint import Checkpoint as Checkpoint
 from .download import fetch_file as fetch_file
-from .formats import ENDINGS as ENDINGS
+from .formats import SUFFIXES as SUFFIXES
 from .formats import load_model as load_model
 from .formats import read_checkpoint as read_checkpoint
 from .opening import open_checkpoint as open_checkpoint

@@ -1,4 +1,4 @@
-"""Assignment of a checkpoint to a network. An error leaves the network unchanged."""
+"""Assignment of a checkpoint to a network. Errors leave the network unchanged."""
 
 import sys
 import warnings
@@ -21,8 +21,8 @@ _FLOATS = {"f16", "f32", "f64", "bf16", "float16", "float32", "float64", "bfloat
 def assign_weights(model: keras.Model, checkpoint: Checkpoint) -> None:
     """Assigns all weights of a checkpoint to a model.
 
-    If the model has no head, or a head for another number of classes, the head of the
-    checkpoint is not assigned and a warning is printed to standard error.
+    If the model has no head, or its head has another number of classes than the
+    checkpoint, only the other weights are assigned and standard error shows a warning.
 
     Raises:
         InputError: If the checkpoint has an unexpected array, lacks an array, or has an
@@ -39,15 +39,17 @@ def assign_weights(model: keras.Model, checkpoint: Checkpoint) -> None:
                 "convolution is strided. A .keras file written by keras_resnet specifies both."
             )
         tensors = _load_weights_h5(model, checkpoint)
-    head = ("predictions/kernel", "predictions/bias")
-    if head[0] in tensors:
-        old_size = tensors[head[0]].shape[-1]
-        new_size = variables[head[0]].shape[-1] if head[0] in variables else None
-        if new_size != old_size:
-            new_head = f"; a random head of {new_size} replaces it" if new_size else ""
-            _warn(f"{source}: the head of {old_size} classes is not used{new_head}")
-            variables = {n: v for n, v in variables.items() if n not in head}
-            tensors = {n: t for n, t in tensors.items() if n not in head}
+    head_names = ("predictions/kernel", "predictions/bias")
+    if head_names[0] in tensors:
+        num_file_classes = tensors[head_names[0]].shape[-1]
+        kernel = variables.get(head_names[0])
+        num_model_classes = None if kernel is None else kernel.shape[-1]
+        if num_model_classes != num_file_classes:
+            message = f"{source}: the head of {num_file_classes} classes is not used"
+            new_head = f"; a random head of {num_model_classes} classes replaces it"
+            _warn(message + (new_head if num_model_classes else ""))
+            variables = {n: v for n, v in variables.items() if n not in head_names}
+            tensors = {n: t for n, t in tensors.items() if n not in head_names}
     missing_names = sorted(variables.keys() - tensors.keys())
     problems = {
         "Unexpected": sorted(t.key for n, t in tensors.items() if n not in variables),
@@ -78,7 +80,7 @@ def assign_weights(model: keras.Model, checkpoint: Checkpoint) -> None:
 
 
 def _load_weights_h5(model: keras.Model, checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Loads a `.weights.h5` file into a copy of the model. Returns arrays by name."""
+    """Returns the arrays of a `.weights.h5` file, read with a copy of `model`."""
     import h5py
 
     path, num_classes = checkpoint.origin.source, checkpoint.num_classes
@@ -92,7 +94,7 @@ def _load_weights_h5(model: keras.Model, checkpoint: Checkpoint) -> dict[str, Te
     try:
         model_copy = keras.models.clone_model(model, clone_function=copy_layer)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Arrays not loaded are counted below.
+            warnings.simplefilter("ignore")  # Unexpected arrays are counted below.
             model_copy.load_weights(path)
         is_array: list[bool] = []
         with h5py.File(path, "r") as file:

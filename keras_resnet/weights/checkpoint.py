@@ -1,4 +1,4 @@
-"""Weights of a file or a network, as arrays under the names that this package uses."""
+"""Weights of a file or a network, as a dict from names of this package to arrays."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ from keras_resnet.weights.origin import Origin
 
 
 class Tensor(NamedTuple):
-    """An array of a weights file or a network, which is read on demand.
+    """Description of an array in a weights file or network. `read` returns the array.
 
     Attributes:
         key: Name of the array in the file or network.
@@ -34,7 +34,7 @@ class Tensor(NamedTuple):
         return cls(key, array.shape, str(array.dtype), lambda: array)
 
     def to_keras(self) -> "Tensor":
-        """Converts a tensor from the axis order of PyTorch to that of Keras."""
+        """Returns the tensor with the axis order of Keras instead of PyTorch's."""
         shape = transpose_kernel(np.broadcast_to(0, self.shape), to_torch=False).shape
         return self._replace(
             shape=shape, read=lambda: transpose_kernel(self.read(), to_torch=False)
@@ -47,9 +47,9 @@ class Checkpoint:
 
     Attributes:
         origin: Origin of the weights.
-        tensors: Maps names as in `keras_resnet.weights.dialects` to arrays in the axis
-            order of Keras. `None` for a `.weights.h5` file, which Keras can only load
-            into a model with the same layers.
+        tensors: Maps names such as `conv1_conv/kernel` to arrays in the axis order of
+            Keras. `None` for a `.weights.h5` file, which only Keras can read, by
+            loading it into a model with the same layers.
         num_classes: Number of classes of the head; `None` without a head.
     """
 
@@ -59,9 +59,9 @@ class Checkpoint:
 
     @classmethod
     def from_tensors(cls, origin: Origin, tensors: Mapping[str, Tensor]) -> Self:
-        """Makes a checkpoint with the number of classes that the head has."""
-        head = tensors.get("predictions/bias")
-        return cls(origin, tensors, head.shape[0] if head else None)
+        """Makes a checkpoint. The bias of the head determines `num_classes`."""
+        head_bias = tensors.get("predictions/bias")
+        return cls(origin, tensors, head_bias.shape[0] if head_bias else None)
 
 
 def get_variables(model: keras.Model) -> dict[str, keras.Variable]:
@@ -75,7 +75,7 @@ def get_variables(model: keras.Model) -> dict[str, keras.Variable]:
 
 
 def to_tensors(model: keras.Model) -> dict[str, Tensor]:
-    """Returns the weights of a model by name, in the form of `Checkpoint.tensors`."""
+    """Returns the weights of a model in the form of `Checkpoint.tensors`."""
     return {
         name: Tensor(
             name,

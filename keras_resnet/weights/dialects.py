@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-# Layer names of this package, and torchvision's names for the same layers. Names in
-# `_BLOCK_LAYERS` lack the prefix of the block (`conv2_block1_` or `layer1.0.`).
+# Map layer names of this package to those of torchvision. `_BLOCK_LAYERS` omits the
+# prefixes of the blocks, such as `conv2_block1_` (here) and `layer1.0.` (torchvision).
 _OUTER_LAYERS = {"conv1_conv": "conv1", "conv1_bn": "bn1", "predictions": "fc"}
 _BLOCK_LAYERS = {
     "0_conv": "downsample.0",
@@ -22,7 +22,7 @@ _BLOCK_LAYERS = {
     "se_1_conv": "se.fc1",
     "se_2_conv": "se.fc2",
 }
-# Entries that replace those above in timm's ResNet-D and in CIFAR repositories.
+# Replacements for timm's ResNet-D, and for shortcuts and heads of CIFAR repositories.
 _DEEP_STEM_LAYERS = {
     "conv1_1_conv": "conv1.0",
     "conv1_1_bn": "conv1.1",
@@ -34,7 +34,7 @@ _AVG_DOWN_LAYERS = {"0_conv": "downsample.1", "0_bn": "downsample.2"}
 _SHORTCUT_LAYERS = {"0_conv": "shortcut.0", "0_bn": "shortcut.1"}
 _LINEAR_LAYERS = {"predictions": "linear"}
 
-# Variable names of Keras, and PyTorch's names for the same variables.
+# Map the variable names of Keras to those of PyTorch.
 _NORM_VARIABLES = {
     "gamma": "weight",
     "beta": "bias",
@@ -48,36 +48,36 @@ BLOCK_NAME = re.compile(r"conv(\d+)_block(\d+)_(.+)")
 
 
 class Dialect(NamedTuple):
-    """Layer names of a PyTorch repository, by the layer names of this package."""
+    """Maps the layer names of this package to those of one PyTorch repository."""
 
     outer_layers: Mapping[str, str]  # Layers outside blocks.
     block_layers: Mapping[str, str]  # Layers in blocks, without the block's prefix.
 
     @classmethod
     def make(
-        cls, deep_stem: bool, avg_down: bool, linear_head: bool, shortcut: bool
+        cls, deep_stem: bool, avg_down: bool, linear_keys: bool, shortcut_keys: bool
     ) -> "Dialect":
-        """Makes the dialect of a network.
+        """Makes the dialect of the repository that publishes a network.
 
         Args:
-            deep_stem: Whether the stem has three 3x3 convolutions.
-            avg_down: Whether shortcuts average; see `keras_resnet.spec.Variant`.
-            linear_head: Whether the head is named `linear` instead of `fc`.
-            shortcut: Whether a projection is named `shortcut`, not `downsample`.
+            deep_stem: Whether the stem has three 3x3 convolutions, as in ResNet-D.
+            avg_down: Whether shortcuts contain an average pooling, as in ResNet-D.
+            linear_keys: Whether keys name the head `linear` instead of `fc`.
+            shortcut_keys: Whether keys name projections `shortcut`, not `downsample`.
         """
-        outer = _OUTER_LAYERS | (_DEEP_STEM_LAYERS if deep_stem else {})
-        outer |= _LINEAR_LAYERS if linear_head else {}
-        block = _BLOCK_LAYERS | (_AVG_DOWN_LAYERS if avg_down else {})
-        return cls(outer, block | (_SHORTCUT_LAYERS if shortcut else {}))
+        outer_layers = _OUTER_LAYERS | (_DEEP_STEM_LAYERS if deep_stem else {})
+        outer_layers |= _LINEAR_LAYERS if linear_keys else {}
+        block_layers = _BLOCK_LAYERS | (_AVG_DOWN_LAYERS if avg_down else {})
+        block_layers |= _SHORTCUT_LAYERS if shortcut_keys else {}
+        return cls(outer_layers, block_layers)
 
     @classmethod
     def recognise(cls, shapes: Mapping[str, Sequence[int]]) -> "Dialect | None":
-        """Recognises the dialect of a state dict from its keys and their shapes.
+        """Recognises the dialect of a state dict from its keys and array shapes.
 
-        Returns `None` if no key is like `layer1.0.conv1.weight`, as in all ResNets.
-        `conv1.0` is the first layer of a deep stem. CIFAR repositories use the names
-        `linear` and `shortcut`. `downsample.1` is a convolution, with a 4D kernel, if
-        `downsample.0` is an average pooling, or else a batch normalisation.
+        Returns `None` if the state dict is not that of a ResNet, because no key looks
+        like `layer1.0.conv1.weight`. `conv1.0` exists only in deep stems. In ResNet-D,
+        `downsample.1` is a convolution (4D kernel), not a batch normalisation.
         """
         if not any(_BLOCK_KEY.match(key) for key in shapes):
             return None
@@ -87,32 +87,33 @@ class Dialect(NamedTuple):
                 key.endswith("downsample.1.weight") and len(shape) == 4
                 for key, shape in shapes.items()
             ),
-            linear_head="linear.weight" in shapes,
-            shortcut=any(".shortcut.0." in key for key in shapes),
+            linear_keys="linear.weight" in shapes,
+            shortcut_keys=any(".shortcut.0." in key for key in shapes),
         )
 
     def to_keras_name(self, key: str) -> str | None:
-        """Returns this package's name for a key of a state dict; `None` if unknown."""
-        torch_layer, _, torch_variable = key.rpartition(".")
+        """Converts a state dict key to a name of this package; `None` if unknown."""
+        key_layer, _, key_variable = key.rpartition(".")
         prefix, layers = "", self.outer_layers
-        if match := _BLOCK_KEY.fullmatch(torch_layer):
+        if match := _BLOCK_KEY.fullmatch(key_layer):
             prefix = f"conv{int(match[1]) + 1}_block{int(match[2]) + 1}_"
-            layers, torch_layer = self.block_layers, match[3]
-        for layer, torch_name in layers.items():
-            for variable, torch_leaf in _variable_names(layer).items():
-                if (torch_name, torch_leaf) == (torch_layer, torch_variable):
+            layers, key_layer = self.block_layers, match[3]
+        for layer, torch_layer in layers.items():
+            for variable, torch_variable in _variable_names(layer).items():
+                if (torch_layer, torch_variable) == (key_layer, key_variable):
                     return f"{prefix}{layer}/{variable}"
         return None
 
     def to_torch_key(self, name: str) -> str | None:
-        """Returns the key of a state dict for this package's name; `None` if unknown."""
+        """Converts a name of this package to a state dict key; `None` if unknown."""
         layer, _, variable = name.partition("/")
         prefix, torch_layer = "", self.outer_layers.get(layer)
         if match := BLOCK_NAME.fullmatch(layer):
             prefix = f"layer{int(match[1]) - 1}.{int(match[2]) - 1}."
             torch_layer = self.block_layers.get(match[3])
-        leaf = _variable_names(layer).get(variable)
-        return f"{prefix}{torch_layer}.{leaf}" if torch_layer and leaf else None
+        torch_variable = _variable_names(layer).get(variable)
+        is_known = torch_layer and torch_variable
+        return f"{prefix}{torch_layer}.{torch_variable}" if is_known else None
 
 
 def _variable_names(layer: str) -> dict[str, str]:
@@ -134,12 +135,12 @@ def transpose_kernel(array: np.ndarray, to_torch: bool) -> np.ndarray:
 
 
 def convert_keras_applications(arrays: dict[str, np.ndarray]) -> None:
-    """Converts weights of keras.applications for networks of this package, in place.
+    """Adapts weights of keras.applications, in place, to networks of this package.
 
-    The bias of a convolution before a batch normalisation is subtracted from the moving
-    mean. The difference of epsilon, 1.001e-5 in keras.applications and 1e-5 here, is
-    added to the moving variance. ResNet v1 expects BGR images, so the input channels of
-    its first kernel are reversed. All three changes are exact except for rounding.
+    Convolutions of this package have no bias, so the next moving mean absorbs the bias.
+    Moving variances absorb the difference of epsilon, 1.001e-5 in keras.applications
+    and 1e-5 here. The input channels of the first kernel are reversed in v1 networks,
+    which expect BGR images. All three changes are exact except for rounding.
     """
     for name in [n for n in arrays if n.endswith("_bn/moving_variance")]:
         arrays[name] = arrays[name] + np.float32(1.001e-5 - 1e-5)
@@ -152,5 +153,5 @@ def convert_keras_applications(arrays: dict[str, np.ndarray]) -> None:
 
 
 def is_preactivated(names: Container[str]) -> bool:
-    """Returns whether weight names are those of a pre-activation network."""
+    """Returns whether weights with these names belong to a pre-activation network."""
     return "conv2_block1_preact_bn/gamma" in names

@@ -10,8 +10,8 @@ from keras_resnet.support import InputError, progress_bar, replace_atomically
 from keras_resnet.weights.registry import PublishedWeights
 
 
-def fetch_weights(row: PublishedWeights) -> str:
-    """Returns the path of published weights, after downloading them if necessary."""
+def fetch_published_weights(row: PublishedWeights) -> str:
+    """Downloads the file of published weights if necessary, and returns its path."""
     return fetch_file(row.address, row.path, row.algorithm, row.digest)
 
 
@@ -22,16 +22,16 @@ def has_digest(path: str, algorithm: str, digest: str) -> bool:
 
 
 def fetch_file(url: str, path: str, algorithm: str, digest: str) -> str:
-    """Downloads a file and verifies its hash, or verifies the hash of an existing file.
+    """Downloads a file, unless it exists with the right hash.
 
-    An existing file with another hash is downloaded again. The file is written
-    atomically, so two processes can download it at the same time.
+    The hash of the download is verified, too. The file is written atomically, so two
+    processes can download it at the same time.
 
     Args:
         url: URL of the file.
         path: Path to write the file to.
         algorithm: Hash algorithm, such as `"sha256"`.
-        digest: Hash in hex digits, or at least the first 8 hex digits.
+        digest: The hash in hex digits, or its first 8 or more hex digits.
 
     Returns:
         `path`.
@@ -44,10 +44,10 @@ def fetch_file(url: str, path: str, algorithm: str, digest: str) -> str:
         if has_digest(path, algorithm, digest):
             return path
         print(
-            f"{path} is damaged or not the published file. Downloading it again",
+            f"{path} is damaged or not the published file. Downloading the file again",
             file=sys.stderr,
         )
-    folder, name = os.path.split(path)
+    folder, file_name = os.path.split(path)
     try:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
@@ -58,7 +58,7 @@ def fetch_file(url: str, path: str, algorithm: str, digest: str) -> str:
             # Open the file first, so that a read-only folder fails before the download.
             with open(temporary_path, "xb") as file, _open_url(url, path) as response:
                 size = getattr(response, "length", None) or 0
-                with progress_bar(name, size, unit="bytes") as advance:
+                with progress_bar(file_name, size, unit="bytes") as advance:
                     while block := _read_block(response, url, path):
                         file.write(block)
                         num_received += len(block)
@@ -75,14 +75,14 @@ def fetch_file(url: str, path: str, algorithm: str, digest: str) -> str:
                 )
     except OSError as error:
         raise OSError(
-            f"Could not write {name} to {folder} after {num_received / 2**20:.1f} MiB: "
+            f"Could not write {file_name} to {folder} after {num_received / 2**20:.1f} MiB: "
             f"{error.strerror or error}. The download was discarded"
         ) from error
     return path
 
 
 def _open_url(url: str, path: str) -> HTTPResponse:
-    """Opens a URL. Prints a line unless `fetch_file` will show a progress bar."""
+    """Opens a URL, and prints a line if `fetch_file` will show no progress bar."""
     try:
         response: HTTPResponse = urllib.request.urlopen(url, timeout=30)
     except (OSError, ValueError, HTTPException) as error:
@@ -95,7 +95,7 @@ def _open_url(url: str, path: str) -> HTTPResponse:
 
 
 def _read_block(response: HTTPResponse, url: str, path: str) -> bytes:
-    """Returns the next block of a download, which is empty at the end."""
+    """Returns the next bytes of a download, or `b""` at the end."""
     try:
         return response.read(2**18)
     except (OSError, HTTPException) as error:

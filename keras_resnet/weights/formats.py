@@ -1,8 +1,8 @@
 """Readers for all formats of weights files.
 
-The dict `READERS` at the end maps file endings to readers. A reader returns a
-`Checkpoint`, with names of this package instead of those in the file (see
-`keras_resnet.weights.dialects`) and with all that the file shows about the origin.
+The dict `READERS` at the end of this module maps file name suffixes to readers. A
+reader returns a `Checkpoint`, whose weights have the names of this package (see
+`keras_resnet.weights.dialects`) and whose `origin` contains what the file reveals.
 """
 
 import functools
@@ -25,24 +25,24 @@ from keras_resnet.weights.recognition import describe_architecture, find_origin
 
 
 def read_checkpoint(path: StrPath) -> Checkpoint:
-    """Opens a weights file, whose path must end with one of `ENDINGS`.
+    """Opens a weights file. The path must end with one of `SUFFIXES`.
 
     Raises:
         InputError: If the file is missing or damaged, may contain code, or contains
             weights of a network that is not a ResNet.
     """
-    path = _check_path(path, ENDINGS)
-    reader = next(r for end, r in READERS.items() if path.lower().endswith(end))
+    path = _check_path(path, SUFFIXES)
+    reader = next(r for suffix, r in READERS.items() if path.lower().endswith(suffix))
     try:
         return reader(path)
     except InputError:
         raise
-    except Exception as error:  # Each library raises errors of different types.
+    except Exception as error:  # Libraries raise errors of many types.
         raise unreadable_error(path, "weights", error) from error
 
 
 def load_model(path: StrPath) -> keras.Model:
-    """Loads a `.keras` file, and its `origin` if keras_resnet wrote the file.
+    """Loads a `.keras` file. Sets `model.origin` if keras_resnet wrote the file.
 
     Raises:
         InputError: If the file is missing, damaged or not a Keras model.
@@ -58,22 +58,22 @@ def load_model(path: StrPath) -> keras.Model:
         raise unreadable_error(path, "a Keras model", error) from error
 
 
-def _check_path(path: StrPath, endings: Collection[str]) -> str:
-    """Checks that a file exists and has one of the endings, and returns its path."""
-    accepted = f"Accepted: a file {', '.join(endings)}. Received: {path!r}"
+def _check_path(path: StrPath, suffixes: Collection[str]) -> str:
+    """Checks that a file exists and has an accepted suffix, and returns its path."""
+    accepted = f"Accepted: a file {', '.join(suffixes)}. Received: {path!r}"
     is_path = isinstance(path, str | os.PathLike)
-    if not is_path or not str(path).lower().endswith(tuple(endings)):
-        raise InputError(accepted)
+    if not is_path or not str(path).lower().endswith(tuple(suffixes)):
+        raise InputError(f"The file name has another suffix. {accepted}")
     if not os.path.isfile(path):
-        raise InputError(f"There is no such file. {accepted}")
+        raise InputError(f"The file does not exist. {accepted}")
     if str(path).endswith((".keras", ".npz")) and not zipfile.is_zipfile(path):
-        ending = os.path.splitext(path)[1]
-        raise InputError(f"{path} is damaged or not a {ending} file")
+        suffix = os.path.splitext(path)[1]
+        raise InputError(f"{path} is damaged or not a {suffix} file")
     return os.fspath(path)
 
 
 def unreadable_error(path: str, content: str, error: Exception) -> InputError:
-    """Returns the error to raise for a file that a library cannot read."""
+    """Makes the error to raise if reading a file fails with `error` in a library."""
     return InputError(
         f"{path} is damaged or does not contain {content}: {first_line(error)}"
     )
@@ -86,8 +86,8 @@ def _read_keras(path: str) -> Checkpoint:
         raise InputError(f"{path} does not contain a network of keras_resnet")
     if any(abs(layer.epsilon - 1e-5) > 1e-9 for layer in list_batch_norms(model)):
         raise InputError(
-            f"{path} contains a network whose batch normalisations do not have epsilon "
-            "1e-5. Save networks of keras.applications as .h5"
+            f"{path} contains batch normalisations with an epsilon other than 1e-5. If the "
+            "network is from keras.applications, save it as .h5"
         )
     return Checkpoint.from_tensors(origin, to_tensors(model))
 
@@ -107,7 +107,7 @@ def _read_weights_h5(path: str) -> Checkpoint:
 
 
 def _read_keras_applications(path: str) -> Checkpoint:
-    """Reads a `.h5` file of keras.applications, with or without a head."""
+    """Reads a `.h5` file of keras.applications, whose network may have no head."""
     import h5py
 
     arrays = {}
@@ -118,16 +118,16 @@ def _read_keras_applications(path: str) -> Checkpoint:
             for name in map(_decode_name, group[layer].attrs["weight_names"]):
                 variable = name.split("/")[-1].removesuffix(":0")
                 # In files of older Keras versions, the head is named probs or fc1000.
-                new_layer = "predictions" if layer in ("probs", "fc1000") else layer
-                arrays[f"{new_layer}/{variable}"] = np.asarray(group[layer][name])
+                layer_name = "predictions" if layer in ("probs", "fc1000") else layer
+                arrays[f"{layer_name}/{variable}"] = np.asarray(group[layer][name])
     if "conv2_block1_1_conv/kernel" not in arrays:
         raise InputError(
             "A .h5 file must contain a ResNet of keras.applications, with names such as "
             f"conv2_block1_1_conv. Received: {path} with {shorten_list(arrays) or 'nothing'}"
         )
     is_preact = dialects.is_preactivated(arrays)
-    layers = [layer["config"] for layer in config.get("layers", ())]
-    epsilons = {layer["epsilon"] for layer in layers if "epsilon" in layer}
+    layer_configs = [layer["config"] for layer in config.get("layers", ())]
+    epsilons = {layer["epsilon"] for layer in layer_configs if "epsilon" in layer}
     if epsilons - {1.001e-5} or not (is_preact or "conv1_conv/bias" in arrays):
         raise InputError(
             "A .h5 file must contain a ResNet of keras.applications. Save networks of "
@@ -148,8 +148,8 @@ def _decode_name(name: str | bytes) -> str:
 class _SafetensorsReader:
     """Function that returns an array of a safetensors file by its key.
 
-    The library safetensors maps the file into memory. While the file is open, all pages
-    that were read count as used memory, so it is reopened after every 32 MiB.
+    The library safetensors maps the file into memory. While the file is open, the bytes
+    that were read count as used memory. Reopening the file every 32 MiB frees them.
     """
 
     def __init__(self, path: str) -> None:
@@ -174,8 +174,8 @@ def _read_safetensors(path: str) -> Checkpoint:
     metadata = (reader.file.metadata() or {}).get(METADATA_KEY)
     tensors = []
     for key in list(reader.file.keys()):
-        header = reader.file.get_slice(key)
-        shape, dtype = tuple(header.get_shape()), header.get_dtype()
+        tensor_slice = reader.file.get_slice(key)
+        shape, dtype = tuple(tensor_slice.get_shape()), tensor_slice.get_dtype()
         tensors.append(Tensor(key, shape, dtype, functools.partial(reader, key)))
     return _from_state_dict(tensors, path, metadata)
 
@@ -186,7 +186,7 @@ def _read_npz(path: str) -> Checkpoint:
 
 
 def import_torch(path: str) -> ModuleType:
-    """Imports PyTorch, which is needed to read the `.pth` or `.th` file `path`."""
+    """Imports PyTorch to read the `.pth` or `.th` file `path`."""
     try:
         import torch
     except ModuleNotFoundError:
@@ -198,7 +198,7 @@ def import_torch(path: str) -> ModuleType:
 
 
 def _read_torch(path: str) -> Checkpoint:
-    """Reads a file that PyTorch wrote, without executing code that it contains."""
+    """Reads a file that PyTorch wrote. Code in the file is not executed."""
     torch = import_torch(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -207,11 +207,11 @@ def _read_torch(path: str) -> Checkpoint:
             f"{path} is refused, because it contains objects other than arrays. None of "
             f"its code was executed ({first_line(error)})"
         ) from error
-    for wrapper in ("state_dict", "model", "model_state_dict", "net"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
+    for wrapper_key in ("state_dict", "model", "model_state_dict", "net"):
+        if isinstance(state, dict) and isinstance(state.get(wrapper_key), dict):
+            state = state[wrapper_key]
     if not isinstance(state, dict):
-        raise InputError(f"{path} does not contain a state dict")
+        raise InputError(f"{path} does not contain a state dict of PyTorch")
     arrays = {
         k: (v.float() if v.dtype == torch.bfloat16 else v).detach().numpy()
         for k, v in state.items()
@@ -227,7 +227,7 @@ def _from_arrays(arrays: Mapping[str, np.ndarray], path: str) -> Checkpoint:
 def _from_state_dict(
     torch_tensors: Iterable[Tensor], path: str, metadata: str | None = None
 ) -> Checkpoint:
-    """Makes a checkpoint from a state dict and the metadata of keras_resnet, if any."""
+    """Makes a checkpoint. `metadata` is the JSON of `Origin`, if the file has any."""
     state_dict = {
         tensor.key.removeprefix("module."): tensor
         for tensor in torch_tensors
@@ -240,13 +240,14 @@ def _from_state_dict(
             f"with names such as layer1.0.conv1.weight. Received: {path} with "
             f"{shorten_list(state_dict) or 'nothing'}"
         )
-    names = {key: dialect.to_keras_name(key) for key in state_dict}
-    if unknown_keys := [key for key, name in names.items() if name is None]:
+    keras_names = {key: dialect.to_keras_name(key) for key in state_dict}
+    if unknown_keys := [key for key, name in keras_names.items() if name is None]:
         raise InputError(
-            f"{path} contains unknown weights for a ResNet: {shorten_list(unknown_keys)}"
+            f"{path} contains weights that a ResNet of torchvision, timm or a CIFAR "
+            f"repository does not have: {shorten_list(unknown_keys)}"
         )
     tensors = {
-        n: state_dict[k]._replace(key=k).to_keras() for k, n in names.items() if n
+        n: state_dict[k]._replace(key=k).to_keras() for k, n in keras_names.items() if n
     }
     if metadata:
         return Checkpoint.from_tensors(Origin.from_metadata(metadata, path), tensors)
@@ -262,7 +263,7 @@ def _from_state_dict(
     return Checkpoint.from_tensors(origin, tensors)
 
 
-# Readers by file ending. The first ending that a path has selects the reader.
+# Readers by file name suffix. The order matters: `.weights.h5` also ends with `.h5`.
 READERS: dict[str, Callable[[str], Checkpoint]] = {
     ".weights.h5": _read_weights_h5,
     ".keras": _read_keras,
@@ -272,4 +273,4 @@ READERS: dict[str, Callable[[str], Checkpoint]] = {
     ".pth": _read_torch,
     ".th": _read_torch,
 }
-ENDINGS = tuple(READERS)
+SUFFIXES = tuple(READERS)

@@ -1,4 +1,4 @@
-"""Origin of weights and the pixel format that they require."""
+"""Origin of weights, and the pixel format that weights require."""
 
 import dataclasses
 import json
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class PixelFormat(NamedTuple):
-    """Preprocessing of images that weights require: (pixel - mean) / sqrt(variance).
+    """Preprocessing that weights require: (pixel - mean) / sqrt(variance).
 
     Attributes:
         mean: Mean of each channel in RGB order, for pixels from 0 to 255.
@@ -25,8 +25,8 @@ class PixelFormat(NamedTuple):
     size: int | None = None
 
 
-# The three common pixel formats, all for RGB images. When weights for BGR images are
-# read, the input channels of their first kernel are reversed.
+# The three common pixel formats, all for RGB images. Readers convert weights for BGR
+# images by reversing the input channels of the first kernel.
 PIXEL_FORMATS = {
     "torch": PixelFormat(
         tuple(255 * m for m in (0.485, 0.456, 0.406)),
@@ -39,9 +39,9 @@ PIXEL_FORMATS = {
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Origin of weights, and properties that cannot be seen from their arrays.
+    """Origin of weights, and properties that their arrays do not show.
 
-    It is the metadata that keras_resnet stores, as JSON, in a weights file.
+    keras_resnet stores an `Origin` as JSON metadata in each weights file.
 
     Attributes:
         source: Name of published weights, such as `"resnet50/keras"`, or file path.
@@ -64,10 +64,11 @@ class Origin:
     certain: bool = True
 
     def to_metadata(self) -> str:
-        """Returns JSON of less than 64 KiB, without class names if they are too long."""
+        """Returns JSON. Class names are left out if the JSON would exceed 64 KiB."""
         metadata = dataclasses.asdict(self) | {"source": None}
-        text = json.dumps(metadata)
-        return text if len(text) < 2**16 else json.dumps(metadata | {"classes": None})
+        if len(json.dumps(metadata)) >= 2**16:
+            metadata["classes"] = None
+        return json.dumps(metadata)
 
     @classmethod
     def from_metadata(cls, metadata: str | bytes, source: str) -> "Origin":
@@ -75,13 +76,13 @@ class Origin:
         field_names = {field.name for field in dataclasses.fields(cls)}
         values = {k: v for k, v in json.loads(metadata).items() if k in field_names}
         if values.get("pixels"):
-            mean, variance, *rest = values["pixels"]
-            values["pixels"] = PixelFormat(tuple(mean), tuple(variance), *rest)
+            mean, variance, *other_values = values["pixels"]
+            values["pixels"] = PixelFormat(tuple(mean), tuple(variance), *other_values)
         if values.get("classes"):
             values["classes"] = tuple(values["classes"])
         return cls(**values | {"source": source})
 
 
-# Key of the metadata in .safetensors and .weights.h5 files. In a .keras file, the
-# metadata is the comment of the ZIP archive.
+# Key of the metadata in .safetensors and .weights.h5 files. In .keras files, the
+# comment of the ZIP archive contains the metadata, so no key is necessary.
 METADATA_KEY = "keras_resnet"

@@ -1,4 +1,4 @@
-"""Detection of the variant and the origin of a network from its weights and layers."""
+"""Detection of the variant and origin of a network from the weights and layers."""
 
 import re
 from collections.abc import Mapping
@@ -15,47 +15,45 @@ from keras_resnet.weights.checkpoint import Checkpoint, Tensor, get_variables
 from keras_resnet.weights.dialects import BLOCK_NAME, is_preactivated
 from keras_resnet.weights.origin import Origin, PixelFormat
 
-_FIRST_CONV = re.compile(r"_block\d+_1_conv$")  # First convolution of a block.
+_FIRST_CONV = re.compile(r"_block\d+_1_conv$")  # First convolution of each block.
 
 
 def describe_architecture(
     weights: Mapping[str, Tensor | keras.Variable],
 ) -> dict[str, Any] | None:
-    """Detects an architecture from the names and shapes of its weights.
+    """Detects an architecture from the names and shapes of the weights.
 
     Returns:
-        A dict from names of fields of `keras_resnet.spec.Variant` to their values, or
-        `None` if the weights are not those of a ResNet. `avg_down` and `stride_on` do
-        not affect the weights and are absent. A plain network is described as a network
-        with shortcut A, which has the same weights.
+        A dict with fields of `keras_resnet.spec.Variant`, or `None` if the weights are
+        not those of a ResNet. `avg_down` and `stride_on` do not affect the weights, so
+        the dict lacks these fields. A plain network has the same weights as a network
+        with shortcut A, so the dict contains shortcut A for both.
     """
     matches = [BLOCK_NAME.fullmatch(name.split("/")[0]) for name in weights]
     block_ids = {(int(match[1]), int(match[2])) for match in matches if match}
     if not block_ids or "conv1_conv/kernel" not in weights:
         return None
     stages = range(2, max(stage for stage, _ in block_ids) + 1)
-    blocks = tuple(sum(s == stage for s, _ in block_ids) for stage in stages)
+    blocks_per_stage = tuple(sum(s == stage for s, _ in block_ids) for stage in stages)
     is_bottleneck = "conv2_block1_3_conv/kernel" in weights
     kernel_size, _, _, width = weights["conv1_conv/kernel"].shape
-    is_deep = "conv1_1_conv/kernel" in weights
+    deep_stem = "conv1_1_conv/kernel" in weights
     fields: dict[str, Any] = {
         "block": "bottleneck" if is_bottleneck else "basic",
-        "blocks": blocks,
-        "stem": "deep" if is_deep else "imagenet" if kernel_size == 7 else "cifar",
+        "blocks": blocks_per_stage,
+        "stem": "deep" if deep_stem else "imagenet" if kernel_size == 7 else "cifar",
         "width": width,
         "preact": is_preactivated(weights),
         "se": "conv2_block1_se_1_conv/kernel" in weights,
         "shortcut": "A",
     }
     if is_bottleneck:
-        _, _, group_channels, all_channels = weights["conv2_block1_2_conv/kernel"].shape
-        groups, group_width = (
-            all_channels // group_channels,
-            group_channels * 64 // width,
-        )
-        fields |= {"groups": groups, "group_width": group_width}
+        kernel_shape = weights["conv2_block1_2_conv/kernel"].shape
+        channels_per_group, num_channels = kernel_shape[2:]
+        fields["groups"] = num_channels // channels_per_group
+        fields["group_width"] = channels_per_group * 64 // width
     if "conv3_block1_0_conv/kernel" in weights:
-        # This block does not change the shape, so only shortcut C is a convolution.
+        # In a block that keeps the shape, only shortcut C is a convolution.
         prefix = "conv2_block2" if is_bottleneck else "conv2_block1"
         has_projection = f"{prefix}_0_conv/kernel" in weights
         fields["shortcut"] = "C" if has_projection else "B"
@@ -63,14 +61,14 @@ def describe_architecture(
 
 
 def recognise_variant(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
-    """Recognises the variant of a checkpoint that has `tensors`.
+    """Recognises the variant of a checkpoint whose `tensors` are not `None`.
 
     Returns:
-        Name of the variant, and a dict with the values of `shortcut`, `stem` and, if
-        known, `avg_down`, which may differ from those of the variant.
+        Name of the variant, and a dict with the fields of the checkpoint's network that
+        may differ from the variant: `shortcut`, `stem` and, if known, `avg_down`.
 
     Raises:
-        InputError: If no variant has such weights.
+        InputError: If the weights do not fit any variant.
     """
     origin = checkpoint.origin
     fields = describe_architecture(checkpoint.tensors or {})
@@ -83,7 +81,7 @@ def recognise_variant(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
         variation["avg_down"] = origin.avg_down
     if origin.model:
         return origin.model, variation
-    blocks, is_cifar = fields["blocks"], variation["stem"] == "cifar"
+    blocks_per_stage, is_cifar = fields["blocks"], variation["stem"] == "cifar"
     candidates = [
         (name, variant)
         for name, variant in VARIANTS.items()
@@ -95,49 +93,49 @@ def recognise_variant(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
             return name, variation
     if candidates:
         return candidates[0][0], variation
-    if is_cifar and len(set(blocks)) == 1 and fields["width"] == 16:
-        return f"cifar_resnet{6 * blocks[0] + 2}", variation
+    if is_cifar and len(set(blocks_per_stage)) == 1 and fields["width"] == 16:
+        return f"cifar_resnet{6 * blocks_per_stage[0] + 2}", variation
     raise InputError(
         f"{origin.source} contains a ResNet that is not a variant of keras_resnet: "
-        + ", ".join(f"{key}={value}" for key, value in fields.items())
+        + ", ".join(f"{field}={value}" for field, value in fields.items())
     )
 
 
 def find_origin(model: keras.Model, source: str) -> Origin | None:
     """Determines the origin of a model from its layers and its attribute `origin`.
 
-    `source` is the field `source` of the result. Returns `None` if the model is not a
-    network of this package.
+    The argument `source` becomes the field `source` of the origin. Returns `None` if
+    the model is not a network of this package.
     """
     layers_by_name = {layer.name: layer for layer in list_layers(model)}
     fields = describe_architecture(get_variables(model))
     if fields is None:
         return None
     stride_on = None
-    if fields["block"] == "bottleneck":  # Basic blocks do not use `stride_on`.
-        convs = [la for n, la in layers_by_name.items() if _FIRST_CONV.search(n)]
-        stride_on = "1x1" if any(max(la.strides) > 1 for la in convs) else "3x3"
+    if fields["block"] == "bottleneck":  # Basic blocks ignore `stride_on`.
+        first_convs = [la for n, la in layers_by_name.items() if _FIRST_CONV.search(n)]
+        stride_on = "1x1" if any(max(la.strides) > 1 for la in first_convs) else "3x3"
     has_sums = any(isinstance(layer, layers.Add) for layer in layers_by_name.values())
     # The shortcuts of ResNet-D (`avg_down`) contain a 2x2 average pooling.
-    pools = [la for n, la in layers_by_name.items() if n.endswith("_0_pool")]
-    old_origin = getattr(model, "origin", None)
+    shortcut_pools = [la for n, la in layers_by_name.items() if n.endswith("_0_pool")]
+    stored_origin = getattr(model, "origin", None)
     return Origin(
         source,
         find_pixel_format(model),
-        old_origin.classes if old_origin else None,
-        old_origin.model if old_origin else None,
+        stored_origin.classes if stored_origin else None,
+        stored_origin.model if stored_origin else None,
         stride_on,
         fields["shortcut"] if has_sums else "none",
-        any(tuple(pool.pool_size) == (2, 2) for pool in pools),
+        any(tuple(pool.pool_size) == (2, 2) for pool in shortcut_pools),
     )
 
 
 def find_pixel_format(model: keras.Model) -> PixelFormat | None:
     """Returns the pixel format of a model's input.
 
-    The format is that of the attribute `origin`. If `origin` has none, the mean and the
-    variance are those of the normalisation layer, and `crop` is 0.875 for ImageNet and
-    1.0 for CIFAR networks. `None` if the model has no normalisation layer either.
+    The format comes from the attribute `origin` or else from the normalisation layer.
+    The layer does not contain `crop`, so `crop` is then 0.875 for ImageNet networks and
+    1.0 for CIFAR networks. Returns `None` if the model has neither origin nor layer.
     """
     origin = getattr(model, "origin", None)
     layers_by_name = {layer.name: layer for layer in list_layers(model)}
@@ -153,5 +151,5 @@ def find_pixel_format(model: keras.Model) -> PixelFormat | None:
         pixels = PixelFormat(mean, variance, crop)
     else:
         return None
-    size = model.input_shape[2]  # Index 2 is the width or, if channels first, height.
+    size = model.input_shape[2]  # Width, or height if channels come first.
     return pixels._replace(size=size or pixels.size)

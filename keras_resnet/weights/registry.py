@@ -1,8 +1,8 @@
 """Table of published checkpoints, and names of their classes.
 
-Hashes and accuracies are those that the publishers state. Keras publishes all 32 hex
-digits of MD5. The names of torchvision's and timm's files contain the first 8 hex digits
-of SHA-256. Accuracies are for one central crop of ImageNet's 50,000 validation images.
+The publishers state the hashes and accuracies. Keras publishes all 32 hex digits of
+MD5. The file names of torchvision and timm contain the first 8 hex digits of SHA-256.
+Accuracies are for one central crop of ImageNet's 50,000 validation images.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from keras_resnet.spec import find_variant
 from keras_resnet.support import InputError, check_choice, keras_home
 from keras_resnet.weights.origin import PIXEL_FORMATS, PixelFormat
 
-Top = tuple[float, float]  # Published top-1 and top-5 accuracy in percent.
+TopK = tuple[float, float]  # Published top-1 and top-5 accuracy in percent.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class PublishedWeights:
         address: URL of the file, or its path in this package (without `://`).
         algorithm: Hash algorithm, `"md5"` or `"sha256"`.
         digest: Published hash in hex digits, or its first 8 hex digits.
-        pixels: Pixel format of the inputs. `None` if it is stored in the file.
+        pixels: Pixel format of the inputs. `None` if the file contains the format.
         stride_on: See `keras_resnet.ResNet50`. `None` for basic blocks.
         top1: Published top-1 accuracy in percent for inputs of `pixels.size`.
         top5: Published top-5 accuracy in percent for inputs of `pixels.size`.
@@ -52,7 +52,7 @@ class PublishedWeights:
 
     @property
     def path(self) -> str:
-        """Path of the file in the Keras cache or in this package."""
+        """Path of the file, in the Keras cache or in this package."""
         if "://" not in self.address:
             return os.path.join(os.path.dirname(__file__), self.address)
         return os.path.join(cache_folder(), os.path.basename(self.address))
@@ -64,9 +64,9 @@ def cache_folder() -> str:
 
 
 def _keras_row(
-    model: str, digest: str, top: Top, size: int, mebibytes: float
+    model: str, digest: str, top_k: TopK, size: int, mebibytes: float
 ) -> PublishedWeights:
-    # ResNet v2 was evaluated at 299 pixels. At 224, users report about 8 points less.
+    # Keras evaluated ResNet v2 at 299 pixels. At 224, users report about 8 points less.
     is_v2 = model.endswith("v2")
     pixels = PIXEL_FORMATS["tf" if is_v2 else "caffe"]
     return PublishedWeights(
@@ -78,7 +78,7 @@ def _keras_row(
         digest,
         pixels._replace(interpolation="bicubic", size=size),
         "3x3" if is_v2 else "1x1",
-        *top,
+        *top_k,
         mebibytes,
         "BSD" if is_v2 else "MIT",
         "keras.applications",
@@ -86,7 +86,7 @@ def _keras_row(
 
 
 def _torchvision_row(
-    model: str, version: int, digest: str, resize: int, top: Top, mebibytes: float
+    model: str, version: int, digest: str, resize: int, top_k: TopK, mebibytes: float
 ) -> PublishedWeights:
     return PublishedWeights(
         model,
@@ -96,7 +96,7 @@ def _torchvision_row(
         digest,
         PIXEL_FORMATS["torch"]._replace(crop=224 / resize, size=224),
         None if find_variant(model).block == "basic" else "3x3",
-        *top,
+        *top_k,
         mebibytes,
         "BSD-3-Clause (torchvision; the weights may have terms of their own)",
         "torchvision",
@@ -104,7 +104,7 @@ def _torchvision_row(
 
 
 def _timm_row(
-    model: str, recipe: str, owner: str, file: str, size: int, resize: int, top: Top
+    model: str, recipe: str, owner: str, file: str, size: int, resize: int, top_k: TopK
 ) -> PublishedWeights:
     return PublishedWeights(
         model,
@@ -116,7 +116,7 @@ def _timm_row(
             crop=size / resize, interpolation="bicubic", size=size
         ),
         None if find_variant(model).block == "basic" else "3x3",
-        *top,
+        *top_k,
         None,
         "Apache-2.0",
         "timm",
@@ -125,8 +125,8 @@ def _timm_row(
 
 # fmt: off
 # `weights="imagenet"` selects the first row of a variant. Weights of keras.applications
-# come first, because reading them does not require PyTorch and their networks are those
-# of the paper. Weights of torchvision come next.
+# come first, because they belong to the networks of the paper and can be read without
+# PyTorch. Weights of torchvision come next.
 REGISTRY = (
     _keras_row("resnet50", "2cb95161c43110f7111970584f804107", (74.9, 92.1), 224, 98),
     _keras_row("resnet101", "f1aeb4b969a6efcfb50fad2f0c20cfc5", (76.4, 92.8), 224, 171),
@@ -181,7 +181,7 @@ REGISTRY = (
     _timm_row("resnext50_32x4d", "a1", "huggingface", "v0.1-rsb-weights/resnext50_32x4d_a1_0-b5a91a1d.pth", 224, 235, (80.526, 94.458)),
     _timm_row("resnext50_32x4d", "a2", "huggingface", "v0.1-rsb-weights/resnext50_32x4d_a2_0-efc76add.pth", 224, 235, (80.444, 94.630)),
     _timm_row("resnext50_32x4d", "a3", "huggingface", "v0.1-rsb-weights/resnext50_32x4d_a3_0-3e450271.pth", 224, 235, (79.252, 94.290)),
-    # keras_resnet trained these weights. The folder also contains the log and metrics.
+    # This package trained these weights. Their folder also contains log and metrics.
     PublishedWeights("resnet20", "fashion_mnist", "trained/resnet20_fashion_mnist/resnet20_fashion_mnist.keras", "sha256", "39db9c7adc2afa55ae6b84c1cf0aafac94a041cb6481457c8b852570125ad7d7", None, None, 94.0, 99.9, 1.29, "Apache-2.0", "keras_resnet", "fashion_mnist"),
 )
 # fmt: on
@@ -201,17 +201,17 @@ def list_weights(model: str | None = None) -> list[PublishedWeights]:
         model: Name of a variant, as in `keras_resnet.list_models()`; `None` for all.
 
     Returns:
-        Rows of `REGISTRY`. `weights="imagenet"` selects the first row of its variant.
+        Rows of `REGISTRY`. `weights="imagenet"` selects a variant's first row.
 
     Raises:
         InputError: If there is no such variant.
     """
     if model is not None:
-        find_variant(model)  # Raises InputError for an unknown name.
+        find_variant(model)  # Raises InputError if `model` is unknown.
     return [row for row in REGISTRY if model is None or row.model == model.lower()]
 
 
-def find_weights(model: str | None, name: str) -> PublishedWeights:
+def find_published_weights(model: str | None, name: str) -> PublishedWeights:
     """Returns the published weights of a variant by their name or `"imagenet"`.
 
     Raises:
@@ -219,13 +219,13 @@ def find_weights(model: str | None, name: str) -> PublishedWeights:
     """
     rows = list_weights(model)
     if not rows:
-        models = dict.fromkeys(row.model for row in REGISTRY)
+        model_names = dict.fromkeys(row.model for row in REGISTRY)
         raise InputError(
-            f"There are no published weights of {model}, only of {', '.join(models)}. A "
-            f"file is accepted too. Received: weights={name!r}"
+            f"There are no published weights of {model}, only of {', '.join(model_names)}. "
+            f"Pass the path of a weights file instead. Received: weights={name!r}"
         )
     names = [row.name for row in rows]
-    has_default = "://" in rows[0].address  # Weights without a URL are not of ImageNet.
+    has_default = "://" in rows[0].address  # All ImageNet weights have a URL.
     check_choice("weights", name, [DEFAULT_WEIGHTS, *names] if has_default else names)
     return rows[0 if name == DEFAULT_WEIGHTS else names.index(name)]
 
@@ -238,8 +238,8 @@ def class_ids(dataset: str) -> tuple[str, ...] | None:
 def class_names(dataset: str) -> tuple[str, ...] | None:
     """Returns the class names of a dataset in the order of the labels.
 
-    Returns `None` for datasets other than `"imagenet"`, whose 1,000 names are all
-    different, and `"cifar10"`.
+    The 1,000 names of `"imagenet"` are all different. Returns `None` for datasets
+    other than `"imagenet"` and `"cifar10"`.
     """
     if dataset == "cifar10":
         return CIFAR10_CLASSES

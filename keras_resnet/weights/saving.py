@@ -16,9 +16,9 @@ from keras_resnet.weights.recognition import find_origin
 def save_model(model: keras.Model, path: StrPath) -> None:
     """Saves a model atomically as a `.keras` file.
 
-    The metadata that keras_resnet stores (`Origin`) becomes the comment of the ZIP
-    archive, which Keras ignores. An additional archive member would make Keras extract
-    the whole archive to disk.
+    The metadata (`Origin`) is stored in the comment of the ZIP archive, because Keras
+    ignores the comment. An additional archive member would make Keras extract the whole
+    archive to disk.
 
     Raises:
         OSError: If writing fails, such as on a full disk. An existing file is kept.
@@ -31,7 +31,7 @@ def save_model(model: keras.Model, path: StrPath) -> None:
 
 
 def save_weights(model: keras.Model, path: StrPath) -> None:
-    """Saves a model's weights and the metadata atomically as a `.weights.h5` file."""
+    """Saves weights and metadata of a model atomically as a `.weights.h5` file."""
     import h5py
 
     with replace_atomically(path, ".weights.h5") as temporary_path:
@@ -44,28 +44,28 @@ def save_weights(model: keras.Model, path: StrPath) -> None:
 def save_state_dict(model: keras.Model, path: StrPath) -> None:
     """Saves a model's weights atomically as safetensors, with names for PyTorch.
 
-    The names are those of torchvision for ImageNet networks, those of timm for ResNet-D
-    and squeeze and excitation, and those of CIFAR repositories for CIFAR networks.
+    ImageNet networks get the names of torchvision. ResNet-D and networks with `se` get
+    the names of timm. CIFAR networks get the names of CIFAR repositories.
 
     Args:
-        model: Network of this package. It must not be a pre-activation network, because
-            torchvision and timm have no such networks with the same layout.
+        model: Network of this package. Pre-activation networks are refused, because
+            torchvision and timm have none with the same layout.
         path: File to write.
 
     Raises:
-        InputError: If a weight of the model has no name in PyTorch.
+        InputError: If the PyTorch repositories have no name for a weight of the model.
         OSError: If writing fails. An existing file is kept.
     """
     from safetensors.numpy import save_file
 
     origin = find_origin(model, "")
-    names = {layer.name for layer in list_layers(model)}
-    is_cifar = not has_imagenet_stem(names)
+    layer_names = {layer.name for layer in list_layers(model)}
+    is_cifar = not has_imagenet_stem(layer_names)
     dialect = Dialect.make(
-        deep_stem="conv1_1_conv" in names,
+        deep_stem="conv1_1_conv" in layer_names,
         avg_down=bool(origin and origin.avg_down),
-        linear_head=is_cifar,
-        shortcut=is_cifar,
+        linear_keys=is_cifar,
+        shortcut_keys=is_cifar,
     )
     arrays, unnamed_weights = {}, []
     for name, variable in get_variables(model).items():
@@ -80,7 +80,7 @@ def save_state_dict(model: keras.Model, path: StrPath) -> None:
             arrays[counter_key] = np.zeros((), np.int64)
     if unnamed_weights:
         raise InputError(
-            f"{model.name} has weights without a counterpart in the ResNets of PyTorch: "
+            f"{model.name} has weights that ResNets of torchvision and timm do not have: "
             f"{shorten_list(unnamed_weights)}"
         )
     metadata = {METADATA_KEY: origin.to_metadata()} if origin else {}
@@ -89,6 +89,6 @@ def save_state_dict(model: keras.Model, path: StrPath) -> None:
 
 
 def _make_metadata(model: keras.Model) -> str | None:
-    """Returns the metadata for a file; `None` if another package built the model."""
+    """Returns JSON metadata, or `None` if another package built the model."""
     origin = find_origin(model, "")
     return origin.to_metadata() if origin else None

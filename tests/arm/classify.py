@@ -2,8 +2,8 @@
 
 Usage: classify.py BUNDLE IMAGES.npy PROBABILITIES.npz
 
-The output has an array of probabilities for each file. The int8 file also runs with
-LiteRT's reference kernels, whose array is named "int8 reference".
+The output has an array of probabilities for each file. For the int8 file, the array
+"int8 reference" has the probabilities that LiteRT's reference kernels compute.
 """
 
 import pathlib
@@ -20,8 +20,10 @@ def classify(path, kernels):
     interpreter = Interpreter(
         str(path), num_threads=2, experimental_op_resolver_type=kernels
     )
-    serve = interpreter.get_signature_runner("serving_default")
-    return np.concatenate([serve(image=i[None])["probabilities"] for i in images])
+    run_signature = interpreter.get_signature_runner("serving_default")
+    return np.concatenate(
+        [run_signature(image=i[None])["probabilities"] for i in images]
+    )
 
 
 probabilities_by_name = {}

@@ -24,7 +24,7 @@ for required in /usr/bin/bazel-4 /usr/share/bazel/rules/{java,proto}; do
 done
 [ -x "$venv/bin/python3" ] || fail "VENV must be an environment with the packages of" \
   "$lock; make creates .venv. Received: $venv"
-# If keras_resnet were installed, tests whose targets lack deps would pass nevertheless.
+# If keras_resnet were installed in VENV, tests would pass although their targets lack deps.
 if (cd / && PYTHONPATH='' "$venv/bin/python3" -c 'import keras_resnet' 2>/dev/null); then
   fail "VENV must not contain this project, which would hide missing deps. Received: $venv"
 fi
@@ -44,8 +44,8 @@ if [ ! "$generated/hub" -nt "$lock" ]; then
   mv "$generated/hub.part" "$generated/hub"
 fi
 
-# Two settings replace what a current Bazel does: MODULE.bazel sets explicit_init_py, and
-# rules_python sets PYTHONSAFEPATH.
+# A current Bazel gets the setting explicit_init_py from MODULE.bazel and PYTHONSAFEPATH from
+# rules_python. For Bazel 4, the lines below set both.
 cat >"$generated/bazelrc.$$" <<END
 common --override_repository=pypi=$generated/hub
 common --override_repository=remote_coverage_tools=$here/remote_coverage_tools

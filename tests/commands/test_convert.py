@@ -38,20 +38,20 @@ MEAN, VARIANCE = (120.1, 115.25, 1 / 3), (3025.7, 0.1, 1e4)
 
 
 def make_network(name, channels=3, **options):
-    """Returns a network for raw pixels with random weights."""
+    """Returns a network with random weights and a layer that normalises raw pixels."""
     image = keras.Input((32, 32, channels), name="image")
-    normalised = keras.layers.Normalization(
+    normalised_pixels = keras.layers.Normalization(
         mean=MEAN[:channels], variance=VARIANCE[:channels], name="normalization"
     )(image)
     options = {"classes": 8, **options}
-    model = keras_resnet.ResNet(name, input_tensor=normalised, **options)
+    model = keras_resnet.ResNet(name, input_tensor=normalised_pixels, **options)
     random = np.random.default_rng(0)
     model.set_weights([random.uniform(0.5, 1.5, w.shape) for w in model.get_weights()])
     return model
 
 
 def save_network(path, *arguments, **options):
-    """Saves the result of `make_network` and returns the path."""
+    """Saves a network that `make_network` builds. Returns the path of the file."""
     saving.save_model(make_network(*arguments, **options), str(path))
     return str(path)
 
@@ -109,11 +109,13 @@ def slow_case(*case):
     ],
 )
 def test_a_round_trip_from_keras_is_lossless(name, options, tmp_path):
-    middle, target = (str(tmp_path / name) for name in ("a.safetensors", "b.keras"))
+    middle_path, target = (
+        str(tmp_path / name) for name in ("a.safetensors", "b.keras")
+    )
     model = make_network(name, **options)
     saving.save_model(model, str(tmp_path / "a.keras"))
-    convert(str(tmp_path / "a.keras"), middle)
-    convert(middle, target)
+    convert(str(tmp_path / "a.keras"), middle_path)
+    convert(middle_path, target)
     assert_same_network(formats.load_model(target), model)
 
 
@@ -131,7 +133,7 @@ def test_a_round_trip_from_keras_is_lossless(name, options, tmp_path):
 )
 def test_a_round_trip_from_torch_is_lossless(source, name, options, tmp_path):
     """Keys and shapes equal those of PyTorch, and arrays are restored exactly."""
-    torch_path, middle, target = (
+    torch_path, middle_path, target = (
         str(tmp_path / name) for name in ("a.safetensors", "b.keras", "c.safetensors")
     )
     saving.save_state_dict(
@@ -140,17 +142,21 @@ def test_a_round_trip_from_torch_is_lossless(source, name, options, tmp_path):
     shapes = {key: array.shape for key, array in load_file(torch_path).items()}
     assert hash_shapes(shapes) == DIGESTS[source, name]
     state_dict = make_arrays(shapes)
-    save_file(state_dict, torch_path)  # PyTorch writes no metadata of keras_resnet.
-    convert(torch_path, middle)
-    convert(middle, target)
+    save_file(state_dict, torch_path)  # Saves no metadata, like PyTorch.
+    convert(torch_path, middle_path)
+    convert(middle_path, target)
     arrays = load_file(target)
     assert arrays.keys() == state_dict.keys()
     for key, array in state_dict.items():
         assert arrays[key].dtype == array.dtype
         np.testing.assert_array_equal(arrays[key], array)
-    norms = [key.removesuffix("var") for key in arrays if key.endswith("running_var")]
-    counters = {k for k, array in arrays.items() if array.dtype == np.int64}
-    assert counters == {key.replace("running_", "num_batches_tracked") for key in norms}
+    norm_prefixes = [
+        key.removesuffix("var") for key in arrays if key.endswith("running_var")
+    ]
+    counter_keys = {k for k, array in arrays.items() if array.dtype == np.int64}
+    assert counter_keys == {
+        key.replace("running_", "num_batches_tracked") for key in norm_prefixes
+    }
 
 
 LOAD_SCRIPT = """
@@ -164,8 +170,8 @@ for path, *net in json.loads(sys.argv[1]):
 
 @pytest.mark.skipif(not importlib.util.find_spec("timm"), reason="needs timm")
 def test_torch_loads_converted_files_strictly(tmp_path):
-    """PyTorch runs in another process, as importing it after TensorFlow crashes."""
-    networks = []
+    """PyTorch runs in its own process. Imported after TensorFlow, PyTorch crashes."""
+    network_specs = []
     for source, name, options in [
         ("torchvision", "resnet18", {}),
         ("torchvision", "resnet50", {"stride_on": "3x3"}),
@@ -175,24 +181,26 @@ def test_torch_loads_converted_files_strictly(tmp_path):
         ("cifar", "resnet20", {"shortcut": "A"}),
         ("cifar", "resnet20", {"shortcut": "B"}),
     ]:
-        path = str(tmp_path / f"{len(networks)}.safetensors")
+        path = str(tmp_path / f"{len(network_specs)}.safetensors")
         convert(save_network(tmp_path / "a.keras", name, **options), path)
         arguments = {"depth": 20, **options} if source == "cifar" else {}
-        networks.append([path, source, name, arguments])
+        network_specs.append([path, source, name, arguments])
     search_path = os.pathsep.join([str(pathlib.Path(__file__).parents[1]), *sys.path])
     result = run_python(
-        "-c", LOAD_SCRIPT, json.dumps(networks), env={"PYTHONPATH": search_path}
+        "-c", LOAD_SCRIPT, json.dumps(network_specs), env={"PYTHONPATH": search_path}
     )
     assert result.stdout == "<All keys matched successfully>\n" * 7, result.stderr
 
 
 def test_networks_for_grey_images_are_converted(tmp_path):
     model = make_network("cifar_resnet8", channels=1)
-    middle, target = (str(tmp_path / name) for name in ("a.safetensors", "b.keras"))
+    middle_path, target = (
+        str(tmp_path / name) for name in ("a.safetensors", "b.keras")
+    )
     saving.save_model(model, str(tmp_path / "a.keras"))
-    convert(str(tmp_path / "a.keras"), middle)
-    assert load_file(middle)["conv1.weight"].shape == (16, 1, 3, 3)
-    convert(middle, target)
+    convert(str(tmp_path / "a.keras"), middle_path)
+    assert load_file(middle_path)["conv1.weight"].shape == (16, 1, 3, 3)
+    convert(middle_path, target)
     assert_same_network(formats.load_model(target), model)
 
 
@@ -213,18 +221,18 @@ def test_keras_files_support_pre_activation_networks(stride_on, tmp_path):
     assert_same_network(actual, expected)
 
 
-@pytest.mark.parametrize("classes", [10, 8])
-def test_a_weights_h5_file_of_keras_is_converted(classes, tmp_path):
-    """Variant, mean and standard deviation are passed, as the file lacks them."""
-    model = make_network("cifar_resnet8", classes=classes)
+@pytest.mark.parametrize("num_classes", [10, 8])
+def test_a_weights_h5_file_of_keras_is_converted(num_classes, tmp_path):
+    """The caller specifies variant, mean and std, because the file contains none."""
+    model = make_network("cifar_resnet8", classes=num_classes)
     model.save_weights(str(tmp_path / "b.weights.h5"))
     options = {"mean": [120.0, 110.0, 100.0], "std": [60.0, 50.0, 40.0]}
     source, target = str(tmp_path / "b.weights.h5"), str(tmp_path / "c.keras")
     with pytest.raises(InputError, match="--model"):
         convert(source, target, **options)
     convert(source, target, "cifar_resnet8", **options)
-    converted = formats.load_model(target)
-    arrays = converted.get_weights()
+    converted_model = formats.load_model(target)
+    arrays = converted_model.get_weights()
     for array, expected in zip(arrays, model.get_weights(), strict=True):
         np.testing.assert_array_equal(array, expected)
 
@@ -250,29 +258,33 @@ def test_plain_weights_do_not_fit_residual_networks(tmp_path):
             keras_resnet.ResNet("cifar_resnet8", shortcut="A", weights=path)
 
 
-@pytest.mark.parametrize("ending", ["weights.h5", "safetensors"])
-def test_a_round_trip_keeps_all_properties_of_a_run(ending, trained_run, tmp_path):
-    """These are the input shape (8, 8, 1), the class names and the outputs."""
-    middle, target = str(tmp_path / f"a.{ending}"), str(tmp_path / "b.keras")
-    convert(str(trained_run / "final.keras"), middle)
-    convert(middle, target)
+@pytest.mark.parametrize("suffix", ["weights.h5", "safetensors"])
+def test_a_round_trip_keeps_all_properties_of_a_run(suffix, trained_run, tmp_path):
+    """The input shape (8, 8, 1), the class names and the outputs are unchanged."""
+    middle_path, target = str(tmp_path / f"a.{suffix}"), str(tmp_path / "b.keras")
+    convert(str(trained_run / "final.keras"), middle_path)
+    convert(middle_path, target)
     expected = formats.load_model(str(trained_run / "final.keras"))
-    converted = formats.load_model(target)
-    assert converted.input_shape == expected.input_shape == (None, 8, 8, 1)
-    assert converted.origin.classes == expected.origin.classes == tuple("0123456789")
+    converted_model = formats.load_model(target)
+    assert converted_model.input_shape == expected.input_shape == (None, 8, 8, 1)
+    assert (
+        converted_model.origin.classes == expected.origin.classes == tuple("0123456789")
+    )
     images = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 1)).astype("float32")
-    np.testing.assert_array_equal(converted(images), expected(images))
+    np.testing.assert_array_equal(converted_model(images), expected(images))
 
 
 def test_model_selects_a_plain_network(tmp_path):
-    """Without metadata, the weights could also belong to a residual network."""
+    """Without metadata, the file could also contain weights of a residual network."""
     plain_model = keras_resnet.ResNet("cifar_plainnet8")
     path, target = (str(tmp_path / name) for name in ("a.safetensors", "b.keras"))
     saving.save_state_dict(plain_model, path)
-    save_file(load_file(path), path)  # PyTorch writes no metadata of keras_resnet.
-    converted = convert(path, target, model="cifar_plainnet8")
-    assert not any(isinstance(layer, keras.layers.Add) for layer in converted.layers)
-    arrays = converted.get_weights()
+    save_file(load_file(path), path)  # Saves no metadata, like PyTorch.
+    converted_model = convert(path, target, model="cifar_plainnet8")
+    assert not any(
+        isinstance(layer, keras.layers.Add) for layer in converted_model.layers
+    )
+    arrays = converted_model.get_weights()
     for array, expected in zip(arrays, plain_model.get_weights(), strict=True):
         np.testing.assert_array_equal(array, expected)
 
@@ -280,27 +292,27 @@ def test_model_selects_a_plain_network(tmp_path):
 def test_a_deep_stem_alone_is_not_resnet_d(tmp_path):
     """A network such as timm's resnet50c is rejected, although all shapes fit ResNet-D.
 
-    Unlike ResNet-D, its shortcuts do not use average pooling.
+    The shortcuts of resnet50c, unlike those of ResNet-D, have no average pooling.
     """
     path = str(tmp_path / "a.safetensors")
     saving.save_state_dict(keras_resnet.ResNet("resnet18", stem="deep"), path)
     arrays = load_file(path)
     assert arrays["layer2.0.downsample.0.weight"].ndim == 4
-    save_file(arrays, path)  # timm writes no metadata of keras_resnet.
+    save_file(arrays, path)  # Saves no metadata, like PyTorch.
     with pytest.raises(InputError, match="avg_down"):
         keras_resnet.ResNet("resnet18d", weights=path)
 
 
-@pytest.mark.parametrize("ending", [".keras", ".safetensors"])
-def test_mean_and_std_override_the_file(ending, keras_file, tmp_path):
-    path = str(tmp_path / f"b{ending}")
+@pytest.mark.parametrize("suffix", [".keras", ".safetensors"])
+def test_mean_and_std_override_the_file(suffix, keras_file, tmp_path):
+    path = str(tmp_path / f"b{suffix}")
     mean, std = [10.0, 20.0, 30.0], [2.0, 4.0, 5.0]
     convert(keras_file, path, mean=mean, std=std)
     convert(path, str(tmp_path / "c.keras"))
     model = formats.load_model(str(tmp_path / "c.keras"))
     pixels = np.full((1, 32, 32, 3), 50.0)
-    normalised = np.asarray(model.get_layer("normalization")(pixels))
-    np.testing.assert_allclose(normalised[0, 0, 0], [20.0, 7.5, 4.0], rtol=1e-6)
+    normalised_pixels = np.asarray(model.get_layer("normalization")(pixels))
+    np.testing.assert_allclose(normalised_pixels[0, 0, 0], [20.0, 7.5, 4.0], rtol=1e-6)
 
 
 NAN = float("nan")
@@ -333,7 +345,7 @@ def test_a_mean_that_is_not_a_number_is_refused(keras_file, monkeypatch):
 
 
 def test_keras_settings_do_not_change(keras_file, tmp_path):
-    """A notebook that calls `convert` keeps its dtype policy."""
+    """`convert` does not change the dtype policy of a notebook that calls it."""
     keras.config.set_dtype_policy("float64")
     try:
         convert(keras_file, str(tmp_path / "b.keras"))
@@ -359,7 +371,7 @@ def serve(folder):
 
 @pytest.fixture
 def web_folder(keras_file, tmp_path, monkeypatch):
-    """Folder of `net.keras`, which tests serve by HTTP. The download cache is empty."""
+    """Folder with `net.keras` for an HTTP server. The download cache is empty."""
     folder = tmp_path / "published"
     folder.mkdir()
     shutil.copy(keras_file, folder / "net.keras")
@@ -368,7 +380,7 @@ def web_folder(keras_file, tmp_path, monkeypatch):
 
 
 def test_a_url_with_its_hash_is_downloaded_once(web_folder, tmp_path):
-    """The second conversion reads the cached file, while no server runs."""
+    """No server runs during the second conversion, which reads the cached file."""
     digest = hashlib.sha256((web_folder / "net.keras").read_bytes()).hexdigest()
     target = str(tmp_path / "b.keras")
     with serve(web_folder) as url:
@@ -420,9 +432,9 @@ def source_folder(keras_file, tmp_path_factory):
     path = tmp_path_factory.mktemp("folder")
     shutil.copy(keras_file, path / "a.keras")
     convert(keras_file, str(path / "a.safetensors"))
-    for ending in ("keras", "safetensors"):
-        content = (path / f"a.{ending}").read_bytes()
-        (path / f"half.{ending}").write_bytes(content[: len(content) // 2])
+    for suffix in ("keras", "safetensors"):
+        content = (path / f"a.{suffix}").read_bytes()
+        (path / f"half.{suffix}").write_bytes(content[: len(content) // 2])
     unknown_arrays = {"features.0.weight": np.zeros((8, 3, 3, 3))}
     save_file(unknown_arrays, path / "other.safetensors")
     (path / "b.keras").write_bytes(b"of yesterday")
@@ -432,8 +444,8 @@ def source_folder(keras_file, tmp_path_factory):
 @pytest.mark.parametrize(
     ("source", "target", "words"),
     [
-        ("missing.keras", "b.keras", "There is no such file"),
-        ("missing.safetensors", "b.keras", "There is no such file"),
+        ("missing.keras", "b.keras", "does not exist"),
+        ("missing.safetensors", "b.keras", "does not exist"),
         ("resnet50/torchvision_v3", "b.keras", "Did you mean 'torchvision_v"),
         ("resnet51/torchvision_v1", "b.keras", "Accepted: "),
         ("a.keras", "b.pth", ".safetensors, .keras, .weights.h5"),

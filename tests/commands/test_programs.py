@@ -37,13 +37,13 @@ COMMANDS = (
 def test_help_fits_a_screen(module):
     result = run_program(module, "--helpshort")
     lines = result.stdout.splitlines()
-    # A line with the path of the module may be longer.
+    # Lines with the path of a module may be longer than 80 characters.
     lines = [line for line in lines if not line.endswith(".py:")]
     assert len(lines) <= 44
     assert max(map(len, lines)) <= 80
     flags = re.findall(r"^  --(?:\[no\])?(\w+):", result.stdout, re.MULTILINE)
     assert 1 <= len(flags) <= 20
-    if module != "keras_resnet.convert":  # convert has no flag with a default.
+    if module != "keras_resnet.convert":  # `convert` has no flag with a default.
         assert "(default:" in result.stdout
 
 
@@ -77,16 +77,16 @@ except SystemExit:
     print("imported:", *sys.modules)
 """
     result = run_python("-c", code)
-    imported = result.stdout.splitlines()[-1].split()
-    assert imported[0] == "imported:" and "absl.flags" in imported
-    assert not {"keras", "tensorflow", "numpy", "keras_resnet.training"} & {*imported}
+    modules = result.stdout.splitlines()[-1].split()
+    assert modules[0] == "imported:" and "absl.flags" in modules
+    assert not {"keras", "tensorflow", "numpy", "keras_resnet.training"} & {*modules}
 
 
 def test_train_works_with_default_settings(tmp_path):
-    """The flags only shorten the training and add a replica."""
+    """The flags only shorten the training and add a second replica."""
     flags = ("--strategy=mirrored", "--virtual_devices=2", "--epochs=1")
-    # `run_program` forks a process that has already imported TensorFlow. Messages that
-    # are printed during the import would be missing.
+    # `run_program` is not used, because it forks a process that has already imported
+    # TensorFlow. Messages of TensorFlow's import would be missing from the output.
     result = run_python("-m", "keras_resnet.train", *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     first_line = result.stdout.splitlines()[0]
@@ -101,7 +101,7 @@ def test_train_works_with_default_settings(tmp_path):
 
 
 def test_evaluate_prints_the_same_on_one_and_on_two_devices(trained_run, tmp_path):
-    output_flag = "--output=report"  # The default folder would affect other tests.
+    output_flag = "--output=report"  # Files in the default folder affect other tests.
     one_device_result = run_program(
         "keras_resnet.evaluate", f"--model={trained_run}", output_flag, cwd=tmp_path
     )
@@ -158,7 +158,7 @@ def test_predict_returns_the_class_of_a_file(trained_run, image_files):
 
 
 def test_predict_prints_json(trained_run, image_files):
-    """Standard output contains only JSON, with a record for each damaged file."""
+    """Standard output contains only JSON. Damaged files also have a record."""
     files = ("three.png", "half.jpg", "missing.png", "three.jpg")
     result = run_program(
         "keras_resnet.predict", f"--model={trained_run}", "--json", "--top=3", *files,
@@ -186,13 +186,13 @@ def predicted_digits(trained_run):
 def test_predict_reads_all_files_below_a_folder(
     trained_run, predicted_digits, tmp_path
 ):
-    """The files are sorted by path. They fill several batches."""
+    """The files fill several batches. The predictions are sorted by path."""
     split, probabilities = predicted_digits
     for i in range(40):
         folder = tmp_path / "all" / ("below/further" if i % 3 else "")
         folder.mkdir(parents=True, exist_ok=True)
-        ending = ("png", "PNG", "bmp")[i % 3]
-        Image.fromarray(split.images[i, ..., 0]).save(folder / f"{40 - i:02}.{ending}")
+        suffix = ("png", "PNG", "bmp")[i % 3]
+        Image.fromarray(split.images[i, ..., 0]).save(folder / f"{40 - i:02}.{suffix}")
     (tmp_path / "all" / "notes.txt").write_text("none")
     shutil.copy(tmp_path / "all" / "40.png", tmp_path / "40.png")
     calls = []
@@ -200,12 +200,12 @@ def test_predict_reads_all_files_below_a_folder(
     predictions = predict(
         paths, str(trained_run), top=10, on_image=lambda: calls.append(1)
     )
-    names = list(predictions)
-    assert len(names) == len(calls) == 41
-    assert names[0] == paths[0]
-    assert names[1:] == sorted(names[1:])
-    for name, prediction in predictions.items():
-        index = 40 - int(os.path.basename(name)[:2])
+    predicted_paths = list(predictions)
+    assert len(predicted_paths) == len(calls) == 41
+    assert predicted_paths[0] == paths[0]
+    assert predicted_paths[1:] == sorted(predicted_paths[1:])
+    for path, prediction in predictions.items():
+        index = 40 - int(os.path.basename(path)[:2])
         expected = {str(k): p for k, p in enumerate(probabilities[index])}
         assert dict(prediction) == pytest.approx(expected, abs=1e-5)
 
@@ -213,7 +213,7 @@ def test_predict_reads_all_files_below_a_folder(
 def test_predict_reads_all_file_formats(trained_run, image_files):
     image = Image.open(image_files / "three.png")
     assert image.mode == "L"
-    variations = {
+    formats_by_name = {
         "rgb.png": ("RGB", {}),
         "transparent.png": ("RGBA", {}),
         "palette.png": ("P", {}),
@@ -225,8 +225,8 @@ def test_predict_reads_all_file_formats(trained_run, image_files):
         "cmyk.jpg": ("CMYK", {"quality": 95}),
         "progressive.jpeg": ("RGB", {"quality": 95, "progressive": True}),
     }
-    paths = [str(image_files / name) for name in ("three.png", *variations)]
-    for path, (mode, options) in zip(paths[1:], variations.values(), strict=True):
+    paths = [str(image_files / name) for name in ("three.png", *formats_by_name)]
+    for path, (mode, options) in zip(paths[1:], formats_by_name.values(), strict=True):
         source_image = image if mode == "L" else image.convert("RGB")
         source_image.convert(mode).save(path, **options)
     predictions = predict(paths, str(trained_run), top=10)
@@ -238,24 +238,24 @@ def test_predict_reads_all_file_formats(trained_run, image_files):
 
 def test_predict_applies_the_exif_orientation(trained_run, image_files):
     image = Image.open(image_files / "three.png")
-    transpose = Image.Transpose
+    Transpose = Image.Transpose
     method_by_orientation = {
-        2: transpose.FLIP_LEFT_RIGHT,
-        3: transpose.ROTATE_180,
-        4: transpose.FLIP_TOP_BOTTOM,
-        5: transpose.TRANSPOSE,
-        6: transpose.ROTATE_90,
-        7: transpose.TRANSVERSE,
-        8: transpose.ROTATE_270,
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_90,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_270,
     }
     paths = {k: str(image_files / f"rotated{k}.jpg") for k in method_by_orientation}
     for orientation, method in method_by_orientation.items():
         exif = Image.Exif()
         exif[0x0112] = orientation
-        rotated = image.transpose(method)
-        rotated.save(paths[orientation], quality=95, exif=exif)
-        restored = ImageOps.exif_transpose(Image.open(paths[orientation]))
-        assert np.abs(np.asarray(restored, int) - np.asarray(image)).max() < 40
+        rotated_image = image.transpose(method)
+        rotated_image.save(paths[orientation], quality=95, exif=exif)
+        restored_image = ImageOps.exif_transpose(Image.open(paths[orientation]))
+        assert np.abs(np.asarray(restored_image, int) - np.asarray(image)).max() < 40
     upright_path = str(image_files / "three.png")
     predictions = predict([upright_path, *paths.values()], str(trained_run), top=10)
     expected = dict(predictions[upright_path])
@@ -263,13 +263,13 @@ def test_predict_applies_the_exif_orientation(trained_run, image_files):
         assert dict(predictions[path]) == pytest.approx(expected, abs=0.02), path
 
 
-@pytest.mark.parametrize("content", [(), ("notes.txt",)])
+@pytest.mark.parametrize("file_names", [(), ("notes.txt",)])
 def test_predict_reports_a_folder_without_images_and_continues(
-    content, trained_run, tmp_path
+    file_names, trained_run, tmp_path
 ):
     folder, image = tmp_path / "empty", str(tmp_path / "image.png")
     folder.mkdir()
-    for name in content:
+    for name in file_names:
         (folder / name).write_text("none")
     keras.utils.save_img(image, np.full((8, 8, 1), 90))
     predictions = predict([str(folder), image], str(trained_run))
@@ -311,11 +311,17 @@ def test_a_report_equals_scikit_learn(trained_run, predicted_digits, tmp_path):
     assert len(rows) == 10
     for row in rows:
         counts = confusion[int(row["class"])]
-        correct = counts[int(row["class"])]
-        assert (int(row["images"]), int(row["right"])) == (counts.sum(), correct)
-        assert float(row["accuracy"]) == pytest.approx(correct / counts.sum(), abs=1e-6)
-        errors = counts[int(row["taken_for"])] if row["taken_for"] else 0
-        assert errors == int(row["times"]) == np.delete(counts, int(row["class"])).max()
+        num_correct = counts[int(row["class"])]
+        assert (int(row["images"]), int(row["right"])) == (counts.sum(), num_correct)
+        assert float(row["accuracy"]) == pytest.approx(
+            num_correct / counts.sum(), abs=1e-6
+        )
+        num_errors = counts[int(row["taken_for"])] if row["taken_for"] else 0
+        assert (
+            num_errors
+            == int(row["times"])
+            == np.delete(counts, int(row["class"])).max()
+        )
     accuracies = [float(row["accuracy"]) for row in rows]
     assert accuracies == sorted(accuracies)
 
@@ -339,29 +345,29 @@ def read_evaluation(folder):
         return json.load(file)
 
 
-# The test split contains a fifth of the 1,797 digits, rounded up.
-@pytest.mark.parametrize(("split", "images"), [("train", 1437), ("all", 1797)])
-def test_evaluate_accepts_other_splits(split, images, run_copy):
+# The test split contains 360 of the 1,797 digits: a fifth, rounded up.
+@pytest.mark.parametrize(("split", "num_images"), [("train", 1437), ("all", 1797)])
+def test_evaluate_accepts_other_splits(split, num_images, run_copy):
     evaluate(run_copy, split=split, strategy="one_device")
     record = read_evaluation(os.path.join(run_copy, "evaluation"))
-    assert (record["images"], record["split"]) == (images, split)
+    assert (record["images"], record["split"]) == (num_images, split)
 
 
 def test_evaluate_recalibrates_statistics(run_copy, image_files):
-    """The batch contains all training images, so the statistics are exact."""
+    """One batch contains all training images, so the statistics are exact."""
     old_model = keras.models.load_model(f"{run_copy}/final.keras")
     evaluate(run_copy, recalibrate_bn=True, batch_size=1437, strategy="one_device")
     new_model = keras.models.load_model(f"{run_copy}/recalibrated.keras")
     images = sources.load_dataset("digits").train.images
     stem = keras.Model(old_model.input, old_model.get_layer("conv1_conv").output)
     outputs = stem.predict(images, verbose=0).astype(np.float64)
-    norm = new_model.get_layer("conv1_bn")
-    np.testing.assert_allclose(norm.moving_mean, outputs.mean((0, 1, 2)), atol=1e-4)
-    np.testing.assert_allclose(norm.moving_variance, outputs.var((0, 1, 2)), rtol=1e-3)
-    for variable, original in zip(
+    layer = new_model.get_layer("conv1_bn")
+    np.testing.assert_allclose(layer.moving_mean, outputs.mean((0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(layer.moving_variance, outputs.var((0, 1, 2)), rtol=1e-3)
+    for new_variable, old_variable in zip(
         new_model.trainable_variables, old_model.trainable_variables, strict=True
     ):
-        np.testing.assert_array_equal(variable, original)
+        np.testing.assert_array_equal(new_variable, old_variable)
     assert read_evaluation(os.path.join(run_copy, "evaluation"))["recalibrated"] is True
     path = str(image_files / "three.png")
     ((name, _),) = predict([path], f"{run_copy}/recalibrated.keras", top=1)[path]
@@ -418,7 +424,7 @@ def test_evaluate_records_the_split_of_another_dataset(run_copy):
         ({"batch_size": 0}, "Received: batch_size=0"),
         ({"strategy": "tpu"}, "Accepted: one_device, mirrored"),
         ({"dataset": "folder:/nowhere"}, "The folder does not exist"),
-        ({"weights": "imagenet"}, "weights and image_size need the name of a variant"),
+        ({"weights": "imagenet"}, "weights and image_size are accepted only with"),
     ],
 )
 def test_evaluate_refuses_invalid_arguments(arguments, words, run_copy):
@@ -500,7 +506,7 @@ def test_evaluate_refuses_unknown_classes(trained_run, tmp_path):
             "The batch size must be a multiple of 2, ",
         ),
         (["--model=resnet50", "--image_size=4"], "sides of at least 32 pixels"),
-        # The last feature map has a quarter of the image's height and width.
+        # The last feature map is a quarter as high as the image, hence the 4 pixels.
         (["--image_size=3"], "sides of at least 4 pixels"),
         (["--set", "sizes=8,3"], "sizes must be at least 4 pixels"),
         (["--strategy=miror"], "Did you mean 'mirrored'?"),
@@ -518,7 +524,7 @@ def test_evaluate_refuses_unknown_classes(trained_run, tmp_path):
     ],
 )
 def test_train_refuses_invalid_input(flags, words, tmp_path):
-    """The error is one line, and no file is written before it."""
+    """The error is one line, and no file is written or changed."""
     (tmp_path / "file").write_text("not a folder")
     result = run_child("keras_resnet.train", *flags, cwd=tmp_path)
     assert_one_line(result, words)
@@ -531,7 +537,7 @@ def test_train_refuses_invalid_input(flags, words, tmp_path):
 
 
 def test_train_reports_missing_write_permission(tmp_path):
-    """`train` runs as user nobody if the test runs as root, who may write anywhere."""
+    """Root may write anywhere. If root runs the test, `train` runs as user nobody."""
     uid_map = pathlib.Path("/proc/self/uid_map")
     if uid_map.exists() and uid_map.read_text().split()[2] == "1":
         pytest.skip("this sandbox has no other user")
@@ -545,15 +551,15 @@ def test_train_reports_missing_write_permission(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-SHORT_RUN = (
+SHORT_RUN_FLAGS = (
     "--model=cifar_resnet8", "--strategy=one_device", "--epochs=2",
     "--batch_size=240",
 )  # fmt: skip
 
 
 def test_a_silent_run_prints_only_errors(tmp_path):
-    """With --verbosity=-1, new, resumed and complete runs print nothing else."""
-    flags = (*SHORT_RUN, "--verbosity=-1", "--set", "checkpoint_every=2")
+    """With --verbosity=-1, new, resumed and complete runs print no progress."""
+    flags = (*SHORT_RUN_FLAGS, "--verbosity=-1", "--set", "checkpoint_every=2")
     for faults, status in (([("call_after_step", 5, "_die")], -9), ([], 0), ([], 0)):
         result = run_child("keras_resnet.train", *flags, cwd=tmp_path, faults=faults)
         assert (result.returncode, result.stdout, result.stderr) == (status, "", "")
@@ -563,7 +569,7 @@ def test_a_silent_run_prints_only_errors(tmp_path):
 
 
 def test_a_terminal_shows_a_progress_bar(tmp_path):
-    """The bar is followed by the remaining time and the time per step."""
+    """The remaining time and the time per step are displayed after the bar."""
     reading_end, writing_end = pty.openpty()
     chunks = []
 
@@ -574,19 +580,20 @@ def test_a_terminal_shows_a_progress_bar(tmp_path):
         except OSError:  # The writing end is closed.
             pass
 
-    reader = threading.Thread(target=read_terminal)
-    reader.start()
+    reader_thread = threading.Thread(target=read_terminal)
+    reader_thread.start()
     child = Child(
-        "keras_resnet.train", *SHORT_RUN, cwd=tmp_path, terminal=os.ttyname(writing_end),
+        "keras_resnet.train", *SHORT_RUN_FLAGS, cwd=tmp_path,
+        terminal=os.ttyname(writing_end),
         faults=[("call_after_step", "each", "_sleep", 0.2)],
     )  # fmt: skip
     assert child.wait().returncode == 0
     os.close(writing_end)
-    reader.join()
+    reader_thread.join()
     os.close(reading_end)
     output = re.sub(r"\x1b\[[0-9;]*m", "", b"".join(chunks).decode())
     assert "Epoch 1/2" in output and "Epoch 2/2" in output
-    # An example is "2/6 ... 1s 300ms/step - accuracy: 0.1 - loss: 2.3".
+    # Example of a match: "2/6 ... 1s 300ms/step - accuracy: 0.1 - loss: 2.3".
     regex = r"[1-5]/6 \S+ \d+[ms:\d]* \d+m?s/step - accuracy: [\d.]+ - loss: [\d.]+"
     assert re.search(regex, output), output
     assert re.search(r"6/6 \S+ .*val_accuracy: [\d.]+ - val_loss: ", output), output
@@ -605,7 +612,7 @@ def test_a_missing_tensorboard_is_reported(tmp_path):
 def test_tensorboard_logs_equal_the_metrics(tmp_path):
     pytest.importorskip("tensorboard")
     flags = ("--set", "tensorboard=True", "--model_dir=run")
-    result = run_child("keras_resnet.train", *SHORT_RUN, *flags, cwd=tmp_path)
+    result = run_child("keras_resnet.train", *SHORT_RUN_FLAGS, *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     events = {}
     for path in (tmp_path / "run" / "tensorboard").rglob("events.*"):
@@ -626,6 +633,6 @@ def test_tensorboard_logs_equal_the_metrics(tmp_path):
         assert values == pytest.approx([float(row[column]) for row in rows], rel=1e-5)
     assert any("graph" in tag or "keras" in tag for tag in events)
     ((images,),) = (v for tag, v in events.items() if tag.endswith("/augmented"))
-    width, height, first, *_ = tf.make_ndarray(images.tensor)
+    width, height, png, *_ = tf.make_ndarray(images.tensor)
     assert (int(width), int(height)) == (8, 8)
-    assert tf.io.decode_png(first).shape == (8, 8, 1)
+    assert tf.io.decode_png(png).shape == (8, 8, 1)

@@ -16,24 +16,27 @@ from keras_resnet.training import run_folder
 
 @pytest.fixture
 def runs_folder(trained_run, tmp_path):
-    """Folder with complete, interrupted, started and damaged runs and other folders."""
+    """Folder that contains runs in all states, and folders without a run."""
     root = tmp_path / "runs"
     record = json.loads((trained_run / "run.json").read_text("utf-8"))
     header = ",".join(run_folder.COLUMNS)
 
-    def make_run(name, settings, rows=(), checkpoint=None):
+    def make_run(name, settings, rows=(), checkpoint_step=None):
         folder = root / name
         folder.mkdir(parents=True)
         settings = {**record["settings"], **settings}
         text = json.dumps({**record, "settings": settings, "commit": "abc-dirty"})
         (folder / "run.json").write_text(text)
         if rows:
-            lines = [f"{i},1,0.5,{loss},{a},0.1" for i, (loss, a) in enumerate(rows, 1)]
+            lines = [
+                f"{epoch},1,0.5,{loss},{accuracy},0.1"
+                for epoch, (loss, accuracy) in enumerate(rows, 1)
+            ]
             (folder / "metrics.csv").write_text("\n".join([header, *lines]) + "\n")
-        if checkpoint:
+        if checkpoint_step:
             (folder / "checkpoints").mkdir()
             (folder / "checkpoints" / "checkpoint").write_text(
-                f'model_checkpoint_path: "step-{checkpoint}"\n'
+                f'model_checkpoint_path: "step-{checkpoint_step}"\n'
                 'all_model_checkpoint_paths: "step-7"\n'
             )
         return folder
@@ -71,7 +74,7 @@ def test_runs_are_listed_with_their_results_and_state(runs_folder, trained_run):
     assert done_run["state"] == "done"
     record = json.loads((trained_run / "run.json").read_text())
     assert done_run["commit"] == record["commit"]
-    # An epoch has 23 steps, because 1,437 images are 22 batches of 64 and one of 29.
+    # 5 epochs have 115 steps: an epoch has 22 batches of 64 images and one of 29.
     assert interrupted_run == {
         "name": f"{runs_folder}/deep/interrupted", "model": "cifar_resnet8",
         "dataset": "digits", "recipe": "digits", "epochs_done": 3, "epochs": 5,

@@ -26,24 +26,24 @@ FILL = (124, 116, 104)
 
 @functools.cache
 def load_test_images():
-    """Returns uint8 test images by name.
+    """Returns a dict of uint8 test images by name.
 
-    "china" is a photograph in colour, and "grey" is the same photograph in grey. The
+    "china" is a photograph in colour, and "grey" is a grey version of "china". The
     other images have few pixels or few colours.
     """
-    china = load_sample_image("china.jpg")
-    colour = china[100:222, 200:361]
+    sample_image = load_sample_image("china.jpg")
+    china = sample_image[100:222, 200:361]
     one_colour, two_colours = (
         np.full((9, 12, 3), 77, np.uint8),
         np.full((9, 12, 3), 40, np.uint8),
     )
     two_colours[:5] = 90, 40, 255
     return {
-        "china": colour,
-        "grey": np.asarray(Image.fromarray(colour).convert("L"))[..., None],
+        "china": china,
+        "grey": np.asarray(Image.fromarray(china).convert("L"))[..., None],
         "flat": one_colour,
         "two colours": two_colours,
-        "small": china[200:208, 300:308],
+        "small": sample_image[200:208, 300:308],
     }
 
 
@@ -59,7 +59,7 @@ def make_seeds(count, first=0):
 
 
 def draw_samples(function, count):
-    """Returns the results of a function for `count` seeds, an array (count, ...)."""
+    """Returns the results of a function for `count` seeds as an array (count, ...)."""
     draw = tf.function(
         lambda: tf.map_fn(function, make_seeds(count), function(make_seeds(1)[0]).dtype)
     )
@@ -68,7 +68,10 @@ def draw_samples(function, count):
 
 @pytest.fixture
 def fix_draws(monkeypatch):
-    """Function that makes `tf.random.<name>` return the given values in turn."""
+    """Function that patches the function `name` of `tf.random` to return given values.
+
+    Each call of the patched function returns the next value.
+    """
 
     def replace_draws(name, *values):
         remaining_values = iter(values)
@@ -125,9 +128,9 @@ def draw_torchvision_box(sides, draws, scale, ratio):
         ((375, 500), (0.08, 1.0)),
         ((500, 333), (0.08, 1.0)),
         ((32, 32), (0.08, 1.0)),
-        ((90, 1000), (0.08, 1.0)),  # Often no random box fits.
+        ((90, 1000), (0.08, 1.0)),  # Often, none of the ten random boxes fits.
         ((1000, 90), (0.35, 1.0)),
-        ((3, 2), (0.01, 1.0)),  # Some random boxes have a side of 0 pixels.
+        ((3, 2), (0.01, 1.0)),  # Some random boxes have sides of 0 pixels.
     ],
 )
 def test_inception_box_equals_torchvision(fix_draws, sides, scale):
@@ -184,7 +187,7 @@ def test_shorter_side_box_is_a_crop_of_the_resized_image(sides, size):
         np.testing.assert_allclose(corner, np.round(corner), atol=2e-3)
         assert np.all(np.round(corner) >= 0)
         assert np.all(np.round(corner) + size <= np.round(resized))
-        # The shorter side may be rounded down by a pixel.
+        # Rounding may make the shorter side smaller by a pixel.
         shorter_sides = np.round(resized) / size * min(size)
         shorter_side = round(min(shorter_sides))
         assert low <= shorter_side <= high
@@ -203,8 +206,8 @@ def test_shorter_side_boxes_have_uniform_scales_and_positions():
     shorter_sides = np.round(224 / height * 300).astype(int)
     assert set(shorter_sides) == set(range(256, 481))
     assert scipy.stats.chisquare(np.bincount(shorter_sides - 256)).pvalue > 0.001
-    # Adding uniform noise from [0, 1) makes integer positions uniform on an interval if
-    # the first and the last position are as likely as all others.
+    # Integer positions that are equally likely become uniform on an interval if noise
+    # from [0, 1) is added. The test thus detects if a border position is less likely.
     random = np.random.default_rng(0)
     row = np.round(y / height * 224) + random.random(4000)
     column = np.round(x / width * 224) + random.random(4000)
@@ -262,10 +265,10 @@ def test_erase_returns_the_image_if_no_box_fits():
 
 def test_erased_areas_are_uniform():
     image = tf.ones((100, 100, 1), tf.uint8)
-    num_remaining = draw_samples(
+    num_intact_pixels = draw_samples(
         lambda s: tf.reduce_sum(tf.cast(erase(image, s, 0.3, 0), tf.int32)), 2000
     )
-    area_fractions = 1 - num_remaining[num_remaining < 10000] / 10000
+    area_fractions = 1 - num_intact_pixels[num_intact_pixels < 10000] / 10000
     assert scipy.stats.binomtest(len(area_fractions), 2000, 0.3).pvalue > 0.001
     # Small boxes are excluded, because rounding their sides distorts their areas.
     assert is_uniform(area_fractions[area_fractions > 0.1], 0.1, 1 / 3 + 0.01)
@@ -276,10 +279,10 @@ def test_erased_areas_are_uniform():
 
 
 def test_shift_colours_equals_the_formula(fix_draws):
-    """The formula of fb.resnet.torch shifts channel c by the sum of V[c, j] a[j] l[j].
+    """In fb.resnet.torch, channel c is shifted by the sum over j of V[c, j] a[j] l[j].
 
-    V are the eigenvectors, l the eigenvalues and a the random factors. Pixel values are
-    from 0 to 1.
+    V holds the eigenvectors, l the eigenvalues and a the random factors. The formula
+    applies to pixel values from 0 to 1.
     """
     image = load_test_images()["china"]
     for factors in ([0.1, -0.2, 0.3], [-0.25, 0.05, 0.0], [3.0, 2.0, -1.0]):
@@ -299,8 +302,8 @@ def test_shift_colours_equals_the_formula(fix_draws):
 def test_colour_shifts_are_normal_along_the_principal_components():
     image = tf.fill((1, 1, 3), tf.constant(128, tf.uint8))
     shifts = draw_samples(lambda s: shift_colours(image, s, 0.5), 2000)[:, 0, 0] - 128.0
-    # The first principal component is nearly grey. Shifts along it are divided by their
-    # standard deviation.
+    # The first principal component is nearly grey. The shifts along this component are
+    # divided by their standard deviation.
     axis = np.array([-0.5675, -0.5808, -0.5836])
     first_component = shifts @ axis / (255 * 0.5 * 0.2175)
     assert scipy.stats.kstest(first_component, "norm").pvalue > 0.001
@@ -310,9 +313,9 @@ def test_colour_shifts_are_normal_along_the_principal_components():
     np.testing.assert_array_equal(shift_colours(grey, (0, 0), 5.0), grey)
 
 
-# The operations of RandAugment and TrivialAugment are implemented with Pillow, as in the
-# modules torchvision.transforms.autoaugment (`_apply_op`) and timm.data.auto_augment.
-# The keys of PILLOW_OPERATIONS are the names of the operations in these modules.
+# The operations of RandAugment and TrivialAugment are implemented with Pillow, as in
+# torchvision.transforms.autoaugment (`_apply_op`) and timm.data.auto_augment.
+# The keys of `PILLOW_OPERATIONS` are the operations' names in the two modules.
 
 
 def transform(image, matrix, filter):
@@ -365,71 +368,104 @@ PILLOW_OPERATIONS = {
 }
 
 
-def make_linear_amount(low, high):
-    return lambda bin, sides: np.linspace(low, high, 31, dtype=np.float32)[bin].item()
+def make_linear_function(low, high):
+    return lambda magnitude, sides: np.linspace(low, high, 31, dtype=np.float32)[
+        magnitude
+    ].item()
 
 
-def make_integer_amount(fraction, axis):
-    return lambda bin, sides: int(np.linspace(0, fraction * sides[axis], 31)[bin])
+def make_integer_function(fraction, axis):
+    return lambda magnitude, sides: int(
+        np.linspace(0, fraction * sides[axis], 31)[magnitude]
+    )
 
 
-def make_torchvision_amounts(shear, amount_y, amount_x, degrees, factor, bits):
-    """Returns a dict from an operation's name to (find_amount, is_signed, offset).
+def make_torchvision_rules(shear, find_dy, find_dx, degrees, factor, bits):
+    """Returns a dict from an operation's name to (find_parameter, is_signed, offset).
 
-    The amount of the operation is offset + find_amount(magnitude, sides). If it is
-    signed, the sign of the second term is random.
+    The parameter of the operation is offset + find_parameter(magnitude, sides). If
+    `is_signed`, the sign of the second term is random.
     """
-    no_amount = (lambda *_: 0.0, False, 0)
-    posterize_amount = (lambda bin, sides: 8 - round(bin / (30 / bits)), False, 0)
+    no_parameter = (lambda *_: 0.0, False, 0)
+    posterize_rule = (
+        lambda magnitude, sides: 8 - round(magnitude / (30 / bits)),
+        False,
+        0,
+    )
     return {
-        "Identity": no_amount,
-        "ShearX": (make_linear_amount(0, shear), True, 0),
-        "ShearY": (make_linear_amount(0, shear), True, 0),
-        "TranslateX": (amount_x, True, 0),
-        "TranslateY": (amount_y, True, 0),
-        "Rotate": (make_linear_amount(0, degrees), True, 0),
+        "Identity": no_parameter,
+        "ShearX": (make_linear_function(0, shear), True, 0),
+        "ShearY": (make_linear_function(0, shear), True, 0),
+        "TranslateX": (find_dx, True, 0),
+        "TranslateY": (find_dy, True, 0),
+        "Rotate": (make_linear_function(0, degrees), True, 0),
         **dict.fromkeys(
             ("Brightness", "Color", "Contrast", "Sharpness"),
-            (make_linear_amount(0, factor), True, 1),
+            (make_linear_function(0, factor), True, 1),
         ),
-        "Posterize": posterize_amount,
-        "Solarize": (make_linear_amount(255, 0), False, 0),
-        "AutoContrast": no_amount,
-        "Equalize": no_amount,
+        "Posterize": posterize_rule,
+        "Solarize": (make_linear_function(255, 0), False, 0),
+        "AutoContrast": no_parameter,
+        "Equalize": no_parameter,
     }
 
 
-def make_timm_amount(largest, offset=0):
-    # The amount is rounded to float32 as in `policies`. Operations multiply pixel values
-    # by it and truncate the products, so its last bit can change a pixel value.
-    return (lambda m, sides: np.float32(m) / 10 * np.float32(largest), True, offset)
+def make_timm_rule(largest, offset=0):
+    # The parameter is rounded to float32 as in `policies`. Operations multiply pixel
+    # values by the parameter and truncate the products, so its last bit matters.
+    return (
+        lambda magnitude, sides: np.float32(magnitude) / 10 * np.float32(largest),
+        True,
+        offset,
+    )
 
 
-EXPECTED_AMOUNTS = {
-    "rand": make_torchvision_amounts(
+EXPECTED_RULES = {
+    "rand": make_torchvision_rules(
         0.3,
-        make_integer_amount(150 / 331, 0),
-        make_integer_amount(150 / 331, 1),
+        make_integer_function(150 / 331, 0),
+        make_integer_function(150 / 331, 1),
         30,
         0.9,
         4,
     ),
-    "wide": make_torchvision_amounts(
-        0.99, lambda b, _: int(32 * b / 30), lambda b, _: int(32 * b / 30), 135, 0.99, 6
+    "wide": make_torchvision_rules(
+        0.99,
+        lambda magnitude, _: int(32 * magnitude / 30),
+        lambda magnitude, _: int(32 * magnitude / 30),
+        135,
+        0.99,
+        6,
     ),
     "increasing": {
-        **dict.fromkeys(("AutoContrast", "Equalize", "Invert"), make_timm_amount(0)),
-        "Rotate": make_timm_amount(30),
-        "Posterize": (lambda m, _: 4 - int(m / 10 * 4), False, 0),
-        "Solarize": (lambda m, _: 256 - min(256, int(m / 10 * 256)), False, 0),
-        "SolarizeAdd": (lambda m, _: min(128, int(m / 10 * 110)), False, 0),
-        **dict.fromkeys(
-            ("Color", "Contrast", "Brightness", "Sharpness"), make_timm_amount(0.9, 1)
+        **dict.fromkeys(("AutoContrast", "Equalize", "Invert"), make_timm_rule(0)),
+        "Rotate": make_timm_rule(30),
+        "Posterize": (lambda magnitude, _: 4 - int(magnitude / 10 * 4), False, 0),
+        "Solarize": (
+            lambda magnitude, _: 256 - min(256, int(magnitude / 10 * 256)),
+            False,
+            0,
         ),
-        "ShearX": make_timm_amount(0.3),
-        "ShearY": make_timm_amount(0.3),
-        "TranslateX": (lambda m, sides: m / 10 * 0.45 * sides[1], True, 0),
-        "TranslateY": (lambda m, sides: m / 10 * 0.45 * sides[0], True, 0),
+        "SolarizeAdd": (
+            lambda magnitude, _: min(128, int(magnitude / 10 * 110)),
+            False,
+            0,
+        ),
+        **dict.fromkeys(
+            ("Color", "Contrast", "Brightness", "Sharpness"), make_timm_rule(0.9, 1)
+        ),
+        "ShearX": make_timm_rule(0.3),
+        "ShearY": make_timm_rule(0.3),
+        "TranslateX": (
+            lambda magnitude, sides: magnitude / 10 * 0.45 * sides[1],
+            True,
+            0,
+        ),
+        "TranslateY": (
+            lambda magnitude, sides: magnitude / 10 * 0.45 * sides[0],
+            True,
+            0,
+        ),
     },
 }
 MAGNITUDES = {
@@ -441,7 +477,7 @@ GEOMETRIC_OPERATIONS = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"
 
 
 def apply_operation(fix_draws, space, name, magnitude, sign, image):
-    """Applies one operation of `policies` by fixing the random numbers."""
+    """Applies the given operation of `policies` by fixing the random numbers."""
     names = list(SPACES[space].ops)
     operation_draw = (names.index(name) + 0.5) / len(names)
     draws = [operation_draw, 0.3, (sign + 1) / 2 * 0.9]
@@ -457,14 +493,14 @@ def apply_operation(fix_draws, space, name, magnitude, sign, image):
 
 @pytest.mark.parametrize("space", SPACES)
 def test_operation_names_equal_those_of_torchvision_and_timm(space):
-    assert set(SPACES[space].ops) == set(EXPECTED_AMOUNTS[space])
+    assert set(SPACES[space].ops) == set(EXPECTED_RULES[space])
 
 
 @pytest.mark.parametrize(
-    ("space", "name"), [(s, n) for s in EXPECTED_AMOUNTS for n in EXPECTED_AMOUNTS[s]]
+    ("space", "name"), [(s, n) for s in EXPECTED_RULES for n in EXPECTED_RULES[s]]
 )
 def test_operation_equals_pillow(fix_draws, space, name):
-    find_amount, is_signed, offset = EXPECTED_AMOUNTS[space][name]
+    find_parameter, is_signed, offset = EXPECTED_RULES[space][name]
     bilinear = space == "increasing"
     filter = Image.Resampling.BILINEAR if bilinear else Image.Resampling.NEAREST
     has_changed = False
@@ -472,18 +508,18 @@ def test_operation_equals_pillow(fix_draws, space, name):
         image = load_test_images()[image_name]
         for magnitude in MAGNITUDES[space]:
             for sign in (1, -1):
-                amount = find_amount(magnitude, image.shape[:2])
-                amount = offset + (sign * amount if is_signed else amount)
+                parameter = find_parameter(magnitude, image.shape[:2])
+                parameter = offset + (sign * parameter if is_signed else parameter)
                 expected = np.asarray(
-                    PILLOW_OPERATIONS[name](image, float(amount), filter)
+                    PILLOW_OPERATIONS[name](image, float(parameter), filter)
                 )
                 expected = expected.reshape(image.shape).astype(int)
                 result = apply_operation(fix_draws, space, name, magnitude, sign, image)
                 assert result.dtype == tf.uint8
                 difference = np.abs(result.numpy() - expected)
                 if bilinear and name in GEOMETRIC_OPERATIONS:
-                    # Pillow computes bilinear transforms in floating point, so it may
-                    # classify other border pixels as outside of the image.
+                    # Pillow computes bilinear transforms in floating point. Rounding
+                    # errors decide whether a border pixel is outside of the image.
                     assert np.sum(np.any(difference > 1, -1)) <= 4
                 else:
                     assert difference.max() == 0, (image_name, magnitude, sign)
@@ -500,7 +536,7 @@ def test_bilinear_interpolation_keeps_constant_areas(fix_draws):
 
 
 def test_timm_applies_each_operation_with_probability_one_half(fix_draws):
-    """torchvision's RandAugment applies every drawn operation."""
+    """In contrast, torchvision's RandAugment applies every drawn operation."""
     image = load_test_images()["china"]
     invert_draw = (list(SPACES["increasing"].ops).index("Invert") + 0.5) / 15
     for probability_draw, expected in ((0.49, 255 - image), (0.51, image)):
@@ -513,11 +549,11 @@ def test_timm_applies_each_operation_with_probability_one_half(fix_draws):
 
 def test_operations_are_applied_in_order(fix_draws):
     image = load_test_images()["china"]
-    operations = ["Solarize", "Color", "Equalize"]
+    operation_names = ["Solarize", "Color", "Equalize"]
     all_names = list(SPACES["rand"].ops)
     fix_draws(
         "stateless_uniform",
-        [[(all_names.index(n) + 0.5) / 14, 0, 0.9] for n in operations],
+        [[(all_names.index(n) + 0.5) / 14, 0, 0.9] for n in operation_names],
     )
     expected = ImageOps.solarize(Image.fromarray(image), 255 - 15 * 8.5)
     expected = ImageEnhance.Color(expected).enhance(1.45)
@@ -527,7 +563,7 @@ def test_operations_are_applied_in_order(fix_draws):
 
 
 def test_random_magnitudes_are_clipped_to_their_range(fix_draws):
-    """The magnitude is 7 with a standard deviation of 0.5. Its range is 0 to 10."""
+    """The mean magnitude is 7, the standard deviation 0.5, and the range 0 to 10."""
     image = load_test_images()["china"]
     brightness_draw = (list(SPACES["increasing"].ops).index("Brightness") + 0.5) / 15
     for noise in (-20, -1.5, 0.4, 20):
@@ -587,14 +623,16 @@ IMAGE_FUNCTIONS = {
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", IMAGE_FUNCTIONS)
 def test_functions_work_in_a_dataset_of_images_of_any_size(name, channels):
-    """Each result equals that of a single call and depends on the seed."""
+    """Results equal those of direct calls and depend only on the image and the seed."""
     function = IMAGE_FUNCTIONS[name]
-    candidates = [
+    images_with_channels = [
         load_test_images()[n]
         for n in IMAGE_NAMES
         if load_test_images()[n].shape[-1] == channels
     ]
-    images = [candidates[i % len(candidates)] for i in range(12)] * 3
+    images = [
+        images_with_channels[i % len(images_with_channels)] for i in range(12)
+    ] * 3
     seeds = tf.constant([[first, i] for first in (3, 3, 4) for i in range(12)])
     spec = tf.TensorSpec((None, None, channels), tf.uint8)
     dataset = tf.data.Dataset.from_generator(lambda: images, output_signature=spec)
@@ -626,11 +664,11 @@ def test_boxes_can_be_drawn_in_a_dataset():
             sides, seed, (224, 224)
         )
 
-    pairs = list(tf.data.Dataset.range(12).map(draw_boxes).as_numpy_iterator())
-    assert len({tuple(box) for pair in pairs for box in pair}) == 24
-    for i, pair in enumerate(pairs):
+    box_pairs = list(tf.data.Dataset.range(12).map(draw_boxes).as_numpy_iterator())
+    assert len({tuple(box) for box_pair in box_pairs for box in box_pair}) == 24
+    for i, box_pair in enumerate(box_pairs):
         for box, expected in zip(
-            pair, draw_boxes(tf.constant(i, tf.int64)), strict=True
+            box_pair, draw_boxes(tf.constant(i, tf.int64)), strict=True
         ):
             np.testing.assert_array_equal(box, expected)
 
@@ -645,7 +683,7 @@ def make_batch(count, channels=3):
 
 
 def find_weights(labels, mixed_labels):
-    """Returns the weight of each image in its mixture with another class's image."""
+    """Returns each image's weight in the mixture with an image of another class."""
     np.testing.assert_allclose(mixed_labels.sum(axis=1), 1, atol=1e-6)
     return mixed_labels[np.arange(len(labels)), labels.argmax(axis=1)]
 
@@ -654,14 +692,16 @@ def find_weights(labels, mixed_labels):
 def test_mixup_equals_the_formula(channels):
     images, _ = make_batch(6, channels)
     labels = np.eye(2, dtype=np.float32)[[0, 1, 0, 1, 0, 1]]
-    partners = [1, 0, 3, 2, 5, 4]
+    partner_indices = [1, 0, 3, 2, 5, 4]
     weights = set()
     for seed in range(8):
         mixed, mixed_labels = map(np.asarray, mix(images, labels, (seed, 1), 0.8, 0))
         weight = find_weights(labels, mixed_labels)
         assert np.ptp(weight) < 1e-6
         weight = weight[0].astype(np.float64)
-        expected = weight * images + (1 - weight) * images[partners].astype(np.float64)
+        expected = weight * images + (1 - weight) * images[partner_indices].astype(
+            np.float64
+        )
         assert mixed.dtype == np.uint8
         assert np.abs(mixed - expected).max() < 0.5 + 1e-3
         weights.add(weight)
@@ -682,26 +722,30 @@ def test_cutmix_weights_labels_by_area(channels):
             1 - is_replaced.mean(axis=(1, 2, 3)),
             atol=1e-6,
         )
-        rows, columns = np.nonzero(is_replaced[0, ..., 0])
-        if len(rows):  # The same box is replaced in all images.
+        row_indices, column_indices = np.nonzero(is_replaced[0, ..., 0])
+        if len(row_indices):  # The same box is replaced in all images.
             box = np.zeros_like(is_replaced)
-            box[:, min(rows) : max(rows) + 1, min(columns) : max(columns) + 1] = True
+            box[
+                :,
+                min(row_indices) : max(row_indices) + 1,
+                min(column_indices) : max(column_indices) + 1,
+            ] = True
             np.testing.assert_array_equal(is_replaced, box)
             num_boxes += 1
     assert num_boxes > 25
 
 
 def test_cutmix_boxes_equal_the_paper(fix_draws):
-    """The box's sides are sqrt(1 - lambda) times the image's, before it is clipped."""
+    """Before clipping, the box's sides are sqrt(1 - lambda) times the image's sides."""
     images, labels = make_batch(2)
     random = np.random.default_rng(1)
     for _ in range(30):
-        gammas, centre = random.random(2), random.random(2).astype(np.float32)
-        fix_draws("stateless_uniform", centre)
+        gammas, centre_draws = random.random(2), random.random(2).astype(np.float32)
+        fix_draws("stateless_uniform", centre_draws)
         fix_draws("stateless_gamma", gammas)
         mixed, _ = mix(images, labels, (0, 0), 0, 1.0)
         side_fraction = math.sqrt(1 - gammas[0] / gammas.sum())
-        y, x = int(centre[0] * 20), int(centre[1] * 30)
+        y, x = int(centre_draws[0] * 20), int(centre_draws[1] * 30)
         h, w = int(20 * side_fraction), int(30 * side_fraction)
         top, bottom = np.clip([y - h // 2, y + h // 2], 0, 20)
         left, right = np.clip([x - w // 2, x + w // 2], 0, 30)
@@ -722,12 +766,12 @@ def test_mixing_weights_have_the_beta_distribution(alpha):
 
 
 def test_mixup_and_cutmix_are_equally_likely():
-    """CutMix of a black and a white image has no grey pixels, unlike mixup."""
+    """Mixup of a black and a white image makes pixels grey, and CutMix does not."""
     images = tf.concat([tf.zeros((1, 16, 16, 1)), tf.fill((1, 16, 16, 1), 255.0)], 0)
     images = tf.cast(images, tf.uint8)
     mixed = draw_samples(lambda s: mix(images, tf.eye(2), s, 1.0, 1.0)[0], 600)
-    num_boxed = sum(set(np.unique(pair)) <= {0, 255} for pair in mixed)
-    assert scipy.stats.binomtest(num_boxed, 600, 0.5).pvalue > 0.001
+    num_cutmix = sum(set(np.unique(pair)) <= {0, 255} for pair in mixed)
+    assert scipy.stats.binomtest(num_cutmix, 600, 0.5).pvalue > 0.001
 
 
 @pytest.mark.parametrize("alphas", [(0.8, 0), (0, 1.0), (0.2, 1.0)])
@@ -739,13 +783,13 @@ def test_parts_of_a_batch_are_mixed_like_the_whole_batch(count, alphas):
         assert mixed[0].shape == images.shape
         repeated = mix(images, labels, (seed, 7), *alphas)
         for start, stop in ((0, 2), (2, 6), (6, count), (0, 6)):
-            rows = slice(start, stop)
-            part_mixed = mix(images[rows], labels[rows], (seed, 7), *alphas)
-            for array, expected in zip(part_mixed, mixed, strict=True):
-                np.testing.assert_array_equal(array, expected[rows])
+            part = slice(start, stop)
+            mixed_part = mix(images[part], labels[part], (seed, 7), *alphas)
+            for array, expected in zip(mixed_part, mixed, strict=True):
+                np.testing.assert_array_equal(array, expected[part])
         for array, expected in zip(repeated, mixed, strict=True):
             np.testing.assert_array_equal(array, expected)
-        if count % 2:  # The last image has no partner.
+        if count % 2:  # The last image has no partner and is unchanged.
             np.testing.assert_array_equal(mixed[0][-1], images[-1])
             np.testing.assert_array_equal(mixed[1][-1], labels[-1])
 
@@ -763,9 +807,9 @@ def test_mixing_works_in_a_dataset():
     dataset = tf.data.Dataset.zip(dataset, tf.data.Dataset.range(4))
     dataset = dataset.map(lambda b, i: mix(*b, tf.stack([1, i]), 0.8, 1.0))
     for i, (mixed, mixed_labels) in enumerate(dataset):
-        rows = slice(4 * i, 4 * i + 4)
+        part = slice(4 * i, 4 * i + 4)
         expected = mix(
-            images[rows], labels[rows], tf.constant([1, i], tf.int64), 0.8, 1.0
+            images[part], labels[part], tf.constant([1, i], tf.int64), 0.8, 1.0
         )
         np.testing.assert_array_equal(mixed, expected[0])
         np.testing.assert_array_equal(mixed_labels, expected[1])

@@ -31,8 +31,8 @@ def folder(tmp_path):
         for i in range(count):
             pixels = random.integers(0, 60, (20 + i, 30, 3), np.uint8)
             pixels[..., channel] += 150
-            ending = ("png", "jpg", "bmp")[i % 3]
-            Image.fromarray(pixels).save(tmp_path / name / f"{i:02d}.{ending}")
+            suffix = ("png", "jpg", "bmp")[i % 3]
+            Image.fromarray(pixels).save(tmp_path / name / f"{i:02d}.{suffix}")
         (tmp_path / name / "notes.txt").write_text("no image")
     return tmp_path
 
@@ -54,7 +54,7 @@ def test_digits_equal_those_of_scikit_learn(digits):
 
     scikit_digits = load_digits()
     assert len(digits.train) + len(digits.test) == 1797
-    assert len(digits.test) == 360  # A fifth of 1,797.
+    assert len(digits.test) == 360  # A fifth of 1,797, rounded up.
     images = np.concatenate([digits.train.images, digits.test.images])
     images = np.round(images[..., 0] / (255 / 16)).astype(int)
     loaded_images = sorted(image.tobytes() for image in images)
@@ -77,13 +77,13 @@ def test_an_epoch_has_every_image_once(digits):
 
 
 def test_order_depends_on_epoch_and_seed(digits):
-    first_epoch = take_digit_batches(digits, (8, 8, 1), 0, 1)
-    second_epoch = take_digit_batches(digits, (8, 8, 1), 23, 24)
-    other_seed = take_digit_batches(digits, (8, 8, 1), 0, 1, seed=1)
-    repeated = take_digit_batches(digits, (8, 8, 1), 0, 1)
-    assert not np.array_equal(first_epoch[0][1], second_epoch[0][1])
-    assert not np.array_equal(first_epoch[0][1], other_seed[0][1])
-    for a, b in zip(first_epoch[0], repeated[0], strict=True):
+    first_epoch_batches = take_digit_batches(digits, (8, 8, 1), 0, 1)
+    second_epoch_batches = take_digit_batches(digits, (8, 8, 1), 23, 24)
+    other_seed_batches = take_digit_batches(digits, (8, 8, 1), 0, 1, seed=1)
+    repeated_batches = take_digit_batches(digits, (8, 8, 1), 0, 1)
+    assert not np.array_equal(first_epoch_batches[0][1], second_epoch_batches[0][1])
+    assert not np.array_equal(first_epoch_batches[0][1], other_seed_batches[0][1])
+    for a, b in zip(first_epoch_batches[0], repeated_batches[0], strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -105,9 +105,9 @@ def test_replicas_share_the_batch_of_a_single_device(digits, replicas):
     shared_batches = take_digit_batches(digits, (8, 8, 1), 0, 25, replicas)
     for step, batch in enumerate(single_device_batches):
         parts = shared_batches[step * replicas : (step + 1) * replicas]
-        sizes = [len(labels) for _, labels, _ in parts]
-        assert max(sizes) - min(sizes) <= 1
-        assert min(sizes) > 0
+        part_sizes = [len(labels) for _, labels, _ in parts]
+        assert max(part_sizes) - min(part_sizes) <= 1
+        assert min(part_sizes) > 0
         for i in range(3):
             np.testing.assert_array_equal(
                 np.concatenate([p[i] for p in parts]), batch[i]
@@ -115,7 +115,10 @@ def test_replicas_share_the_batch_of_a_single_device(digits, replicas):
 
 
 def test_no_replica_gets_an_empty_part(digits):
-    """The last image of 1,437 is dropped if two replicas share batches of 4."""
+    """The last of 1,437 images is left out if two replicas share batches of 4.
+
+    A batch of this image alone would have no image for the second replica.
+    """
     assert count_steps(len(digits.train), 4, 1) == 360
     assert count_steps(len(digits.train), 4, 2) == 359
     parts = take_digit_batches(digits, (8, 8, 1), 357, 361, replicas=2, batch_size=4)
@@ -256,7 +259,7 @@ def test_batch_size_must_be_a_multiple_of_the_replicas():
 
 
 def test_tfds_datasets_are_loaded_unchanged(tmp_path):
-    """The images of one dataset have the same size, and those of the other do not."""
+    """The images of "tiny" have one size, and the images of "mixed" have several."""
     tfds = pytest.importorskip("tensorflow_datasets")
     random = np.random.default_rng(0)
     for name, shape in (("tiny", (6, 6, 3)), ("mixed", (None, None, 3))):
@@ -293,18 +296,18 @@ def test_tfds_datasets_are_loaded_unchanged(tmp_path):
         assert dataset.shape == (shape if shape[0] else None)
         views = pipelines.load_views(dataset.test, Preprocessing(6, 6, 3))
         assert views.shape == (5, 6, 6, 3)
-        for (_, example), view, label in zip(
+        for (_, example), loaded_image, label in zip(
             examples["test"], views, dataset.test.labels, strict=True
         ):
             assert label == example["label"]
             if shape[0]:
-                np.testing.assert_array_equal(view, example["image"])
+                np.testing.assert_array_equal(loaded_image, example["image"])
 
 
 @pytest.mark.shared_data
 @pytest.mark.full
 def test_fashion_mnist_can_be_loaded_after_tfds_prepared_it(tmp_path):
-    """A script prepares the dataset with TFDS from its original files."""
+    """`prepare_tfds.py` prepares the dataset with TFDS from the original files."""
     pytest.importorskip("tensorflow_datasets")
     script = SHARED.parent / "tools" / "prepare_tfds.py"
     result = run_python(script, tmp_path, "fashion_mnist", timeout=600)
@@ -316,7 +319,7 @@ def test_fashion_mnist_can_be_loaded_after_tfds_prepared_it(tmp_path):
 
 
 def test_data_needs_no_network_or_optional_package():
-    code = """
+    script = """
 import sys
 sys.modules["tensorflow_datasets"] = None
 from keras_resnet import InputError, data
@@ -326,7 +329,7 @@ try:
 except InputError as error:
     print(error)
 """
-    result = run_python("-c", code, cwd=os.path.dirname(ROOT))
+    result = run_python("-c", script, cwd=os.path.dirname(ROOT))
     assert "keras-resnet-zoo[datasets]" in result.stdout, result.stderr
 
 
@@ -334,9 +337,9 @@ except InputError as error:
 
 
 def make_gradient(height, width):
-    """Returns an image whose red grows from left to right and green from top to bottom.
+    """Returns an image in which red grows from left to right and green downwards.
 
-    Both grow from 0 to 240. Blue is 60.
+    Red and green grow from 0 to 240. Blue is 60.
     """
     y, x = (np.mgrid[0:height, 0:width] + 0.5) / [[[height]], [[width]]]
     return np.stack([x * 240, y * 240, 0 * x + 60], -1).round().astype(np.uint8)
@@ -366,11 +369,11 @@ def encode(pixels, kind="PNG", **options):
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    """Dict of three splits of the same 22 images with 3 classes.
+def stored_splits(tmp_path_factory):
+    """Dict of three splits, which store the same 22 images of 3 classes in three ways.
 
-    The images of "folder" are in files, those of "records" in TFRecord files, and those
-    of "arrays" in memory.
+    "folder" has image files, "records" has TFRecord files, and "arrays" has pixels in
+    memory.
     """
     folder = tmp_path_factory.mktemp("sources")
     random = np.random.default_rng(0)
@@ -380,9 +383,11 @@ def sources(tmp_path_factory):
         images.append(encode(image))
         paths.append(str(folder / f"{i:02d}.png"))
         (folder / f"{i:02d}.png").write_bytes(images[-1])
-    for shard, part in ((0, slice(10)), (1, slice(10, 22))):
+    for shard, shard_slice in ((0, slice(10)), (1, slice(10, 22))):
         write_records(
-            folder / f"train-{shard}-of-2", images[part], 1 + labels[part].astype(int)
+            folder / f"train-{shard}-of-2",
+            images[shard_slice],
+            1 + labels[shard_slice].astype(int),
         )
     write_records(folder / "validation-0-of-1", images[:5], [1, 2, 3, 1, 2])
     os.environ["KERAS_HOME"], original_home = str(folder), os.environ.get("KERAS_HOME")
@@ -415,8 +420,8 @@ def make_training_batches(
     )
 
 
-def take_batches(split, start, stop, *positional, **options):
-    batches = make_training_batches(split, *positional, **options).dataset(start, stop)
+def take_batches(split, start, stop, *args, **options):
+    batches = make_training_batches(split, *args, **options).dataset(start, stop)
     return list(batches.as_numpy_iterator())
 
 
@@ -454,22 +459,22 @@ RECIPE_CHANGES = {
         ),
     ],
 )
-def test_batch_is_a_function_of_seed_and_step(sources, changes):
-    """A batch does not depend on how images are stored or on the number of replicas.
+def test_batch_is_a_function_of_seed_and_step(stored_splits, changes):
+    """A batch does not depend on the storage of images or on the number of replicas.
 
-    Nor does it depend on the step at which the pipeline starts.
+    A batch does not depend on the step at which the pipeline starts either.
     """
     changes = RECIPE_CHANGES[changes]
-    expected = take_batches(sources["arrays"], 0, 7, **changes)
+    expected = take_batches(stored_splits["arrays"], 0, 7, **changes)
     assert [len(weights) for _, _, weights in expected] == [8, 8, 6, 8, 8, 6, 8]
     for images, _, weights in expected:
         assert images.shape[1:] == (8, 9, 3)
         assert weights.sum() == pytest.approx(1, rel=1e-6)
-    assert_equal(take_batches(sources["folder"], 2, 7, **changes), expected[2:])
-    assert_equal(take_batches(sources["records"], 4, 6, **changes), expected[4:6])
+    assert_equal(take_batches(stored_splits["folder"], 2, 7, **changes), expected[2:])
+    assert_equal(take_batches(stored_splits["records"], 4, 6, **changes), expected[4:6])
     is_mixed = "mixup" in changes or "cutmix" in changes
     group_size = 2 if is_mixed else 1
-    two_replicas = take_batches(sources["arrays"], 1, 4, 2, **changes)
+    two_replicas = take_batches(stored_splits["arrays"], 1, 4, 2, **changes)
     assert_equal(
         [join_parts(two_replicas[i : i + 2]) for i in (0, 2, 4)], expected[1:4]
     )
@@ -481,8 +486,10 @@ def test_batch_is_a_function_of_seed_and_step(sources, changes):
         assert len(images) % group_size == 0
     # Two workers have two replicas each.
     parts = [
-        take_batches(sources["arrays"], 0, 2, 4, local_replicas=local, **changes)
-        for local in (range(2), range(2, 4))
+        take_batches(
+            stored_splits["arrays"], 0, 2, 4, local_replicas=local_replicas, **changes
+        )
+        for local_replicas in (range(2), range(2, 4))
     ]
     for step in range(2):
         step_parts = [
@@ -517,21 +524,21 @@ def test_step_indices_match_the_batch(replicas):
 
 
 def test_epochs_are_different_permutations():
-    split, orders = make_numbered_split(50), []
+    split, epoch_orders = make_numbered_split(50), []
     for epoch in range(3):
         batches = take_batches(
             split, 5 * epoch, 5 * epoch + 5, crop="pad", size=(4, 4), batch_size=12,
             pad=0.0,
         )  # fmt: skip
-        orders.append(join_parts(batches)[0][:, 0, 0, 0].tolist())
-        assert sorted(orders[-1]) == list(range(50))
-    assert orders[0] != orders[1] != orders[2]
+        epoch_orders.append(join_parts(batches)[0][:, 0, 0, 0].tolist())
+        assert sorted(epoch_orders[-1]) == list(range(50))
+    assert epoch_orders[0] != epoch_orders[1] != epoch_orders[2]
 
 
 def test_repeated_images_are_augmented_differently_and_never_paired():
     count = 36
     images = np.stack([make_gradient(8, 8)] * count)
-    images[..., 2] = np.arange(count)[:, None, None]  # Blue is the image's index.
+    images[..., 2] = np.arange(count)[:, None, None]  # Blue is the index of the image.
     split = splits.Split(images, np.zeros(count, np.int32))
     batches = take_batches(
         split, 0, 6, crop="pad", pad=0.25, repeats=3, batch_size=12, size=(8, 8)
@@ -546,7 +553,7 @@ def test_repeated_images_are_augmented_differently_and_never_paired():
         for index in np.unique(indices):
             copies = images[indices == index]
             assert len({copy.tobytes() for copy in copies}) > 1
-    # An epoch contains a third of the images.
+    # As each image is repeated three times, an epoch contains a third of the images.
     assert len(distinct_indices) == len(set(distinct_indices)) == 12
 
 
@@ -571,21 +578,26 @@ def test_hold_out_always_selects_the_same_images():
 
 
 def measure_box(image, height, width):
-    """Returns the box of a `make_gradient` image that a crop shows.
+    """Finds the box that a crop of a `make_gradient` image shows, using the colours.
 
     Returns:
         The box (top, left, bottom, right) in pixels, and whether the crop is mirrored.
     """
-    rows, columns = image[..., 1].mean(1) / 240, image[..., 0].mean(0) / 240
-    is_mirrored = columns[0] > columns[-1]
+    row_positions, column_positions = (
+        image[..., 1].mean(1) / 240,
+        image[..., 0].mean(0) / 240,
+    )
+    is_mirrored = column_positions[0] > column_positions[-1]
     if is_mirrored:
-        columns = columns[::-1]
-    # The box extends half a pixel beyond the centres of the outermost pixels.
-    half_pixel = (rows[-1] - rows[0]) / (len(rows) - 1) / 2
-    rows_shown = rows[0] - half_pixel, rows[-1] + half_pixel
-    half_pixel = (columns[-1] - columns[0]) / (len(columns) - 1) / 2
-    columns_shown = columns[0] - half_pixel, columns[-1] + half_pixel
-    (top, bottom), (left, right) = rows_shown, columns_shown
+        column_positions = column_positions[::-1]
+    # The edges are half a pixel outside of the centres of the outermost pixels.
+    half_pixel = (row_positions[-1] - row_positions[0]) / (len(row_positions) - 1) / 2
+    row_bounds = row_positions[0] - half_pixel, row_positions[-1] + half_pixel
+    half_pixel = (
+        (column_positions[-1] - column_positions[0]) / (len(column_positions) - 1) / 2
+    )
+    column_bounds = column_positions[0] - half_pixel, column_positions[-1] + half_pixel
+    (top, bottom), (left, right) = row_bounds, column_bounds
     box = top * height, left * width, bottom * height, right * width
     return np.array(box), is_mirrored
 
@@ -594,9 +606,9 @@ def measure_box(image, height, width):
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "arrays"])
 @pytest.mark.parametrize("sides", [(120, 160), (20, 18)])
 def test_crops_show_plausible_boxes(tmp_path, crop, kind, sides):
-    """The box that a crop shows is found by its colours.
+    """The boxes that random crops show are measured by `measure_box`.
 
-    Some images are smaller than the crop.
+    Images of 20x18 pixels are smaller than the crop.
     """
     if kind == "arrays":
         split = splits.Split(
@@ -607,11 +619,11 @@ def test_crops_show_plausible_boxes(tmp_path, crop, kind, sides):
         path = tmp_path / "image"
         path.write_bytes(encode(make_gradient(*sides), kind, **options))
         split = splits.Split(np.array([str(path)] * 40), np.zeros(40, np.int32), True)
-    side = 32
+    crop_side = 32
     ((images, _, _),) = take_batches(
-        split, 0, 1, crop=crop, batch_size=40, size=(side, side)
+        split, 0, 1, crop=crop, batch_size=40, size=(crop_side, crop_side)
     )
-    assert images.shape == (40, side, side, 3)
+    assert images.shape == (40, crop_side, crop_side, 3)
     measurements = [measure_box(image, *sides) for image in images]
     boxes = np.array([box for box, _ in measurements])
     assert 5 < sum(is_mirrored for _, is_mirrored in measurements) < 35
@@ -625,15 +637,17 @@ def test_crops_show_plausible_boxes(tmp_path, crop, kind, sides):
         assert area_fractions.min() > 0.03
         assert area_fractions.max() > 0.7
         if min(sides) > 100:
-            ratios = width / height
-            assert (ratios > 0.6).all()
-            assert (ratios < 1.6).all()
+            aspect_ratios = width / height
+            assert (aspect_ratios > 0.6).all()
+            assert (aspect_ratios < 1.6).all()
     else:
-        # The image's shorter side is resized to 256/224 to 480/224 of the crop's side.
-        longest, shortest = (min(sides) * 224 / shorter for shorter in (256, 480))
-        for length in (height, width):
-            assert (length < longest + tolerance).all()
-            assert (length > shortest - tolerance).all()
+        # The shorter side is resized to between 256/224 and 480/224 of the crop's side.
+        max_length, min_length = (
+            min(sides) * 224 / shorter_side for shorter_side in (256, 480)
+        )
+        for lengths in (height, width):
+            assert (lengths < max_length + tolerance).all()
+            assert (lengths > min_length - tolerance).all()
 
 
 # TFRecord files and large datasets
@@ -641,7 +655,7 @@ def test_crops_show_plausible_boxes(tmp_path, crop, kind, sides):
 
 @pytest.fixture
 def slim_dataset(tmp_path, monkeypatch):
-    """A folder of TFRecord files in the format of TF-slim, and the encoded images.
+    """A folder of TFRecord files in the format of TF-slim, and a list of its images.
 
     There are 12 training images and 6 validation images. The labels are from 1 to 3.
     """
@@ -702,8 +716,8 @@ def test_joined_splits_of_records_keep_their_images(slim_dataset):
         pipelines.load_views(joined_split, preprocessing),
         pipelines.load_views(split_in_memory, preprocessing),
     )
-    test = load_dataset(f"tfrecord:{folder}").test
-    assert len(test.take([]) + test) == 6
+    test_split = load_dataset(f"tfrecord:{folder}").test
+    assert len(test_split.take([]) + test_split) == 6
 
 
 @pytest.mark.parametrize("kind", ["records", "folder"])
@@ -712,36 +726,38 @@ def test_label_outside_of_the_classes_is_refused(slim_dataset, kind):
     (folder / "labels.txt").write_text("cat\ndog\n")
     with pytest.raises(InputError) as error:
         load_dataset(f"tfrecord:{folder}")
-    text = str(error.value)
-    assert "\n" not in text
-    assert "4 of 12 images have a label that is none of the 2 classes cat, dog" in text
-    assert text.endswith(
+    message = str(error.value)
+    assert "\n" not in message
+    assert (
+        "4 of 12 images have a label that is none of the 2 classes cat, dog" in message
+    )
+    assert message.endswith(
         "label 2 of image " + f"{folder}/train-00000-of-00002 record 2"
     )
 
 
 def test_record_that_changed_after_indexing_is_refused(slim_dataset):
     folder, _ = slim_dataset
-    train = load_dataset(f"tfrecord:{folder}").train
+    train_split = load_dataset(f"tfrecord:{folder}").train
     path = folder / "train-00001-of-00002"
     content = bytearray(path.read_bytes())
-    content[train.records.offset[6] + 100] ^= 1
+    content[train_split.records.offset[6] + 100] ^= 1
     path.write_bytes(content)
     with pytest.raises(tf.errors.OpError):
-        take_batches(train, 0, 2)
+        take_batches(train_split, 0, 2)
     with pytest.raises(
         InputError, match=r"has changed.*00001-of-00002 record 1 \(Data"
     ):
-        damage.replace_damaged(train, Preprocessing(8, 8, 3), range(12))
+        damage.replace_damaged(train_split, Preprocessing(8, 8, 3), range(12))
     path.unlink()
     with pytest.raises(
         InputError, match=r"has changed.*00001-of-00002 record 0 \(NotF"
     ):
-        damage.replace_damaged(train, Preprocessing(8, 8, 3), range(12))
+        damage.replace_damaged(train_split, Preprocessing(8, 8, 3), range(12))
 
 
 def test_large_tfds_datasets_are_read_from_their_files(tmp_path, monkeypatch):
-    """This also holds for datasets of any size whose images have several sizes."""
+    """Datasets with images of several sizes are always read from their files."""
     tfds = pytest.importorskip("tensorflow_datasets")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
     random = np.random.default_rng(0)
@@ -806,10 +822,10 @@ def test_large_tfds_datasets_are_read_from_their_files(tmp_path, monkeypatch):
 # Damaged images
 
 
-def write_jpeg_split(folder, count, damaged=()):
+def write_jpeg_split(folder, count, damaged_indices=()):
     """Writes JPEG files in two class folders and returns a split of these files.
 
-    Files whose number is in `damaged` are truncated.
+    The files whose indices are in `damaged_indices` are truncated.
     """
     random = np.random.default_rng(0)
     for name in ("a", "b"):
@@ -817,7 +833,7 @@ def write_jpeg_split(folder, count, damaged=()):
     for i in range(count):
         pixels = random.integers(0, 256, (8, 8, 3), np.uint8)
         encoded = encode(pixels, "JPEG")
-        if i in damaged:
+        if i in damaged_indices:
             encoded = encoded[:-60]
         (folder / "ab"[i % 2] / f"{i:05d}.jpg").write_bytes(encoded)
     return _make_split(str(folder), ["a", "b"])
@@ -835,11 +851,11 @@ def test_damaged_image_is_replaced_by_the_next_undamaged_one(tmp_path, capsys):
     assert repaired_split.num_replaced == 1
     assert repaired_split.images[index] == split.images[index + 1]
     assert repaired_split.labels[index] == split.labels[index + 1]
-    is_other = np.arange(1200) != index
-    assert (repaired_split.images[is_other] == split.images[is_other]).all()
-    # The last image is replaced by the first image.
-    last_replaced = split.substitute([1199])
-    assert last_replaced.images[-1] == split.images[0]
+    is_undamaged = np.arange(1200) != index
+    assert (repaired_split.images[is_undamaged] == split.images[is_undamaged]).all()
+    # No image follows the last image, so the first image replaces it.
+    split_without_last = split.substitute([1199])
+    assert split_without_last.images[-1] == split.images[0]
 
 
 def test_too_many_damaged_images_are_refused(tmp_path, capsys):
@@ -850,10 +866,10 @@ def test_too_many_damaged_images_are_refused(tmp_path, capsys):
         if name.endswith(("00010.jpg", "00500.jpg"))
     ]
     preprocessing = Preprocessing(8, 8, 3)
-    repaired_once = damage.replace_damaged(split, preprocessing, indices[:1])
+    repaired_split = damage.replace_damaged(split, preprocessing, indices[:1])
     capsys.readouterr()
     with pytest.raises(InputError, match=r"00500\.jpg"):
-        damage.replace_damaged(repaired_once, preprocessing, indices)
+        damage.replace_damaged(repaired_split, preprocessing, indices)
     with pytest.raises(
         InputError, match=r"2 of 1200 .*a/00010\.jpg, .*a/00500\.jpg"
     ) as error:
@@ -866,19 +882,19 @@ def test_too_many_damaged_images_are_refused(tmp_path, capsys):
 
 def test_other_errors_are_not_mistaken_for_damaged_images(tmp_path):
     split = write_jpeg_split(tmp_path / "set", 4)
-    fault = tf.errors.ResourceExhaustedError(None, None, "no memory")
+    read_error = tf.errors.ResourceExhaustedError(None, None, "no memory")
     with pytest.raises(tf.errors.ResourceExhaustedError):
-        damage.replace_damaged(split, Preprocessing(8, 8, 3), [0, 1], fault)
+        damage.replace_damaged(split, Preprocessing(8, 8, 3), [0, 1], read_error)
     with pytest.raises(InputError, match="Reading failed"):
         damage.replace_damaged(split, Preprocessing(8, 8, 3), [0, 1])
 
 
 class Interruption(keras.callbacks.Callback):
-    """Interrupts a training run after a number of steps, like a power failure."""
+    """Interrupts a training run without warning after `steps` steps."""
 
     def __init__(self, steps):
         super().__init__()
-        # An iterator, unlike a number, is not saved in checkpoints.
+        # The attribute is an iterator, because numbers are saved in checkpoints.
         self.remaining_steps = iter(range(steps - 1))
 
     def on_train_batch_end(self, batch, logs=None):
@@ -887,7 +903,10 @@ class Interruption(keras.callbacks.Callback):
 
 
 def test_training_continues_without_a_damaged_image(tmp_path, capsys):
-    """A run that is interrupted and resumed has the weights of an uninterrupted run."""
+    """A damaged image is replaced in the same way if a run is interrupted and resumed.
+
+    The weights therefore equal those of an uninterrupted run.
+    """
     from keras_resnet.training.run import train
 
     folder = tmp_path / "set"
@@ -937,9 +956,9 @@ sys.stdin.read()
 
 @contextlib.contextmanager
 def run_services(*worker_counts):
-    """Runs a data service for each number of workers and yields the addresses.
+    """Runs one data service for each number in `worker_counts`.
 
-    Each service runs in its own process.
+    Each service runs in its own process. The services' addresses are yielded.
     """
     processes = [
         subprocess.Popen(
@@ -960,26 +979,37 @@ def run_services(*worker_counts):
 
 
 @pytest.mark.full
-def test_data_services_give_the_batches_of_a_local_pipeline(sources, monkeypatch):
-    """One service or two services can be used. Each must have exactly one worker."""
+def test_data_services_give_the_batches_of_a_local_pipeline(stored_splits, monkeypatch):
+    """One service or two services can be used. Each service must have one worker."""
     changes = {"mixup": 0.2, "batch_size": 4}
-    expected = take_batches(sources["folder"], 1, 8, **changes)
-    expected_two_replicas = take_batches(sources["records"], 1, 4, 2)
-    with run_services(1, 1, 2, 0) as (first, second, two_workers, no_workers):
-        batches = take_batches(sources["folder"], 1, 8, service=first, **changes)
+    expected = take_batches(stored_splits["folder"], 1, 8, **changes)
+    expected_two_replicas = take_batches(stored_splits["records"], 1, 4, 2)
+    with run_services(1, 1, 2, 0) as (
+        first_address,
+        second_address,
+        two_worker_address,
+        no_worker_address,
+    ):
+        batches = take_batches(
+            stored_splits["folder"], 1, 8, service=first_address, **changes
+        )
         assert_equal(batches, expected)
-        addresses = f"{first}, {second}"
-        batches = take_batches(sources["folder"], 1, 8, service=addresses, **changes)
+        addresses = f"{first_address}, {second_address}"
+        batches = take_batches(
+            stored_splits["folder"], 1, 8, service=addresses, **changes
+        )
         assert_equal(batches, expected)
-        batches = take_batches(sources["records"], 1, 4, 2, service=addresses)
+        batches = take_batches(stored_splits["records"], 1, 4, 2, service=addresses)
         assert_equal(batches, expected_two_replicas)
         with pytest.raises(
-            InputError, match=f"have one worker.*={two_workers} with 2 workers$"
+            InputError, match=f"have one worker.*={two_worker_address} with 2 workers$"
         ):
-            take_batches(sources["arrays"], 0, 3, service=two_workers)
+            take_batches(stored_splits["arrays"], 0, 3, service=two_worker_address)
         monkeypatch.setattr(data_service, "SERVICE_TIMEOUT", 3)
-        with pytest.raises(InputError, match=f"no worker within.*={no_workers}$"):
-            take_batches(sources["arrays"], 0, 3, service=no_workers)
+        with pytest.raises(
+            InputError, match=f"no worker within.*={no_worker_address}$"
+        ):
+            take_batches(stored_splits["arrays"], 0, 3, service=no_worker_address)
 
 
 @pytest.mark.parametrize(
@@ -990,10 +1020,12 @@ def test_data_services_give_the_batches_of_a_local_pipeline(sources, monkeypatch
         ("grpc://localhost", "an address such as grpc://host:5000"),
     ],
 )
-def test_unavailable_data_service_is_refused(sources, monkeypatch, address, message):
+def test_unavailable_data_service_is_refused(
+    stored_splits, monkeypatch, address, message
+):
     monkeypatch.setattr(data_service, "SERVICE_TIMEOUT", 1)
     with pytest.raises(InputError, match=message) as error:
-        take_batches(sources["arrays"], 0, 3, service=address)
+        take_batches(stored_splits["arrays"], 0, 3, service=address)
     assert "\n" not in str(error.value)
 
 
@@ -1003,8 +1035,8 @@ def test_unavailable_data_service_is_refused(sources, monkeypatch, address, mess
 def make_user_dataset(labels=(0, 1, 1), classes=("a", "b"), **changes):
     """Returns a dataset of arrays with three images in each split.
 
-    `labels` and `images` replace the valid arrays of the split `part` ("train" or
-    "test", "train" by default).
+    `labels` and `images` replace the valid arrays of the split that `part` names. The
+    default of `part` is "train".
     """
     images = np.arange(3 * 8 * 8, dtype=np.uint8).reshape(3, 8, 8, 1)
     valid_split = splits.Split(images, np.array([0, 1, 1], np.int32))

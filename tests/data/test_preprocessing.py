@@ -34,7 +34,7 @@ def encode(pixels, format, **options):
 
 
 def make_smooth_image(height, width):
-    """Returns an image so smooth that all resampling filters give similar results."""
+    """Returns an image so smooth that different filters resample it similarly."""
     y, x = np.mgrid[0:height, 0:width] / [[[height]], [[width]]]
     return np.stack([x * 240, y * 240, (x + y) * 127], axis=-1).astype(np.uint8)
 
@@ -44,7 +44,7 @@ def make_noise(height, width, seed=0):
     return random.integers(0, 256, (height, width, 3), np.uint8)
 
 
-def max_difference(image, expected):
+def find_max_difference(image, expected):
     image, expected = np.asarray(image), np.asarray(expected)
     assert image.dtype == np.uint8
     assert image.shape == expected.shape
@@ -68,8 +68,8 @@ def cubic_kernel(x):
     return a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a if x < 2 else 0
 
 
-def resampling_weights(kernel, old_size, new_size):
-    """Returns the weight of each old pixel of a row in each new one, (new, old)."""
+def compute_resampling_weights(kernel, old_size, new_size):
+    """Returns an array (new, old) of the weight of each old pixel in each new pixel."""
     weights = np.zeros((new_size, old_size))
     filter_scale = max(old_size / new_size, 1)
     for i, j in itertools.product(range(new_size), range(old_size)):
@@ -81,8 +81,8 @@ def resampling_weights(kernel, old_size, new_size):
 
 def resample(image, height, width, interpolation):
     kernel = {"bilinear": triangle_kernel, "bicubic": cubic_kernel}[interpolation]
-    row_weights = resampling_weights(kernel, image.shape[0], height)
-    column_weights = resampling_weights(kernel, image.shape[1], width)
+    row_weights = compute_resampling_weights(kernel, image.shape[0], height)
+    column_weights = compute_resampling_weights(kernel, image.shape[1], width)
     image = np.einsum(
         "ij,jkc,lk->ilc", row_weights, image.astype(np.float64), column_weights
     )
@@ -94,13 +94,13 @@ def find_crop(image, height, width, crop):
 
     Values are rounded as in torchvision.
     """
-    rows, columns = image.shape[:2]
+    image_height, image_width = image.shape[:2]
     resized_height, resized_width = round(height / crop), round(width / crop)
-    # One side of the resized image is exact. The other side is truncated.
-    if resized_height * columns >= resized_width * rows:
-        resized_size = resized_height, resized_height * columns // rows
+    # One side of the resized image is exactly the target. The other is rounded down.
+    if resized_height * image_width >= resized_width * image_height:
+        resized_size = resized_height, resized_height * image_width // image_height
     else:
-        resized_size = resized_width * rows // columns, resized_width
+        resized_size = resized_width * image_height // image_width, resized_width
     corner = round((resized_size[0] - height) / 2), round((resized_size[1] - width) / 2)
     return resized_size, corner
 
@@ -116,14 +116,15 @@ def test_image_of_the_input_size_is_unchanged():
     np.testing.assert_array_equal(view, image)
 
 
-SIZES = [(224, 224, 0.875), (32, 32, 1.0), (24, 40, 0.8)]
+# Height and width of the input, and crop fraction.
+VIEW_CASES = [(224, 224, 0.875), (32, 32, 1.0), (24, 40, 0.8)]
 
 
 @pytest.mark.parametrize("interpolation", FILTERS)
 @pytest.mark.parametrize("sides", [(300, 400), (401, 301), (20, 27), (30, 500)])
-@pytest.mark.parametrize(("height", "width", "crop"), SIZES)
+@pytest.mark.parametrize(("height", "width", "crop"), VIEW_CASES)
 def test_view_equals_pillow(height, width, crop, sides, interpolation):
-    """The view equals the centre of the image that Pillow resized."""
+    """The expected view is the centre of an image resized by Pillow."""
     image = make_smooth_image(*sides)
     (resized_height, resized_width), corner = find_crop(image, height, width, crop)
     resized = Image.fromarray(image).resize(
@@ -131,7 +132,7 @@ def test_view_equals_pillow(height, width, crop, sides, interpolation):
     )
     expected = crop_at(np.asarray(resized), corner, height, width)
     preprocessing = Preprocessing(height, width, 3, crop, interpolation)
-    assert max_difference(preprocessing.view(image), expected) <= 1
+    assert find_max_difference(preprocessing.view(image), expected) <= 1
 
 
 @pytest.mark.parametrize("interpolation", FILTERS)
@@ -139,14 +140,14 @@ def test_view_equals_pillow(height, width, crop, sides, interpolation):
 def test_view_of_noise_equals_numpy(sides, interpolation):
     """Pillow is not the reference, because it clips values between its two passes.
 
-    Only noise has the bicubic overshoot for which this makes a difference.
+    Clipping changes the result for noise, as bicubic interpolation of noise overshoots.
     """
     image = make_noise(*sides)
     for height, width, crop in ((32, 32, 0.875), (24, 40, 0.8)):
         size, corner = find_crop(image, height, width, crop)
         expected = crop_at(resample(image, *size, interpolation), corner, height, width)
         preprocessing = Preprocessing(height, width, 3, crop, interpolation)
-        assert max_difference(preprocessing.view(image), expected) <= 1
+        assert find_max_difference(preprocessing.view(image), expected) <= 1
 
 
 def test_corner_of_the_crop_is_rounded_half_to_even():
@@ -162,7 +163,7 @@ def test_margin_extends_the_view():
     assert preprocessing.margin == 4
     crop, crop_with_margin = preprocessing.view(image), preprocessing.view(image, 4)
     assert crop_with_margin.shape == (64, 64, 3)
-    assert max_difference(crop_with_margin[4:-4, 4:-4], crop) <= 1
+    assert find_max_difference(crop_with_margin[4:-4, 4:-4], crop) <= 1
 
 
 def test_margin_is_the_border_outside_of_the_crop():
@@ -176,7 +177,7 @@ def test_margin_is_the_border_outside_of_the_crop():
     "sides", [(300, 400), (401, 301), (20, 27), (2000, 30), (30, 2000)]
 )
 def test_read_equals_view_of_decode(sides, interpolation, format):
-    """The equality holds although only the visible part of a JPEG is decoded."""
+    """The results are equal although `read` decodes only the visible part of a JPEG."""
     pixels = make_smooth_image(*sides) // 2 + make_noise(*sides) // 2
     encoded = encode(pixels, format)
     for height, width, channels in ((32, 32, 3), (24, 40, 1), (96, 80, 3)):
@@ -184,7 +185,9 @@ def test_read_equals_view_of_decode(sides, interpolation, format):
         decoded = preprocessing.decode(encoded)
         for margin in {0, 1, preprocessing.margin}:
             expected = preprocessing.view(decoded, margin)
-            assert max_difference(preprocessing.read(encoded, margin), expected) <= 1
+            assert (
+                find_max_difference(preprocessing.read(encoded, margin), expected) <= 1
+            )
 
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"subsampling": 0}])
@@ -192,7 +195,7 @@ def test_read_of_unusual_jpegs_equals_view_of_decode(options):
     encoded = encode(make_noise(123, 217), "JPEG", **options)
     preprocessing = Preprocessing(32, 32, 3, 0.875)
     expected = preprocessing.view(preprocessing.decode(encoded))
-    assert max_difference(preprocessing.read(encoded), expected) <= 1
+    assert find_max_difference(preprocessing.read(encoded), expected) <= 1
 
 
 def test_read_of_a_jpeg_equals_pillow(photograph):
@@ -201,7 +204,7 @@ def test_read_of_a_jpeg_equals_pillow(photograph):
     resized = Image.open(io.BytesIO(encoded)).resize(size[::-1], FILTERS["bilinear"])
     expected = crop_at(np.asarray(resized), corner, 224, 224)
     result = Preprocessing(224, 224, 3, 0.875).read(encoded)
-    assert max_difference(result, expected) <= JPEG_TOLERANCE
+    assert find_max_difference(result, expected) <= JPEG_TOLERANCE
 
 
 def make_image_file_cases():
@@ -210,7 +213,7 @@ def make_image_file_cases():
     translucent, palette = image.copy(), image.quantize(40)
     translucent.putalpha(Image.fromarray(make_smooth_image(45, 64)[..., 0] // 2 + 60))
     grey, black_and_white = image.convert("L"), image.convert("1")
-    frame_2 = palette.transpose(Image.Transpose.ROTATE_180)
+    second_frame = palette.transpose(Image.Transpose.ROTATE_180)
     files = {
         "png": encode_image(image, "PNG"),
         "grey.png": encode_image(grey, "PNG"),
@@ -227,7 +230,7 @@ def make_image_file_cases():
         "alpha.webp": encode_image(translucent, "WEBP", lossless=True, exact=True),
         "gif": encode_image(palette, "GIF"),
         "first_frame.gif": encode_image(
-            palette, "GIF", save_all=True, append_images=[frame_2]
+            palette, "GIF", save_all=True, append_images=[second_frame]
         ),
         "jpg": encode_image(image, "JPEG", quality=95),
         "progressive.jpg": encode_image(image, "JPEG", progressive=True),
@@ -240,21 +243,24 @@ def make_image_file_cases():
 
 @pytest.mark.parametrize(("name", "encoded"), list(make_image_file_cases()))
 def test_load_equals_pillow(tmp_path, name, encoded):
-    """An alpha channel is ignored, as it is by Pillow's `convert`."""
+    """Alpha channels are ignored, as in `convert("RGB")` of Pillow."""
     path = tmp_path / f"a.{name}"
     path.write_bytes(encoded)
     tolerance = JPEG_TOLERANCE if name.endswith("jpg") else 0
     with Image.open(path) as image:
         colour, grey = np.asarray(image.convert("RGB")), image.convert("L")
-    assert max_difference(Preprocessing(45, 64, 3).load(path), colour) <= tolerance
-    # Pillow rounds the weighted sum of the colours, and TensorFlow truncates it.
+    assert find_max_difference(Preprocessing(45, 64, 3).load(path), colour) <= tolerance
+    # To convert to grey, Pillow rounds the weighted sum of R, G and B, and TensorFlow
+    # truncates the sum.
     result = Preprocessing(45, 64, 1).load(str(path))
-    assert max_difference(result, np.asarray(grey)[..., None]) <= tolerance + 1
-    assert max_difference(Preprocessing(45, 64, 3).read(encoded), colour) <= tolerance
+    assert find_max_difference(result, np.asarray(grey)[..., None]) <= tolerance + 1
+    assert (
+        find_max_difference(Preprocessing(45, 64, 3).read(encoded), colour) <= tolerance
+    )
 
 
-def averaging_weights(old_size, new_size):
-    """Returns the weights of old pixels that are averaged to new pixels, (new, old)."""
+def compute_averaging_weights(old_size, new_size):
+    """Returns an array (new, old) of the weights for averaging over areas."""
     weights = np.zeros((new_size, old_size))
     for i, j in itertools.product(range(new_size), range(old_size)):
         first, last = i * old_size / new_size, (i + 1) * old_size / new_size
@@ -262,22 +268,29 @@ def averaging_weights(old_size, new_size):
     return weights / weights.sum(axis=1, keepdims=True)
 
 
-def stretch(part, height, width):
-    """Resizes an image by averaging areas, or bilinearly if this adds pixels."""
-    is_larger = part.shape[0] * part.shape[1] > height * width
-    bilinear_weights = functools.partial(resampling_weights, triangle_kernel)
-    weights = averaging_weights if is_larger else bilinear_weights
-    row_weights = weights(part.shape[0], height)
-    column_weights = weights(part.shape[1], width)
+def stretch(image, height, width):
+    """Shrinks an image by averaging over areas, or enlarges an image bilinearly."""
+    is_larger = image.shape[0] * image.shape[1] > height * width
+    compute_bilinear_weights = functools.partial(
+        compute_resampling_weights, triangle_kernel
+    )
+    compute_weights = (
+        compute_averaging_weights if is_larger else compute_bilinear_weights
+    )
+    row_weights = compute_weights(image.shape[0], height)
+    column_weights = compute_weights(image.shape[1], width)
     result = np.einsum(
-        "ij,jkc,lk->ilc", row_weights, part.astype(np.float64), column_weights
+        "ij,jkc,lk->ilc", row_weights, image.astype(np.float64), column_weights
     )
     return np.floor(result + 0.5).astype(np.uint8)
 
 
 @pytest.mark.parametrize(("name", "encoded"), list(make_image_file_cases()))
 def test_crop_and_resize_equals_numpy(name, encoded):
-    """The four boxes are reduced, reduced in height only, enlarged, and unchanged."""
+    """The first box is shrunk, the second only in height. The third box is enlarged.
+
+    The fourth box is the whole image, which keeps its size.
+    """
     colour = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
     # JPEG files are decoded with the fast cosine transform, which is less accurate.
     tolerance = 6 if name.endswith("jpg") else 1
@@ -289,17 +302,17 @@ def test_crop_and_resize_equals_numpy(name, encoded):
     ):
         preprocessing = Preprocessing(*size, 3, 0.875)
         expected = stretch(crop_at(colour, box[:2], *box[2:]), *size)
-        all_sides = []
+        received_sides = []
 
-        def find_box(sides, box=box, all_sides=all_sides):
-            all_sides.append(sides)
+        def find_box(sides, box=box, received_sides=received_sides):
+            received_sides.append(sides)
             return tf.constant(box)
 
         result = preprocessing.crop_and_resize(tf.constant(encoded), find_box)
-        assert max_difference(result, expected) <= tolerance
-        assert all(np.array_equal(sides, (45, 64)) for sides in all_sides)
+        assert find_max_difference(result, expected) <= tolerance
+        assert all(np.array_equal(sides, (45, 64)) for sides in received_sides)
         result = preprocessing.crop_and_resize(tf.constant(colour), find_box)
-        assert max_difference(result, expected) <= 1
+        assert find_max_difference(result, expected) <= 1
         grey = Preprocessing(*size, 1).crop_and_resize(tf.constant(encoded), find_box)
         luma = expected @ [0.299, 0.587, 0.114]
         assert np.abs(np.asarray(grey)[..., 0] - luma).max() <= tolerance + 1
@@ -307,23 +320,25 @@ def test_crop_and_resize_equals_numpy(name, encoded):
 
 @pytest.mark.shared_data
 def test_crop_and_resize_is_close_to_pillows_bilinear():
-    """Pillow's bicubic filter differs more from its bilinear filter."""
+    """The difference is smaller than between Pillow's bicubic and bilinear filters."""
     folder = SHARED / "imagenet" / "jpeg100"
     differences, bicubic_differences = [], []
     for path in sorted(folder.glob("*.JPEG"))[:12]:
         image = Image.open(path).convert("RGB")
         side = min(image.size)
-        for shorter in (side // 3, side // 2, side * 3 // 4):
-            box = (10, 10, shorter, shorter)
-            size = shorter * 3 // 4
+        for box_side in (side // 3, side // 2, side * 3 // 4):
+            box = (10, 10, box_side, box_side)
+            size = box_side * 3 // 4
             preprocessing = Preprocessing(size, size, 3, 0.875)
             result = preprocessing.crop_and_resize(
                 tf.constant(np.asarray(image)), lambda _, box=box: tf.constant(box)
             )
-            part = image.crop((10, 10, 10 + shorter, 10 + shorter))
-            expected = np.asarray(part.resize((size, size), FILTERS["bilinear"]), int)
+            cropped_image = image.crop((10, 10, 10 + box_side, 10 + box_side))
+            expected = np.asarray(
+                cropped_image.resize((size, size), FILTERS["bilinear"]), int
+            )
             bicubic_result = np.asarray(
-                part.resize((size, size), FILTERS["bicubic"]), int
+                cropped_image.resize((size, size), FILTERS["bicubic"]), int
             )
             differences.append(np.abs(np.asarray(result, int) - expected).mean())
             bicubic_differences.append(np.abs(bicubic_result - expected).mean())
@@ -337,9 +352,9 @@ def test_load_of_16_bit_grey_uses_the_higher_bits(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "deep.png")
     expected = (pixels // 256).astype(np.uint8)[..., None]
     result = Preprocessing(45, 64, 1).load(tmp_path / "deep.png")
-    assert max_difference(result, expected) == 0
+    assert find_max_difference(result, expected) == 0
     result = Preprocessing(45, 64, 3).load(tmp_path / "deep.png")
-    assert max_difference(result, np.repeat(expected, 3, axis=-1)) == 0
+    assert find_max_difference(result, np.repeat(expected, 3, axis=-1)) == 0
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp"])
@@ -371,7 +386,7 @@ def test_load_of_missing_and_unsupported_files_is_refused(tmp_path, photograph):
 
 
 def test_load_of_an_animated_webp_is_refused(tmp_path, photograph):
-    """In TensorFlow 2.21, decode_image with 0 channels would overrun its buffer."""
+    """TensorFlow 2.21 would write beyond a buffer if `channels` were 0."""
     frames = [Image.fromarray(photograph[:45, :64] + i) for i in range(2)]
     path = tmp_path / "animated.webp"
     frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
@@ -379,50 +394,61 @@ def test_load_of_an_animated_webp_is_refused(tmp_path, photograph):
         Preprocessing(45, 64, 3).load(path)
 
 
-# Formats (see `struct`) of the TIFF field types 3 (SHORT) and 4 (LONG).
+# Formats, for the module `struct`, of the TIFF field types 3 (SHORT) and 4 (LONG).
 FIELD_FORMATS = {3: "Hxx", 4: "I"}
 
 
-def make_tiff_directory(order, entries, offset, has_next=0, text=b""):
+def make_tiff_directory(byte_order, entries, offset, has_next_directory=0, text=b""):
     """Returns a TIFF directory with entries (tag, type, count, value), then `text`.
 
-    The directory begins at byte `offset`. If `has_next`, another one follows the text.
+    The directory begins at byte `offset`. If `has_next_directory`, the directory
+    points to a second directory, which follows the text.
     """
-    directory = struct.pack(f"{order}H", len(entries))
+    directory = struct.pack(f"{byte_order}H", len(entries))
     for tag, field_type, count, value in entries:
         field = (
             value
             if field_type == 2
-            else struct.pack(f"{order}{FIELD_FORMATS[field_type]}", value)
+            else struct.pack(f"{byte_order}{FIELD_FORMATS[field_type]}", value)
         )
-        directory += struct.pack(f"{order}HHI", tag, field_type, count) + field
+        directory += struct.pack(f"{byte_order}HHI", tag, field_type, count) + field
     next_offset = offset + len(directory) + 4 + len(text)
-    return directory + struct.pack(f"{order}I", next_offset if has_next else 0) + text
+    return (
+        directory
+        + struct.pack(f"{byte_order}I", next_offset if has_next_directory else 0)
+        + text
+    )
 
 
-def insert_exif(encoded, order, orientation, has_text=False, thumbnail=None):
+def insert_exif(
+    encoded, byte_order, orientation, has_text=False, thumbnail_orientation=None
+):
     """Inserts an EXIF segment (EXIF 2.3, TIFF 6.0) into a JPEG file.
 
-    `order` is the byte order, "<" or ">". `thumbnail` is the orientation in a second
-    TIFF directory, which describes the thumbnail.
+    `byte_order` is "<" or ">". `thumbnail_orientation` is stored in a second TIFF
+    directory, which describes the thumbnail.
     """
     entries = [] if orientation is None else [(0x0112, 3, 1, orientation)]
     text = b""
-    if has_text:  # The value of a text field is the offset of the text.
+    if has_text:  # A text field contains the offset of its text.
         text = b"Camera maker\0\0"
         text_offset = 8 + 2 + 12 * (len(entries) + 3) + 4
         entries = [
             (0x0100, 4, 1, 4000),
-            (0x010F, 2, len(text), struct.pack(f"{order}I", text_offset)),
+            (0x010F, 2, len(text), struct.pack(f"{byte_order}I", text_offset)),
             *entries,
             (0x0128, 3, 1, 2),
         ]
-    tiff = b"II*\0" if order == "<" else b"MM\0*"
-    tiff += struct.pack(f"{order}I", 8)
-    tiff += make_tiff_directory(order, entries, 8, thumbnail is not None, text)
-    if thumbnail is not None:
+    tiff = b"II*\0" if byte_order == "<" else b"MM\0*"
+    tiff += struct.pack(f"{byte_order}I", 8)
+    tiff += make_tiff_directory(
+        byte_order, entries, 8, thumbnail_orientation is not None, text
+    )
+    if thumbnail_orientation is not None:
         tiff += make_tiff_directory(
-            order, [(0x0103, 3, 1, 6), (0x0112, 3, 1, thumbnail)], len(tiff)
+            byte_order,
+            [(0x0103, 3, 1, 6), (0x0112, 3, 1, thumbnail_orientation)],
+            len(tiff),
         )
     segment = b"Exif\0\0" + tiff
     segment = b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment
@@ -430,79 +456,96 @@ def insert_exif(encoded, order, orientation, has_text=False, thumbnail=None):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_exif_orientation_equals_pillow(photograph, order, orientation):
+@pytest.mark.parametrize("byte_order", ["<", ">"])
+def test_exif_orientation_equals_pillow(photograph, byte_order, orientation):
     encoded = encode(photograph, "JPEG")
     preprocessing = Preprocessing(224, 160, 3, 0.875)
-    for has_text, thumbnail in ((False, None), (True, None), (True, 9 - orientation)):
-        file = insert_exif(encoded, order, orientation, has_text, thumbnail)
+    for has_text, thumbnail_orientation in (
+        (False, None),
+        (True, None),
+        (True, 9 - orientation),
+    ):
+        file = insert_exif(
+            encoded, byte_order, orientation, has_text, thumbnail_orientation
+        )
         image = Image.open(io.BytesIO(file))
         assert image.getexif()[0x0112] == orientation
         expected = np.asarray(ImageOps.exif_transpose(image))
         upright_image = preprocessing.decode(file)
-        assert max_difference(upright_image, expected) <= JPEG_TOLERANCE
+        assert find_max_difference(upright_image, expected) <= JPEG_TOLERANCE
         assert (
-            max_difference(preprocessing.read(file), preprocessing.view(upright_image))
+            find_max_difference(
+                preprocessing.read(file), preprocessing.view(upright_image)
+            )
             <= 1
         )
-        # Images of datasets are not rotated.
+        # Images of datasets are not rotated, so `upright` is False.
         stored_image = preprocessing.decode(file, upright=False)
-        assert max_difference(stored_image, photograph) <= 12  # JPEG compression error.
+        assert (
+            find_max_difference(stored_image, photograph) <= 12
+        )  # JPEG compression error.
         view = preprocessing.view(stored_image)
-        assert max_difference(preprocessing.read(file, upright=False), view) <= 1
+        assert find_max_difference(preprocessing.read(file, upright=False), view) <= 1
         split = splits.Split(np.array([file], object), np.zeros(1, np.int32))
-        assert max_difference(pipelines.load_views(split, preprocessing)[0], view) <= 1
+        assert (
+            find_max_difference(pipelines.load_views(split, preprocessing)[0], view)
+            <= 1
+        )
 
 
-@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("byte_order", ["<", ">"])
 @pytest.mark.parametrize("orientation", [0, 9, 256, 65535])
-def test_invalid_exif_orientation_is_ignored(photograph, order, orientation):
-    file = insert_exif(encode(photograph, "JPEG"), order, orientation)
+def test_invalid_exif_orientation_is_ignored(photograph, byte_order, orientation):
+    file = insert_exif(encode(photograph, "JPEG"), byte_order, orientation)
     result = Preprocessing(32, 32, 3).decode(file)
     assert (
-        max_difference(result, np.asarray(Image.open(io.BytesIO(file))))
+        find_max_difference(result, np.asarray(Image.open(io.BytesIO(file))))
         <= JPEG_TOLERANCE
     )
 
 
 def test_orientation_outside_of_an_exif_block_is_ignored(photograph):
-    """The orientation is in a JPEG comment and after the end of the JPEG data."""
+    """The file has an orientation in a JPEG comment and after the end of the data."""
     encoded = encode(photograph, "JPEG")
-    for order, header in (("<", b"II*\0"), (">", b"MM\0*")):
-        tag = header + struct.pack(f"{order}HHIHH", 0x0112, 3, 1, 6, 0)
+    for byte_order, header in (("<", b"II*\0"), (">", b"MM\0*")):
+        tag = header + struct.pack(f"{byte_order}HHIHH", 0x0112, 3, 1, 6, 0)
         comment = b"\xff\xfe" + struct.pack(">H", len(tag) + 2) + tag
         file = encoded[:2] + comment + encoded[2:] + tag
         result = Preprocessing(32, 32, 3).decode(file)
-        assert max_difference(result, np.asarray(Image.open(io.BytesIO(file)))) <= 2
+        assert (
+            find_max_difference(result, np.asarray(Image.open(io.BytesIO(file)))) <= 2
+        )
 
 
-@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("byte_order", ["<", ">"])
 @pytest.mark.parametrize("has_text", [False, True])
-def test_orientation_of_the_thumbnail_is_ignored(photograph, order, has_text):
-    file = insert_exif(encode(photograph, "JPEG"), order, None, has_text, thumbnail=6)
+def test_orientation_of_the_thumbnail_is_ignored(photograph, byte_order, has_text):
+    file = insert_exif(
+        encode(photograph, "JPEG"), byte_order, None, has_text, thumbnail_orientation=6
+    )
     image = Image.open(io.BytesIO(file))
     assert 0x0112 not in image.getexif()
     result = Preprocessing(32, 32, 3).decode(file)
-    assert max_difference(result, np.asarray(image)) <= JPEG_TOLERANCE
+    assert find_max_difference(result, np.asarray(image)) <= JPEG_TOLERANCE
 
 
 def assert_same_crops(crops, square, side, corners, tolerance):
-    """Asserts that the ten crops are those of `square` at the five `corners`.
+    """Asserts that `crops` are the crops of `square` at the five `corners`.
 
-    Mirrored crops are expected, too. The order does not matter.
+    Each crop and its mirror image are expected. The order of crops does not matter.
     """
     expected = [crop_at(square, corner, side, side) for corner in corners]
     expected += [crop[:, ::-1] for crop in expected]
     assert len(crops) == 10
     matches = [
-        [i for i in range(10) if max_difference(crops[i], crop) <= tolerance]
+        [i for i in range(10) if find_max_difference(crops[i], crop) <= tolerance]
         for crop in expected
     ]
     assert sorted(matches) == [[i] for i in range(10)]
 
 
 def test_ten_crops_are_taken_from_the_central_square(photograph):
-    """The image is resized to 341x256 pixels, and its central square has 256x256."""
+    """A photograph is resized to 341x256 pixels. The square has 256x256 pixels."""
     resized = Image.fromarray(photograph).resize((341, 256), FILTERS["bilinear"])
     square = np.asarray(resized)[:, 42:298]
     crops = np.asarray(Preprocessing(224, 224, 3, 0.875).ten_crops(photograph))
@@ -520,7 +563,7 @@ def test_ten_crops_do_not_depend_on_the_crop_fraction(crop):
 
 
 def test_ten_crops_are_exact_for_a_square_with_an_odd_side():
-    """The square's side is 37, because 32 * 256 / 224 is rounded."""
+    """The side of the square is 37 pixels, as 32 * 256 / 224 = 36.57 is rounded."""
     image = make_noise(37, 37)
     crops = np.asarray(Preprocessing(32, 32, 3).ten_crops(image))
     corners = [(0, 0), (0, 5), (5, 0), (5, 5), (2, 2)]
@@ -529,42 +572,46 @@ def test_ten_crops_are_exact_for_a_square_with_an_odd_side():
 
 @pytest.mark.parametrize("interpolation", FILTERS)
 @pytest.mark.parametrize(
-    ("sides", "shorter", "expected"),
+    ("sides", "shorter_side", "expected"),
     [
-        ((300, 400), 224, (224, 298)),  # 298.67, truncated.
+        ((300, 400), 224, (224, 298)),  # 298.67 is truncated.
         ((400, 300), 480, (640, 480)),
-        ((333, 500), 256, (256, 384)),  # 384.38, truncated.
+        ((333, 500), 256, (256, 384)),  # 384.38 is truncated.
         ((500, 375), 384, (512, 384)),
-        ((20, 27), 64, (64, 86)),  # 86.4, truncated.
+        ((20, 27), 64, (64, 86)),  # 86.4 is truncated.
         ((50, 50), 37, (37, 37)),
-        ((1000, 30), 32, (1066, 32)),  # 1066.67, truncated.
+        ((1000, 30), 32, (1066, 32)),  # 1066.67 is truncated.
     ],
 )
-def test_resize_shorter_side_equals_pillow(sides, shorter, expected, interpolation):
+def test_resize_shorter_side_equals_pillow(
+    sides, shorter_side, expected, interpolation
+):
     image = make_smooth_image(*sides)
     resized = Image.fromarray(image).resize(expected[::-1], FILTERS[interpolation])
     preprocessing = Preprocessing(224, 224, 3, 0.875, interpolation)
-    result = preprocessing.resize_shorter_side(image, shorter)
-    assert max_difference(result, np.asarray(resized)) <= 1
+    result = preprocessing.resize_shorter_side(image, shorter_side)
+    assert find_max_difference(result, np.asarray(resized)) <= 1
 
 
 def test_resize_shorter_side_equals_numpy():
     for interpolation in FILTERS:
         image = make_noise(50, 71)
         preprocessing = Preprocessing(32, 32, 3, 0.875, interpolation)
-        for shorter in (24, 64):
-            size = shorter, shorter * 71 // 50
+        for shorter_side in (24, 64):
+            size = shorter_side, shorter_side * 71 // 50
             expected = resample(image, *size, interpolation)
-            resized = preprocessing.resize_shorter_side(image, shorter)
-            assert max_difference(resized, expected) <= 1
+            resized = preprocessing.resize_shorter_side(image, shorter_side)
+            assert find_max_difference(resized, expected) <= 1
 
 
 def test_resized_sides_are_exact_for_every_aspect_ratio():
-    """Rounding errors of the ratio do not make the resized image smaller by a pixel."""
-    for shorter, longer in itertools.product((31, 49, 93, 300), (300, 301, 333, 1001)):
-        image = tf.zeros((shorter, longer, 1), tf.uint8)
+    """Rounding errors in the scale do not make the resized image a pixel smaller."""
+    for shorter_side, longer_side in itertools.product(
+        (31, 49, 93, 300), (300, 301, 333, 1001)
+    ):
+        image = tf.zeros((shorter_side, longer_side, 1), tf.uint8)
         preprocessing = Preprocessing(32, 32, 1)
-        expected = (49, 49 * longer // shorter, 1)
+        expected = (49, 49 * longer_side // shorter_side, 1)
         assert preprocessing.resize_shorter_side(image, 49).shape == expected
 
 

@@ -10,25 +10,29 @@ from PIL import Image
 from keras_resnet.data import record_index, records
 from keras_resnet.support.errors import InputError
 
-# Names of the image feature and the label feature in TF-slim, whose names TensorFlow's
-# ImageNet scripts also use, and in TFDS.
+# Names of the image feature and the label feature in TF-slim and in TFDS. TensorFlow's
+# ImageNet scripts use the names of TF-slim.
 SLIM = ("image/encoded", "image/class/label")
 TFDS = ("image", "label")
 
 
-def make_image(number, format="JPEG"):
-    """Returns an encoded image whose content and height depend on `number`."""
-    random = np.random.default_rng(number)
-    pixels = random.integers(0, 256, (5 + number % 7, 6, 3), np.uint8)
+def make_image(image_index, format="JPEG"):
+    """Returns an encoded image whose pixels and height depend on `image_index`."""
+    random = np.random.default_rng(image_index)
+    pixels = random.integers(0, 256, (5 + image_index % 7, 6, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format)
     return file.getvalue()
 
 
-def make_example(image, label, names=SLIM):
+def make_example(image, label, feature_names=SLIM):
     features = {
-        names[0]: tf.train.Feature(bytes_list=tf.train.BytesList(value=[image])),
-        names[1]: tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+        feature_names[0]: tf.train.Feature(
+            bytes_list=tf.train.BytesList(value=[image])
+        ),
+        feature_names[1]: tf.train.Feature(
+            int64_list=tf.train.Int64List(value=[label])
+        ),
         "height": tf.train.Feature(int64_list=tf.train.Int64List(value=[5])),
     }
     features = tf.train.Features(feature=features)
@@ -43,24 +47,26 @@ def write_examples(path, examples):
     return str(path)
 
 
-def write_dataset(folder, names=SLIM, first_label=1, formats=("JPEG", "PNG")):
+def write_dataset(folder, feature_names=SLIM, first_label=1, formats=("JPEG", "PNG")):
     """Writes three TFRecord files of 4, 5 and 6 records and returns their paths.
 
     The labels are from `first_label` to `first_label + 2`.
     """
-    paths, number = [], 0
+    paths, image_index = [], 0
     for shard in range(3):
         examples = []
         for _ in range(4 + shard):
-            image = make_image(number, formats[number % len(formats)])
-            examples.append(make_example(image, first_label + number % 3, names))
-            number += 1
+            image = make_image(image_index, formats[image_index % len(formats)])
+            examples.append(
+                make_example(image, first_label + image_index % 3, feature_names)
+            )
+            image_index += 1
         paths.append(write_examples(folder / f"train-{shard:05d}-of-00003", examples))
     return paths
 
 
 def read_images(paths, name=SLIM[0]):
-    """Returns the encoded images in TFRecord files, which TensorFlow reads in order."""
+    """Returns the encoded images in TFRecord files, read in order by TensorFlow."""
     return [
         tf.train.Example.FromString(r).features.feature[name].bytes_list.value[0]
         for r in tf.data.TFRecordDataset(paths).as_numpy_iterator()
@@ -68,8 +74,8 @@ def read_images(paths, name=SLIM[0]):
 
 
 def build_index(paths, **options):
-    cache = os.path.join(os.path.dirname(paths[0]), "cache")
-    return record_index.index_records(paths, **{"cache_dir": cache, **options})
+    cache_dir = os.path.join(os.path.dirname(paths[0]), "cache")
+    return record_index.index_records(paths, **{"cache_dir": cache_dir, **options})
 
 
 def flip_bit(path, offset):
@@ -86,26 +92,27 @@ def paths(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "first_label"), [(SLIM, 1), (TFDS, 0), (("image_raw", "label"), 0)]
+    ("feature_names", "first_label"),
+    [(SLIM, 1), (TFDS, 0), (("image_raw", "label"), 0)],
 )
-def test_random_access_equals_reading_in_order(tmp_path, names, first_label):
+def test_random_access_equals_reading_in_order(tmp_path, feature_names, first_label):
     paths = write_dataset(
-        tmp_path, names, first_label, ("JPEG", "PNG", "WEBP", "BMP", "GIF")
+        tmp_path, feature_names, first_label, ("JPEG", "PNG", "WEBP", "BMP", "GIF")
     )
     index = build_index(paths)
     assert len(index) == 15
     assert index.shard.tolist() == [0] * 4 + [1] * 5 + [2] * 6
     assert index.number.tolist() == [*range(4), *range(5), *range(6)]
     assert index.labels.tolist() == [0, 1, 2] * 5
-    assert (index.image, index.first_label) == (names[0], first_label)
+    assert (index.image, index.first_label) == (feature_names[0], first_label)
     assert index.name(5) == f"{paths[1]} record 1"
     read = records.make_record_reader(index)
-    for i, image in reversed(list(enumerate(read_images(paths, names[0])))):
+    for i, image in reversed(list(enumerate(read_images(paths, feature_names[0])))):
         assert read(i).numpy() == image
     for shard, offset, length in zip(
         index.shard, index.offset, index.length, strict=True
     ):
-        with open(paths[shard], "rb") as file:  # A frame begins with the length.
+        with open(paths[shard], "rb") as file:  # Frames begin with the length.
             file.seek(offset)
             assert struct.unpack("<Q", file.read(8)) == (length,)
 
@@ -122,8 +129,8 @@ def test_pipeline_reads_records_in_any_order(paths, num_parallel):
         lambda indices: tf.map_fn(read, indices, fn_output_signature=tf.string),
         num_parallel_calls=num_parallel,
     )
-    images_read = np.concatenate(list(batches.as_numpy_iterator()))
-    assert images_read.tolist() == [images[i] for i in order]
+    batched_images = np.concatenate(list(batches.as_numpy_iterator()))
+    assert batched_images.tolist() == [images[i] for i in order]
 
 
 def test_data_service_can_run_the_pipeline(paths):
@@ -172,21 +179,21 @@ def test_dataset_written_by_tfds_can_be_indexed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "labels", "first_label", "expected"),
+    ("feature_names", "labels", "first_label", "expected"),
     [
-        (SLIM, [1, 2, 3], None, [0, 1, 2]),  # As in TensorFlow's ImageNet files.
-        (SLIM, [0, 1, 2], None, [0, 1, 2]),  # As in TF-slim's flowers dataset.
+        (SLIM, [1, 2, 3], None, [0, 1, 2]),  # Labels in TensorFlow's ImageNet files.
+        (SLIM, [0, 1, 2], None, [0, 1, 2]),  # Labels in TF-slim's flowers dataset.
         (SLIM, [2, 3, 5], None, [2, 3, 5]),
-        (SLIM, [2, 3, 5], 1, [1, 2, 4]),  # A test split without class 0.
+        (SLIM, [2, 3, 5], 1, [1, 2, 4]),  # The test split lacks class 0.
         (SLIM, [1, 2, 3], 0, [1, 2, 3]),
         (TFDS, [1, 2, 3], None, [1, 2, 3]),
-        (TFDS, [-1, -1, -1], None, [-1, -1, -1]),  # As in TFDS's ImageNet test split.
-        (TFDS, [0, -1, 2**40], None, [0, -1, 2**31 - 1]),  # Too large for int32.
+        (TFDS, [-1, -1, -1], None, [-1, -1, -1]),  # Test labels of TFDS's ImageNet.
+        (TFDS, [0, -1, 2**40], None, [0, -1, 2**31 - 1]),  # 2**40 exceeds int32.
     ],
 )
-def test_labels_start_from_0(tmp_path, names, labels, first_label, expected):
+def test_labels_start_from_0(tmp_path, feature_names, labels, first_label, expected):
     path = write_examples(
-        tmp_path / "a", [make_example(make_image(0), n, names) for n in labels]
+        tmp_path / "a", [make_example(make_image(0), n, feature_names) for n in labels]
     )
     index = build_index([path], first_label=first_label)
     assert index.labels.tolist() == expected
@@ -194,7 +201,7 @@ def test_labels_start_from_0(tmp_path, names, labels, first_label, expected):
 
 
 def find_record_offsets(path):
-    """Returns the byte offset of each record, followed by the size of the file."""
+    """Returns the byte offsets of all records, and then the size of the file."""
     lengths = [len(r) for r in tf.data.TFRecordDataset(path).as_numpy_iterator()]
     return np.cumsum([0] + [length + 16 for length in lengths])
 
@@ -228,9 +235,9 @@ def test_changed_byte_in_the_first_record_is_reported(paths):
 
 @pytest.mark.parametrize("size", [3, 11, 12, 40, -1])
 def test_truncated_file_is_refused(paths, size):
-    """Only `size` bytes of the last record remain, or all but one byte if it is -1.
+    """Only `size` bytes of the last record remain, or all but one byte if `size` is -1.
 
-    TensorFlow itself would ignore up to 11 remaining bytes.
+    TensorFlow does not report up to 11 remaining bytes.
     """
     offsets = find_record_offsets(paths[2])
     os.truncate(paths[2], offsets[5] + size if size > 0 else offsets[6] + size)
@@ -259,7 +266,7 @@ def test_few_damaged_records_are_left_out(tmp_path, capsys):
         assert capsys.readouterr().err.startswith(expected_line)
         assert len(index.damaged) == 2
         assert index.number.tolist() == [n for n in range(1999) if n != 7]
-        # Record 7 is left out, so index 7 is record 8.
+        # Record 7 is left out, so record 8 has index 7.
         assert records.make_record_reader(index)(7).numpy() == make_image(0)
     flip_bit(path, 1000 * record_size + 30)
     os.utime(path, (1, 1))
@@ -275,7 +282,7 @@ def test_few_damaged_records_are_left_out(tmp_path, capsys):
         (
             make_example(b"\0" * 3072, 1),
             "no encoded image",
-        ),  # Raw pixels as in CIFAR-10.
+        ),  # Raw pixels, as in the binary files of CIFAR-10.
         (make_example(make_image(0), 1, ("other", SLIM[1])), "no encoded image"),
     ],
     ids=["no Example", "empty", "raw pixels", "another feature"],
@@ -318,11 +325,11 @@ def test_file_that_changes_after_indexing_is_detected(paths):
 
 
 def test_index_is_cached_until_a_file_changes(paths, tmp_path):
-    calls = []
-    index = build_index(paths, on_file=lambda: calls.append(1))
-    assert len(calls) == 3
-    loaded_index = build_index(paths, on_file=lambda: calls.append(1))
-    assert len(calls) == 3
+    on_file_calls = []
+    index = build_index(paths, on_file=lambda: on_file_calls.append(1))
+    assert len(on_file_calls) == 3
+    loaded_index = build_index(paths, on_file=lambda: on_file_calls.append(1))
+    assert len(on_file_calls) == 3
     assert len(os.listdir(tmp_path / "cache")) == 1
     for field in ("paths", "image", "first_label", "damaged"):
         assert getattr(loaded_index, field) == getattr(index, field)
@@ -332,10 +339,10 @@ def test_index_is_cached_until_a_file_changes(paths, tmp_path):
         )
         assert getattr(loaded_index, field).dtype == getattr(index, field).dtype
     os.utime(paths[0], (1, 1))
-    build_index(paths, on_file=lambda: calls.append(1))
-    assert len(calls) == 6
-    build_index(paths[:2], on_file=lambda: calls.append(1))
-    assert len(calls) == 8
+    build_index(paths, on_file=lambda: on_file_calls.append(1))
+    assert len(on_file_calls) == 6
+    build_index(paths[:2], on_file=lambda: on_file_calls.append(1))
+    assert len(on_file_calls) == 8
     os.remove(paths[1])
     with pytest.raises(InputError, match="Could not read"):
         build_index(paths)
@@ -391,7 +398,7 @@ def create_files(folder, *names):
 
 
 @pytest.mark.parametrize(
-    ("names", "num_train", "test_name"),
+    ("names", "num_train", "test_file"),
     [
         (["train-00000-of-00002", "train-00001-of-00002", "validation-00000-of-00001"],
          2, "validation-00000-of-00001"),
@@ -407,13 +414,13 @@ def create_files(folder, *names):
         (["train/x-0-of-1", "train/y-0-of-1", "test/x-0-of-1"], 2, "test/x-0-of-1"),
     ],
 )  # fmt: skip
-def test_files_of_both_splits_are_found(tmp_path, names, num_train, test_name):
+def test_files_of_both_splits_are_found(tmp_path, names, num_train, test_file):
     create_files(tmp_path, *names)
     files = records.find_record_files(f"tfrecord:{tmp_path}")
     assert len(files["train"]) == num_train
     assert all("train" in os.path.relpath(p, tmp_path) for p in files["train"])
     assert list(files["train"]) == sorted(files["train"])
-    assert files["test"] == (str(tmp_path / test_name),)
+    assert files["test"] == (str(tmp_path / test_file),)
 
 
 @pytest.mark.parametrize(

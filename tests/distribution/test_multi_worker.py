@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 # Script that calls `train` and saves the final weights. The last batch of the 51 images
-# has only 3 images, two for one worker and one for the other.
+# has only 3 images, so that the two workers get different numbers of images.
 SCRIPT = """
 import os, sys
 import keras, numpy as np, tensorflow as tf
@@ -49,7 +49,8 @@ def main(argv):
 class SaveWeights(keras.callbacks.Callback):
     def __init__(self, path):
         super().__init__()
-        # A function, because checkpoints would save a string and restore another path.
+        # Training checkpoints would save a string attribute, and resuming would restore
+        # the path of the earlier run. A function is not saved.
         self.get_path, self.logs = (lambda: path), {}
     def on_epoch_end(self, epoch, logs=None):
         self.logs = {k: float(v) for k, v in logs.items()}
@@ -76,8 +77,8 @@ def start_training(
     strategy="multi_worker",
     sync_bn=True,
     epochs=3,
-    sleep=0.0,
-    batch=16,
+    sleep_seconds=0.0,
+    batch_size=16,
 ):
     """Starts the script in one process or, for `"multi_worker"`, in two workers.
 
@@ -91,8 +92,8 @@ def start_training(
             f"sys.exit(run_local_workers(2, {command!r}, {str(folder) + '-logs'!r}))"
         )
         command = [sys.executable, "-c", code]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SLOW": str(sleep)}
-    environment["BATCH"] = str(batch)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SLOW": str(sleep_seconds)}
+    environment["BATCH"] = str(batch_size)
     return subprocess.Popen(
         command,
         env=environment,
@@ -114,7 +115,9 @@ def wait_for_exit(process, status=0, seconds=200):
 
 
 def join_weights(arrays):
-    return np.concatenate([np.ravel(arrays[k]) for k in arrays if k.startswith("w")])
+    return np.concatenate(
+        [np.ravel(arrays[name]) for name in arrays if name.startswith("w")]
+    )
 
 
 @pytest.mark.parametrize("sync_bn", [True, pytest.param(False, marks=pytest.mark.full)])
@@ -131,8 +134,8 @@ def test_two_workers_reach_the_losses_and_weights_of_one_device(
     )
     assert all(chief[key] == other_worker[key] for key in METRICS)
     np.testing.assert_array_equal(join_weights(chief), join_weights(other_worker))
-    # Without `sync_bn`, each worker normalises its own part of the batch. The weights
-    # therefore differ from the weights of one device.
+    # Without `sync_bn`, each worker uses the statistics of its own images, so the
+    # weights differ from the weights that training on one device reaches.
     if not sync_bn:
         assert np.isfinite(join_weights(chief)).all()
         return
@@ -145,7 +148,7 @@ def test_two_workers_reach_the_losses_and_weights_of_one_device(
 
 
 def find_workers(process):
-    """Returns the process ids of the two workers, by index, as started by `process`."""
+    """Returns the process ids of the two workers of `process`, ordered by index."""
     pids = []
     deadline = time.monotonic() + 60
     while len(pids) < 2 and time.monotonic() < deadline:
@@ -172,10 +175,12 @@ def wait_for_checkpoint(folder, seconds=120):
 def test_an_interrupted_run_resumes_exactly(tmp_path, script_path, signal_name):
     """SIGKILL is sent to one worker, SIGTERM to the parent process of both workers."""
     uninterrupted_run = start_training(script_path, tmp_path / "whole", epochs=4)
-    interrupted_run = start_training(script_path, tmp_path / "cut", epochs=4, sleep=0.7)
+    interrupted_run = start_training(
+        script_path, tmp_path / "cut", epochs=4, sleep_seconds=0.7
+    )
     workers = find_workers(interrupted_run)
     wait_for_checkpoint(tmp_path / "cut")
-    started_at = time.monotonic()
+    start_time = time.monotonic()
     if signal_name == "SIGKILL":
         os.kill(workers[1], signal.SIGKILL)
         _, stderr = wait_for_exit(interrupted_run, 1, 60)
@@ -185,7 +190,7 @@ def test_an_interrupted_run_resumes_exactly(tmp_path, script_path, signal_name):
         interrupted_run.send_signal(signal.SIGTERM)
         _, stderr = wait_for_exit(interrupted_run, 143, 60)
         assert "Stopped by SIGTERM after step" in stderr
-    assert time.monotonic() - started_at < 45
+    assert time.monotonic() - start_time < 45
     wait_for_exit(uninterrupted_run)
     stdout, _ = wait_for_exit(start_training(script_path, tmp_path / "cut", epochs=4))
     assert "Resuming after step" in stdout
@@ -202,12 +207,12 @@ def test_an_interrupted_run_resumes_exactly(tmp_path, script_path, signal_name):
 def test_workers_stop_and_resume_in_the_middle_of_an_epoch(tmp_path, script_path):
     """The run stops after step 10 of 26. An epoch has 13 steps.
 
-    Workers that find different checkpoints in their folders report an error.
+    Workers whose folders contain different checkpoints report an error.
     """
-    small_run = {"epochs": 2, "batch": 4}
-    uninterrupted_run = start_training(script_path, tmp_path / "whole", **small_run)
+    arguments = {"epochs": 2, "batch_size": 4}
+    uninterrupted_run = start_training(script_path, tmp_path / "whole", **arguments)
     interrupted_run = start_training(
-        script_path, tmp_path / "cut", **small_run, sleep=0.4
+        script_path, tmp_path / "cut", **arguments, sleep_seconds=0.4
     )
     wait_for_checkpoint(tmp_path / "cut")
     interrupted_run.send_signal(signal.SIGTERM)
@@ -215,10 +220,10 @@ def test_workers_stop_and_resume_in_the_middle_of_an_epoch(tmp_path, script_path
     assert "Stopped by SIGTERM after step 10 of 26" in stderr
     wait_for_exit(uninterrupted_run)
 
-    # Each worker gets its own model_dir. Only the one of worker 1 contains checkpoints.
+    # Worker 0 gets an empty model_dir, worker 1 gets a model_dir with checkpoints.
     shutil.copytree(tmp_path / "cut", tmp_path / "own-1")
     _, stderr = wait_for_exit(
-        start_training(script_path, tmp_path / "own-WORKER", **small_run), 1, 60
+        start_training(script_path, tmp_path / "own-WORKER", **arguments), 1, 60
     )
     error_lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
     assert len(error_lines) == 1 and "Traceback" not in stderr
@@ -226,7 +231,7 @@ def test_workers_stop_and_resume_in_the_middle_of_an_epoch(tmp_path, script_path
     assert "own-0', where this worker found step 0" in error_lines[0]
 
     stdout, _ = wait_for_exit(
-        start_training(script_path, tmp_path / "cut", **small_run)
+        start_training(script_path, tmp_path / "cut", **arguments)
     )
     assert "Resuming after step 10 of 26" in stdout
     expected, resumed = (

@@ -1,4 +1,4 @@
-"""Tests with real worker processes, each of which has a time limit."""
+"""Tests with real worker processes. Every process has a time limit."""
 
 import json
 import os
@@ -14,11 +14,11 @@ from conftest import ROOT
 from keras_resnet.distribution import workers
 from keras_resnet.distribution.workers import LOCAL_WORKER, run_local_workers
 
-# Time limit of a worker.
+# Time limit of each worker process.
 LIMIT_SECONDS = 150
 
 # Script that trains a small network for a number of steps. The batches have 4, 4 and 3
-# examples in turn. With float64, results of one and of two replicas hardly differ.
+# examples in turn. In float64, one replica and two replicas give nearly equal results.
 TRAINING_SCRIPT = """
 import json, os, pathlib, signal, sys
 signal.alarm(int(os.environ["LIMIT"]))  # Ends a process that hangs.
@@ -99,9 +99,9 @@ except tf.errors.OpError as error:
 
 @pytest.fixture
 def make_training_command(tmp_path, monkeypatch):
-    """Function of the name of a strategy and the number of steps. Returns a command.
+    """Function that returns a command, given a strategy name and a number of steps.
 
-    The command runs `TRAINING_SCRIPT`, which writes to tmp_path.
+    The command runs `TRAINING_SCRIPT`, which writes its files to `tmp_path`.
     """
     script_path = tmp_path / "training.py"
     script_path.write_text(TRAINING_SCRIPT)
@@ -110,7 +110,7 @@ def make_training_command(tmp_path, monkeypatch):
     return lambda name, steps: [sys.executable, script_path, name, tmp_path, str(steps)]
 
 
-@pytest.mark.full  # A faster test in test_multi_worker.py covers most of this.
+@pytest.mark.full  # Slow, and mostly covered by test_multi_worker.py.
 def test_two_workers_reach_the_losses_and_weights_of_one_device(
     make_training_command, tmp_path
 ):
@@ -125,11 +125,11 @@ def test_two_workers_reach_the_losses_and_weights_of_one_device(
     ):
         np.testing.assert_array_equal(weights, other_weights)
         np.testing.assert_allclose(weights, expected, rtol=1e-9, atol=1e-12)
-    threads = max(1, os.cpu_count() // 2)
-    assert f"2 2 [1] {threads}" in (tmp_path / "worker-1.log").read_text()
+    num_threads = max(1, os.cpu_count() // 2)
+    assert f"2 2 [1] {num_threads}" in (tmp_path / "worker-1.log").read_text()
 
 
-@pytest.mark.full  # A faster test in test_multi_worker.py covers most of this.
+@pytest.mark.full  # Slow, and mostly covered by test_multi_worker.py.
 def test_a_killed_worker_is_noticed_and_all_can_start_again(
     make_training_command, tmp_path
 ):
@@ -164,7 +164,7 @@ def make_command(code):
     return [sys.executable, "-c", f"import os, signal, sys, time\n{code}"]
 
 
-# Code with which a worker reads its index.
+# Python code that sets `index` to the index of the worker.
 READ_INDEX = f"index = int(os.environ['{LOCAL_WORKER}'])\n"
 
 
@@ -186,10 +186,10 @@ def test_all_workers_get_the_same_cluster_and_different_tasks(tmp_path):
         ("print('no disk'); sys.exit(3 * index)", 3),
         ("sys.exit(5 if index == 0 else 0)", 5),
         ("print('no disk'); index and os.kill(os.getpid(), 9)", 137),
-        # Both workers fail. The status is the chief's, but the message names the worker
-        # that failed first.
+        # Both workers fail. The exit status comes from worker 0 (the chief), but the
+        # message names worker 1, which fails first.
         ("index or time.sleep(1); print('no disk'); sys.exit(3 if index else 4)", 4),
-        # Worker 1 fails. The chief ignores SIGTERM (signal 15), so it gets SIGKILL (9).
+        # Worker 1 fails. Worker 0 ignores SIGTERM (15), so SIGKILL (9) ends worker 0.
         (
             "index or signal.signal(15, 1) or time.sleep(60); print('no disk'); sys.exit(7)",
             137,
@@ -200,9 +200,9 @@ def test_a_failed_worker_sets_the_exit_status(
     code, status, tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr(workers, "GRACE_SECONDS", 2)
-    started_at = time.monotonic()
+    start_time = time.monotonic()
     assert run_local_workers(2, make_command(READ_INDEX + code), tmp_path) == status
-    assert time.monotonic() - started_at < 20
+    assert time.monotonic() - start_time < 20
     message = capsys.readouterr().err
     if status == 5:
         assert message == "worker 0 failed with status 5\n"
@@ -216,7 +216,7 @@ def test_a_failed_worker_sets_the_exit_status(
 
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_are_forwarded(signal_number, tmp_path):
-    """The signal is sent to a separate process, because it could end pytest itself."""
+    """A separate process starts the workers, because the signal could end pytest."""
     handler_code = (
         "for n in 2, 15: signal.signal(n, lambda n, f: (print(n), sys.exit(0)))\n"
     )

@@ -1,4 +1,4 @@
-"""Loading of classifiers with preprocessing and class names, and of their datasets."""
+"""Loading of classifiers and of the datasets to evaluate them on."""
 
 import dataclasses
 import json
@@ -24,9 +24,9 @@ from keras_resnet.weights.registry import class_names
 
 
 def write_torch_file(path, name, metadata=None, **options):
-    """Writes a weights file with PyTorch's keys and returns its path.
+    """Writes a weights file with PyTorch's keys and returns the path of the file.
 
-    `metadata` is stored as JSON, as keras_resnet does and PyTorch does not.
+    `metadata` is stored as JSON, like the metadata that keras_resnet stores.
     """
     saving.save_state_dict(keras_resnet.ResNet(name, **options), path)
     shapes = {key: array.shape for key, array in load_file(path).items()}
@@ -49,7 +49,7 @@ def torch_files(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "input_shape", "expected"),
     [
-        # torchvision resizes to 256 pixels, bilinear, and crops to 224.
+        # torchvision resizes images to 256 pixels and crops 224, a fraction of 0.875.
         ("resnet18", None, Preprocessing(224, 224, 3, 0.875, "bilinear")),
         ("resnet18", (None, None, 3), Preprocessing(224, 224, 3, 0.875, "bilinear")),
         ("resnet18", (64, 96, 3), Preprocessing(64, 96, 3, 0.875, "bilinear")),
@@ -62,7 +62,7 @@ def test_preprocessing_fits_torch_weights(name, input_shape, expected, torch_fil
         name, weights=torch_files[name], input_shape=input_shape
     )
     assert keras_resnet.preprocessing_for(model) == expected
-    # torchvision's ToTensor and Normalize give these values for a grey pixel.
+    # torchvision's ToTensor divides 51 by 255. Normalize uses the mean and std below.
     normalised_grey = model.get_layer("normalization")(np.full((1, 1, 1, 3), 51.0))
     expected_grey = (0.2 - np.array([0.485, 0.456, 0.406])) / [0.229, 0.224, 0.225]
     np.testing.assert_allclose(np.ravel(normalised_grey), expected_grey, rtol=1e-5)
@@ -133,23 +133,23 @@ def write_dataset(folder, names):
 @pytest.mark.parametrize(
     "names",
     [
-        # Classes 1, 281 and 999 of ILSVRC 2012, by WordNet id and by name.
+        # WordNet ids and names of the classes 1, 281 and 999 of ILSVRC 2012.
         ("n01443537", "n02123045", "n15075141"),
         ("goldfish", "tabby", "toilet tissue"),
     ],
 )
 def test_labels_are_indices_of_imagenet_classes(names, imagenet_classifier, tmp_path):
-    dataset = write_dataset(tmp_path, names)
-    images = load_images(imagenet_classifier, dataset, only_test=True)
-    assert images.classes == imagenet_classifier.classes
+    dataset_name = write_dataset(tmp_path, names)
+    dataset = load_images(imagenet_classifier, dataset_name, only_test=True)
+    assert dataset.classes == imagenet_classifier.classes
     expected_labels = {"n01443537": 1, "n02123045": 281, "n15075141": 999}
     expected_labels |= {"goldfish": 1, "tabby": 281, "toilet tissue": 999}
-    for path, label in zip(images.test.images, images.test.labels, strict=True):
+    for path, label in zip(dataset.test.images, dataset.test.labels, strict=True):
         assert label == expected_labels[path.split("/")[-2]]
-    assert len(images.test) == 15
-    both_splits = load_images(imagenet_classifier, dataset)
-    assert sorted({*both_splits.train.labels}) == [1, 281, 999]
-    assert sorted(both_splits.test.labels) == [1, 281, 999]
+    assert len(dataset.test) == 15
+    full_dataset = load_images(imagenet_classifier, dataset_name)
+    assert sorted({*full_dataset.train.labels}) == [1, 281, 999]
+    assert sorted(full_dataset.test.labels) == [1, 281, 999]
 
 
 @pytest.mark.parametrize(
@@ -163,16 +163,16 @@ def test_classes_outside_imagenet_are_refused(names, imagenet_classifier, tmp_pa
 
 
 def test_classes_are_matched_by_name(imagenet_classifier, tmp_path):
-    """The order of the classes may differ between the folder and the model."""
+    """The classes of the folder may have another order than those of the model."""
     classifier = dataclasses.replace(
         imagenet_classifier, classes=("mouse", "dog", "cat")
     )
-    images = load_images(classifier, write_dataset(tmp_path, ("cat", "mouse")))
-    labels = {
+    dataset = load_images(classifier, write_dataset(tmp_path, ("cat", "mouse")))
+    label_by_name = {
         path.split("/")[-2]: int(label)
-        for path, label in zip(images.test.images, images.test.labels, strict=True)
+        for path, label in zip(dataset.test.images, dataset.test.labels, strict=True)
     }
-    assert labels == {"cat": 2, "mouse": 0}
+    assert label_by_name == {"cat": 2, "mouse": 0}
 
 
 def test_a_wrong_number_of_channels_is_refused(imagenet_classifier):
@@ -215,9 +215,11 @@ def test_features_are_refused_and_logits_get_a_softmax(torch_files, tmp_path):
     )
     saving.save_model(logits_model, path)
     image = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype("float32")
-    exps = np.exp(np.float64(logits_model(image)))
+    exponentials = np.exp(np.float64(logits_model(image)))
     probabilities = np.float64(load_classifier(path).model(image))
-    np.testing.assert_allclose(probabilities, exps / exps.sum(), rtol=1e-4)
+    np.testing.assert_allclose(
+        probabilities, exponentials / exponentials.sum(), rtol=1e-4
+    )
 
 
 def test_a_run_can_be_loaded_from_inside_its_folder(trained_run, monkeypatch):
@@ -263,10 +265,10 @@ def test_class_names_are_read_from_the_metadata_of_the_file(torch_files, tmp_pat
     [
         (("resnett50",), "Did you mean 'resnet50'?"),
         (("resnet50", "torchvsion_v1"), "Did you mean 'torchvision_v1'?"),
-        (("resnet50", "nowhere.safetensors"), "There is no such file"),
+        (("resnet50", "nowhere.safetensors"), "does not exist"),
         (("plainnet18",), "There are no published weights of plainnet18"),
         (("runs/nowhere",), "there is no runs/nowhere/run.json"),
-        (("runs/nowhere.keras",), "There is no such file"),
+        (("runs/nowhere.keras",), "does not exist"),
     ],
 )
 def test_missing_models_and_weights_are_reported(arguments, message):

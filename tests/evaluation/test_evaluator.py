@@ -31,7 +31,7 @@ def test_summary_equals_numpy(strategy_name, batch_size):
     probabilities = np.float64(model(split.images, training=False))
     ranking = np.argsort(-probabilities, axis=1, kind="stable")
     hits = ranking == split.labels[:, None]
-    # The expected loss is computed from logits in float64. The bias is still 0.
+    # The expected loss is computed from float64 logits. The initial bias is 0.
     features = keras.Model(model.input, model.get_layer("avg_pool").output)(
         split.images
     )
@@ -96,9 +96,11 @@ def make_randomised_model(name, input_shape, **options):
                     random.uniform(0.7, 1.3, shape),
                 ]
             )
-    stem = model.get_layer("conv1_conv")  # Scaled for pixels from 0 to 255.
+    # Division by 128 avoids very large activations for pixels from 0 to 255.
+    stem = model.get_layer("conv1_conv")
     stem.set_weights([stem.get_weights()[0] / 128])
-    head = model.get_layer("predictions")  # Scaled for less extreme outputs.
+    # Division by 4 avoids probabilities close to 0 and 1.
+    head = model.get_layer("predictions")
     kernel, bias = head.get_weights()
     head.set_weights([kernel / 4, random.normal(0, 0.05, bias.shape)])
     return model
@@ -116,7 +118,7 @@ def assert_same_predictions(actual, expected):
 
 
 def test_predictions_do_not_depend_on_batches_and_replicas(all_digits):
-    """Two replicas with batches of 14 predict the same as one with a batch of 999."""
+    """Two replicas with batches of 14 predict like one replica with a batch of 999."""
     split = all_digits.take(slice(0, 999))
     preprocessing = Preprocessing(8, 8, 1)
     predictions = []
@@ -124,17 +126,17 @@ def test_predictions_do_not_depend_on_batches_and_replicas(all_digits):
         strategy = strategies.make_strategy(name)
         with strategy.scope():
             model = make_randomised_model("cifar_resnet8", (8, 8, 1))
-        # The bias centres the features, so that no class dominates the predictions.
-        features = keras.Model(model.input, model.get_layer("avg_pool").output)
+        # This bias centres the features, so that no class dominates the predictions.
+        feature_model = keras.Model(model.input, model.get_layer("avg_pool").output)
         kernel = model.get_layer("predictions").get_weights()[0]
-        mean_features = np.asarray(features(split.images)).mean(axis=0)
+        mean_features = np.asarray(feature_model(split.images)).mean(axis=0)
         model.get_layer("predictions").set_weights(
             [4 * kernel, -4 * mean_features @ kernel]
         )
         evaluator = Evaluator(model, split, preprocessing, batch_size, strategy)
-        steps = []
-        predictions.append(evaluator.predict(lambda steps=steps: steps.append(1)))
-        assert len(steps) == evaluator.steps == -(-999 // batch_size)
+        calls = []
+        predictions.append(evaluator.predict(lambda calls=calls: calls.append(1)))
+        assert len(calls) == evaluator.steps == -(-999 // batch_size)
     assert np.bincount(predictions[0].classes[:, 0], minlength=10).max() < 500
     assert predictions[0].summarise()["images"] == 999
     np.testing.assert_array_equal(predictions[0].labels, split.labels)
@@ -150,18 +152,18 @@ def test_predictions_do_not_depend_on_batches_and_replicas(all_digits):
 def make_encoded_split(images, labels=None):
     """Returns a split whose images are PNG-encoded bytes."""
     labels = np.arange(len(images)) % 7 if labels is None else labels
-    files = []
+    encoded_images = []
     for image in images:
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, "PNG")
-        files.append(file.getvalue())
-    return splits.Split(np.array(files, object), np.int32(labels))
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        encoded_images.append(buffer.getvalue())
+    return splits.Split(np.array(encoded_images, object), np.int32(labels))
 
 
 def make_images(*sizes):
     """Returns a smooth RGB image for each size (height, width).
 
-    Pillow and TensorFlow resize these images with a pixel error of at most 1.
+    Smooth images that Pillow and TensorFlow resize differ by at most 1 in each pixel.
     """
     random = np.random.default_rng(5)
     images = []
@@ -179,21 +181,21 @@ def make_images(*sizes):
 SIZES = ((60, 80), (90, 56), (40, 41), (128, 50), (45, 45))
 
 
-def make_imagenet_model(strategy, side=32):
+def make_imagenet_model(strategy, input_size=32):
     """Returns an ImageNet network for seven classes with reproducible weights."""
     with strategy.scope():
-        return make_randomised_model("resnet18", (side, side, 3), classes=7)
+        return make_randomised_model("resnet18", (input_size, input_size, 3), classes=7)
 
 
 def resize(image, new_shorter_side):
     height, width = image.shape[:2]
     shorter_side = min(height, width)
-    size = (
+    new_size = (
         new_shorter_side * width // shorter_side,
         new_shorter_side * height // shorter_side,
     )
-    resized = Image.fromarray(image).resize(size, Image.Resampling.BILINEAR)
-    return np.asarray(resized)
+    resized_image = Image.fromarray(image).resize(new_size, Image.Resampling.BILINEAR)
+    return np.asarray(resized_image)
 
 
 def softmax(logits):
@@ -202,16 +204,22 @@ def softmax(logits):
 
 
 def predict_ten_crops(model, image):
-    side = model.input_shape[1]
-    image = resize(image, round(side / 0.875))
-    square_side = min(image.shape[:2])
-    top, left = (round((n - square_side) / 2) for n in image.shape[:2])
-    square = image[top : top + square_side, left : left + square_side]
-    last = square_side - side
-    middle = round(last / 2)
+    input_size = model.input_shape[1]
+    image = resize(image, round(input_size / 0.875))
+    square_size = min(image.shape[:2])
+    top, left = (round((n - square_size) / 2) for n in image.shape[:2])
+    square = image[top : top + square_size, left : left + square_size]
+    max_offset = square_size - input_size
+    centre_offset = round(max_offset / 2)
     crops = []
-    for y, x in ((0, 0), (0, last), (last, 0), (last, last), (middle, middle)):
-        crop = square[y : y + side, x : x + side]
+    for y, x in (
+        (0, 0),
+        (0, max_offset),
+        (max_offset, 0),
+        (max_offset, max_offset),
+        (centre_offset, centre_offset),
+    ):
+        crop = square[y : y + input_size, x : x + input_size]
         crops += [crop, crop[:, ::-1]]
     return np.float64(model(np.stack(crops), training=False)).mean(axis=0)
 
@@ -221,8 +229,8 @@ def predict_multiscale(model, feature_model, image, scales):
     feature_model.set_weights(weights)
     probabilities = []
     for scale in scales:
-        resized = resize(image, scale)
-        for view in (resized, resized[:, ::-1]):
+        resized_image = resize(image, scale)
+        for view in (resized_image, resized_image[:, ::-1]):
             feature_map = np.float64(feature_model(view[None], training=False))[0]
             probabilities.append(softmax(feature_map.mean(axis=(0, 1)) @ kernel + bias))
     return np.mean(probabilities, axis=0)
@@ -239,7 +247,7 @@ def assert_predictions_near(predictions, split, expected, tolerance):
             probability.
     """
     assert tolerance < 0.01
-    # The probabilities differ between images by far more than the tolerance.
+    # If all images had similar probabilities, wrong predictions would pass the test.
     assert expected.std(axis=0).max() > 5 * tolerance
     np.testing.assert_array_equal(predictions.labels, split.labels)
     assert predictions.classes.shape == (len(split), 5)
@@ -265,14 +273,14 @@ def measure_rounding_tolerance(predict, images):
     ).max()
 
 
-# The crop is 7/8 of the resized image: 56 of 64 pixels, or 32 of 36.57, rounded to 37.
-@pytest.mark.parametrize("side", [56, 32])
-def test_ten_crops_equal_a_slow_implementation(side):
+# Crops are 7/8 of the resized image: 56 of 64 pixels, or 32 of 37 (rounded) pixels.
+@pytest.mark.parametrize("input_size", [56, 32])
+def test_ten_crops_equal_a_slow_implementation(input_size):
     strategy = strategies.make_strategy("one_device")
-    model = make_imagenet_model(strategy, side)
+    model = make_imagenet_model(strategy, input_size)
     images = make_images(*SIZES)
     split = make_encoded_split(images)
-    preprocessing = Preprocessing(side, side, 3, 0.875)
+    preprocessing = Preprocessing(input_size, input_size, 3, 0.875)
     predictions = Evaluator(
         model, split, preprocessing, 20, strategy, "10crop"
     ).predict()
@@ -299,13 +307,13 @@ def test_ten_crops_of_decoded_images_equal_a_slow_implementation(size):
         lambda image: predict_ten_crops(model, image), images
     )
     if size == (64, 64):
-        tolerance = 1e-5  # Images of this size are not resized.
+        tolerance = 1e-5  # 64x64 images are not resized, so no pixel is rounded.
     assert_predictions_near(predictions, split, expected, tolerance)
 
 
 @pytest.fixture
 def small_scales(monkeypatch):
-    """Three short sides in pixels, which replace the paper's scales to save time."""
+    """Shorter sides in pixels, which replace the paper's larger scales to save time."""
     scales = (32, 48, 64)
     monkeypatch.setattr(views_module, "PAPER_SCALES", scales)
     return scales
@@ -334,17 +342,17 @@ def test_multiscale_equals_a_slow_implementation(small_scales):
 
 
 def test_ten_crops_do_not_depend_on_batches_and_replicas():
-    """Two replicas with steps of 2 images predict the same as one with a step of 11."""
+    """Two replicas with steps of 2 images predict like one with a step of 11 images."""
     split = make_encoded_split(make_images(*(SIZES * 3)[:11]))
     preprocessing = Preprocessing(32, 32, 3, 0.875)
     predictions = []
-    for name, batch_size, steps in (("mirrored", 4, 6), ("one_device", 110, 1)):
+    for name, batch_size, num_steps in (("mirrored", 4, 6), ("one_device", 110, 1)):
         strategy = strategies.make_strategy(name)
         model = make_imagenet_model(strategy)
         evaluator = Evaluator(
             model, split, preprocessing, batch_size, strategy, "10crop"
         )
-        assert evaluator.steps == steps
+        assert evaluator.steps == num_steps
         predictions.append(evaluator.predict())
     assert_same_predictions(*predictions)
 
@@ -366,7 +374,7 @@ def test_each_view_uses_the_current_weights(small_scales, views):
 
 
 def test_decoded_images_and_files_get_the_same_crops():
-    """Images of the network's input size, 32x32, are also resized and cropped."""
+    """Images of the input size, 32x32, are resized and cropped like other images."""
     preprocessing = Preprocessing(32, 32, 3, 0.875)
     for size in ((32, 32), (37, 37), (40, 50)):
         images = make_images(size, size)
@@ -388,12 +396,12 @@ def test_cifar_networks_support_only_single_views(all_digits, views):
 
 
 @pytest.mark.parametrize(
-    ("views", "nearest"), [("10crops", "10crop"), ("multi-scale", "multiscale")]
+    ("views", "suggestion"), [("10crops", "10crop"), ("multi-scale", "multiscale")]
 )
-def test_unknown_views_are_refused(all_digits, views, nearest):
+def test_unknown_views_are_refused(all_digits, views, suggestion):
     strategy = strategies.make_strategy("one_device")
     with pytest.raises(
-        InputError, match=f"Did you mean '{nearest}'.*'{views}'"
+        InputError, match=f"Did you mean '{suggestion}'.*'{views}'"
     ) as error:
         Evaluator(None, all_digits, Preprocessing(8, 8, 1), 20, strategy, views)
     assert "Accepted: single, 10crop, multiscale." in str(error.value)
@@ -409,8 +417,8 @@ def test_damaged_images_are_listed(small_scales, tmp_path, views):
     damaged_names = "number 1, number 4"
     if views == "10crop":
         paths = [tmp_path / f"{i}.png" for i in range(5)]
-        for path, file in zip(paths, split.images, strict=True):
-            path.write_bytes(file)
+        for path, content in zip(paths, split.images, strict=True):
+            path.write_bytes(content)
         split = splits.Split(
             np.array(list(map(str, paths)), object), split.labels, True
         )

@@ -50,9 +50,9 @@ def read_other_variables(model):
 def convolve(model, images):
     """Computes the 3x3 stem convolution as a sum over the positions of the kernel."""
     kernel = np.float64(model.get_layer("conv1_conv").get_weights()[0])
-    padded = np.pad(np.float64(images), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    padded_images = np.pad(np.float64(images), ((0, 0), (1, 1), (1, 1), (0, 0)))
     return sum(
-        padded[:, y : y + 8, x : x + 8] @ kernel[y, x]
+        padded_images[:, y : y + 8, x : x + 8] @ kernel[y, x]
         for y in range(3)
         for x in range(3)
     )
@@ -60,7 +60,7 @@ def convolve(model, images):
 
 @pytest.mark.parametrize("strategy_name", ["one_device", "mirrored"])
 def test_one_batch_of_all_images_equals_numpy(split, strategy_name):
-    """The moving variance is the biased one, which divides by the number of values."""
+    """The moving variance is biased: the divisor is the number of values, not n - 1."""
     strategy = strategies.make_strategy(strategy_name)
     model = build_model(strategy)
     assert recalibrate(model, split, PREPROCESSING, 600, strategy) == 600
@@ -77,13 +77,13 @@ def test_one_batch_of_all_images_equals_numpy(split, strategy_name):
 
 
 def test_every_layer_gets_the_statistics_of_its_inputs(split):
-    """The inputs of a deeper layer are normalised with the statistics of the batch."""
+    """The input of a layer depends on the statistics of all layers before the layer."""
     strategy = strategies.make_strategy("one_device")
     model = build_model(strategy)
     inputs = {layer.name: layer.input for layer in list_batch_norms(model)}
     recalibrate(model, split, PREPROCESSING, 600, strategy)
-    # With the recomputed statistics, inference mode computes the same inputs of all
-    # layers as training mode.
+    # With the recomputed statistics, each layer receives the same inputs in inference
+    # mode as in training mode.
     inputs_by_layer = keras.Model(model.input, inputs)(split.images, training=False)
     for layer in list_batch_norms(model):
         values = np.float64(inputs_by_layer[layer.name])
@@ -106,8 +106,8 @@ def test_ten_batches_give_the_mean_over_all_images(split):
     np.testing.assert_allclose(
         layer.moving_mean.numpy(), outputs.mean(axis=(0, 1, 2)), rtol=1e-4, atol=1e-3
     )
-    # The variance of a batch refers to the mean of the batch. So the average over the
-    # batches is slightly smaller than the variance of all images.
+    # The variance of a batch is computed around the mean of the batch. The average of
+    # these variances is therefore slightly smaller than the variance of all images.
     variance = outputs.var(axis=(0, 1, 2))
     assert (layer.moving_variance.numpy() <= variance * 1.0001).all()
     np.testing.assert_allclose(layer.moving_variance.numpy(), variance, rtol=0.05)
@@ -131,12 +131,15 @@ def test_previous_statistics_have_no_influence(split):
 def test_only_the_statistics_change(split, strategy_name, tmp_path):
     strategy = strategies.make_strategy(strategy_name)
     model = build_model(strategy)
-    weights, statistics_before = read_other_variables(model), read_statistics(model)
+    variables_before, statistics_before = (
+        read_other_variables(model),
+        read_statistics(model),
+    )
     for layer, i in zip(list_batch_norms(model), range(10), strict=False):
         layer.momentum = 0.9 + i / 100
     recalibrate(model, split, PREPROCESSING, 100, strategy)
     for path, values in read_other_variables(model).items():
-        np.testing.assert_array_equal(values, weights[path])
+        np.testing.assert_array_equal(values, variables_before[path])
     for path, values in read_statistics(model).items():
         assert not np.array_equal(values, statistics_before[path]), path
     for layer, i in zip(list_batch_norms(model), range(10), strict=False):
@@ -144,19 +147,21 @@ def test_only_the_statistics_change(split, strategy_name, tmp_path):
         assert layer.synchronized is False
     # The recomputed statistics are saved with the network.
     model.save(tmp_path / "net.keras")
-    loaded = keras.models.load_model(tmp_path / "net.keras")
-    for actual, expected in zip(loaded.get_weights(), model.get_weights(), strict=True):
+    loaded_model = keras.models.load_model(tmp_path / "net.keras")
+    for actual, expected in zip(
+        loaded_model.get_weights(), model.get_weights(), strict=True
+    ):
         np.testing.assert_array_equal(actual, expected)
 
 
 def test_two_replicas_compute_the_statistics_of_one_device(split):
     """Each replica has its own copy of every statistic. All copies are compared."""
-    copies_by_path = []
+    copies_by_strategy = []
     for name in ("one_device", "mirrored"):
         strategy = strategies.make_strategy(name)
         model = build_model(strategy)
         assert recalibrate(model, split, PREPROCESSING, 200, strategy) == 600
-        copies_by_path.append(
+        copies_by_strategy.append(
             {
                 variable.path: [
                     actual.numpy()
@@ -166,9 +171,11 @@ def test_two_replicas_compute_the_statistics_of_one_device(split):
                 for variable in (layer.moving_mean, layer.moving_variance)
             }
         )
-    assert {len(replica_values) for replica_values in copies_by_path[1].values()} == {2}
-    for path, (expected,) in copies_by_path[0].items():
-        for actual in copies_by_path[1][path]:
+    assert {
+        len(replica_values) for replica_values in copies_by_strategy[1].values()
+    } == {2}
+    for path, (expected,) in copies_by_strategy[0].items():
+        for actual in copies_by_strategy[1][path]:
             np.testing.assert_allclose(
                 actual,
                 expected,
@@ -194,17 +201,17 @@ def test_only_full_batches_up_to_a_maximum_number_are_used(split, monkeypatch):
     strategy = strategies.make_strategy("mirrored")
     model = build_model(strategy)
     small_split = split.take(slice(0, 101))
-    for batch_size, num_used in ((40, 80), (100, 100), (1000, 100)):
+    for batch_size, num_images in ((40, 80), (100, 100), (1000, 100)):
         assert (
             recalibrate(model, small_split, PREPROCESSING, batch_size, strategy)
-            == num_used
+            == num_images
         )
-    monkeypatch.setattr(recalibration, "RECALIBRATION_BATCHES", 3)
+    monkeypatch.setattr(recalibration, "MAX_BATCHES", 3)
     assert recalibrate(model, split, PREPROCESSING, 50, strategy) == 150
 
 
 def test_the_seed_selects_the_images(split, monkeypatch):
-    monkeypatch.setattr(recalibration, "RECALIBRATION_BATCHES", 1)
+    monkeypatch.setattr(recalibration, "MAX_BATCHES", 1)
     strategy = strategies.make_strategy("one_device")
     means = []
     for seed in (0, 0, 1):

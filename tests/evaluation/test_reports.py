@@ -72,16 +72,16 @@ def test_classes_are_ranked_by_accuracy_and_show_the_main_error():
         ("owl", 8, 5, 0.625, "fox", 3),
         ("dog", 4, 4, 1.0, "", 0),
     ]
-    names = ["class", "images", "right", "accuracy", "taken_for", "times"]
-    assert [list(row) for row in rows] == [names] * 4
+    columns = ["class", "images", "right", "accuracy", "taken_for", "times"]
+    assert [list(row) for row in rows] == [columns] * 4
 
 
 def test_the_csv_file_contains_all_predictions():
     predictions = make_random_predictions(12, 40)
     classes = [f"class {i}" for i in range(9)] + ["a, b", 'the "last"', "a\nline"]
     names = [f"folder/{i}, {i}.jpg" for i in range(40)]
-    text = reports.format_predictions(predictions, names, classes)
-    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    csv_text = reports.format_predictions(predictions, names, classes)
+    rows = list(csv.DictReader(io.StringIO(csv_text, newline="")))
     assert len(rows) == 40
     for i, row in enumerate(rows):
         assert row["image"] == names[i]
@@ -98,8 +98,10 @@ def test_the_csv_file_contains_all_predictions():
 
 
 def test_the_csv_file_of_three_classes_has_three_scores():
-    text = reports.format_predictions(make_random_predictions(3, 4, k=3), "abcd", "xyz")
-    header = text.splitlines()[0].split(",")
+    csv_text = reports.format_predictions(
+        make_random_predictions(3, 4, k=3), "abcd", "xyz"
+    )
+    header = csv_text.splitlines()[0].split(",")
     assert header[-1] == "score_3"
     assert len(header) == 4 + 2 * 3
 
@@ -114,8 +116,8 @@ def test_the_confusion_figure_fits_into_its_image(num_classes):
         pixels = np.asarray(image.convert("L"))
     assert 300 < min(pixels.shape) <= max(pixels.shape) < 2000
     # The outermost pixels are white, so no text is cut off.
-    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
-        assert edge.min() == 255
+    for border in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert border.min() == 255
 
 
 def test_the_confusion_figure_omits_classes_without_images():
@@ -128,19 +130,19 @@ def test_the_confusion_figure_omits_classes_without_images():
 
 
 def test_cells_of_the_confusion_figure_are_darker_for_more_images():
-    """Cells without images are white. Rows are correct classes."""
+    """Cells without images are white. Each row contains the images of one class."""
     confusion = np.array([[1, 0, 100], [0, 10, 0], [0, 0, 1000]])
     png = reports.draw_confusion(confusion, "abc")
     with Image.open(io.BytesIO(png)) as image:
         pixels = np.asarray(image.convert("RGB")).astype(int).sum(axis=-1)
-    # The frame of the axes has the longest dark lines.
-    edges = []
+    # The longest dark lines are the frame of the axes, which encloses the cells.
+    frame = []
     for axis in (0, 1):
-        num_dark = (pixels < 100).sum(axis=axis)
-        frame_lines = np.flatnonzero(num_dark > 0.95 * num_dark.max())
-        edges.append((frame_lines[0], frame_lines[-1]))
-    (left, right), (top, bottom) = edges
-    # The colour of each cell is read a quarter from its edges, away from its number.
+        num_dark_pixels = (pixels < 100).sum(axis=axis)
+        frame_lines = np.flatnonzero(num_dark_pixels > 0.95 * num_dark_pixels.max())
+        frame.append((frame_lines[0], frame_lines[-1]))
+    (left, right), (top, bottom) = frame
+    # Colours are read at a quarter of the cell, because a number is in the centre.
     positions = (np.arange(3) + 0.25) / 3
     y = np.int32(top + positions * (bottom - top))
     x = np.int32(left + positions * (right - left))
@@ -151,7 +153,7 @@ def test_cells_of_the_confusion_figure_are_darker_for_more_images():
 
 
 def test_a_report_consists_of_three_files(tmp_path):
-    """The second report replaces the files of the first one in the same folder."""
+    """The second report replaces the files of the first report in the same folder."""
     classes = [f"class {i}" for i in range(10)] + ["Käse, frisch"]
     predictions = make_random_predictions(11, 300)
     folder = tmp_path / "new" / "report"

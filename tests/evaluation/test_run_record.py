@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_resnet.evaluation.run_record import FORMAT, read_record, write_record
+from keras_resnet.evaluation.run_record import FORMAT_NUMBER, read_record, write_record
 from keras_resnet.support.errors import InputError
 
 
@@ -34,7 +34,7 @@ def test_a_folder_without_a_file_has_no_record(tmp_path):
 
 
 def write_changed_record(trained_run, tmp_path, **changes):
-    """Writes a copy of a record with changed entries; `None` deletes an entry."""
+    """Writes a copy of `run.json` with changed entries. `None` deletes an entry."""
     record = (
         json.loads((trained_run / "run.json").read_text(encoding="utf-8")) | changes
     )
@@ -43,14 +43,14 @@ def write_changed_record(trained_run, tmp_path, **changes):
 
 
 def test_a_file_of_version_0_1_0_is_read(trained_run, tmp_path):
-    """Version 0.1.0 wrote no format number."""
+    """Files of version 0.1.0 contain no format number."""
     write_changed_record(trained_run, tmp_path, format=None)
     assert read_record(tmp_path) == read_record(trained_run)
 
 
 def test_a_file_of_a_newer_version_is_refused(trained_run, tmp_path):
-    write_changed_record(trained_run, tmp_path, format=FORMAT + 1)
-    with pytest.raises(InputError, match=f"format {FORMAT + 1}, from a newer"):
+    write_changed_record(trained_run, tmp_path, format=FORMAT_NUMBER + 1)
+    with pytest.raises(InputError, match=f"format {FORMAT_NUMBER + 1}, from a newer"):
         read_record(tmp_path)
 
 

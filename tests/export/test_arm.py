@@ -72,13 +72,13 @@ def test_emulated_machine_is_arm():
 @pytest.mark.parametrize(
     ("name", "limit"),
     [
-        # The CPUs add, and thus round, in a different order.
+        # The two CPUs add in different orders and thus round differently.
         ("float32", 1e-5),
         ("float16", 1e-5),
         # A sum that is rounded differently may move an activation by one of its 255
         # quantisation steps.
         ("dynamic", 1e-3),
-        # Two quantisation steps of the output.
+        # The limit is two quantisation steps of the output.
         ("int8", 2 / 256),
     ],
 )

@@ -192,9 +192,11 @@ except tf.errors.InvalidArgumentError:
     outputs = np.load(tmp_path / "outputs.npz")
     np.testing.assert_allclose(outputs["probabilities"], expected, atol=1e-5)
     assert outputs["features"].shape == (360, 64)
-    order = np.argsort(-expected[0])[:5]
-    assert outputs["classes"][0].tolist() == [str(i) for i in order]
-    np.testing.assert_allclose(outputs["scores"][0], expected[0][order], atol=1e-5)
+    top_indices = np.argsort(-expected[0])[:5]
+    assert outputs["classes"][0].tolist() == [str(i) for i in top_indices]
+    np.testing.assert_allclose(
+        outputs["scores"][0], expected[0][top_indices], atol=1e-5
+    )
     assert outputs["classes"][1][0] == str(labels[1])
 
 
@@ -235,17 +237,21 @@ def test_saved_model_cli_runs_both_signatures(
 
 
 def run_card_examples(folder, tmp_path, images):
-    """Runs the Python examples of a model card. Returns its text and their output."""
+    """Runs a model card's Python examples. Returns the card's text and the output."""
     card_text = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
     keras.utils.save_img(tmp_path / "image.jpg", np.kron(images[0], np.ones((9, 9, 1))))
     np.save(tmp_path / "pixels.npy", images)
-    blocks = [part.split("```")[0] for part in card_text.split("```python\n")[1:]]
-    code = [f"import numpy as np; pixels = np.load({str(tmp_path / 'pixels.npy')!r})"]
-    for block in blocks:
-        code.append("probabilities = None")
-        code.append(block.replace("image.jpg", str(tmp_path / "image.jpg")))
-        code.append("if probabilities is not None: print(*probabilities.argmax(1))")
-    process = run_python("-c", "\n".join(code), cwd=folder)
+    code_blocks = [part.split("```")[0] for part in card_text.split("```python\n")[1:]]
+    code_lines = [
+        f"import numpy as np; pixels = np.load({str(tmp_path / 'pixels.npy')!r})"
+    ]
+    for block in code_blocks:
+        code_lines.append("probabilities = None")
+        code_lines.append(block.replace("image.jpg", str(tmp_path / "image.jpg")))
+        code_lines.append(
+            "if probabilities is not None: print(*probabilities.argmax(1))"
+        )
+    process = run_python("-c", "\n".join(code_lines), cwd=folder)
     assert process.returncode == 0, process.stderr
     return card_text, process.stdout
 
@@ -265,8 +271,8 @@ def test_python_examples_of_the_model_card_run(
     assert f"{read_manifest(folder)['evaluation']['keras_right']} of 360" in text
     assert "MediaPipe Tasks supports only RGB" in text
     assert 'echo \'{"signature_name": "image_bytes"' in text
-    correct = read_manifest(folder)["evaluation"]["right_by_class"][3]
-    assert f"| 3 | {correct} of {(keras_results[1] == 3).sum()} |" in text
+    num_correct = read_manifest(folder)["evaluation"]["right_by_class"][3]
+    assert f"| 3 | {num_correct} of {(keras_results[1] == 3).sum()} |" in text
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +310,8 @@ def test_artifacts_on_request_have_the_documented_inputs(
     assert "30 times slower" in rows["int16x8"]["note"]
     text, stdout = run_card_examples(extra_bundle, tmp_path, images[:5])
     predictions = " ".join(map(str, labels[:5]))
-    assert stdout.count(predictions) == 2, stdout  # By ONNX Runtime and OpenVINO.
+    # The examples for ONNX Runtime and OpenVINO print the predictions.
+    assert stdout.count(predictions) == 2, stdout
     assert "30 times slower" in text
 
 
@@ -385,7 +392,7 @@ def test_class_names_are_preserved(trained_run, tmp_path):
 
 
 def test_calibration_excludes_test_images(trained_run, tmp_path):
-    """Here, the training images also include all test images."""
+    """The training images of this dataset include all test images."""
     digits = sources.load_dataset("digits")
     mixed_digits = dataclasses.replace(
         digits, name="mixed", train=digits.test + digits.train.take(np.arange(100))
@@ -473,7 +480,7 @@ def test_only_a_bundle_is_replaced(trained_run, tmp_path):
 def test_folder_with_user_files_is_not_replaced(
     exported_bundle, trained_run, tmp_path, user_file
 ):
-    """User files are kept in a bundle, and in a folder without a manifest."""
+    """Export keeps user files in a bundle, and in a folder without a manifest."""
     folder = shutil.copytree(exported_bundle[0], tmp_path / "demo")
     (folder / user_file).parent.mkdir(exist_ok=True)
     (folder / user_file).write_text("mine")
@@ -486,7 +493,7 @@ def test_folder_with_user_files_is_not_replaced(
 
 
 def test_three_parameters_of_export_are_positional():
-    """Three parameters are positional, and every flag is a keyword."""
+    """`model`, `output` and `formats` are positional, and all other flags keywords."""
     parameters = inspect.signature(bundle.export).parameters
     assert list(parameters)[:3] == ["model", "output", "formats"]
     assert set(parameters) - {"model", "output", "formats"} == {
@@ -502,18 +509,18 @@ def test_empty_formats_are_rejected(trained_run, tmp_path):
         bundle.export(str(trained_run), str(tmp_path / "demo"), formats=[])
 
 
-def make_faulty_artifact(name, change):
-    """Returns the artifact `name`, with a `write` that first calls `change(model)`."""
-    row = artifacts.ARTIFACTS[name]
+def make_faulty_artifact(name, change_model):
+    """Returns the artifact `name`, whose `write` first calls `change_model(model)`."""
+    artifact = artifacts.ARTIFACTS[name]
 
     def write(path, source):
         model = keras.models.clone_model(source.classifier.model)
         model.set_weights(source.classifier.model.get_weights())
-        change(model)
+        change_model(model)
         changed_classifier = dataclasses.replace(source.classifier, model=model)
-        row.write(path, dataclasses.replace(source, classifier=changed_classifier))
+        artifact.write(path, dataclasses.replace(source, classifier=changed_classifier))
 
-    return dataclasses.replace(row, write=write)
+    return dataclasses.replace(artifact, write=write)
 
 
 def shift_bias(model):
@@ -529,7 +536,7 @@ def roll_classes(model):
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "words"),
+    ("name", "change_model", "words"),
     [
         ("float32", shift_bias, "of the largest logit; the limit is 1e-04"),
         ("saved_model", shift_bias, "of the largest logit; the limit is 1e-04"),
@@ -538,9 +545,11 @@ def roll_classes(model):
     ],
 )
 def test_faulty_conversion_is_rejected_and_leaves_no_file(
-    trained_run, tmp_path, monkeypatch, name, change, words
+    trained_run, tmp_path, monkeypatch, name, change_model, words
 ):
-    monkeypatch.setitem(artifacts.ARTIFACTS, name, make_faulty_artifact(name, change))
+    monkeypatch.setitem(
+        artifacts.ARTIFACTS, name, make_faulty_artifact(name, change_model)
+    )
     with pytest.raises(comparison.Disagreement) as error:
         bundle.export(
             str(trained_run), str(tmp_path / "demo"), formats=["dynamic", name]
@@ -587,9 +596,9 @@ def test_read_only_output_is_reported_in_one_line(trained_run):
 
 def test_model_that_is_not_a_classifier_is_rejected(trained_run, tmp_path):
     model = load_classifier(str(trained_run)).model
-    features = keras.Model(model.input, model.get_layer("avg_pool").output)
+    feature_model = keras.Model(model.input, model.get_layer("avg_pool").output)
     (tmp_path / "run.json").write_bytes((trained_run / "run.json").read_bytes())
-    features.save(tmp_path / "final.keras")
+    feature_model.save(tmp_path / "final.keras")
     with pytest.raises(InputError, match=r"classifier .* avg_pool"):
         bundle.export(str(tmp_path), str(tmp_path / "demo"))
 
@@ -684,7 +693,7 @@ def make_untrained_classifier(name, size, **options):
     model = ResNet(name, input_tensor=normalised_pixels, classes=10, **options)
     for layer in list_layers(model):
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.momentum = 0.0  # One batch replaces the moving statistics.
+            layer.momentum = 0.0  # Moving statistics become those of the next batch.
     model(images, training=True)
     preprocessing = Preprocessing(size, size, 3)
     classifier = Classifier(
@@ -739,7 +748,7 @@ def test_artifacts_of_small_networks_agree_with_keras(architecture, tmp_path):
     assert_agreement(paths, images, logits)
 
 
-# Variant and shortcut: every shortcut for the variants of the paper, else the default.
+# Pairs of variant and shortcut: all shortcuts for the paper's variants, else one.
 ALL_VARIANTS = [
     (name, shortcut)
     for name in VARIANTS
@@ -752,8 +761,8 @@ ALL_VARIANTS = [
 def test_artifacts_of_all_variants_agree_with_keras(name, shortcut, tmp_path):
     """The networks are untrained, and their images have 32x32 pixels.
 
-    Each runs in its own process, because TensorFlow never frees loaded networks.
-    A dozen of them would take 20 GB.
+    Each network is tested in its own process, because TensorFlow never frees loaded
+    networks. A dozen of them would take 20 GB.
     """
     code = f"import test_bundle as t; t.check_variant({name!r}, {shortcut!r}, {str(tmp_path)!r})"
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])

@@ -45,7 +45,7 @@ def test_every_artifact_is_measured(bundle_copy):
         assert re.search(
             line, (bundle_copy / "MODEL_CARD.md").read_text(encoding="utf-8")
         )
-    # The libraries of TensorFlow take hundreds of MiB, those of LiteRT only a few.
+    # TensorFlow's libraries need hundreds of MiB of memory, LiteRT's only a few.
     peaks = {row["artifact"]: row["peak_mib"] for row in rows}
     assert peaks["saved_model"] > 200 > peaks["float32"]
     assert imread(bundle_copy / "latency.png").shape[2] == 4

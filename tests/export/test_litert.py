@@ -18,7 +18,7 @@ FORMATS = ("float32", "float16", "dynamic", "int8")
 
 
 @pytest.fixture(scope="module")
-def converted_network(trained_run, digits, tmp_path_factory):
+def tflite_files_and_model(trained_run, digits, tmp_path_factory):
     """Folder with `.tflite` files of a trained network, and the Keras model."""
     folder = tmp_path_factory.mktemp("converted")
     classifier = load_classifier(str(trained_run))
@@ -28,16 +28,18 @@ def converted_network(trained_run, digits, tmp_path_factory):
     return folder, classifier.model
 
 
-def assert_equal_for_batch_sizes(path, images, sizes):
-    """Asserts that all batch sizes give equal probabilities, and returns them."""
+def assert_equal_for_batch_sizes(path, images, batch_sizes):
+    """Asserts equal probabilities for all batch sizes, and returns them."""
     runner = Interpreter(str(path)).get_signature_runner("serving_default")
     outputs = [runner(image=image[None])["probabilities"] for image in images]
     expected = np.concatenate(outputs)
-    for size in sizes:
-        starts = range(0, len(images), size)
-        parts = [runner(image=images[i : i + size])["probabilities"] for i in starts]
-        assert len(parts[0]) == size
-        np.testing.assert_allclose(np.concatenate(parts), expected, rtol=0, atol=1e-6)
+    for batch_size in batch_sizes:
+        starts = range(0, len(images), batch_size)
+        batches = [
+            runner(image=images[i : i + batch_size])["probabilities"] for i in starts
+        ]
+        assert len(batches[0]) == batch_size
+        np.testing.assert_allclose(np.concatenate(batches), expected, rtol=0, atol=1e-6)
     return expected
 
 
@@ -45,10 +47,10 @@ def assert_equal_for_batch_sizes(path, images, sizes):
     ("format", "limit"),
     [("float32", 1e-5), ("float16", 0.02), ("dynamic", 0.3), ("int8", 0.3)],
 )
-def test_signature_takes_any_batch_size(converted_network, digits, format, limit):
-    folder, model = converted_network
+def test_signature_takes_any_batch_size(tflite_files_and_model, digits, format, limit):
+    folder, model = tflite_files_and_model
     images = digits.test.images[:50]
-    # Batch sizes that grow and shrink, some of which leave a smaller last batch.
+    # These batch sizes grow and shrink. Some of them leave a smaller last batch.
     actual = assert_equal_for_batch_sizes(
         folder / f"{format}.tflite", images, (16, 3, 50, 1, 2)
     )
@@ -57,9 +59,9 @@ def test_signature_takes_any_batch_size(converted_network, digits, format, limit
     assert (actual.argmax(axis=1) == digits.test.labels[:50]).mean() >= 0.9
 
 
-def test_interpreter_accepts_a_resized_batch(converted_network, digits):
+def test_interpreter_accepts_a_resized_batch(tflite_files_and_model, digits):
     """C++ and Java programs call the same methods of the interpreter in this order."""
-    folder, model = converted_network
+    folder, model = tflite_files_and_model
     images = digits.test.images[:7]
     interpreter = Interpreter(str(folder / "float32.tflite"))
     (input_details,) = interpreter.get_input_details()
@@ -86,18 +88,20 @@ def run_example(client, folder):
     return np.load(folder / "probabilities.npy"), process.stdout
 
 
-def test_card_example_for_litert_prints_the_predictions(converted_network, digits):
-    folder, model = converted_network
+def test_card_example_for_litert_prints_the_predictions(tflite_files_and_model, digits):
+    folder, model = tflite_files_and_model
     actual, stdout = run_example("litert", folder)
     expected = np.asarray(model(digits.test.images[:16]))
     np.testing.assert_allclose(actual, expected, rtol=0, atol=0.3)
-    names = re.findall(r"\('(\d)',", stdout)
-    assert names == [str(label) for label in expected.argmax(axis=1)]
+    printed_classes = re.findall(r"\('(\d)',", stdout)
+    assert printed_classes == [str(label) for label in expected.argmax(axis=1)]
 
 
-def test_card_example_for_compiled_model_agrees_with_interpreter(converted_network):
+def test_card_example_for_compiled_model_agrees_with_interpreter(
+    tflite_files_and_model,
+):
     """CompiledModel, the newer interface of LiteRT, agrees with the interpreter."""
-    folder, _ = converted_network
+    folder, _ = tflite_files_and_model
     actual, _ = run_example("compiled_model", folder)
     runner = Interpreter(str(folder / "int8.tflite")).get_signature_runner()
     expected = runner(image=np.load(folder / "pixels.npy"))["probabilities"]
@@ -107,7 +111,7 @@ def test_card_example_for_compiled_model_agrees_with_interpreter(converted_netwo
 @pytest.mark.parametrize(
     ("name", "size", "options"),
     [
-        # The last stage has a single position. There the converter folds a batch size
+        # The last stage has 1x1 outputs. For these, the converter folds a batch size
         # of 1 into the graph, unless the SavedModel leaves the batch size open.
         ("cifar_resnet8", 4, {"shortcut": "A"}),
         *(

@@ -10,28 +10,37 @@ from keras_resnet.support.errors import InputError
 
 
 def count_multiply_adds(block, blocks, width, stem, shortcut, classes, size):
-    """Counts multiply-adds of a network of the paper, with `stride_on="1x1"`."""
+    """Counts the multiply-adds of a paper network with `stride_on="1x1"`."""
     if stem == "imagenet":
         size = math.ceil(size / 2)
         total, size = size**2 * 7 * 7 * 3 * width, math.ceil(size / 2)
     else:
         total = size**2 * 3 * 3 * 3 * width
-    inputs = width
-    for stage, count in enumerate(blocks):
-        inner = width * 2**stage
-        outputs = inner * (4 if block == "bottleneck" else 1)
+    in_channels = width
+    for stage, num_blocks in enumerate(blocks):
+        inner_width = width * 2**stage
+        out_channels = inner_width * (4 if block == "bottleneck" else 1)
         size = math.ceil(size / 2) if stage else size
-        for number in range(count):
+        for block_index in range(num_blocks):
             if block == "basic":
-                per_pixel = 3 * 3 * inputs * inner + 3 * 3 * inner * inner
+                cost_per_pixel = (
+                    3 * 3 * in_channels * inner_width
+                    + 3 * 3 * inner_width * inner_width
+                )
             else:
-                per_pixel = inputs * inner + 3 * 3 * inner * inner + inner * outputs
-            changes_shape = inputs != outputs or (number == 0 and stage > 0)
+                cost_per_pixel = (
+                    in_channels * inner_width
+                    + 3 * 3 * inner_width * inner_width
+                    + inner_width * out_channels
+                )
+            changes_shape = in_channels != out_channels or (
+                block_index == 0 and stage > 0
+            )
             if shortcut == "C" or (shortcut == "B" and changes_shape):
-                per_pixel += inputs * outputs
-            total += size**2 * per_pixel
-            inputs = outputs
-    return total + inputs * classes
+                cost_per_pixel += in_channels * out_channels
+            total += size**2 * cost_per_pixel
+            in_channels = out_channels
+    return total + in_channels * classes
 
 
 @pytest.mark.parametrize(
@@ -96,7 +105,7 @@ def test_independent_count_is_within_two_percent_of_table_1(name, printed_value)
 
 
 def test_resnet50_of_torchvision_has_its_published_multiply_adds():
-    # `torchvision.models.ResNet50_Weights` states 4.089 billion multiply-adds.
+    # `torchvision.models.ResNet50_Weights` documents 4.089 billion multiply-adds.
     profile = keras_resnet.profile(keras_resnet.ResNet50(stride_on="3x3"))
     assert round(profile.multiply_adds / 1e9, 3) == 4.089
 
@@ -107,8 +116,8 @@ def test_input_of_any_size_is_refused():
 
 
 def test_profile_of_a_3x3_convolution():
-    # The layer has 8x8 output positions, 32 input channels, 64 output channels and a
-    # 3x3 kernel.
+    # Layer `conv4_block1_1_conv` has 8x8 output positions, 32 input channels, 64 output
+    # channels and a 3x3 kernel.
     layers = {
         la.name: la for la in keras_resnet.profile(keras_resnet.ResNet20()).layers
     }
@@ -122,16 +131,19 @@ def test_profile_of_a_3x3_convolution():
 def test_command_prints_the_tables_of_the_paper():
     process = run_program("keras_resnet.complexity")
     assert process.returncode == 0, process.stderr
-    lines = {
+    lines_by_network = {
         tuple(line.split()[:2]): line for line in process.stdout.splitlines() if line
     }
-    assert "3.664" in lines["resnet34", "B"]
-    assert lines["resnet34", "B"].endswith("does not round to 3.6")
-    assert "3.858" in lines["resnet50", "B"]
-    assert lines["resnet50", "B"].endswith("does not round to 3.8")
-    assert sum("does not round" in line for line in lines.values()) == 2
-    for name, millions in (("resnet20", "0.270"), ("resnet1202", "19.421")):
-        assert millions in lines[name, "A"]
+    assert "3.664" in lines_by_network["resnet34", "B"]
+    assert lines_by_network["resnet34", "B"].endswith("does not round to 3.6")
+    assert "3.858" in lines_by_network["resnet50", "B"]
+    assert lines_by_network["resnet50", "B"].endswith("does not round to 3.8")
+    assert sum("does not round" in line for line in lines_by_network.values()) == 2
+    for name, millions_of_parameters in (
+        ("resnet20", "0.270"),
+        ("resnet1202", "19.421"),
+    ):
+        assert millions_of_parameters in lines_by_network[name, "A"]
 
 
 def test_command_prints_one_network():

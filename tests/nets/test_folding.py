@@ -1,4 +1,4 @@
-"""Folded networks compute the same function as the original networks."""
+"""`fold` returns networks with fewer layers that compute the same function."""
 
 import keras
 import numpy as np
@@ -8,10 +8,10 @@ import keras_resnet
 from keras_resnet.nets.folding import fold
 from keras_resnet.nets.graph import list_layers
 
-BOTTLENECK = {"classes": 10, "stride_on": "3x3"}
+BOTTLENECK_OPTIONS = {"classes": 10, "stride_on": "3x3"}
 NETWORKS = {
     "basic": ("resnet18", {"classes": 10}),
-    "bottleneck": ("resnet50", BOTTLENECK),
+    "bottleneck": ("resnet50", BOTTLENECK_OPTIONS),
     "plain": ("cifar_plainnet8", {}),
     "shortcut A": ("cifar_resnet8", {"shortcut": "A"}),
     "shortcut B": ("cifar_resnet8", {"shortcut": "B"}),
@@ -23,14 +23,14 @@ NETWORKS = {
         {"classes": 10, "stem": "deep", "avg_down": True},
     ),
     "squeeze and excitation": ("cifar_resnet8", {"se": True}),
-    "grouped": ("resnet50", {**BOTTLENECK, "groups": 32, "group_width": 4}),
+    "grouped": ("resnet50", {**BOTTLENECK_OPTIONS, "groups": 32, "group_width": 4}),
     "stochastic depth": ("cifar_resnet8", {"stochastic_depth": 0.5}),
 }
 SLOW_NETWORKS = ("bottleneck", "grouped", "dilated")
 
 
 def list_layer_types(model):
-    """Returns the class name of each layer."""
+    """Returns the class names of all layers, such as `"Conv2D"`."""
     return [type(layer).__name__ for layer in list_layers(model)]
 
 
@@ -39,7 +39,7 @@ def randomise_weights(model):
     rng = np.random.default_rng(0)
     for layer in list_layers(model):
         if isinstance(layer, keras.layers.BatchNormalization):
-            # Small scales in the last layer of a branch prevent an overflow.
+            # Small scales in the last layer of each branch keep the sums finite.
             limit = 0.3 if layer.name.endswith(("_2_bn", "_3_bn")) else 1.5
             shape = layer.gamma.shape
             layer.gamma.assign(rng.uniform(-limit, limit, shape))
@@ -73,7 +73,7 @@ def make_images(model, num_images=2):
 def compute_difference(model, folded_model):
     """Returns the largest difference between the logits of two models.
 
-    It is divided by the largest absolute logit of `model`.
+    The difference is relative to the largest absolute logit of `model`.
     """
     expected, logits = (
         np.asarray(m(make_images(model), training=False)) for m in (model, folded_model)
@@ -96,30 +96,34 @@ def test_folded_network_has_the_same_logits(kind):
     original_weights = model.get_weights()
     folded_model = fold(model)
     assert compute_difference(model, folded_model) < 1e-5
-    names = [layer.name for layer in model.layers]
-    norms = [
+    layer_names = [layer.name for layer in model.layers]
+    norm_names = [
         layer.name
         for layer in model.layers
         if isinstance(layer, keras.layers.BatchNormalization)
     ]
-    # Batch normalisations after a sum are kept.
-    kept_norms = [n for n in norms if "preact" in n or n == "post_bn"]
-    removed_names = {*norms, *(n for n in names if n.endswith("_drop"))} - {*kept_norms}
-    assert {layer.name for layer in folded_model.layers} == {*names} - removed_names
-    assert bool(kept_norms) == ("preact" in variation)
+    # Batch normalisations after a sum remain, because no convolution precedes them.
+    kept_norm_names = [n for n in norm_names if "preact" in n or n == "post_bn"]
+    removed_names = {*norm_names, *(n for n in layer_names if n.endswith("_drop"))} - {
+        *kept_norm_names
+    }
+    assert {layer.name for layer in folded_model.layers} == {
+        *layer_names
+    } - removed_names
+    assert bool(kept_norm_names) == ("preact" in variation)
     assert (folded_model.name, folded_model.input.name) == (model.name, "image")
-    for weights, original_array in zip(
+    for array, original_array in zip(
         model.get_weights(), original_weights, strict=True
     ):
-        np.testing.assert_array_equal(weights, original_array)
+        np.testing.assert_array_equal(array, original_array)
 
 
 def test_first_kernel_contains_the_scale_of_the_pixels():
     model = build_network("cifar_resnet8", 8)
     layer = fold(model).get_layer("normalization")
     np.testing.assert_array_equal(np.ravel(layer.variance), 1)
-    # White pixels differ from the zeros of the padding, which represent the mean, so a
-    # wrong padding would change the logits.
+    # The padding zeros represent the mean pixel. White pixels differ from the mean, so
+    # the logits would show a wrong padding.
     white_image = np.full((1, 8, 8, 3), 255, np.uint8)
     np.testing.assert_allclose(
         fold(model)(white_image),
@@ -145,9 +149,9 @@ def test_mixed_precision_becomes_float32():
 @pytest.mark.full
 @pytest.mark.parametrize("name", ["resnet1202", "plainnet1202"])
 def test_sub_models_of_1202_layers_are_folded(name):
-    """Networks with 1202 layers contain sub-models, whose layers are folded too."""
+    """`fold` also folds sub-models, which networks with 1202 layers contain."""
     model = build_network(name, 8)
-    for layer in list_layers(model):  # Keep the sums of 600 blocks finite.
+    for layer in list_layers(model):  # Small scales keep sums over 600 blocks finite.
         if name == "resnet1202" and layer.name.endswith("_2_bn"):
             layer.gamma.assign(layer.gamma * 0.1)
             layer.beta.assign(layer.beta * 0.01)
@@ -158,7 +162,7 @@ def test_sub_models_of_1202_layers_are_folded(name):
 
 
 def test_shared_convolutions_are_not_folded():
-    """A convolution is kept if two layers read its output or if it is called twice."""
+    """A convolution is not folded if it has two calls or two layers read its output."""
     image = keras.Input((8, 8, 3), name="image")
     conv = keras.layers.Conv2D(4, 3, padding="same", name="a_conv")
     x = conv(image)
@@ -178,7 +182,7 @@ def test_shared_convolutions_are_not_folded():
 
 
 def test_other_patterns_are_not_folded():
-    """A convolution is kept if another axis is normalised or an activation follows."""
+    """Normalisations of another axis or after an activation are not folded."""
     a, b = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(8, 1)(keras.layers.Add()([a, b]))
     x = keras.layers.BatchNormalization(axis=1)(x)

@@ -1,4 +1,4 @@
-"""Networks agree with the paper, with keras.applications and with separate counts."""
+"""Networks agree with the paper, keras.applications and independent counts."""
 
 import inspect
 import json
@@ -25,54 +25,56 @@ SLOW_NETWORKS = ("resnet101", "resnet152")
 
 
 def count_parameters(block, blocks, width, stem, shortcut, classes, channels=3):
-    """Counts trainable parameters of a network of the paper without building it."""
+    """Counts the parameters of a network of the paper without building the network."""
 
-    def count_conv_bn(size, inputs, outputs):
-        return size * size * inputs * outputs + 2 * outputs
+    def count_conv_bn(size, in_channels, out_channels):
+        return size * size * in_channels * out_channels + 2 * out_channels
 
-    total, inputs = (
+    total, in_channels = (
         count_conv_bn(7 if stem == "imagenet" else 3, channels, width),
         width,
     )
-    for stage, count in enumerate(blocks):
-        inner = width * 2**stage
-        outputs = inner * (4 if block == "bottleneck" else 1)
-        for number in range(count):
+    for stage, num_blocks in enumerate(blocks):
+        inner_width = width * 2**stage
+        out_channels = inner_width * (4 if block == "bottleneck" else 1)
+        for block_index in range(num_blocks):
             if block == "basic":
-                total += count_conv_bn(3, inputs, inner) + count_conv_bn(
-                    3, inner, inner
+                total += count_conv_bn(3, in_channels, inner_width) + count_conv_bn(
+                    3, inner_width, inner_width
                 )
             else:
-                total += count_conv_bn(1, inputs, inner) + count_conv_bn(
-                    3, inner, inner
+                total += count_conv_bn(1, in_channels, inner_width) + count_conv_bn(
+                    3, inner_width, inner_width
                 )
-                total += count_conv_bn(1, inner, outputs)
-            changes_shape = inputs != outputs or (number == 0 and stage > 0)
+                total += count_conv_bn(1, inner_width, out_channels)
+            changes_shape = in_channels != out_channels or (
+                block_index == 0 and stage > 0
+            )
             if shortcut == "C" or (shortcut == "B" and changes_shape):
-                total += count_conv_bn(1, inputs, outputs)
-            inputs = outputs
-    return total + inputs * classes + classes
+                total += count_conv_bn(1, in_channels, out_channels)
+            in_channels = out_channels
+    return total + in_channels * classes + classes
 
 
 def count_values(weights):
-    """Returns the number of values in all weights together."""
+    """Returns the total number of values in a list of weight arrays."""
     return sum(math.prod(w.shape) for w in weights)
 
 
 def list_networks_and_shortcuts():
     for name in PAPER_NETWORKS:
         shortcuts = ("none",) if name.startswith("plain") else ("A", "B", "C")
-        for option in shortcuts:
-            is_slow = name in SLOW_NETWORKS and option != VARIANTS[name].shortcut
+        for shortcut in shortcuts:
+            is_slow = name in SLOW_NETWORKS and shortcut != VARIANTS[name].shortcut
             yield pytest.param(
-                name, option, marks=[pytest.mark.full] if is_slow else []
+                name, shortcut, marks=[pytest.mark.full] if is_slow else []
             )
 
 
-@pytest.mark.parametrize(("name", "option"), list(list_networks_and_shortcuts()))
-def test_layers_and_parameters_are_those_of_the_paper(name, option):
+@pytest.mark.parametrize(("name", "shortcut"), list(list_networks_and_shortcuts()))
+def test_layers_and_parameters_are_those_of_the_paper(name, shortcut):
     variant = VARIANTS[name]
-    model = keras_resnet.ResNet(name, shortcut=option)
+    model = keras_resnet.ResNet(name, shortcut=shortcut)
     layers = {layer.name: layer for layer in model.layers}
 
     # The depth is the number of convolutions outside shortcuts, plus the dense layer.
@@ -81,17 +83,17 @@ def test_layers_and_parameters_are_those_of_the_paper(name, option):
     ]
     assert len(convolutions) + 1 == variant.depth
 
-    # A projection is a 1x1 convolution on a shortcut. Option A has no projections and
-    # option C has one in each block. Option B has one in each block that changes the
-    # shape. In Table 1 these are conv3_1, conv4_1 and conv5_1, and also conv2_1 in
-    # networks with bottleneck blocks.
-    for stage, blocks in enumerate(variant.blocks):
-        for block in range(1, blocks + 1):
+    # A projection is a 1x1 convolution on a shortcut. Option A has no projections, and
+    # option C has a projection in each block. Option B has a projection in each block
+    # that changes the shape: in Table 1, conv3_1, conv4_1 and conv5_1, and in networks
+    # with bottleneck blocks also conv2_1.
+    for stage, num_blocks in enumerate(variant.blocks):
+        for block in range(1, num_blocks + 1):
             changes_shape = block == 1 and (stage > 0 or variant.block == "bottleneck")
-            has_projection = option == "C" or (option == "B" and changes_shape)
+            has_projection = shortcut == "C" or (shortcut == "B" and changes_shape)
             prefix = f"conv{stage + 2}_block{block}"
             assert (f"{prefix}_0_conv" in layers) == has_projection, prefix
-            assert (f"{prefix}_add" in layers) == (option != "none")
+            assert (f"{prefix}_add" in layers) == (shortcut != "none")
             assert f"{prefix}_out" in layers
 
     expected = count_parameters(
@@ -99,19 +101,19 @@ def test_layers_and_parameters_are_those_of_the_paper(name, option):
         variant.blocks,
         variant.width,
         variant.stem,
-        option,
+        shortcut,
         variant.classes,
     )
     assert count_values(model.trainable_weights) == expected
-    if option == variant.shortcut:
+    if shortcut == variant.shortcut:
         assert expected == variant.parameters
 
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        # Numbers of torchvision and timm for ImageNet networks, and exact numbers for
-        # the CIFAR networks in Table 6 of the paper.
+        # Counts of ImageNet networks are from torchvision and timm. Counts of CIFAR
+        # networks are the exact values of the rounded counts in Table 6.
         ("resnet18", 11_689_512),
         ("resnet34", 21_797_672),
         ("resnet50", 25_557_032),
@@ -141,8 +143,8 @@ def test_parameters_equal_published_counts(name, parameters):
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        # The first three numbers are from summaries of Keras. The other numbers were
-        # counted in models of timm and torchvision.
+        # The first three counts are from `summary()` of keras.applications. The other
+        # counts are from models of timm and torchvision.
         ("resnet50v2", 25_568_360),
         ("resnet101v2", 44_577_896),
         ("resnet152v2", 60_236_904),
@@ -165,7 +167,7 @@ def test_parameters_equal_published_counts(name, parameters):
 )
 def test_parameters_of_later_variants_equal_published_counts(name, parameters):
     assert VARIANTS[name].parameters == parameters
-    # Other networks are built in tests/weights/test_dialects.py.
+    # tests/weights/test_dialects.py builds the other networks.
     if "50" in name or "18" in name:
         assert count_values(keras_resnet.ResNet(name).trainable_weights) == parameters
 
@@ -176,7 +178,7 @@ def test_all_later_variants_are_counted():
 
 
 def test_count_parameters_is_correct_for_other_shortcuts():
-    # Parameters of ResNet-50 with shortcuts A and C in other implementations.
+    # The expected counts are from other implementations of ResNet-50.
     variant = VARIANTS["resnet50"]
     arguments = (variant.block, variant.blocks, variant.width, variant.stem)
     assert count_parameters(*arguments, "A", 1000) == 22_780_456
@@ -240,7 +242,7 @@ def test_pooling_reduces_the_last_feature_map(pooling, reduce):
 @pytest.mark.parametrize(
     ("name", "shapes"),
     [
-        # Output sizes of Table 1.
+        # Output sizes from Table 1 of the paper.
         (
             "resnet34",
             {
@@ -261,7 +263,7 @@ def test_pooling_reduces_the_last_feature_map(pooling, reduce):
                 "conv5": (7, 7, 2048),
             },
         ),
-        # Output sizes of the table in section 4.2.
+        # Output sizes from the table in section 4.2 of the paper.
         (
             "resnet56",
             {
@@ -282,11 +284,11 @@ def test_endpoints_have_the_shapes_of_the_paper(name, shapes):
 @pytest.mark.parametrize("stride_on", ["1x1", "3x3"])
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet50v2"])
 def test_output_stride_keeps_features_at_the_original_positions(name, stride_on, size):
-    """A network with an `output_stride` keeps the features of the original network.
+    """A network with an `output_stride` contains the features of the original network.
 
-    Its feature maps may be two or four times as high and wide. Every second or fourth
-    position then has the features of the original network. This also holds at the
-    border, where both networks pad with zeros.
+    If the feature maps with `output_stride` are two or four times as large, every
+    second or fourth position has the features of the original network. This also holds
+    at the border of the feature maps, where both networks pad with zeros.
     """
     keras.utils.set_random_seed(0)
     options = {
@@ -295,7 +297,7 @@ def test_output_stride_keeps_features_at_the_original_positions(name, stride_on,
         "stride_on": stride_on,
     }
     model = keras_resnet.ResNet(name, **options)
-    # Random offsets make the features sensitive to wrong padding.
+    # With random offsets, wrong padding changes the features.
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             noise = np.random.default_rng(0).normal(0, 0.2, layer.beta.shape)
@@ -328,38 +330,40 @@ def test_endpoints_of_another_model_are_refused():
         keras_resnet.endpoints(model)
 
 
-@pytest.mark.parametrize("inputs", [8, 16])
+@pytest.mark.parametrize("in_channels", [8, 16])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [8, 9])
-def test_shortcut_a_subsamples_and_pads(inputs, stride, size):
-    """Shortcut A skips pixels, and adds zero channels before and after the old ones."""
+def test_shortcut_a_subsamples_and_pads(in_channels, stride, size):
+    """Shortcut A skips pixels and pads the channels with zeros on both sides."""
     images = (
-        np.random.default_rng(0).normal(size=(2, size, size, inputs)).astype("float32")
+        np.random.default_rng(0)
+        .normal(size=(2, size, size, in_channels))
+        .astype("float32")
     )
     image = keras.Input(images.shape[1:])
     block = Block("block", VARIANTS["resnet20"], 16, stride)
     model = keras.Model(image, add_shortcut(image, image, block, 16))
     expected = np.zeros((2, -(-size // stride), -(-size // stride), 16), "float32")
-    first_channel = (16 - inputs) // 2
-    expected[..., first_channel : first_channel + inputs] = images[
+    first_channel = (16 - in_channels) // 2
+    expected[..., first_channel : first_channel + in_channels] = images[
         :, ::stride, ::stride
     ]
     np.testing.assert_array_equal(np.asarray(model(images)), expected)
     assert not model.weights
 
 
-@pytest.mark.parametrize("option", ["A", "B", "C"])
+@pytest.mark.parametrize("shortcut", ["A", "B", "C"])
 @pytest.mark.parametrize(("name", "last_conv"), [("resnet18", 2), ("resnet50", 3)])
-def test_zero_last_gamma_passes_the_shortcut_through(name, last_conv, option):
+def test_zero_last_gamma_passes_the_shortcut_through(name, last_conv, shortcut):
     keras.utils.set_random_seed(0)
     model = keras_resnet.ResNet(
-        name, include_top=False, input_shape=(64, 64, 3), shortcut=option
+        name, include_top=False, input_shape=(64, 64, 3), shortcut=shortcut
     )
-    for stage, blocks in enumerate(VARIANTS[name].blocks):
-        for block in range(1, blocks + 1):
+    for stage, num_blocks in enumerate(VARIANTS[name].blocks):
+        for block in range(1, num_blocks + 1):
             layer = model.get_layer(f"conv{stage + 2}_block{block}_{last_conv}_bn")
             layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
-    # Outputs of the shortcut, of the branch, of their sum and of the next block.
+    # The model outputs the shortcut, the branch, their sum and the next block.
     add_layer = model.get_layer("conv4_block1_add")
     probe_model = keras.Model(
         model.input,
@@ -376,21 +380,25 @@ def test_zero_last_gamma_passes_the_shortcut_through(name, last_conv, option):
     assert np.abs(branch_output).max() == 0
     assert np.abs(shortcut_output).max() > 0
     np.testing.assert_array_equal(sum_output, shortcut_output)
-    if option != "C":  # The shortcut of the next block is the identity.
+    if shortcut != "C":  # The next block has an identity shortcut.
         np.testing.assert_array_equal(next_output, np.maximum(sum_output, 0))
 
 
 @pytest.mark.parametrize(
-    ("name", "option", "stride_on"),
-    [("resnet18", option, "1x1") for option in "ABC"]
-    + [("resnet50", option, on) for option in "ABC" for on in ("1x1", "3x3")]
-    + [("resnet20", option, "1x1") for option in "ABC"]
+    ("name", "shortcut", "stride_on"),
+    [("resnet18", shortcut, "1x1") for shortcut in "ABC"]
+    + [
+        ("resnet50", shortcut, stride_on)
+        for shortcut in "ABC"
+        for stride_on in ("1x1", "3x3")
+    ]
+    + [("resnet20", shortcut, "1x1") for shortcut in "ABC"]
     + [("plainnet20", "none", "1x1"), ("plainnet18", "none", "1x1")],
 )
-def test_all_weights_have_gradients(name, option, stride_on):
+def test_all_weights_have_gradients(name, shortcut, stride_on):
     keras.utils.set_random_seed(0)
     model = keras_resnet.ResNet(
-        name, input_shape=(33, 33, 3), classes=5, shortcut=option, stride_on=stride_on
+        name, input_shape=(33, 33, 3), classes=5, shortcut=shortcut, stride_on=stride_on
     )
     images = np.random.default_rng(0).normal(size=(4, 33, 33, 3)).astype("float32")
     with tf.GradientTape() as tape:
@@ -411,7 +419,7 @@ keras.utils.set_random_seed(0)
 start = time.process_time()  # CPU time is independent of other processes.
 model = keras_resnet.ResNet(sys.argv[1], shortcut=sys.argv[2] or None)
 seconds = time.process_time() - start
-# The maximum that getrusage returns can be that of the parent process.
+# Not getrusage, because its maximum can include memory of the parent process.
 status = open("/proc/self/status").read().splitlines()
 memory = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
 layers = [layer.name for layer in list_layers(model)]
@@ -441,7 +449,7 @@ print(json.dumps(dict(seconds=seconds, kib=memory, layers=layers, missing=missin
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    ("name", "option"),
+    ("name", "shortcut"),
     [
         ("resnet1202", ""),
         ("resnet1202", "B"),
@@ -449,10 +457,10 @@ print(json.dumps(dict(seconds=seconds, kib=memory, layers=layers, missing=missin
         ("plainnet1202", ""),
     ],
 )
-def test_1202_layers_build_save_load_and_train(name, option, tmp_path):
-    """Building takes less than 60 s of CPU time, and the process less than 2 GiB."""
+def test_1202_layers_build_save_load_and_train(name, shortcut, tmp_path):
+    """Building needs less than 60 s of CPU time. The process needs less than 2 GiB."""
     process = run_python(
-        "-c", _DEEP_NETWORK_CODE, name, option, tmp_path / "deep.keras", timeout=600
+        "-c", _DEEP_NETWORK_CODE, name, shortcut, tmp_path / "deep.keras", timeout=600
     )
     assert process.returncode == 0, process.stderr
     report = json.loads(process.stdout.splitlines()[-1])
@@ -467,13 +475,13 @@ def test_1202_layers_build_save_load_and_train(name, option, tmp_path):
     assert expected < set(report["layers"])
     assert len(report["layers"]) == len(set(report["layers"]))
     variant = VARIANTS[name]
-    option = option or variant.shortcut
+    shortcut = shortcut or variant.shortcut
     assert report["parameters"] == count_parameters(
         variant.block,
         variant.blocks,
         variant.width,
         variant.stem,
-        option,
+        shortcut,
         variant.classes,
     )
     assert report["endpoints"]["conv4"] == [8, 8, 64]
@@ -483,8 +491,8 @@ def test_1202_layers_build_save_load_and_train(name, option, tmp_path):
 
 def test_saved_model_loads_without_this_package(tmp_path):
     keras.utils.set_random_seed(0)
-    for name, option in (("resnet20", "A"), ("resnet18", "B"), ("resnet50", "A")):
-        model = keras_resnet.ResNet(name, input_shape=(32, 32, 3), shortcut=option)
+    for name, shortcut in (("resnet20", "A"), ("resnet18", "B"), ("resnet50", "A")):
+        model = keras_resnet.ResNet(name, input_shape=(32, 32, 3), shortcut=shortcut)
         images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
         model.save(tmp_path / f"{name}.keras")
         np.savez(tmp_path / f"{name}.npz", x=images, y=np.asarray(model(images)))
@@ -504,9 +512,9 @@ assert "keras_resnet" not in sys.modules
 def test_networks_on_jax_have_the_same_outputs(tmp_path):
     pytest.importorskip("jax")
     keras.utils.set_random_seed(0)
-    names = [("resnet20", "A"), ("resnet18", "B"), ("cifar_resnet8", "C")]
-    for name, option in names:
-        model = keras_resnet.ResNet(name, input_shape=(35, 35, 3), shortcut=option)
+    networks = [("resnet20", "A"), ("resnet18", "B"), ("cifar_resnet8", "C")]
+    for name, shortcut in networks:
+        model = keras_resnet.ResNet(name, input_shape=(35, 35, 3), shortcut=shortcut)
         images = np.random.default_rng(0).normal(size=(2, 35, 35, 3)).astype("float32")
         model.save_weights(tmp_path / f"{name}.weights.h5")
         np.savez(tmp_path / f"{name}.npz", x=images, y=np.asarray(model(images)))
@@ -515,17 +523,17 @@ import sys
 sys.modules["tensorflow"] = None  # Building a network does not need TensorFlow.
 import keras, numpy as np, keras_resnet
 assert keras.backend.backend() == "jax"
-for name, option in {names!r}:
+for name, shortcut in {networks!r}:
     model = keras_resnet.ResNet(
-        name, input_shape=(35, 35, 3), shortcut=option, weights=f"{{name}}.weights.h5")
+        name, input_shape=(35, 35, 3), shortcut=shortcut, weights=f"{{name}}.weights.h5")
     data = np.load(f"{{name}}.npz")
     np.testing.assert_allclose(np.asarray(model(data["x"])), data["y"], rtol=1e-4, atol=1e-5)
     assert keras_resnet.profile(model).parameters
 keras.config.set_image_data_format("channels_first")
-for name, option in {names!r}:
-    model = keras_resnet.ResNet(name, input_shape=(3, 35, 35), shortcut=option)
+for name, shortcut in {networks!r}:
+    model = keras_resnet.ResNet(name, input_shape=(3, 35, 35), shortcut=shortcut)
     model.set_weights(keras_resnet.ResNet(
-        name, input_shape=(3, 35, 35), shortcut=option, weights=f"{{name}}.weights.h5"
+        name, input_shape=(3, 35, 35), shortcut=shortcut, weights=f"{{name}}.weights.h5"
     ).get_weights())
     data = np.load(f"{{name}}.npz")
     outputs = np.asarray(model(data["x"].transpose(0, 3, 1, 2)))
@@ -546,11 +554,11 @@ def test_layer_names_are_those_of_keras_applications():
     model = keras_resnet.ResNet50()
     assert model.input.name == "image"
     assert model.name == "resnet50"
-    keras_names = {
+    keras_layer_names = {
         layer.name for layer in keras.applications.ResNet50(weights=None).layers
     }
     names = {layer.name for layer in model.layers if layer.weights}
-    assert names < keras_names
+    assert names < keras_layer_names
 
 
 def test_signature_is_that_of_keras_applications():
@@ -558,7 +566,7 @@ def test_signature_is_that_of_keras_applications():
     parameters = inspect.signature(keras_resnet.ResNet50).parameters
     assert list(parameters)[: len(keras_parameters)] == list(keras_parameters)
     assert parameters["weights"].default is None
-    # `None` stands for the number of classes in the weights, or 1000 without weights.
+    # `None` means the number of classes in the weights, or 1000 without weights.
     assert parameters["classes"].default is None
     assert [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY] == [
         "shortcut",
@@ -583,10 +591,10 @@ def test_weights_of_a_file_are_loaded(tmp_path):
     source_model = keras_resnet.ResNet20()
     source_model.save_weights(path)
     model = keras_resnet.ResNet20(weights=str(path))
-    for expected, array in zip(
+    for expected, loaded_array in zip(
         source_model.get_weights(), model.get_weights(), strict=True
     ):
-        np.testing.assert_array_equal(array, expected)
+        np.testing.assert_array_equal(loaded_array, expected)
 
 
 @pytest.mark.parametrize(
@@ -603,7 +611,7 @@ def test_weights_of_a_file_are_loaded(tmp_path):
         ({"input_tensor": np.zeros((1, 32, 32, 3))}, "Received: ndarray"),
         ({"weights": "imagenett"}, "Did you mean 'imagenet'?"),
         ({"weights": 7}, "Received: 7"),
-        ({"weights": "missing.keras"}, "There is no such file"),
+        ({"weights": "missing.keras"}, "does not exist"),
         ({"weights": "https://example.org/net.pth"}, "keras_resnet.convert"),
         ({"output_stride": 4}, "Received: output_stride=4"),
         ({"output_stride": 64}, "Received: output_stride=64"),

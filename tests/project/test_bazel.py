@@ -28,17 +28,17 @@ class Checkout:
 
     def __init__(self, folder):
         self.root, self._outputs = folder / "checkout", folder / "outputs"
-        ignored = shutil.ignore_patterns("__pycache__")
+        ignore_caches = shutil.ignore_patterns("__pycache__")
         for name in ("benchmarks", "export", "keras_resnet", "tests"):
-            shutil.copytree(ROOT / name, self.root / name, ignore=ignored)
+            shutil.copytree(ROOT / name, self.root / name, ignore=ignore_caches)
         for path in ROOT.iterdir():
             if path.is_file():
                 shutil.copy2(path, self.root)
-        # The folder .bazel contains the installed buildifier.
+        # Copy the installed buildifier, so that `make buildifier` does not download it.
         shutil.copytree(ROOT / ".bazel", self.root / ".bazel", symlinks=True)
 
     def run_bazel(self, *arguments, cwd=None, environment=sys.prefix):
-        """Runs Debian's Bazel and returns its exit status and output."""
+        """Runs Debian's Bazel with the arguments. Returns the exit status and the output."""
         script = self.root / "tests/bazel/run.sh"
         command = [script, f"--output_user_root={self._outputs}", *map(str, arguments)]
         return self._run(command, cwd, VENV=str(environment))
@@ -74,13 +74,14 @@ class Checkout:
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
-    copy = Checkout(tmp_path_factory.mktemp("bazel"))
-    yield copy
-    copy.run_bazel("shutdown")
+    copied_checkout = Checkout(tmp_path_factory.mktemp("bazel"))
+    yield copied_checkout
+    copied_checkout.run_bazel("shutdown")
 
 
-# Deliberate mistakes. Each has a test target that must fail, a change of a file (path,
-# pattern, replacement) and a part of the output that the target must print.
+# Deliberate mistakes in the checkout. Each value is a test target that must fail because
+# of the mistake, the arguments of `Checkout.change` that make the mistake, and words that
+# the output of the failed target must contain.
 FAULTS = {
     "an internal dep is removed": (
         "//tests:test_study_gradients",
@@ -92,7 +93,8 @@ FAULTS = {
         ("keras_resnet/BUILD", r'data = glob\(\["evaluation/\*.pyi"\]\),', ""),
         "keras_resnet/evaluation/__init__.pyi'",
     ),
-    # All packages are installed, so the imports succeed and only test_build_files fails.
+    # All PyPI packages are installed, so imports succeed even without the dep. Only
+    # test_build_files detects this mistake.
     "a @pypi dep is removed": (
         "//tests:test_build_files",
         ("keras_resnet/BUILD", r'("weights/\*.py".*?)"@pypi//h5py",', r"\1"),
@@ -115,25 +117,28 @@ FAULTS = {
 def failed_outputs(checkout):
     """Dict from failed targets to their outputs, with all of FAULTS present at once.
 
-    `make bazel` runs the targets before this file, so they pass without the faults.
+    `make bazel` runs the same targets without the faults before it runs this file, so
+    every failure is due to a fault.
     """
     with contextlib.ExitStack() as stack:
         for _, change, _ in FAULTS.values():
             stack.enter_context(checkout.change(*change))
         targets = [target for target, _, _ in FAULTS.values()]
         status, output = checkout.run_bazel("test", "--keep_going", *targets)
-    # Exit status 3 means that the build succeeded and some tests failed.
+    # Bazel exits with status 3 if the build succeeded and some tests failed.
     assert status == 3, output
     failed_targets = re.findall(r"^(//\S+) +FAILED in", output, re.MULTILINE)
-    parts = re.split(r"^=+ Test output for (//\S+):$", output, flags=re.MULTILINE)
-    output_by_target = dict(zip(parts[1::2], parts[2::2], strict=True))
+    output_parts = re.split(
+        r"^=+ Test output for (//\S+):$", output, flags=re.MULTILINE
+    )
+    output_by_target = dict(zip(output_parts[1::2], output_parts[2::2], strict=True))
     return {target: output_by_target[target] for target in failed_targets}
 
 
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_fault_makes_its_target_fail(failed_outputs, name):
-    target, _, words = FAULTS[name]
-    assert words in failed_outputs.get(target, "the target passed")
+    target, _, expected_message = FAULTS[name]
+    assert expected_message in failed_outputs.get(target, "the target passed")
 
 
 def test_export_cannot_be_imported_by_keras_resnet(checkout):
@@ -141,8 +146,10 @@ def test_export_cannot_be_imported_by_keras_resnet(checkout):
     with checkout.change(*change):
         status, output = checkout.run_bazel("build", "//keras_resnet:zoo")
     assert status == 1
-    words = "'//export:device' is not visible from target '//keras_resnet:zoo'"
-    assert words in " ".join(output.split())
+    expected_message = (
+        "'//export:device' is not visible from target '//keras_resnet:zoo'"
+    )
+    assert expected_message in " ".join(output.split())
 
 
 def test_a_misformatted_build_file_is_refused(checkout):
@@ -159,12 +166,12 @@ def test_a_misformatted_build_file_is_refused(checkout):
     ("cpu", "name"), [("x86_64", "tensorflow_cpu"), ("aarch64", "tensorflow")]
 )
 def test_the_platform_selects_the_tensorflow_distribution(checkout, cpu, name):
-    """setup.py selects the same distribution for each platform as //:tensorflow."""
+    """For each platform, //:tensorflow must select the distribution of setup.py."""
     constraints = f'["@platforms//os:linux", "@platforms//cpu:{cpu}"]'
     platform = f'platform(name = "device", constraint_values = {constraints})\n'
     with checkout.change("BUILD", r"\Z", platform):
-        query = "cquery", "--platforms=//:device", "deps(//:tensorflow, 1)"
-        status, output = checkout.run_bazel(*query)
+        cquery_arguments = "cquery", "--platforms=//:device", "deps(//:tensorflow, 1)"
+        status, output = checkout.run_bazel(*cquery_arguments)
     assert status == 0, output
     assert f"@pypi//{name}:{name} (" in output
 
@@ -175,15 +182,15 @@ def test_commands_run_in_the_current_folder_of_the_user(checkout, tmp_path, digi
         assert status == 0, output
         return output
 
-    # `bazel run` works only inside the checkout.
+    # `bazel run` works only inside the checkout, so the user's folder is in it.
     folder = checkout.root / "docs"
     folder.mkdir()
     Image.fromarray(digits.test.images[0].squeeze()).save(folder / "digit.png")
-    network = "--model=cifar_resnet8", "--epochs=2", "--strategy=mirrored"
-    run_target("//keras_resnet:train", *network, "--model_dir=runs/demo")
+    network_flags = "--model=cifar_resnet8", "--epochs=2", "--strategy=mirrored"
+    run_target("//keras_resnet:train", *network_flags, "--model_dir=runs/demo")
     assert (folder / "runs/demo/final.keras").exists()
-    printed = run_target("//keras_resnet:evaluate", "--model=runs/demo")
-    assert re.search("of 360 .*images", printed)
+    evaluation_output = run_target("//keras_resnet:evaluate", "--model=runs/demo")
+    assert re.search("of 360 .*images", evaluation_output)
     assert "digit.png" in run_target(
         "//keras_resnet:predict", "--model=runs/demo", "digit.png"
     )
@@ -193,8 +200,8 @@ def test_commands_run_in_the_current_folder_of_the_user(checkout, tmp_path, digi
 
 def test_an_environment_that_contains_the_project_is_refused(checkout, tmp_path):
     venv.create(tmp_path / "venv")
-    (site,) = (tmp_path / "venv").glob("lib/python*/site-packages")
-    (site / "project.pth").write_text(str(ROOT))
+    (site_packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (site_packages / "project.pth").write_text(str(ROOT))
     status, output = checkout.run_bazel("info", environment=tmp_path / "venv")
     assert (status, output.count("\n")) == (1, 1)
     assert output.startswith("error: VENV must not contain this project")

@@ -30,29 +30,29 @@ ROOT = pathlib.Path(__file__).parents[2]
 PACKAGES = ("keras_resnet", "export")
 FOLDERS = (*PACKAGES, "tests", "benchmarks")
 
-KERAS, TENSORFLOW = "@pypi//keras", "//:tensorflow"
-# Labels of the imported packages whose label is not @pypi//NAME.
+KERAS_LABEL, TENSORFLOW_LABEL = "@pypi//keras", "//:tensorflow"
+# Labels that an import needs, for imports whose label is not @pypi//NAME.
 LABELS_BY_IMPORT = {
     "PIL": {"@pypi//pillow"},
     "absl": {"@pypi//absl_py"},
     "google": {"@pypi//protobuf"},
     "sklearn": {"@pypi//scikit_learn"},
-    "tensorflow": {TENSORFLOW},
-    # TFDS 4.9.10 imports importlib_resources without requiring it.
+    "tensorflow": {TENSORFLOW_LABEL},
+    # TFDS 4.9.10 imports importlib_resources but does not declare this dependency.
     "tensorflow_datasets": {"@pypi//importlib_resources", "@pypi//tensorflow_datasets"},
 }
-# Imported packages that need no label: optional packages of the benchmarks, of
-# make_torch_logits.py and of an extra; pip, which comes with Python; _typeshed, which
-# only type checkers have; keras_resnet_export, which test_packaging installs as a wheel.
+# Imported packages that need no dep. Benchmarks, make_torch_logits.py and the extra
+# `tensorboard` need optional packages. pip is a part of Python, only type checkers provide
+# _typeshed, and test_packaging installs keras_resnet_export as a wheel.
 IMPORTS_WITHOUT_LABEL = {"keras_hub", "litert_quantizer", "tensorboard", "timm", "torch",
                  "torchvision", "pip", "_typeshed", "keras_resnet_export"}  # fmt: skip
-# Import statements to add to the source of a module, because find_imports cannot detect
-# what it runs: conftest's run_program runs commands, and test_notebook runs a kernel.
+# Imports by module that find_imports cannot detect: conftest runs commands in new
+# processes (run_program), and test_notebook starts a Jupyter kernel.
 UNDETECTED_IMPORTS = {
     "tests.conftest": "\nimport keras_resnet.train",
     "tests.project.test_notebook": "\nimport ipykernel",
 }
-# Deps that the macro pytest_tests adds to every test.
+# The macro pytest_tests adds these deps to every test, so they never count as unused.
 DEPS_OF_ALL_TESTS = {"//tests:helpers", "@pypi//pytest"}
 
 
@@ -71,7 +71,7 @@ class Target(NamedTuple):
 
     @property
     def owner_of_deps(self):
-        """Label of the target. For a test, its folder, because its tests share deps."""
+        """Label of the target, or folder of a test. All tests of a folder share deps."""
         is_test = self.rule == "py_test"
         return "/".join(self.srcs[0].split("/")[:2]) if is_test else self.label
 
@@ -85,8 +85,8 @@ def read_build_files(root):
 
         def make_absolute(label):
             label = f"//{package}{label}" if label.startswith(":") else label
-            is_short = label.startswith("//") and ":" not in label
-            return f"{label}:{label[2:]}" if is_short else label
+            is_abbreviated = label.startswith("//") and ":" not in label
+            return f"{label}:{label[2:]}" if is_abbreviated else label
 
         def declare(rule, name, srcs=(), data=(), deps=(), **_):
             paths = ([f"{package}/{file}" for file in files] for files in (srcs, data))
@@ -104,7 +104,7 @@ def read_build_files(root):
                 p.relative_to(folder).as_posix() for p in folder.rglob("*.*")
             )
 
-            # In contrast to Bazel, a star also matches slashes in fnmatch.
+            # In fnmatch, a star also matches slashes, so `matches` compares the depth too.
             def matches(path, pattern):
                 same_depth = path.count("/") == pattern.count("/") or "**" in pattern
                 return same_depth and fnmatch.fnmatch(path, pattern.replace("**/", "*"))
@@ -137,96 +137,114 @@ class Project:
         self.sources = {m: s for m, s in sources.items() if "tests.bazel." not in m}
         self.stubs = read_sources(root, PACKAGES, ".pyi")
         self.module_by_public_name = resolve_public_names(self.stubs, self.sources)
-        # Libraries come first, because a command's source may also be in a library.
-        self.owners = {module: [] for module in self.sources}
+        # If a library and a command share a source, the library is the first owner.
+        self.owners_by_module = {module: [] for module in self.sources}
         for target in sorted(self.targets.values(), key=lambda t: t.rule, reverse=True):
             for module in target.modules:
-                self.owners[module].append(target)
+                self.owners_by_module[module].append(target)
 
     def is_public_target(self, label):
-        """Returns whether a target has no sources and only depends on libraries."""
+        """Returns whether a label is a target that has no sources, only deps."""
         return label in self.targets and not self.targets[label].srcs
 
     def find_labels(self, name, importer):
-        """Returns the labels of the targets that contain an imported name."""
+        """Returns the labels of the targets that a module needs to import a name."""
         top_level_name = name.partition(".")[0]
-        if top_level_name.startswith(
-            "test_"
-        ):  # All tests of a folder have the same sources.
+        # Tests of a folder import each other without deps, because every test target has
+        # all test files of its folder as sources.
+        if top_level_name.startswith("test_"):
             return set()
-        if f"tests.{top_level_name}" in self.sources:  # tests/ is on sys.path.
+        # tests/ is on sys.path, so tests import its modules without the prefix `tests`.
+        if f"tests.{top_level_name}" in self.sources:
             name = f"tests.{name}"
         if module := find_module(name, self.sources, self.module_by_public_name):
             public_target = "//{0}:{0}".format(module.removesuffix(".__init__"))
-            owners = {target.label for target in self.owners[module][:1]}
-            return {public_target} if self.is_public_target(public_target) else owners
-        ignored = sys.stdlib_module_names | IMPORTS_WITHOUT_LABEL
+            owner_labels = {
+                target.label for target in self.owners_by_module[module][:1]
+            }
+            return (
+                {public_target}
+                if self.is_public_target(public_target)
+                else owner_labels
+            )
+        ignored_names = sys.stdlib_module_names | IMPORTS_WITHOUT_LABEL
         return (
             set()
-            if top_level_name in ignored
+            if top_level_name in ignored_names
             else LABELS_BY_IMPORT.get(top_level_name, {f"@pypi//{top_level_name}"})
         )
 
     def find_needed_labels(self, target):
         """Returns the labels that the sources of a target need as deps."""
-        needed = set()
+        needed_labels = set()
         init = f"{target.label[2:].partition(':')[0]}.__init__"
         if self.is_public_target(target.label):
             for item in find_imports(self.stubs.get(init, ""), init):
-                needed |= self.find_labels(item.name, init)
+                needed_labels |= self.find_labels(item.name, init)
         for module in target.modules or [init]:
-            first_owner = self.owners[module][0].label
-            if target.rule == "py_binary" and first_owner != target.label:
-                needed.add(first_owner)
+            first_owner_label = self.owners_by_module[module][0].label
+            if target.rule == "py_binary" and first_owner_label != target.label:
+                needed_labels.add(first_owner_label)
                 continue
-            text = self.sources[module] + UNDETECTED_IMPORTS.get(module, "")
-            for item in find_imports(text, module):
+            source = self.sources[module] + UNDETECTED_IMPORTS.get(module, "")
+            for item in find_imports(source, module):
                 # Functions in __init__.py import the public names. Only the public target
-                # needs these as deps. The target of __init__.py must not have them,
-                # because all other targets depend on it.
-                if module != init or item.when == ON_IMPORT or not target.srcs:
-                    needed |= self.find_labels(item.name, module)
+                # needs deps for these names. The target of __init__.py must not have such
+                # deps, because all other targets depend on this target.
+                if module != init or item.condition == ON_IMPORT or not target.srcs:
+                    needed_labels |= self.find_labels(item.name, module)
             for package in itertools.accumulate(module.split(".")[:-1], "{}.{}".format):
-                needed |= {t.label for t in self.owners.get(f"{package}.__init__", [])}
-        # Keras does not depend on a backend, so a command that uses Keras needs one.
-        reached = self.add_dependencies(needed)
+                needed_labels |= {
+                    t.label
+                    for t in self.owners_by_module.get(f"{package}.__init__", [])
+                }
+        # Keras does not depend on a backend, so a command that uses Keras needs TensorFlow.
+        reachable_labels = self.add_dependencies(needed_labels)
         if (
             target.rule == "py_binary"
-            and KERAS in reached
-            and TENSORFLOW not in reached
+            and KERAS_LABEL in reachable_labels
+            and TENSORFLOW_LABEL not in reachable_labels
         ):
-            needed.add(TENSORFLOW)
-        return needed - {target.label}
+            needed_labels.add(TENSORFLOW_LABEL)
+        return needed_labels - {target.label}
 
     def add_dependencies(self, labels):
         """Returns the labels with all their direct and indirect dependencies."""
-        reached, queue = set(), [*labels]
+        reachable_labels, queue = set(), [*labels]
         while queue:
-            if (label := queue.pop()) not in reached:
-                reached.add(label)
+            if (label := queue.pop()) not in reachable_labels:
+                reachable_labels.add(label)
                 queue += self.targets[label].deps if label in self.targets else ()
-        return reached
+        return reachable_labels
 
     def find_dep_problems(self):
         """Yields a message for each missing and each unused dep of every target."""
-        owners = {target.owner_of_deps: target for target in self.targets.values()}
-        for owner, target in owners.items():
-            needed, declared = self.find_needed_labels(target), target.deps
+        target_by_owner = {
+            target.owner_of_deps: target for target in self.targets.values()
+        }
+        for owner, target in target_by_owner.items():
+            needed_labels, declared_labels = (
+                self.find_needed_labels(target),
+                target.deps,
+            )
             if target.rule == "py_test":
-                # A test may import its indirect dependencies.
+                # A test may import indirect dependencies, so they need not be deps.
                 public_targets = {
-                    label for label in needed if self.is_public_target(label)
+                    label for label in needed_labels if self.is_public_target(label)
                 }
-                needed = (
-                    needed.union(*(self.targets[p].deps for p in public_targets))
+                needed_labels = (
+                    needed_labels.union(*(self.targets[p].deps for p in public_targets))
                     - public_targets
                 )
-                missing = needed - self.add_dependencies(declared)
-                unused = {dep for dep in declared - DEPS_OF_ALL_TESTS
-                          if needed <= self.add_dependencies(declared - {dep})}  # fmt: skip
+                missing_labels = needed_labels - self.add_dependencies(declared_labels)
+                unused_labels = {dep for dep in declared_labels - DEPS_OF_ALL_TESTS
+                          if needed_labels <= self.add_dependencies(declared_labels - {dep})}  # fmt: skip
             else:
-                missing, unused = needed - declared, declared - needed
-            for verb, deps in ("add", missing), ("remove", unused):
+                missing_labels, unused_labels = (
+                    needed_labels - declared_labels,
+                    declared_labels - needed_labels,
+                )
+            for verb, deps in ("add", missing_labels), ("remove", unused_labels):
                 for dep in sorted(deps):
                     yield f"deps of {owner}: {verb} {dep}"
 
@@ -234,24 +252,26 @@ class Project:
 def find_problems(root):
     """Yields a message for each problem in the BUILD files of a checkout."""
     project = Project(root)
-    for module, owners in project.owners.items():
+    for module, owners in project.owners_by_module.items():
         libraries = [owner.label for owner in owners if owner.rule == "py_library"]
         if not owners or len(libraries) > 1:
             yield f"{module} is in {' and in '.join(libraries) or 'no target'}"
     yield from project.find_dep_problems()
 
-    # Other files of the packages, such as stubs, web pages and weights.
+    # Other files, such as stubs and web pages, must be data of their package's target.
     for path in itertools.chain(*((root / p).rglob("*.*") for p in PACKAGES)):
         if path.is_file() and path.suffix not in (".py", ".pyc"):
             folder = next(p for p in path.parents if (p / "__init__.py").exists())
             module = ".".join([*folder.relative_to(root).parts, "__init__"])
             name = path.relative_to(root).as_posix()
-            if not any(name in owner.data for owner in project.owners[module]):
+            if not any(
+                name in owner.data for owner in project.owners_by_module[module]
+            ):
                 yield f"{name} is not in the data of the target of {module}"
 
-    lock = (root / "requirements-dev.lock").read_text("utf-8")
+    lock_text = (root / "requirements-dev.lock").read_text("utf-8")
     locked_names = {
-        re.sub(r"\W", "_", n) for n in re.findall(r"^([\w.-]+)==", lock, re.M)
+        re.sub(r"\W", "_", n) for n in re.findall(r"^([\w.-]+)==", lock_text, re.M)
     }
     for path in (root / "BUILD", *root.glob("*/BUILD"), *root.glob("*/*.bzl")):
         labels = re.findall(r'"@pypi//([^"]+)"', path.read_text("utf-8"))
@@ -311,7 +331,7 @@ def test_a_rule_that_is_not_loaded_is_an_error(tmp_path):
 def test_the_runner_fails_unless_tests_ran_and_passed(tmp_path, source, status):
     (tmp_path / "test_source.py").write_text(source)
     runner = pathlib.Path(__file__).parents[1] / "run_pytest.py"
-    # Bazel sets the path of the libraries only for this process.
+    # Bazel sets sys.path only for this process, so PYTHONPATH passes it to the child.
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, runner, "test_source.py"]
     assert subprocess.run(command, cwd=tmp_path, env=env).returncode == status

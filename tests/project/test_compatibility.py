@@ -35,7 +35,7 @@ FINETUNE_CHANGES = (
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
-    """Folder with the files of the archive."""
+    """Folder that contains the files of fixtures/v0.1.0.tar.xz."""
     folder = tmp_path_factory.mktemp("compatibility")
     with tarfile.open(ROOT / "tests/fixtures/v0.1.0.tar.xz") as file:
         file.extractall(folder, filter="data")
@@ -44,7 +44,7 @@ def archive(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reference_arrays(archive):
-    """Dict of arrays: input images, and the outputs of version 0.1.0 for them."""
+    """Dict of arrays: input images, and what version 0.1.0 computed from the images."""
     return dict(np.load(archive / "weights/answers.npz"))
 
 
@@ -53,7 +53,7 @@ def copy_folder(archive, name, tmp_path):
 
 
 def read_weights(path):
-    """Returns the weights in a `.keras` file, a dict from names to float64 arrays."""
+    """Returns the weights of a `.keras` file as a dict from names to float64 arrays."""
     arrays = {}
 
     def collect(name, item):
@@ -67,10 +67,14 @@ def read_weights(path):
     return arrays
 
 
-def compute_distance(first, second):
+def compute_distance(first_arrays, second_arrays):
     """Returns the Euclidean distance between the arrays of two dicts."""
     return np.sqrt(
-        sum(((first[k] - second[k]) ** 2).sum() for k in second if k in first)
+        sum(
+            ((first_arrays[k] - second_arrays[k]) ** 2).sum()
+            for k in second_arrays
+            if k in first_arrays
+        )
     )
 
 
@@ -86,10 +90,10 @@ def test_a_finished_run_of_0_1_0_can_be_evaluated(archive, tmp_path):
     assert ",done,a4b038d" in result.stdout
 
 
-# Other machines (one CPU, or no AVX-512) round differently. This changes the final
-# weights by at most 1.2e-4 of their norm in the first of the next two tests, and by at
-# most 5e-6 of the norm of their update in the second. Other batches or augmentation
-# after resuming would change them by 4e-2.
+# Tolerances of the next two tests: On machines with one CPU or without AVX-512, rounding
+# changes the final weights by at most 1.2e-4 of the weights' norm in the first test, and
+# by at most 5e-6 of the norm of the weights' update in the second test. If resuming
+# changed the batches or the augmentation, the final weights would differ by 4e-2.
 def test_a_killed_run_of_0_1_0_resumes(archive, tmp_path):
     folder = copy_folder(archive, "killed", tmp_path)
     result = run_program(
@@ -98,23 +102,23 @@ def test_a_killed_run_of_0_1_0_resumes(archive, tmp_path):
     )  # fmt: skip
     assert "Resuming after step 30 of 46." in result.stdout, result.stderr
     uninterrupted_folder = archive / "finished"
-    weights, expected = (
+    weights, expected_weights = (
         read_weights(f / "final.keras") for f in (folder, uninterrupted_folder)
     )
-    assert weights.keys() == expected.keys()
-    norm = np.sqrt(sum((array**2).sum() for array in expected.values()))
-    assert compute_distance(weights, expected) < 2e-3 * norm
-    rows = [
+    assert weights.keys() == expected_weights.keys()
+    weights_norm = np.sqrt(sum((array**2).sum() for array in expected_weights.values()))
+    assert compute_distance(weights, expected_weights) < 2e-3 * weights_norm
+    metrics = [
         np.genfromtxt(f / "metrics.csv", delimiter=",")
         for f in (folder, uninterrupted_folder)
     ]
-    np.testing.assert_allclose(*rows, rtol=1e-2, atol=4e-3)
+    np.testing.assert_allclose(*metrics, rtol=1e-2, atol=4e-3)
 
 
 def test_a_killed_run_of_0_1_0_with_callbacks_and_frozen_stages_resumes(
     archive, tmp_path
 ):
-    """The callbacks are the plateau schedule, early stopping and the weight average."""
+    """The run uses the plateau schedule, early stopping and a weight average."""
     folder = copy_folder(archive, "killed_finetune", tmp_path)
     initial_path = archive / "weights/resnet8-a.keras"
     record = json.loads((folder / "run.json").read_text())
@@ -128,11 +132,11 @@ def test_a_killed_run_of_0_1_0_with_callbacks_and_frozen_stages_resumes(
     assert "Resuming after step 80 of 276." in result.stdout, result.stderr
     assert "epoch 4/12" in result.stdout and "epoch 5/12" not in result.stdout
     uninterrupted_folder = archive / "whole_finetune"
-    weights, expected = (
+    weights, expected_weights = (
         read_weights(f / "final.keras") for f in (folder, uninterrupted_folder)
     )
-    update_norm = compute_distance(read_weights(initial_path), expected)
-    assert compute_distance(weights, expected) < 5e-3 * update_norm
+    update_norm = compute_distance(read_weights(initial_path), expected_weights)
+    assert compute_distance(weights, expected_weights) < 5e-3 * update_norm
 
 
 @pytest.mark.parametrize(
@@ -153,9 +157,11 @@ def test_weights_of_0_1_0_load(archive, reference_arrays, file, shortcut):
         shortcut=shortcut, classifier_activation=None,
     )  # fmt: skip
     name = shortcut.lower()
-    expected = reference_arrays[f"{name}_logits"]
+    expected_logits = reference_arrays[f"{name}_logits"]
     logits = np.asarray(network(reference_arrays["image"], training=False))
-    np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        logits, expected_logits, atol=1e-4 * np.abs(expected_logits).max()
+    )
     probabilities = np.asarray(
         classifier.model(reference_arrays["image"], training=False)
     )
@@ -172,17 +178,20 @@ def test_a_network_of_0_1_0_opens_with_keras_alone(archive, reference_arrays):
     )
 
 
-@pytest.mark.parametrize("ending", ["keras", "weights.h5"])
-def test_weights_of_0_1_0_are_converted(archive, tmp_path, ending):
-    source, target = archive / f"weights/resnet8-a.{ending}", tmp_path / "a.safetensors"
-    result = run_program("keras_resnet.convert", source, target, cwd=tmp_path)
+@pytest.mark.parametrize("suffix", ["keras", "weights.h5"])
+def test_weights_of_0_1_0_are_converted(archive, tmp_path, suffix):
+    source_path, target_path = (
+        archive / f"weights/resnet8-a.{suffix}",
+        tmp_path / "a.safetensors",
+    )
+    result = run_program("keras_resnet.convert", source_path, target_path, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    arrays, expected = (
-        load_file(target),
+    arrays, expected_arrays = (
+        load_file(target_path),
         load_file(archive / "weights/resnet8-a.safetensors"),
     )
-    assert arrays.keys() == expected.keys()
-    assert all((arrays[key] == expected[key]).all() for key in expected)
+    assert arrays.keys() == expected_arrays.keys()
+    assert all((arrays[key] == expected_arrays[key]).all() for key in expected_arrays)
 
 
 def test_a_bundle_of_0_1_0_passes_verification(archive):
@@ -192,17 +201,21 @@ def test_a_bundle_of_0_1_0_passes_verification(archive):
 
 
 def test_a_record_index_of_0_1_0_is_read(archive, tmp_path, monkeypatch):
-    """The test changes a label in the stored index. The label in use must change too."""
+    """The index gets a wrong label. The dataset must have this label, which proves that
+    the index was read.
+    """
     records_folder = tmp_path / "records"
     records_folder.mkdir()
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     index = json.loads((archive / "records/tfrecord-index.json").read_text())
-    for part, label in (("train", 10), ("validation", 9)):
-        names = (os.path.basename(path) for path in index[part]["paths"])
+    for split_name, label in (("train", 10), ("validation", 9)):
+        names = (os.path.basename(path) for path in index[split_name]["paths"])
         paths = [str(archive / "tfrecord" / name) for name in names]
-        stats = [(os.stat(p).st_size, os.stat(p).st_mtime_ns) for p in paths]
-        key = hashlib.sha256(json.dumps([1, paths, stats]).encode()).hexdigest()[:32]
-        index_arrays = dict(np.load(archive / "records" / index[part]["index"]))
+        file_stats = [(os.stat(p).st_size, os.stat(p).st_mtime_ns) for p in paths]
+        key = hashlib.sha256(json.dumps([1, paths, file_stats]).encode()).hexdigest()[
+            :32
+        ]
+        index_arrays = dict(np.load(archive / "records" / index[split_name]["index"]))
         index_arrays["labels"][-1] = label
         np.savez(records_folder / f"{key}.npz", **index_arrays)
     dataset = load_dataset(f"tfrecord:{archive / 'tfrecord'}")

@@ -20,8 +20,8 @@ from imports import (
 ROOT = pathlib.Path(__file__).parents[2]
 PACKAGES = ("keras_resnet", "export")
 
-# Dict from each unit of the source to the other units that it may import. A unit is a
-# package, or a module outside of these packages such as zoo.
+# ALLOWED_IMPORTS maps each unit of the source code to the other units that it may import.
+# A unit is a package, or a module outside of the packages, such as zoo.
 NET_UNITS = {"support", "spec", "nets", "weights", "zoo"}
 LIBRARY_UNITS = NET_UNITS | {"data", "distribution", "evaluation", "training"}
 STUDY_UNITS = LIBRARY_UNITS | {"studies.lib"}
@@ -43,26 +43,28 @@ ALLOWED_IMPORTS = {
     "export.formats": EXPORT_UNITS,
     "export.quantization": EXPORT_UNITS | {"export.formats"},
     "export": EXPORT_UNITS | {"export.formats", "export.quantization"},
-    "": LIBRARY_UNITS,  # The commands, and keras_resnet/__init__.py.
+    "": LIBRARY_UNITS,  # Commands and keras_resnet/__init__.py.
 }
 
-COMMAND_MODULES = (
+COMMAND_MODULE_PATTERN = (
     r"keras_resnet\.(?!zoo$)\w+|keras_resnet\.studies\.\w+|export\.__main__"
 )
-DEVICE_MODULES = r"export\.(device\..+|verify|latency)"
-# Each row has a regular expression of modules, whether imports inside functions count,
-# the packages that these modules must not import, and the reason.
+DEVICE_MODULE_PATTERN = r"export\.(device\..+|verify|latency)"
+# Each row has a regular expression that matches modules, whether imports inside functions
+# count, the packages that the modules must not import, and the reason for this rule.
 FORBIDDEN_IMPORTS = [
     (r"keras_resnet\.(nets\..+|weights\..+|zoo)", True, "tensorflow", "networks support every Keras backend"),
     (r"keras_resnet\.spec\..+", True, "keras tensorflow", "settings need neither"),
-    (DEVICE_MODULES, False, "keras tensorflow absl matplotlib rich", "a device has only LiteRT and NumPy"),
-    (COMMAND_MODULES, False, "keras tensorflow", "--help and errors in flags must appear at once"),
+    (DEVICE_MODULE_PATTERN, False, "keras tensorflow absl matplotlib rich", "a device has only LiteRT and NumPy"),
+    (COMMAND_MODULE_PATTERN, False, "keras tensorflow", "--help and errors in flags must appear at once"),
 ]  # fmt: skip
-FLAG_MODULES = rf"{COMMAND_MODULES}|keras_resnet\.(support|studies\.lib)\.program"
+FLAG_MODULE_PATTERN = (
+    rf"{COMMAND_MODULE_PATTERN}|keras_resnet\.(support|studies\.lib)\.program"
+)
 
 LAZY_IMPORTS = "keras_resnet.support.lazy_imports"
 MAX_LINES = 70  # Maximum number of lines of a function, without its docstring.
-ALLOWED_LONG_FUNCTIONS: dict[str, str] = {}  # From module.function to the reason.
+ALLOWED_LONG_FUNCTIONS: dict[str, str] = {}  # Reason by "module.function".
 
 
 def find_unit(module: str) -> str:
@@ -79,16 +81,16 @@ class Sources:
         self.texts = sources
         self.imports = {m: find_imports(t, m) for m, t in sources.items()}
         self.module_by_public_name = resolve_public_names(stubs, sources)
-        # `from keras_resnet import data` imports one of these packages. Then every name
-        # that is used, such as `data.Split`, counts as an import too.
+        # Packages of the project. After `from keras_resnet import data`, every use of a
+        # name of the package, such as `data.Split`, counts as an import too.
         self.packages = {stub.removesuffix(".__init__") for stub in stubs}
 
     def find_definition(self, name: str) -> str | None:
-        """Returns the module of this project that defines a name, or `None`."""
+        """Returns the module of this project that defines a name; `None` if none does."""
         return find_module(name, self.texts, self.module_by_public_name)
 
     def find_chains(self, module: str, in_functions: bool) -> dict[str, list[str]]:
-        """Returns how a module imports names, directly or through other modules.
+        """Returns the chains of imports by which a module imports names, also indirectly.
 
         Args:
             module: Dotted name of the module.
@@ -106,7 +108,9 @@ class Sources:
             # the functions in them, which import public names at first use.
             follow_functions = in_functions and not chain[-1].endswith(".__init__")
             items = self.imports[chain[-1]]
-            names = [i.name for i in items if follow_functions or i.when == ON_IMPORT]
+            names = [
+                i.name for i in items if follow_functions or i.condition == ON_IMPORT
+            ]
             parents = chain[-1].split(".")[:-1]
             names += [
                 ".".join([*parents[: n + 1], "__init__"]) for n in range(len(parents))
@@ -114,8 +118,8 @@ class Sources:
             for name in names:
                 if name not in chains:
                     chains[name] = [*chain, name]
-                    if target := self.find_definition(name):
-                        queue.append([*chain, target])
+                    if target_module := self.find_definition(name):
+                        queue.append([*chain, target_module])
         return chains
 
 
@@ -125,28 +129,31 @@ def find_import_problems(module: str, sources: Sources) -> Iterator[str]:
     for item in sources.imports[module]:
         name, package = item.name, item.name.split(".")[0]
         if f"{name}.".startswith("absl.flags.") and not re.fullmatch(
-            FLAG_MODULES, module
+            FLAG_MODULE_PATTERN, module
         ):
             yield f"{module} -> {name}: flags are process-wide, so only commands may define them"
         if package in ("export", "keras_resnet_export") and not (
-            item.relative and module.startswith("export.")
+            item.is_relative and module.startswith("export.")
         ):
             yield f"{module} -> {name}: only export may import export, and only relatively"
         if package not in PACKAGES:
             continue
         if re.match("_[^_]", name.split(".")[-1]):
             yield f"{module} -> {name}: the name is private"
-        target = sources.find_definition(name) or ""
-        target_unit = find_unit(target)
-        is_top_level = target_unit in ("", "studies") and target != module
+        target_module = sources.find_definition(name) or ""
+        target_unit = find_unit(target_module)
+        is_top_level = target_unit in ("", "studies") and target_module != module
         if target_unit not in ALLOWED_IMPORTS[unit] and (
             is_top_level or target_unit != unit
         ):
             yield f"{module} -> {name}: {unit or 'a command'} must not import {target_unit}"
         is_public = (
-            target != find_module(name, sources.texts) or name in sources.packages
+            target_module != find_module(name, sources.texts)
+            or name in sources.packages
         )
-        needs_no_stub = target in ("keras_resnet.zoo", LAZY_IMPORTS) or is_top_level
+        needs_no_stub = (
+            target_module in ("keras_resnet.zoo", LAZY_IMPORTS) or is_top_level
+        )
         if target_unit != unit and not is_public and not needs_no_stub:
             yield f"{module} -> {name}: the package's __init__.pyi does not list the name"
 
@@ -155,13 +162,13 @@ def find_long_functions(module: str, text: str) -> Iterator[str]:
     """Yields a message for each function in a module that exceeds `MAX_LINES`."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = (node.end_lineno or 0) - node.lineno + 1
+            num_lines = (node.end_lineno or 0) - node.lineno + 1
             if ast.get_docstring(node):
                 docstring = node.body[0]
-                lines -= (docstring.end_lineno or 0) - docstring.lineno + 1
+                num_lines -= (docstring.end_lineno or 0) - docstring.lineno + 1
             name = f"{module}.{node.name}"
-            if lines > MAX_LINES and name not in ALLOWED_LONG_FUNCTIONS:
-                yield f"{name} has {lines} lines without its docstring"
+            if num_lines > MAX_LINES and name not in ALLOWED_LONG_FUNCTIONS:
+                yield f"{name} has {num_lines} lines without its docstring"
 
 
 def find_problems(texts: dict[str, str], stubs: dict[str, str]) -> Iterator[str]:
@@ -177,10 +184,15 @@ def find_problems(texts: dict[str, str], stubs: dict[str, str]) -> Iterator[str]
     for module, text in texts.items():
         yield from find_import_problems(module, sources)
         yield from find_long_functions(module, text)
-        for modules, in_functions, forbidden, reason in FORBIDDEN_IMPORTS:
-            if re.fullmatch(modules, module):
+        for (
+            module_pattern,
+            in_functions,
+            forbidden_packages,
+            reason,
+        ) in FORBIDDEN_IMPORTS:
+            if re.fullmatch(module_pattern, module):
                 for name, chain in sources.find_chains(module, in_functions).items():
-                    if name.split(".")[0] in forbidden.split():
+                    if name.split(".")[0] in forbidden_packages.split():
                         yield f"{' -> '.join(chain)}: {reason}"
     graph = {
         module: {sources.find_definition(item.name) for item in items} - {module, None}
@@ -272,27 +284,27 @@ def test_a_violation_is_reported(module, source, message):
 # Folders whose modules must not have the names of libraries. `bazel run` and
 # `python FOLDER/FILE.py` put FOLDER first on sys.path, so its modules hide libraries.
 FOLDERS = (*PACKAGES, "tests", "benchmarks")
-# Libraries whose import name is not the name of their distribution, and `datasets`, which
-# other libraries import if it exists.
+# Import names of libraries that a lock file lists under another name, and `datasets`,
+# a name that some libraries import if it exists.
 OTHER_LIBRARIES = {"IPython", "PIL", "absl", "datasets", "google", "sklearn"}
 
 
-def find_name_clashes(modules, lock):
-    """Returns the modules that have the name of a library or of a standard module.
+def find_name_clashes(modules, lock_text):
+    """Returns the modules whose name is also the name of a library or standard module.
 
     Args:
         modules: Dotted names of modules.
-        lock: Text of a lock file, which lists the libraries.
+        lock_text: Text of a lock file, which lists the libraries.
     """
-    locked_names = re.findall(r"^([\w.-]+)==", lock, re.M)
+    locked_names = re.findall(r"^([\w.-]+)==", lock_text, re.M)
     libraries = {name.replace("-", "_") for name in locked_names} | OTHER_LIBRARIES
     taken_names = sys.stdlib_module_names | libraries
     return {module for module in modules if module.split(".")[-1] in taken_names}
 
 
 def test_no_module_has_the_name_of_a_library():
-    lock = (ROOT / "requirements-dev.lock").read_text("utf-8")
-    assert not find_name_clashes(read_sources(ROOT, FOLDERS), lock)
+    lock_text = (ROOT / "requirements-dev.lock").read_text("utf-8")
+    assert not find_name_clashes(read_sources(ROOT, FOLDERS), lock_text)
 
 
 @pytest.mark.parametrize("name", ["types", "profile", "datasets", "keras", "absl"])

@@ -29,5 +29,5 @@ def test_the_quickstart_notebook_runs(monkeypatch):
 
 
 def parse_digits(text):
-    """Returns the digits of a printed list with items such as `3` or `np.int64(3)`."""
+    """Returns the numbers in a printed list, whose items look like `3` or `np.int64(3)`."""
     return [int(item.strip("[] )").split("(")[-1]) for item in text.split(", ")]

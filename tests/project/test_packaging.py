@@ -18,9 +18,8 @@ PACKAGES = {"keras_resnet": "keras_resnet", "export": "keras_resnet_export"}
 def wheel(tmp_path_factory):
     """Path of a wheel, built from a copy of the checkout that contains a file `build`.
 
-    On macOS, whose file system ignores the case, the file `BUILD` is also `build`.
-    The build must succeed nevertheless, although setuptools uses a folder of this name
-    by default.
+    The file systems of macOS ignore the case, so the file `BUILD` is also `build`. By
+    default, setuptools would fail, because it needs a folder with the name `build`.
     """
     source = tmp_path_factory.mktemp("source")
     for name in PACKAGES:
@@ -49,12 +48,13 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def bin_folder(wheel, tmp_path_factory):
-    """Folder `bin` of a new environment with the wheel and this one's dependencies."""
+    """Folder `bin` of a new environment that has the wheel and all dependencies."""
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
-    site = next((folder / "lib").glob("python*")) / "site-packages"
-    (site / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"])
-    # In the checkout, pip would mistake the egg-info folder for an installed package.
+    site_packages = next((folder / "lib").glob("python*")) / "site-packages"
+    (site_packages / "dependencies.pth").write_text(sysconfig.get_paths()["purelib"])
+    # pip runs outside of the checkout, because it would mistake the egg-info folder in
+    # the checkout for an installed package.
     result = run_python(
         "-m", "pip", "--python", folder, "install", "--no-deps", wheel,
         cwd=folder, env={"PYTHONPATH": ""},
@@ -66,19 +66,19 @@ def bin_folder(wheel, tmp_path_factory):
 @pytest.mark.clients
 def test_the_wheel_contains_both_packages_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    expected = {
+    expected_names = {
         f"{package}/{path.relative_to(ROOT / folder).as_posix()}"
         for folder, package in PACKAGES.items()
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and path.name != "BUILD" and path.suffix != ".pyc"
     }
-    assert {name for name in names if ".dist-info/" not in name} == expected
+    assert {name for name in names if ".dist-info/" not in name} == expected_names
     assert {
         "keras_resnet/py.typed",
         "keras_resnet/nets/__init__.pyi",
         "keras_resnet/weights/imagenet_classes.txt",
         "keras_resnet_export/formats/web/index.html",
-    } <= expected
+    } <= expected_names
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
@@ -87,13 +87,17 @@ def test_console_scripts_run_from_any_folder(bin_folder, tmp_path):
     def run_script(script, *flags):
         return execute(f"keras-resnet-{script}", *flags)
 
-    def execute(executable, *flags):
+    def execute(script_path, *flags):
         return subprocess.run(
-            [bin_folder / executable, *flags],
+            [bin_folder / script_path, *flags],
             capture_output=True,
             text=True,
             cwd=tmp_path,
-            env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+            env={
+                name: value
+                for name, value in os.environ.items()
+                if name != "PYTHONPATH"
+            },
         )
 
     for script in ("train", "evaluate", "predict", "export"):

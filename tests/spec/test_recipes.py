@@ -25,8 +25,8 @@ def assert_fields(recipe, **fields):
 
 
 def test_paper_cifar_matches_the_paper():
-    """Section 4.2: 64k iterations with batches of 128 images. The learning rate drops
-    after 32k and 48k iterations, and 5k of the 50k images are held out.
+    """Section 4.2 trains for 64k iterations with batches of 128 images. It lowers the
+    learning rate after 32k and 48k iterations and holds out 5k of the 50k images.
     """
     recipe = find_recipe("paper_cifar")
     assert (recipe.batch_size, recipe.learning_rate) == (128, 0.1)
@@ -61,7 +61,7 @@ def test_only_deep_networks_start_carefully(model, careful_start, tmp_path):
 
 
 def test_paper_imagenet_matches_the_paper():
-    """Section 3.4 of the paper describes the training on ImageNet."""
+    """The values are from section 3.4 of the paper, on training with ImageNet."""
     assert_fields(
         find_recipe("paper_imagenet"),
         batch_size=256,
@@ -156,7 +156,7 @@ def test_rsb_recipes_match_their_paper(name, fields):
 
 
 def test_torchvision_v2_matches_the_command_of_torchvision():
-    """torchvision documents these flags for IMAGENET1K_V2. Parentheses contain defaults.
+    """torchvision documents these flags. Flags in parentheses have their default values.
 
     --batch-size 128 on 8 GPUs --lr 0.5 --lr-scheduler cosineannealinglr
     --lr-warmup-epochs 5 --lr-warmup-method linear (--lr-warmup-decay 0.01)
@@ -198,16 +198,23 @@ def test_torchvision_v2_matches_the_command_of_torchvision():
 
 def test_every_recipe_passes_validation():
     for name, recipe in RECIPES.items():
-        fields = {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe)}
+        fields = {
+            field.name: getattr(recipe, field.name)
+            for field in dataclasses.fields(recipe)
+        }
         assert replace_fields(recipe, fields) == recipe, name
-        texts = {field: str(value) for field, value in fields.items()}
-        assert replace_fields(recipe, texts) == recipe, name
+        text_by_field = {field: str(value) for field, value in fields.items()}
+        assert replace_fields(recipe, text_by_field) == recipe, name
         assert recipe.warmup == 0 or recipe.schedule != "plateau", name
     assert replace_fields(Execution(), dataclasses.asdict(Execution())) == Execution()
 
 
 def test_recipe_and_execution_share_no_field_names():
-    names = [f.name for kind in (Recipe, Execution) for f in dataclasses.fields(kind)]
+    names = [
+        field.name
+        for class_ in (Recipe, Execution)
+        for field in dataclasses.fields(class_)
+    ]
     assert len(set(names)) == len(names)
     assert set(FREE_ON_RESUME) <= {
         field.name for field in dataclasses.fields(Execution)
@@ -221,13 +228,15 @@ def test_find_recipe_changes_a_field_and_ignores_none():
 
 
 @pytest.mark.parametrize(
-    ("rule", "rate"), [("linear", 0.4), ("sqrt", 0.2), ("none", 0.1)]
+    ("rate_rule", "learning_rate"), [("linear", 0.4), ("sqrt", 0.2), ("none", 0.1)]
 )
-def test_another_batch_size_rescales_the_learning_rate(rule, rate):
+def test_another_batch_size_rescales_the_learning_rate(rate_rule, learning_rate):
     assert RECIPES["digits"].batch_size == 64
-    recipe = find_recipe("digits", batch_size=256, rate_rule=rule)
-    assert recipe.learning_rate == pytest.approx(rate)
-    recipe = find_recipe("digits", batch_size=256, rate_rule=rule, learning_rate=0.7)
+    recipe = find_recipe("digits", batch_size=256, rate_rule=rate_rule)
+    assert recipe.learning_rate == pytest.approx(learning_rate)
+    recipe = find_recipe(
+        "digits", batch_size=256, rate_rule=rate_rule, learning_rate=0.7
+    )
     assert recipe.learning_rate == 0.7
 
 
@@ -245,9 +254,11 @@ def test_epochs_replace_iterations():
 
 
 def test_accumulation_and_mixing_multiply_the_batch_parts():
-    assert find_recipe("digits").count_batch_parts(4) == 4
-    assert find_recipe("digits", accumulate=3).count_batch_parts(2) == 6
-    assert find_recipe("digits", accumulate=3, cutmix=1.0).count_batch_parts(2) == 12
+    assert find_recipe("digits").compute_min_batch_size(4) == 4
+    assert find_recipe("digits", accumulate=3).compute_min_batch_size(2) == 6
+    assert (
+        find_recipe("digits", accumulate=3, cutmix=1.0).compute_min_batch_size(2) == 12
+    )
 
 
 def test_default_recipes_do_not_mirror_digits_and_letters():

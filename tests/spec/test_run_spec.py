@@ -51,11 +51,13 @@ def test_the_variant_of_a_run_includes_its_changes(settings):
 
 
 @pytest.mark.parametrize(
-    ("images", "num_parts", "steps"),
+    ("num_images", "min_batch_size", "num_steps"),
     [(10, 2, 2), (11, 1, 3), (11, 2, 2), (12, 2, 3), (4, 1, 1), (1, 2, 0)],
 )
-def test_the_last_batch_needs_an_image_for_each_part(images, num_parts, steps):
-    assert count_steps(images, 5, num_parts) == steps
+def test_the_last_batch_is_dropped_below_the_minimum_size(
+    num_images, min_batch_size, num_steps
+):
+    assert count_steps(num_images, 5, min_batch_size) == num_steps
 
 
 def test_provenance_survives_a_round_trip(settings):

@@ -8,15 +8,15 @@ from keras_resnet.support.errors import InputError
 
 
 def test_the_table_begins_with_the_networks_of_the_paper():
-    imagenet = [f"resnet{n}" for n in (18, 34, 50, 101, 152)] + [
+    imagenet_models = [f"resnet{n}" for n in (18, 34, 50, 101, 152)] + [
         "plainnet18",
         "plainnet34",
     ]
-    cifar = [
+    cifar_models = [
         f"{k}net{n}" for k in ("res", "plain") for n in (20, 32, 44, 56, 110, 1202)
     ]
-    paper_models = keras_resnet.list_models()[: len(imagenet + cifar)]
-    assert sorted(paper_models) == sorted(imagenet + cifar)
+    paper_models = keras_resnet.list_models()[: len(imagenet_models + cifar_models)]
+    assert sorted(paper_models) == sorted(imagenet_models + cifar_models)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

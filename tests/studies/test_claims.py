@@ -1,4 +1,4 @@
-"""All studies on the digits. Every seed must confirm the claims with a margin."""
+"""Runs all studies. Every seed must confirm the paper's claims with a margin."""
 
 import dataclasses
 import math
@@ -15,15 +15,15 @@ def read_rows(folder, study):
     return read_table(f"{folder}/{study}/{study}.csv")
 
 
-def subtract_runs(rows, column, first, second):
-    """Returns a column of the rows that match `first` minus `second`, for each seed."""
-    values = [select_column(rows, column, **where) for where in (first, second)]
+def subtract_runs(rows, column, minuend, subtrahend):
+    """Returns `column` in rows matching `minuend` minus rows matching `subtrahend`."""
+    values = [select_column(rows, column, **where) for where in (minuend, subtrahend)]
     assert len(values[0]) == len(values[1]) == 3
     return np.subtract(*values)
 
 
 def check_tables(folder):
-    """Checks the tables of all studies in a folder."""
+    """Asserts that all tables in a folder confirm the claims with a margin."""
     last_epoch = {"depth": 44, "epoch": 24}
     rows = read_rows(folder, "degradation")
     plain, residual = {**last_epoch, "kind": "plain"}, {**last_epoch, "kind": "res"}
@@ -32,20 +32,23 @@ def check_tables(folder):
     assert subtract_runs(rows, "test_error", plain, residual).min() > 10
 
     rows = read_rows(folder, "shortcuts")
-    for kind in "ABC":
-        pair = {"depth": 44, "shortcut": "none"}, {"depth": 44, "shortcut": kind}
-        assert subtract_runs(rows, "test_error", *pair).min() > 10
+    for shortcut in "ABC":
+        conditions = (
+            {"depth": 44, "shortcut": "none"},
+            {"depth": 44, "shortcut": shortcut},
+        )
+        assert subtract_runs(rows, "test_error", *conditions).min() > 10
 
     rows = read_rows(folder, "gradients")
     half_scale = {"batch_norm": "without", "scale": 0.5, "step": 0}
     for kind, expectation in (
-        # If each of 40 layers halves the gradient, 2**-40 or about 1e-12 is left of it.
+        # If each of 40 layers halves the gradient, first / last is 2**-40, about 1e-12.
         ("plain", lambda first, last: first < 1e-10 * last),
         ("res", lambda first, last: first > 0.25 * last),
     ):
         gradients = [
-            select_column(rows, "gradient", kind=kind, block=b, **half_scale)
-            for b in (1, 21)
+            select_column(rows, "gradient", kind=kind, block=block, **half_scale)
+            for block in (1, 21)
         ]
         assert all(map(expectation, *gradients)) and len(gradients[0]) == 3
     he_norm = {"batch_norm": "with", "scale": 1.0, "step": 0, "kind": "res"}
@@ -72,8 +75,8 @@ def check_tables(folder):
 
     rows = read_rows(folder, "lesion")
     for seed in range(3):
-        run = {"depth": 44, "seed": seed}
-        plain, residual = {**run, "kind": "plain"}, {**run, "kind": "res"}
+        conditions = {"depth": 44, "seed": seed}
+        plain, residual = {**conditions, "kind": "plain"}, {**conditions, "kind": "res"}
         assert np.median(select_column(rows, "percent", what="removed", **plain)) > 80
         swapped_errors = [
             np.mean(select_column(rows, "percent", what="swapped", **net))
@@ -91,14 +94,15 @@ def check_tables(folder):
         )
 
     rows = read_rows(folder, "schedule")
-    pair = [{"patience": patience, "epoch": 48} for patience in (1, 8)]
-    assert subtract_runs(rows, "training_error", *pair).min() > 1
-    assert subtract_runs(rows, "test_error", *pair).mean() > 0.4
+    conditions = [{"patience": patience, "epoch": 48} for patience in (1, 8)]
+    assert subtract_runs(rows, "training_error", *conditions).min() > 1
+    assert subtract_runs(rows, "test_error", *conditions).mean() > 0.4
 
     rows = read_rows(folder, "overfitting")
-    run = {"depth": 44, "wrong": 0.2}
+    conditions = {"depth": 44, "wrong": 0.2}
     corrected, memorised = (
-        select_column(rows, column, **run) for column in ("corrected", "memorised")
+        select_column(rows, column, **conditions)
+        for column in ("corrected", "memorised")
     )
     assert min(corrected) > 80 and max(memorised) < 15
 

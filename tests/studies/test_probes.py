@@ -39,8 +39,7 @@ def test_gradient_norms_of_a_linear_network_equal_hand_computed_norms(shortcut):
     x = PIXELS[0, 0, 0].astype(float)
     logits = x @ (BRANCH + shortcut * np.eye(2)) @ HEAD
     probabilities = np.exp(logits) / np.exp(logits).sum()
-    # Gradient of the cross-entropy with respect to the output of the block. The image
-    # belongs to the second class.
+    # Gradient of the cross-entropy at the output of the block. The label is class 1.
     output_gradient = HEAD @ (probabilities - [0, 1])
     terms = {"branch": BRANCH @ output_gradient, "shortcut": shortcut * output_gradient}
     terms |= {"gradient": terms["branch"] + terms["shortcut"]}
@@ -60,9 +59,9 @@ def test_a_meter_uses_the_current_weights_and_does_not_change_them(digits):
     first_rows = measure()
     assert [row["block"] for row in first_rows] == [1, 2, 3, 4, 5, 6]
     assert measure() == first_rows
-    for old, new in zip(original_weights, network.get_weights(), strict=True):
-        np.testing.assert_array_equal(old, new)
-    for row in first_rows:  # The triangle inequality holds.
+    for original, current in zip(original_weights, network.get_weights(), strict=True):
+        np.testing.assert_array_equal(original, current)
+    for row in first_rows:  # Triangle inequality for a sum of two terms.
         assert row["gradient"] <= 1.0001 * (row["branch"] + row["shortcut"])
     last_norm = network.get_layer("conv4_block2_2_bn")
     last_norm.gamma.assign(np.zeros(last_norm.gamma.shape))
@@ -83,7 +82,7 @@ def test_both_terms_are_measured_for_every_shortcut(shortcut, digits):
 
 def test_chain_rule_error_is_small_and_shows_a_wrong_jacobian(monkeypatch):
     assert max(map(probes.chain_rule_error, range(5))) < 1e-6
-    # The layers become linear, so their Jacobians, which are those of tanh, are wrong.
+    # The layers become linear, so the Jacobians for tanh layers are wrong.
     monkeypatch.setattr(np, "tanh", lambda x: x)
     assert min(map(probes.chain_rule_error, range(5))) > 1e-2
 
@@ -101,8 +100,8 @@ def test_responses_are_standard_deviations_after_batch_normalisation():
         layer.gamma.assign([gamma])
         layer.moving_variance.assign([variance])
     images = np.array([0, 0, 0, 0, 2, 2, 2, 2], np.uint8).reshape(2, 2, 2, 1)
-    # The pixels have the standard deviation 1. The first layer triples it. The second
-    # layer halves the tripled one.
+    # The standard deviation is 1 for the pixels, 3 after the first layer and 3 / 2
+    # after the second layer.
     assert probes.measure_responses(network, images) == pytest.approx([3, 1.5])
 
 
@@ -129,7 +128,7 @@ def test_a_probe_scales_weights_and_measures_during_training(
         assert [(row["step"], row["block"]) for row in probe.rows] == [
             (step, block) for step in (0, 2) for block in (1, 2, 3)
         ]
-    full_kernel, half_kernel = kernels.values()
-    np.testing.assert_array_equal(half_kernel, full_kernel / 2)
+    unscaled_kernel, halved_kernel = kernels.values()
+    np.testing.assert_array_equal(halved_kernel, unscaled_kernel / 2)
     gamma = np.array(scales[-1])
     assert (gamma == 1).all() != normalised

@@ -34,7 +34,7 @@ SMALL_OPTIONS = Options(depths=(8, 14), seeds=1, epochs=1, workers=0)
 
 @pytest.fixture(scope="module")
 def run_options(tmp_path_factory):
-    """Options of a finished run of the study `degradation`, whose results are kept."""
+    """Options of a finished run of the study `degradation`. Tests read the results."""
     options = dataclasses.replace(
         SMALL_OPTIONS, output=str(tmp_path_factory.mktemp("studies"))
     )
@@ -91,7 +91,7 @@ def test_the_command_of_a_report_contains_all_changed_options(run_options):
 
 
 def test_measured_jobs_are_not_measured_again(run_options, monkeypatch):
-    monkeypatch.setattr(Options, "train", None)  # A call of `train` would fail.
+    monkeypatch.setattr(Options, "train", None)  # Training would fail.
     STUDY.run(run_options)
 
 
@@ -149,7 +149,7 @@ def test_a_report_is_made_from_an_existing_table(run_options, tmp_path):
     record = json.loads(
         pathlib.Path(run_options.folder, "degradation/study.json").read_text("utf-8")
     )
-    assert record.pop("format") == 1  # keras_resnet 0.1.0 wrote no format.
+    assert record.pop("format") == 1  # Files of keras_resnet 0.1.0 have no format.
     (folder / "study.json").write_text(json.dumps(record))
     process = run_program(
         "keras_resnet.studies.degradation", "--report", f"--output={options.output}"
@@ -198,7 +198,7 @@ def test_one_report_contains_several_studies(run_options, monkeypatch):
 
 
 def measure_or_fail(job):
-    """Fails for seed 0. It is a global function, so that a worker can unpickle it."""
+    """Fails for seed 0. Workers can unpickle this function, because it is global."""
     if job["seed"] == 0:
         raise FloatingPointError("The loss is no longer a number")
     time.sleep(2)
@@ -312,16 +312,16 @@ def test_a_single_run_is_drawn_and_colours_repeat():
     assert len(style.pair_with_colours(range(20))) == 20
 
 
-def make_rows(plain, residual):
+def make_rows(plain_errors, residual_errors):
     """Returns rows of the study `degradation` for three seeds and two epochs.
 
-    `plain` and `residual` map depths to the error in % of seed 0. Test and training
-    errors are equal.
+    The arguments map each depth to the error of seed 0 in %. The errors of seeds 1 and
+    2 are 0.1 and 0.2 points higher. Training and test errors are equal.
     """
     return [
         {"kind": kind, "depth": depth, "seed": seed, "epoch": epoch,
          "training_error": error + seed / 10, "test_error": error + seed / 10}
-        for kind, errors in (("plain", plain), ("res", residual))
+        for kind, errors in (("plain", plain_errors), ("res", residual_errors))
         for depth, error in errors.items()
         for seed in range(3)
         for epoch in (1, 2)
@@ -329,7 +329,7 @@ def make_rows(plain, residual):
 
 
 @pytest.mark.parametrize(
-    ("plain", "residual", "holds"),
+    ("plain_errors", "residual_errors", "holds"),
     [
         # Top-1 errors in % on ImageNet, from Table 2 of the paper.
         ({18: 27.94, 34: 28.54}, {18: 27.88, 34: 25.03}, [True, True, True]),
@@ -338,8 +338,10 @@ def make_rows(plain, residual):
         ({18: 28.0, 34: 29.0}, {18: 28.0, 34: 29.6}, [True, False, False]),
     ],
 )
-def test_degradation_verdicts_follow_from_the_final_errors(plain, residual, holds):
-    verdicts = STUDY.check_expectations(make_rows(plain, residual))
+def test_degradation_verdicts_follow_from_the_final_errors(
+    plain_errors, residual_errors, holds
+):
+    verdicts = STUDY.check_expectations(make_rows(plain_errors, residual_errors))
     assert [verdict for _, verdict in verdicts] == holds
 
 
@@ -363,10 +365,10 @@ def test_a_killed_study_leaves_no_process_and_resumes(stop_signal, tmp_path):
     process.send_signal(stop_signal)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode != 0 and "Traceback" not in stderr
-    count = len(list(folder.glob("*.csv")))
-    time.sleep(10)  # A surviving worker would finish another job in this time.
-    assert len(list(folder.glob("*.csv"))) == count < 4
+    num_finished = len(list(folder.glob("*.csv")))
+    time.sleep(10)  # A surviving worker would finish another job by then.
+    assert len(list(folder.glob("*.csv"))) == num_finished < 4
     process = start_study(*flags, f"--output={tmp_path}")
     stdout, _ = process.communicate(timeout=300)
     assert process.returncode == 0
-    assert f"{count} of 4 jobs measured before" in stdout
+    assert f"{num_finished} of 4 jobs measured before" in stdout

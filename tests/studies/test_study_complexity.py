@@ -6,11 +6,11 @@ from keras_resnet.nets import cost
 from keras_resnet.studies.complexity import STUDY, rank_correlation, time_in_turn
 from keras_resnet.studies.lib.study import Options
 
-# Rows of the paper's tables: number of the table, network, shortcut, layers and cost. Costs
-# are billions of multiply-adds (Table 1) or millions of parameters (Table 6).
+# Rows of the paper's tables: table number, network, shortcut, layers and cost. The unit
+# is 1e9 multiply-adds (Table 1) or 1e6 parameters (Table 6).
 PAPER_ROWS = [
-    *((1, "resnet18", kind, 18, 1.8) for kind in "AB"),
-    *((1, "resnet34", kind, 34, 3.6) for kind in "AB"),
+    *((1, "resnet18", shortcut, 18, 1.8) for shortcut in "AB"),
+    *((1, "resnet34", shortcut, 34, 3.6) for shortcut in "AB"),
     (1, "resnet50", "B", 50, 3.8),
     (1, "resnet101", "B", 101, 7.6),
     (1, "resnet152", "B", 152, 11.3),
@@ -23,25 +23,25 @@ PAPER_ROWS = [
 ]
 
 
-def make_rows(get_ms=lambda table: table, get_cost=lambda printed: printed):
-    """Returns rows of all networks, each with more multiply-adds than the one before.
+def make_rows(get_ms=lambda table: table, get_cost=lambda paper_cost: paper_cost):
+    """Returns rows of all networks, in the order of increasing multiply-adds.
 
     Args:
-        get_ms: Function from the number of the table to milliseconds for 1e8
-            multiply-adds.
-        get_cost: Function from the cost in the paper to the measured cost.
+        get_ms: Function that maps the number of a table to the milliseconds that 1e8
+            multiply-adds take.
+        get_cost: Function that maps the cost in the paper to the measured cost.
     """
     return [
         {
             **dict(zip(("table", "network", "shortcut", "layers"), row, strict=False)),
             "paper": row[-1],
             "ours": get_cost(row[-1]),
-            "multiply_adds": (1 + number) * 10**8,
-            "ms": (1 + number) * get_ms(row[0]),
-            "ms_low": (1 + number) * get_ms(row[0]) * 0.9,
-            "ms_high": (1 + number) * get_ms(row[0]) * 1.2,
+            "multiply_adds": (1 + index) * 10**8,
+            "ms": (1 + index) * get_ms(row[0]),
+            "ms_low": (1 + index) * get_ms(row[0]) * 0.9,
+            "ms_high": (1 + index) * get_ms(row[0]) * 1.2,
         }
-        for number, row in enumerate(PAPER_ROWS)
+        for index, row in enumerate(PAPER_ROWS)
     ]
 
 
@@ -55,7 +55,7 @@ def test_functions_are_timed_in_turn_after_an_untimed_round(monkeypatch):
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
     seconds = time_in_turn([lambda s=s: pause(s) for s in pauses], rounds=3)
     assert seconds.tolist() == [pauses] * 3
-    # Each round calls both functions. There is an untimed round and three timed ones.
+    # Each round calls both functions. One untimed and three timed rounds take place.
     assert calls == pauses * 4
 
 
@@ -77,7 +77,7 @@ def test_verdicts_follow_from_the_table():
     assert get_verdicts(rows_with_fast_cifar) == [True, True, False]
     rows_with_reversed_times = [{**row, "ms": 1 / row["ms"]} for row in make_rows()]
     assert not get_verdicts(rows_with_reversed_times)[1]
-    assert not get_verdicts(make_rows(get_cost=lambda printed: 1.03 * printed))[0]
+    assert not get_verdicts(make_rows(get_cost=lambda paper_cost: 1.03 * paper_cost))[0]
     assert len(STUDY.draw(make_rows()).axes) == 2
 
 
@@ -93,8 +93,9 @@ def test_measured_costs_of_resnet20_equal_known_counts(monkeypatch):
 
 @pytest.mark.full  # Takes long, because it builds every network, including ResNet-1202.
 def test_rows_contain_the_values_of_the_paper():
-    keys = ("table", "network", "shortcut", "layers", "paper")
+    columns = ("table", "network", "shortcut", "layers", "paper")
     values = [
-        tuple(row[key] for key in keys) for row, _ in cost.profile_paper_networks()
+        tuple(row[column] for column in columns)
+        for row, _ in cost.profile_paper_networks()
     ]
     assert values == PAPER_ROWS

@@ -4,28 +4,30 @@ from keras_resnet.studies.gradients import SCALES, STEPS, STUDY
 def make_rows(**changes):
     """Returns rows of plain and residual networks with 14 layers, that is six blocks.
 
-    `changes` replaces values of the first block's gradient ("plain", "res", "he",
-    "with", "trained"), the shortcut's gradient ("terms") or the "error" of the chain
-    rule. All other gradients are 1.
+    `changes` replaces entries of the dict `values`. Five entries are gradients of the
+    first block: "plain" and "res" without batch norm at half scale, "he" without batch
+    norm at larger scales, "with" before training and "trained" after steps with batch
+    norm. "terms" is the shortcut's term, "error" the error of the chain rule. All other
+    gradients are 1.
     """
     values = {"plain": 1e-4, "res": 0.5, "he": 0.9, "with": 2.0, "trained": 3.0}
     values = {**values, "terms": 1.5, "error": 1e-9, **changes}
 
-    def first_gradient(kind, normalised, scale, step):
-        if normalised == "with":
+    def first_gradient(kind, batch_norm, scale, step):
+        if batch_norm == "with":
             return values["trained"] if step else values["with"]
         return values[kind] if scale < 1 else values["he"]
 
     return [
         {
-            "kind": kind, "depth": 14, "seed": seed, "batch_norm": normalised,
+            "kind": kind, "depth": 14, "seed": seed, "batch_norm": batch_norm,
             "scale": scale, "step": step, "block": block, "shortcut": values["terms"],
-            "gradient": 1.0 if block > 1 else first_gradient(kind, normalised, scale, step),
+            "gradient": 1.0 if block > 1 else first_gradient(kind, batch_norm, scale, step),
             "branch": 1.0, "kernel": 1.0, "identity_error": values["error"],
         }
         for seed in range(2)
         for kind in ("plain", "res")
-        for normalised in ("with", "without")
+        for batch_norm in ("with", "without")
         for scale in SCALES
         for step in STEPS
         for block in range(1, 7)

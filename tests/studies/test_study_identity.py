@@ -7,10 +7,10 @@ def make_rows(start_difference=0.0, further_error=1.0, plain_error=90.0):
     """Returns rows of a plain and a residual study with known errors in %.
 
     Args:
-        start_difference: Difference between the probabilities of the deepened and the
-            shallow network.
-        further_error: Error after further training.
-        plain_error: Error of the deepened plain network.
+        start_difference: Difference between the probabilities of the deepened network
+            and the shallow network.
+        further_error: Error of the deepened networks after further training.
+        plain_error: Error of the deepened plain network before further training.
     """
     errors = {"shallow": 1.0, "start": 1.0, "further": further_error, "scratch": 5.0}
     return [
@@ -46,8 +46,8 @@ def test_deepening_a_measured_network_does_not_change_its_outputs(tmp_path):
         images=200,
         output=str(tmp_path),
     )
-    _, residual = sorted(STUDY.list_jobs(options), key=lambda job: job["kind"])
-    rows_by_net = {row["net"]: row for row in STUDY.measure(options, residual)}
+    _, residual_job = sorted(STUDY.list_jobs(options), key=lambda job: job["kind"])
+    rows_by_net = {row["net"]: row for row in STUDY.measure(options, residual_job)}
     assert rows_by_net["start"]["difference"] == 0
     assert rows_by_net["start"]["test_error"] == rows_by_net["shallow"]["test_error"]
     assert rows_by_net["further"]["difference"] > 0

@@ -1,26 +1,27 @@
 import dataclasses
 
-from keras_resnet.studies.lesion import PRUNED, STUDY
+from keras_resnet.studies.lesion import SPARSITY, STUDY
 
 
 def make_rows(**changes):
     """Returns rows of a plain and a residual network with known percentages.
 
-    `changes` replaces percentages, such as `res_removed=7`.
+    `changes` replaces percentages. For example, `res_removed=7` sets the error of the
+    residual network without one block to 7 %.
     """
     percentages = {
         "plain": {"removed": 80, "swapped": 70, "first": 80, "pruned": 20, "rank": 60},
         "res": {"removed": 3, "swapped": 2, "first": 4, "pruned": 4, "rank": 60},
     }
-    for name, value in changes.items():
-        kind, what = name.split("_")
-        percentages[kind][what] = value
+    for changed_name, value in changes.items():
+        kind, series = changed_name.split("_")
+        percentages[kind][series] = value
     return [
-        {"kind": kind, "depth": 14, "seed": 0, "what": what, "at": at, "percent": percent,
+        {"kind": kind, "depth": 14, "seed": 0, "what": series, "at": x, "percent": percent,
          "chance": 90}
         for kind, values in percentages.items()
-        for what, percent in {"intact": 1, "untrained": 80, **values}.items()
-        for at in (PRUNED if what == "pruned" else (0,) if what == "intact" else (1, 2))
+        for series, percent in {"intact": 1, "untrained": 80, **values}.items()
+        for x in (SPARSITY if series == "pruned" else (0,) if series == "intact" else (1, 2))
     ]  # fmt: skip
 
 
@@ -52,5 +53,5 @@ def test_a_measured_network_has_rows_for_each_lesion(tmp_path):
     )
     rows = STUDY.measure(options, STUDY.list_jobs(options)[1])
     assert [row["at"] for row in rows if row["what"] == "removed"] == [1]
-    assert [row["at"] for row in rows if row["what"] == "pruned"] == list(PRUNED)
+    assert [row["at"] for row in rows if row["what"] == "pruned"] == list(SPARSITY)
     assert len([row for row in rows if row["what"] == "rank"]) == 7

@@ -19,7 +19,7 @@ def test_exactly_the_given_fraction_of_labels_is_wrong(fraction):
     assert set(corrupted_labels) == set(range(10))
     repeated_labels = corrupt_labels(labels, 10, fraction, (0, 0))
     np.testing.assert_array_equal(corrupted_labels, repeated_labels)
-    if fraction == 1:  # All wrong classes are about equally frequent.
+    if fraction == 1:  # The nine wrong classes are about equally frequent.
         counts = np.bincount((corrupted_labels - labels) % 10)
         assert counts[0] == 0
         assert counts[1:].min() > 111 - 40
@@ -27,30 +27,33 @@ def test_exactly_the_given_fraction_of_labels_is_wrong(fraction):
 
 def test_errors_of_known_predictions_are_exact():
     truth = np.zeros(300, int)
-    training = np.arange(300) < 200
+    is_training = np.arange(300) < 200
     labels = np.where(np.arange(300) % 10 == 0, 1, 0)  # A tenth of the labels is wrong.
-    zeros = dict.fromkeys(compute_errors(truth, truth, labels, training), 0.0)
+    zeros = dict.fromkeys(compute_errors(truth, truth, labels, is_training), 0.0)
     all_correct = {"training_error": 10.0, "measured_error": 10.0, "corrected": 100.0}
-    assert compute_errors(truth, truth, labels, training) == (
+    assert compute_errors(truth, truth, labels, is_training) == (
         zeros | all_correct | {"test_wrong": 10.0}
     )
-    # These predictions equal the wrong labels of training images, and are correct for
-    # test images.
-    memorised_labels = np.where(training, labels, truth)
-    assert compute_errors(memorised_labels, truth, labels, training) == (
+    # Predictions of a network that memorised all wrong training labels, and predicts
+    # all test images correctly.
+    memorised_labels = np.where(is_training, labels, truth)
+    assert compute_errors(memorised_labels, truth, labels, is_training) == (
         zeros | {"measured_error": 10.0, "memorised": 100.0, "test_wrong": 10.0}
     )
-    assert compute_errors(truth, truth, truth, training) == zeros
+    assert compute_errors(truth, truth, truth, is_training) == zeros
 
 
-def make_rows(gap=0.1, augmentation=1.0, rise=0.5, offset=0.0):
+def make_rows(
+    gap_per_layer=0.1, augmentation_effect=1.0, rise_per_percent=0.5, offset=0.0
+):
     """Returns rows of networks with known errors in %.
 
     Args:
-        gap: Points by which each layer increases the gap, which is the measured minus
-            the training error.
-        augmentation: Points by which the gap is larger without augmentation.
-        rise: Points by which each percent of wrong labels increases the test error.
+        gap_per_layer: Points by which each layer increases the gap, which is the
+            measured minus the training error.
+        augmentation_effect: Points by which the gap is larger without augmentation.
+        rise_per_percent: Points by which each percent of wrong labels increases the
+            test error.
         offset: Points by which the measured error exceeds the sum of the percentage of
             wrong labels and the test error.
     """
@@ -62,11 +65,14 @@ def make_rows(gap=0.1, augmentation=1.0, rise=0.5, offset=0.0):
             "seed": seed,
             "training_error": 100 * fraction
             + 1
-            + rise * 100 * fraction
-            - gap * depth
-            - augmentation * (augmented == "no"),
-            "test_error": 1 + rise * 100 * fraction,
-            "measured_error": 100 * fraction + 1 + rise * 100 * fraction + offset,
+            + rise_per_percent * 100 * fraction
+            - gap_per_layer * depth
+            - augmentation_effect * (augmented == "no"),
+            "test_error": 1 + rise_per_percent * 100 * fraction,
+            "measured_error": 100 * fraction
+            + 1
+            + rise_per_percent * 100 * fraction
+            + offset,
             "test_wrong": 100 * fraction,
             "memorised": 0.0,
             "corrected": 99.0,
@@ -82,7 +88,9 @@ def test_verdicts_follow_from_the_table():
     assert [holds for _, holds in verdicts] == [True] * 4
     assert "0.8 ± 0 points (n = 2) with 8" in verdicts[0][0]
     assert "10 ± 0 points (n = 4) with 20%" in verdicts[2][0]
-    rows = make_rows(gap=-0.1, augmentation=-1.0, rise=1.5, offset=1.5)
+    rows = make_rows(
+        gap_per_layer=-0.1, augmentation_effect=-1.0, rise_per_percent=1.5, offset=1.5
+    )
     assert [holds for _, holds in STUDY.check_expectations(rows)] == [False] * 4
     assert len(STUDY.draw(make_rows()).axes) == 2
     single_run_rows = [

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from keras_resnet.studies.lib.study import Options
-from keras_resnet.studies.schedule import PATIENCE, STUDY
+from keras_resnet.studies.schedule import PATIENCES, STUDY
 
 
 def test_the_rate_drops_each_time_that_the_patience_ends(monkeypatch, tmp_path, digits):
     patience = 2
-    # All test labels are 9, a class that is not trained, so the test error is 100 %.
+    # The network learns classes 0 and 1. All test labels are 9, so the error is 100 %.
     train = digits.train.take(np.flatnonzero(digits.train.labels < 2)[:64])
     test = dataclasses.replace(
         digits.test.take(slice(8)), labels=np.full(8, 9, np.int32)
@@ -30,9 +30,9 @@ def test_the_rate_drops_each_time_that_the_patience_ends(monkeypatch, tmp_path, 
 
 
 def make_rows(errors, seeds=2):
-    """Returns rows of two epochs, in which `errors` are the first training errors in %.
+    """Returns rows of two epochs. `errors` are the training errors of the first epoch.
 
-    `errors` has one value for each of PATIENCE.
+    `errors` are in % and contain a value for each of PATIENCES.
     """
     return [
         {
@@ -45,7 +45,7 @@ def make_rows(errors, seeds=2):
             "drops": 8 // patience,
         }
         for seed in range(seeds)
-        for patience, error in zip(PATIENCE, errors, strict=True)
+        for patience, error in zip(PATIENCES, errors, strict=True)
         for epoch in (1, 2)
     ]
 

@@ -5,13 +5,13 @@ from keras_resnet.studies.shortcuts import SHORTCUTS, STUDY
 
 
 def make_rows(*errors):
-    """Returns rows for two depths and seeds. `errors` are in %, in SHORTCUTS order."""
+    """Returns rows of two depths and two seeds. `errors` (%) has one value per shortcut."""
     return [
-        {"shortcut": kind, "depth": depth, "seed": seed, "epoch": 24,
+        {"shortcut": shortcut, "depth": depth, "seed": seed, "epoch": 24,
          "training_error": error, "test_error": error if depth == 34 else 0}
         for seed in range(2)
         for depth in (18, 34)
-        for kind, error in zip(SHORTCUTS, errors, strict=True)
+        for shortcut, error in zip(SHORTCUTS, errors, strict=True)
     ]  # fmt: skip
 
 
@@ -19,7 +19,7 @@ def make_rows(*errors):
     ("errors", "holds"),
     [
         # Top-1 errors in % of 10-crop tests on ImageNet, from Table 3 of the paper. The
-        # order is: no shortcut, A, B, C.
+        # first network has no shortcuts, the others have shortcuts A, B and C.
         ((28.54, 25.03, 24.52, 24.19), [True, True]),
         ((25.50, 25.03, 24.52, 24.19), [True, False]),
         ((25.00, 25.03, 24.52, 24.19), [False, False]),
@@ -42,8 +42,8 @@ def test_each_shortcut_trains_the_matching_variant(monkeypatch):
     for job in STUDY.list_jobs(Options(depths=(8,), seeds=1)):
         with pytest.raises(KeyboardInterrupt):
             STUDY.measure(Options(), job)
-    # Without a shortcut and with A, no argument is changed, so other studies can share
-    # the run folders.
+    # Without a shortcut and with shortcut A, no argument changes, so that other studies
+    # can use the same run folders.
     assert training_calls == [
         ("cifar_plainnet8", {}), ("cifar_resnet8", {}),
         ("cifar_resnet8", {"shortcut": "B"}), ("cifar_resnet8", {"shortcut": "C"}),

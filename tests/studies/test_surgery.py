@@ -10,7 +10,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), np.uint8)
 
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
-    monkeypatch.setattr(surgery, "BATCH", 5)
+    monkeypatch.setattr(surgery, "BATCH_SIZE", 5)
 
 
 def make_network(kind="res", depth=14, seed=0):
@@ -50,17 +50,17 @@ def test_removing_a_block_of_zeros_changes_plain_networks_only():
 
 def test_swapping_blocks_with_equal_weights_has_no_effect():
     network = make_network()
-    first, second = "conv2_block1", "conv2_block2"
+    block, other_block = "conv2_block1", "conv2_block2"
     parts = surgery.cut_into_parts(network)
-    swapped_outputs = predict(surgery.swap_blocks(parts, first, second))
+    swapped_outputs = predict(surgery.swap_blocks(parts, block, other_block))
     assert np.abs(swapped_outputs - predict(parts)).max() > 0
     for layer in network.layers:
-        if layer.name.startswith(first) and layer.weights:
-            other_layer = network.get_layer(layer.name.replace(first, second))
+        if layer.name.startswith(block) and layer.weights:
+            other_layer = network.get_layer(layer.name.replace(block, other_block))
             other_layer.set_weights(layer.get_weights())
     parts = surgery.cut_into_parts(network)
     np.testing.assert_array_equal(
-        predict(surgery.swap_blocks(parts, first, second)), predict(parts)
+        predict(surgery.swap_blocks(parts, block, other_block)), predict(parts)
     )
 
 
@@ -82,28 +82,28 @@ def test_smallest_weights_of_all_layers_are_pruned():
     for fraction, count in ((0, 8), (0.25, 6), (0.5, 4), (1, 0)):
         kernels = surgery.get_kernels(surgery.prune(network, fraction))
         assert sum(map(np.count_nonzero, kernels)) == count
-    first, second = surgery.get_kernels(surgery.prune(network, 0.5))
-    np.testing.assert_array_equal(first.ravel(), [0, 0, 3, 4])
-    np.testing.assert_array_equal(second.ravel(), [0, 5, 6, 0])
-    assert surgery.get_kernels(network)[0].all()  # The pruned network is a copy.
+    first_kernel, second_kernel = surgery.get_kernels(surgery.prune(network, 0.5))
+    np.testing.assert_array_equal(first_kernel.ravel(), [0, 0, 3, 4])
+    np.testing.assert_array_equal(second_kernel.ravel(), [0, 5, 6, 0])
+    assert surgery.get_kernels(network)[0].all()  # `prune` changes a copy only.
 
 
 def test_rank_fraction_of_known_matrices_is_exact():
     rank_one_kernel = np.outer(np.arange(1, 10), np.arange(1, 5)).reshape(3, 3, 1, 4)
     assert surgery.rank_fraction(rank_one_kernel) == 1 / 4
     assert surgery.rank_fraction(np.eye(9)[:, :4].reshape(3, 3, 1, 4)) == 1
-    # The squared singular values are 81, 9, 9 and 1. The first two are 90 % of the sum.
+    # The squared singular values are 81, 9, 9 and 1. The first two sum to 90 of 100.
     matrix = np.vstack([np.diag([9.0, 3, 3, 1]), np.zeros((5, 4))])
     assert surgery.rank_fraction(matrix.reshape(3, 3, 1, 4)) == 2 / 4
 
 
 def test_a_deepened_network_is_unchanged_if_residual_and_constant_if_plain():
     for kind in ("res", "plain"):
-        shallow = make_network(kind, 8)
-        deep = surgery.deepen(shallow, f"cifar_{kind}net20")
-        outputs = predict({"": deep})
+        shallow_network = make_network(kind, 8)
+        deep_network = surgery.deepen(shallow_network, f"cifar_{kind}net20")
+        outputs = predict({"": deep_network})
         if kind == "res":
-            np.testing.assert_array_equal(outputs, predict({"": shallow}))
+            np.testing.assert_array_equal(outputs, predict({"": shallow_network}))
         else:
-            constant = np.repeat(outputs[:1], len(outputs), 0)
-            np.testing.assert_array_equal(outputs, constant)
+            constant_outputs = np.repeat(outputs[:1], len(outputs), 0)
+            np.testing.assert_array_equal(outputs, constant_outputs)

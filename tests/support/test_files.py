@@ -18,7 +18,7 @@ def test_a_file_is_replaced(tmp_path):
 
 
 def test_concurrent_writers_use_different_temporary_files(tmp_path):
-    """If two writers shared a file, one could rename it before the other is done."""
+    """If the writers shared a file, one could rename it before the other is done."""
     path = tmp_path / "a.bin"
     with files.replace_atomically(path) as path_1, open(path_1, "wb") as file_1:
         file_1.write(b"1" * 1000)
@@ -34,24 +34,24 @@ def test_concurrent_writers_use_different_temporary_files(tmp_path):
 
 def test_content_is_flushed_before_the_rename(tmp_path, monkeypatch):
     calls = []
-    fsync, replace = os.fsync, os.replace
+    original_fsync, original_replace = os.fsync, os.replace
 
-    def logged_fsync(handle):
+    def log_fsync(handle):
         kind = "folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file"
         calls.append(f"fsync {kind}")
-        fsync(handle)
+        original_fsync(handle)
 
-    def logged_replace(*paths):
+    def log_replace(*paths):
         calls.append("rename")
-        replace(*paths)
+        original_replace(*paths)
 
-    monkeypatch.setattr(os, "fsync", logged_fsync)
-    monkeypatch.setattr(os, "replace", logged_replace)
+    monkeypatch.setattr(os, "fsync", log_fsync)
+    monkeypatch.setattr(os, "replace", log_replace)
     files.write_file(tmp_path / "a.txt", "text")
     assert calls == ["fsync file", "rename", "fsync folder"]
 
 
-def test_the_temporary_path_has_the_requested_ending(tmp_path):
+def test_the_temporary_path_has_the_requested_suffix(tmp_path):
     with files.replace_atomically(tmp_path / "a.keras", ".keras") as temporary_path:
         assert temporary_path.endswith(".keras")
         assert os.path.dirname(temporary_path) == str(tmp_path)
@@ -110,13 +110,13 @@ def test_a_folder_is_replaced(tmp_path):
 def test_partial_files_of_killed_processes_are_removed(tmp_path):
     with files.replace_atomically(tmp_path / "a.txt") as temporary_path:
         open(temporary_path, "w").close()
-        leftovers = [
+        partial_files = [
             os.path.basename(temporary_path),
             "metrics.csv.part",
             "best.part.keras",
         ]
-        for leftover in (*leftovers, "metrics.csv", "partial.txt"):
-            (tmp_path / leftover).touch()
+        for name in (*partial_files, "metrics.csv", "partial.txt"):
+            (tmp_path / name).touch()
         files.remove_partial_files(tmp_path)
         assert sorted(os.listdir(tmp_path)) == ["metrics.csv", "partial.txt"]
         open(temporary_path, "w").close()

@@ -12,7 +12,7 @@ from keras_resnet.support import native_logs, options, progress, tables
 
 def test_a_table_is_aligned():
     rows = [("name", "size", "note"), ("a", "10", ""), ("longer", "1.5", "x")]
-    assert tables.format_table(rows, left=(0, 2)) == (
+    assert tables.format_table(rows, left_columns=(0, 2)) == (
         "name    size  note\na         10\nlonger   1.5  x"
     )
 
@@ -58,15 +58,17 @@ def test_no_progress_bar_is_shown_without_a_terminal(capfd):
 class Options:
     name: str = options.option("a", "Name of the image.")
     size: int | None = options.option(None, "Size in pixels.", 1)
-    rate: float = options.option(0.5, "Rate.")
-    is_fast: bool = options.option(False, "Whether it is fast.")
-    formats: tuple[str, ...] | None = options.option(None, "Formats.")
+    rate: float = options.option(0.5, "Frames per second.")
+    is_fast: bool = options.option(False, "Whether to skip checks.")
+    formats: tuple[str, ...] | None = options.option(None, "File formats.")
     derived: str = "no option"
 
 
 def test_a_flag_has_the_type_of_its_annotation():
-    types = {field.name: type_ for field, type_ in options.list_options(Options)}
-    assert types == {
+    type_by_option = {
+        field.name: type_ for field, type_ in options.list_options(Options)
+    }
+    assert type_by_option == {
         "name": str,
         "size": int,
         "rate": float,
@@ -95,7 +97,7 @@ def test_a_function_takes_options():
 
 
 def test_a_required_option_must_be_passed():
-    @options.takes_options(Options, required=("name",))
+    @options.takes_options(Options, required_names=("name",))
     def strict_function(function_options):
         return function_options
 

@@ -49,12 +49,12 @@ def killed_run(tmp_path_factory):
 
 @pytest.fixture
 def resumable_run(killed_run, tmp_path):
-    """Copy of the folder `killed_run`, which a test may change."""
+    """Copy of the folder `killed_run`. A test may change the copy."""
     return shutil.copytree(killed_run, tmp_path / "run")
 
 
-def find_file(folder, step, ending):
-    (path,) = (folder / "checkpoints").glob(f"step-{step}.{ending}*")
+def find_file(folder, step, suffix):
+    (path,) = (folder / "checkpoints").glob(f"step-{step}.{suffix}*")
     return path
 
 
@@ -142,7 +142,7 @@ def test_if_all_checkpoints_are_damaged_none_is_overwritten(
         path: path.stat().st_mtime_ns
         for path in (resumable_run / "checkpoints").iterdir()
     }
-    shutil.rmtree(resumable_run / "checkpoints")  # The error message recommends this.
+    shutil.rmtree(resumable_run / "checkpoints")  # Advice of the error message.
     assert train(resumable_run.parent, *RUN_FLAGS).returncode == 0
 
 
@@ -174,7 +174,8 @@ def test_resuming_with_other_settings_is_refused(resumable_run):
         "shortcut (began with 'A', now 'B')",
     )
     differences = result.stderr.partition("Different: ")[2]
-    assert differences.count("began with") == 4  # `checkpoint_every` may differ.
+    # The checkpoint settings may differ, so the message does not name them.
+    assert differences.count("began with") == 4
 
 
 @pytest.fixture
@@ -208,7 +209,7 @@ def test_a_run_resumes_with_other_execution_settings(
 
 
 def test_best_keras_contains_the_first_of_the_best_epochs(tmp_path):
-    """The second and the fourth epoch have equal accuracies; the second is saved."""
+    """The second and fourth epoch are equally accurate. The second epoch is saved."""
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     network.origin = None
     folder = RunFolder(str(tmp_path))
@@ -221,7 +222,7 @@ def test_best_keras_contains_the_first_of_the_best_epochs(tmp_path):
 
 
 def test_numpy_numbers_of_callbacks_are_restored():
-    """NumPy's real numbers and booleans are saved. Its complex numbers are not."""
+    """NumPy's real numbers and booleans are restored. Complex numbers are not saved."""
 
     class Callback(keras.callbacks.Callback):
         best = count = is_done = phase = None
@@ -239,7 +240,7 @@ def test_numpy_numbers_of_callbacks_are_restored():
 
 
 def test_attributes_of_callbacks_are_restored():
-    """Numbers, text and arrays are restored bit for bit. Other objects are kept."""
+    """Numbers, text and arrays are restored bit for bit. Other values do not change."""
 
     class Callback(keras.callbacks.Callback):
         def __init__(self, **attributes):
@@ -268,8 +269,8 @@ def test_attributes_of_callbacks_are_restored():
     target_progress.restore_callbacks()
     assert target_progress.step == 7
     assert target_callback.opaque is opaque_object
-    for key in ("count", "best", "worst", "word", "nested"):
-        assert getattr(target_callback, key) == attributes[key]
+    for name in ("count", "best", "worst", "word", "nested"):
+        assert getattr(target_callback, name) == attributes[name]
     for actual, expected in zip(
         [*target_callback.weights, target_callback.empty],
         [*attributes["weights"], attributes["empty"]],

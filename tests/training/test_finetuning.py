@@ -35,7 +35,7 @@ CLASS_COLOURS = {"blue": (40, 60, 200), "green": (50, 180, 60), "red": (210, 50,
 
 @pytest.fixture(scope="module")
 def weights_path(tmp_path_factory):
-    """Path of a weights file for 10 classes that contains its preprocessing."""
+    """Path of a file with weights for 10 classes and the preprocessing of images."""
     path = str(tmp_path_factory.mktemp("published") / "net.safetensors")
     network = keras_resnet.ResNet("cifar_resnet8")
     saving.save_state_dict(network, path)
@@ -60,7 +60,7 @@ def image_folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run_options(weights_path, image_folder):
-    """Keyword arguments of `train` for the fine-tuning run of these tests."""
+    """Keyword arguments of `train` for the run of the fixture `finetuned_run`."""
     return {
         "model": "cifar_resnet8",
         "dataset": f"folder:{image_folder}",
@@ -88,7 +88,7 @@ def read_arrays(model):
 
 
 def test_frozen_stages_do_not_change(finetuned_run, weights_path):
-    """Frozen weights and moving statistics do not change. All others change."""
+    """Weights and moving statistics of frozen stages stay. All other arrays change."""
     arrays = read_arrays(formats.load_model(f"{finetuned_run}/final.keras"))
     original_arrays = read_arrays(
         keras_resnet.ResNet("cifar_resnet8", weights=weights_path)
@@ -137,7 +137,9 @@ class Interrupt(keras.callbacks.Callback):
     def __init__(self, stop_at=None):
         super().__init__()
         self.batches = 0
-        self.stop_at = lambda: stop_at  # Checkpoints do not save functions.
+        # Checkpoints save callback attributes, but no functions. A resumed run
+        # therefore uses its own `stop_at`, not the value of the interrupted run.
+        self.stop_at = lambda: stop_at
 
     def on_train_batch_end(self, batch, logs=None):
         self.batches += 1
@@ -172,7 +174,11 @@ def make_noise_split(count):
 
 
 def take_step(network, split, stage_rate=1.0):
-    """Trains for one SGD step; returns the loss sum, correct predictions and images."""
+    """Trains for one SGD step.
+
+    Returns:
+        The summed loss, the number of correct predictions, and the number of images.
+    """
     recipe = recipes.find_recipe("finetune", epochs=1000, batch_size=len(split))
     recipe = dataclasses.replace(
         recipe,
@@ -194,7 +200,7 @@ def take_step(network, split, stage_rate=1.0):
 
 
 def test_frozen_stages_normalise_as_in_inference(weights_path):
-    """If only the head is trained, the training loss equals the loss of `predict`."""
+    """If only the head is trained, the training loss equals the inference loss."""
     keras.utils.set_random_seed(0)
     with strategies.make_strategy("one_device").scope():
         network = keras_resnet.ResNet(
@@ -240,14 +246,14 @@ def test_the_stage_rate_scales_updates_of_earlier_stages(use_float64, weights_pa
         )
     for variable in network.trainable_variables:
         change, scaled_change = (arrays[variable.path] for arrays in changes)
-        stages_below_head = {
+        distances_to_head = {
             "conv1": 4,
             "conv2": 3,
             "conv3": 2,
             "conv4": 1,
             "predictions": 0,
         }
-        k = stages_below_head[variable.path.split("/")[0].split("_")[0]]
+        k = distances_to_head[variable.path.split("/")[0].split("_")[0]]
         assert np.abs(change).max() > 1e-6
         np.testing.assert_allclose(
             scaled_change, change * 0.5**k, rtol=1e-4, atol=1e-14
@@ -276,7 +282,7 @@ def test_photographs_are_flipped(run_options, tmp_path):
 
 
 def test_the_test_crop_needs_photographs(run_options, tmp_path):
-    """The recipe `rsb_a3` has a test crop of 0.95 of the shorter side."""
+    """The recipe `rsb_a3` has a test crop of 0.95, which only photographs get."""
     with pytest.raises(InputError, match=r"one size\. Received: test_crop=0.9"):
         prepare(tmp_path, dataset="digits", test_crop=0.9)
     recipe_options = {"recipe": "rsb_a3", "batch_size": 4}
@@ -306,7 +312,7 @@ def test_a_test_crop_replaces_the_crop_of_the_weights(
 
 
 @pytest.mark.parametrize(
-    ("text", "numbers"),
+    ("text", "stage_numbers"),
     [
         ("conv1", [1]),
         ("conv1,conv2", [1, 2]),
@@ -318,9 +324,9 @@ def test_a_test_crop_replaces_the_crop_of_the_weights(
         ("conv1..conv3,conv2..conv4", [1, 2, 3, 4]),
     ],
 )
-def test_stages_can_be_lists_and_ranges(text, numbers):
+def test_stages_can_be_lists_and_ranges(text, stage_numbers):
     stages = resolution.parse_stages(text, 4)
-    assert stages == tuple(f"conv{i}" for i in numbers)
+    assert stages == tuple(f"conv{i}" for i in stage_numbers)
 
 
 @pytest.mark.parametrize(
@@ -355,7 +361,7 @@ def test_wrong_stages_are_refused(text, message):
         ({"model": "cifar_resnet14"}, "do not fit cifar_resnet14"),
         ({"model": "resnet18"}, "do not fit resnet18"),
         ({"shortcut": "B"}, "issing: conv3_block1_0_"),
-        ({"weights": "nowhere.keras"}, "There is no such file"),
+        ({"weights": "nowhere.keras"}, "does not exist"),
         ({"weights": "imagenet"}, "There are no published weights of cifar_resnet8"),
     ],
 )

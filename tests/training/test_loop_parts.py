@@ -147,7 +147,7 @@ def test_each_image_size_is_used_for_a_part_of_the_run(tmp_path):
 
 
 def make_damaged_digits(damaged_indices):
-    """Returns digits as PNG files. The files at `damaged_indices` are truncated."""
+    """Returns digits as PNG files. Training files `damaged_indices` are truncated."""
     digits = load_dataset("digits")
 
     def encode(split, damaged_indices=()):
@@ -162,8 +162,8 @@ def make_damaged_digits(damaged_indices):
 
 
 def test_a_damaged_image_is_replaced(tmp_path, capsys):
-    # The damaged image must not be one of the 1,000 images that give the pixel
-    # statistics, because these images are decoded while the run is prepared.
+    # The damaged image must not be one of the 1,000 images that the pixel statistics
+    # are computed from. `prepare` would already replace it.
     sampled_indices = np.linspace(0, 1099, 1000).astype(int)
     images = make_damaged_digits(np.setdiff1d(np.arange(1100), sampled_indices)[:1])
     run = prepare(tmp_path, images, batch_size=1100, learning_rate=0.1)
@@ -186,7 +186,7 @@ def test_errors_without_a_damaged_image_are_raised_again(tmp_path):
         source.replace_damaged(0, error)
 
 
-# Tests of `EpochLog` and of its text formats.
+# Tests of `EpochLog` and of progress lines.
 
 
 def make_epoch_log(sums, newest_checkpoint=None, first_step=10):

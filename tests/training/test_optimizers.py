@@ -36,10 +36,10 @@ def apply_gradients(recipe, initial_values, gradients, weight_decays, rate_multi
     return [np.asarray(v) for v in variables]
 
 
-def make_values_and_gradients(seed=0, steps=6):
+def make_values_and_gradients(seed=0, num_steps=6):
     """Returns initial values of four variables, and their gradients for each step.
 
-    The last variable is 0. Each variable has gradients of another magnitude.
+    The last variable is 0. The gradients of the variables differ by powers of 10.
     """
     random = np.random.default_rng(seed)
     initial_values = [random.normal(0, 2, shape) for shape in VARIABLE_SHAPES]
@@ -50,7 +50,7 @@ def make_values_and_gradients(seed=0, steps=6):
             random.normal(0.3, 1, shape) * scale
             for shape, scale in zip(VARIABLE_SHAPES, scales, strict=True)
         ]
-        for _ in range(steps)
+        for _ in range(num_steps)
     ]
     return initial_values, gradients
 
@@ -87,12 +87,15 @@ def test_lamb_follows_algorithm_2_of_the_paper(use_float64):
         final_values, expected, initial_values, strict=True
     ):
         assert np.abs(final_value - initial_value).max() > 1e-3
-        # Keras stores the constants 0.9 and 0.999 in single precision.
+        # The tolerance is large, as Keras stores 0.9 and 0.999 in single precision.
         np.testing.assert_allclose(final_value, expected_value, rtol=1e-5, atol=1e-7)
 
 
 def test_sgd_equals_that_of_pytorch(use_float64):
-    """Each step sets v = 0.9 * v + (g + decay * w) and then w = w - rate * v."""
+    """Each step sets v = 0.9 * v + (g + decay * w) and then w = w - rate * v.
+
+    w is a variable, g is the gradient and v is the velocity, which starts at 0.
+    """
     initial_values, gradients = make_values_and_gradients(1)
     weight_decays, rate_multipliers = [0.02, 0.0, 0.01, 0.5], [1.0, 1.0, 0.5, 0.25]
     final_values = apply_gradients(
@@ -106,9 +109,9 @@ def test_sgd_equals_that_of_pytorch(use_float64):
         np.testing.assert_allclose(final_values[i], weight, rtol=1e-7, atol=1e-12)
 
 
-def list_learning_rates(recipe, steps):
-    schedule = make_learning_rate(recipe, steps)
-    return np.array([float(schedule(step)) for step in range(steps)])
+def list_learning_rates(recipe, num_steps):
+    schedule = make_learning_rate(recipe, num_steps)
+    return np.array([float(schedule(step)) for step in range(num_steps)])
 
 
 def test_the_cosine_schedule_follows_a_linear_warmup():
@@ -150,7 +153,7 @@ def test_the_step_schedule_without_drops_is_constant():
 
 
 def test_a_careful_start_lowers_the_first_400_learning_rates():
-    """Section 4.2 of the paper divides the learning rate by 10 at 32k and 48k steps."""
+    """Later drops are at 32k and 48k of 64k steps, as in section 4.2 of the paper."""
     schedule = make_learning_rate(RECIPES["paper_cifar"], 64_000)
     rates = {
         step: float(schedule(step))
@@ -173,7 +176,7 @@ def test_a_plateau_schedule_starts_at_the_peak_rate():
 
 
 @pytest.mark.parametrize(
-    ("changes", "steps", "message"),
+    ("changes", "num_steps", "message"),
     [
         ({"schedule": "plateau", "warmup": 0.1}, 10, "schedule='plateau'"),
         ({"schedule": "steps", "drops": (0.75, 0.5)}, 80, "[60, 40] of 80"),
@@ -196,9 +199,9 @@ def test_a_plateau_schedule_starts_at_the_peak_rate():
         ),
     ],
 )
-def test_conflicting_recipe_fields_are_refused(changes, steps, message):
+def test_conflicting_recipe_fields_are_refused(changes, num_steps, message):
     with pytest.raises(InputError) as error:
-        make_learning_rate(Recipe(1, 1, 0.1, **changes), steps)
+        make_learning_rate(Recipe(1, 1, 0.1, **changes), num_steps)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -16,7 +16,7 @@ def test_curves_are_a_png_file():
     ]
     png = figures.draw_curves(rows)
     assert png.startswith(b"\x89PNG")
-    assert int.from_bytes(png[16:20], "big") > 800  # The width in pixels.
+    assert int.from_bytes(png[16:20], "big") > 800  # Image width in pixels.
 
 
 def test_a_run_without_an_epoch_has_no_curves(tmp_path):

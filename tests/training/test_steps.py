@@ -25,7 +25,7 @@ from keras_resnet.training.run import train
 from keras_resnet.training.step import Step, compute_losses
 from keras_resnet.weights.formats import load_model
 
-# Keras 3.15 causes this warning when it reads the variables of two replicas.
+# Keras 3.15 causes this warning whenever variables of two replicas are read.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 WITH_BOTH_STRATEGIES = pytest.mark.parametrize(
     "strategy_name", ["one_device", "mirrored"]
@@ -59,20 +59,20 @@ def make_recipe(batch_size, **changes):
 
 
 def make_run_network(images, recipe, model="cifar_resnet8"):
-    """Returns the network of a run with a recipe, and the dataset of the run."""
+    """Returns the network that a run with `recipe` trains, and the run's dataset."""
     options = RunOptions.from_keywords(model, images, shortcut="A", recipe="digits")
     spec, images, preprocessing = resolve_run(options, Execution(), 1)
     spec = dataclasses.replace(spec, recipe=recipe)
     return make_network(spec, images, preprocessing, None)
 
 
-def take_steps(strategy, images, recipe, steps, model="cifar_resnet8"):
-    """Trains a network for some steps.
+def take_steps(strategy_name, images, recipe, num_steps, model="cifar_resnet8"):
+    """Trains a new network for `num_steps` steps.
 
     Returns:
         The network, its initial weights, its final weights and its `Step`.
     """
-    strategy = strategies.make_strategy(strategy)
+    strategy = strategies.make_strategy(strategy_name)
     num_replicas = strategy.num_replicas_in_sync
     preprocessing = Preprocessing(8, 8, 1)
     keras.utils.set_random_seed(0)
@@ -80,7 +80,9 @@ def take_steps(strategy, images, recipe, steps, model="cifar_resnet8"):
         network, images = make_run_network(images, recipe, model)
     initial_weights = network.get_weights()
     num_steps_per_epoch = count_steps(
-        len(images.train), recipe.batch_size, recipe.count_batch_parts(num_replicas)
+        len(images.train),
+        recipe.batch_size,
+        recipe.compute_min_batch_size(num_replicas),
     )
     step = Step(network, strategy, recipe, recipe.epochs * num_steps_per_epoch)
     step.reset_averages()
@@ -91,9 +93,9 @@ def take_steps(strategy, images, recipe, steps, model="cifar_resnet8"):
         replicas=num_replicas,
         seed=0,
         num_classes=10,
-    ).dataset(0, steps)
+    ).dataset(0, num_steps)
     batches = iter(batches)
-    for _ in range(steps):
+    for _ in range(num_steps):
         step(batches)
     assert not any(
         layer.synchronized
@@ -131,7 +133,7 @@ def test_two_replicas_equal_one_device(use_float64, model):
 
 
 def test_two_replicas_equal_one_device_with_a_full_recipe(use_float64):
-    """The number of replicas does not affect Mixup, CutMix, LAMB, clipping, averages.
+    """The number of replicas does not change Mixup, CutMix, LAMB, clipping, averages.
 
     Each epoch has batches of 16, 16, 16 and 4 images.
     """
@@ -189,7 +191,7 @@ def test_step_equals_the_sgd_of_the_paper(use_float64):
     ).dataset(0, 2)
     network.set_weights(initial_weights)
     variables = network.trainable_variables
-    velocity = [0.0] * len(variables)
+    velocities = [0.0] * len(variables)
     for pixels, labels, _ in batches:
         with tf.GradientTape() as tape:
             logits = tf.math.log(network(pixels, training=True))
@@ -200,10 +202,10 @@ def test_step_equals_the_sgd_of_the_paper(use_float64):
         ):
             weight = np.asarray(variable)
             is_kernel = weight.ndim > 1
-            velocity[i] = (
-                0.9 * velocity[i] + gradient.numpy() + 0.01 * is_kernel * weight
+            velocities[i] = (
+                0.9 * velocities[i] + gradient.numpy() + 0.01 * is_kernel * weight
             )
-            variable.assign(weight - 0.1 * velocity[i])
+            variable.assign(weight - 0.1 * velocities[i])
     np.testing.assert_allclose(
         flatten(final_weights), flatten(network.get_weights()), atol=1e-7
     )
@@ -213,7 +215,7 @@ def test_step_equals_the_sgd_of_the_paper(use_float64):
 
 
 def make_logits_and_labels():
-    """Returns logits, class indices and class probabilities of 6 images, 5 classes."""
+    """Returns logits, class indices and class probabilities (6 images, 5 classes)."""
     random = np.random.default_rng(0)
     logits = random.normal(0, 3, (6, 5))
     class_indices = random.integers(0, 5, 6).astype(np.int32)
@@ -244,7 +246,7 @@ def test_cross_entropy_smooths_labels(smoothing):
 def test_binary_cross_entropy_treats_each_mixed_class_as_present(smoothing):
     """The target of each class in a mixed image is 1 before label smoothing.
 
-    The loss of an image is the mean of the losses of its classes.
+    The loss of an image is the mean over all classes.
     """
     logits, class_indices, class_probabilities = make_logits_and_labels()
     sigmoid = 1 / (1 + np.exp(-logits))
@@ -260,7 +262,7 @@ def test_binary_cross_entropy_treats_each_mixed_class_as_present(smoothing):
         np.testing.assert_allclose(losses, class_losses.mean(1), rtol=1e-12)
 
 
-# Tests with a network of two layers, whose step TensorFlow traces quickly.
+# Tests with a network of two layers, since TensorFlow traces small networks quickly.
 
 
 def make_tiny_model(strategy, batch_norm=True):
@@ -294,20 +296,20 @@ def split_batch(batch, *sizes):
     ]
 
 
-def make_batches(steps):
+def make_batches(parts_by_step):
     """Returns an iterator over the batches of all replicas, as `Step` expects it.
 
     Args:
-        steps: For each step, a list with one pair (images, labels) per replica.
+        parts_by_step: List of (images, labels), one pair per replica, for each step.
     """
 
     def generate_parts():
-        for step in steps:
-            count = sum(len(labels) for _, labels in step)
-            for images, labels in step:
+        for parts in parts_by_step:
+            count = sum(len(labels) for _, labels in parts)
+            for images, labels in parts:
                 yield images, labels, np.full(len(labels), 1 / count, np.float32)
 
-    images, labels = steps[0][0]
+    images, labels = parts_by_step[0][0]
     specs = (
         tf.TensorSpec((None, *images.shape[1:]), tf.float32),
         tf.TensorSpec((None, *labels.shape[1:]), labels.dtype),
@@ -334,7 +336,7 @@ def read_trainable(network):
 
 
 def compute_mean_gradient(parts, batch_norm=True):
-    """Returns the gradient of the mean loss. Each part has its own batch statistics."""
+    """Returns the gradient of the mean loss. Batch statistics are computed per part."""
     network = make_tiny_model(strategies.make_strategy("one_device"), batch_norm)
     variables = [variable.value for variable in network.trainable_variables]
     count = sum(len(labels) for _, labels in parts)
@@ -366,7 +368,7 @@ def test_accumulated_gradients_equal_the_mean_gradient(use_float64, batch_norm):
     expected = -0.125 * compute_mean_gradient(split_batch(batch, 3, 3, 4), batch_norm)
     np.testing.assert_allclose(change, expected, rtol=1e-6, atol=1e-9)
     assert step.sums.numpy()[2] == 10
-    # The division into parts matters only because of batch normalisation.
+    # Without batch normalisation, dividing the batch does not change the gradient.
     undivided_change = -0.125 * compute_mean_gradient([batch], batch_norm)
     assert np.allclose(change, undivided_change, rtol=1e-6, atol=1e-9) == (
         not batch_norm
@@ -375,7 +377,7 @@ def test_accumulated_gradients_equal_the_mean_gradient(use_float64, batch_norm):
 
 @WITH_BOTH_STRATEGIES
 def test_gradients_are_clipped_by_their_global_norm(use_float64, strategy_name):
-    """The limit applies to the norm of the batch's gradient over all variables."""
+    """The limit applies to one norm, over all replicas and all variables."""
     batch = make_batch(8)
     gradient = compute_mean_gradient([batch])
     norm = math.sqrt((gradient**2).sum())
@@ -391,7 +393,7 @@ def test_gradients_are_clipped_by_their_global_norm(use_float64, strategy_name):
 @pytest.mark.parametrize("sizes", [(5, 3), (2, 1)])
 @pytest.mark.parametrize("sync_bn", [True, False])
 def test_batch_normalisation_is_synchronised_on_request(use_float64, sync_bn, sizes):
-    """With a single image, a replica computes the variance over pixel positions."""
+    """A replica with a single image computes the variance over the pixels."""
     batch = make_batch(sum(sizes))
     parts = split_batch(batch, *sizes)
     network, step = make_step("mirrored", PLAIN_RECIPE, sync_bn=sync_bn)
@@ -400,8 +402,9 @@ def test_batch_normalisation_is_synchronised_on_request(use_float64, sync_bn, si
     np.testing.assert_allclose(change, expected, rtol=1e-6, atol=1e-9)
     unexpected = -0.125 * compute_mean_gradient(parts if sync_bn else [batch])
     assert not np.allclose(change, unexpected, rtol=1e-3)
-    # The momentum is 0.9 and the initial mean is 0, so the moving mean is 0.1 times the
-    # mean of the batch, or 0.1 times the average of the replicas' means.
+    # The momentum is 0.9 and the moving mean starts at 0. After one step, the moving
+    # mean is 0.1 times the mean of the batch (synchronised), or 0.1 times the average
+    # of the replicas' means (not synchronised).
     kernel = np.asarray(
         make_tiny_model(strategies.make_strategy("one_device")).get_weights()[0]
     )
@@ -501,7 +504,11 @@ def test_a_run_evaluates_and_saves_averaged_weights(tmp_path):
 
 
 class StepRecorder(keras.callbacks.Callback):
-    """Records the index within the epoch of the last batch of each execution."""
+    """Records the batch indices that `on_train_batch_end` receives.
+
+    An index counts the batches of the current epoch. If one call runs several steps,
+    `on_train_batch_end` receives only the index of the last step.
+    """
 
     def on_train_begin(self, logs=None):
         self.batch_indices = ()
@@ -526,16 +533,16 @@ def test_steps_per_execution_does_not_change_the_result(tmp_path):
         )
         weights = flatten(load_model(str(folder / "final.keras")).get_weights())
         results.append((weights, (folder / "metrics.csv").read_text()))
-    # No execution continues beyond a checkpoint or the end of an epoch.
-    ends = [5, 7, 12, 14, 19, 21, 23, 28, 33, 35, 40, 42, 46]
-    assert recorder.batch_indices == tuple((end - 1) % 23 for end in ends)
+    # No call continues beyond a checkpoint or the end of an epoch.
+    end_steps = [5, 7, 12, 14, 19, 21, 23, 28, 33, 35, 40, 42, 46]
+    assert recorder.batch_indices == tuple((end - 1) % 23 for end in end_steps)
     (weights_1, metrics_1), (weights_5, metrics_5) = results
     np.testing.assert_array_equal(weights_1, weights_5)
     assert metrics_1 == metrics_5
 
 
 def test_each_image_size_is_used_for_a_third_of_the_run(tmp_path, monkeypatch):
-    """Each of three sizes is used for a third of the run, but not for evaluation."""
+    """Each size is used for a third of the run. Evaluation uses 8 x 8 pixels."""
     dataset_calls, traced_shapes = [], []
     original_dataset = TrainingBatches.dataset
     original_replica_step = Step._replica_step
@@ -553,8 +560,8 @@ def test_each_image_size_is_used_for_a_third_of_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(TrainingBatches, "dataset", record_dataset)
     monkeypatch.setattr(Step, "_replica_step", record_shapes)
     rows = train(**DEFAULTS, epochs=1, sizes=(4, 6, 8), model_dir=str(tmp_path / "run"))
-    # The first call is for the figure of augmented images. The others divide 23 steps
-    # into 8, 8 and 7.
+    # The first call reads the batch for `augmented.png`. The other calls divide the 23
+    # steps of the run into parts of 8, 8 and 7 steps.
     assert dataset_calls[0] == (0, 1, 4, 4)
     assert dataset_calls[1:] == [(0, 8, 4, 4), (8, 16, 6, 6), (16, 23, 8, 8)]
     assert list(dict.fromkeys(traced_shapes)) == [(4, 4, 1), (6, 6, 1), (8, 8, 1)]
@@ -632,7 +639,7 @@ print("loaded", len(model.layers))
 
 
 def test_a_run_saves_an_ordinary_keras_model(tmp_path):
-    """For every recipe, the files contain standard layers and float32 weights."""
+    """The files contain standard layers with float32 weights, whatever the options."""
     train(
         **DEFAULTS,
         iterations=3,
@@ -734,8 +741,10 @@ class Interrupt(keras.callbacks.Callback):
 
     def __init__(self, stop_at=None):
         super().__init__()
-        # Checkpoints do not save functions.
-        self.batches, self.stop_at = 0, lambda: stop_at
+        self.batches = 0
+        # Checkpoints save callback attributes, but no functions. A resumed run
+        # therefore uses its own `stop_at`, not the value of the interrupted run.
+        self.stop_at = lambda: stop_at
 
     def on_train_batch_end(self, batch, logs=None):
         self.batches += 1
@@ -773,7 +782,8 @@ def test_plateaus_divide_the_learning_rate_by_10(tmp_path):
             rate, stale_epochs = rate / 10, 0
     assert len(set(expected)) >= 3
     np.testing.assert_allclose([row["learning_rate"] for row in rows], expected, 1e-5)
-    # The second run is interrupted one epoch before the lowest learning rate.
+    # The second run is interrupted in the last epoch before the lowest learning rate,
+    # and then resumes.
     lowest_epoch = expected.index(min(expected))
     with pytest.raises(KeyboardInterrupt):
         train_with_plateaus("resumed", 3 * (lowest_epoch - 1) + 2)

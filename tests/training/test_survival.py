@@ -1,8 +1,8 @@
 """Recovery of training runs from SIGTERM, SIGKILL, NaN and a full disk.
 
 Every run executes the command `train` in a separate process. A run has 18 steps in 3
-epochs and writes a checkpoint every 4 steps. After its recovery, the files of a run are
-compared with the files of an undisturbed run.
+epochs and writes a checkpoint every 4 steps. After the recovery, the files of the run
+are compared with the files of an undisturbed run.
 """
 
 import os
@@ -77,7 +77,7 @@ def assert_finite(path):
 
 
 def block_index(folder, step):
-    """Creates a folder with the name of the index file, so that writing it fails."""
+    """Creates a folder named like the index file, so that writing the file fails."""
     (folder / "checkpoints" / f"step-{step}.index").mkdir(parents=True)
 
 
@@ -155,7 +155,7 @@ def test_a_run_killed_eight_times_equals_an_undisturbed_one(undisturbed_run, tmp
     ("faults", "blocked_step"),
     [
         (KILL_IN_BEST_KERAS, None),
-        (KILL_BEFORE_INDEX, 4),  # Step of the first checkpoint.
+        (KILL_BEFORE_INDEX, 4),  # The first checkpoint is written after step 4.
         (KILL_BEFORE_INDEX, 16),
         (KILL_BEFORE_LISTING, None),
         (KILL_DURING_DELETION, None),
@@ -169,7 +169,7 @@ def test_a_run_killed_eight_times_equals_an_undisturbed_one(undisturbed_run, tmp
         (
             [("kill_on", "os.remove", "*checkpoint")],
             None,
-        ),  # While the folder `checkpoints` is deleted.
+        ),  # Kill during the deletion of the folder `checkpoints`.
     ],
 )
 def test_a_run_killed_once_equals_an_undisturbed_one(
@@ -193,7 +193,7 @@ def test_a_run_killed_once_equals_an_undisturbed_one(
 def test_a_run_killed_at_random_moments_equals_an_undisturbed_one(
     undisturbed_run, tmp_path
 ):
-    """Processes are killed 20 times. Those that end before the kill do not count."""
+    """20 processes are killed, not counting processes that end before the kill."""
     seed = random.randrange(2**32)
     print(f"Random seed of the kill times: {seed}")
     generator, num_kills, num_runs = random.Random(seed), 0, 0
@@ -272,7 +272,7 @@ def test_sigterm_stops_a_run_that_can_resume(undisturbed_run, tmp_path):
 def test_sigterm_stops_a_run_after_its_first_or_last_step(undisturbed_run, tmp_path):
     """A run that stops after step 1 has no `curves.png`.
 
-    The second process runs steps 2 to 18 and receives SIGTERM after the last of them.
+    The second process runs steps 2 to 18 and receives SIGTERM after step 18.
     """
     run = tmp_path / "run"
     result = train(tmp_path, ("call_after_step", 1, "_terminate"))
@@ -323,8 +323,8 @@ def test_a_loss_of_nan_stops_the_run(checkpoint_every, tmp_path):
 def test_weights_that_overflow_are_not_saved(tmp_path):
     """A step has a finite loss, but its update makes the weights infinite.
 
-    The first run is about to save a regular checkpoint, the second run a checkpoint
-    because of SIGTERM. Neither of them saves it.
+    The first run would next save a regular checkpoint. The second run would save a
+    checkpoint because of SIGTERM. Neither run saves the infinite weights.
     """
     run = tmp_path / "run"
     result = train(tmp_path, ("call_after_step", 8, "_overflow"))
@@ -390,17 +390,18 @@ def test_a_full_disk_loses_no_work(
     moment, free_bytes, undisturbed_run, tmp_path, small_disk
 ):
     """At one moment of the run, all but `free_bytes` of the file system are filled."""
-    filler = str(small_disk / "filler")
-    function, count = {
+    filler_path = str(small_disk / "filler")
+    function, call_number = {
         "checkpoint": (("tensorflow.python.checkpoint.checkpoint_management",
                         "CheckpointManager.save"), 2),
         "epoch": (PREDICT_FUNCTION, 2),
         "end": (("keras_resnet.training.run", "save_network"), 1),
     }[moment]  # fmt: skip
     result = train(
-        small_disk, ("call_before", *function, "_fill_disk", count, filler, free_bytes)
+        small_disk,
+        ("call_before", *function, "_fill_disk", call_number, filler_path, free_bytes),
     )
-    os.remove(filler)
+    os.remove(filler_path)
     if result.returncode:
         assert_one_line(result, "run/", "ould not write" if free_bytes else "run/")
         newest_step = list_complete_checkpoints(small_disk / "run")[-1]

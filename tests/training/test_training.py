@@ -54,7 +54,7 @@ def test_a_run_learns_and_writes_its_folder(trained_run):
         "final.keras",
     }
 
-    # Keras evaluates the saved network to the same metrics as the last epoch.
+    # For the saved network, Keras computes the validation metrics of the last epoch.
     model = load_model(str(trained_run / "final.keras"))
     digits = sources.load_dataset("digits")
     loss, accuracy = model.evaluate(digits.test.images, digits.test.labels, verbose=0)
@@ -95,7 +95,9 @@ class Counter(keras.callbacks.Callback):
         super().__init__()
         self.batches = self.epochs = self.batches_in_epoch = 0
         self.losses = []
-        self.stop_at = lambda: stop_at  # Checkpoints do not save functions.
+        # Checkpoints save callback attributes, but no functions. A resumed run
+        # therefore uses its own `stop_at`, not the value of the interrupted run.
+        self.stop_at = lambda: stop_at
 
     def on_epoch_begin(self, epoch, logs=None):
         self.batches_in_epoch = 0
@@ -279,7 +281,7 @@ def test_a_run_with_only_truncated_checkpoints_is_refused(interrupted_run, capsy
     assert modification_times == {
         path: path.stat().st_mtime_ns for path in folder.iterdir()
     }
-    for path in folder.iterdir():  # The error message recommends this.
+    for path in folder.iterdir():  # Advice of the error message.
         path.unlink()
     folder.rmdir()
     capsys.readouterr()
@@ -307,7 +309,7 @@ def test_a_moved_run_folder_resumes_in_place(interrupted_run, tmp_path):
     folders = [tmp_path / name for name in ("moved", "undisturbed")]
     for name in ("best.keras", "final.keras"):
         np.testing.assert_array_equal(
-            *(flatten(load_weights(f / name)) for f in folders)
+            *(flatten(load_weights(folder / name)) for folder in folders)
         )
     metrics = [(folder / "metrics.csv").read_bytes() for folder in folders]
     assert metrics[0] == metrics[1]
@@ -336,7 +338,7 @@ def test_resuming_with_other_class_names_is_refused(interrupted_run):
     ],
 )
 def test_a_rejected_recipe_creates_no_folder(changes, tmp_path):
-    """A folder would make the corrected command fail because of other settings."""
+    """A folder with the rejected recipe would make the corrected command fail."""
     with pytest.raises(InputError):
         train(**DEFAULTS, **changes, model_dir=str(tmp_path / "run"))
     assert os.listdir(tmp_path) == []
@@ -371,11 +373,11 @@ def test_weights_broken_by_the_last_step_are_not_saved(tmp_path):
     assert "run.json" in names and not names & {"best.keras", "final.keras"}
 
 
-@pytest.mark.parametrize("ending", ["killed", "ended"])
-def test_two_processes_do_not_train_into_one_folder(ending, tmp_path):
+@pytest.mark.parametrize("outcome", ["killed", "ended"])
+def test_two_processes_do_not_train_into_one_folder(outcome, tmp_path):
     arguments = {"epochs": 3, "batch_size": 480}
     flags = [f"--{key}={value}" for key, value in arguments.items()]
-    fault = ("call_after_step", 5, "_sleep", 600 if ending == "killed" else 6)
+    fault = ("call_after_step", 5, "_sleep", 600 if outcome == "killed" else 6)
     first_process = Child(
         "keras_resnet.train", "--model=cifar_resnet8", "--strategy=one_device",
         "--model_dir=run", "--set=checkpoint_every=2", *flags, cwd=tmp_path,
@@ -396,12 +398,12 @@ def test_two_processes_do_not_train_into_one_folder(ending, tmp_path):
         train(**keywords)
     assert first_process.is_running
     assert str(error.value) == f"Another process is training into {str(folder)!r}"
-    if ending == "killed":
+    if outcome == "killed":
         os.kill(first_process.pid, signal.SIGKILL)
         assert first_process.wait().returncode == -signal.SIGKILL
         assert len(train(**keywords)) == 3
         return
-    # The refused second process does not disturb the first process.
+    # The refused call of `train` has not disturbed the first process.
     result = first_process.wait()
     assert result.returncode == 0, result.stderr
     assert train(**keywords) == []
@@ -527,18 +529,20 @@ except OSError as error:
     result = run_python("-c", script, cwd=tmp_path)
     assert "OSError: Could not write a checkpoint" in result.stdout, result.stderr
     assert (tmp_path / "run/checkpoints/step-10.index").exists()
-    resumed = run_python("-c", script.replace("== 12", "== -1"), cwd=tmp_path)
-    assert "Resuming after step 10 of 23" in resumed.stdout, resumed.stderr
+    resumed_result = run_python("-c", script.replace("== 12", "== -1"), cwd=tmp_path)
+    assert "Resuming after step 10 of 23" in resumed_result.stdout, (
+        resumed_result.stderr
+    )
     assert (tmp_path / "run/final.keras").exists()
 
 
 def test_find_learning_rate_suggests_the_steepest_rate(tmp_path, capsys):
-    """The loss falls, then grows. The suggested rate is below that of the minimum."""
+    """The loss falls, then grows. The suggested rate precedes the lowest loss."""
     folder = tmp_path / "net-find_lr"
     rates, losses, suggested_rate = rate_range.find_learning_rate(
         "cifar_resnet8", strategy="one_device", model_dir=f"{tmp_path}/net/"
     )
-    min_rate, max_rate = 1e-5, 10.0  # The rates form a geometric series of 100 steps.
+    min_rate, max_rate = 1e-5, 10.0  # The 100 rates form a geometric series.
     expected = min_rate * (max_rate / min_rate) ** (np.arange(100) / 99)
     np.testing.assert_allclose(rates, expected[: len(rates)], rtol=1e-6)
     assert len(rates) == len(losses) > 50
@@ -560,7 +564,7 @@ def test_find_learning_rate_suggests_the_steepest_rate(tmp_path, capsys):
 
 def test_two_processes_give_identical_results(tmp_path):
     """The recipe uses random augmentation, mixing, erasing and stochastic depth."""
-    options = [
+    flags = [
         "--model=cifar_resnet8", "--epochs=1", "--strategy=one_device",
         "--set=policy=trivial_augment", "--set=mixup=0.2", "--set=cutmix=1.0",
         "--set=erase=0.5", "--set=stochastic_depth=0.3",
@@ -570,7 +574,7 @@ def test_two_processes_give_identical_results(tmp_path):
             [
                 sys.executable,
                 *("-m", "keras_resnet.train", f"--model_dir={name}"),
-                *options,
+                *flags,
             ],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT)},

@@ -1,8 +1,8 @@
 """Networks with weights of torchvision, timm or CIFAR repositories match PyTorch.
 
 `make_torch_logits.py` fills networks of PyTorch with pseudo-random weights and stores
-their logits in `fixtures/torch_logits.json`. The tests make the same weights, load them
-into networks of this package and compare the logits.
+the logits in `fixtures/torch_logits.json`. The tests load the same weights into
+networks of this package and compare the logits.
 """
 
 import hashlib
@@ -42,20 +42,20 @@ def build_network(entry, **options):
 
 
 def read_torch_shapes(model, tmp_path):
-    """Returns the keys and shapes of the state dict that `save_state_dict` writes."""
+    """Returns the shapes, by key, of the state dict that `save_state_dict` writes."""
     path = str(tmp_path / "shapes.safetensors")
     saving.save_state_dict(model, path)
     return {key: array.shape for key, array in load_file(path).items()}
 
 
 def test_numpy_draws_the_images_of_the_fixture():
-    """NumPy draws the images with which `torch_logits.json` was computed."""
+    """`make_images` still draws the images that `make_torch_logits.py` used."""
     digest = hashlib.sha256(make_images(2, 64).tobytes()).hexdigest()
     assert digest.startswith("564135d33f60")
 
 
-# Networks that are tested without the marker `full`, one of each architecture. timm's
-# resnet18 to resnet152 are missing, because they equal those of torchvision.
+# Networks that are tested without the marker `full`, one of each architecture. They
+# do not include resnet18 to resnet152 of timm, because torchvision has the same ones.
 FAST_NETWORKS = (
     "torchvision resnet18",
     "torchvision resnet34",
@@ -88,7 +88,7 @@ def test_logits_equal_those_of_pytorch(entry, tmp_path):
     shapes = read_torch_shapes(random_model, tmp_path)
     assert hash_shapes(shapes) == entry["digest"]
     path = str(tmp_path / "net.safetensors")
-    save_file(make_arrays(shapes), path)  # PyTorch writes no metadata either.
+    save_file(make_arrays(shapes), path)  # Without metadata, as files of PyTorch.
     model = build_network(entry, **input_options, weights=path)
     images = make_images(TORCH_LOGITS["input"]["number"], size)
     logits = keras.ops.convert_to_numpy(model(images.astype("float32"), training=False))

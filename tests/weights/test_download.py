@@ -25,8 +25,8 @@ from keras_resnet.weights import download, origin, registry
 class Server(http.server.ThreadingHTTPServer):
     """HTTP server for one test.
 
-    `responses` maps a path to the bytes of the body, or to a function that gets the
-    handler and responds itself. `requests` is the list of requested paths.
+    `responses` maps each path to the body of the response, or to a function that sends
+    the response with the handler. `requests` is the list of requested paths.
     """
 
     daemon_threads = True
@@ -36,7 +36,7 @@ class Server(http.server.ThreadingHTTPServer):
         self.responses, self.requests = {}, []
 
     def handle_error(self, *_):
-        """Prints nothing, because some tests interrupt the connection."""
+        """Ignores errors, because some tests interrupt the connection."""
 
     def make_url(self, path):
         return f"http://127.0.0.1:{self.server_port}{path}"
@@ -75,7 +75,7 @@ def server():
 
 @pytest.fixture(autouse=True)
 def cache_folder(tmp_path, monkeypatch):
-    """Path that replaces the Keras cache. The folder does not exist yet."""
+    """Cache folder of Keras for one test, which does not exist yet."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return tmp_path / "keras" / "models"
@@ -84,11 +84,11 @@ def cache_folder(tmp_path, monkeypatch):
 BODY = np.random.default_rng(0).bytes(700_000)
 
 
-def make_row(make_url, body=BODY, algorithm="sha256", **changes):
-    """Makes a registry row for a file with the content `body`."""
+def make_row(url, body=BODY, algorithm="sha256", **changes):
+    """Makes a registry row for a file with the content `body` at `url`."""
     digest = hashlib.new(algorithm, body).hexdigest()
     changes = {"digest": digest[:8] if algorithm == "sha256" else digest, **changes}
-    fields = {"model": "resnet20", "name": "local", "address": make_url, **changes}
+    fields = {"model": "resnet20", "name": "local", "address": url, **changes}
     return dataclasses.replace(registry.REGISTRY[0], algorithm=algorithm, **fields)
 
 
@@ -97,9 +97,9 @@ def read_files(folder):
 
 
 def assert_refused(row, cache_folder, *parts):
-    """Checks that the download fails, names all `parts` and leaves no file."""
+    """Checks that a download fails with `parts` in the message and leaves no file."""
     with pytest.raises(InputError) as error:
-        download.fetch_weights(row)
+        download.fetch_published_weights(row)
     message = str(error.value)
     assert "\n" not in message
     for part in parts:
@@ -112,7 +112,11 @@ def test_file_is_downloaded_once(algorithm, server, cache_folder, capsys):
     server.responses["/models/net.h5"] = BODY
     row = make_row(server.make_url("/models/net.h5"), algorithm=algorithm)
     for _ in range(2):
-        assert download.fetch_weights(row) == str(cache_folder / "net.h5") == row.path
+        assert (
+            download.fetch_published_weights(row)
+            == str(cache_folder / "net.h5")
+            == row.path
+        )
         assert read_files(cache_folder) == {"net.h5": BODY}
         assert server.requests == ["/models/net.h5"]
     stderr = capsys.readouterr().err
@@ -126,7 +130,7 @@ def test_terminal_shows_a_progress_bar(server, monkeypatch, capsys):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "120")
-    download.fetch_weights(make_row(server.make_url("/net.h5")))
+    download.fetch_published_weights(make_row(server.make_url("/net.h5")))
     *_, last_line = re.findall(r"net\.h5 .*", capsys.readouterr().err)
     assert "700.0/700.0 kB" in re.sub(r"\x1b\[[0-9;]*m", "", last_line)
 
@@ -138,7 +142,7 @@ def test_download_needs_no_content_length(server, cache_folder):
         handler.wfile.write(BODY)
 
     server.responses["/net.h5"] = respond
-    download.fetch_weights(make_row(server.make_url("/net.h5")))
+    download.fetch_published_weights(make_row(server.make_url("/net.h5")))
     assert read_files(cache_folder) == {"net.h5": BODY}
 
 
@@ -147,7 +151,7 @@ def test_damaged_file_is_downloaded_again(damaged_body, server, cache_folder, ca
     server.responses["/net.h5"] = BODY
     cache_folder.mkdir(parents=True)
     (cache_folder / "net.h5").write_bytes(damaged_body)
-    download.fetch_weights(make_row(server.make_url("/net.h5")))
+    download.fetch_published_weights(make_row(server.make_url("/net.h5")))
     assert read_files(cache_folder) == {"net.h5": BODY}
     assert f"{cache_folder}/net.h5 is damaged" in capsys.readouterr().err
 
@@ -156,7 +160,7 @@ def test_damaged_file_is_kept_without_a_network(cache_folder):
     cache_folder.mkdir(parents=True)
     (cache_folder / "net.h5").write_bytes(b"damaged")
     with pytest.raises(InputError, match="Could not download"):
-        download.fetch_weights(make_row(find_unreachable_url()))
+        download.fetch_published_weights(make_row(find_unreachable_url()))
     assert read_files(cache_folder) == {"net.h5": b"damaged"}
 
 
@@ -208,7 +212,7 @@ def test_error_404_is_reported(server, cache_folder):
 
 
 def find_unreachable_url():
-    """Returns the URL of a port on which no server listens."""
+    """Returns a URL whose port no server listens on."""
     with socket.socket() as unused_socket:
         unused_socket.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{unused_socket.getsockname()[1]}/net.h5"
@@ -220,14 +224,14 @@ def test_file_can_be_copied_by_hand_without_a_network(cache_folder):
         row, cache_folder, row.address, f"put the file at {cache_folder}/net.h5"
     )
     (cache_folder / "net.h5").write_bytes(BODY)
-    assert download.fetch_weights(row) == str(cache_folder / "net.h5")
+    assert download.fetch_published_weights(row) == str(cache_folder / "net.h5")
 
 
 _FETCH_CODE = """
 import dataclasses, sys
 from keras_resnet.weights import download, registry
 url, digest = sys.argv[1:]
-print(download.fetch_weights(dataclasses.replace(
+print(download.fetch_published_weights(dataclasses.replace(
     registry.REGISTRY[0], address=url, algorithm="sha256", digest=digest)))
 """
 
@@ -286,7 +290,7 @@ def test_unwritable_folder_fails_before_the_download(tmp_path, server):
     (tmp_path / "keras").write_text("a file instead of a folder")
     server.responses["/net.h5"] = BODY
     with pytest.raises(OSError, match="Could not write to") as error:
-        download.fetch_weights(make_row(server.make_url("/net.h5")))
+        download.fetch_published_weights(make_row(server.make_url("/net.h5")))
     assert "\n" not in str(error.value)
     assert server.requests == []
 
@@ -298,7 +302,7 @@ def test_interrupted_download_leaves_no_file(server, cache_folder, monkeypatch):
     server.responses["/net.h5"] = BODY
     monkeypatch.setattr(download, "_read_block", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        download.fetch_weights(make_row(server.make_url("/net.h5")))
+        download.fetch_published_weights(make_row(server.make_url("/net.h5")))
     assert read_files(cache_folder) == {}
 
 
@@ -323,15 +327,15 @@ def test_network_has_the_weights_of_the_server(
         lambda: keras_resnet.ResNet("ResNet20", weights=weights),
     ):
         model = build()
-        arrays = {
+        model_arrays = {
             f"{layer.name}/{variable.name}": keras.ops.convert_to_numpy(variable)
             for layer in model.layers
             for variable in layer.weights
         }
-        expected = to_keras_names(state)
-        assert arrays.keys() == expected.keys()
-        for name, array in expected.items():
-            np.testing.assert_array_equal(arrays[name], array, err_msg=name)
+        expected_arrays = to_keras_names(state)
+        assert model_arrays.keys() == expected_arrays.keys()
+        for name, array in expected_arrays.items():
+            np.testing.assert_array_equal(model_arrays[name], array, err_msg=name)
         assert model.origin.source == "resnet20/local"
         assert model.origin.model == "resnet20"
         assert model.origin.classes[:2] == ("airplane", "automobile")

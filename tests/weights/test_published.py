@@ -1,8 +1,7 @@
 """Published weights on real images have the logits and accuracies of PyTorch.
 
-The weights and images are in the folder `shared` next to the checkout, whose README
-describes them. They are not in the repository. If the folder is missing, these tests
-are skipped.
+The folder `shared` next to the checkout contains the weights and images. Its README
+describes them. Without this folder, the tests are skipped.
 """
 
 import gzip
@@ -47,49 +46,53 @@ def predict_logits(model, images):
 
 
 @pytest.mark.parametrize(
-    ("depth", "correct"), [(20, 3992), pytest.param(56, 4000, marks=pytest.mark.full)]
+    ("depth", "num_correct"),
+    [(20, 3992), pytest.param(56, 4000, marks=pytest.mark.full)],
 )
-def test_cifar_weights_have_published_logits_and_accuracy(depth, correct):
+def test_cifar_weights_have_published_logits_and_accuracy(depth, num_correct):
     folder = SHARED / "cifar10_weights"
     model = getattr(keras_resnet, f"ResNet{depth}")(
         weights=str(folder / f"resnet{depth}.npz"), classifier_activation=None
     )
-    train_images = np.load(SHARED / "cifar10/cifar10_train_first4000.npz")
-    reference = np.load(folder / f"resnet{depth}_oracle64_lossless.npz")
-    logits = predict_logits(model, train_images["x"])
-    assert np.abs(logits[:64] - reference["logits"]).max() <= 1e-4
-    assert (logits.argmax(axis=1) == train_images["y"]).sum() == correct
-    test_images = np.load(SHARED / "cifar10/cifar10_test200.npz")
-    logits = predict_logits(model, test_images["x"])
-    assert np.abs(logits - test_images[f"logits_resnet{depth}"]).max() <= 1e-4
-    assert (logits.argmax(axis=1) == test_images["y"]).mean() == {20: 0.90, 56: 0.91}[
+    train_data = np.load(SHARED / "cifar10/cifar10_train_first4000.npz")
+    reference_data = np.load(folder / f"resnet{depth}_oracle64_lossless.npz")
+    logits = predict_logits(model, train_data["x"])
+    assert np.abs(logits[:64] - reference_data["logits"]).max() <= 1e-4
+    assert (logits.argmax(axis=1) == train_data["y"]).sum() == num_correct
+    test_data = np.load(SHARED / "cifar10/cifar10_test200.npz")
+    logits = predict_logits(model, test_data["x"])
+    assert np.abs(logits - test_data[f"logits_resnet{depth}"]).max() <= 1e-4
+    assert (logits.argmax(axis=1) == test_data["y"]).mean() == {20: 0.90, 56: 0.91}[
         depth
     ]
 
 
 @pytest.mark.parametrize(
-    ("depth", "file", "accuracy"), [(18, "18_small", 0.77), (50, "50_large", 0.79)]
+    ("depth", "reference_name", "accuracy"),
+    [(18, "18_small", 0.77), (50, "50_large", 0.79)],
 )
 def test_imagenet_weights_have_published_logits_and_accuracy(
-    imagenet_weights, depth, file, accuracy
+    imagenet_weights, depth, reference_name, accuracy
 ):
     model = getattr(keras_resnet, f"ResNet{depth}")(
         weights=imagenet_weights / f"resnet{depth}.safetensors",
         classifier_activation=None,
     )
-    cropped_images = np.load(SHARED / "imagenet/imagenet_crops200.npz")
-    logits = predict_logits(model, cropped_images["x"])
-    expected = np.load(SHARED / f"imagenet/ktb_resnet{file}_oracle200.npz")["logits"]
-    assert np.abs(logits - expected).max() <= 1e-4
-    assert (logits.argmax(axis=1) == cropped_images["y"]).mean() == accuracy
+    cropped_data = np.load(SHARED / "imagenet/imagenet_crops200.npz")
+    logits = predict_logits(model, cropped_data["x"])
+    expected_logits = np.load(
+        SHARED / f"imagenet/ktb_resnet{reference_name}_oracle200.npz"
+    )["logits"]
+    assert np.abs(logits - expected_logits).max() <= 1e-4
+    assert (logits.argmax(axis=1) == cropped_data["y"]).mean() == accuracy
 
 
 @pytest.mark.parametrize(
     ("depth", "views", "top1", "top5", "loss"),
     [
-        # Accuracies in percent and losses of torchvision 0.29.1 with Pillow 13. The
-        # transforms were Resize(256), then CenterCrop(224), or TenCrop of the central
-        # 256 pixels.
+        # Accuracies in percent and losses were measured with torchvision 0.29.1 and
+        # Pillow 13. The transforms were Resize(256), followed by CenterCrop(224) or by
+        # TenCrop of the central 256x256 pixels.
         (18, "single", 79, 92, 0.9918),
         (50, "single", 74, 95, 0.8687),
         pytest.param(18, "10crop", 78, None, None, marks=pytest.mark.full),
@@ -100,7 +103,7 @@ def test_accuracy_on_jpegs_is_that_of_torchvision(
 ):
     """The accuracy on 100 JPEG files differs from torchvision's by at most one image.
 
-    It can differ because TensorFlow and Pillow resize images slightly differently.
+    A difference is possible, because TensorFlow resizes images differently from Pillow.
     """
     metrics = evaluate(
         f"resnet{depth}",
@@ -122,8 +125,8 @@ def test_accuracy_on_jpegs_is_that_of_torchvision(
 def test_multiscale_is_better_than_one_crop(imagenet_weights, jpeg_folder, tmp_path):
     """Multi-scale testing has a higher accuracy than one central crop.
 
-    In the paper, the error of ResNet-34 is 24.52 % with 10 crops (Table 3) and 21.84 %
-    with several scales (Table 4).
+    The paper has a similar result: the error of ResNet-34 is 24.52 % with 10 crops
+    (Table 3) and 21.84 % with several scales (Table 4).
     """
     accuracies = {
         views: evaluate(
@@ -140,9 +143,11 @@ def test_multiscale_is_better_than_one_crop(imagenet_weights, jpeg_folder, tmp_p
 
 
 def test_predict_recognises_a_shark(imagenet_weights):
-    path = str(SHARED / "imagenet/jpeg100/n01491361_tiger_shark.JPEG")
-    weights = str(imagenet_weights / "resnet50.safetensors")
-    ((name, probability), *_) = predict([path], "resnet50", weights)[path]
+    image_path = str(SHARED / "imagenet/jpeg100/n01491361_tiger_shark.JPEG")
+    weights_path = str(imagenet_weights / "resnet50.safetensors")
+    ((name, probability), *_) = predict([image_path], "resnet50", weights_path)[
+        image_path
+    ]
     assert name == "tiger shark"
     assert probability > 0.9
 
@@ -150,19 +155,23 @@ def test_predict_recognises_a_shark(imagenet_weights):
 def test_frozen_imagenet_features_distinguish_cifar_classes(imagenet_weights, tmp_path):
     """A new head on frozen layers learns three classes from 40 images of each class.
 
-    The accuracy of random predictions is 1/3. The images of CIFAR-10 are enlarged from
-    32x32 to 64x64 pixels.
+    Random predictions would have an accuracy of 1/3. The images are from CIFAR-10 and
+    are enlarged from 32x32 to 64x64 pixels.
     """
     from keras_resnet.training.run import train
 
-    cifar = np.load(SHARED / "cifar10/cifar10_train_first4000.npz")
+    cifar_data = np.load(SHARED / "cifar10/cifar10_train_first4000.npz")
     for label, name in ((1, "automobile"), (5, "dog"), (8, "ship")):
-        images = cifar["x"][cifar["y"] == label][:60]
+        images = cifar_data["x"][cifar_data["y"] == label][:60]
         for i, image in enumerate(images):
-            split = pathlib.Path(tmp_path, "images", "train" if i < 40 else "test")
-            (split / name).mkdir(parents=True, exist_ok=True)
-            keras.utils.save_img(split / name / f"{i:02d}.png", image, scale=False)
-    rows = train(
+            split_folder = pathlib.Path(
+                tmp_path, "images", "train" if i < 40 else "test"
+            )
+            (split_folder / name).mkdir(parents=True, exist_ok=True)
+            keras.utils.save_img(
+                split_folder / name / f"{i:02d}.png", image, scale=False
+            )
+    epoch_rows = train(
         "resnet18",
         f"folder:{tmp_path}/images",
         weights=str(imagenet_weights / "resnet18.safetensors"),
@@ -175,19 +184,19 @@ def test_frozen_imagenet_features_distinguish_cifar_classes(imagenet_weights, tm
         model_dir=str(tmp_path / "run"),
         verbose=0,
     )
-    assert rows[-1]["val_accuracy"] > 0.7
+    assert epoch_rows[-1]["val_accuracy"] > 0.7
 
 
 def test_shipped_weights_have_the_accuracy_of_their_run_record():
-    """The accuracy on the 10,000 test images of Fashion-MNIST is that in metrics.csv.
+    """The accuracy on the 10,000 test images of Fashion-MNIST agrees with metrics.csv.
 
-    It is above 93 %, which other published ResNets reach too.
+    The accuracy is above 93 %, like that of other published ResNets.
     """
     model = keras_resnet.ResNet20(weights="fashion_mnist")
     arrays = []
-    for name, start in (("images-idx3", 16), ("labels-idx1", 8)):
+    for name, header_size in (("images-idx3", 16), ("labels-idx1", 8)):
         with gzip.open(SHARED / f"fashion_mnist/t10k-{name}-ubyte.gz") as file:
-            arrays.append(np.frombuffer(file.read(), np.uint8, offset=start))
+            arrays.append(np.frombuffer(file.read(), np.uint8, offset=header_size))
     images, labels = arrays[0].reshape(-1, 28, 28, 1), arrays[1]
     is_correct = predict_logits(model, images).argmax(1) == labels
     folder = pathlib.Path(keras_resnet.__file__).parent / "weights/trained"

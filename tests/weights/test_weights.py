@@ -1,7 +1,7 @@
-"""A weights file is loaded completely, or it is refused and the model is unchanged.
+"""A weights file is loaded completely, or refused without a change of the model.
 
-Loaded weights are compared with the arrays that the tests wrote to the files, and
-outputs of networks are compared with those of keras.applications.
+The tests compare loaded weights with the arrays that they wrote to the files, and
+outputs of networks with outputs of keras.applications.
 """
 
 import os
@@ -23,64 +23,64 @@ from keras_resnet.weights import assign, formats, opening, saving
 
 TORCH_MISSING = "torch is not installed: pip install 'keras-resnet-zoo[torch]'"
 
-# Mean and standard deviation of torchvision, for pixels from 0 to 1. CIFAR repositories
-# use them too.
+# Mean and standard deviation of pixels from 0 to 1 in torchvision and in CIFAR
+# repositories.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-SMALL_VARIANT = "cifar_resnet8"
+RESNET8 = "cifar_resnet8"
 HEAD_NAMES = {"predictions/kernel", "predictions/bias"}
 
 
 def read_unexpected_warnings(capsys):
-    """Returns standard error without the usual warning about `.weights.h5` files."""
+    """Returns standard error without the usual warning for `.weights.h5` files."""
     lines = capsys.readouterr().err.splitlines()
     return "".join(line for line in lines if "how pixels are normalised" not in line)
 
 
 def make_bn_shapes(layer, channels):
-    """Returns a dict from the keys of a PyTorch batch normalisation to their shapes."""
-    leaves = ("weight", "bias", "running_mean", "running_var")
-    return {f"{layer}.{leaf}": (channels,) for leaf in leaves}
+    """Maps the state dict keys of a PyTorch batch normalisation to array shapes."""
+    variable_names = ("weight", "bias", "running_mean", "running_var")
+    return {f"{layer}.{variable_name}": (channels,) for variable_name in variable_names}
 
 
-def make_cifar_state(blocks=1, classes=10):
-    """Makes a state dict of a ResNet with 6 * `blocks` + 2 layers for CIFAR.
+def make_cifar_state(blocks_per_stage=1, num_classes=10):
+    """Makes a state dict of a CIFAR ResNet with 6 * `blocks_per_stage` + 2 layers.
 
-    The keys are those of CIFAR repositories, the arrays are pseudo-random.
+    The keys are those of CIFAR repositories. The arrays are pseudo-random.
     """
     shapes = {"conv1.weight": (16, 3, 3, 3), **make_bn_shapes("bn1", 16)}
-    inputs = 16
+    in_channels = 16
     for stage, width in ((1, 16), (2, 32), (3, 64)):
-        for block in range(blocks):
+        for block in range(blocks_per_stage):
             for i in (1, 2):
                 prefix = f"layer{stage}.{block}"
-                shapes[f"{prefix}.conv{i}.weight"] = (width, inputs, 3, 3)
+                shapes[f"{prefix}.conv{i}.weight"] = (width, in_channels, 3, 3)
                 shapes |= make_bn_shapes(f"{prefix}.bn{i}", width)
-                inputs = width
-    shapes |= {"linear.weight": (classes, 64), "linear.bias": (classes,)}
+                in_channels = width
+    shapes |= {"linear.weight": (num_classes, 64), "linear.bias": (num_classes,)}
     return make_arrays(shapes)
 
 
 def make_bottleneck_state():
     """Makes a state dict for `build_bottleneck` with the keys of torchvision."""
     shapes = {"conv1.weight": (16, 3, 7, 7), **make_bn_shapes("bn1", 16)}
-    for layer, inputs, width in (("layer1.0", 16, 16), ("layer2.0", 64, 32)):
-        outputs = 4 * width
+    for layer, in_channels, width in (("layer1.0", 16, 16), ("layer2.0", 64, 32)):
+        out_channels = 4 * width
         shapes |= {
-            f"{layer}.conv1.weight": (width, inputs, 1, 1),
+            f"{layer}.conv1.weight": (width, in_channels, 1, 1),
             f"{layer}.conv2.weight": (width, width, 3, 3),
-            f"{layer}.conv3.weight": (outputs, width, 1, 1),
-            f"{layer}.downsample.0.weight": (outputs, inputs, 1, 1),
+            f"{layer}.conv3.weight": (out_channels, width, 1, 1),
+            f"{layer}.downsample.0.weight": (out_channels, in_channels, 1, 1),
             **make_bn_shapes(f"{layer}.bn1", width),
             **make_bn_shapes(f"{layer}.bn2", width),
-            **make_bn_shapes(f"{layer}.bn3", outputs),
-            **make_bn_shapes(f"{layer}.downsample.1", outputs),
+            **make_bn_shapes(f"{layer}.bn3", out_channels),
+            **make_bn_shapes(f"{layer}.downsample.1", out_channels),
         }
     return make_arrays(shapes | {"fc.weight": (5, 128), "fc.bias": (5,)})
 
 
-def build_small(**options):
-    return keras_resnet.ResNet(SMALL_VARIANT, **options)
+def build_resnet8(**options):
+    return keras_resnet.ResNet(RESNET8, **options)
 
 
 def build_bottleneck(**options):
@@ -89,8 +89,8 @@ def build_bottleneck(**options):
 
 
 def to_keras_names(state):
-    """Converts a state dict of `make_cifar_state` to names and axes of keras_resnet."""
-    leaves = {
+    """Converts a `make_cifar_state` dict to names and axis order of keras_resnet."""
+    keras_names_by_type = {
         "bn": ("weight=gamma bias=beta running_mean=moving_mean "
                "running_var=moving_variance"),
         "conv": "weight=kernel",
@@ -98,15 +98,17 @@ def to_keras_names(state):
     }  # fmt: skip
     arrays = {}
     for key, array in state.items():
-        *block, layer, leaf = key.split(".")
+        *block_parts, layer, torch_variable = key.split(".")
         layer_type = layer.rstrip("12")
         name = f"conv1_{layer_type}"
         if layer_type == "linear":
             name = "predictions"
-        elif block:
-            stage, number = int(block[0][-1]) + 1, int(block[1]) + 1
-            name = f"conv{stage}_block{number}_{layer[-1]}_{layer_type}"
-        variable = dict(pair.split("=") for pair in leaves[layer_type].split())[leaf]
+        elif block_parts:
+            stage, block_number = int(block_parts[0][-1]) + 1, int(block_parts[1]) + 1
+            name = f"conv{stage}_block{block_number}_{layer[-1]}_{layer_type}"
+        variable = dict(
+            pair.split("=") for pair in keras_names_by_type[layer_type].split()
+        )[torch_variable]
         axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[array.ndim]
         arrays[f"{name}/{variable}"] = array.transpose(axes)
     return arrays
@@ -121,7 +123,7 @@ def read_arrays(model):
     }
 
 
-def assert_same(arrays, expected):
+def assert_same_arrays(arrays, expected):
     assert arrays.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(arrays[name], array, err_msg=name)
@@ -130,11 +132,11 @@ def assert_same(arrays, expected):
 def build_from_state(state):
     """Builds a network and sets its weights to the arrays of a state dict.
 
-    It does not use the readers of `keras_resnet.weights`, which the tests check.
+    The function does not use `keras_resnet.weights`, which the tests check.
     """
     arrays = to_keras_names(state)
     classes = len(state["linear.bias"])
-    model = build_small(classes=classes)
+    model = build_resnet8(classes=classes)
     for layer in model.layers:
         for variable in layer.weights:
             variable.assign(arrays[f"{layer.name}/{variable.name}"])
@@ -142,7 +144,7 @@ def build_from_state(state):
 
 
 def write_state(state, path):
-    """Writes the arrays to a file whose ending selects the format. Returns its path."""
+    """Writes arrays in the format of the suffix of `path`, and returns `path`."""
     path = str(path)
     if path.endswith(".safetensors"):
         save_file(state, path)
@@ -164,18 +166,20 @@ def to_torch(state):
 
 
 def make_normaliser(model):
-    """Returns a function that applies only the normalisation layer of a network."""
-    layer = keras.Model(model.input, model.get_layer("normalization").output)
-    return lambda images: np.asarray(layer(images.astype("float32")))
+    """Returns a function that applies the normalisation layer of `model` to images."""
+    normaliser = keras.Model(model.input, model.get_layer("normalization").output)
+    return lambda images: np.asarray(normaliser(images.astype("float32")))
 
 
-# Comparison with networks of keras.applications.
+# The following tests compare networks with those of keras.applications.
 
 
-def write_keras_h5(model, path, head="predictions"):
-    """Writes a .h5 file in the layout that keras.applications downloads."""
+def write_keras_h5(model, path, head_name="predictions"):
+    """Writes a .h5 file with the layout of the files of keras.applications."""
     with h5py.File(path, "w") as file:
-        names = [head if la.name == "predictions" else la.name for la in model.layers]
+        names = [
+            head_name if la.name == "predictions" else la.name for la in model.layers
+        ]
         file.attrs["layer_names"] = [name.encode() for name in names]
         file.attrs["backend"] = b"tensorflow"
         file.attrs["keras_version"] = b"2.2.4-tf"
@@ -188,7 +192,7 @@ def write_keras_h5(model, path, head="predictions"):
 
 
 class KerasNetwork:
-    """A network of keras.applications with random weights, also stored in .h5 files."""
+    """A keras.applications network with random weights, saved in three .h5 files."""
 
     def __init__(self, name, folder):
         self.name = name
@@ -200,16 +204,16 @@ class KerasNetwork:
                 shape = layer.gamma.shape
                 layer.set_weights([rng.uniform(*r, shape) for r in ranges])
             elif layer.weights:
-                kernel, *bias = layer.get_weights()
-                bias = [rng.normal(0, 0.3, b.shape) for b in bias]
-                layer.set_weights([kernel, *bias])
+                kernel, *biases = layer.get_weights()
+                biases = [rng.normal(0, 0.3, b.shape) for b in biases]
+                layer.set_weights([kernel, *biases])
         self.published_file = str(folder / "published.h5")
         self.saved_model_file = str(folder / "saved_model.h5")
         self.headless_file = str(folder / "notop.h5")
-        write_keras_h5(model, self.published_file, head="probs")
+        write_keras_h5(model, self.published_file, head_name="probs")
         model.save(self.saved_model_file)
-        features = keras.Model(model.input, model.get_layer("avg_pool").output)
-        write_keras_h5(features, self.headless_file)
+        feature_model = keras.Model(model.input, model.get_layer("avg_pool").output)
+        write_keras_h5(feature_model, self.headless_file)
 
     def build(self, **options):
         """Builds the network of keras.applications."""
@@ -217,7 +221,7 @@ class KerasNetwork:
         constructor = getattr(keras.applications, self.name)
         return constructor(input_shape=(64, 64, 3), **options)
 
-    def rebuild(self, **options):
+    def build_counterpart(self, **options):
         """Builds the corresponding network of this package."""
         options = {"classifier_activation": None, **options}
         return getattr(keras_resnet, self.name)(input_shape=(64, 64, 3), **options)
@@ -249,54 +253,58 @@ def list_keras_networks():
 def keras_network(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     yield KerasNetwork(request.param, folder)
-    for file in folder.iterdir():  # Delete hundreds of megabytes.
+    for file in folder.iterdir():  # Free hundreds of megabytes of disk space.
         file.unlink()
 
 
-@pytest.mark.parametrize("file", ["published_file", "saved_model_file"])
-def test_logits_equal_those_of_keras_applications(keras_network, file):
-    path = getattr(keras_network, file)
-    model = keras_network.rebuild(weights=path)
+@pytest.mark.parametrize("file_attribute", ["published_file", "saved_model_file"])
+def test_logits_equal_those_of_keras_applications(keras_network, file_attribute):
+    path = getattr(keras_network, file_attribute)
+    model = keras_network.build_counterpart(weights=path)
     keras_network.assert_same_outputs(model, keras_network.build(weights=path))
 
 
-@pytest.mark.parametrize("file", ["published_file", "headless_file"])
-def test_features_equal_those_of_keras_applications(keras_network, file, capsys):
+@pytest.mark.parametrize("file_attribute", ["published_file", "headless_file"])
+def test_features_equal_those_of_keras_applications(
+    keras_network, file_attribute, capsys
+):
     options = {"include_top": False, "pooling": "avg"}
-    model = keras_network.rebuild(weights=getattr(keras_network, file), **options)
+    model = keras_network.build_counterpart(
+        weights=getattr(keras_network, file_attribute), **options
+    )
     keras_network.assert_same_outputs(
         model, keras_network.build(weights=keras_network.headless_file, **options)
     )
     drops_head = "head of 1000 classes is not used" in capsys.readouterr().err
-    assert drops_head == (file == "published_file")
+    assert drops_head == (file_attribute == "published_file")
 
 
 def test_pixels_and_stride_are_those_of_keras_applications(keras_network):
     checkpoint = opening.open_checkpoint(keras_network.headless_file)
-    model = keras_network.rebuild(weights=checkpoint, include_top=False)
+    model = keras_network.build_counterpart(weights=checkpoint, include_top=False)
     images = make_images(2, 64)
     expected = keras_network.preprocess(images)
     if not keras_network.name.endswith("V2"):
         expected = expected[..., ::-1]  # `preprocess` converts RGB to BGR.
-    normalised = make_normaliser(model)(images)
-    np.testing.assert_allclose(normalised, expected, rtol=1e-5, atol=1e-4)
+    normalised_images = make_normaliser(model)(images)
+    np.testing.assert_allclose(normalised_images, expected, rtol=1e-5, atol=1e-4)
     stride_on = "3x3" if keras_network.name.endswith("V2") else "1x1"
-    wrong_stride = {"1x1": "3x3", "3x3": "1x1"}[stride_on]
+    wrong_stride_on = {"1x1": "3x3", "3x3": "1x1"}[stride_on]
     assert model.origin.stride_on == stride_on
-    with pytest.raises(InputError, match=f"Received: stride_on='{wrong_stride}'"):
-        keras_network.rebuild(
-            weights=checkpoint, include_top=False, stride_on=wrong_stride
+    with pytest.raises(InputError, match=f"Received: stride_on='{wrong_stride_on}'"):
+        keras_network.build_counterpart(
+            weights=checkpoint, include_top=False, stride_on=wrong_stride_on
         )
 
 
 def test_weights_without_a_head_are_refused_for_a_network_with_one(keras_network):
     with pytest.raises(InputError, match="build with include_top=False"):
-        keras_network.rebuild(weights=keras_network.headless_file)
+        keras_network.build_counterpart(weights=keras_network.headless_file)
 
 
 @pytest.mark.parametrize("name", ["ResNet18", "ResNet50", "ResNet50V2"])
 def test_h5_file_of_this_package_is_refused(name, tmp_path):
-    """Weights in a `.h5` file would get the pixel format of keras.applications."""
+    """A reader of `.h5` files would assume the pixel format of keras.applications."""
     path = str(tmp_path / "net.h5")
     options = {"blocks": (1, 1), "width": 16, "classes": 5}
     image = keras.Input((32, 32, 3))
@@ -308,20 +316,20 @@ def test_h5_file_of_this_package_is_refused(name, tmp_path):
         keras_resnet.ResNet(name, weights=path, input_shape=(32, 32, 3), **options)
 
 
-# Loading files of all formats.
+# The following tests load files of all formats.
 
 
-@pytest.mark.parametrize("ending", ["keras", "weights.h5", "safetensors", "npz"])
+@pytest.mark.parametrize("suffix", ["keras", "weights.h5", "safetensors", "npz"])
 @pytest.mark.parametrize("path_type", [str, pathlib.Path])
-def test_all_formats_load_the_same_weights(ending, path_type, tmp_path, capsys):
+def test_all_formats_load_the_same_weights(suffix, path_type, tmp_path, capsys):
     state = make_cifar_state()
-    path = path_type(write_state(state, tmp_path / f"net.{ending}"))
-    model = build_small(weights=path)
-    assert_same(read_arrays(model), to_keras_names(state))
+    path = path_type(write_state(state, tmp_path / f"net.{suffix}"))
+    model = build_resnet8(weights=path)
+    assert_same_arrays(read_arrays(model), to_keras_names(state))
     assert model.origin.source == str(path)
-    model = build_small()
+    model = build_resnet8()
     assign.assign_weights(model, formats.read_checkpoint(path))
-    assert_same(read_arrays(model), to_keras_names(state))
+    assert_same_arrays(read_arrays(model), to_keras_names(state))
     assert read_unexpected_warnings(capsys) == ""
 
 
@@ -332,71 +340,73 @@ def test_save_state_dict_writes_the_names_of_cifar_repositories(tmp_path):
     arrays = load_file(path)
     counter_keys = {key for key in arrays if key.endswith("num_batches_tracked")}
     assert len(counter_keys) == 7
-    assert_same({k: v for k, v in arrays.items() if k not in counter_keys}, state)
-    assert_same(read_arrays(build_small(weights=path)), to_keras_names(state))
+    assert_same_arrays(
+        {k: v for k, v in arrays.items() if k not in counter_keys}, state
+    )
+    assert_same_arrays(read_arrays(build_resnet8(weights=path)), to_keras_names(state))
 
 
-@pytest.mark.parametrize("ending", ["pth", "th"])
+@pytest.mark.parametrize("suffix", ["pth", "th"])
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_pytorch_file_is_loaded(ending, wrapper, prefix, tmp_path):
+def test_pytorch_file_is_loaded(suffix, wrapper, prefix, tmp_path):
     torch = pytest.importorskip("torch", reason=TORCH_MISSING)
     state = make_cifar_state()
     content = {f"{prefix}{key}": value for key, value in to_torch(state).items()}
     content[f"{prefix}bn1.num_batches_tracked"] = torch.tensor(7)
     if wrapper:
         content = {"epoch": 200, "best_prec1": 91.7, wrapper: content}
-    path = str(tmp_path / f"net.{ending}")
+    path = str(tmp_path / f"net.{suffix}")
     torch.save(content, path)
-    model = build_small(weights=path)
-    assert_same(read_arrays(model), to_keras_names(state))
+    model = build_resnet8(weights=path)
+    assert_same_arrays(read_arrays(model), to_keras_names(state))
 
 
 def test_pytorch_parameters_with_gradients_are_loaded(tmp_path):
-    """PyTorch does not convert tensors that require gradients to NumPy directly."""
+    """The reader detaches parameters, as PyTorch requires for converting to NumPy."""
     torch = pytest.importorskip("torch", reason=TORCH_MISSING)
     state = make_cifar_state()
     path = str(tmp_path / "net.pth")
     torch.save({k: torch.nn.Parameter(v) for k, v in to_torch(state).items()}, path)
-    assert_same(read_arrays(build_small(weights=path)), to_keras_names(state))
+    assert_same_arrays(read_arrays(build_resnet8(weights=path)), to_keras_names(state))
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("ending", ["safetensors", "pth"])
-def test_half_precision_is_loaded_exactly(dtype, ending, tmp_path):
-    """All float16 and bfloat16 numbers are also float32 numbers."""
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+def test_half_precision_is_loaded_exactly(dtype, suffix, tmp_path):
+    """Float32 can represent all float16 and bfloat16 values."""
     half_state = {k: v.astype(np.dtype(dtype)) for k, v in make_cifar_state().items()}
     state = {k: v.astype("float32") for k, v in half_state.items()}
-    path = str(tmp_path / f"net.{ending}")
-    if ending == "safetensors":
+    path = str(tmp_path / f"net.{suffix}")
+    if suffix == "safetensors":
         save_file(half_state, path)
     else:
         torch = pytest.importorskip("torch", reason=TORCH_MISSING)
         dtype = getattr(torch, dtype)
         torch.save({k: v.to(dtype) for k, v in to_torch(state).items()}, path)
-    assert_same(read_arrays(build_small(weights=path)), to_keras_names(state))
+    assert_same_arrays(read_arrays(build_resnet8(weights=path)), to_keras_names(state))
 
 
 def test_module_prefix_is_removed_without_torch(tmp_path):
     state = make_cifar_state()
     path = str(tmp_path / "net.npz")
     np.savez(path, **{f"module.{key}": array for key, array in state.items()})
-    assert_same(read_arrays(build_small(weights=path)), to_keras_names(state))
+    assert_same_arrays(read_arrays(build_resnet8(weights=path)), to_keras_names(state))
 
 
-# Loading of the head.
+# The following tests load weights for networks with different heads.
 
 
-@pytest.mark.parametrize("ending", ["keras", "weights.h5", "safetensors"])
+@pytest.mark.parametrize("suffix", ["keras", "weights.h5", "safetensors"])
 @pytest.mark.parametrize(
     "options",
     [{"classes": 7}, {"include_top": False}, {"include_top": False, "pooling": "avg"}],
     ids=["classes", "no top", "pooled"],
 )
-def test_head_that_does_not_fit_is_not_used(ending, options, tmp_path, capsys):
+def test_head_that_does_not_fit_is_not_used(suffix, options, tmp_path, capsys):
     state = make_cifar_state()
-    path = write_state(state, tmp_path / f"net.{ending}")
-    arrays = read_arrays(build_small(weights=path, **options))
+    path = write_state(state, tmp_path / f"net.{suffix}")
+    arrays = read_arrays(build_resnet8(weights=path, **options))
     assert f"{path}: the head of 10 classes is not used" in capsys.readouterr().err
     if "classes" in options:
         assert arrays["predictions/kernel"].shape == (64, 7)
@@ -404,32 +414,33 @@ def test_head_that_does_not_fit_is_not_used(ending, options, tmp_path, capsys):
     else:
         assert not HEAD_NAMES & arrays.keys()
     expected = {k: v for k, v in to_keras_names(state).items() if k not in HEAD_NAMES}
-    assert_same({k: v for k, v in arrays.items() if k not in HEAD_NAMES}, expected)
+    assert_same_arrays(
+        {k: v for k, v in arrays.items() if k not in HEAD_NAMES}, expected
+    )
 
 
-@pytest.mark.parametrize("ending", ["keras", "weights.h5", "safetensors", "npz"])
-def test_number_of_classes_is_that_of_the_file(ending, tmp_path, capsys):
-    state = make_cifar_state(classes=7)
-    path = write_state(state, tmp_path / f"net.{ending}")
-    model = build_small(weights=path)
-    assert_same(read_arrays(model), to_keras_names(state))
+@pytest.mark.parametrize("suffix", ["keras", "weights.h5", "safetensors", "npz"])
+def test_number_of_classes_is_that_of_the_file(suffix, tmp_path, capsys):
+    state = make_cifar_state(num_classes=7)
+    path = write_state(state, tmp_path / f"net.{suffix}")
+    model = build_resnet8(weights=path)
+    assert_same_arrays(read_arrays(model), to_keras_names(state))
     assert read_unexpected_warnings(capsys) == ""
 
 
-# Files that are refused. The weights of the model must not change.
+# The following files are refused. The weights of the model must not change.
 
 
 @pytest.fixture(scope="module")
 def networks():
-    """Maps names of variants to networks, whose weights no test may change."""
+    """Maps variant names to networks. No test may change their weights."""
     return {
-        name: keras_resnet.ResNet(name)
-        for name in (SMALL_VARIANT, "resnet20", "resnet32")
+        name: keras_resnet.ResNet(name) for name in (RESNET8, "resnet20", "resnet32")
     }
 
 
 def assert_refused(model, path, *parts):
-    """Checks that a file is refused in one line that contains all `parts`."""
+    """Checks that a file is refused with a one-line message that contains `parts`."""
     original_arrays = read_arrays(model)
     with pytest.raises(InputError) as error:
         assign.assign_weights(model, formats.read_checkpoint(str(path)))
@@ -437,14 +448,14 @@ def assert_refused(model, path, *parts):
     assert "\n" not in message
     for part in parts:
         assert part in message
-    assert_same(read_arrays(model), original_arrays)
+    assert_same_arrays(read_arrays(model), original_arrays)
 
 
-STATE_DICT_ENDINGS = ["safetensors", "npz", "pth"]
-ENDINGS = ["keras", "weights.h5", "h5", "safetensors", "npz", "pth"]
+STATE_DICT_SUFFIXES = ["safetensors", "npz", "pth"]
+SUFFIXES = ["keras", "weights.h5", "h5", "safetensors", "npz", "pth"]
 
 
-@pytest.mark.parametrize("ending", STATE_DICT_ENDINGS)
+@pytest.mark.parametrize("suffix", STATE_DICT_SUFFIXES)
 @pytest.mark.parametrize(
     ("change_state", "parts"),
     [
@@ -481,68 +492,68 @@ ENDINGS = ["keras", "weights.h5", "h5", "safetensors", "npz", "pth"]
     ids=["missing", "unexpected", "unknown", "shape", "bias", "headless", "nothing"],
 )
 def test_arrays_that_do_not_fit_are_refused(
-    ending, change_state, parts, networks, tmp_path
+    suffix, change_state, parts, networks, tmp_path
 ):
     state = make_cifar_state()
     change_state(state)
-    path = write_state(state, tmp_path / f"net.{ending}")
-    assert_refused(networks[SMALL_VARIANT], path, "net.", *parts)
+    path = write_state(state, tmp_path / f"net.{suffix}")
+    assert_refused(networks[RESNET8], path, "net.", *parts)
 
 
-@pytest.mark.parametrize("ending", ["keras", "weights.h5", *STATE_DICT_ENDINGS])
+@pytest.mark.parametrize("suffix", ["keras", "weights.h5", *STATE_DICT_SUFFIXES])
 @pytest.mark.parametrize("classes", [10, 7])
-def test_weights_of_another_depth_are_refused(ending, classes, networks, tmp_path):
-    """Another number of classes causes a warning, another depth an error."""
+def test_weights_of_another_depth_are_refused(suffix, classes, networks, tmp_path):
+    """A wrong depth is an error, even if the number of classes is wrong, too."""
     for blocks, variant in ((3, "resnet32"), (1, "resnet20")):
         state = make_cifar_state(blocks, classes)
-        path = str(tmp_path / f"net{blocks}.{ending}")
-        if ending in ("keras", "weights.h5"):
+        path = str(tmp_path / f"net{blocks}.{suffix}")
+        if suffix in ("keras", "weights.h5"):
             model = keras_resnet.ResNet(
                 f"cifar_resnet{6 * blocks + 2}", classes=classes
             )
-            model.save(path) if ending == "keras" else model.save_weights(path)
+            model.save(path) if suffix == "keras" else model.save_weights(path)
         else:
             write_state(state, path)
         assert_refused(networks[variant], path, variant)
 
 
-@pytest.mark.parametrize("ending", ["keras", "weights.h5"])
-def test_keras_file_without_a_head_is_refused(ending, networks, tmp_path):
-    path = str(tmp_path / f"net.{ending}")
-    model = build_small(include_top=False)
-    model.save(path) if ending == "keras" else model.save_weights(path)
-    assert_refused(networks[SMALL_VARIANT], path, "net.")
+@pytest.mark.parametrize("suffix", ["keras", "weights.h5"])
+def test_keras_file_without_a_head_is_refused(suffix, networks, tmp_path):
+    path = str(tmp_path / f"net.{suffix}")
+    model = build_resnet8(include_top=False)
+    model.save(path) if suffix == "keras" else model.save_weights(path)
+    assert_refused(networks[RESNET8], path, "net.")
 
 
 def test_unexpected_layers_in_weights_h5_are_refused(tmp_path):
-    """Keras itself would load the first layers of the file and ignore the others."""
+    """Without this check, Keras would load some layers of the file silently."""
     path = write_state(make_cifar_state(), tmp_path / "net.weights.h5")
     assert_refused(
-        build_small(blocks=(1, 1), include_top=False), path, "arrays are unexpected"
+        build_resnet8(blocks=(1, 1), include_top=False), path, "arrays are unexpected"
     )
 
 
 @pytest.mark.parametrize(
     ("saved_variant", "built_variant"),
-    [(SMALL_VARIANT, "cifar_plainnet8"), ("cifar_plainnet8", SMALL_VARIANT)],
+    [(RESNET8, "cifar_plainnet8"), ("cifar_plainnet8", RESNET8)],
 )
 def test_plain_and_residual_networks_do_not_share_weights(
     saved_variant, built_variant, tmp_path
 ):
-    """Their arrays have the same shapes. A `.keras` file also contains the layers."""
+    """The arrays of both networks have the same shapes, but the layers differ."""
     path = str(tmp_path / "net.keras")
     keras_resnet.ResNet(saved_variant).save(path)
     with pytest.raises(InputError, match="shortcut"):
         keras_resnet.ResNet(built_variant, weights=path)
 
 
-@pytest.mark.parametrize("ending", STATE_DICT_ENDINGS)
-def test_weights_of_vgg_are_refused(ending, networks, tmp_path):
+@pytest.mark.parametrize("suffix", STATE_DICT_SUFFIXES)
+def test_weights_of_vgg_are_refused(suffix, networks, tmp_path):
     shapes = {"features.0.weight": (64, 3, 3, 3), "features.0.bias": (64,)}
     shapes |= {"classifier.0.weight": (10, 64), "classifier.0.bias": (10,)}
-    path = write_state(make_arrays(shapes), tmp_path / f"vgg.{ending}")
+    path = write_state(make_arrays(shapes), tmp_path / f"vgg.{suffix}")
     assert_refused(
-        networks[SMALL_VARIANT], path, "features.0.weight", "layer1.0.conv1.weight"
+        networks[RESNET8], path, "features.0.weight", "layer1.0.conv1.weight"
     )
 
 
@@ -551,34 +562,32 @@ def test_other_keras_model_is_refused(networks, tmp_path):
     model.save(tmp_path / "net.keras")
     model.save_weights(tmp_path / "net.weights.h5")
     model.save(tmp_path / "net.h5")
-    for ending in ("keras", "weights.h5", "h5"):
-        assert_refused(
-            networks[SMALL_VARIANT], tmp_path / f"net.{ending}", f"net.{ending}"
-        )
+    for suffix in ("keras", "weights.h5", "h5"):
+        assert_refused(networks[RESNET8], tmp_path / f"net.{suffix}", f"net.{suffix}")
 
 
 def test_arrays_that_are_not_floating_point_are_refused(networks, tmp_path):
-    """The types of all arrays are checked before the first array is assigned."""
+    """All array types are checked before the first array is assigned."""
     state = make_cifar_state()
     kernel = state["linear.weight"]
     path = write_state(
         {**state, "linear.weight": np.full(kernel.shape, "a")}, tmp_path / "net.npz"
     )
-    assert_refused(networks[SMALL_VARIANT], path, "net.npz")
+    assert_refused(networks[RESNET8], path, "net.npz")
     state["linear.weight"] = kernel.astype(ml_dtypes.float8_e4m3fn)
     path = write_state(state, tmp_path / "net.safetensors")
-    assert_refused(networks[SMALL_VARIANT], path, "net.safetensors")
+    assert_refused(networks[RESNET8], path, "net.safetensors")
 
 
 @pytest.fixture(scope="module")
 def valid_files(tmp_path_factory):
-    """Maps file endings to the bytes of a valid file.
+    """Maps each suffix to the bytes of a valid file.
 
     If PyTorch is not installed, the `.pth` file is a pickle of NumPy arrays.
     """
     folder, state = tmp_path_factory.mktemp("good"), make_cifar_state()
-    for ending in ("keras", "weights.h5", "safetensors", "npz"):
-        write_state(state, folder / f"net.{ending}")
+    for suffix in ("keras", "weights.h5", "safetensors", "npz"):
+        write_state(state, folder / f"net.{suffix}")
     write_keras_h5(build_from_state(state), folder / "net.h5")
     try:
         import torch
@@ -586,64 +595,69 @@ def valid_files(tmp_path_factory):
         (folder / "net.pth").write_bytes(pickle.dumps(state))
     else:
         torch.save(to_torch(state), folder / "net.pth")
-    return {ending: (folder / f"net.{ending}").read_bytes() for ending in ENDINGS}
+    return {suffix: (folder / f"net.{suffix}").read_bytes() for suffix in SUFFIXES}
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize("fraction", [0, 0.001, 0.1, 0.5, 0.9, 1], ids=str)
-def test_truncated_file_is_refused(ending, fraction, valid_files, networks, tmp_path):
-    path = tmp_path / f"net.{ending}"
-    content = valid_files[ending]
+def test_truncated_file_is_refused(suffix, fraction, valid_files, networks, tmp_path):
+    path = tmp_path / f"net.{suffix}"
+    content = valid_files[suffix]
     path.write_bytes(content[: min(int(fraction * len(content)), len(content) - 1)])
-    assert_refused(networks[SMALL_VARIANT], path, f"net.{ending}")
+    assert_refused(networks[RESNET8], path, f"net.{suffix}")
 
 
-@pytest.mark.parametrize("ending", ["keras", "npz"])
-def test_file_with_a_changed_byte_is_refused(ending, valid_files, networks, tmp_path):
-    """`.keras` and `.npz` files are ZIP archives, which contain checksums."""
-    path = tmp_path / f"net.{ending}"
-    content = bytearray(valid_files[ending])
+@pytest.mark.parametrize("suffix", ["keras", "npz"])
+def test_file_with_a_changed_byte_is_refused(suffix, valid_files, networks, tmp_path):
+    """`.keras` and `.npz` files are ZIP archives, so checksums reveal the change."""
+    path = tmp_path / f"net.{suffix}"
+    content = bytearray(valid_files[suffix])
     content[len(content) // 2] ^= 255
     path.write_bytes(content)
-    assert_refused(networks[SMALL_VARIANT], path, f"net.{ending}")
+    assert_refused(networks[RESNET8], path, f"net.{suffix}")
 
 
 @pytest.mark.parametrize(
-    ("content", "ending"),
-    [(c, end) for c in [*ENDINGS, "txt"] for end in ENDINGS if c != end],
+    ("content", "suffix"),
+    [
+        (content_suffix, suffix)
+        for content_suffix in [*SUFFIXES, "txt"]
+        for suffix in SUFFIXES
+        if content_suffix != suffix
+    ],
 )
-def test_file_with_a_wrong_ending_is_refused(
-    content, ending, valid_files, networks, tmp_path
+def test_file_with_a_wrong_suffix_is_refused(
+    content, suffix, valid_files, networks, tmp_path
 ):
-    path = tmp_path / f"net.{ending}"
+    path = tmp_path / f"net.{suffix}"
     path.write_bytes(valid_files.get(content, b"A text without weights.\n" * 99))
-    assert_refused(networks[SMALL_VARIANT], path, f"net.{ending}")
+    assert_refused(networks[RESNET8], path, f"net.{suffix}")
 
 
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_folder_or_missing_file_is_refused(ending, networks, tmp_path):
-    path = tmp_path / f"net.{ending}"
-    assert_refused(networks[SMALL_VARIANT], path, "no such file", f"net.{ending}")
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_folder_or_missing_file_is_refused(suffix, networks, tmp_path):
+    path = tmp_path / f"net.{suffix}"
+    assert_refused(networks[RESNET8], path, "does not exist", f"net.{suffix}")
     path.mkdir()
-    assert_refused(networks[SMALL_VARIANT], path, "no such file", f"net.{ending}")
+    assert_refused(networks[RESNET8], path, "does not exist", f"net.{suffix}")
 
 
 @pytest.mark.parametrize("name", ["net.onnx", "net.pt", "net", "folder/"])
-def test_unknown_ending_is_refused(name, networks, tmp_path):
+def test_unknown_suffix_is_refused(name, networks, tmp_path):
     path = f"{tmp_path}/{name}"
     pathlib.Path(path).mkdir() if path.endswith("/") else pathlib.Path(path).touch()
     parts = (".weights.h5, .keras, .safetensors, .npz, .h5, .pth, .th", path)
-    assert_refused(networks[SMALL_VARIANT], path, *parts)
+    assert_refused(networks[RESNET8], path, *parts)
     with pytest.raises(InputError) as error:
-        build_small(weights=path)
+        build_resnet8(weights=path)
     assert all(part in str(error.value) for part in parts)
 
 
-# Files that contain code, which must not be executed.
+# The following files contain code, which must not be executed.
 
 
 class Exploit:
-    """An object that creates the folder `marker` when it is unpickled."""
+    """An object whose unpickling creates the folder `marker`."""
 
     def __init__(self, marker):
         self.marker = str(marker)
@@ -661,13 +675,13 @@ def test_pickled_objects_in_npz_are_not_executed(networks, tmp_path):
     marker, path = tmp_path / "marker", tmp_path / "net.npz"
     state = make_cifar_state()
     np.savez(path, **state, extra=np.array([Exploit(marker)], dtype=object))
-    assert_refused(networks[SMALL_VARIANT], path, "net.npz")
+    assert_refused(networks[RESNET8], path, "net.npz")
     np.savez(
         path, **{**state, "linear.bias": np.array([Exploit(marker)], dtype=object)}
     )
-    assert_refused(networks[SMALL_VARIANT], path, "net.npz")
+    assert_refused(networks[RESNET8], path, "net.npz")
     path.write_bytes(pickle.dumps(Exploit(marker)))
-    assert_refused(networks[SMALL_VARIANT], path, "net.npz")
+    assert_refused(networks[RESNET8], path, "net.npz")
     assert not marker.exists()
 
 
@@ -679,7 +693,7 @@ def test_lambda_in_a_keras_file_is_not_executed(networks, tmp_path):
     )
     keras.Sequential([keras.Input((4,)), layer]).save(path)
     os.path.isdir(marker) and os.rmdir(marker)
-    assert_refused(networks[SMALL_VARIANT], path, "net.keras")
+    assert_refused(networks[RESNET8], path, "net.keras")
     assert not os.path.exists(marker)
 
 
@@ -691,7 +705,7 @@ def test_pickle_is_not_executed_without_torch(
     marker, path = tmp_path / "marker", tmp_path / "net.pth"
     exploit = Exploit(marker)
     path.write_bytes(pickle.dumps({"state_dict": exploit} if is_wrapped else exploit))
-    assert_refused(networks[SMALL_VARIANT], path, "keras-resnet-zoo[torch]", "net.pth")
+    assert_refused(networks[RESNET8], path, "keras-resnet-zoo[torch]", "net.pth")
     assert not marker.exists()
 
 
@@ -706,20 +720,16 @@ def test_pickle_is_not_executed_by_torch(writer, networks, tmp_path):
     else:
         torch.save({**to_torch(make_cifar_state()), "extra": Exploit(marker)}, path)
     assert_refused(
-        networks[SMALL_VARIANT],
-        path,
-        "net.pth",
-        "refused",
-        "None of its code was executed",
+        networks[RESNET8], path, "net.pth", "refused", "None of its code was executed"
     )
     assert not marker.exists()
 
 
-# Networks get the stride and the pixel format that the weights require.
+# The following networks have the stride and the pixel format of their weights.
 
 
 def get_strides(model):
-    """Returns the strides of the first 1x1 and the 3x3 convolution of conv3_block1."""
+    """Returns the strides of the first two convolutions (1x1, 3x3) of conv3_block1."""
     layers = [model.get_layer(f"conv3_block1_{i}_conv") for i in (1, 2)]
     return tuple(layer.strides[0] for layer in layers)
 
@@ -727,50 +737,55 @@ def get_strides(model):
 def test_stride_of_pytorch_weights_is_on_the_3x3(tmp_path):
     path = str(tmp_path / "net.safetensors")
     save_file(make_bottleneck_state(), path)
-    # Without weights, the stride is that of the paper.
+    # Without weights, the 1x1 convolution is strided, as in the paper.
     assert get_strides(build_bottleneck()) == (2, 1)
     model = build_bottleneck(weights=path)
     assert get_strides(model) == (1, 2)
     assert model.origin.stride_on == "3x3"
-    # The file does not contain the stride, so an argument may override it.
+    # PyTorch files do not contain `stride_on`, so the argument overrides the default.
     assert get_strides(build_bottleneck(weights=path, stride_on="1x1")) == (2, 1)
 
 
-@pytest.mark.parametrize("ending", ["keras", "safetensors"])
+@pytest.mark.parametrize("suffix", ["keras", "safetensors"])
 @pytest.mark.parametrize(
-    ("stride_on", "other", "expected"), [("1x1", "3x3", (2, 1)), ("3x3", "1x1", (1, 2))]
+    ("stride_on", "other_stride_on", "expected"),
+    [("1x1", "3x3", (2, 1)), ("3x3", "1x1", (1, 2))],
 )
 def test_stride_stored_in_a_file_cannot_be_changed(
-    ending, stride_on, other, expected, tmp_path
+    suffix, stride_on, other_stride_on, expected, tmp_path
 ):
-    path = str(tmp_path / f"net.{ending}")
+    path = str(tmp_path / f"net.{suffix}")
     saved_model = build_bottleneck(stride_on=stride_on)
-    if ending == "keras":
+    if suffix == "keras":
         saved_model.save(path)
     else:
         saving.save_state_dict(saved_model, path)
     model = build_bottleneck(weights=path)
     assert get_strides(model) == expected
-    assert_same(read_arrays(model), read_arrays(saved_model))
+    assert_same_arrays(read_arrays(model), read_arrays(saved_model))
     assert get_strides(build_bottleneck(weights=path, stride_on=stride_on)) == expected
     with pytest.raises(InputError) as error:
-        build_bottleneck(weights=path, stride_on=other)
-    for part in (f"stride_on='{stride_on}'", f"Received: stride_on='{other}'", path):
+        build_bottleneck(weights=path, stride_on=other_stride_on)
+    for part in (
+        f"stride_on='{stride_on}'",
+        f"Received: stride_on='{other_stride_on}'",
+        path,
+    ):
         assert part in str(error.value)
 
 
-@pytest.mark.parametrize("ending", ["safetensors", "npz", "pth"])
+@pytest.mark.parametrize("suffix", ["safetensors", "npz", "pth"])
 @pytest.mark.parametrize("make_state", [make_cifar_state, make_bottleneck_state])
 def test_pytorch_weights_get_the_pixel_format_of_torchvision(
-    make_state, ending, tmp_path
+    make_state, suffix, tmp_path
 ):
-    path = write_state(make_state(), tmp_path / f"net.{ending}")
-    build = build_bottleneck if make_state is make_bottleneck_state else build_small
+    path = write_state(make_state(), tmp_path / f"net.{suffix}")
+    build = build_bottleneck if make_state is make_bottleneck_state else build_resnet8
     model = build(weights=path)
     images = make_images(2, 32)
     expected = (images / 255 - IMAGENET_MEAN) / IMAGENET_STD
-    normalised = make_normaliser(model)(images)
-    np.testing.assert_allclose(normalised, expected, rtol=1e-5, atol=1e-5)
+    normalised_images = make_normaliser(model)(images)
+    np.testing.assert_allclose(normalised_images, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -781,31 +796,35 @@ def test_keras_file_keeps_its_pixel_format(channels, tmp_path):
     normalisation = keras.layers.Normalization(
         mean=mean, variance=variance, name="normalization"
     )
-    saved_model = build_small(input_tensor=normalisation(image))
+    saved_model = build_resnet8(input_tensor=normalisation(image))
     saved_model.save(path)
-    model = build_small(weights=path, input_shape=(32, 32, channels))
+    model = build_resnet8(weights=path, input_shape=(32, 32, channels))
     images = make_images(2, 32)[..., :channels]
     expected = (images - np.array(mean)) / np.sqrt(variance)
-    normalised = make_normaliser(model)(images)
-    np.testing.assert_allclose(normalised, expected, rtol=1e-5, atol=1e-5)
-    assert_same(read_arrays(model), read_arrays(saved_model))
-    other = 4 - channels
-    with pytest.raises(InputError, match=rf"{channels} channel.* Received: {other} "):
-        build_small(weights=path, input_shape=(32, 32, other))
+    normalised_images = make_normaliser(model)(images)
+    np.testing.assert_allclose(normalised_images, expected, rtol=1e-5, atol=1e-5)
+    assert_same_arrays(read_arrays(model), read_arrays(saved_model))
+    other_channels = 4 - channels
+    with pytest.raises(
+        InputError, match=rf"{channels} channel.* Received: {other_channels} "
+    ):
+        build_resnet8(weights=path, input_shape=(32, 32, other_channels))
 
 
-@pytest.mark.parametrize("ending", ["keras", "weights.h5"])
-def test_file_without_a_pixel_format_adds_no_normalisation(ending, tmp_path):
-    path = write_state(make_cifar_state(), tmp_path / f"net.{ending}")
-    model = build_small(weights=path)
-    assert "normalization" not in [normalisation.name for normalisation in model.layers]
+@pytest.mark.parametrize("suffix", ["keras", "weights.h5"])
+def test_file_without_a_pixel_format_adds_no_normalisation(suffix, tmp_path):
+    path = write_state(make_cifar_state(), tmp_path / f"net.{suffix}")
+    model = build_resnet8(weights=path)
+    assert "normalization" not in [layer.name for layer in model.layers]
     assert model.origin.pixels is None
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + b"\0" * 18, b"{}", "half"])
 def test_damaged_keras_file_is_refused(trained_run, tmp_path, content):
-    data = (trained_run / "final.keras").read_bytes()
+    file_content = (trained_run / "final.keras").read_bytes()
     path = tmp_path / "final.keras"
-    path.write_bytes(data[: len(data) // 2] if content == "half" else content)
+    path.write_bytes(
+        file_content[: len(file_content) // 2] if content == "half" else content
+    )
     with pytest.raises(InputError, match=r"final\.keras"):
         formats.load_model(str(path))

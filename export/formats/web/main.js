@@ -1,7 +1,7 @@
-// The page: reads images from files or the camera, sends them to the worker, and shows
-// the predicted classes.
+// Script of the page. Reads images from files or the camera, sends the images to the
+// worker, and shows the predicted classes.
 
-const TOP = 5; // Number of classes to show.
+const NUM_SHOWN = 5; // Number of classes to show.
 const NUM_TIMES = 15; // Number of camera images whose median inference time is shown.
 const SPEAK_EVERY = 2000; // Shortest time between screen reader messages, in ms.
 
@@ -12,14 +12,14 @@ const inputFigure = $("seen");
 
 let config; // Content of model.json.
 let networkReady; // Promise that resolves when the network chosen last is loaded.
-let loads = 0; // Number of networks chosen so far.
-let turn = 0; // Number of the current image or camera session; older results are dropped.
+let numLoads = 0; // Number of networks chosen so far.
+let turn = 0; // Number of images and camera sessions so far; only the last is shown.
 let stream; // Video stream of the camera while it is on.
 
 // --- Requests to the worker.
 
 let worker;
-const waiting = new Map(); // Promise callbacks by the id of a request.
+const waiting = new Map(); // Callbacks of pending promises, by request id.
 
 function send(request, transfer = []) {
   worker ??= startWorker();
@@ -53,7 +53,7 @@ function startWorker() {
   return newWorker;
 }
 
-// --- Texts on the page.
+// --- Display of messages and results.
 
 function showMessage(text) {
   $("message").textContent = text;
@@ -87,11 +87,11 @@ function speak(text) {
 function showResult({ probabilities, pixels }, milliseconds) {
   const best = Array.from(probabilities.keys())
     .sort((a, b) => probabilities[b] - probabilities[a])
-    .slice(0, TOP);
+    .slice(0, NUM_SHOWN);
   const list = $("results");
   while (list.children.length > best.length) list.lastChild.remove();
   best.forEach((index, i) => {
-    // Rows are reused, so that CSS animates the bars.
+    // Existing rows are reused, so that CSS animates the change of the bars.
     const row = list.children[i] ?? list.appendChild(document.createElement("li"));
     if (row.children.length < 2) {
       row.className = "";
@@ -133,15 +133,15 @@ function clearResult(text) {
   inputFigure.hidden = true;
 }
 
-// --- Image files.
+// --- Classification of image files.
 
-let shownFile; // File of the image on the page.
+let shownFile; // Image file that the page shows, if any.
 
 async function openImage(file) {
   stopCamera();
   const thisTurn = ++turn;
   showMessage("");
-  // These options rotate images upright without colour correction, as Python does.
+  // Like Python, the page rotates images upright and does not correct their colours.
   const options = {
     imageOrientation: "from-image",
     colorSpaceConversion: "none",
@@ -176,7 +176,7 @@ async function openImage(file) {
   }
 }
 
-// --- Camera.
+// --- Classification of camera images.
 
 async function startCamera() {
   if (!navigator.mediaDevices) {
@@ -230,7 +230,7 @@ async function classifyCamera(thisTurn) {
   const times = [];
   while (thisTurn === turn) {
     await networkReady;
-    // Browsers pause animation frames while the page is hidden.
+    // Browsers send no animation frames to a hidden page, so that this loop pauses.
     await new Promise(requestAnimationFrame);
     if (thisTurn !== turn) return;
     const image = await createImageBitmap(video);
@@ -255,7 +255,7 @@ function stopCamera() {
   $("camera").textContent = "Camera";
 }
 
-// --- Network.
+// --- Loading and selection of networks.
 
 function fail(error) {
   clearResult("No result.");
@@ -264,20 +264,20 @@ function fail(error) {
 
 async function loadNetwork(index) {
   const entry = config.models[index];
-  const thisLoad = ++loads;
+  const thisLoad = ++numLoads;
   $("progress").hidden = false;
   $("progress").value = 0;
   try {
     const { threads } = await send({ load: entry, config });
-    // If another network has been chosen since, wait for that one.
-    if (thisLoad !== loads) return networkReady;
+    // If the user has chosen another network in the meantime, wait for that network.
+    if (thisLoad !== numLoads) return networkReady;
     $("threads").textContent = `${threads} thread${threads > 1 ? "s" : ""}`;
     document.documentElement.dataset.ready = entry.name;
   } catch (error) {
-    if (thisLoad !== loads) return networkReady;
+    if (thisLoad !== numLoads) return networkReady;
     throw error;
   } finally {
-    if (thisLoad === loads) $("progress").hidden = true;
+    if (thisLoad === numLoads) $("progress").hidden = true;
   }
 }
 
@@ -314,11 +314,11 @@ async function start() {
   await networkReady;
 }
 
-// --- Events.
+// --- Event handlers.
 
 $("file").addEventListener("change", ({ target }) => {
   if (target.files[0]) openImage(target.files[0]);
-  target.value = ""; // The user may choose the same file again.
+  target.value = ""; // Otherwise, choosing the same file again would send no event.
 });
 $("camera").addEventListener("click", () => (stream ? stopCamera() : startCamera()));
 $("model").addEventListener("change", chooseNetwork);

@@ -1,11 +1,11 @@
 // Converts an image to the network's input like keras_resnet/data/preprocessing.py:
 // resizes it with antialiasing until it just covers the size `cover`, then crops the
-// centre. The resizing of a canvas is not used, because it differs between browsers and
-// from the resizing in training.
+// centre. This script does not resize by a canvas, because the result would differ
+// between browsers and from the resizing in training.
 
 const KERNELS = {
   bilinear: { reach: 1, weigh: (x) => Math.max(0, 1 - x) },
-  // Keys 1981, "Cubic convolution interpolation", a = -1/2.
+  // Kernel with a = -1/2 from Keys (1981), "Cubic convolution interpolation".
   bicubic: {
     reach: 2,
     weigh: (x) =>
@@ -22,8 +22,8 @@ const KERNELS = {
 const STRIP_ROWS = 256;
 
 /**
- * Returns, for each pixel of the crop, the image pixels that contribute to it and their
- * weights, along one axis.
+ * Returns which image pixels contribute to each pixel of the crop along one axis, and
+ * the weights of these image pixels.
  *
  * @param {number} length - Length of the image, in pixels.
  * @param {number} resized - Length of the resized image.
@@ -34,7 +34,7 @@ const STRIP_ROWS = 256;
 function computeTaps(length, resized, size, kernel) {
   const scale = resized / length;
   const margin = resized - size;
-  // Rounds half to even, as Python does.
+  // Half of the margin, rounded half to even as in Python.
   const corner = margin % 4 === 3 ? (margin + 1) / 2 : Math.floor(margin / 2);
   // When an image shrinks, antialiasing widens the kernel by the same factor.
   const stretch = Math.max(1, 1 / scale);
@@ -60,7 +60,7 @@ function convertRow(rgba, channels, row) {
       row[j + 1] = g;
       row[j + 2] = b;
     } else {
-      // ITU-R 601 weights with the rounding of tf.image.rgb_to_grayscale.
+      // Luma of ITU-R 601, rounded like tf.image.rgb_to_grayscale.
       row[j] = Math.floor((0.2989 * r + 0.587 * g + 0.114 * b) * (255.5 / 255));
     }
   }
@@ -119,7 +119,7 @@ export function preprocess(image, { height, width, channels, cover, interpolatio
       }
     }
   }
-  // The cubic kernel overshoots, so values are clipped. Adding 0.5 rounds them,
-  // because Uint8Array truncates.
+  // The cubic kernel overshoots, so sums are clipped. Uint8Array truncates, so adding
+  // 0.5 rounds the sums.
   return Uint8Array.from(sums, (sum) => Math.min(255, Math.max(0, sum)) + 0.5);
 }

@@ -13,7 +13,7 @@ let config; // Content of model.json.
 let model; // Compiled network.
 let runtime; // Promise of the number of threads; resolves when LiteRT is loaded.
 
-/** Downloads a file and reports the progress if its size in bytes is known. */
+/** Downloads a file. Reports the progress if `bytes`, its size, is known. */
 async function download(url, bytes) {
   const response = await fetch(url);
   if (!response.ok) throw new Error(`${url}: ${response.status} ${response.statusText}`);
@@ -32,7 +32,7 @@ async function download(url, bytes) {
 /** Loads the fastest build of LiteRT that the browser supports. */
 async function startRuntime() {
   const relaxed = await supportsFeature("relaxedSimd");
-  // Threads need shared memory. Browsers only allow it if the server sends the headers
+  // Threads need shared memory. Browsers allow it only if the server sends the headers
   // Cross-Origin-Opener-Policy: same-origin and
   // Cross-Origin-Embedder-Policy: require-corp.
   const threads = relaxed && self.crossOriginIsolated;
@@ -42,7 +42,7 @@ async function startRuntime() {
   const binary = compressed.stream().pipeThrough(new DecompressionStream("gzip"));
   self.Module = {
     wasmBinary: await new Response(binary).arrayBuffer(),
-    mainScriptUrlOrBlob: script, // Script that LiteRT's own threads run.
+    mainScriptUrlOrBlob: script, // Script that the threads of LiteRT run.
   };
   await loadLiteRt(script);
   return threads ? navigator.hardwareConcurrency : 1;
@@ -51,16 +51,16 @@ async function startRuntime() {
 /** Loads a network. `entry` is an element of "models" in model.json. */
 async function loadModel(entry) {
   runtime ??= startRuntime();
-  runtime.catch(() => (runtime = undefined)); // The next load tries again.
+  runtime.catch(() => (runtime = undefined)); // The next load starts LiteRT again.
   const file = await download(entry.file, entry.bytes);
   const threads = await runtime;
   model?.delete();
-  model = undefined; // If the next line fails, no deleted model is used.
+  model = undefined; // If loading fails, the deleted model must not be used.
   model = await loadAndCompile(new Uint8Array(await file.arrayBuffer()), {
     accelerator: "wasm",
     cpuOptions: { numThreads: threads },
   });
-  // The first run is slower, so the network classifies an empty image now.
+  // The first run is slow. Running an empty image now makes the first result faster.
   await runModel(new Uint8Array(config.height * config.width * config.channels));
   return { threads };
 }

@@ -1,4 +1,4 @@
-"""Dataset of a study, and single-threaded worker processes that measure its jobs."""
+"""Dataset of a study, and single-threaded worker processes that measure jobs."""
 
 import concurrent.futures
 import dataclasses
@@ -73,28 +73,28 @@ def describe_job(job: Row) -> str:
 
 
 def measure_jobs(
-    measure: Measure, jobs: Mapping[str, Row], workers: int
+    measure: Measure, jobs: Mapping[str, Row], num_workers: int
 ) -> Iterator[tuple[str, Rows]]:
     """Measures jobs and yields the name and the rows of each job when it is finished.
 
-    If `measure` raises an error, the other jobs are finished before it is raised again.
+    If `measure` raises an error, other jobs are finished before the error is raised.
 
     Args:
         measure: Function that returns the rows of a job. It must be picklable.
         jobs: Jobs by name.
-        workers: Number of worker processes; 0 to measure in this process.
+        num_workers: Number of worker processes; 0 to measure in this process.
 
     Raises:
         InputError: If a worker process dies, or `measure` raises an InputError.
         FloatingPointError: If the loss of a job diverges.
     """
-    if not workers:
+    if not num_workers:
         for name, job in jobs.items():
             yield name, _measure(measure, job)
         return
     earlier_children = multiprocessing.active_children()
     executor = concurrent.futures.ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), _start_worker
+        num_workers, multiprocessing.get_context("spawn"), _start_worker
     )
     failure: InputError | FloatingPointError | None = None
     try:
@@ -115,7 +115,7 @@ def measure_jobs(
             "with --workers=1 to resume with a single process"
         ) from None
     finally:
-        # Kills the workers, because training would react to SIGTERM only after a while.
+        # Workers are killed, because training reacts to SIGTERM only after a while.
         for child in multiprocessing.active_children():
             if child not in earlier_children:
                 child.kill()
@@ -125,7 +125,7 @@ def measure_jobs(
 
 
 def _start_worker() -> None:
-    """Prepares a worker: one thread, no warnings, exit when the parent process exits."""
+    """Limits a worker to one thread and makes it exit when the parent process exits."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     from keras_resnet.support import import_keras

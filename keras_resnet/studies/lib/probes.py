@@ -18,7 +18,7 @@ def measure_responses(network: keras.Model, images: np.ndarray) -> list[float]:
     """Returns the standard deviation of the response of each 3x3 layer, first to last.
 
     The response of a layer is the output of the batch normalisation that follows it,
-    before the shortcut is added and the nonlinearity applied (Figure 7 of the paper).
+    before the shortcut is added and the ReLU is applied (Figure 7 of the paper).
     The standard deviation is taken over images, positions and channels.
 
     Args:
@@ -27,30 +27,30 @@ def measure_responses(network: keras.Model, images: np.ndarray) -> list[float]:
     """
     norm_layers = [n for n in list_batch_norms(network) if not n.name.endswith("_0_bn")]
     probe = keras.Model(network.input, [layer.output for layer in norm_layers])
-    sums = np.zeros((len(norm_layers), 3))  # Count, sum and sum of squares.
-    for begin in range(0, len(images), 100):
-        # `predict` would log an error about TensorFlow's input pipeline.
-        outputs = probe(images[begin : begin + 100])
+    sums = np.zeros((len(norm_layers), 3))  # Columns: count, sum, sum of squares.
+    for start in range(0, len(images), 100):
+        # A call of `predict` would log an error about TensorFlow's input pipeline.
+        outputs = probe(images[start : start + 100])
         values = [np.array(output, np.float64) for output in outputs]
         sums += [(x.size, x.sum(), (x**2).sum()) for x in values]
-    count, total, squares = sums.T
-    return np.sqrt(squares / count - (total / count) ** 2).tolist()
+    counts, totals, square_sums = sums.T
+    return np.sqrt(square_sums / counts - (totals / counts) ** 2).tolist()
 
 
 class _Block(NamedTuple):
-    """Position of a block in the network, which is given by its residual branch."""
+    """Input of a block, and the first layer of the block's residual branch."""
 
     input_id: int  # `id` of the Keras tensor that is the input of the block.
-    first_layer: str  # Name of the first layer of the branch.
+    first_layer: str  # Name of the first layer of the residual branch.
     kernel: keras.Variable  # Kernel of the first convolution of the branch.
 
 
 class _BlockTensors(NamedTuple):
-    """Tensors of a block, or the norms of the loss gradients with respect to them."""
+    """Tensors of a block, or the norm of the loss gradient for each of the tensors."""
 
-    gradient: tf.Tensor  # Input of the block.
-    branch: tf.Tensor  # Copy of the block's input that the residual branch reads.
-    shortcut: tf.Tensor  # Copy of the block's input that the shortcut reads.
+    input: tf.Tensor  # Input of the block.
+    branch_input: tf.Tensor  # Copy of the block's input that the branch reads.
+    shortcut_input: tf.Tensor  # Copy of the block's input that the shortcut reads.
     kernel: tf.Variable  # Kernel of the first convolution of the branch.
 
 
@@ -61,7 +61,7 @@ def make_gradient_meter(
 
     A residual block computes f(g) + g from its input g. By the chain rule, the gradient
     with respect to g is the sum of a term that passes through the branch f and a term
-    that passes through the shortcut. The weights of f cannot make the latter small.
+    that passes through the shortcut. The weights of f cannot shrink the second term.
 
     Args:
         network: CIFAR network without sub-models.
@@ -71,9 +71,9 @@ def make_gradient_meter(
     Returns:
         A function that measures the network with its current weights and returns a row
         for each block. The columns are `block` (number, from 1), `gradient` (2-norm of
-        the gradient), `branch` and `shortcut` (2-norms of its two terms, of which the
-        second is 0 in a plain network), and `kernel` (2-norm of the gradient with
-        respect to the kernel of the block's first convolution).
+        the gradient at the block's input), `branch` and `shortcut` (2-norms of the two
+        terms of this gradient; `shortcut` is 0 in a plain network), and `kernel`
+        (2-norm of the gradient at the kernel of the block's first convolution).
     """
     blocks = _find_blocks(network)
 
@@ -83,17 +83,19 @@ def make_gradient_meter(
             logits, tensors = _run_with_copies(network, blocks, images, tape)
             losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
             loss = tf.reduce_mean(losses)
-        # Plain networks do not use the copies for shortcuts. These gradients are zero.
+        # A plain network does not read `shortcut_input`, so the gradient at it is zero.
         gradients = tape.gradient(loss, tensors, None, tf.UnconnectedGradients.ZERO)
         return tf.nest.map_structure(tf.norm, gradients)
 
     def measure() -> Rows:
+        columns = ("gradient", "branch", "shortcut", "kernel")
         original_weights = network.get_weights()
         gradient_norms = compute_norms()
-        network.set_weights(original_weights)  # Restores the moving statistics.
+        # Running the network in training mode has changed the moving statistics.
+        network.set_weights(original_weights)
         return [
-            {"block": number, **{k: float(v) for k, v in block._asdict().items()}}
-            for number, block in enumerate(gradient_norms, 1)
+            {"block": number, **dict(zip(columns, map(float, norms), strict=True))}
+            for number, norms in enumerate(gradient_norms, 1)
         ]
 
     return measure
@@ -120,39 +122,38 @@ def _run_with_copies(
 ) -> tuple[tf.Tensor, list[_BlockTensors]]:
     """Runs a network in training mode, with two copies of the input of each block.
 
-    The branch reads one copy and the shortcut the other, so that the gradients with
-    respect to the copies are the two terms of the block's gradient. Returns the logits,
+    The branch reads one copy and the shortcut reads the other copy, so the gradients at
+    the copies are the two terms of the gradient at the block's input. Returns logits,
     (batch, classes), and the tensors of each block.
     """
     blocks_by_input = {block.input_id: block for block in blocks}
     *body, head = network.layers[1:]
     pixels = tf.cast(images, network.compute_dtype)
     tape.watch(pixels)
-    values = {id(network.input): pixels}  # Values by `id` of the Keras tensor.
+    outputs = {id(network.input): pixels}  # Tensors by `id` of the Keras tensor.
     branch_inputs: dict[tuple[str, int], tf.Tensor] = {}
     tensors = []
     for layer in body:
         inputs = layer.input if isinstance(layer.input, list) else [layer.input]
-        args = [branch_inputs.get((layer.name, id(x)), values[id(x)]) for x in inputs]
+        args = [branch_inputs.get((layer.name, id(x)), outputs[id(x)]) for x in inputs]
         output = layer(args if len(args) > 1 else args[0], training=True)
         if block := blocks_by_input.get(id(layer.output)):
-            branch, shortcut = tf.identity(output), tf.identity(output)
-            tensors.append(_BlockTensors(output, branch, shortcut, block.kernel.value))
-            branch_inputs[block.first_layer, block.input_id] = branch
-            output = shortcut
-        values[id(layer.output)] = output
-    return values[id(head.input)] @ head.kernel + head.bias, tensors
+            copies = tf.identity(output), tf.identity(output)
+            tensors.append(_BlockTensors(output, *copies, block.kernel.value))
+            branch_inputs[block.first_layer, block.input_id], output = copies
+        outputs[id(layer.output)] = output
+    return outputs[id(head.input)] @ head.kernel + head.bias, tensors
 
 
 def chain_rule_error(seed: int) -> float:
     """Checks d(f(g(x)) + g(x))/dx = (df/dg)(dg/dx) + dg/dx on a small random network.
 
-    f and g are layers of 5 tanh units in float64. The left side is computed by central
-    differences, the right side from the Jacobians of both layers.
+    f and g are layers of 5 tanh units in float64. The left-hand side is computed by
+    central differences, the right-hand side from the Jacobians of f and g.
 
     Returns:
-        The largest absolute difference between entries of both sides, divided by the
-        largest absolute entry of the right side.
+        The maximum of |left-hand side - right-hand side| over all entries, divided by
+        the maximum of |right-hand side|.
     """
     rng = np.random.default_rng(seed)
     weights, x = rng.normal(size=(2, 5, 5)), rng.normal(size=5)
@@ -175,14 +176,14 @@ def chain_rule_error(seed: int) -> float:
 
 
 class GradientProbe(keras.callbacks.Callback):
-    """Scales the initial kernels of a network and measures its gradients in training.
+    """Scales the initial kernels of a network and measures gradients during training.
 
     Args:
         split: Batch of images and labels on which gradients are measured.
-        steps: Numbers of training steps after which to measure; 0 is before training.
+        steps: Steps after which gradients are measured; 0 is before training.
         scale: Factor by which the kernels are multiplied after He initialisation.
-        normalised: Whether batch normalisation is active. If not, its layers are
-            frozen with mean 0, variance 1, scale 1 and shift 0, which is the identity.
+        normalised: Whether batch normalisation layers are active. Otherwise the layers
+            are frozen as the identity: mean 0, variance 1, scale 1 and shift 0.
 
     Attributes:
         rows: Measured rows, with `step` and the columns of `make_gradient_meter`.

@@ -10,7 +10,7 @@ from absl import flags
 from keras_resnet.studies.lib.study import Options, Study, option_to_text
 from keras_resnet.support import InputError, add_flags, option, read_flags, run_command
 
-# Makes absl treat the flags as flags of the calling study, whose `--help` lists them.
+# Makes absl list the flags in the `--help` of the module that runs, which is the study.
 flags.disclaim_key_flags()
 
 
@@ -22,7 +22,7 @@ def run_with_options(
     Args:
         run: Function with two arguments: a dict with the fields of `Options` that the
             user has set, and whether the user has set `--report`.
-        defaults: Default options shown in `--help`. `None` if they depend on the study.
+        defaults: Defaults for `--help`. `None` if the defaults depend on the study.
     """
     flags_class = _make_flags_class(defaults)
     add_flags(flags_class)
@@ -40,8 +40,8 @@ def run_with_options(
 
 
 def _make_flags_class(defaults: Options | None) -> type:
-    """Returns a dataclass with a field for each flag, whose default is `None`."""
-    report = option(False, "Redraw figure and report from the CSV, without training.")
+    """Returns a dataclass of the flags. Options that are not set default to `None`."""
+    report = option(False, "Redraw the figure and report from an existing CSV file.")
     fields: list[tuple[str, Any, Any]] = [("report", bool, report)]
     for field in dataclasses.fields(Options):
         default = getattr(defaults or Options(), field.name)
@@ -56,13 +56,13 @@ def _make_flags_class(defaults: Options | None) -> type:
     return dataclasses.make_dataclass("Flags", fields)
 
 
-def _parse_depths(texts: tuple[str, ...]) -> tuple[int, ...]:
+def _parse_depths(values: tuple[str, ...]) -> tuple[int, ...]:
     with contextlib.suppress(ValueError):
-        if depths := tuple(map(int, texts)):
+        if depths := tuple(map(int, values)):
             return depths
     raise InputError(
         "Depths must be integers separated by commas, such as --depths=8,20. "
-        f"Received: {','.join(texts)!r}"
+        f"Received: {','.join(values)!r}"
     )
 
 

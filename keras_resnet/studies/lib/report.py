@@ -1,4 +1,4 @@
-"""HTML report of one or several studies, and `study.json`, which records a run."""
+"""HTML report of studies, and `study.json`, which records how a study was run."""
 
 import base64
 import dataclasses
@@ -12,7 +12,7 @@ from keras_resnet import support
 from keras_resnet.spec import select_known_fields
 from keras_resnet.support import InputError, write_json
 
-# Version of the format of `study.json`. keras_resnet 0.1.0 did not write this number.
+# Version of the format of `study.json`. Files of keras_resnet 0.1.0 have no version.
 FORMAT = 1
 
 OptionsT = TypeVar("OptionsT")
@@ -23,12 +23,12 @@ StudyRecord = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """Section of a report, which describes one study.
+    """Section of a report. Each section describes one study.
 
     Attributes:
         title: Title of the study.
         claim: The paper's claim and a description of the figure.
-        findings: Each expectation with the measured values and whether they confirm it.
+        findings: Expectations, each with a result as text and whether it is confirmed.
         figure_png: Figure, encoded as PNG.
         record: Contents of `study.json`.
         table_path: Path of the CSV file with the measured rows.
@@ -59,7 +59,7 @@ def write_record(folder: str, command: str, options: Any) -> StudyRecord:
 
 
 def read_record(folder: str, cls: type[OptionsT]) -> tuple[StudyRecord, OptionsT]:
-    """Returns the contents of `study.json`, and the options in it as a `cls` object.
+    """Returns the contents of `study.json`, and the recorded options as a `cls` object.
 
     Raises:
         InputError: If the file is missing, damaged or written by a newer version.
@@ -72,11 +72,11 @@ def read_record(folder: str, cls: type[OptionsT]) -> tuple[StudyRecord, OptionsT
             return record, cls(**select_known_fields(cls, record["options"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
-            f"{path} is missing or damaged. The file records how a study was run"
+            f"{path} is missing or damaged. Run the study without --report to write it"
         ) from None
     raise InputError(
-        f"{path} has format {version}, from a newer keras_resnet. This version reads up to "
-        f"format {FORMAT}"
+        f"{path} has format {version}, but this keras_resnet reads only up to format "
+        f"{FORMAT}. Update keras_resnet"
     )
 
 
@@ -98,10 +98,10 @@ def render_page(title: str, sections: Sequence[Section]) -> str:
     """
     is_combined = len(sections) > 1
     contents = "".join(
-        f'<li><a href="#{number}">{html.escape(section.title)}</a>: '
+        f'<li><a href="#{index}">{html.escape(section.title)}</a>: '
         f"{sum(holds for *_, holds in section.findings)} of "
         f"{len(section.findings)} confirmed</li>"
-        for number, section in enumerate(sections)
+        for index, section in enumerate(sections)
     )
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
@@ -114,19 +114,19 @@ def render_page(title: str, sections: Sequence[Section]) -> str:
     )
 
 
-def _render_section(section: Section, number: int, with_h2: bool) -> str:
+def _render_section(section: Section, index: int, has_title: bool) -> str:
     record = section.record
     png = base64.b64encode(section.figure_png).decode()
     findings = "".join(
-        f'<li>{html.escape(expected)}<br><span class="{"yes" if holds else "no"}">'
+        f'<li>{html.escape(expectation)}<br><span class="{"yes" if holds else "no"}">'
         f"{'Confirmed' if holds else 'Not confirmed'}</span>: {html.escape(result)}</li>\n"
-        for expected, result, holds in section.findings
+        for expectation, result, holds in section.findings
     )
     settings = (
         f"{section.settings}; commit {record['commit']}, {record['machine']}, Keras "
         f"{record['versions'].get('keras')}; table: {os.path.basename(section.table_path)}"
     )
-    title = f'<h2 id="{number}">{html.escape(section.title)}</h2>\n' if with_h2 else ""
+    title = f'<h2 id="{index}">{html.escape(section.title)}</h2>\n' if has_title else ""
     return (
         f"<section>\n{title}"
         f'<p><img alt="{html.escape(section.title)}" src="data:image/png;base64,{png}"></p>\n'

@@ -1,9 +1,9 @@
-"""The class `Study`, an experiment that tests one claim, and its `Options`.
+"""The class `Study`, an experiment that tests one claim, and the class `Options`.
 
-Each study is a module that defines `STUDY`. A study is split into jobs, such as one
-training run each. Worker processes measure the jobs and write the rows of each job to a
-separate CSV file, so that an interrupted study resumes. The rows of all jobs form the
-table of the study. Figure and report are drawn from this table without training.
+Each study is a module that defines `STUDY`. A study consists of jobs; a job is usually
+one training run. Worker processes measure the jobs. The rows of each job are saved in a
+CSV file, so that an interrupted study resumes after its finished jobs. The rows of all
+jobs form the table of the study, from which the figure and the report are drawn.
 """
 
 import dataclasses
@@ -35,18 +35,18 @@ class Options:
     dataset: str = option("digits", "Dataset name. All images must have equal size.")
     data_dir: str | None = option(None, "Folder that contains prepared TFDS datasets.")
     images: int = option(
-        0, "Number of training images, plus a fifth for testing; 0: all.", minimum=0
+        0, "Number of training images. Tests use a fifth as many. 0 for all.", minimum=0
     )
-    depths: tuple[int, ...] = option((8, 20, 44), "Network depths in layers, all 6n+2.")
-    seeds: int = option(3, "Runs per network, each with a different seed.", minimum=1)
-    epochs: int = option(24, "Epochs of each run; 0: as in the recipe.", minimum=0)
-    recipe: str | None = option(None, "Recipe name. Default: depends on the dataset.")
+    depths: tuple[int, ...] = option((8, 20, 44), "Depths (layers). Each must be 6n+2.")
+    seeds: int = option(3, "Number of runs per network, one per seed.", minimum=1)
+    epochs: int = option(24, "Epochs per run. 0 uses the recipe's epochs.", minimum=0)
+    recipe: str | None = option(None, "Recipe name. The default fits the dataset.")
     output: str = option("studies", "Folder to write all results to.")
     # Each worker uses one thread, so that results do not depend on the number of CPUs.
     workers: int | None = option(
         None,
-        "Number of worker processes. Each needs 1.2 GB plus activations. 0: run all in "
-        "this process. Default: one per CPU, or a single one if there is a GPU.",
+        "Number of worker processes. Each needs 1.2 GB plus activations. 0 runs all jobs "
+        "in this process. Default: one per CPU, or one in total if there is a GPU.",
         minimum=0,
     )
 
@@ -71,7 +71,7 @@ class Options:
         return self.recipe or default
 
     def describe(self) -> dict[str, str]:
-        """Returns a dict of texts for the format string `Study.settings`."""
+        """Returns the values that the format string `Study.settings` can contain."""
         return {
             "images": f"{self.images} training images of " if self.images else "",
             "dataset": self.dataset,
@@ -131,7 +131,7 @@ class Study:
         expectations: Expectations for every seed, stated before the measurement.
         list_jobs: Function that returns the jobs, which are dicts of column values.
         measure: Function that measures a job, usually in a worker process, and returns
-            its rows without these columns.
+            rows without the columns of the job.
         draw: Function that draws the figure from the rows of all jobs.
         check_expectations: Function that returns a verdict on each expectation.
         defaults: Default options, for a run of at most ten minutes on two CPU cores.
@@ -139,7 +139,7 @@ class Study:
         min_depth: Minimum depth in layers.
         max_depth: Maximum depth in layers. Networks above 362 layers have sub-models.
         settings: Format string for the settings in the report; see `Options.describe`.
-        sequential: Whether jobs are measured one at a time, to get comparable times.
+        sequential: Whether jobs run one at a time, so that times can be compared.
     """
 
     name: str
@@ -220,7 +220,8 @@ class Study:
             if not report_only:
                 raise
             raise InputError(
-                f"{table_path} is damaged or belongs to another study ({error!r})"
+                f"{table_path} is damaged or belongs to another study ({error!r}). Run the "
+                "study without --report to write the table again"
             ) from None
         self._publish(section, folder)
         return section
@@ -229,13 +230,13 @@ class Study:
         """Measures the jobs that have no CSV file, and returns the rows of all jobs."""
         job_folder = os.path.join(folder, "jobs")
         os.makedirs(job_folder, exist_ok=True)
-        paths = {
+        all_jobs = {
             f"{job_folder}/{file_stem({**job, **options.name_settings})}.csv": job
             for job in self.list_jobs(options)
         }
-        new_jobs = {p: job for p, job in paths.items() if not tables.is_table(p)}
-        if len(new_jobs) < len(paths):
-            print(f"{len(paths) - len(new_jobs)} of {len(paths)} jobs measured before")
+        new_jobs = {p: job for p, job in all_jobs.items() if not tables.is_table(p)}
+        if num_measured := len(all_jobs) - len(new_jobs):
+            print(f"{num_measured} of {len(all_jobs)} jobs measured before")
         count = min(jobs.count_workers(options.workers, self.sequential), len(new_jobs))
         start = time.monotonic()
         with progress_bar(self.name, len(new_jobs)) as advance:
@@ -248,13 +249,13 @@ class Study:
                 progress = f"{n}/{len(new_jobs)}: {jobs.describe_job(job)}"
                 print(f"{progress}; about {minutes:.1f} min left", flush=True)
                 advance()
-        return [row for path in paths for row in tables.read_table(path)]
+        return [row for path in all_jobs for row in tables.read_table(path)]
 
     def _make_section(
         self, rows: Rows, path: str, record: StudyRecord, options: Options
     ) -> Section:
-        pairs = zip(self.expectations, self.check_expectations(rows), strict=True)
-        findings = [(text, result, holds) for text, (result, holds) in pairs]
+        verdicts = self.check_expectations(rows)
+        findings = [(e, *v) for e, v in zip(self.expectations, verdicts, strict=True)]
         settings = self.settings.format(**options.describe())
         png = to_png(self.draw(rows))
         return Section(self.title, self.claim, findings, png, record, path, settings)

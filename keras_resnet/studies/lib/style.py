@@ -12,10 +12,10 @@ Item = TypeVar("Item")
 Floats = Sequence[float] | np.ndarray
 
 # Palette by Okabe and Ito, which colour-blind readers can distinguish. The colours are
-# ordered from dark to light, so that curves also differ in a black-and-white print.
+# ordered from dark to light, so that curves also differ in black-and-white print.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 
-# Label and colour by kind of network. The keys are parts of the variant names.
+# Label and colour of each kind of network. Variant names contain the keys.
 KINDS = {"plain": ("plain", "#D55E00"), "res": ("residual", "#0072B2")}
 
 
@@ -26,7 +26,7 @@ def new_figure(
     height: float = 3.6,
     share_y: bool = False,
 ) -> tuple[Figure, np.ndarray]:
-    """Makes a figure with a grid of axes, which has one column for each title.
+    """Makes a figure with a grid of axes. The grid has one column for each title.
 
     Each axes is `width` inches wide and `height` inches high. `share_y` makes all axes
     of a row use one y scale. Returns the figure and an array of its axes, which has the
@@ -59,8 +59,8 @@ def draw_curves(
     """Draws the mean curve of several runs, and a band from their minimum to maximum.
 
     `runs` has the shape (runs, points). `x` contains the positions of the points, by
-    default 1, 2, 3 and so on. If `dashed` is true, the curve is thin and dashed, as
-    training errors are in the paper's figures.
+    default 1, 2, 3 and so on. If `dashed` is true, the curve is thin and dashed, like
+    the training errors in the paper's figures.
     """
     runs = np.asarray(runs, float)
     if x is None:
@@ -76,19 +76,19 @@ def draw_curves(
 def draw_points(
     axes: Axes,
     x: Sequence[float] | Sequence[str],
-    runs: Sequence[Floats],
+    values_by_position: Sequence[Floats],
     label: str,
     colour: str,
     ls: str = "-",
 ) -> None:
     """Draws the mean of several runs at each position, and each run as a small dot.
 
-    `x` contains the positions, which are numbers or names, and `runs` the values of all
-    runs for each position. `ls` is the style of the line through the means, if any.
+    `x` contains the positions, which are numbers or names. `values_by_position` has the
+    shape (positions, runs). `ls` is the style of the line that connects the means.
     """
-    means = [np.mean(values) for values in runs]
+    means = [np.mean(values) for values in values_by_position]
     axes.plot(x, means, color=colour, marker="o", ls=ls, label=label)
-    for position, values in zip(x, runs, strict=True):
+    for position, values in zip(x, values_by_position, strict=True):
         positions: list[Any] = [position] * len(values)
         axes.plot(positions, values, ".", color=colour, alpha=0.4, ms=5)
 

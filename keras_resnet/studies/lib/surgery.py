@@ -1,7 +1,7 @@
 """Changes to a trained network: removed, swapped or added blocks, and pruned weights.
 
-The functions need a network of this package whose blocks end in a ReLU. They cannot
-change networks of sub-models, which are the deepest ones (`keras_resnet.nets.resnet`).
+The functions need a network of this package whose blocks end in a ReLU. Very deep
+networks, which consist of sub-models (`keras_resnet.nets.resnet`), are not supported.
 """
 
 import itertools
@@ -15,9 +15,9 @@ from keras_resnet.nets import list_layers
 from keras_resnet.studies.lib.tables import Rows
 from keras_resnet.zoo import ResNet
 
-BATCH = 100  # Number of images in a batch.
+BATCH_SIZE = 100  # Number of images that a network processes at once.
 
-# Models by name, in execution order. Each model reads the output of the one before.
+# Models by name, in execution order. Each model reads the output of the previous model.
 Parts = dict[str, keras.Model]
 
 
@@ -43,13 +43,13 @@ def find_removable_blocks(parts: Parts) -> list[str]:
 
 
 def remove_blocks(parts: Parts, names: Collection[str]) -> Parts:
-    """Returns the parts except the named blocks, whose input passes on unchanged."""
+    """Returns the parts without the named blocks. All other parts keep their order."""
     return {name: part for name, part in parts.items() if name not in names}
 
 
-def swap_blocks(parts: Parts, first: str, second: str) -> Parts:
+def swap_blocks(parts: Parts, block: str, other_block: str) -> Parts:
     """Returns the parts with two blocks exchanged."""
-    replacements = {first: parts[second], second: parts[first]}
+    replacements = {block: parts[other_block], other_block: parts[block]}
     return {name: replacements.get(name, part) for name, part in parts.items()}
 
 
@@ -60,18 +60,18 @@ def predict_probabilities(parts: Parts, images: np.ndarray) -> np.ndarray:
     `images` are uint8, (n, height, width, channels).
     """
     outputs = []
-    for start in range(0, len(images), BATCH):
-        x = images[start : start + BATCH].astype(np.float32)
-        # Parts are called directly, because `predict` would compile them every time.
+    for start in range(0, len(images), BATCH_SIZE):
+        x = images[start : start + BATCH_SIZE].astype(np.float32)
+        # Parts are called directly, because `predict` would compile each part again.
         for part in parts.values():
             x = part(x, training=False)
         outputs.append(keras.ops.convert_to_numpy(x))
     return np.concatenate(outputs)
 
 
-def error_rate(outputs: np.ndarray, labels: np.ndarray) -> float:
+def error_rate(probabilities: np.ndarray, labels: np.ndarray) -> float:
     """Returns the error in %, from probabilities (n, classes) and true labels (n,)."""
-    return 100 * float(np.mean(outputs.argmax(axis=1) != labels))
+    return 100 * float(np.mean(probabilities.argmax(axis=1) != labels))
 
 
 def get_kernels(network: keras.Model) -> list[np.ndarray]:
@@ -84,14 +84,14 @@ def prune(network: keras.Model, fraction: float) -> keras.Model:
 
     The weights with the smallest magnitudes among all convolutions are set to zero.
     """
-    pruned = keras.models.clone_model(network)
-    pruned.set_weights(network.get_weights())
+    copy = keras.models.clone_model(network)
+    copy.set_weights(network.get_weights())
     magnitudes = np.sort(np.hstack([np.abs(k).ravel() for k in get_kernels(network)]))
-    count = round(fraction * len(magnitudes))
-    threshold = magnitudes[count - 1] if count else -1.0
-    for layer, kernel in zip(_list_convs(pruned), get_kernels(network), strict=True):
+    num_zeros = round(fraction * len(magnitudes))
+    threshold = magnitudes[num_zeros - 1] if num_zeros else -1.0
+    for layer, kernel in zip(_list_convs(copy), get_kernels(network), strict=True):
         layer.kernel.assign(np.where(np.abs(kernel) > threshold, kernel, 0))
-    return pruned
+    return copy
 
 
 def _list_convs(network: keras.Model) -> list[keras.layers.Conv2D]:
@@ -99,16 +99,16 @@ def _list_convs(network: keras.Model) -> list[keras.layers.Conv2D]:
 
 
 def rank_fraction(kernel: np.ndarray) -> float:
-    """Returns the smallest fraction of singular values with 90 % of a kernel's energy.
+    """Returns the smallest fraction of singular values that hold 90 % of the energy.
 
     The kernel, (height, width, inputs, outputs), is reshaped to a matrix with a column
-    for each output channel. Its energy is the sum of the squared singular values.
+    for each output channel. The energy is the sum of the squared singular values.
     """
     matrix = np.reshape(kernel, (-1, kernel.shape[-1]))
     squares = np.linalg.svd(matrix, compute_uv=False) ** 2
-    energy = np.cumsum(squares) / squares.sum()
+    cumulative_energy = np.cumsum(squares) / squares.sum()
     # The tolerance prevents rounding errors from adding a singular value.
-    return (1 + int(np.searchsorted(energy, 0.9 - 1e-6))) / len(squares)
+    return (1 + int(np.searchsorted(cumulative_energy, 0.9 - 1e-6))) / len(squares)
 
 
 def measure_lesions(
@@ -132,65 +132,66 @@ def measure_lesions(
         the network without a lesion ("intact"), without block number `at` ("removed"),
         with block number `at` and the next block swapped ("swapped"), without the `at`
         blocks whose removal costs least ("first"), or with the smallest `at` % of the
-        weights set to zero ("pruned"). In the rows "rank" and "untrained", it is
-        `rank_fraction` in % of kernel number `at`, and of a random kernel of its shape.
+        weights set to zero ("pruned"). For "rank", `percent` is 100 * `rank_fraction` of
+        kernel number `at`, and for "untrained", of a random kernel of the same shape.
     """
     parts = cut_into_parts(network)
     rows: Rows = []
     numbers = {name: number for number, name in enumerate(parts)}
-    names, rng = find_removable_blocks(parts), np.random.default_rng(seed)
+    block_names, rng = find_removable_blocks(parts), np.random.default_rng(seed)
 
-    def add_row(what: str, at: float, percent: float) -> float:
-        rows.append({"what": what, "at": at, "percent": percent})
+    def add_row(series: str, position: float, percent: float) -> float:
+        rows.append({"what": series, "at": position, "percent": percent})
         return percent
 
-    def error(parts: Parts) -> float:
+    def test(parts: Parts) -> float:
         return error_rate(predict_probabilities(parts, images), labels)
 
-    add_row("intact", 0, error(parts))
+    add_row("intact", 0, test(parts))
     error_by_block = {
-        name: add_row("removed", numbers[name], error(remove_blocks(parts, [name])))
-        for name in names
+        name: add_row("removed", numbers[name], test(remove_blocks(parts, [name])))
+        for name in block_names
     }
-    for first, second in itertools.pairwise(names):
-        if parts[first].input_shape == parts[second].input_shape:
-            add_row("swapped", numbers[first], error(swap_blocks(parts, first, second)))
-    ranked_names = sorted(names, key=error_by_block.__getitem__)
+    for name, next_name in itertools.pairwise(block_names):
+        if parts[name].input_shape == parts[next_name].input_shape:
+            add_row("swapped", numbers[name], test(swap_blocks(parts, name, next_name)))
+    ranked_names = sorted(block_names, key=error_by_block.__getitem__)
     for count in range(1, len(ranked_names) + 1):
-        add_row("first", count, error(remove_blocks(parts, ranked_names[:count])))
+        add_row("first", count, test(remove_blocks(parts, ranked_names[:count])))
     for percentage in percentages:
-        add_row("pruned", percentage, error({"": prune(network, percentage / 100)}))
+        add_row("pruned", percentage, test({"": prune(network, percentage / 100)}))
     for number, kernel in enumerate(get_kernels(network), 1):
-        random_kernel = rng.normal(size=kernel.shape)  # The rank ignores the scale.
+        # `rank_fraction` is the same for all scales, so any standard deviation will do.
+        random_kernel = rng.normal(size=kernel.shape)
         add_row("rank", number, 100 * rank_fraction(kernel))
         add_row("untrained", number, 100 * rank_fraction(random_kernel))
     return rows
 
 
-def deepen(shallow: keras.Model, model: str) -> keras.Model:
+def deepen(shallow_network: keras.Model, model: str) -> keras.Model:
     """Builds a deeper network from a shallow one by adding blocks to each stage.
 
     Each stage starts with the blocks of the shallow network. In the added blocks, gamma
     and beta of the last batch normalisation are zero, so the residual branch is zero.
-    With a shortcut, such a block returns its input exactly, because the input is not
+    With a shortcut, an added block returns its input exactly, because the input is not
     negative and passes the final ReLU. Without a shortcut, the block returns zeros.
 
     Args:
-        shallow: Trained network of basic blocks.
+        shallow_network: Trained network of basic blocks.
         model: Name of a variant with more blocks per stage.
     """
-    deep = ResNet(
+    deep_network = ResNet(
         model,
-        input_tensor=shallow.get_layer("conv1_conv").input,
-        classes=shallow.output_shape[-1],
+        input_tensor=shallow_network.get_layer("conv1_conv").input,
+        classes=shallow_network.output_shape[-1],
     )
-    shallow_layers = {layer.name: layer for layer in shallow.layers}
-    for layer in deep.layers:
+    shallow_layers = {layer.name: layer for layer in shallow_network.layers}
+    for layer in deep_network.layers:
         if layer.name in shallow_layers:
             layer.set_weights(shallow_layers[layer.name].get_weights())
         elif re.fullmatch(r"conv\d+_block\d+_2_bn", layer.name):
             layer.gamma.assign(np.zeros(layer.gamma.shape))
             layer.beta.assign(np.zeros(layer.beta.shape))
     # `origin` describes the first layer and the classes, which both networks share.
-    deep.origin = getattr(shallow, "origin", None)
-    return deep
+    deep_network.origin = getattr(shallow_network, "origin", None)
+    return deep_network

@@ -8,7 +8,7 @@ from typing import Any
 
 from keras_resnet.support import InputError, StrPath, to_csv, write_file
 
-# Dict from column names to values, which are int, float or str.
+# Row of a table: a dict from column names to values of type int, float or str.
 Row = dict[str, Any]
 Rows = list[Row]
 
@@ -16,7 +16,7 @@ Rows = list[Row]
 def file_stem(settings: Mapping[str, Any]) -> str:
     """Returns a file name without extension, such as `resnet8-epochs-24-seed-0`.
 
-    It consists of the names and values in `settings`, except values that are `None`.
+    The file name consists of the names and values in `settings` that are not `None`.
     """
     settings = {name: value for name, value in settings.items() if value is not None}
     parts = [f"{name}-{value}".strip("-") for name, value in settings.items()]
@@ -45,7 +45,7 @@ def read_table(path: StrPath) -> Rows:
             f"The table {path} cannot be read ({getattr(error, 'strerror', None) or error})"
         ) from None
     if not rows:
-        raise InputError(f"The table {path} is empty")
+        raise InputError(f"The table {path} must have at least one row")
     return rows
 
 
@@ -73,7 +73,7 @@ def select_column(rows: Rows, column: str, **where: Any) -> list[Any]:
 
 
 def select_runs(rows: Rows, column: str, **where: Any) -> list[list[Any]]:
-    """Returns the values that `select_column` returns, as a list for each seed."""
+    """Returns the result of `select_column` for each seed, ordered by seed."""
     seeds = distinct_values(rows, "seed")
     return [select_column(rows, column, seed=seed, **where) for seed in seeds]
 
@@ -86,8 +86,8 @@ def distinct_values(rows: Rows, column: str) -> list[Any]:
 def read_errors(folder: StrPath) -> Rows:
     """Returns the `training_error` and `test_error` in % after each epoch of a run.
 
-    As in the paper's figures, the training error is measured on augmented batches while
-    the weights change. `folder` is the run folder.
+    `folder` is the run folder. As in the paper's figures, the training error is
+    measured on augmented batches while the weights change.
     """
     return [
         {

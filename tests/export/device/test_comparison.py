@@ -34,7 +34,7 @@ def test_difference_of_one_logit_exceeds_the_float32_limit():
     changed_logits = LOGITS.copy()
     changed_logits[2, 0] += 0.01
     actual = comparison.compare(softmax(changed_logits), LOGITS, LABELS)
-    # log(softmax) is the logit minus log(sum(exp(logits))). The sum rises as well.
+    # The higher logit also raises log(sum(exp(logits))), which log(softmax) subtracts.
     probability = softmax(LOGITS)[2, 0]
     shift = math.log(1 + probability * (math.exp(0.01) - 1))
     assert actual.logit_difference == pytest.approx((0.01 - shift) / 5, rel=1e-6)
@@ -55,30 +55,30 @@ def test_lost_and_won_images_compensate_each_other():
 
 
 @pytest.mark.parametrize(
-    ("lost", "won", "images", "low", "high"),
+    ("lost", "won", "total", "low", "high"),
     [
-        # With b lost and c won images out of n:
+        # Interval for b lost and c won images out of n:
         # ((b - c) -+ 1.96 sqrt(b + c + 1 - (b - c)^2 / (n + 2))) / (n + 2)
         (0, 0, 98, -1.96, 1.96),
         (8, 0, 198, 4 - 0.98 * math.sqrt(9 - 0.32), 4 + 0.98 * math.sqrt(9 - 0.32)),
         (3, 3, 348, -0.56 * math.sqrt(7), 0.56 * math.sqrt(7)),
     ],
 )
-def test_paired_interval_equals_the_hand_calculation(lost, won, images, low, high):
-    assert comparison.paired_interval(lost, won, images) == pytest.approx(
+def test_paired_interval_equals_the_hand_calculation(lost, won, total, low, high):
+    assert comparison.paired_interval(lost, won, total) == pytest.approx(
         (low, high), abs=1e-9
     )
 
 
-def compare_outcomes(lost, won, images):
-    """Returns the comparison of two classifiers of two classes for `images` images.
+def compare_outcomes(lost, won, total):
+    """Compares an artifact with Keras on `total` images of two classes.
 
     Only Keras classifies `lost` images correctly, and only the artifact `won` images.
     """
-    labels = np.zeros(images, int)
-    logits = np.tile([1.0, 0.0], (images, 1))
+    labels = np.zeros(total, int)
+    logits = np.tile([1.0, 0.0], (total, 1))
     logits[:won] = [0.0, 1.0]
-    probabilities = np.tile([0.9, 0.1], (images, 1))
+    probabilities = np.tile([0.9, 0.1], (total, 1))
     probabilities[won : won + lost] = [0.1, 0.9]
     return comparison.compare(probabilities, logits, labels)
 
@@ -132,21 +132,23 @@ def test_float16_may_differ_on_one_image_of_200():
 
 
 def test_limits_are_narrower_with_many_images():
-    """The intervals of 32 and 50 lost images begin at 0.41 and 0.71 points."""
-    paper, modern = (comparison.find_limit("int8", 5000, m) for m in (False, True))
+    """The intervals for 32 and 50 lost images begin at 0.41 and 0.71 points."""
+    paper_limit, modern_limit = (
+        comparison.find_limit("int8", 5000, m) for m in (False, True)
+    )
     assert comparison.find_limit("int8", 4999, False) == INT8_LIMIT
-    comparison.check_limit("int8", compare_outcomes(32, 0, 5000), modern)
+    comparison.check_limit("int8", compare_outcomes(32, 0, 5000), modern_limit)
     with pytest.raises(comparison.Disagreement, match=r"limit is 0\.3"):
-        comparison.check_limit("int8", compare_outcomes(32, 0, 5000), paper)
+        comparison.check_limit("int8", compare_outcomes(32, 0, 5000), paper_limit)
     with pytest.raises(comparison.Disagreement, match=r"limit is 0\.6"):
-        comparison.check_limit("int8", compare_outcomes(50, 0, 5000), modern)
+        comparison.check_limit("int8", compare_outcomes(50, 0, 5000), modern_limit)
 
 
 def test_wilson_interval_equals_the_hand_calculation():
     """90 of 100 images are correct, and z is 1.96."""
     low, high = comparison.wilson_interval(90, 100)
     z2 = 1.96**2
-    half = 1.96 * np.sqrt(0.9 * 0.1 / 100 + z2 / 40000)
+    half_width = 1.96 * np.sqrt(0.9 * 0.1 / 100 + z2 / 40000)
     middle = 0.9 + z2 / 200
-    assert low == pytest.approx((middle - half) / (1 + z2 / 100))
-    assert high == pytest.approx((middle + half) / (1 + z2 / 100))
+    assert low == pytest.approx((middle - half_width) / (1 + z2 / 100))
+    assert high == pytest.approx((middle + half_width) / (1 + z2 / 100))

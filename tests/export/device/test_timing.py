@@ -25,20 +25,20 @@ def test_functions_are_called_in_turn():
         return classify
 
     functions = {"a": make_sleeper("a", 1), "b": make_sleeper("b", 20)}
-    medians = timing.time_in_turn(functions, None, rounds=3, warm_up=2)
+    medians = timing.time_in_turn(functions, None, rounds=3, warm_up_rounds=2)
     assert calls == ["a", "a", "b", "b"] * 5
     assert 1 <= medians["a"] < 20 <= medians["b"]
 
 
 def test_peak_memory_excludes_the_parent_process():
-    """The peak rises by an allocation of 64 MiB and starts below the parent's peak."""
+    """The child's peak is below the parent's, and an allocation of 64 MiB raises it."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        before = pool.apply(timing.measure_peak_memory)
+        peak_before = pool.apply(timing.measure_peak_memory)
         pool.apply(exec, ("bytearray(64 << 20)",))
-        after = pool.apply(timing.measure_peak_memory)
-    assert 60 < (after - before) / 2**20 < 70
-    assert before < timing.measure_peak_memory()
+        peak_after = pool.apply(timing.measure_peak_memory)
+    assert 60 < (peak_after - peak_before) / 2**20 < 70
+    assert peak_before < timing.measure_peak_memory()
 
 
 def test_unloadable_artifact_is_named(exported_bundle, tmp_path):
@@ -52,13 +52,13 @@ def test_unloadable_artifact_is_named(exported_bundle, tmp_path):
     )
     (folder / "manifest.json").write_text(json.dumps(manifest))
     _, skipped = timing.measure_latency(
-        str(folder), batches=(1,), threads=(1,), rounds=1
+        str(folder), batch_sizes=(1,), thread_counts=(1,), rounds=1
     )
     assert list(skipped) == ["int8"]
 
 
 class ExitOnUnpickling(list):
-    """A list that ends the receiving process, like a crash of the runtime."""
+    """A list that ends the process that receives it, like a crash of the runtime."""
 
     def __reduce__(self):
         return os._exit, (7,)

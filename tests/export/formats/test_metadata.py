@@ -78,7 +78,7 @@ def make_rgb_images(images):
 
 @pytest.fixture(scope="module")
 def mp():
-    """The package `mediapipe`. Its first image loads the shared libraries."""
+    """The package `mediapipe`. Skips the tests if its shared libraries are missing."""
     mediapipe = pytest.importorskip("mediapipe", reason="needs the extra mediapipe")
     try:
         mediapipe.Image(mediapipe.ImageFormat.SRGB, np.zeros((1, 1, 3), np.uint8))
@@ -103,7 +103,7 @@ def test_every_label_is_one_line_for_every_client():
 
 
 def test_the_label_file_is_appended_to_the_model(colour_files):
-    classifier, originals, folder = colour_files
+    classifier, original_contents, folder = colour_files
     for format in FORMATS:
         content = (folder / f"{format}.tflite").read_bytes()
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -112,35 +112,41 @@ def test_the_label_file_is_appended_to_the_model(colour_files):
             assert entry.compress_type == zipfile.ZIP_STORED
             assert archive.read(entry).decode().splitlines() == list(LABELS)
         # Adding metadata again gives the same bytes.
-        assert metadata.add_metadata(originals[format], classifier) == content
+        assert metadata.add_metadata(original_contents[format], classifier) == content
 
 
 def test_metadata_do_not_change_the_model(colour_files):
-    """The model and its outputs are unchanged, and buffers are aligned to 16 bytes."""
-    _, originals, folder = colour_files
+    """Weights and outputs are unchanged, and buffers are aligned to 16 bytes.
+
+    Apart from the metadata, only the shape signatures of the tensors differ.
+    """
+    _, original_contents, folder = colour_files
     images = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8, 3), np.uint8)
     for format in FORMATS:
         content = (folder / f"{format}.tflite").read_bytes()
-        before = schema.Model.GetRootAs(originals[format])
-        after = schema.Model.GetRootAs(content)
+        original_model = schema.Model.GetRootAs(original_contents[format])
+        written_model = schema.Model.GetRootAs(content)
         assert content[4:8] == b"TFL3"
-        assert read_buffers(after)[:-1] == read_buffers(before)
-        assert {offset % 16 for offset in find_buffer_offsets(after)} == {0}
-        models = [schema.ModelT.InitFromObj(model) for model in (before, after)]
+        assert read_buffers(written_model)[:-1] == read_buffers(original_model)
+        assert {offset % 16 for offset in find_buffer_offsets(written_model)} == {0}
+        models = [
+            schema.ModelT.InitFromObj(model)
+            for model in (original_model, written_model)
+        ]
         assert models[1].metadata.pop().name == b"TFLITE_METADATA"
         models[0].buffers, models[1].buffers = [], []
-        for old, new in zip(
+        for original_tensor, written_tensor in zip(
             models[0].subgraphs[0].tensors, models[1].subgraphs[0].tensors, strict=True
         ):
-            # LiteRT.js rejects a variable batch size.
-            assert new.shapeSignature is None
-            old.shapeSignature = None
+            # `add_metadata` removes the signature, because LiteRT.js rejects it.
+            assert written_tensor.shapeSignature is None
+            original_tensor.shapeSignature = None
         expected, actual = (pack(model) for model in models)
         assert actual == expected
         assert b"min_runtime_version" in actual
         runners = [
             Interpreter(model_content=file).get_signature_runner("serving_default")
-            for file in (originals[format], content)
+            for file in (original_contents[format], content)
         ]
         for image in images:
             expected, actual = (run(image=image)["probabilities"] for run in runners)
@@ -153,7 +159,7 @@ def read_buffers(model):
 
 
 def find_buffer_offsets(model):
-    """Returns the offset, in bytes from the start of the file, of non-empty buffers."""
+    """Returns the offsets of non-empty buffers, in bytes from the start of the file."""
     tables = [model.Buffers(i)._tab for i in range(model.BuffersLength())]
     return [table.Vector(table.Offset(4)) for table in tables if table.Offset(4)]
 
@@ -166,50 +172,55 @@ def pack(model):
 
 @pytest.mark.clients
 def test_mediapipe_reads_all_metadata_fields(colour_files, trained_run, mp):
-    """MediaPipe's reader is generated from the schema of the metadata format."""
-    from mediapipe.tasks.metadata import metadata_schema_py_generated as fields
+    """All fields have the expected values in MediaPipe's reader of the metadata."""
+    from mediapipe.tasks.metadata import metadata_schema_py_generated as schema_classes
 
     def read(content):
-        assert fields.ModelMetadata.ModelMetadataBufferHasIdentifier(content, 0)
-        return fields.ModelMetadataT.InitFromPackedBuf(content)
+        assert schema_classes.ModelMetadata.ModelMetadataBufferHasIdentifier(content, 0)
+        return schema_classes.ModelMetadataT.InitFromPackedBuf(content)
 
     classifier, _, folder = colour_files
     for format in FORMATS:
         content = (folder / f"{format}.tflite").read_bytes()
-        model = read(read_buffers(schema.Model.GetRootAs(content))[-1])
-        assert model.name == classifier.name.encode()
-        assert model.author.decode() == "Kranich & Söhne"
-        assert model.license == b"Apache-2.0"
-        assert model.minParserVersion == b"1.0.0"
-        (graph,) = model.subgraphMetadata
-        (image,), (output,) = graph.inputTensorMetadata, graph.outputTensorMetadata
+        model_metadata = read(read_buffers(schema.Model.GetRootAs(content))[-1])
+        assert model_metadata.name == classifier.name.encode()
+        assert model_metadata.author.decode() == "Kranich & Söhne"
+        assert model_metadata.license == b"Apache-2.0"
+        assert model_metadata.minParserVersion == b"1.0.0"
+        (subgraph,) = model_metadata.subgraphMetadata
+        (image,), (output,) = (
+            subgraph.inputTensorMetadata,
+            subgraph.outputTensorMetadata,
+        )
         assert (image.name, output.name) == (b"image", b"probabilities")
         properties = image.content.contentProperties
-        assert isinstance(properties, fields.ImagePropertiesT)
-        assert properties.colorSpace == fields.ColorSpaceType.RGB
+        assert isinstance(properties, schema_classes.ImagePropertiesT)
+        assert properties.colorSpace == schema_classes.ColorSpaceType.RGB
         assert (properties.defaultSize.height, properties.defaultSize.width) == (8, 8)
-        (unit,) = image.processUnits
-        assert isinstance(unit.options, fields.NormalizationOptionsT)
-        assert (unit.options.mean, unit.options.std) == ([0], [1])
+        (process_unit,) = image.processUnits
+        assert isinstance(process_unit.options, schema_classes.NormalizationOptionsT)
+        assert (process_unit.options.mean, process_unit.options.std) == ([0], [1])
         assert (image.stats.min, image.stats.max) == ([0], [255])
-        assert isinstance(output.content.contentProperties, fields.FeaturePropertiesT)
+        assert isinstance(
+            output.content.contentProperties, schema_classes.FeaturePropertiesT
+        )
         (file,) = output.associatedFiles
         assert file.name == b"labels.txt"
-        assert file.type == fields.AssociatedFileType.TENSOR_AXIS_LABELS
+        assert file.type == schema_classes.AssociatedFileType.TENSOR_AXIS_LABELS
     grey_metadata = read(metadata._pack_metadata(load_classifier(str(trained_run))))
     image = grey_metadata.subgraphMetadata[0].inputTensorMetadata[0]
     properties = image.content.contentProperties
-    assert properties.colorSpace == fields.ColorSpaceType.GRAYSCALE
+    assert properties.colorSpace == schema_classes.ColorSpaceType.GRAYSCALE
 
 
 @pytest.mark.clients
 @pytest.mark.parametrize(("format", "limit"), [("float32", 1e-5), ("int8", 0.1)])
 def test_mediapipe_classifies_jpegs(colour_files, digits, mp, tmp_path, format, limit):
-    """Keras computes the same scores from the pixels that MediaPipe decodes."""
+    """MediaPipe and Keras compute equal scores from pixels that MediaPipe decodes."""
     image_module = pytest.importorskip("PIL.Image")
     classifier, _, folder = colour_files
     images, labels = make_rgb_images(digits.test.images[:40]), digits.test.labels[:40]
-    best = []
+    predicted_indices = []
     vision = mp.tasks.vision
     path = str(folder / f"{format}.tflite")
     with vision.ImageClassifier.create_from_model_path(path) as client:
@@ -219,16 +230,16 @@ def test_mediapipe_classifies_jpegs(colour_files, digits, mp, tmp_path, format, 
             image = mp.Image.create_from_file(str(file))
             (head,) = client.classify(image).classifications
             assert head.head_name == "probabilities"
-            classes = head.categories
-            names = [c.category_name for c in classes]
-            assert names == [LABELS[c.index] for c in classes]
-            assert sorted(c.index for c in classes) == list(range(10))
+            categories = head.categories
+            names = [c.category_name for c in categories]
+            assert names == [LABELS[c.index] for c in categories]
+            assert sorted(c.index for c in categories) == list(range(10))
             scores = np.zeros(10)
-            scores[[c.index for c in classes]] = [c.score for c in classes]
+            scores[[c.index for c in categories]] = [c.score for c in categories]
             expected = np.asarray(classifier.model(image.numpy_view()[None]))[0]
             np.testing.assert_allclose(scores, expected, atol=limit)
-            best.append(classes[0].index)
-    assert (np.array(best) == labels).mean() >= 0.9
+            predicted_indices.append(categories[0].index)
+    assert (np.array(predicted_indices) == labels).mean() >= 0.9
 
 
 @pytest.mark.clients
@@ -252,20 +263,22 @@ os._exit(0)
 """
     result = run_python("-c", code, cwd=tmp_path, timeout=60)
     assert "sizes do not match" in result.stdout, result.stderr
-    lines = clients.CLIENTS["mediapipe"].format_code("int8.tflite", 10)
-    result = run_python("-c", lines, cwd=tmp_path)
+    card_code = clients.CLIENTS["mediapipe"].format_code("int8.tflite", 10)
+    result = run_python("-c", card_code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    classes = eval(result.stdout)
+    predictions = eval(result.stdout)
     pixels = np.array(image_module.open(file).convert("RGB"))
     expected = np.asarray(classifier.model(pixels[None]))[0]
-    assert len(classes) == 5
-    assert classes[0][0] == LABELS[expected.argmax()] == LABELS[digits.test.labels[0]]
-    assert classes[0][1] == pytest.approx(expected.max(), abs=0.1)
+    assert len(predictions) == 5
+    assert (
+        predictions[0][0] == LABELS[expected.argmax()] == LABELS[digits.test.labels[0]]
+    )
+    assert predictions[0][1] == pytest.approx(expected.max(), abs=0.1)
 
 
 @pytest.mark.clients
 def test_mediapipe_rejects_networks_for_grey_images(trained_run, digits, mp, tmp_path):
-    """MediaPipe only supports RGB networks, as the model card says."""
+    """MediaPipe only supports networks for RGB images, as the model card says."""
     write_files(load_classifier(str(trained_run)), tmp_path, digits.train.images[:10])
     with pytest.raises(ValueError, match="Only RGB"):
         mp.tasks.vision.ImageClassifier.create_from_model_path(
@@ -279,26 +292,26 @@ def test_mediapipe_rejects_networks_for_grey_images(trained_run, digits, mp, tmp
 def test_mediapipe_agrees_with_keras_on_photographs(mp, tmp_path):
     """With a published ResNet-18, MediaPipe and Keras compute equal scores.
 
-    The ImageNet files are cropped to the network's input size, because MediaPipe would
-    change their aspect ratio.
+    The images are cropped to the network's input size first, because MediaPipe would
+    change the aspect ratio of the original files.
     """
     result = run_python(SHARED.parent / "tools/expand_weights.py", tmp_path)
     assert result.returncode == 0, result.stderr
     classifier = load_classifier(str(tmp_path / "resnet18.safetensors"))
     files = sorted((SHARED / "imagenet/jpeg100").glob("*.JPEG"))
-    crops = [classifier.preprocessing.load(file) for file in files]
-    write_files(classifier, tmp_path, np.stack(crops))
-    for i, pixels in enumerate(crops):
+    cropped_images = [classifier.preprocessing.load(file) for file in files]
+    write_files(classifier, tmp_path, np.stack(cropped_images))
+    for i, pixels in enumerate(cropped_images):
         keras.utils.save_img(tmp_path / f"{i}.jpg", pixels, scale=False, quality=95)
     images = [mp.Image.create_from_file(f"{tmp_path}/{i}.jpg") for i in range(100)]
     pixels = np.stack([image.numpy_view() for image in images])
     # MediaPipe is compared with LiteRT in int8, and with Keras in float32.
     runner = Interpreter(str(tmp_path / "int8.tflite")).get_signature_runner()
-    expected = {
+    expected_scores = {
         "float32": classifier.model.predict(pixels, verbose=0),
         "int8": runner(image=pixels)["probabilities"],
     }
-    for format, scores in expected.items():
+    for format, scores in expected_scores.items():
         path = str(tmp_path / f"{format}.tflite")
         with mp.tasks.vision.ImageClassifier.create_from_model_path(path) as client:
             for i, image in enumerate(images):
@@ -307,8 +320,8 @@ def test_mediapipe_agrees_with_keras_on_photographs(mp, tmp_path):
                 assert [c.category_name for c in head.categories] == [
                     classifier.classes[index] for index in indices
                 ]
-                best = [category.score for category in head.categories]
-                np.testing.assert_allclose(best, scores[i, indices], atol=1e-4)
-                assert best[0] == max(best) >= scores[i].max() - 1e-4
+                best_scores = [category.score for category in head.categories]
+                np.testing.assert_allclose(best_scores, scores[i, indices], atol=1e-4)
+                assert best_scores[0] == max(best_scores) >= scores[i].max() - 1e-4
         # The images show every tenth class, beginning with class 3.
         assert (scores.argmax(axis=1) == 10 * np.arange(100) + 3).sum() >= 65

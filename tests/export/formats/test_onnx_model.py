@@ -59,7 +59,7 @@ def test_onnx_runtime_agrees_with_keras(onnx_path, classifier):
     split = sources.load_dataset("digits").test
     classify = runtimes.open_onnx(onnx_path)
     logits = saved_model.compute_reference_logits(classifier.model, split.images)
-    # `classify` accepts different batch sizes.
+    # `classify` must accept different batch sizes.
     parts = [classify(split.images[:1]), classify(split.images[1:])]
     comparison = compare(np.concatenate(parts), logits, split.labels)
     assert comparison.logit_difference < 1e-5
@@ -76,13 +76,13 @@ def test_graph_has_no_needless_nodes(onnx_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "variation", "pads"),
+    ("name", "options", "num_pads"),
     [
         ("resnet18", {}, 0),
         pytest.param("resnet18", {"shortcut": "A"}, 3, marks=pytest.mark.full),
         pytest.param("resnet18", {"shortcut": "C"}, 0, marks=pytest.mark.full),
         pytest.param("resnet50", {"stride_on": "1x1"}, 0, marks=pytest.mark.full),
-        # The first max pooling does not follow a ReLU, so padding with zeros matters.
+        # The first max pooling does not follow a ReLU, so it needs a Pad node.
         pytest.param("resnet50v2", {}, 1, marks=pytest.mark.full),
         pytest.param("resnet50", {"stem": "deep", "avg_down": True}, 0, marks=pytest.mark.full),
         pytest.param("resnet50", {"se": True}, 0, marks=pytest.mark.full),
@@ -95,12 +95,12 @@ def test_graph_has_no_needless_nodes(onnx_path):
         pytest.param("cifar_resnet20", {"preact": True}, 2, marks=pytest.mark.full),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("folded", [False, True])
-def test_every_variant_agrees_with_keras(name, variation, pads, folded, tmp_path):
-    """The images have an odd height and width."""
+@pytest.mark.parametrize("is_folded", [False, True])
+def test_every_variant_agrees_with_keras(name, options, num_pads, is_folded, tmp_path):
+    """All variants agree for an odd image size, which stride 2 does not divide."""
     size = 15 if name.startswith("cifar") else 35
-    classifier = make_random_classifier(name, size, variation)
-    if folded:
+    classifier = make_random_classifier(name, size, options)
+    if is_folded:
         classifier = dataclasses.replace(classifier, model=fold(classifier.model))
     path = str(tmp_path / "model.onnx")
     onnx_model.write_onnx(path, classifier)
@@ -110,25 +110,27 @@ def test_every_variant_agrees_with_keras(name, variation, pads, folded, tmp_path
     comparison = compare(runtimes.open_onnx(path)(pixels), logits, np.zeros(3))
     assert comparison.logit_difference < 1e-5
     counts = count_operations(path)
-    assert (counts["Pad"], counts["Transpose"]) == (pads, 1)
-    layers = collections.Counter(type(layer) for layer in list_layers(classifier.model))
-    assert counts["Conv"] == layers[keras.layers.Conv2D]
-    assert counts["BatchNormalization"] == layers[keras.layers.BatchNormalization]
+    assert (counts["Pad"], counts["Transpose"]) == (num_pads, 1)
+    layer_counts = collections.Counter(
+        type(layer) for layer in list_layers(classifier.model)
+    )
+    assert counts["Conv"] == layer_counts[keras.layers.Conv2D]
+    assert counts["BatchNormalization"] == layer_counts[keras.layers.BatchNormalization]
 
 
-def make_random_classifier(name, size, variation):
+def make_random_classifier(name, size, options):
     """Returns a classifier with random weights, whose predictions differ by image."""
     keras.utils.set_random_seed(0)
     pixels = keras.Input((size, size, 3), name="image")
     normalised_image = keras.layers.Normalization(
         mean=(123.7, 116.3, 103.5), variance=(3409.0, 3260.0, 3291.0)
     )(pixels)
-    model = ResNet(name, input_tensor=normalised_image, classes=10, **variation)
+    model = ResNet(name, input_tensor=normalised_image, classes=10, **options)
     random = np.random.default_rng(0)
     for variable in model.variables:
         if variable.ndim == 1 and "normalization" not in variable.path:
-            low = 0.2 if variable.name in ("gamma", "moving_variance") else -0.2
-            variable.assign(random.uniform(low, 0.4, variable.shape))
+            minimum = 0.2 if variable.name in ("gamma", "moving_variance") else -0.2
+            variable.assign(random.uniform(minimum, 0.4, variable.shape))
     return Classifier(
         name,
         model,

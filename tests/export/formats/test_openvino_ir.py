@@ -63,8 +63,8 @@ def test_files_contain_classes_and_preprocessing(exports, classifier):
 def test_float32_agrees_with_keras(exports, classifier, digits):
     classify = runtimes.open_openvino(str(exports / "float32"))
     logits = saved_model.compute_reference_logits(classifier.model, digits.test.images)
-    # `classify` accepts different batch sizes, and a second call does not overwrite the
-    # probabilities that the first call returned.
+    # `classify` must accept different batch sizes, and a second call must not overwrite
+    # the probabilities that the first call returned.
     parts = [classify(digits.test.images[:1]), classify(digits.test.images[1:])]
     comparison = compare(np.concatenate(parts), logits, digits.test.labels)
     assert comparison.logit_difference < 1e-5
@@ -87,34 +87,36 @@ def test_int8_agrees_with_keras_and_runs_in_int8(exports, classifier, digits):
         (info["layerType"].astype(str), info["runtimePrecision"].astype(str))
         for info in (o.get_rt_info() for o in model.get_runtime_model().get_ops())
     ]
-    convolutions = [dtype for kind, dtype in operations if kind == "Convolution"]
-    assert len(convolutions) == 7
-    assert sum(dtype in ("u8", "i8") for dtype in convolutions) == 6
+    convolution_dtypes = [dtype for kind, dtype in operations if kind == "Convolution"]
+    assert len(convolution_dtypes) == 7
+    assert sum(dtype in ("u8", "i8") for dtype in convolution_dtypes) == 6
 
 
 def test_graph_has_only_the_operations_of_the_paper(exports):
     """Batch normalisation is folded into the convolutions."""
-    blocks = 3
-    convolutions = 1 + 2 * blocks
-    float32, int8 = (
+    num_blocks = 3
+    num_convolutions = 1 + 2 * num_blocks
+    float32_counts, int8_counts = (
         collections.Counter(node.get("type") for node in read_nodes(exports / name))
         for name in ("float32", "int8")
     )
-    for counts in (float32, int8):
-        assert counts["Convolution"] == counts["ReLU"] == convolutions
+    for counts in (float32_counts, int8_counts):
+        assert counts["Convolution"] == counts["ReLU"] == num_convolutions
         assert counts["MatMul"] == counts["SoftMax"] == counts["Transpose"] == 1
-        # Both shortcuts A subsample by MaxPool and add zero channels by Pad.
+        # Each of the two shortcuts A subsamples by MaxPool and adds channels by Pad.
         assert counts["MaxPool"] == counts["Pad"] == 2
         assert not {kind for kind in counts if "BatchNorm" in kind}
-    assert not {"FakeQuantize", "Multiply"} & float32.keys()
+    assert not {"FakeQuantize", "Multiply"} & float32_counts.keys()
     # The outputs of ReLUs, one input of each addition and the features are quantised.
-    assert int8["FakeQuantize"] == convolutions + blocks + 1
+    assert int8_counts["FakeQuantize"] == num_convolutions + num_blocks + 1
     # The dense layer and all convolutions except the first have int8 weights.
     data_elements = [node.find("data") for node in read_nodes(exports / "int8")]
-    types = [
+    element_types = [
         element.get("element_type") for element in data_elements if element is not None
     ]
-    assert types.count("i8") == int8["Multiply"] == convolutions - 1 + 1
+    assert (
+        element_types.count("i8") == int8_counts["Multiply"] == num_convolutions - 1 + 1
+    )
 
 
 def read_nodes(folder):
@@ -123,8 +125,8 @@ def read_nodes(folder):
 
 def test_int8_is_reproducible(exports, classifier, digits, tmp_path):
     write_int8(tmp_path / "again", classifier, digits)
-    # model.xml is not compared, because OpenVINO continues the numbers of its nodes
-    # from one model to the next.
+    # model.xml is not compared, because it contains node numbers. OpenVINO continues
+    # these numbers from one model to the next model of a process.
     content = (tmp_path / "again/model.bin").read_bytes()
     assert content == (exports / "int8/model.bin").read_bytes()
 
@@ -190,5 +192,5 @@ print("openvino_telemetry" in sys.modules)
     result = run_python("-c", code, cwd=tmp_path, env={"HOME": str(home)})
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "False"
-    # In this folder, the telemetry package would store that the user consents.
+    # The telemetry package would store the user's consent in this folder.
     assert not (home / "intel").exists()

@@ -43,12 +43,12 @@ def digits():
 
 def test_outputs_agree_with_keras(trained_run, signatures, digits):
     model = load_classifier(str(trained_run)).model  # The network before folding.
-    features = keras.Model(model.input, model.get_layer("avg_pool").output)
-    for count in (1, 7):
-        images = digits[:count]
+    feature_model = keras.Model(model.input, model.get_layer("avg_pool").output)
+    for num_images in (1, 7):
+        images = digits[:num_images]
         for name, key, expected in (
             ("serving_default", "probabilities", model(images, training=False)),
-            ("features", "features", features(images, training=False)),
+            ("features", "features", feature_model(images, training=False)),
         ):
             outputs = signatures[name](image=tf.constant(images))
             assert list(outputs) == [key]
@@ -57,17 +57,17 @@ def test_outputs_agree_with_keras(trained_run, signatures, digits):
 
 def test_each_weight_is_stored_once(export_dir, classifier):
     """All signatures call one function, whose constants include the weights."""
-    functions = read_graph_nodes(export_dir)
-    sizes = [
+    node_lists = read_graph_nodes(export_dir)
+    constant_sizes = [
         np.prod([d.size for d in node.attr["value"].tensor.tensor_shape.dim], dtype=int)
-        for nodes in functions
+        for nodes in node_lists
         for node in nodes
         if node.op == "Const" and node.attr["dtype"].type == tf.float32.as_datatype_enum
     ]
-    weights = classifier.model.count_params()
+    num_weights = classifier.model.count_params()
     # The other constants are a few scalars and the mean of the pixels.
-    assert weights <= sum(sizes) < weights + 50
-    assert not any(node.op == "VarHandleOp" for nodes in functions for node in nodes)
+    assert num_weights <= sum(constant_sizes) < num_weights + 50
+    assert not any(node.op == "VarHandleOp" for nodes in node_lists for node in nodes)
 
 
 def read_graph_nodes(path):
@@ -80,27 +80,29 @@ def read_graph_nodes(path):
 
 def test_graph_has_only_the_operations_of_the_paper(export_dir):
     """Batch normalisation is folded into the convolutions."""
-    functions = [
+    function_counts = [
         collections.Counter(node.op for node in nodes)
         for nodes in read_graph_nodes(export_dir)
     ]
-    (network,) = [counts for counts in functions if counts["Conv2D"]]
-    blocks = 3
-    assert network["Conv2D"] == network["Relu"] == 1 + 2 * blocks
-    assert network["BiasAdd"] == network["Conv2D"] + network["MatMul"]
-    assert network["MatMul"] == network["Softmax"] == 1
-    assert network["AddV2"] == blocks
+    (network_counts,) = [counts for counts in function_counts if counts["Conv2D"]]
+    num_blocks = 3
+    assert network_counts["Conv2D"] == network_counts["Relu"] == 1 + 2 * num_blocks
+    assert (
+        network_counts["BiasAdd"] == network_counts["Conv2D"] + network_counts["MatMul"]
+    )
+    assert network_counts["MatMul"] == network_counts["Softmax"] == 1
+    assert network_counts["AddV2"] == num_blocks
     # Two Pad nodes precede convolutions with stride 2. Two Pad nodes add the zero
     # channels of shortcut A.
-    assert network["Pad"] == 2 + 2
-    operations = {operation for counts in functions for operation in counts}
+    assert network_counts["Pad"] == 2 + 2
+    operations = {operation for counts in function_counts for operation in counts}
     assert not {operation for operation in operations if "BatchNorm" in operation}
-    # Batch normalisation could also be decomposed into these operations.
-    assert not {"Mul", "Rsqrt"} & network.keys()
+    # These operations would mean that batch normalisation is decomposed, not folded.
+    assert not {"Mul", "Rsqrt"} & network_counts.keys()
 
 
 def encode_image(image, format, factor=1):
-    """Enlarges an image by a factor, and returns the bytes of an image file."""
+    """Returns the bytes of an image file. The image is enlarged by `factor`."""
     image = np.kron(image, np.ones((factor, factor, 1), image.dtype))
     encode = {"png": tf.io.encode_png, "jpeg": tf.io.encode_jpeg}[format]
     return encode(image).numpy()
@@ -112,14 +114,14 @@ def test_encoded_images_of_any_size_are_classified(classifier, signatures, digit
         encode_image(digits[1], "jpeg", 5),
         encode_image(digits[2][:, :6], "png", 3),
     ]
-    views = tf.stack([classifier.preprocessing.read(tf.constant(f)) for f in files])
-    expected = np.asarray(classifier.model(views, training=False))
+    images = tf.stack([classifier.preprocessing.read(tf.constant(f)) for f in files])
+    expected = np.asarray(classifier.model(images, training=False))
     outputs = signatures["image_bytes"](image_bytes=tf.constant(files))
-    order = np.argsort(-expected, axis=1)[:, :5]
+    top_indices = np.argsort(-expected, axis=1)[:, :5]
     names = np.char.decode(outputs["classes"].numpy().astype(bytes), "utf-8")
-    assert names.tolist() == np.array(classifier.classes)[order].tolist()
+    assert names.tolist() == np.array(classifier.classes)[top_indices].tolist()
     np.testing.assert_allclose(
-        outputs["scores"], np.take_along_axis(expected, order, 1), atol=1e-5
+        outputs["scores"], np.take_along_axis(expected, top_indices, 1), atol=1e-5
     )
 
 
@@ -129,7 +131,7 @@ def test_a_damaged_image_fails_the_whole_request(signatures, digits, content):
     content = intact[: len(intact) // 2] if content == "cut" else content
     with pytest.raises(tf.errors.InvalidArgumentError):
         signatures["image_bytes"](image_bytes=tf.constant([intact, content, intact]))
-    # A caller can then send each file in its own request.
+    # A caller can therefore find the damaged file by one request per file.
     signatures["image_bytes"](image_bytes=tf.constant([intact]))
 
 
@@ -141,14 +143,15 @@ class Server:
     """Imitates the REST API of TensorFlow Serving by its documented rules.
 
     In the row format, `instances` is a list of values (if the signature has one input)
-    or of objects whose keys are the inputs' names. `predictions` has the same form. The
-    column format uses `inputs` and `outputs`. `{"b64": ...}` represents bytes. Output
-    strings must be UTF-8 unless the output's name ends in `_bytes`.
+    or of objects whose keys are the inputs' names. The response contains `predictions`,
+    a list of the same form. In the column format, `inputs` and `outputs` are used
+    instead. `{"b64": ...}` represents bytes. Output strings must be UTF-8 unless the
+    output's name ends in `_bytes`.
     """
 
     def __init__(self, path):
         v1 = tf.compat.v1
-        # docs/how-to/serve.md recommends one thread for the server.
+        # docs/how-to/serve.md recommends this setting for the server.
         config = v1.ConfigProto(inter_op_parallelism_threads=1)
         self.session = v1.Session(graph=tf.Graph(), config=config)
         with self.session.graph.as_default():
@@ -169,10 +172,12 @@ class Server:
             if not isinstance(columns, dict):
                 columns = {names[0]: columns}
         feeds = {}
-        for name, entry in signature.inputs.items():
-            dtype = tf.as_dtype(entry.dtype).as_numpy_dtype
-            feeds[entry.name] = np.array(columns[name], dtype)
-        fetches = {name: entry.name for name, entry in signature.outputs.items()}
+        for name, tensor_info in signature.inputs.items():
+            dtype = tf.as_dtype(tensor_info.dtype).as_numpy_dtype
+            feeds[tensor_info.name] = np.array(columns[name], dtype)
+        fetches = {
+            name: tensor_info.name for name, tensor_info in signature.outputs.items()
+        }
         arrays = self.session.run(fetches, feeds)
         outputs = {
             name: np.vectorize(bytes.decode)(values).tolist()
@@ -206,10 +211,10 @@ def test_documented_rest_requests_give_documented_responses(server, classifier):
         find_code_blocks("json")
     )
     files = [row["b64"] for row in json.loads(request)["instances"]]
-    views = tf.stack(
+    images = tf.stack(
         [classifier.preprocessing.read(tf.constant(base64.b64decode(f))) for f in files]
     )
-    expected = np.asarray(classifier.model(views, training=False))
+    expected = np.asarray(classifier.model(images, training=False))
     actual = server.predict(request)
     assert describe_form(actual) == describe_form(json.loads(response))
     assert [row["classes"][0] for row in actual["predictions"]] == [
@@ -227,7 +232,7 @@ def test_documented_rest_requests_give_documented_responses(server, classifier):
 
 
 def describe_form(value):
-    """Replaces JSON values by their types, and lists by their first element."""
+    """Returns a JSON value with leaves replaced by types, and lists cut to one item."""
     if isinstance(value, dict):
         return {name: describe_form(part) for name, part in value.items()}
     return (
@@ -253,8 +258,10 @@ class CustomLayer(keras.layers.Layer):
 
 
 def make_two_input_model():
-    image, second = keras.Input((8, 8, 3), name="image"), keras.Input((8, 8, 3))
-    return keras.Model([image, second], add_head(keras.layers.Add()([image, second])))
+    image, second_image = keras.Input((8, 8, 3), name="image"), keras.Input((8, 8, 3))
+    return keras.Model(
+        [image, second_image], add_head(keras.layers.Add()([image, second_image]))
+    )
 
 
 def make_model(*layers, size=8):
@@ -282,7 +289,7 @@ def make_model(*layers, size=8):
         ),
         (
             lambda: keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)]),
-            r"layers avg_pool and predictions \(activation: softmax\)",
+            r"layers 'avg_pool' and 'predictions' \(activation: softmax\)",
         ),
     ],
 )
@@ -297,19 +304,25 @@ def test_a_supported_model_is_accepted():
 
 
 def test_check_signatures_detects_wrong_names_and_weights(classifier, digits, tmp_path):
-    """The wrong SavedModels have rotated class names and a kernel times 1.01."""
+    """One SavedModel has rotated class names, another a kernel multiplied by 1.01."""
     images = digits[:8]
-    write = saved_model.write_saved_model
-    write(classifier, str(tmp_path / "correct"))
+    write_saved_model = saved_model.write_saved_model
+    write_saved_model(classifier, str(tmp_path / "correct"))
     saved_model.check_signatures(str(tmp_path / "correct"), classifier, images)
     names = (*classifier.classes[1:], classifier.classes[0])
-    write(dataclasses.replace(classifier, classes=names), str(tmp_path / "names"))
-    with pytest.raises(Disagreement, match=r"image_bytes .* other classes"):
+    write_saved_model(
+        dataclasses.replace(classifier, classes=names), str(tmp_path / "names")
+    )
+    with pytest.raises(Disagreement, match=r"'image_bytes' .* different classes"):
         saved_model.check_signatures(str(tmp_path / "names"), classifier, images)
     model = keras.models.clone_model(classifier.model)
     model.set_weights(classifier.model.get_weights())
     kernel = model.get_layer("conv1_conv").kernel
     kernel.assign(kernel * 1.01)
-    write(dataclasses.replace(classifier, model=model), str(tmp_path / "changed"))
-    with pytest.raises(Disagreement, match=r"features .* differs .* by \d"):
+    write_saved_model(
+        dataclasses.replace(classifier, model=model), str(tmp_path / "changed")
+    )
+    with pytest.raises(
+        Disagreement, match=r"'features' .* differ by \d.* limit is 1e-04"
+    ):
         saved_model.check_signatures(str(tmp_path / "changed"), classifier, images)

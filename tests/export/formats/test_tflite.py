@@ -15,8 +15,8 @@ from keras_resnet.nets import folding
 
 OP_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items()}
 TYPE_NAMES = {value: name for name, value in vars(schema.TensorType).items()}
-# Operations of CIFAR ResNet-8 at 8x8, which has three blocks, two with shortcut A.
-OPERATIONS = {
+# Number of operations in CIFAR ResNet-8 at 8x8. Two of three blocks have shortcut A.
+OPERATION_COUNTS = {
     "SUB": 1, "CONV_2D": 7, "ADD": 3, "AVERAGE_POOL_2D": 2, "PAD": 4, "MEAN": 1,
     "FULLY_CONNECTED": 1, "SOFTMAX": 1,
 }  # fmt: skip
@@ -30,10 +30,13 @@ class TFLiteFile:
         (self.graph,) = self.model.subgraphs
 
     def list_operators(self):
-        """Yields (name, operator). Custom and Flex operators have the name CUSTOM."""
+        """Yields (name, operator). The name of custom and Flex operators is CUSTOM."""
         for operator in self.graph.operators:
-            code = self.model.operatorCodes[operator.opcodeIndex]
-            yield OP_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)], operator
+            entry = self.model.operatorCodes[operator.opcodeIndex]
+            yield (
+                OP_NAMES[max(entry.builtinCode, entry.deprecatedBuiltinCode)],
+                operator,
+            )
 
     def count_operators(self):
         return collections.Counter(name for name, _ in self.list_operators())
@@ -69,11 +72,11 @@ def expected(trained_run, digits):
 
 
 @pytest.mark.parametrize(
-    "name, extra_operations",
+    "name, extra_counts",
     [
         ("float32", {"CAST": 1}),
         # 7 convolutions and a dense layer have a kernel and a bias each. The 17th
-        # tensor is the mean of the only channel.
+        # float16 tensor is the mean that the network subtracts from the pixels.
         ("float16", {"CAST": 1, "DEQUANTIZE": 17}),
         ("dynamic", {"CAST": 1}),
         ("int8", {"QUANTIZE": 1, "DEQUANTIZE": 1}),
@@ -82,12 +85,12 @@ def expected(trained_run, digits):
         ("int16x8", {"CAST": 1, "QUANTIZE": 1, "DEQUANTIZE": 1}),
     ],
 )
-def test_files_have_only_the_expected_operations(files, name, extra_operations):
+def test_files_have_only_the_expected_operations(files, name, extra_counts):
     """The files have no custom or Flex operations and no batch normalisation."""
-    assert TFLiteFile(files[name]).count_operators() == OPERATIONS | extra_operations
+    assert TFLiteFile(files[name]).count_operators() == OPERATION_COUNTS | extra_counts
 
 
-# Dtype and quantisation (scale, zero point) of the input, then of the output.
+# Dtype and (scale, zero point) of the input, then of the output, for each format.
 INTERFACES = {
     "float32": (np.uint8, None, np.float32, None),
     "float16": (np.uint8, None, np.float32, None),
@@ -108,10 +111,10 @@ def test_interfaces_have_names_dtypes_shapes_and_scales(files, name):
     output = runner.get_output_details()["probabilities"]
     assert image["shape"].tolist() == [1, 8, 8, 1]
     assert output["shape"].tolist() == [1, 10]
-    input_dtype, input_scale, output_dtype, output_scale = INTERFACES[name]
+    input_dtype, input_params, output_dtype, output_params = INTERFACES[name]
     assert (image["dtype"], output["dtype"]) == (input_dtype, output_dtype)
-    assert image["quantization"] == (input_scale or (0, 0))
-    assert output["quantization"] == pytest.approx(output_scale or (0, 0))
+    assert image["quantization"] == (input_params or (0, 0))
+    assert output["quantization"] == pytest.approx(output_params or (0, 0))
 
 
 def test_conversion_prints_no_native_messages(trained_run, digits, tmp_path, capfd):
@@ -154,7 +157,7 @@ def predict(path, images):
 
 @pytest.mark.parametrize("name", tflite.TFLITE_FORMATS)
 def test_every_format_agrees_with_keras(files, digits, expected, name):
-    """All images are one batch, which proves that LiteRT can resize the batch."""
+    """All images form one batch, which proves that LiteRT can enlarge the batch."""
     probabilities = predict(files[name], digits.test.images)
     agreement = (probabilities.argmax(axis=1) == expected.argmax(axis=1)).mean()
     difference = np.abs(probabilities - expected).max()
@@ -178,7 +181,7 @@ def test_files_have_the_size_of_their_weights(files):
 
 
 def test_dark_images_give_an_input_scale_of_1(trained_run, digits, tmp_path):
-    """The input's quantisation step is 1. The calibration images are not changed."""
+    """The input's quantisation step is 1, and the conversion changes no image."""
     classifier = load_classifier(str(trained_run))
     saved_model.write_static_model(classifier, str(tmp_path / "static"), "float32")
     dark_images = digits.train.images[:50] // 4

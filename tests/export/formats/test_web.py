@@ -64,7 +64,7 @@ MESSAGE = "document.getElementById('message').textContent"
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Adds `extra_headers` to each response, and delays the paths in `delays`."""
+    """Adds `extra_headers` to each response. `delays` maps paths to seconds."""
 
     extra_headers = ()
     delays: dict[str, float]
@@ -91,8 +91,8 @@ def serve(folder, *headers, delays=()):
         *headers: Additional headers of every response, (name, value).
         delays: Delays in seconds by the URL path of a file, such as "/model.json".
     """
-    attributes = {"extra_headers": headers, "delays": dict(delays)}
-    handler_class = type("Handler", (Handler,), attributes)
+    class_attributes = {"extra_headers": headers, "delays": dict(delays)}
+    handler_class = type("Handler", (Handler,), class_attributes)
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), functools.partial(handler_class, directory=str(folder))
     )
@@ -105,7 +105,7 @@ def serve(folder, *headers, delays=()):
 
 
 class Page:
-    """The web page in Chromium, with the screen size of a phone."""
+    """The exported web page in Chromium, with the screen size of a phone."""
 
     def __init__(self, driver):
         self.driver = driver
@@ -116,13 +116,15 @@ class Page:
 
     def wait(self, expression, seconds=TIMEOUT):
         """Waits until a JavaScript expression is true, and returns its value."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
             if value := self.driver.execute_script(f"return {expression}"):
                 return value
             time.sleep(0.05)
-        text = self.driver.execute_script("return document.body.innerText")
-        raise TimeoutError(f"{expression}: {text} {self.driver.get_log('browser')}")
+        page_text = self.driver.execute_script("return document.body.innerText")
+        raise TimeoutError(
+            f"{expression}: {page_text} {self.driver.get_log('browser')}"
+        )
 
     def classify(self, path):
         """Chooses an image file on the page, and returns the results that it shows."""
@@ -184,7 +186,7 @@ def open_browser(*flags):
         for flag in (*CHROMIUM_FLAGS, f"--user-data-dir={profile}", *flags):
             options.add_argument(flag)
         service = webdriver.ChromeService(shutil.which("chromedriver"))
-        stack.callback(service.stop)  # Stops it if no browser starts.
+        stack.callback(service.stop)  # Stops chromedriver if no browser starts.
         # Without a socket timeout, Selenium may wait for chromedriver forever.
         original_timeout = socket.getdefaulttimeout()
         socket.setdefaulttimeout(1.5 * TIMEOUT)
@@ -210,11 +212,11 @@ def page():
 
 def write_page(path, classifier, files):
     """Writes the web page. Skips the test if npm or its registry is unavailable."""
-    reasons = r"no command npm|request to \S+ failed|timeout|npm ci ran longer"
+    skip_pattern = r"npm is not on|request to \S+ failed|timeout|npm ci did not end"
     try:
         web.write_web(path, classifier, files)
     except InputError as error:
-        if re.search(reasons, str(error)):
+        if re.search(skip_pattern, str(error)):
             pytest.skip(str(error))
         raise
 
@@ -271,7 +273,7 @@ def colours_site(digits_site, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         # The page of the digits is copied, because a second build would take seconds.
         patch.setattr(
-            web, "_build", lambda work, path: shutil.copytree(digits_site[1], path)
+            web, "_build", lambda work_dir, path: shutil.copytree(digits_site[1], path)
         )
         web.write_web(folder / "web", classifier, files)
     return classifier, folder / "web"
@@ -280,21 +282,21 @@ def colours_site(digits_site, tmp_path_factory):
 def assert_results(results, expected, classes, atol):
     """Checks that the page shows the five largest of the expected probabilities."""
     predictions = results["predictions"]
-    best = np.argsort(-expected, kind="stable")[: len(predictions)]
-    assert predictions[0]["index"] == best[0]
+    top_indices = np.argsort(-expected, kind="stable")[: len(predictions)]
+    assert predictions[0]["index"] == top_indices[0]
     assert len(predictions) == min(5, len(classes))
     for prediction in predictions:
         assert prediction["label"] == classes[prediction["index"]]
         assert abs(prediction["probability"] - expected[prediction["index"]]) <= atol
         percentage = float(prediction["percentage"].removesuffix(" %"))
         assert abs(percentage - 100 * prediction["probability"]) <= 0.51
-    assert predictions[-1]["probability"] >= expected[best[-1]] - atol
+    assert predictions[-1]["probability"] >= expected[top_indices[-1]] - atol
     assert results["milliseconds"] >= 0
     assert re.fullmatch(r"(< 0\.1|\d+\.\d|\d+) ms", results["time"])
 
 
 def test_page_predicts_digits_like_keras(digits_site, page, tmp_path):
-    """The page shows the probabilities of Keras, for the files float32 and int8."""
+    """The page shows about the same probabilities as Keras, in float32 and in int8."""
     classifier, folder = digits_site
     split = sources.load_dataset("digits").test
     images = np.stack([split.images[i] for i in range(12)])
@@ -312,8 +314,8 @@ def test_page_predicts_digits_like_keras(digits_site, page, tmp_path):
             for image, probabilities in zip(images, expected, strict=True):
                 keras.utils.save_img(tmp_path / "digit.png", image, scale=False)
                 results = page.classify(tmp_path / "digit.png")
-                rgb = image.repeat(3, axis=-1)
-                np.testing.assert_array_equal(results["pixels"], rgb)
+                rgb_pixels = image.repeat(3, axis=-1)
+                np.testing.assert_array_equal(results["pixels"], rgb_pixels)
                 assert_results(results, probabilities, classifier.classes, atol)
                 label = results["predictions"][0]["label"]
                 assert results["said"].startswith(f"{label}, ")
@@ -344,7 +346,7 @@ def write_images(folder):
         "palette.png": (wide_image.convert("P"), {}),
         "lossless.webp": (wide_image, {"lossless": True}),
         "first.gif": (wide_image.convert("P"), {}),
-        # The page reads this image in several strips of rows.
+        # The page reads this image in several strips of 256 rows.
         "large.png": (Image.fromarray(draw_image(1100, 700)), {}),
         "profile.png": (wide_image, {"icc_profile": make_swapped_profile()}),
     }
@@ -360,11 +362,12 @@ def make_swapped_profile():
     profile = bytearray(
         ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     )
-    tags = int.from_bytes(profile[128:132], "big")
-    entries = [profile[132 + 12 * i : 144 + 12 * i] for i in range(tags)]
-    offsets = {bytes(e[:4]): 132 + 12 * i for i, e in enumerate(entries)}
-    red, green = offsets[b"rXYZ"], offsets[b"gXYZ"]
-    profile[red : red + 4], profile[green : green + 4] = b"gXYZ", b"rXYZ"
+    num_tags = int.from_bytes(profile[128:132], "big")
+    entries = [profile[132 + 12 * i : 144 + 12 * i] for i in range(num_tags)]
+    offsets = {bytes(entry[:4]): 132 + 12 * i for i, entry in enumerate(entries)}
+    red_offset, green_offset = offsets[b"rXYZ"], offsets[b"gXYZ"]
+    profile[red_offset : red_offset + 4] = b"gXYZ"
+    profile[green_offset : green_offset + 4] = b"rXYZ"
     return bytes(profile)
 
 
@@ -473,23 +476,23 @@ def test_camera_images_are_classified(digits_site, page):
 
 
 def test_the_network_chosen_last_is_used(digits_site, page):
-    """A network that was chosen first but finishes loading last is not used."""
+    """The network chosen first is not used, although its file arrives last."""
     classifier, folder = digits_site
     # The browser's cache would make the delays ineffective.
-    no_cache = ("Cache-Control", "no-store")
+    no_cache_header = ("Cache-Control", "no-store")
     delays = {"/int8.tflite": 0.6, "/float32.tflite": 0.3}
-    with serve(folder, no_cache, delays=delays) as url:
+    with serve(folder, no_cache_header, delays=delays) as url:
         page.open(url)
         page.set_camera_permission("granted")
         page.driver.find_element("id", "camera").click()
         page.read_results()
         page.choose_networks(0, 1)
-        ready = "document.documentElement.dataset.ready"
-        assert page.wait(ready) == "float32"
-        time.sleep(0.6)  # By now, int8 would be loaded too.
+        ready_expression = "document.documentElement.dataset.ready"
+        assert page.wait(ready_expression) == "float32"
+        time.sleep(0.6)  # The delayed int8 file arrives in the meantime.
         page.clear_results()
         results = page.read_results()
-        assert page.wait(ready) == "float32"
+        assert page.wait(ready_expression) == "float32"
         assert page.wait("document.getElementById('message').hidden")
         page.driver.find_element("id", "camera").click()
     pixels = results["pixels"][None, ..., :1]
@@ -535,22 +538,22 @@ def test_a_page_opened_as_a_file_shows_a_message(digits_site, page):
 
 
 def test_nothing_leaves_this_machine(colours_site, tmp_path):
-    """All URLs in Chromium's network log, which covers workers, are of this server."""
+    """All URLs in Chromium's network log are of this server. The log covers workers."""
     Image.fromarray(draw_image(90, 70)).save(tmp_path / "image.png")
-    log = tmp_path / "net.json"
+    log_path = tmp_path / "net.json"
     with serve(colours_site[1]) as base_url:
-        with open_browser(f"--log-net-log={log}") as page:
+        with open_browser(f"--log-net-log={log_path}") as page:
             page.open(base_url)
             page.classify(tmp_path / "image.png")
             messages = [entry["message"] for entry in page.driver.get_log("browser")]
             assert not [m for m in messages if "Content Security Policy" in m]
         requested_urls = {
             event["params"]["url"]
-            for event in json.loads(log.read_text())["events"]
+            for event in json.loads(log_path.read_text())["events"]
             if base_url.rstrip("/") in event.get("params", {}).get("initiator", "")
         }
     names = {"model.json", "worker.js", "float32.tflite"}
-    names |= {f"litert/litert_wasm_internal.{end}" for end in ("js", "wasm.gzip")}
+    names |= {f"litert/litert_wasm_internal.{suffix}" for suffix in ("js", "wasm.gzip")}
     assert {base_url + name for name in names} <= requested_urls
     assert all(url.startswith((base_url, "blob:", "data:")) for url in requested_urls)
 
@@ -588,28 +591,30 @@ def test_page_fits_the_screen_of_a_phone(colours_site, page, tmp_path):
 def test_folder_has_only_page_runtime_and_networks(digits_site):
     _, folder = digits_site
     files = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-    litert = {
-        f"litert/{build}.{end}" for build in web.BUILDS for end in ("js", "wasm.gzip")
+    litert_files = {
+        f"litert/{build}.{suffix}"
+        for build in web.BUILDS
+        for suffix in ("js", "wasm.gzip")
     }
-    page = {"index.html", "style.css", "main.js", "worker.js", "model.json"}
-    assert files == page | litert | {"int8.tflite", "float32.tflite"}
-    assert sum((folder / name).stat().st_size for name in litert) < 10e6
+    page_files = {"index.html", "style.css", "main.js", "worker.js", "model.json"}
+    assert files == page_files | litert_files | {"int8.tflite", "float32.tflite"}
+    assert sum((folder / name).stat().st_size for name in litert_files) < 10e6
 
 
 def test_lock_file_has_hashes_and_no_urls():
-    lock = json.loads((web.TEMPLATE / "package-lock.json").read_text())
-    packages = {name: p for name, p in lock["packages"].items() if name}
+    lock_content = json.loads((web.TEMPLATE / "package-lock.json").read_text())
+    packages = {name: p for name, p in lock_content["packages"].items() if name}
     assert {"node_modules/@litertjs/core", "node_modules/esbuild"} <= set(packages)
     for package in packages.values():
         assert package["integrity"].startswith("sha512-")
         assert "resolved" not in package
-    assert "://" not in json.dumps(lock)
+    assert "://" not in json.dumps(lock_content)
 
 
 def test_missing_npm_is_an_input_error(digits_files, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(
-        InputError, match=r"web needs Node.js .* no command npm"
+        InputError, match=r"npm is not on the PATH.* web needs Node.js"
     ) as error:
         web.write_web(tmp_path / "web", *digits_files)
     assert "\n" not in str(error.value)
@@ -622,7 +627,7 @@ def test_npm_that_never_ends_is_an_input_error(digits_files, tmp_path, monkeypat
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(web, "TIMEOUT", 0.1)
     start = time.monotonic()
-    with pytest.raises(InputError, match=r"web needs .* npm ci .* 0\.1 s") as error:
+    with pytest.raises(InputError, match=r"npm ci .* 0\.1 s.* web needs ") as error:
         web.write_web(tmp_path / "web", *digits_files)
     assert time.monotonic() - start < 50
     assert "\n" not in str(error.value)
@@ -633,8 +638,10 @@ def test_an_unreachable_registry_is_an_input_error(digits_files, tmp_path, monke
     require_commands("npm")
     monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9/")
     monkeypatch.setenv("npm_config_cache", str(tmp_path / "cache"))
-    monkeypatch.setenv("npm_config_fetch_retry_mintimeout", "10")  # Milliseconds.
-    with pytest.raises(InputError, match=r"web needs .* ECONNREFUSED") as error:
+    monkeypatch.setenv("npm_config_fetch_retry_mintimeout", "10")  # In milliseconds.
+    with pytest.raises(
+        InputError, match=r"npm failed: .* ECONNREFUSED.* web needs "
+    ) as error:
         web.write_web(tmp_path / "web", *digits_files)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "web").exists()
@@ -648,7 +655,7 @@ def test_missing_files_are_an_input_error(digits_files, tmp_path):
 @pytest.mark.full
 @pytest.mark.shared_data
 def test_page_predicts_photographs_like_keras(page, tmp_path):
-    """For ResNet-18, the page predicts the classes that Keras predicts."""
+    """For ResNet-18, the page predicts the same classes as Keras for most images."""
     import subprocess
     import sys
 

@@ -10,22 +10,25 @@ from export.quantization import debug
 
 
 def test_report_shows_where_accuracy_is_lost(classifier, digits, tmp_path):
-    """A badly scaled layer has a low SQNR. The layers before it are not affected."""
-    rows = {}
+    """A badly scaled layer has a low SQNR, but the layers before this layer do not."""
+    errors_by_name = {}
     calibration, images = digits.train.images[:200], digits.test.images[:8]
-    for name, network in {
+    for name, tested_classifier in {
         "good": classifier,
         "bad": scale_channels_badly(classifier),
     }.items():
         folder = str(tmp_path / name)
-        saved_model.write_static_model(network, folder, "float32")
-        rows[name] = debug.compare_layers(folder, network.model, calibration, images)
-    layer_names = [row.layer for row in rows["good"]]
+        saved_model.write_static_model(tested_classifier, folder, "float32")
+        errors_by_name[name] = debug.compare_layers(
+            folder, tested_classifier.model, calibration, images
+        )
+    layer_names = [row.layer for row in errors_by_name["good"]]
     assert layer_names[0] == "normalization" and layer_names[-1] == "predictions"
     for name in ("conv1_relu", "conv2_block1_1_relu", "conv4_block1_out", "avg_pool"):
         assert layer_names.count(name) == 1
     good_rows, bad_rows = (
-        {row.layer: row._asdict() for row in rows[name]} for name in ("good", "bad")
+        {row.layer: row._asdict() for row in errors_by_name[name]}
+        for name in ("good", "bad")
     )
     assert min(row["sqnr_db"] for row in good_rows.values()) > 20
     assert min(row["cosine"] for row in good_rows.values()) > 0.99
@@ -40,11 +43,11 @@ def test_report_files_match_the_printed_table(classifier, digits, tmp_path, caps
     debug.write_layer_report(
         folder, classifier.model, calibration, digits.test.images, str(tmp_path)
     )
-    printed = capsys.readouterr().out.splitlines()
+    printed_lines = capsys.readouterr().out.splitlines()
     with open(tmp_path / "quantization.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(printed) == 1 + len(rows)
-    for line, row in zip(printed[1:], rows, strict=True):
+    assert len(printed_lines) == 1 + len(rows)
+    for line, row in zip(printed_lines[1:], rows, strict=True):
         assert line.split()[0] == row["layer"]
         assert float(line.split()[3]) == pytest.approx(float(row["sqnr_db"]), abs=0.06)
     assert (tmp_path / "quantization.png").read_bytes().startswith(b"\x89PNG")

@@ -37,13 +37,13 @@ def test_equalisation_preserves_outputs(variant, options):
     random = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
-            # All channels get different ranges, as in a trained network.
+            # As in a trained network, the channels need different ranges.
             layer.set_weights(
                 [random.uniform(0.2, 2, values.shape) for values in layer.get_weights()]
             )
         if "_se_" in layer.name:
-            # Larger weights would saturate the sigmoids, and float32 rounding errors
-            # could change their outputs from 0 to 1.
+            # Larger weights would saturate the sigmoids of squeeze and excitation, and
+            # float32 rounding errors could change the sigmoids' outputs from 0 to 1.
             layer.set_weights([values / 100 for values in layer.get_weights()])
     images = random.normal(size=(4, size, size, 3)).astype("float32")
     folded_model = folding.fold(model)

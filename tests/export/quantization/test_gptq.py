@@ -31,7 +31,7 @@ def test_rounding_equals_a_calculation_by_hand():
 
 
 def test_groups_are_rounded_separately():
-    """A grouped convolution gets the weights of one convolution per group."""
+    """A grouped convolution is rounded like separate convolutions for the groups."""
     random = np.random.default_rng(0)
     images = random.normal(size=(6, 5, 5, 6)).cumsum(axis=-1).astype("float32")
     kernel = random.normal(size=(3, 3, 3, 4)).astype("float32")
@@ -72,11 +72,11 @@ def test_gptq_loses_less_than_rounding_to_nearest(classifier, digits, tmp_path):
         return model
 
     rounded_model = gptq.round_weights(classifier.model, digits.train.images[:200])
-    error, nearest_error = (
+    gptq_error, nearest_error = (
         np.square(model(images) - expected).mean()
         for model in (rounded_model, round_to_nearest(classifier.model))
     )
-    assert error < nearest_error / 2
+    assert gptq_error < nearest_error / 2
     # The converter rounds to nearest, which does not change rounded weights.
     rounded_twice = round_to_nearest(rounded_model)
     np.testing.assert_allclose(rounded_model(images), rounded_twice(images), atol=1e-4)
@@ -88,12 +88,12 @@ def test_gptq_loses_less_than_rounding_to_nearest(classifier, digits, tmp_path):
     interpreter = Interpreter(
         model_content=tflite.convert_to_tflite(folder, row, digits.train.images[:50])
     )
-    (dense,) = (
+    (dense_details,) = (
         tensor
         for tensor in interpreter.get_tensor_details()
         if tensor["shape"].tolist() == [10, 64]
     )
-    integers = interpreter.get_tensor(dense["index"])
-    scales = dense["quantization_parameters"]["scales"]
+    integers = interpreter.get_tensor(dense_details["index"])
+    scales = dense_details["quantization_parameters"]["scales"]
     kernel = rounded_model.get_layer("predictions").get_weights()[0]
     np.testing.assert_allclose(integers * scales[:, None], kernel.T, rtol=1e-5)

@@ -19,7 +19,7 @@ LIMIT = comparison.LIMITS["int8"]
 
 
 def convert_and_compare(classifier, digits, folder, format="int8"):
-    """Writes a `.tflite` file, and compares it with the Keras model on test images."""
+    """Converts a network and compares the `.tflite` file with Keras on test images."""
     saved_model.write_static_model(classifier, str(folder / "static"), "float32")
     path = folder / "int8.tflite"
     row, calibration = tflite.TFLITE_FORMATS[format], digits.train.images[:200]
@@ -52,17 +52,17 @@ def test_repair_of_a_badly_scaled_network_meets_the_limit(classifier, digits, tm
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("variation", [{"preact": True}, {"se": True}])
-def test_preact_and_se_blocks_agree_with_keras_in_int8(digits, tmp_path, variation):
+@pytest.mark.parametrize("options", [{"preact": True}, {"se": True}])
+def test_preact_and_se_blocks_agree_with_keras_in_int8(digits, tmp_path, options):
     """The int8_io files agree with Keras, with and without repair."""
     keras.utils.set_random_seed(0)
     pixels = digits.train.images
     image = keras.Input((8, 8, 1), name="image")
-    normalised = layers.Normalization(
+    normalised_image = layers.Normalization(
         mean=[pixels.mean()], variance=[pixels.var()], name="normalization"
     )(image)
     model = keras_resnet.ResNet(
-        "cifar_resnet8", input_tensor=normalised, classes=10, **variation
+        "cifar_resnet8", input_tensor=normalised_image, classes=10, **options
     )
     model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy")
     model.fit(pixels, digits.train.labels, epochs=8, verbose=0)
