@@ -39,7 +39,7 @@ from keras_resnet.support import InputError, filter_cpp_logs, progress_bar
 
 NUM_THREADS = 2
 NUM_CALLS = 5  # Calls per turn. The first call of a turn has cold CPU caches.
-# Implementations of this package with their peers. `main` adds the fastest pair.
+# Implementations of this package and their peers. `main` adds the fastest of each.
 PAIRS = {
     "saved_model": ("keras",),
     "saved_model, settings": ("keras", "keras, settings"),
@@ -58,13 +58,13 @@ def _prepare_input(dtype, images):
     return images if np.dtype(dtype) == np.uint8 else preprocess(images)
 
 
-def open_saved_model(path, images, settings=False):
+def open_saved_model(path, images, use_single_inter_op_thread=False):
     """Returns a function that classifies `images` with a SavedModel."""
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(NUM_THREADS)
-    if settings:
+    if use_single_inter_op_thread:
         tf.config.threading.set_inter_op_parallelism_threads(1)
     saved_model = tf.saved_model.load(path)
     serve = saved_model.signatures["serving_default"]
@@ -152,7 +152,7 @@ IMPLEMENTATIONS = {
 
 
 def start_model(name, folder, batch_size, stats_dir):
-    """Loads a model, saves its start time and memory. Returns a function for a turn."""
+    """Saves start time and memory of a model. Returns a function that runs one turn."""
     from export.device.timing import measure_peak_memory
 
     open_model, file_name, *args = IMPLEMENTATIONS[name]

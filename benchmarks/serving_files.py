@@ -55,7 +55,7 @@ def _make_source(folder):
     if not os.path.exists(weights_path):
         keras.utils.set_random_seed(0)
         network = keras.applications.ResNet50(weights=None)
-        _randomise(network)
+        _randomise_batch_norms(network)
         colours = np.random.default_rng(0).uniform(-64, 320, (16, 7, 7, 3))
         gradients = keras.ops.image.resize(colours, (224, 224), "bicubic")
         images = np.clip(gradients, 0, 255).astype(np.uint8)
@@ -68,7 +68,7 @@ def _make_source(folder):
     return Source(classifier, load_images(folder), folder, parts_dir)
 
 
-def _randomise(network):
+def _randomise_batch_norms(network):
     """Randomises batch normalisation, so that folding changes every weight."""
     import keras
 

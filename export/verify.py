@@ -31,7 +31,7 @@ from .device import (
 class Finding(NamedTuple):
     """Result of one check, a row of the printed table."""
 
-    artifact: str  # Path of the artifact, or "files" for the sha256 of all files.
+    artifact: str  # Path of the artifact, or "files" for the check of all files.
     verdict: str  # One of "ok", "wrong" and "unchecked".
     details: str  # Measured values, or the reason for the verdict.
 

@@ -4,9 +4,9 @@ python -m keras_resnet.convert runs/photos/final.keras photos.safetensors
 
 python -m keras_resnet.convert resnet50/torchvision_v2 resnet50.keras
 
-A .safetensors file contains a PyTorch state dict with the keys of torchvision, or
-of timm for ResNet-D and squeeze-and-excitation networks. A .keras file contains
-a complete network whose input is raw pixels.
+A .safetensors file contains a PyTorch state dict with the keys of torchvision,
+or of timm for ResNet-D and squeeze-and-excitation networks. A .keras file
+contains a complete network whose input is raw pixels.
 """
 
 import dataclasses

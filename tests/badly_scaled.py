@@ -25,7 +25,7 @@ def scale_channels_badly(classifier, factor=100.0):
             factors = np.ones(first_conv.filters)
             factors[::8] = factor
             first_conv.set_weights(
-                [values * factors for values in first_conv.get_weights()]
+                [array * factors for array in first_conv.get_weights()]
             )
             kernel, bias = second_conv.get_weights()
             second_conv.set_weights([kernel / factors[:, None], bias])

@@ -118,7 +118,7 @@ def _is_relu_or_linear(layer: keras.Layer) -> bool:
 def _preserves_factors(layer: keras.Layer) -> bool:
     """Returns whether scaling the input channels scales the output channels equally."""
     if isinstance(layer, layers.ZeroPadding2D):
-        # In shortcut A, a layer with the other data format pads channels, not rows.
+        # With the opposite data format, the layer pads channels (see `nets.blocks`).
         return layer.data_format == keras.config.image_data_format()
     if isinstance(layer, layers.Activation):
         return _is_relu_or_linear(layer)

@@ -60,7 +60,7 @@ def replace_damaged(
     """Returns a split where the next undamaged image replaces each damaged image.
 
     Args:
-        split: Images and labels. The label is replaced with its image.
+        split: Images and labels. Each image is replaced together with its label.
         preprocessing: Preprocessing that decodes the images.
         indices: Indices of the images to check.
         error: Reading error, which is raised again if no image is damaged.

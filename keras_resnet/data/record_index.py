@@ -188,7 +188,7 @@ class _FileScanner:
             lengths, labels = (x.numpy() for x in self._scan_range(path, 0, -1))
         except _READ_ERRORS:
             lengths = labels = np.zeros(0, np.int64)
-        # TensorFlow ignores up to 11 bytes after the last record. Sizes reveal them.
+        # TensorFlow ignores up to 11 bytes after the last record, so compare sizes.
         is_complete = size == (lengths + FRAME).sum()
         if not is_complete:
             lengths = _read_lengths(path, size)

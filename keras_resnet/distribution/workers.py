@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 # Environment variable with the index of a worker process of `run_local_workers`.
-LOCAL_WORKER = "KERAS_RESNET_LOCAL_WORKER"
+LOCAL_WORKER_VARIABLE = "KERAS_RESNET_LOCAL_WORKER"
 
 # Seconds that other workers have to end after a worker fails, and again after SIGTERM.
 # TensorFlow notices the failure of a worker after 10 seconds without a heartbeat.
@@ -123,7 +123,7 @@ def _make_environment(addresses: Sequence[str], index: int) -> dict[str, str]:
     return {
         "TF_NUM_INTRAOP_THREADS": str(num_threads),
         **os.environ,
-        LOCAL_WORKER: str(index),
+        LOCAL_WORKER_VARIABLE: str(index),
         "TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": task}),
     }
 

@@ -34,7 +34,7 @@ def fold(model: keras.Model) -> keras.Model:
         return model
     # The clone of a compiled model is compiled, too. Clone an uncompiled copy instead.
     graph = keras.Model(model.input, model.output, name=model.name)
-    # Map names of convolutions to the normalisation layers to merge into them.
+    # Both dicts map a convolution's name to the normalisation layer to merge into it.
     batch_norms: dict[str, layers.BatchNormalization] = {}
     input_norms: dict[str, layers.Normalization] = {}
     predecessors = _find_predecessors(graph)

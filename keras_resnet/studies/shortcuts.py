@@ -60,7 +60,7 @@ STUDY = lib.Study(
     "each other, so projections are not essential (table 3).",
     expectations=(
         "Each of the shortcuts A, B and C has a lower test error than no shortcut.",
-        "A, B and C differ from each other by less than the worst of them and none differ.",
+        "A, B and C differ less from each other than the worst of them differs from none.",
     ),
     list_jobs=lib.make_job_lister(shortcut=SHORTCUTS, depth=None, seed=None), measure=measure,
     draw=draw, check_expectations=check_expectations,

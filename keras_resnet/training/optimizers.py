@@ -156,7 +156,8 @@ def make_learning_rate(recipe: Recipe, steps: int) -> Schedule:
     if sorted(set(boundaries)) != boundaries:
         raise InputError(
             "The learning rate must change at ascending steps. Train longer, or change "
-            f"drops or careful_start. Received: changes after {boundaries} of {steps}"
+            "drops or careful_start. "
+            f"Received: changes after {boundaries} of {steps} steps"
         )
     return _StepSchedule(boundaries, rates, warmup_steps, recipe)
 

@@ -25,8 +25,8 @@ class PixelFormat(NamedTuple):
     size: int | None = None
 
 
-# The three common pixel formats, all for RGB images. Readers convert weights for BGR
-# images by reversing the input channels of the first kernel.
+# The three common pixel formats, all for RGB images. If weights expect BGR images, this
+# package reverses the input channels of their first kernel when it loads them.
 PIXEL_FORMATS = {
     "torch": PixelFormat(
         tuple(255 * m for m in (0.485, 0.456, 0.406)),

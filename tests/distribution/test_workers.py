@@ -12,7 +12,7 @@ import pytest
 from conftest import ROOT
 
 from keras_resnet.distribution import workers
-from keras_resnet.distribution.workers import LOCAL_WORKER, run_local_workers
+from keras_resnet.distribution.workers import LOCAL_WORKER_VARIABLE, run_local_workers
 
 # Time limit of each worker process.
 LIMIT_SECONDS = 150
@@ -165,7 +165,7 @@ def make_command(code):
 
 
 # Python code that sets `index` to the index of the worker.
-READ_INDEX = f"index = int(os.environ['{LOCAL_WORKER}'])\n"
+READ_INDEX = f"index = int(os.environ['{LOCAL_WORKER_VARIABLE}'])\n"
 
 
 def test_all_workers_get_the_same_cluster_and_different_tasks(tmp_path):

@@ -59,7 +59,7 @@ class Checkout:
         return result.returncode, result.stdout
 
     @contextlib.contextmanager
-    def change(self, path, pattern, replacement):
+    def patch(self, path, pattern, replacement):
         """Replaces matches of a regular expression in a file, inside the context."""
         file = self.root / path
         original_text = file.read_text("utf-8")
@@ -80,7 +80,7 @@ def checkout(tmp_path_factory):
 
 
 # Deliberate mistakes in the checkout. Each value is a test target that must fail because
-# of the mistake, the arguments of `Checkout.change` that make the mistake, and words that
+# of the mistake, the arguments of `Checkout.patch` that make the mistake, and words that
 # the output of the failed target must contain.
 FAULTS = {
     "an internal dep is removed": (
@@ -122,7 +122,7 @@ def failed_outputs(checkout):
     """
     with contextlib.ExitStack() as stack:
         for _, change, _ in FAULTS.values():
-            stack.enter_context(checkout.change(*change))
+            stack.enter_context(checkout.patch(*change))
         targets = [target for target, _, _ in FAULTS.values()]
         status, output = checkout.run_bazel("test", "--keep_going", *targets)
     # Bazel exits with status 3 if the build succeeded and some tests failed.
@@ -143,7 +143,7 @@ def test_a_fault_makes_its_target_fail(failed_outputs, name):
 
 def test_export_cannot_be_imported_by_keras_resnet(checkout):
     change = "keras_resnet/BUILD", r'("zoo.py".,\s+deps = .)', r'\1"//export:device",'
-    with checkout.change(*change):
+    with checkout.patch(*change):
         status, output = checkout.run_bazel("build", "//keras_resnet:zoo")
     assert status == 1
     expected_message = (
@@ -154,10 +154,10 @@ def test_export_cannot_be_imported_by_keras_resnet(checkout):
 
 def test_a_misformatted_build_file_is_refused(checkout):
     assert checkout.run_buildifier()[0] == 0
-    with checkout.change("export/BUILD", 'name = "device"', 'name="device"'):
+    with checkout.patch("export/BUILD", 'name = "device"', 'name="device"'):
         status, output = checkout.run_buildifier()
     assert status != 0 and "export/BUILD # reformat" in output
-    with checkout.change("tests/BUILD", r'"py_library"\)', '"py_library", "py_test")'):
+    with checkout.patch("tests/BUILD", r'"py_library"\)', '"py_library", "py_test")'):
         status, output = checkout.run_buildifier()
     assert status != 0 and 'Loaded symbol "py_test" is unused' in output
 
@@ -169,7 +169,7 @@ def test_the_platform_selects_the_tensorflow_distribution(checkout, cpu, name):
     """For each platform, //:tensorflow must select the distribution of setup.py."""
     constraints = f'["@platforms//os:linux", "@platforms//cpu:{cpu}"]'
     platform = f'platform(name = "device", constraint_values = {constraints})\n'
-    with checkout.change("BUILD", r"\Z", platform):
+    with checkout.patch("BUILD", r"\Z", platform):
         cquery_arguments = "cquery", "--platforms=//:device", "deps(//:tensorflow, 1)"
         status, output = checkout.run_bazel(*cquery_arguments)
     assert status == 0, output

@@ -4,7 +4,7 @@ from keras_resnet.studies.identity import NETS, STUDY
 
 
 def make_rows(start_difference=0.0, further_error=1.0, plain_error=90.0):
-    """Returns rows of a plain and a residual study with known errors in %.
+    """Returns rows for plain and residual networks with known errors in %.
 
     Args:
         start_difference: Difference between the probabilities of the deepened network

@@ -54,7 +54,7 @@ def test_a_run_learns_and_writes_its_folder(trained_run):
         "final.keras",
     }
 
-    # For the saved network, Keras computes the validation metrics of the last epoch.
+    # The saved network must have the validation metrics of the last epoch.
     model = load_model(str(trained_run / "final.keras"))
     digits = sources.load_dataset("digits")
     loss, accuracy = model.evaluate(digits.test.images, digits.test.labels, verbose=0)

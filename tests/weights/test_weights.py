@@ -428,7 +428,7 @@ def test_number_of_classes_is_that_of_the_file(suffix, tmp_path, capsys):
     assert read_unexpected_warnings(capsys) == ""
 
 
-# The following files are refused. The weights of the model must not change.
+# The following tests load files that are refused. The model must keep its weights.
 
 
 @pytest.fixture(scope="module")
@@ -653,7 +653,7 @@ def test_unknown_suffix_is_refused(name, networks, tmp_path):
     assert all(part in str(error.value) for part in parts)
 
 
-# The following files contain code, which must not be executed.
+# The following tests load files with code, which must not be executed.
 
 
 class Exploit:
@@ -725,7 +725,7 @@ def test_pickle_is_not_executed_by_torch(writer, networks, tmp_path):
     assert not marker.exists()
 
 
-# The following networks have the stride and the pixel format of their weights.
+# The following tests check the stride and the pixel format of networks with weights.
 
 
 def get_strides(model):

@@ -87,7 +87,7 @@ def make_gradient_meter(
         gradients = tape.gradient(loss, tensors, None, tf.UnconnectedGradients.ZERO)
         return tf.nest.map_structure(tf.norm, gradients)
 
-    def measure() -> Rows:
+    def measure_gradients() -> Rows:
         columns = ("gradient", "branch", "shortcut", "kernel")
         original_weights = network.get_weights()
         gradient_norms = compute_norms()
@@ -98,7 +98,7 @@ def make_gradient_meter(
             for number, norms in enumerate(gradient_norms, 1)
         ]
 
-    return measure
+    return measure_gradients
 
 
 def _find_blocks(network: keras.Model) -> list[_Block]:

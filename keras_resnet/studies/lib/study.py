@@ -172,10 +172,10 @@ class Study:
                 f"{self.name} compares at least {self.min_depth_count} depths, such as "
                 f"--depths=14,20. Received: {option_to_text(options.depths)}"
             )
-        max_depth, limit = self.max_depth or depths[-1], self.max_depth or "any depth"
-        if not self.min_depth <= depths[0] <= depths[-1] <= max_depth:
+        limit = f" and at most {self.max_depth}" if self.max_depth else ""
+        if depths[0] < self.min_depth or depths[-1] > (self.max_depth or depths[-1]):
             raise InputError(
-                f"The depths of {self.name} must be from {self.min_depth} to {limit}. "
+                f"The depths of {self.name} must be at least {self.min_depth}{limit}. "
                 f"Received: {option_to_text(options.depths)}"
             )
         if not self.sequential:
