@@ -172,10 +172,10 @@ class Study:
                 f"{self.name} compares at least {self.min_depth_count} depths, such as "
                 f"--depths=14,20. Received: {option_to_text(options.depths)}"
             )
-        limit = f" and at most {self.max_depth}" if self.max_depth else ""
+        limit = f"to {self.max_depth}" if self.max_depth else "upwards"
         if depths[0] < self.min_depth or depths[-1] > (self.max_depth or depths[-1]):
             raise InputError(
-                f"The depths of {self.name} must be at least {self.min_depth}{limit}. "
+                f"The depths of {self.name} must be from {self.min_depth} {limit}. "
                 f"Received: {option_to_text(options.depths)}"
             )
         if not self.sequential:
