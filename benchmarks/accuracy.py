@@ -23,7 +23,7 @@ from benchmarks.side_by_side import RESULTS, run, write_results
 from keras_resnet.support import to_csv, to_png, write_file
 
 NUM_EPOCHS, NUM_IMAGES = 10, 10_000
-METHODS = ("modern_cifar", "paper_cifar", "pytorch")  # Recipes and the PyTorch loop.
+METHODS = ("modern_cifar", "paper_cifar", "pytorch")  # Two recipes, and `torch_loop`.
 
 
 def load_subset(data_dir):

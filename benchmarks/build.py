@@ -2,7 +2,7 @@
 
 python -m benchmarks.build
 
-Both libraries build the same layers with random weights for images of 224x224 pixels.
+This package and a peer build the same layers with random weights for 224x224 pixels.
 The paper's network with its top is compared with `keras.applications`, whose
 convolutions have a bias. Version 1.5 without top is compared with KerasHub's
 `ResNetBackbone`, which has the same number of parameters. This package uses He normal

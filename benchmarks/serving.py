@@ -39,7 +39,7 @@ from keras_resnet.support import InputError, filter_cpp_logs, progress_bar
 
 NUM_THREADS = 2
 NUM_CALLS = 5  # Calls per turn. The first call of a turn has cold CPU caches.
-# Implementations of this package and their peers. `main` adds the fastest of each.
+# Peers by implementation of this package. `main` also pairs the fastest of each side.
 PAIRS = {
     "saved_model": ("keras",),
     "saved_model, settings": ("keras", "keras, settings"),

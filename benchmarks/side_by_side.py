@@ -93,10 +93,10 @@ def run_scripts(scripts, num_rounds, **options):
 def isolate(make_function, *args):
     """Starts a process and returns a function that runs a benchmark in the process.
 
-    Settings of TensorFlow or the memory allocator then do not affect other benchmarks.
-    The process calls `make_function(*args)`, which must be picklable, to get a function
-    without arguments. The returned `run_function()` runs this function in the process
-    and waits until the function ends. If the function fails, it raises `EOFError`.
+    In a separate process, settings of TensorFlow or the memory allocator do not affect
+    other benchmarks. The process calls `make_function(*args)`, which must be picklable,
+    to get the benchmark, a function without arguments. The returned `run_function()`
+    runs the benchmark to its end, or raises `EOFError` if the benchmark fails.
     """
     context = multiprocessing.get_context("spawn")
     pipe, process_pipe = context.Pipe()
@@ -123,7 +123,7 @@ def _serve(pipe, make_function, args):
 
 
 def median_ms(times, parts=1):
-    """Returns the median of `times`, in seconds, as milliseconds for one of `parts`."""
+    """Returns the median of `times` (seconds) divided by `parts`, in milliseconds."""
     return round(1000 * statistics.median(times) / parts, 1)
 
 

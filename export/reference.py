@@ -76,7 +76,7 @@ def get_reference(
         patterns = _make_patterns(4 * num_check_images, preprocessing)
         pattern_logits = compute_reference_logits(classifier.model, patterns)
         margins = np.diff(np.sort(pattern_logits, axis=1)[:, -2:])[:, 0]
-        # Rounding does not change the predicted class of patterns with a large margin.
+        # Keep patterns with a large margin: rounding does not change their prediction.
         indices = np.sort(np.argsort(-margins, kind="stable")[:num_check_images])
         check = {"image": patterns[indices]}
         check_logits = pattern_logits[indices]
@@ -139,7 +139,10 @@ def choose_calibration(
     digests = {hashlib.sha256(image).digest() for image in reference.images}
     is_unseen = np.array([hashlib.sha256(i).digest() not in digests for i in images])
     if not is_unseen.any():
-        raise InputError("All calibration images are test images; use other images")
+        raise InputError(
+            "All calibration images are test images. Pass --calibration=folder:PATH with "
+            "other images"
+        )
     return images[is_unseen], {
         "dataset": strip_folders(options.calibration or dataset.name),
         "seed": options.seed,

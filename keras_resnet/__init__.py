@@ -18,7 +18,7 @@ def _make_network_constructor(name: str) -> Any:
     """Returns the constructor with a given name, such as `ResNet50`."""
     from keras_resnet.zoo import make_constructor
 
-    # `setdefault` returns the same function to all threads, as pickling it requires.
+    # Pickling requires that all threads get the same function, hence `setdefault`.
     return globals().setdefault(name, make_constructor(name))
 
 

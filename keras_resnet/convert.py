@@ -102,8 +102,8 @@ def _check_mean_std(mean: Sequence[float] | None, std: Sequence[float] | None) -
         if values and len(values) == 3 and all(minimum <= v <= 255 for v in values):
             continue
         raise InputError(
-            "mean and std must both be given, as three numbers each, from 0 to 255. "
-            f"Received: mean={mean}, std={std}"
+            "mean and std must both be given, as three numbers each, from 0 to 255 "
+            f"(std: at least 0.001). Received: mean={mean}, std={std}"
         )
 
 

@@ -34,20 +34,14 @@ class EvaluationOptions(ModelOptions):
     """Options of the function and the command `evaluate`."""
 
     dataset: str | None = option(
-        None,
-        "Dataset: digits, folder:PATH, tfrecord:PATH or a TFDS name. "
-        "Default: the dataset that the network was trained on.",
+        None, "Dataset, as in train. Default: the training dataset of the network."
     )
     data_dir: str | None = option(None, "Folder of TFDS datasets. Default: TFDS's own.")
     split: str | None = option(None, "Dataset split: test (default), train or all.")
-    views: str = option(
-        "single", "Views whose predictions are averaged: single, 10crop or multiscale."
-    )
+    views: str = option("single", "Views per image: single, 10crop or multiscale.")
     batch_size: int = option(256, "Number of images per step over all replicas.", 1)
     strategy: str = option("mirrored", "Distribution strategy: one_device or mirrored.")
-    virtual_devices: int = option(
-        0, "Number of virtual CPU devices, to try replicas; 0: none.", 0
-    )
+    virtual_devices: int = option(0, "Number of virtual CPU devices; 0: none.", 0)
     recalibrate_bn: bool = option(False, "Recompute statistics of batch normalisation.")
     output: str | None = option(None, "Report folder. Default: RUN_FOLDER/evaluation.")
     predictions: str | None = option(None, "CSV file to write the predictions to.")
@@ -127,8 +121,8 @@ def evaluate(options: EvaluationOptions) -> dict[str, Any]:
 def _load_dataset(options: EvaluationOptions, classifier: "Classifier") -> "Dataset":
     """Loads the dataset, without the training split if only test images are needed.
 
-    Both splits of the network's training dataset are loaded, because all images of an
-    undivided folder are test images if only the test split is loaded.
+    If the network was trained on the dataset, both splits are loaded: if only the test
+    split of an undivided folder is loaded, it also contains the training images.
     """
     from keras_resnet.data import resolve_dataset_name
     from keras_resnet.evaluation import load_images

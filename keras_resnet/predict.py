@@ -46,8 +46,8 @@ def predict(
             in or below a folder is classified.
         model: Run folder, weights file, or name of a variant, such as `"resnet50"`.
         weights: Weights of a variant; see `keras_resnet.ResNet50`. Default: `"imagenet"`.
-        image_size: Input height and width in pixels, for a variant. Default: the size at
-            which the accuracy of the weights was measured.
+        image_size: Input height and width in pixels, not for a run folder. Default: the
+            size at which the accuracy of the weights was measured.
         top: Number of classes to return for each image.
         on_image: Function that is called after each image.
 

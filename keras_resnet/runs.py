@@ -80,7 +80,7 @@ def list_runs(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def _find_folders(root: str) -> Iterator[str]:
-    """Yields the run folders in `root`, and the innermost folders without a run."""
+    """Yields run folders in `root`, and folders with neither a run nor subfolders."""
     if os.path.exists(os.path.join(root, "run.json")):
         yield root
         return

@@ -98,6 +98,6 @@ if __name__ == "__main__":
     add_flags(RecipeFlags)
     add_flags(CommandFlags)
     flags.DEFINE_multi_string(
-        "set", [], "Training setting without a separate flag: FIELD=VALUE"
+        "set", [], "FIELD=VALUE: sets a field of Recipe or Execution"
     )
     run_command(main)

@@ -98,7 +98,7 @@ def ResNet(  # noqa: PLR0913, PLR0917 (keras.applications' signature)
 def _pick_stride_on(
     origin: Origin, variant: Variant, stride_on: str | None
 ) -> str | None:
-    """Returns `stride_on` for a network, after checking that the weights fit it."""
+    """Checks that weights fit a network, and returns the network's `stride_on`."""
     has_projections = variant.shortcut in ("B", "C")
     for field, value, required_value in (
         ("stride_on", stride_on, origin.stride_on if origin.certain else None),

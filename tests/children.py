@@ -313,7 +313,7 @@ def hide_package(package):
 
 
 def read_members(path):
-    """Returns the contents of the members of a `.keras` file, by name.
+    """Returns a dict from the names of a `.keras` file's members to their contents.
 
     The date and the ids of shared objects are removed, because they differ even between
     files of the same network.

@@ -42,8 +42,8 @@ TIMM_MODELS = (
 )  # fmt: skip
 CIFAR_DEPTHS = {"A": (20, 32, 44, 56, 110), "B": (20, 56)}
 
-# Each row has the library that builds the network, the name of the network and options of
-# the network's constructor. torchvision and timm use the first word of the name.
+# Each row has the library that builds the network, the network's name in the JSON file
+# and its constructor's options. torchvision gets only the first word of the name.
 NETWORKS = [
     *(("torchvision", name, {}) for name in TORCHVISION_MODELS),
     *(

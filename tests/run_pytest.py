@@ -13,8 +13,8 @@ if __name__ == "__main__":
     # npm and matplotlib write caches, but the home folder is read-only in Bazel's sandbox.
     if "TEST_TMPDIR" in os.environ:
         os.environ["HOME"] = os.environ["TEST_TMPDIR"]
-    # `bazel run` sets this variable. It is removed because commands that the tests start
-    # would otherwise change their working directory to the folder that it contains.
+    # `bazel run` stores the user's folder in this variable. The variable is removed,
+    # because commands that the tests start would change to that folder.
     os.environ.pop("BUILD_WORKING_DIRECTORY", None)
     # If a file contains no tests, pytest exits with status 5, so the target fails. The
     # cache is disabled because Bazel's folders are read-only.

@@ -11,8 +11,8 @@ def make_label_lines(classes: Iterable[str]) -> tuple[str, ...]:
     r"""Returns one unique line for each class name.
 
     Replaces line breaks, control characters and characters that UTF-8 cannot encode
-    (stray bytes of a file name) by Python escapes, such as `\n`. Repeated
-    names get numbers: `crane`, `crane (2)`. Other names, also with commas, stay.
+    (stray bytes of a file name) by Python escapes, such as `\n`. Repeated names get
+    numbers: `crane`, `crane (2)`. Other names do not change, even if they have commas.
     """
     lines = ["".join(map(_to_printable, name)) for name in classes]
     taken_lines, counts = set(lines), collections.Counter[str]()

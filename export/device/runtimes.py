@@ -79,7 +79,7 @@ def open_tflite(path: str, threads: int | None = None) -> ClassifyFunction:
     output_details = runner.get_output_details()["probabilities"]
 
     def classify(images: np.ndarray) -> np.ndarray:
-        # The runner resizes the graph if the number of images changes.
+        # No resize call is needed. The runner adapts the graph to the number of images.
         output = runner(image=encode_pixels(images, input_details))["probabilities"]
         return decode_values(output, output_details)
 
@@ -163,8 +163,8 @@ def open_openvino(path: str, threads: int | None = None) -> ClassifyFunction:
 def _get_openvino_core() -> "openvino.Core":
     """Returns the only OpenVINO core of this process.
 
-    Every `Core` installs an alternate signal stack. Destroying two of them in
-    creation order leaves a dangling one, and the next Ctrl-C segfaults.
+    Every `Core` installs an alternate signal stack. Destroying two cores in creation
+    order leaves a dangling signal stack, and the next Ctrl-C segfaults.
     """
     with require_extra("openvino"), disable_telemetry():
         import openvino

@@ -183,7 +183,7 @@ def _write_value(builder: flatbuffers.Builder, value: _Value) -> int:
         for offset in reversed(offsets):
             builder.PrependUOffsetTRelative(offset)
         return builder.EndVector()
-    assert isinstance(value, dict)  # Numbers are written below, inside their table.
+    assert isinstance(value, dict)  # Tables pass no numbers to this function.
     fields = {
         index: item if isinstance(item, np.generic) else _write_value(builder, item)
         for index, item in value.items()

@@ -249,7 +249,7 @@ def _emit_max_pooling(graph: _Graph, layer: keras.Layer, value: _Value) -> _Valu
 
 
 def _emit_average_pooling(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
-    # With a one-pixel window, both operators are equal. Only MaxPool is exact in int8.
+    # For one-pixel windows, MaxPool equals AveragePool, which is not exact in int8.
     kind = "AveragePool" if max(layer.pool_size) > 1 else "MaxPool"
     name = graph.add(kind, graph.apply_pads(value), name=layer.name, **_get_pool(layer))
     return _Value(name, is_rectified=value.is_rectified)

@@ -44,7 +44,7 @@ def write_openvino(
         if calibration is not None:
             import nncf.quantization.range_estimator  # noqa: F401
     onnx_content = to_onnx(classifier).SerializeToString()
-    # NNCF corrects biases, but would not find them in a model from `Core().read_model`.
+    # In a model from `Core().read_model`, NNCF would not find the biases to correct.
     model = openvino.convert_model(io.BytesIO(onnx_content))
     if calibration is not None:
         model = _quantize(model, calibration)

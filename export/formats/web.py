@@ -33,7 +33,7 @@ WEB_MODELS = FAST + EXACT
 
 TIMEOUT = 600  # Time limit of one npm command, in seconds.
 
-# Builds of LiteRT.js: relaxed SIMD, relaxed SIMD with threads, and for older browsers.
+# LiteRT.js with relaxed SIMD, with relaxed SIMD and threads, and for older browsers.
 BUILDS = [f"litert_wasm_{kind}internal" for kind in ("", "threaded_", "compat_")]
 
 # npm settings to disable: the security audit, and notices of funding and updates.

@@ -138,7 +138,7 @@ def write_layer_report(
     """Prints the result of `compare_layers` for the first 16 images.
 
     Also writes this result to `quantization.csv` and `quantization.png` in `folder`.
-    For the other arguments see `compare_layers`.
+    For the arguments except `folder`, see `compare_layers`.
     """
     errors = compare_layers(static_dir, model, calibration, images[:_NUM_REPORT_IMAGES])
     header = ("layer", "scale", "error in levels", "SQNR", "cosine")

@@ -167,7 +167,7 @@ def _compute_kernel_peaks(kernel: np.ndarray, num_channels: int) -> np.ndarray:
 
 
 def _expand_factors(factors: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """Returns the factor of each weight of a kernel with `shape`: (inputs, outputs)."""
+    """Returns the factors for a kernel with `shape`, as an (inputs, outputs) array."""
     factors_by_group = factors.reshape(-1, shape[-2]).T
     num_outputs_per_group = shape[-1] // factors_by_group.shape[1]
     return np.repeat(factors_by_group, num_outputs_per_group, axis=1)

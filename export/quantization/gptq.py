@@ -20,7 +20,7 @@ from .equalize import WEIGHTED_LAYERS
 # is noisy if the calibration images are few.
 _DAMPING = 0.01
 
-_BLOCK_ROWS = 128  # Number of kernel rows whose errors one matrix product propagates.
+_BLOCK_ROWS = 128  # Rows per block. One matrix product propagates a block's errors.
 
 
 def round_weights(
@@ -77,7 +77,7 @@ def _round_matrix(weights: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     covariance = covariance.astype(np.float64)
     ridge = _DAMPING * np.trace(covariance) / num_inputs + 1e-12
     covariance[np.diag_indices(num_inputs)] += ridge
-    # Inputs with a large variance come first. More weights then remain to compensate.
+    # Inputs with large variance come first: more weights can compensate for the errors.
     order = np.argsort(-np.diag(covariance), kind="stable")
     adjusted_weights = weights.astype(np.float64)[order]
     # The largest weight of an output keeps its value, because the converter computes

@@ -7,8 +7,8 @@ from the argument `seed`, integers (2,). Images are uint8 (height, width, channe
 Keras's augmentation layers are not used, because their seed generators keep state.
 Keras's RandAugment also differs from the published recipes: it has other operations and
 ranges, computes in floating point, and applies the same operation to all images of a
-batch. The recipes use Pillow's colour operations. The operations of tf.image differ
-from Pillow's: they keep the mean of each channel and change saturation in HSV.
+batch. The recipes use Pillow's colour operations. Unlike these, the operations
+of tf.image keep the mean of each channel and change saturation in HSV.
 """
 
 import math
@@ -43,7 +43,7 @@ def draw_inception_box(
 
     This is the method of Szegedy et al. 2015 (arXiv:1409.4842) as implemented by
     torchvision's RandomResizedCrop. The result is the first of ten random boxes that
-    fits into the image. If no box fits, a central box as large as possible is used.
+    fits into the image, else the largest central box whose aspect ratio is in `ratio`.
 
     Args:
         sides: Height and width of the image in pixels, int32 (2,).
@@ -151,7 +151,7 @@ def erase(
 def _draw_sides(
     sides: tf.Tensor, draws: tf.Tensor, scale: Range, ratio: Range
 ) -> list[tf.Tensor]:
-    """Draws the two sides of each box, int32. `ratio` is the range of their ratio."""
+    """Draws two sides of each box, int32. `ratio` is the range of first / second."""
     area = tf.reduce_prod(tf.cast(sides, tf.float32))
     area *= scale[0] + draws[:, 0] * (scale[1] - scale[0])
     low, high = map(math.log, ratio)
@@ -200,7 +200,7 @@ def shift_colours(image: tf.Tensor, seed: tf.Tensor, std: float = 0.1) -> tf.Ten
         return image
     draws = std * tf.random.stateless_normal((3,), seed)
     shift = 255 * tf.linalg.matvec(_PCA_VECTORS, draws * _PCA_VALUES)
-    # Pixels are integers, so rounding the shift equals rounding the sum.
+    # Pixels are integers, so adding the rounded shift equals rounding the sum.
     return to_pixels(tf.cast(image, tf.float32) + tf.round(shift))
 
 
@@ -230,8 +230,8 @@ def mix(
         cutmix: Alpha of CutMix, or 0 to disable CutMix.
 
     Returns:
-        Mixed images and labels, with the shapes and dtypes of the arguments. CutMix
-        weights the labels by the area of its box after clipping the box to the image.
+        Mixed images, rounded to uint8, and mixed labels. CutMix weights the labels by
+        the area of its box after clipping the box to the image.
     """
     images, labels = tf.convert_to_tensor(images), tf.convert_to_tensor(labels)
     method_seed, weight_seed, box_seed = tf.unstack(tf.random.split(seed, 3))

@@ -70,14 +70,14 @@ def replace_damaged(
     """
     damaged_indices = find_damaged(split, preprocessing, indices)
     if not damaged_indices:
-        raise error or InputError("Reading failed although no image is damaged.")
+        raise error or InputError("Reading failed although no image is damaged")
     num_damaged = split.num_replaced + len(damaged_indices)
     if num_damaged > MAX_DAMAGED * len(split):
         if len(split) < 10_000:
             refuse_damaged(split, preprocessing)
         raise InputError(_describe_damage(split, damaged_indices, num_damaged))
     message = _describe_damage(split, damaged_indices, num_damaged)
-    print(f"{message}. Until then, they are replaced by other images.", file=sys.stderr)
+    print(f"{message}. Until then, other images replace them", file=sys.stderr)
     return split.substitute(damaged_indices)
 
 

@@ -55,7 +55,7 @@ def _convert_channels(image: tf.Tensor, channels: int) -> tf.Tensor:
 
 def _decode_by_signature(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes an image file that is not a JPEG. Its first bytes indicate the format."""
-    offset = tf.minimum(8, tf.strings.length(encoded))  # A file may be truncated.
+    offset = tf.minimum(8, tf.strings.length(encoded))  # substr fails past the end.
     magic = tf.strings.substr(encoded, 0, 4) + tf.strings.substr(encoded, offset, 4)
     is_webp = (tf.strings.length(encoded) > 20) & (magic == "RIFFWEBP")
     is_bmp = tf.strings.substr(encoded, 0, 2) == "BM"
@@ -72,7 +72,7 @@ def _decode_any(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
 def _decode_webp(encoded: tf.Tensor) -> tf.Tensor:
     # tf.io.decode_image accepts only the number of channels of the WebP file, or 0 for
     # any number. With 0 channels, TensorFlow 2.21 writes beyond its buffer if the file
-    # is animated. Animated files are decoded with 3 channels, which raises an error.
+    # is animated. Decoding animated files with 3 channels raises an error instead.
     head = tf.io.decode_raw(tf.strings.substr(encoded, 12, 9), tf.uint8)
     is_extended = tf.strings.substr(encoded, 12, 4) == "VP8X"
     is_animated = is_extended & (tf.bitwise.bitwise_and(head[8], 2) > 0)

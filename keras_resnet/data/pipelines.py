@@ -46,8 +46,8 @@ def check_batch_size(batch_size: int, num_parts: int) -> None:
     """Raises an InputError if a global batch cannot be divided into equal parts."""
     if batch_size < 1 or batch_size % num_parts:
         raise InputError(
-            f"The batch size must be a multiple of {num_parts}, the product of the "
-            "number of replicas, `accumulate`, and 2 if images are mixed in pairs. "
+            f"The batch size must be a multiple of {num_parts}: the number of replicas, "
+            "in training times `accumulate`, and times 2 if images are mixed in pairs. "
             f"Received: batch_size={batch_size}"
         )
 
@@ -170,7 +170,7 @@ class TrainingBatches:
         return tf.data.Dataset.zip(step_numbers, indices.batch(batch_size))
 
     def _find_part_bounds(self, count: tf.Tensor) -> tf.Tensor:
-        """Returns the bounds of the local replicas' parts of `count` images."""
+        """Returns the bounds of each local replica's part of a `count`-image batch."""
         # Both images of a pair to be mixed must be on the same replica.
         group_size = 2 if self.recipe.mixes_images else 1
         replicas = tf.range(self._local_replicas.start, self._local_replicas.stop + 1)
@@ -258,7 +258,7 @@ def load_views(split: Split, preprocessing: Preprocessing) -> np.ndarray:
 
 
 def _make_reader(split: Split, reader: CropReader) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns a function from indices in a split to the crops of these images."""
+    """Returns a function that maps image indices in a split to the images' crops."""
     decode, view, spec = reader
     entries = split.entries()
     if split.is_unchanged_by(view):

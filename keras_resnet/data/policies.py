@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_resnet.data.augmentation import Colour, make_pixel, to_integers, to_pixels
 from keras_resnet.support import InputError
 
-# Weights of R, G and B in Pillow's luma (ITU-R 601-2). Sums are exact in float32.
+# Pillow's luma weights of R, G, B (ITU-R 601-2). Weighted sums are exact in float32.
 _LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)
 
 # Affine map (a, b, c, d, e, f): the output pixel at (x, y) is the input pixel at
@@ -145,7 +145,7 @@ def _warp(image: tf.Tensor, matrix: Matrix, bilinear: bool, fill: Colour) -> tf.
     a, b, c, d, e, f = (tf.cast(value, tf.float64) for value in matrix)
 
     def find_source_indices(a: tf.Tensor, b: tf.Tensor, c: tf.Tensor) -> tf.Tensor:
-        # Pillow computes ax + by + c as a fixed-point number with 16 fractional bits.
+        # To match Pillow, ax + by + c is a fixed-point number with 16 fractional bits.
         a, b, c = (
             tf.cast(tf.floor(value * 65536 + 0.5), tf.int32)
             for value in (a, b, c + a * 0.5 + b * 0.5)
@@ -160,9 +160,9 @@ def _warp(image: tf.Tensor, matrix: Matrix, bilinear: bool, fill: Colour) -> tf.
         pixels = tf.reshape(image, (-1, image.shape[-1]))
         pixels = tf.concat([pixels, colour[None]], 0)
         return tf.gather(pixels, tf.where(is_inside, y * width + x, height * width))
-    # ImageProjectiveTransformV3 places pixel centres at integers, so the matrix
-    # is shifted by half a pixel. Outside of the image, the op repeats border pixels, as
-    # Pillow does between the outermost pixel centres and the edge.
+    # ImageProjectiveTransformV3 places pixel centres at integers, so the matrix is
+    # shifted by half a pixel. From the outermost pixel centres to the edge, NEAREST
+    # repeats border pixels, as Pillow does. Beyond the edge, `colour` is used instead.
     matrix = (a, b, c + (a + b - 1) / 2, d, e, f + (d + e - 1) / 2, 0, 0)
     transformed = tf.raw_ops.ImageProjectiveTransformV3(
         images=image[None],
@@ -184,7 +184,7 @@ class Space(NamedTuple):
     bilinear: bool  # Whether geometric operations use bilinear interpolation.
 
 
-# Rules for parameters that change in proportion to the level, by `largest` at level 1.
+# These rules change a parameter in proportion to the level, by `largest` at level 1.
 def _signed(largest: float) -> Rule:
     return lambda level, sign, _: sign * level * largest
 
@@ -204,7 +204,7 @@ def _truncate(rule: Rule) -> Rule:
 def _get_ops(
     shear: float, dy_rule: Rule, dx_rule: Rule, degrees: float, factor: float, bits: int
 ) -> Operations:
-    """Returns torchvision's operations, given the largest changes of parameters."""
+    """Returns torchvision's operations, given the largest change of each parameter."""
     return {
         "Identity": (lambda image, *_: image, None),
         "ShearX": (_shear_x, _signed(shear)),

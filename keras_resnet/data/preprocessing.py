@@ -148,8 +148,8 @@ class Preprocessing:
     ) -> tf.Tensor:
         """Crops a box of an image and resizes it to the network's input, for training.
 
-        This is faster than `read`. Pixel values differ from Pillow's bilinear filter by
-        about 1 on average. Pillow's bilinear and bicubic filters differ by more than 1.
+        This is faster than `read`. Pixels differ from Pillow's bilinear filter by about
+        1 on average. Pillow's bilinear and bicubic filters differ more from each other.
 
         Args:
             image: Content of an image file, or uint8 (any height, any width, channels).

@@ -83,7 +83,7 @@ def index_records(
 
     Raises:
         InputError: If a file cannot be read to its end, or if more than `MAX_DAMAGED`
-            of the records are damaged. Among fewer than 1,000, none may be damaged.
+            of the records are damaged, or any of fewer than 1,000 records.
     """
     paths = tuple(p if "://" in p else os.path.abspath(p) for p in map(str, paths))
     try:
@@ -140,7 +140,7 @@ def _build_table(
 def _find_features(paths: tuple[str, ...]) -> tuple[str, str]:
     """Returns the names of the image and label features in the first valid record."""
     seen_features: set[str] = set()
-    # After a damaged record, ignore_errors continues with the next file.
+    # If a file is damaged, ignore_errors skips its rest, so later files are searched.
     records = tf.data.TFRecordDataset(paths).ignore_errors().take(100)
     for record in records.as_numpy_iterator():
         try:
@@ -164,7 +164,7 @@ def _find_features(paths: tuple[str, ...]) -> tuple[str, str]:
 _NO_IMAGE, _DAMAGED = -2, -3
 _PROBLEMS = {_NO_IMAGE: "no encoded image", _DAMAGED: "damaged"}
 
-# Errors for damaged records. UnicodeDecodeError occurs if a message quotes bytes.
+# Errors for damaged records. Decoding an error message that quotes bytes may fail.
 _READ_ERRORS = (tf.errors.OpError, UnicodeDecodeError)
 
 
@@ -173,7 +173,7 @@ class _FileScanner:
 
     def __init__(self, image_feature: str, label_feature: str) -> None:
         self._image, self._label = image_feature, label_feature
-        # Path, byte offset of the first record, and number of records or -1 (all).
+        # Arguments are path, byte offset of the first record, and count (-1 for all).
         signature = [tf.TensorSpec([], t) for t in ("string", "int64", "int64")]
         self._scan_range = tf.function(self._scan_records, input_signature=signature)
 
@@ -188,7 +188,7 @@ class _FileScanner:
             lengths, labels = (x.numpy() for x in self._scan_range(path, 0, -1))
         except _READ_ERRORS:
             lengths = labels = np.zeros(0, np.int64)
-        # TensorFlow ignores up to 11 bytes after the last record, so compare sizes.
+        # TensorFlow ignores up to 11 bytes at the end, so check the size of the file.
         is_complete = size == (lengths + FRAME).sum()
         if not is_complete:
             lengths = _read_lengths(path, size)

@@ -173,8 +173,8 @@ def stream_records(
     path: tf.Tensor, offset: tf.Tensor, buffer: tf.Tensor | int
 ) -> tf.data.Dataset:
     """Returns the records of a file from byte `offset` on."""
-    # tf.data.TFRecordDataset lacks the argument byte_offsets. FixedLengthRecordDataset
-    # reads all bytes before the offset instead of skipping them.
+    # The raw op skips all bytes before the offset. FixedLengthRecordDataset would read
+    # them, and tf.data.TFRecordDataset lacks the argument byte_offsets.
     records = tf.raw_ops.TFRecordDatasetV2(
         filenames=[path], compression_type="", buffer_size=buffer, byte_offsets=[offset]
     )

@@ -155,7 +155,7 @@ def _find_files(path: str) -> Iterator[str]:
 
 
 def find_images(paths: Sequence[str]) -> list[str]:
-    """Returns `paths` with each folder replaced by its image files, sorted by path."""
+    """Returns the files in `paths`; a folder gives its image files, sorted by path."""
     if not paths:
         message = f"Pass at least one image or folder of images: {IMAGE_FORMATS}"
         raise InputError(message)

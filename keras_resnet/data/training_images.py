@@ -45,7 +45,7 @@ def make_readers(
 def _make_padded_readers(
     split: Split, preprocessing: Preprocessing, recipe: Recipe, mean: Colour
 ) -> ImageReaders:
-    """Returns readers of random crops, from images with padding or extra pixels."""
+    """Returns readers of random crops of zero-padded images or larger central crops."""
     size, entries = preprocessing.shape[:2], split.entries()
     pad_size = 0 if preprocessing.crop < 1 else round(recipe.pad * preprocessing.height)
     padding = [[pad_size, pad_size], [pad_size, pad_size], [0, 0]]

@@ -81,7 +81,7 @@ def _read_slurm() -> tuple[list[str], int]:
     ]
     if rank >= len(addresses):
         raise InputError(
-            f"SLURM_PROCID must be below the number of tasks, {len(addresses)}. Received: {rank}"
+            f"SLURM_PROCID must be below the task count, {len(addresses)}. Received: rank {rank}"
         )
     return addresses, rank
 
@@ -106,8 +106,8 @@ def _read_kubernetes() -> tuple[list[str], int]:
 def await_workers(addresses: Sequence[str], index: int) -> None:
     """Waits until every worker listens on its port, at most START_TIMEOUT seconds.
 
-    TensorFlow itself would wait without a limit. This worker listens on its own port
-    while it waits, and then frees the port for TensorFlow's server.
+    TensorFlow itself would wait without a limit. While this worker waits, it listens
+    on its own port so that other workers find it, then frees the port for TensorFlow.
     """
     port = int(addresses[index].rpartition(":")[2])
     missing_addresses = set(addresses) - {addresses[index]}

@@ -84,8 +84,8 @@ def _join_cluster(addresses: tuple[str, ...], index: int) -> tf.distribute.Strat
 def next_batch(strategy: tf.distribute.Strategy, batches: Batches) -> tuple:
     """Returns the next batch of each replica, as arguments of `strategy.run`.
 
-    The training loop calls `next_batch` inside a `tf.function`, which can thus take
-    several steps without returning to Python. `batches` is the result of
+    The training loop calls this function inside a `tf.function`, so that several steps
+    run without returning to Python. `batches` is the result of
     `iterate_batches`, or an iterator with an element for each local replica.
     """
     if isinstance(batches, tf.distribute.DistributedIterator):
@@ -161,8 +161,8 @@ def is_lost_worker_error(error: Exception) -> bool:
     )
 
 
-# Errors that this worker causes itself. Messages of these errors can name a device of
-# this worker and then contain the phrase "/job:worker/" as well.
+# Errors that this worker causes itself. They do not mean that a worker is lost, even if
+# the message contains "/job:worker/", because it may name a device of this worker.
 _LOCAL_ERRORS = (
     tf.errors.InvalidArgumentError,
     tf.errors.ResourceExhaustedError,
@@ -201,6 +201,6 @@ def _split_cpu(num_devices: int) -> None:
         num_existing = len(tf.config.list_logical_devices("CPU"))
         if num_existing != num_devices:
             raise InputError(
-                "The CPU can be split only before TensorFlow runs. The CPU now has "
+                "The CPU can be split only before TensorFlow uses it. The CPU now has "
                 f"{num_existing} device(s). Received: virtual_devices={num_devices}"
             ) from None

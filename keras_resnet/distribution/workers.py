@@ -16,8 +16,8 @@ from types import FrameType
 # Environment variable with the index of a worker process of `run_local_workers`.
 LOCAL_WORKER_VARIABLE = "KERAS_RESNET_LOCAL_WORKER"
 
-# Seconds that other workers have to end after a worker fails, and again after SIGTERM.
-# TensorFlow notices the failure of a worker after 10 seconds without a heartbeat.
+# Time limit in seconds for the other workers to end after one worker fails, and again
+# after SIGTERM. TensorFlow notices a failure after 10 seconds without a heartbeat.
 GRACE_SECONDS = 20
 
 
@@ -64,7 +64,7 @@ def run_local_workers(
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,
                 stderr=subprocess.STDOUT if index else None,
-                # Ctrl-C does not reach other sessions. `forward_signal` sends SIGINT.
+                # In a new session, only `forward_signal` sends SIGINT, not Ctrl-C.
                 start_new_session=True,
             )
             workers.append(worker)

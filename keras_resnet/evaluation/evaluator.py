@@ -105,7 +105,7 @@ class Evaluator:
         """Returns the predictions of the network in the order of the images.
 
         Args:
-            on_step: Function that is called after each of the `steps` steps.
+            on_step: Function that is called after each step, `self.steps` times in all.
 
         Raises:
             InputError: If images cannot be decoded. The message lists these images.

@@ -65,7 +65,8 @@ def recalibrate(
     num_replicas = strategy.num_replicas_in_sync
     if len(split) < num_replicas:
         raise InputError(
-            f"Each of {num_replicas} replicas needs an image. Received: {len(split)}"
+            f"Each of {num_replicas} replicas needs a training image. "
+            f"Received: {len(split)} training image(s)"
         )
     batch_size = min(batch_size, len(split))
     batch_size -= batch_size % num_replicas

@@ -9,9 +9,9 @@ The views follow the paper (section 4.1 and Tables 3 to 5):
   pooling precedes the dense layer. The probabilities are averaged over the five scales
   and over the image and its mirror image.
 
-The paper averages "scores", which this module takes to be probabilities. Scores could
-also be logits, or the final feature maps of an image and its mirror image, as in
-reference [41] of the paper. The paper does not state how images are resized for
+The paper averages "scores", which this module takes to be probabilities. The word
+could also mean logits, or the final feature maps of an image and its mirror image, as
+in reference [41] of the paper. The paper does not state how images are resized for
 `"multiscale"`. This module uses `Preprocessing.interpolation`.
 """
 

@@ -29,8 +29,8 @@ class Block(NamedTuple):
         variant: Architecture of the network.
         width: Number of channels of the 3x3 convolutions in the networks of the paper.
         stride: Ratio of input size to output size, 1 or 2.
-        dilations: Dilation of the 3x3 convolutions up to and including the strided
-            convolution, and dilation of the later 3x3 convolutions.
+        dilations: Two dilations of 3x3 convolutions. The first one applies up to and
+            including the strided convolution, the second one after it.
         drop_rate: Probability that training skips the residual branch for an image.
     """
 
@@ -121,7 +121,7 @@ def conv(
     )
     x = layer(x)
     if _current_initializer.get() != _KERNEL_INITIALIZER:
-        # Every new initializer draws a random seed. Make one only if necessary.
+        # A new initializer draws a random seed. An unneeded one changes later seeds.
         layer.kernel_initializer = keras.initializers.get(_KERNEL_INITIALIZER)
     return bn(x, name, gamma_init) if gamma_init else x
 
@@ -147,7 +147,7 @@ def add_shortcut(
     """
     variant, stride, name = block.variant, block.stride, f"{block.name}_0"
     num_new_channels = filters - x.shape[channel_axis()]
-    # Pre-activation networks subsample without a projection, like published networks.
+    # Like published ones, pre-activation networks subsample without a projection.
     needs_projection = num_new_channels != 0 or (stride > 1 and not variant.preact)
     if variant.shortcut == "C" or (variant.shortcut == "B" and needs_projection):
         if variant.avg_down and stride > 1:

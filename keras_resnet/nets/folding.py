@@ -92,7 +92,7 @@ def fold(model: keras.Model) -> keras.Model:
 
 
 def _find_predecessors(graph: keras.Model) -> dict[str, layers.Layer]:
-    """Maps layer names to preceding layers, for layers that may be merged with them.
+    """Maps a layer's name to the preceding layer, if the two layers may be merged.
 
     A layer has an entry if it reads a single tensor that no other layer reads, and if
     the model calls the layer and the preceding layer only once.

@@ -46,7 +46,7 @@ def synchronize_batch_norms(model: keras.Model) -> Iterator[None]:
 
 
 def pair_layers_with_stages(network: keras.Model) -> Iterator[tuple[layers.Layer, int]]:
-    """Yields layers with stage numbers, such as 2 for conv2. The head's is highest."""
+    """Yields layers with stage numbers (conv2: 2). The head has the highest number."""
     all_layers = list_layers(network)
     matches = [re.match(r"conv(\d+)_", layer.name) for layer in all_layers]
     last_stage = max(int(match[1]) for match in matches if match)

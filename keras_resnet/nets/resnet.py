@@ -163,8 +163,8 @@ def _add_features(x: KerasTensor, variant: Variant, output_stride: int) -> Keras
     x = _add_stem(x, variant)
     num_stages = len(variant.blocks)
     stride, dilation = variant.stride // 2 ** (num_stages - 1), 1
-    # All stages except one subsample. The exception is the first stage or, in
-    # pre-activation networks, whose stages subsample at their end, the last stage.
+    # All stages except the first subsample at their start. In pre-activation networks,
+    # all stages except the last subsample at their end.
     unstrided_stage = num_stages - 1 if variant.preact else 0
     for stage in range(num_stages):
         stage_stride, new_dilation = 1 if stage == unstrided_stage else 2, dilation
@@ -190,7 +190,7 @@ def _add_stem(x: KerasTensor, variant: Variant) -> KerasTensor:
     if variant.stem == "cifar":
         return x
     # After a ReLU, zero padding does not change a maximum. In pre-activation networks,
-    # no ReLU precedes this padding, but keras.applications also pads with zeros.
+    # no ReLU precedes this padding. Zeros are used there to match keras.applications.
     x = layers.ZeroPadding2D(1, name="pool1_pad")(x)
     return layers.MaxPooling2D(3, 2, name="pool1_pool")(x)
 

@@ -31,8 +31,8 @@ class Execution:
     data_service: str = ""
     # benchmarks/checkpoint.py measures how long writing a checkpoint takes: 1/12 of a
     # training step of ResNet-20 with 128 images of 32x32 pixels, and 1/4 of a step of
-    # ResNet-50 with 8 photographs. One checkpoint per 100 steps thus takes 0.1 % or
-    # 0.25 % of the training time, and less than 2 % for the digits (0.06 s per step).
+    # ResNet-50 with 8 photographs. Once per 100 steps, this is 0.1 % or 0.25 % of the
+    # training time. For the digits, whose steps take only 0.06 s, it is less than 2 %.
     checkpoint_every: int = 100
     keep_checkpoints: int = 2
     tensorboard: bool = False

@@ -74,7 +74,7 @@ def replace_fields(settings: "Settings", changes: Mapping[str, Any]) -> "Setting
 
 
 def _find_problem(field: str, field_type: Any, new_value: Any, raw_value: Any) -> str:
-    """Returns an error message if a field cannot have a value, or an empty string.
+    """Returns an error message if a field does not accept a value, or an empty string.
 
     Args:
         field: Name of the field.

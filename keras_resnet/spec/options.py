@@ -39,9 +39,7 @@ class RunOptions:
     strategy: str = option(
         "mirrored", "Distribution strategy: one_device, mirrored, multi_worker or tpu."
     )
-    virtual_devices: int = option(
-        0, "Number of virtual CPU devices, to try replicas; 0: none.", 0
-    )
+    virtual_devices: int = option(0, "Number of virtual CPU devices; 0: none.", 0)
     recipe: str | None = option(
         None, "Training recipe, such as rsb_a3. Default: depends on the dataset."
     )
@@ -52,7 +50,7 @@ class RunOptions:
         None, "Shortcut: A, B, C or none (plain network). Default: the paper's."
     )
     stride_on: str | None = option(
-        None, "Strided convolution: 1x1 (paper) or 3x3. Default: the variant's."
+        None, "1x1 (paper) or 3x3 (v1.5). Default: by weights, else variant."
     )
     weights: str | None = option(
         None, "Initial weights: imagenet, torchvision_v2 or a file."

@@ -24,7 +24,7 @@ class Recipe:
         batch_size: Number of images per training step, over all replicas together.
         learning_rate: Peak learning rate for batches of `batch_size` images.
         iterations: Number of training steps. Replaces `epochs` unless it is 0.
-        rate_rule: Rule that rescales the learning rate for another batch size:
+        rate_rule: Rule that rescales the learning rate if the batch size is changed:
             `"linear"` (Goyal et al., arXiv:1706.02677), `"sqrt"` or `"none"`. A learning
             rate that is set explicitly is not rescaled.
         schedule: Learning-rate schedule. `"cosine"` falls to 0 at the end of the run.
@@ -46,8 +46,8 @@ class Recipe:
             `SGD(weight_decay=)` is decoupled, about ten times weaker at momentum 0.9.
         decay_all: Whether weight decay also applies to biases and batch normalisation,
             not only to kernels.
-        stage_rate: Learning rate of a stage, divided by the learning rate of the next
-            stage. The head follows the last stage and has the full learning rate.
+        stage_rate: Ratio of the learning rate of a stage to that of the next stage. The
+            head follows the last stage and has the full learning rate.
         clip_norm: Maximum global norm of the gradient; 0 disables clipping.
         accumulate: Number of micro-batches into which each replica splits its images to
             save memory. They are processed one after the other, and batch normalisation
@@ -69,7 +69,7 @@ class Recipe:
             the run. `(128, 160, 192)` is progressive resizing. `(176,)` with a network
             of 224 pixels is FixRes (arXiv:1906.06423). Default: the input size.
         test_crop: Fraction of each side of a photograph that evaluation keeps. With 0,
-            the initial weights determine the fraction; 0.875 for random weights.
+            the initial weights determine it; random weights: 0.875, CIFAR networks: 1.
         crop: Random crop of the training images. `"pad"` shifts the crop within the
             zero-padded image, or within the margin of a photograph's central crop.
             `"shorter_side"` first resizes the shorter side to a random size, 256 to 480
@@ -87,8 +87,8 @@ class Recipe:
         mixup: Alpha of mixup's beta distribution; 0 disables mixup. If `cutmix` is also
             set, one of the two is drawn for each batch.
         cutmix: Alpha of CutMix's beta distribution; 0 disables CutMix.
-        repeats: Number of times that a batch contains each of its images, each time
-            augmented anew. An epoch keeps its number of steps and has fewer images.
+        repeats: Number of copies of each image in a batch, each augmented differently.
+            An epoch keeps its number of steps and thus has fewer distinct images.
     """
 
     epochs: int
@@ -138,7 +138,7 @@ class Recipe:
     def compute_min_batch_size(self, num_replicas: int) -> int:
         """Returns the smallest batch size that gives every micro-batch an image.
 
-        This is the number of replicas times `accumulate`, times 2 if images are mixed in pairs.
+        It is `num_replicas` times `accumulate`, doubled if images are mixed in pairs.
         """
         return num_replicas * self.accumulate * (2 if self.mixes_images else 1)
 
@@ -292,7 +292,7 @@ def parse_changes(pairs: Iterable[str]) -> dict[str, str]:
             raise InputError(f"--set requires field=value. Received: --set {pair}")
         if check_choice("field", field, field_names) in changes:
             raise InputError(
-                f"{field} is set twice. Received: {changes[field]} and {value}"
+                f"{field} is set twice. Received: {field}={changes[field]} and {value}"
             )
         changes[field] = value
     return changes

@@ -1,7 +1,7 @@
 """Resolved settings of a training run, and provenance of a network.
 
-`run.json` and the manifest of a bundle store them as one flat dict of settings. Only
-`to_settings` and `from_settings` convert to and from this flat dict.
+`run.json` stores the settings, and the manifest of a bundle stores the provenance, as a
+flat dict. Only `to_settings` and `from_settings` convert to and from this dict.
 """
 
 import dataclasses
@@ -137,7 +137,7 @@ def count_steps(num_images: int, batch_size: int, min_batch_size: int) -> int:
     """Returns the number of training steps per epoch.
 
     The last batch of an epoch may be smaller than the others. It is dropped if it has
-    fewer than `min_batch_size` images. Each epoch is shuffled and drops other images.
+    fewer than `min_batch_size` images. The dropped images differ between epochs.
 
     Args:
         num_images: Number of training images.

@@ -202,8 +202,8 @@ def find_variant(name: str) -> Variant:
 
     Args:
         name: Key of `VARIANTS` in upper or lower case. `cifar_resnet{6n+2}` and
-            `cifar_plainnet{6n+2}` are CIFAR networks of any depth. Without the prefix,
-            `resnet50` is the ImageNet network.
+            `cifar_plainnet{6n+2}` are CIFAR networks of any depth. `resnet50`, without
+            the prefix `cifar_`, is the ImageNet network.
 
     Raises:
         InputError: If there is no such architecture.

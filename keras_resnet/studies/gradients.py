@@ -71,7 +71,7 @@ def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
     defaults = {"depth": depth, "batch_norm": "with", "scale": 1.0, "step": 0}
 
     def compute_ratios(**where: Any) -> np.ndarray:
-        """Returns the first block's gradient over the last block's, for each seed."""
+        """Returns the ratio of the first to the last block's gradient for each seed."""
         first_gradients, last_gradients = (
             lib.select_column(rows, "gradient", **{**defaults, "block": block, **where})
             for block in (1, (depth - 2) // 2)

@@ -1,9 +1,9 @@
 """Identity: a deep network is built from a trained shallow one by adding zero blocks.
 
 Section 1 of the paper: "there exists a solution by construction to the deeper model".
-A block with a shortcut whose last gamma and beta are zero is this solution, because the
-block returns its input. Without a shortcut, the block returns zeros and passes no
-gradient. The block would need Dirac kernels and neutral batch norm to be the identity.
+With shortcuts, added blocks whose last gamma and beta are zero give this solution,
+because each block returns its input. Without a shortcut, such a block returns zeros and
+passes no gradient. To be the identity, it needs Dirac kernels and neutral batch norm.
 """
 
 import os

@@ -21,7 +21,7 @@ MAX_RISE = 5  # Largest increase in error, in points, that counts as harmless.
 
 
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
-    """Trains a network and tests it after lesions. `chance`: error of guessing in %."""
+    """Trains a network and tests lesions. `chance` is the error of guessing in %."""
     from keras_resnet.weights import load_model
 
     folder = options.train(f"cifar_{job['kind']}net{job['depth']}", job["seed"])

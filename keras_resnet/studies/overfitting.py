@@ -12,7 +12,7 @@ from keras_resnet.studies import lib
 CONDITIONS = (("yes", 0.0), ("no", 0.0), ("yes", 0.01), ("yes", 0.05), ("yes", 0.2))
 # Columns with percentages of those training images that have wrong labels.
 WRONG_LABEL_COLUMNS = ("corrected", "memorised")
-# In these columns, the first and the second value should add up to the third value.
+# The first two of these columns should add up to the third column.
 SUM_COLUMNS = ("test_wrong", "test_error", "measured_error")
 
 
@@ -40,8 +40,8 @@ def compute_errors(
 ) -> dict[str, float]:
     """Returns the error columns of a row, in %.
 
-    All arguments have the shape (images,). `predicted` and `truth` are classes. Some of
-    the classes in `labels` are wrong. `training` is true for training images.
+    All arguments have the shape (images,). `training` is true for training images. The
+    other arguments are classes. `labels` equals `truth` except for some wrong classes.
     """
 
     def percentage(mask: np.ndarray, subset: np.ndarray) -> float:

@@ -10,7 +10,7 @@ SHORTCUTS = ("none", "A", "B", "C")
 def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
     """Trains a network and returns its errors after the last epoch, in %."""
     shortcut, depth = job["shortcut"], job["depth"]
-    # Shortcuts "none" and A need no arguments, so other studies share these run folders.
+    # "none" and A are the defaults of these networks, so other studies share the runs.
     name = f"cifar_{'plain' if shortcut == 'none' else 'res'}net{depth}"
     changes = {"shortcut": shortcut} if shortcut in "BC" else {}
     return lib.read_errors(options.train(name, job["seed"], **changes))[-1:]

@@ -63,7 +63,7 @@ def first_line(error: BaseException) -> str:
 
 NO_TENSORFLOW = (
     "keras_resnet requires TensorFlow. Install it with "
-    "pip install 'keras-resnet-zoo[cpu]', or 'keras-resnet-zoo[gpu]' for GPUs."
+    "pip install 'keras-resnet-zoo[cpu]', or 'keras-resnet-zoo[gpu]' for GPUs"
 )
 
 

@@ -1,6 +1,7 @@
 """Atomic writing of files and folders.
 
-Readers find the complete old or the complete new content, even after a crash.
+Readers of a file find its complete old or its complete new content, even after a crash.
+A folder is complete too, but does not exist for a moment while it is replaced.
 """
 
 import contextlib

@@ -21,8 +21,8 @@ from keras_resnet.support.options import list_options
 
 Options = TypeVar("Options")
 
-# This call makes absl assign the flags that `add_flags` defines to a command's module.
-# Otherwise --helpshort of the command would not list these flags.
+# This call makes absl list the flags that `add_flags` defines in --helpshort of the
+# command that calls `add_flags`. Otherwise these flags would belong to this module.
 flags.disclaim_key_flags()
 
 
@@ -42,7 +42,7 @@ def run_command(
             errors in flags appear at once.
         accepts_positional: Whether the command accepts positional arguments.
     """
-    # `bazel run` changes the working directory and stores the user's in this variable.
+    # `bazel run` leaves the user's folder, to which relative paths in flags refer.
     user_folder = os.environ.pop("BUILD_WORKING_DIRECTORY", None)
     if user_folder and ".runfiles" in __file__ and os.path.isdir(user_folder):
         os.chdir(user_folder)

@@ -37,7 +37,7 @@ def progress_bar(
         progress.TimeRemainingColumn(),
         console=Console(stderr=True),
         transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # If stdout is a file, output stays in it.
+        redirect_stdout=sys.stdout.isatty(),  # Output to a file must not go to stderr.
     )
     with bar:
         task = bar.add_task(description, total=steps)

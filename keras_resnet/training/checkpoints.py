@@ -147,7 +147,8 @@ class Checkpoints:
 
         Raises:
             InputError: If all checkpoints are damaged, or if the newest intact
-                checkpoint was written with other callbacks or by other software.
+                checkpoint was written with other callbacks, other software or a newer
+                version of keras_resnet.
         """
         paths = self._manager.checkpoints
         for path in reversed(paths):
@@ -180,7 +181,7 @@ class Checkpoints:
         if version > FORMAT_VERSION:
             raise InputError(
                 f"The checkpoint {path} has format {version}, from a newer "
-                f"keras_resnet. Upgrade it to read formats above {FORMAT_VERSION}"
+                f"keras_resnet. Update the package to read formats above {FORMAT_VERSION}"
             )
         self._manager.checkpoint.restore(path).expect_partial().assert_consumed()
         self._progress.check_callbacks()

@@ -1,9 +1,9 @@
 """The training loop, for one or several devices and workers.
 
-`Model.fit` is not used. In Keras 3, `fit` fails for several workers, and for several
-replicas with XLA or with several steps per execution. After an interruption, `fit`
-repeats the whole epoch. This loop runs the step through `strategy.run`, calls ordinary
-Keras callbacks, and resumes within an epoch without losing or repeating a step.
+`Model.fit` is not used, because in Keras 3 it fails for several workers. It also fails
+if several replicas use XLA or several steps per execution, and it repeats the whole
+epoch after an interruption. This loop runs the step through `strategy.run`, calls
+ordinary Keras callbacks, and resumes within an epoch without losing or repeating steps.
 """
 
 import math

@@ -33,8 +33,8 @@ def make_network(
     """Makes the network of a run. The first layer of the network normalises pixels.
 
     Returns:
-        The network, and the dataset. Damaged images that are found while the pixel
-        statistics are computed are replaced in the returned dataset.
+        The network, and the dataset. If computing the pixel statistics reveals damaged
+        images, other images replace them in the returned dataset.
 
     Raises:
         InputError: If the weights do not fit the network.
@@ -103,8 +103,8 @@ def _make_from_weights(
     old_classes, classes = checkpoint.origin.classes, images.classes
     if checkpoint.num_classes == len(classes) and old_classes is None:
         print(
-            f"{checkpoint.origin.source} does not name its {len(classes)} classes. The "
-            "head keeps the loaded weights",
+            f"{checkpoint.origin.source} does not name its {len(classes)} classes. They "
+            "are assumed to be the dataset's classes, so the head keeps the loaded weights",
             file=sys.stderr,
         )
     # The dataset has other class names, so the head starts with random weights.

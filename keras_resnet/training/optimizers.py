@@ -67,9 +67,9 @@ class SGD(_PerVariableOptimizer, keras.optimizers.SGD):
 class LAMB(_PerVariableOptimizer, keras.optimizers.Lamb):
     """LAMB (You et al., arXiv:1904.00962), as implemented in timm.
 
-    Weight decay is part of the update, as in the paper's Algorithm 2. Keras applies
-    weight decay separately. The update of variables without weight decay (biases,
-    normalisation) is not scaled by the trust ratio.
+    Weight decay is added before the trust ratio scales the update, as in the paper's
+    Algorithm 2. Keras applies weight decay separately, without this scaling. Updates of
+    variables without weight decay (biases, normalisation) are not scaled.
     """
 
     def update_step(

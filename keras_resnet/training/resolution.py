@@ -151,8 +151,8 @@ def _check_spec(spec: RunSpec) -> None:
         )
     if not spec.steps_per_epoch:
         raise InputError(
-            f"{spec.images[0]} training images are too few for {spec.replicas} "
-            "replicas. Add images, or use fewer replicas"
+            f"A batch must have at least {recipe.compute_min_batch_size(spec.replicas)} "
+            f"images. Received: {spec.dataset} with {spec.images[0]} training image(s)"
         )
     make_learning_rate(recipe, spec.total_steps)
 

@@ -49,7 +49,9 @@ def open_run_folder(model_dir: str, record: RunRecord) -> Iterator[None]:
             os.makedirs(model_dir, exist_ok=True)
             stack.enter_context(lock_folder(model_dir))
             if os.path.exists(os.path.join(model_dir, "final.keras")):
-                raise InputError(f"The run in {model_dir} has ended in the meantime")
+                raise InputError(
+                    f"Another process has completed the run in {model_dir}"
+                )
             remove_leftovers(model_dir)
             write_record(model_dir, record)
         except OSError as error:

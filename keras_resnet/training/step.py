@@ -32,8 +32,8 @@ BatchIterator = Iterator[Batch]
 def compute_rate_multipliers(network: keras.Model, stage_rate: float) -> list[float]:
     """Returns a learning-rate multiplier for each trainable variable.
 
-    The multiplier of the head is 1. The multiplier of every other stage is `stage_rate`
-    times the multiplier of the stage that follows it.
+    The head, which is the last stage, has the multiplier 1. The multiplier of each
+    earlier stage is `stage_rate` times the multiplier of the next stage.
     """
     numbered_layers = list(pair_layers_with_stages(network))
     head_stage = max(stage for _, stage in numbered_layers)
@@ -273,7 +273,7 @@ class Step:
         if execution.jit_compile:
             replica_step = tf.function(replica_step, jit_compile=True)
         # Python runs this method only while TensorFlow traces the step. The graph keeps
-        # the replaced attributes, and the layers get their original attributes back.
+        # the attributes that are set here, but the layers get their old values back.
         # The head computes logits instead of probabilities, because a loss of logits is
         # more accurate. The head stays float32 in mixed precision.
         with (
@@ -327,10 +327,10 @@ class Step:
     def _compute_gradients(
         self, model: keras.Model, *batch: tf.Tensor
     ) -> tuple[list[tf.Tensor], tf.Tensor]:
-        """Returns the gradients of the weighted loss, and four sums over a batch.
+        """Returns the gradients of the weighted loss, and four numbers to be summed.
 
-        The sums, float64 (4,), are the loss, the number of correct predictions, the
-        number of images and the stop request of this worker.
+        The numbers, float64 (4,), are the total loss of the images, the number of
+        correct predictions, the number of images and the stop request of this worker.
         """
         images, labels, image_weights = batch
         variables = self._network.trainable_variables

@@ -19,9 +19,10 @@ from keras_resnet.support import InputError
 class WorkerGroup:
     """The processes that train one network together, including this process.
 
-    All methods communicate. TensorFlow numbers the collective operations of each worker
-    and combines those with the same number. All workers must therefore call the same
-    methods in the same order. Otherwise, the workers deadlock.
+    With several workers, all methods communicate. TensorFlow numbers the collective
+    operations of each worker and combines operations with the same number. All workers
+    must therefore call the same methods in the same order. Otherwise, the workers
+    deadlock.
 
     Attributes:
         count: Number of workers.
@@ -52,8 +53,8 @@ class WorkerGroup:
     def check_same_step(self, step: int, model_dir: str) -> None:
         """Checks that all workers resume from the same step.
 
-        The workers exchange only sums. The number of workers times the sum of squared
-        steps equals the square of the sum of steps only if all steps are equal.
+        All steps are equal if and only if the number of workers times the sum of
+        squared steps equals the squared sum of steps. The check needs only `sum`.
 
         Raises:
             InputError: If the workers have read different checkpoints.

@@ -1,4 +1,4 @@
-"""Assignment of a checkpoint to a network. Errors leave the network unchanged."""
+"""Assignment of a checkpoint to a network, after a check that all arrays fit."""
 
 import sys
 import warnings
@@ -22,11 +22,11 @@ def assign_weights(model: keras.Model, checkpoint: Checkpoint) -> None:
     """Assigns all weights of a checkpoint to a model.
 
     If the model has no head, or its head has another number of classes than the
-    checkpoint, only the other weights are assigned and standard error shows a warning.
+    checkpoint, the head's weights are not assigned and standard error shows a warning.
 
     Raises:
         InputError: If the checkpoint has an unexpected array, lacks an array, or has an
-            array of a wrong shape or type. The model is not changed.
+            array of a wrong shape or type. The model is then not changed.
     """
     source = checkpoint.origin.source
     variables = get_variables(model)
@@ -94,7 +94,7 @@ def _load_weights_h5(model: keras.Model, checkpoint: Checkpoint) -> dict[str, Te
     try:
         model_copy = keras.models.clone_model(model, clone_function=copy_layer)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Unexpected arrays are counted below.
+            warnings.simplefilter("ignore")  # Unexpected arrays raise an error below.
             model_copy.load_weights(path)
         is_array: list[bool] = []
         with h5py.File(path, "r") as file:

@@ -22,7 +22,7 @@ _BLOCK_LAYERS = {
     "se_1_conv": "se.fc1",
     "se_2_conv": "se.fc2",
 }
-# Replacements for timm's ResNet-D, and for shortcuts and heads of CIFAR repositories.
+# Names that replace those above in timm's ResNet-D or in repositories for CIFAR.
 _DEEP_STEM_LAYERS = {
     "conv1_1_conv": "conv1.0",
     "conv1_1_bn": "conv1.1",
@@ -76,8 +76,8 @@ class Dialect(NamedTuple):
         """Recognises the dialect of a state dict from its keys and array shapes.
 
         Returns `None` if the state dict is not that of a ResNet, because no key looks
-        like `layer1.0.conv1.weight`. `conv1.0` exists only in deep stems. In ResNet-D,
-        `downsample.1` is a convolution (4D kernel), not a batch normalisation.
+        like `layer1.0.conv1.weight`. The key `conv1.0.weight` indicates a deep stem. A
+        convolution (4D kernel) at `downsample.1` indicates shortcuts of ResNet-D.
         """
         if not any(_BLOCK_KEY.match(key) for key in shapes):
             return None
@@ -137,10 +137,10 @@ def transpose_kernel(array: np.ndarray, to_torch: bool) -> np.ndarray:
 def convert_keras_applications(arrays: dict[str, np.ndarray]) -> None:
     """Adapts weights of keras.applications, in place, to networks of this package.
 
-    Convolutions of this package have no bias, so the next moving mean absorbs the bias.
-    Moving variances absorb the difference of epsilon, 1.001e-5 in keras.applications
-    and 1e-5 here. The input channels of the first kernel are reversed in v1 networks,
-    which expect BGR images. All three changes are exact except for rounding.
+    Biases before batch normalisation, which this package lacks, are subtracted from the
+    moving mean. Moving variances grow by 1e-8, because epsilon is 1.001e-5 in
+    keras.applications and 1e-5 here. As v1 networks expect BGR images, the input
+    channels of their first kernel are reversed. All changes are exact up to rounding.
     """
     for name in [n for n in arrays if n.endswith("_bn/moving_variance")]:
         arrays[name] = arrays[name] + np.float32(1.001e-5 - 1e-5)

@@ -2,7 +2,7 @@
 
 The dict `READERS` at the end of this module maps file name suffixes to readers. A
 reader returns a `Checkpoint`, whose weights have the names of this package (see
-`keras_resnet.weights.dialects`) and whose `origin` contains what the file reveals.
+`keras_resnet.weights.dialects`) and whose `origin` has the fields known from the file.
 """
 
 import functools
@@ -63,7 +63,7 @@ def _check_path(path: StrPath, suffixes: Collection[str]) -> str:
     accepted = f"Accepted: a file {', '.join(suffixes)}. Received: {path!r}"
     is_path = isinstance(path, str | os.PathLike)
     if not is_path or not str(path).lower().endswith(tuple(suffixes)):
-        raise InputError(f"The file name has another suffix. {accepted}")
+        raise InputError(accepted)
     if not os.path.isfile(path):
         raise InputError(f"The file does not exist. {accepted}")
     if str(path).endswith((".keras", ".npz")) and not zipfile.is_zipfile(path):
@@ -204,8 +204,8 @@ def _read_torch(path: str) -> Checkpoint:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{path} is refused, because it contains objects other than arrays. None of "
-            f"its code was executed ({first_line(error)})"
+            f"{path} is refused, because it is not a PyTorch file that contains arrays "
+            f"only. No code in the file was executed ({first_line(error)})"
         ) from error
     for wrapper_key in ("state_dict", "model", "model_state_dict", "net"):
         if isinstance(state, dict) and isinstance(state.get(wrapper_key), dict):

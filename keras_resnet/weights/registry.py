@@ -66,7 +66,7 @@ def cache_folder() -> str:
 def _keras_row(
     model: str, digest: str, top_k: TopK, size: int, mebibytes: float
 ) -> PublishedWeights:
-    # Keras evaluated ResNet v2 at 299 pixels. At 224, users report about 8 points less.
+    # Published v2 accuracies are for 299 pixels; users get about 8 points less at 224.
     is_v2 = model.endswith("v2")
     pixels = PIXEL_FORMATS["tf" if is_v2 else "caffe"]
     return PublishedWeights(
@@ -225,7 +225,7 @@ def find_published_weights(model: str | None, name: str) -> PublishedWeights:
             f"Pass the path of a weights file instead. Received: weights={name!r}"
         )
     names = [row.name for row in rows]
-    has_default = "://" in rows[0].address  # All ImageNet weights have a URL.
+    has_default = "://" in rows[0].address  # Only ImageNet weights have a URL.
     check_choice("weights", name, [DEFAULT_WEIGHTS, *names] if has_default else names)
     return rows[0 if name == DEFAULT_WEIGHTS else names.index(name)]
 

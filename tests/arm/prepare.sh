@@ -6,8 +6,8 @@
 # FOLDER receives the program qemu-aarch64-static and the folder root for qemu's option -L.
 # The pip of PYTHON downloads the wheels that requirements.lock lists. PYTHON must be
 # Python 3.11, the version of Debian 12. Nothing is installed on the system and no
-# privileges are needed, because apt works in a temporary folder next to FOLDER. This folder
-# is renamed to FOLDER at the end.
+# privileges are needed, because apt works in a temporary folder next to FOLDER. The
+# temporary folder is renamed to FOLDER at the end.
 set -eu
 
 folder=$(realpath -m "$1")

@@ -170,7 +170,7 @@ for path, *net in json.loads(sys.argv[1]):
 
 @pytest.mark.skipif(not importlib.util.find_spec("timm"), reason="needs timm")
 def test_torch_loads_converted_files_strictly(tmp_path):
-    """PyTorch runs in its own process. Imported after TensorFlow, PyTorch crashes."""
+    """PyTorch runs in its own process, as it crashes if imported after TensorFlow."""
     network_specs = []
     for source, name, options in [
         ("torchvision", "resnet18", {}),
@@ -275,7 +275,7 @@ def test_a_round_trip_keeps_all_properties_of_a_run(suffix, trained_run, tmp_pat
 
 
 def test_model_selects_a_plain_network(tmp_path):
-    """Without metadata, the file could also contain weights of a residual network."""
+    """The file has no metadata and also fits a residual network, so `model` decides."""
     plain_model = keras_resnet.ResNet("cifar_plainnet8")
     path, target = (str(tmp_path / name) for name in ("a.safetensors", "b.keras"))
     saving.save_state_dict(plain_model, path)

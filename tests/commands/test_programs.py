@@ -503,7 +503,7 @@ def test_evaluate_refuses_unknown_classes(trained_run, tmp_path):
         ),
         (
             ["--virtual_devices=2", "--batch_size=63"],
-            "The batch size must be a multiple of 2, ",
+            "The batch size must be a multiple of 2: ",
         ),
         (["--model=resnet50", "--image_size=4"], "sides of at least 32 pixels"),
         # The last feature map is a quarter as high as the image, hence the 4 pixels.

@@ -206,8 +206,8 @@ def test_shorter_side_boxes_have_uniform_scales_and_positions():
     shorter_sides = np.round(224 / height * 300).astype(int)
     assert set(shorter_sides) == set(range(256, 481))
     assert scipy.stats.chisquare(np.bincount(shorter_sides - 256)).pvalue > 0.001
-    # Integer positions that are equally likely become uniform on an interval if noise
-    # from [0, 1) is added. The test thus detects if a border position is less likely.
+    # Noise from [0, 1) makes equally likely integer positions uniform on an interval.
+    # The test thus detects a border position that is less likely than the others.
     random = np.random.default_rng(0)
     row = np.round(y / height * 224) + random.random(4000)
     column = np.round(x / width * 224) + random.random(4000)
@@ -302,8 +302,8 @@ def test_shift_colours_equals_the_formula(fix_draws):
 def test_colour_shifts_are_normal_along_the_principal_components():
     image = tf.fill((1, 1, 3), tf.constant(128, tf.uint8))
     shifts = draw_samples(lambda s: shift_colours(image, s, 0.5), 2000)[:, 0, 0] - 128.0
-    # The first principal component is nearly grey. The shifts along this component are
-    # divided by their standard deviation.
+    # The shifts along the first principal component, which is nearly grey, are divided
+    # by their standard deviation, so that they are standard normal.
     axis = np.array([-0.5675, -0.5808, -0.5836])
     first_component = shifts @ axis / (255 * 0.5 * 0.2175)
     assert scipy.stats.kstest(first_component, "norm").pvalue > 0.001
@@ -333,7 +333,7 @@ def rotate(image, degrees, filter):
 
 
 def posterize(image, bits, _):
-    # Current versions of Pillow refuse 0 bits. Earlier versions returned a black image.
+    # 0 bits give a black image, as in earlier Pillow. Current versions refuse 0 bits.
     return ImageOps.posterize(to_pillow(image), int(bits)) if bits >= 1 else image * 0
 
 
@@ -766,7 +766,7 @@ def test_mixing_weights_have_the_beta_distribution(alpha):
 
 
 def test_mixup_and_cutmix_are_equally_likely():
-    """Mixup of a black and a white image makes pixels grey, and CutMix does not."""
+    """Only Mixup of black and white makes grey pixels, so pairs without are CutMix."""
     images = tf.concat([tf.zeros((1, 16, 16, 1)), tf.fill((1, 16, 16, 1), 255.0)], 0)
     images = tf.cast(images, tf.uint8)
     mixed = draw_samples(lambda s: mix(images, tf.eye(2), s, 1.0, 1.0)[0], 600)

@@ -894,7 +894,7 @@ class Interruption(keras.callbacks.Callback):
 
     def __init__(self, steps):
         super().__init__()
-        # The attribute is an iterator, because numbers are saved in checkpoints.
+        # An iterator, unlike a number, is not restored when a run is resumed.
         self.remaining_steps = iter(range(steps - 1))
 
     def on_train_batch_end(self, batch, logs=None):

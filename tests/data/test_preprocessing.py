@@ -96,7 +96,7 @@ def find_crop(image, height, width, crop):
     """
     image_height, image_width = image.shape[:2]
     resized_height, resized_width = round(height / crop), round(width / crop)
-    # One side of the resized image is exactly the target. The other is rounded down.
+    # One resized side has exactly the target length. The other side is rounded down.
     if resized_height * image_width >= resized_width * image_height:
         resized_size = resized_height, resized_height * image_width // image_height
     else:
@@ -292,7 +292,7 @@ def test_crop_and_resize_equals_numpy(name, encoded):
     The fourth box is the whole image, which keeps its size.
     """
     colour = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
-    # JPEG files are decoded with the fast cosine transform, which is less accurate.
+    # The fast cosine transform that decodes JPEG files is less accurate than Pillow's.
     tolerance = 6 if name.endswith("jpg") else 1
     for size, box in (
         ((16, 16), (3, 7, 33, 41)),
@@ -386,7 +386,7 @@ def test_load_of_missing_and_unsupported_files_is_refused(tmp_path, photograph):
 
 
 def test_load_of_an_animated_webp_is_refused(tmp_path, photograph):
-    """TensorFlow 2.21 would write beyond a buffer if `channels` were 0."""
+    """Decoding the file with 0 channels makes TensorFlow 2.21 write beyond a buffer."""
     frames = [Image.fromarray(photograph[:45, :64] + i) for i in range(2)]
     path = tmp_path / "animated.webp"
     frames[0].save(path, save_all=True, append_images=frames[1:], lossless=True)
@@ -394,7 +394,7 @@ def test_load_of_an_animated_webp_is_refused(tmp_path, photograph):
         Preprocessing(45, 64, 3).load(path)
 
 
-# Formats, for the module `struct`, of the TIFF field types 3 (SHORT) and 4 (LONG).
+# `struct` formats of the TIFF field types 3 (SHORT) and 4 (LONG).
 FIELD_FORMATS = {3: "Hxx", 4: "I"}
 
 

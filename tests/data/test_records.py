@@ -112,7 +112,7 @@ def test_random_access_equals_reading_in_order(tmp_path, feature_names, first_la
     for shard, offset, length in zip(
         index.shard, index.offset, index.length, strict=True
     ):
-        with open(paths[shard], "rb") as file:  # Frames begin with the length.
+        with open(paths[shard], "rb") as file:  # Frames begin with the record's length.
             file.seek(offset)
             assert struct.unpack("<Q", file.read(8)) == (length,)
 
@@ -237,7 +237,7 @@ def test_changed_byte_in_the_first_record_is_reported(paths):
 def test_truncated_file_is_refused(paths, size):
     """Only `size` bytes of the last record remain, or all but one byte if `size` is -1.
 
-    TensorFlow does not report up to 11 remaining bytes.
+    TensorFlow ignores up to 11 remaining bytes, but `build_index` must report them.
     """
     offsets = find_record_offsets(paths[2])
     os.truncate(paths[2], offsets[5] + size if size > 0 else offsets[6] + size)

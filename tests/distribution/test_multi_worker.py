@@ -82,7 +82,7 @@ def start_training(
 ):
     """Starts the script in one process or, for `"multi_worker"`, in two workers.
 
-    The script pauses for `sleep` seconds after each training step.
+    The script pauses for `sleep_seconds` after each training step.
     """
     arguments = [str(script_path), str(folder), strategy, str(sync_bn), str(epochs)]
     command = [sys.executable, *arguments]

@@ -125,7 +125,7 @@ def test_slurm_ranks_follow_the_list_of_nodes(monkeypatch):
     set_slurm(monkeypatch, STEP_TASKS_PER_NODE="1(x3)")
     assert cluster.find_cluster() == (("n2:12112", "n10:12112", "m:12112"), 2)
     set_slurm(monkeypatch, PROCID="3")
-    with pytest.raises(InputError, match=r"SLURM_PROCID must .* 3\. Received: 3"):
+    with pytest.raises(InputError, match=r"SLURM_PROCID must .* 3\. Received: rank 3"):
         cluster.find_cluster()
     monkeypatch.delenv("SLURM_STEP_NODELIST")
     with pytest.raises(InputError, match=r"srun .*SLURM_STEP_NODELIST"):

@@ -31,7 +31,7 @@ def test_summary_equals_numpy(strategy_name, batch_size):
     probabilities = np.float64(model(split.images, training=False))
     ranking = np.argsort(-probabilities, axis=1, kind="stable")
     hits = ranking == split.labels[:, None]
-    # The expected loss is computed from float64 logits. The initial bias is 0.
+    # The expected loss is computed from float64 logits without the bias, which is 0.
     features = keras.Model(model.input, model.get_layer("avg_pool").output)(
         split.images
     )
@@ -163,7 +163,7 @@ def make_encoded_split(images, labels=None):
 def make_images(*sizes):
     """Returns a smooth RGB image for each size (height, width).
 
-    Smooth images that Pillow and TensorFlow resize differ by at most 1 in each pixel.
+    For smooth images, Pillow's and TensorFlow's resized pixels differ by at most 1.
     """
     random = np.random.default_rng(5)
     images = []
@@ -313,7 +313,7 @@ def test_ten_crops_of_decoded_images_equal_a_slow_implementation(size):
 
 @pytest.fixture
 def small_scales(monkeypatch):
-    """Shorter sides in pixels, which replace the paper's larger scales to save time."""
+    """Scales (pixels of the shorter side) smaller than the paper's, to save time."""
     scales = (32, 48, 64)
     monkeypatch.setattr(views_module, "PAPER_SCALES", scales)
     return scales

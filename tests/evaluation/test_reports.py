@@ -142,7 +142,7 @@ def test_cells_of_the_confusion_figure_are_darker_for_more_images():
         frame_lines = np.flatnonzero(num_dark_pixels > 0.95 * num_dark_pixels.max())
         frame.append((frame_lines[0], frame_lines[-1]))
     (left, right), (top, bottom) = frame
-    # The colours are read outside the centres of the cells, which contain numbers.
+    # The colours are read beside the numbers, which are at the centres of the cells.
     positions = (np.arange(3) + 0.25) / 3
     y = np.int32(top + positions * (bottom - top))
     x = np.int32(left + positions * (right - left))

@@ -50,7 +50,7 @@ def assert_equal_for_batch_sizes(path, images, batch_sizes):
 def test_signature_takes_any_batch_size(tflite_files_and_model, digits, format, limit):
     folder, model = tflite_files_and_model
     images = digits.test.images[:50]
-    # These batch sizes grow and shrink. Some of them leave a smaller last batch.
+    # The batch size shrinks and grows. For 16 and 3, the last batch has only 2 images.
     actual = assert_equal_for_batch_sizes(
         folder / f"{format}.tflite", images, (16, 3, 50, 1, 2)
     )

@@ -10,7 +10,7 @@ from keras_resnet.support.errors import InputError
 
 
 def count_multiply_adds(block, blocks, width, stem, shortcut, classes, size):
-    """Counts the multiply-adds of a paper network with `stride_on="1x1"`."""
+    """Counts the multiply-adds of a network of the paper with `stride_on="1x1"`."""
     if stem == "imagenet":
         size = math.ceil(size / 2)
         total, size = size**2 * 7 * 7 * 3 * width, math.ceil(size / 2)

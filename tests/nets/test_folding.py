@@ -182,7 +182,7 @@ def test_shared_convolutions_are_not_folded():
 
 
 def test_other_patterns_are_not_folded():
-    """Normalisations of another axis or after an activation are not folded."""
+    """Batch normalisations with `axis=1` or after an activation are not folded."""
     a, b = keras.Input((8, 8, 3)), keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(8, 1)(keras.layers.Add()([a, b]))
     x = keras.layers.BatchNormalization(axis=1)(x)

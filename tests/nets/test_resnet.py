@@ -113,7 +113,7 @@ def test_layers_and_parameters_are_those_of_the_paper(name, shortcut):
     ("name", "parameters"),
     [
         # Counts of ImageNet networks are from torchvision and timm. Counts of CIFAR
-        # networks are the exact values of the rounded counts in Table 6.
+        # networks are exact, whereas Table 6 of the paper rounds them.
         ("resnet18", 11_689_512),
         ("resnet34", 21_797_672),
         ("resnet50", 25_557_032),

@@ -258,7 +258,7 @@ def find_problems(root):
             yield f"{module} is in {' and in '.join(libraries) or 'no target'}"
     yield from project.find_dep_problems()
 
-    # Other files, such as stubs and web pages, must be data of their package's target.
+    # Files such as stubs and web pages must be data of the target of their package.
     for path in itertools.chain(*((root / p).rglob("*.*") for p in PACKAGES)):
         if path.is_file() and path.suffix not in (".py", ".pyc"):
             folder = next(p for p in path.parents if (p / "__init__.py").exists())

@@ -190,8 +190,8 @@ def test_torchvision_v2_matches_the_command_of_torchvision():
     recipe = find_recipe("torchvision_v2")
     assert recipe.sizes == (176,)
     assert round(224 / recipe.test_crop) == 232
-    # torchvision updates the average every `ema_steps` (32) steps with
-    # alpha = (1 - decay) * batch * ema_steps / epochs.
+    # torchvision updates the average only every `ema_steps` (32) steps, with alpha =
+    # (1 - decay) * batch * ema_steps / epochs. `recipe.ema` is the decay of one step.
     alpha = (1 - 0.99998) * 1024 * 32 / 600
     assert recipe.ema**32 == pytest.approx(1 - alpha, rel=1e-5)
 
@@ -310,7 +310,10 @@ def test_the_set_flag_changes_execution_fields():
     [
         (["label_smoothing"], "field=value. Received: --set label_smoothing"),
         (["labelsmoothing=0.1"], "Did you mean 'label_smoothing'? Accepted: epochs, "),
-        (["mixup=0.1", "mixup = 0.2"], "mixup is set twice. Received: 0.1 and 0.2"),
+        (
+            ["mixup=0.1", "mixup = 0.2"],
+            "mixup is set twice. Received: mixup=0.1 and 0.2",
+        ),
         (["=3"], "Received: field=''"),
     ],
 )

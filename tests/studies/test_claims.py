@@ -16,7 +16,7 @@ def read_rows(folder, study):
 
 
 def subtract_runs(rows, column, minuend, subtrahend):
-    """Returns `column` in rows matching `minuend` minus rows matching `subtrahend`."""
+    """Subtracts values of `column` selected by `subtrahend` from those by `minuend`."""
     values = [select_column(rows, column, **where) for where in (minuend, subtrahend)]
     assert len(values[0]) == len(values[1]) == 3
     return np.subtract(*values)

@@ -248,7 +248,7 @@ def test_unsupported_depths_are_rejected(study, depths, pattern, tmp_path):
     [
         (["--depths=8,21"], ["6n+2", "resnet21"]),
         (["--depths=8,x"], ["must be integers", "--depths=8,20", "'8,x'"]),
-        (["--depths=8"], ["at least 2 depths", "Received: 8"]),
+        (["--depths=8"], ["at least 2 depths", "Received: --depths=8"]),
         (["--dataset=digit"], ["digit"]),
         (["--images=2000"], ["1437", "images=2000"]),
         (["--recipe=paper"], ["Did you mean 'paper_cifar'"]),
@@ -294,7 +294,7 @@ def test_all_rejects_depths_that_one_study_does_not_support(tmp_path):
     process = run_program(
         "keras_resnet.studies.all", "--depths=8,20", f"--output={tmp_path / 'out'}"
     )
-    assert_one_line(process, "lesion", "from 14 to 362", "Received: 8,20")
+    assert_one_line(process, "lesion", "from 14 to 362", "Received: --depths=8,20")
     assert not (tmp_path / "out").exists()
 
 

@@ -42,8 +42,8 @@ def test_each_shortcut_trains_the_matching_variant(monkeypatch):
     for job in STUDY.list_jobs(Options(depths=(8,), seeds=1)):
         with pytest.raises(KeyboardInterrupt):
             STUDY.measure(Options(), job)
-    # Without a shortcut and with shortcut A, no argument changes, so that other studies
-    # can use the same run folders.
+    # Networks without a shortcut or with shortcut A are trained with default arguments,
+    # so that other studies can use the same run folders.
     assert training_calls == [
         ("cifar_plainnet8", {}), ("cifar_resnet8", {}),
         ("cifar_resnet8", {"shortcut": "B"}), ("cifar_resnet8", {"shortcut": "C"}),

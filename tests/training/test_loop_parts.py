@@ -162,8 +162,8 @@ def make_damaged_digits(damaged_indices):
 
 
 def test_a_damaged_image_is_replaced(tmp_path, capsys):
-    # The damaged image must not be one of the 1,000 images that the pixel statistics
-    # are computed from. `prepare` would already replace it.
+    # `prepare` reads 1,000 images for the pixel statistics and would already replace a
+    # damaged one. The damaged image of this test is therefore not among them.
     sampled_indices = np.linspace(0, 1099, 1000).astype(int)
     images = make_damaged_digits(np.setdiff1d(np.arange(1100), sampled_indices)[:1])
     run = prepare(tmp_path, images, batch_size=1100, learning_rate=0.1)

@@ -153,7 +153,7 @@ def test_the_step_schedule_without_drops_is_constant():
 
 
 def test_a_careful_start_lowers_the_first_400_learning_rates():
-    """Later drops are at 32k and 48k of 64k steps, as in section 4.2 of the paper."""
+    """The rate drops after 32k and 48k of 64k steps, as in section 4.2 of the paper."""
     schedule = make_learning_rate(RECIPES["paper_cifar"], 64_000)
     rates = {
         step: float(schedule(step))

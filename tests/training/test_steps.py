@@ -393,7 +393,7 @@ def test_gradients_are_clipped_by_their_global_norm(use_float64, strategy_name):
 @pytest.mark.parametrize("sizes", [(5, 3), (2, 1)])
 @pytest.mark.parametrize("sync_bn", [True, False])
 def test_batch_normalisation_is_synchronised_on_request(use_float64, sync_bn, sizes):
-    """A replica with a single image computes the variance over the pixels."""
+    """A replica with a single image also has a variance, that of the image's pixels."""
     batch = make_batch(sum(sizes))
     parts = split_batch(batch, *sizes)
     network, step = make_step("mirrored", PLAIN_RECIPE, sync_bn=sync_bn)
@@ -533,7 +533,7 @@ def test_steps_per_execution_does_not_change_the_result(tmp_path):
         )
         weights = flatten(load_model(str(folder / "final.keras")).get_weights())
         results.append((weights, (folder / "metrics.csv").read_text()))
-    # No call continues beyond a checkpoint or the end of an epoch.
+    # A call runs 5 steps, or fewer up to a checkpoint or the end of the epoch.
     end_steps = [5, 7, 12, 14, 19, 21, 23, 28, 33, 35, 40, 42, 46]
     assert recorder.batch_indices == tuple((end - 1) % 23 for end in end_steps)
     (weights_1, metrics_1), (weights_5, metrics_5) = results
@@ -591,7 +591,7 @@ def test_a_step_that_overflows_is_skipped(strategy_name, clip_norm):
     list_replica_values = step._strategy.experimental_local_results
     weights_before, batches = read_trainable(network), make_batches(parts)
     step.optimizer.dynamic_scale.assign(2.0**100)
-    for exponent in (99, 98):  # Loss scales of 2**100 and 2**99 overflow float16.
+    for exponent in (99, 98):  # Both steps overflow float16 and halve the scale.
         step(batches)
         np.testing.assert_array_equal(read_trainable(network), weights_before)
         for scale in list_replica_values(step.optimizer.dynamic_scale.value):

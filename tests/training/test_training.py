@@ -537,7 +537,7 @@ except OSError as error:
 
 
 def test_find_learning_rate_suggests_the_steepest_rate(tmp_path, capsys):
-    """The loss falls, then grows. The suggested rate precedes the lowest loss."""
+    """The loss falls, then grows. The suggested rate is below that of the minimum."""
     folder = tmp_path / "net-find_lr"
     rates, losses, suggested_rate = rate_range.find_learning_rate(
         "cifar_resnet8", strategy="one_device", model_dir=f"{tmp_path}/net/"

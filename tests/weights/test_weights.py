@@ -175,7 +175,7 @@ def make_normaliser(model):
 
 
 def write_keras_h5(model, path, head_name="predictions"):
-    """Writes a .h5 file with the layout of the files of keras.applications."""
+    """Writes a .h5 file with the layout that keras.applications uses."""
     with h5py.File(path, "w") as file:
         names = [
             head_name if la.name == "predictions" else la.name for la in model.layers
@@ -720,7 +720,11 @@ def test_pickle_is_not_executed_by_torch(writer, networks, tmp_path):
     else:
         torch.save({**to_torch(make_cifar_state()), "extra": Exploit(marker)}, path)
     assert_refused(
-        networks[RESNET8], path, "net.pth", "refused", "None of its code was executed"
+        networks[RESNET8],
+        path,
+        "net.pth",
+        "refused",
+        "No code in the file was executed",
     )
     assert not marker.exists()
 

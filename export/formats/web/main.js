@@ -230,7 +230,7 @@ async function classifyCamera(thisTurn) {
   const times = [];
   while (thisTurn === turn) {
     await networkReady;
-    // Browsers send no animation frames to a hidden page, so that this loop pauses.
+    // This loop pauses on a hidden page, because browsers send it no animation frames.
     await new Promise(requestAnimationFrame);
     if (thisTurn !== turn) return;
     const image = await createImageBitmap(video);

@@ -130,7 +130,7 @@ def _run_with_copies(
     *body, head = network.layers[1:]
     pixels = tf.cast(images, network.compute_dtype)
     tape.watch(pixels)
-    outputs = {id(network.input): pixels}  # Tensors by `id` of the Keras tensor.
+    outputs = {id(network.input): pixels}  # Values of Keras tensors, by `id`.
     branch_inputs: dict[tuple[str, int], tf.Tensor] = {}
     tensors = []
     for layer in body:
@@ -195,7 +195,7 @@ class GradientProbe(keras.callbacks.Callback):
         super().__init__()
         self._batch, self._steps = (split.images, split.labels), steps
         self._scale, self._normalised = scale, normalised
-        self._step = 0
+        self._taken = 0
         self.rows: Rows = []
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -210,9 +210,9 @@ class GradientProbe(keras.callbacks.Callback):
     def on_train_batch_end(
         self, batch: int, logs: dict[str, Any] | None = None
     ) -> None:
-        self._step += 1
+        self._taken += 1
         self._measure()
 
     def _measure(self) -> None:
-        if self._step in self._steps:
-            self.rows += [{"step": self._step, **row} for row in self._meter()]
+        if self._taken in self._steps:
+            self.rows += [{"step": self._taken, **row} for row in self._meter()]

@@ -35,7 +35,7 @@ class Options:
     dataset: str = option("digits", "Dataset name. All images must have equal size.")
     data_dir: str | None = option(None, "Folder that contains prepared TFDS datasets.")
     images: int = option(
-        0, "Number of training images. Tests use a fifth as many. 0 for all.", minimum=0
+        0, "Number of training images. Test images: a fifth as many. 0: all.", minimum=0
     )
     depths: tuple[int, ...] = option((8, 20, 44), "Depths (layers). Each must be 6n+2.")
     seeds: int = option(3, "Number of runs per network, one per seed.", minimum=1)
@@ -170,13 +170,13 @@ class Study:
         if len(depths) < self.min_depth_count:
             raise InputError(
                 f"{self.name} compares at least {self.min_depth_count} depths, such as "
-                f"--depths=14,20. Received: {option_to_text(options.depths)}"
+                f"--depths=14,20. Received: --depths={option_to_text(options.depths)}"
             )
         limit = f"to {self.max_depth}" if self.max_depth else "upwards"
         if depths[0] < self.min_depth or depths[-1] > (self.max_depth or depths[-1]):
             raise InputError(
                 f"The depths of {self.name} must be from {self.min_depth} {limit}. "
-                f"Received: {option_to_text(options.depths)}"
+                f"Received: --depths={option_to_text(options.depths)}"
             )
         if not self.sequential:
             for depth in depths:

@@ -132,8 +132,8 @@ def measure_lesions(
         the network without a lesion ("intact"), without block number `at` ("removed"),
         with block number `at` and the next block swapped ("swapped"), without the `at`
         blocks whose removal costs least ("first"), or with the smallest `at` % of the
-        weights set to zero ("pruned"). For "rank", `percent` is 100 * `rank_fraction` of
-        kernel number `at`, and for "untrained", of a random kernel of the same shape.
+        weights set to zero ("pruned"). "rank" is 100 * `rank_fraction` of kernel number
+        `at`, and "untrained" is the same for a random kernel of that shape.
     """
     parts = cut_into_parts(network)
     rows: Rows = []

@@ -34,7 +34,7 @@ def test_difference_of_one_logit_exceeds_the_float32_limit():
     changed_logits = LOGITS.copy()
     changed_logits[2, 0] += 0.01
     actual = comparison.compare(softmax(changed_logits), LOGITS, LABELS)
-    # The higher logit also raises log(sum(exp(logits))), which log(softmax) subtracts.
+    # log(softmax) subtracts log(sum(exp(logits))), which the higher logit also raises.
     probability = softmax(LOGITS)[2, 0]
     shift = math.log(1 + probability * (math.exp(0.01) - 1))
     assert actual.logit_difference == pytest.approx((0.01 - shift) / 5, rel=1e-6)
@@ -113,7 +113,7 @@ def test_invalid_probabilities_are_rejected(value):
 
 
 def test_float32_artifacts_predict_the_same_classes():
-    """If two logits are almost equal, a tiny difference changes the class."""
+    """A changed class is rejected, even if the logits differ by less than the limit."""
     logits = np.array([[1.0, 1.0 - 1e-5, -2.0]] * 2)
     changed_logits = logits.copy()
     changed_logits[1, :2] = logits[1, 1::-1]
@@ -132,7 +132,7 @@ def test_float16_may_differ_on_one_image_of_200():
 
 
 def test_limits_are_narrower_with_many_images():
-    """The intervals for 32 and 50 lost images begin at 0.41 and 0.71 points."""
+    """With 95 % confidence, 32 or 50 lost images cost at least 0.41 or 0.71 points."""
     paper_limit, modern_limit = (
         comparison.find_limit("int8", 5000, m) for m in (False, True)
     )

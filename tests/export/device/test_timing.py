@@ -31,7 +31,7 @@ def test_functions_are_called_in_turn():
 
 
 def test_peak_memory_excludes_the_parent_process():
-    """The child's peak is below the parent's, and an allocation of 64 MiB raises it."""
+    """The child's peak, below the parent's, rises when the child allocates 64 MiB."""
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
         peak_before = pool.apply(timing.measure_peak_memory)

@@ -125,8 +125,8 @@ def read_nodes(folder):
 
 def test_int8_is_reproducible(exports, classifier, digits, tmp_path):
     write_int8(tmp_path / "again", classifier, digits)
-    # model.xml is not compared, because it contains node numbers. OpenVINO continues
-    # these numbers from one model to the next model of a process.
+    # model.xml is not compared, because OpenVINO numbers the nodes of all models in a
+    # process consecutively, so the second model has other node numbers in this file.
     content = (tmp_path / "again/model.bin").read_bytes()
     assert content == (exports / "int8/model.bin").read_bytes()
 

@@ -131,7 +131,7 @@ def test_a_damaged_image_fails_the_whole_request(signatures, digits, content):
     content = intact[: len(intact) // 2] if content == "cut" else content
     with pytest.raises(tf.errors.InvalidArgumentError):
         signatures["image_bytes"](image_bytes=tf.constant([intact, content, intact]))
-    # A caller can therefore find the damaged file by one request per file.
+    # The intact file alone succeeds, so one request per file finds the damaged file.
     signatures["image_bytes"](image_bytes=tf.constant([intact]))
 
 

@@ -64,7 +64,7 @@ MESSAGE = "document.getElementById('message').textContent"
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    """Adds `extra_headers` to each response. `delays` maps paths to seconds."""
+    """Adds `extra_headers` to responses and delays them by `delays[path]` seconds."""
 
     extra_headers = ()
     delays: dict[str, float]
@@ -237,7 +237,7 @@ def digits_site(digits_files, tmp_path_factory):
     classifier, files = digits_files
     folder = tmp_path_factory.mktemp("web") / "web"
     with pytest.MonkeyPatch.context() as patch:
-        # Many servers set this variable, which makes npm exclude esbuild by default.
+        # The build must install esbuild although this variable makes npm exclude it.
         patch.setenv("NODE_ENV", "production")
         write_page(folder, classifier, files)
     return classifier, folder
@@ -538,7 +538,7 @@ def test_a_page_opened_as_a_file_shows_a_message(digits_site, page):
 
 
 def test_nothing_leaves_this_machine(colours_site, tmp_path):
-    """All URLs in Chromium's network log are of this server. The log covers workers."""
+    """Chromium's network log, which covers workers, has only URLs of this server."""
     Image.fromarray(draw_image(90, 70)).save(tmp_path / "image.png")
     log_path = tmp_path / "net.json"
     with serve(colours_site[1]) as base_url:

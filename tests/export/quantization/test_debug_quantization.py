@@ -32,7 +32,7 @@ def test_report_shows_where_accuracy_is_lost(classifier, digits, tmp_path):
     )
     assert min(row["sqnr_db"] for row in good_rows.values()) > 20
     assert min(row["cosine"] for row in good_rows.values()) > 0.99
-    # conv1_relu is before the first badly scaled layer.
+    # conv1_relu is before the first badly scaled layer, so its errors do not change.
     assert bad_rows["conv1_relu"] == pytest.approx(good_rows["conv1_relu"])
     assert bad_rows["conv2_block1_2_conv"]["sqnr_db"] < 15
 

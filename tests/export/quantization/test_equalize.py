@@ -37,7 +37,7 @@ def test_equalisation_preserves_outputs(variant, options):
     random = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
-            # As in a trained network, the channels need different ranges.
+            # As in a trained network, the channels get different ranges to equalise.
             layer.set_weights(
                 [random.uniform(0.2, 2, values.shape) for values in layer.get_weights()]
             )
