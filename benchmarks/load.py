@@ -48,7 +48,7 @@ LIBRARIES = {
 }
 
 
-def _write_files(folder):
+def _write_weights(folder):
     """Writes ResNet-152 as safetensors and in the h5 format of keras.applications."""
     import h5py
     import keras
@@ -72,7 +72,7 @@ def _write_files(folder):
 
 def main(torch_python, num_rounds):
     with tempfile.TemporaryDirectory() as folder:
-        _write_files(folder)
+        _write_weights(folder)
         scripts = {}
         for name, (imports, load_code) in LIBRARIES.items():
             python = torch_python if name == "timm" else sys.executable

@@ -7,11 +7,11 @@ the same image of 224x224 pixels. This package's artifacts are written as by `py
 export` and take raw pixels. The peers take normalised float32 pixels. One peer is a
 SavedModel, which Keras's `model.export` wrote for a `keras.applications.ResNet50`.
 Other peers are conversions of this SavedModel to TFLite and OpenVINO. Conversions to
-int8 follow the guides of TFLite and NNCF.
+int8 follow the guides of TFLite and NNCF. Names of implementations can contain:
 
 - "settings": TensorFlow uses the thread settings of docs/how-to/serve.md.
 - "any precision": OpenVINO chooses the precision of operations that are not int8, such
-  as bfloat16 on CPUs that support it. In other rows, these operations use float32.
+  as bfloat16 on CPUs that support it. Otherwise, these operations use float32.
 - "ONNX Runtime int8": The ONNX artifact of this package, quantised with ONNX Runtime's
   `quantize_static`, since tf2onnx does not run with this version of TensorFlow.
 - "torch.compile": `benchmarks.torch_nets`, frozen, with other random weights; optional.
@@ -33,7 +33,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
-from benchmarks.serving_files import FILES, load_images, prepare_file, preprocess
+from benchmarks.serving_files import FILE_NAMES, load_images, prepare_file, preprocess
 from benchmarks.side_by_side import isolate, make_row, run, time_turns, write_results
 from keras_resnet.support import InputError, filter_cpp_logs, progress_bar
 
@@ -187,10 +187,10 @@ def compare_pair(ours, peer, times, batch_size, stats_dir):
 def prepare_files(folder):
     os.makedirs(folder, exist_ok=True)
     context = multiprocessing.get_context("spawn")
-    progress = progress_bar("preparing", len(FILES))
+    progress = progress_bar("preparing", len(FILE_NAMES))
     with ProcessPoolExecutor(1, context) as pool, progress as advance:
-        for file in FILES:
-            pool.submit(prepare_file, file, folder).result()
+        for name in FILE_NAMES:
+            pool.submit(prepare_file, name, folder).result()
             advance()
 
 

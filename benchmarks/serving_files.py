@@ -17,12 +17,12 @@ OUR_ARTIFACTS = ("saved_model", "float32", "int8", "onnx", "openvino", "openvino
 
 
 def prepare_file(name, folder):
-    """Makes one of `FILES` unless the file exists.
+    """Makes one of `FILE_NAMES` unless the file exists.
 
     Call this function in a new process, because its imports take gigabytes of memory.
 
     Args:
-        name: Name of the file. Files must be made in the order of `FILES`.
+        name: Name of the file. Files must be made in the order of `FILE_NAMES`.
         folder: Folder of the files.
     """
     path, temporary_dir = os.path.join(folder, name), os.path.join(folder, "parts")
@@ -154,4 +154,4 @@ PEER_WRITERS = {
     "keras_nncf": functools.partial(to_openvino, int8=True),
     "onnx_int8": to_onnx_int8,
 }
-FILES = (*OUR_ARTIFACTS, *PEER_WRITERS)
+FILE_NAMES = (*OUR_ARTIFACTS, *PEER_WRITERS)

@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="number of timed calls per artifact and batch size (default 30)",
     )  # fmt: skip
     parser.add_argument(
-        "--batches", type=_parse_batches, default=(1, 16),
+        "--batches", type=_parse_batch_sizes, default=(1, 16),
         help="comma-separated batch sizes (default 1,16)",
     )  # fmt: skip
     parser.add_argument(
@@ -116,7 +116,7 @@ def _parse_positive(text: str) -> int:
     return int(text)
 
 
-def _parse_batches(text: str) -> tuple[int, ...]:
+def _parse_batch_sizes(text: str) -> tuple[int, ...]:
     return tuple(map(_parse_positive, text.split(",")))
 
 

@@ -164,7 +164,7 @@ def _recalibrate(
     from keras_resnet.weights import save_model
 
     if not len(dataset.train):
-        raise InputError(f"{dataset.name} has no training images for recalibration")
+        raise InputError(f"{dataset.name} has no images for --recalibrate_bn to use")
     model, preprocessing = classifier.model, classifier.preprocessing
     split, batch_size = dataset.train, options.batch_size
     num_images = recalibrate(model, split, preprocessing, batch_size, strategy)

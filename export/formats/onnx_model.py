@@ -239,8 +239,8 @@ def _emit_convolution(graph: _Graph, layer: layers.Conv2D, value: _Value) -> _Va
 
 
 def _emit_max_pooling(graph: _Graph, layer: keras.Layer, value: _Value) -> _Value:
-    # The attribute `pads` of MaxPool adds minus infinity, not zeros. The maxima are the
-    # same if no value is negative. Otherwise, a Pad node must add the zeros.
+    # The attribute `pads` of MaxPool pads with minus infinity instead of zeros. If no
+    # value is negative, the maxima are the same. Otherwise, a Pad node must add zeros.
     is_rectified = value.is_rectified
     name = value.name if is_rectified else graph.apply_pads(value)
     pads = value.pads if is_rectified else (0, 0, 0, 0)

@@ -160,8 +160,8 @@ class TrainingBatches:
         batch_size, seed = self.recipe.batch_size, (self.seed, epoch)
         shuffled_indices = tf.random.experimental.stateless_shuffle(all_indices, seed)
         num_used = min(num_steps * batch_size, len(self.split))
-        # A batch with repeated images has the order A B C A B C, because neighbours may
-        # be mixed in pairs and must not be copies of one image.
+        # `num_distinct` images and their copies form a batch in the order A B C A B C,
+        # because neighbours may be mixed in pairs and must not be copies of one image.
         order, num_distinct = tf.range(num_used), -(-batch_size // self.recipe.repeats)
         order = order // batch_size * num_distinct + order % batch_size % num_distinct
         step_numbers = epoch * num_steps + tf.range(num_steps, dtype=tf.int64)

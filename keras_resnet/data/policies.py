@@ -179,7 +179,7 @@ class Space(NamedTuple):
     """The operations that a policy draws from, and the settings for applying them."""
 
     ops: Operations
-    max_magnitude: int  # Largest magnitude, which corresponds to level 1.
+    max_magnitude: int  # The level of an operation is magnitude / max_magnitude.
     probability: float  # Probability that a drawn operation is applied.
     bilinear: bool  # Whether geometric operations use bilinear interpolation.
 

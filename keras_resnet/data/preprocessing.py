@@ -239,7 +239,7 @@ class Preprocessing:
         corner: Sides,
         size: Sides,
     ) -> tf.Tensor:
-        """Resizes an image by `scale` and crops it to `size` at `corner`, uint8.
+        """Resizes an image by `scale`, and returns its crop of `size` at `corner`, uint8.
 
         `image` is the part of the original image that starts at (row, column) `origin`.
         """

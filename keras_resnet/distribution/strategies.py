@@ -84,9 +84,10 @@ def _join_cluster(addresses: tuple[str, ...], index: int) -> tf.distribute.Strat
 def next_batch(strategy: tf.distribute.Strategy, batches: Batches) -> tuple:
     """Returns the next batch of each replica, as arguments of `strategy.run`.
 
-    The training loop calls this function inside a `tf.function`, so that several steps
-    run without returning to Python. `batches` is the result of
-    `iterate_batches`, or an iterator with an element for each local replica.
+    `strategy.run` needs one value per replica. A distributed iterator returns such
+    values. A plain iterator returns one element per call, so this function calls `next`
+    once for each local replica and groups the elements. The training loop calls this
+    function inside a `tf.function`, so that several steps run without Python.
     """
     if isinstance(batches, tf.distribute.DistributedIterator):
         return next(batches)
@@ -122,7 +123,7 @@ def sum_over_workers(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Returns whether this process is the first worker, which writes all files."""
+    """Returns whether this process is the chief, which writes all files."""
     return worker_index(strategy) == 0
 
 

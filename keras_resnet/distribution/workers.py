@@ -26,7 +26,7 @@ def run_local_workers(
 ) -> int:
     """Runs a command in several worker processes, which TF_CONFIG connects.
 
-    Worker 0 writes to the output of this process, the other workers to `worker-1.log`
+    Worker 0, the chief, writes to the output of this process, the other workers to `worker-1.log`
     and so on. SIGTERM and SIGINT are forwarded to all workers. After a worker fails or
     worker 0 ends, the other workers have GRACE_SECONDS seconds to end.
 

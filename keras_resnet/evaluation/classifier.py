@@ -238,8 +238,8 @@ def load_images(
         indices = _match_classes(dataset.classes, classes)
         if indices is None:
             raise InputError(
-                "Every class of the dataset must be a class of the model. The classes "
-                f"of the model are {shorten_list(classes, 20)}. Received: "
+                "Every class of the dataset must be a class of the network. The classes "
+                f"of the network are {shorten_list(classes, 20)}. Received: "
                 f"{dataset.name} with the classes {shorten_list(dataset.classes, 20)}"
             )
         train, test = (
@@ -250,7 +250,7 @@ def load_images(
     channels = classifier.preprocessing.channels
     if dataset.shape and dataset.shape[2] != channels:
         raise InputError(
-            f"The model takes images with {channels} channel(s). "
+            f"The network takes images with {channels} channel(s). "
             f"Received: {dataset.name} with {dataset.shape[2]} channel(s)"
         )
     return dataset

@@ -24,8 +24,8 @@ Dilations = tuple[int, int]  # `Block.dilations` documents the two values.
 # Maximum number of blocks in one functional model. Keras visits the layers of such a
 # model recursively when it creates or loads the model. A long chain of layers exceeds
 # Python's limit of 1,000 nested calls. In networks with more than 60 blocks,
-# `_add_stage` wraps up to 60 blocks at a time in a sub-model, which is one layer of the
-# outer model. ResNet-1202 has three stages of 200 blocks, each with four sub-models.
+# `_add_stage` puts at most 60 blocks into a sub-model, which is one layer of the outer
+# model. In ResNet-1202, each of the three stages has 200 blocks and four sub-models.
 # ResNet-152 has 50 blocks and no sub-models.
 _MAX_BLOCKS_PER_MODEL = 60
 

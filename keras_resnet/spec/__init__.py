@@ -1,6 +1,6 @@
-"""Architectures, recipes and run settings, without Keras or TensorFlow.
+"""Variants, recipes and run settings, without Keras or TensorFlow.
 
-variants.py   table of architectures
+variants.py   table of variants (architectures)
 recipes.py    table of training recipes
 execution.py  execution settings, such as precision and checkpoint interval
 fields.py     conversion and validation of fields of `Recipe` and `Execution`

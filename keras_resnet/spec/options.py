@@ -50,7 +50,7 @@ class RunOptions:
         None, "Shortcut: A, B, C or none (plain network). Default: the paper's."
     )
     stride_on: str | None = option(
-        None, "1x1 (paper) or 3x3 (v1.5). Default: by weights, else variant."
+        None, "Strided kernel: 1x1 (paper) or 3x3. Default: depends on weights."
     )
     weights: str | None = option(
         None, "Initial weights: imagenet, torchvision_v2 or a file."

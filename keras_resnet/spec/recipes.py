@@ -50,15 +50,15 @@ class Recipe:
             head follows the last stage and has the full learning rate.
         clip_norm: Maximum global norm of the gradient; 0 disables clipping.
         accumulate: Number of micro-batches into which each replica splits its images to
-            save memory. They are processed one after the other, and batch normalisation
+            save memory. Micro-batches run one after the other, and batch normalisation
             uses the statistics of each micro-batch.
         loss: `"cross_entropy"`, or `"bce"` for a binary cross-entropy per class, in which
             every class of a mixed image is a positive (arXiv:2110.00476).
         label_smoothing: Fraction of each label that is spread evenly over all classes.
         ema: Decay per step of the moving average of the weights, at most
             (1 + steps) / (10 + steps). The averages are evaluated and saved. 0: off.
-        stochastic_depth: Probability that training skips the residual branch of the last
-            block. The probability falls linearly to the first block (arXiv:1603.09382).
+        stochastic_depth: Probability that training skips the last residual branch. For
+            earlier branches, the probability falls linearly to 0 (arXiv:1603.09382).
         zero_gamma: Whether residual branches initially output zeros: the gamma of each
             branch's last batch normalisation starts at 0.
         validation: Fraction of the training images that is held out as validation split.
@@ -68,8 +68,8 @@ class Recipe:
         sizes: Heights and widths of the training images in pixels, for equal parts of
             the run. `(128, 160, 192)` is progressive resizing. `(176,)` with a network
             of 224 pixels is FixRes (arXiv:1906.06423). Default: the input size.
-        test_crop: Fraction of each side of a photograph that evaluation keeps. With 0,
-            the initial weights determine it; random weights: 0.875, CIFAR networks: 1.
+        test_crop: Fraction of each side of a photograph that evaluation keeps. 0: the
+            fraction of the initial weights, or without them 0.875 (CIFAR networks: 1).
         crop: Random crop of the training images. `"pad"` shifts the crop within the
             zero-padded image, or within the margin of a photograph's central crop.
             `"shorter_side"` first resizes the shorter side to a random size, 256 to 480

@@ -1,4 +1,4 @@
-"""Table of architectures.
+"""Table of variants, which are network architectures.
 
 The first rows are the networks of "Deep Residual Learning for Image Recognition" (He,
 Zhang, Ren, Sun, arXiv:1512.03385): Table 1 for ImageNet, section 4.2 and Table 6 for
@@ -53,7 +53,7 @@ class Variant:
             gamma of a branch's last batch normalisation starts at 0 (arXiv:1706.02677).
             Not available with pre-activation.
         stochastic_depth: Probability that training skips the residual branch of the last
-            block, drawn for each image. The probability falls linearly to the first
+            block, drawn for each image. The probability falls linearly to 0 in the first
             block (arXiv:1603.09382). Branches that are not skipped are scaled up, as dropout
             does, so inference needs no correction. All replicas draw the same numbers,
             but apply them to different images.
@@ -95,7 +95,7 @@ class Variant:
         return (1 if self.stem == "cifar" else 4) * 2 ** (len(self.blocks) - 1)
 
     def replace(self, **changes: Any) -> "Variant":
-        """Returns this architecture with some fields changed.
+        """Returns this variant with some fields changed.
 
         Args:
             **changes: New values of fields; `None` keeps the current value.
@@ -198,7 +198,7 @@ _CIFAR_PATTERN = re.compile(r"cifar_(resnet|plainnet)(\d+)")
 
 
 def find_variant(name: str) -> Variant:
-    """Returns the architecture with a given name.
+    """Returns the variant with a given name.
 
     Args:
         name: Key of `VARIANTS` in upper or lower case. `cifar_resnet{6n+2}` and
@@ -206,7 +206,7 @@ def find_variant(name: str) -> Variant:
             the prefix `cifar_`, is the ImageNet network.
 
     Raises:
-        InputError: If there is no such architecture.
+        InputError: If no variant has this name.
     """
     key = str(name).lower()
     if match := _CIFAR_PATTERN.fullmatch(key):
@@ -225,7 +225,7 @@ def find_variant(name: str) -> Variant:
 
 
 def list_models() -> list[str]:
-    """Returns the names of all architectures, beginning with the paper's.
+    """Returns the names of all variants, beginning with the paper's.
 
     `find_variant` also accepts `cifar_resnet{6n+2}` and `cifar_plainnet{6n+2}`.
     """

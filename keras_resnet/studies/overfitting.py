@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from keras_resnet.studies import lib
 
-# Values of `augmented` and `wrong`, the fraction of wrong labels (ImageNet: about 1 %).
+# `augmented` and `wrong`, the fraction of wrong labels, which is about 1 % in ImageNet.
 CONDITIONS = (("yes", 0.0), ("no", 0.0), ("yes", 0.01), ("yes", 0.05), ("yes", 0.2))
 # Columns with percentages of those training images that have wrong labels.
 WRONG_LABEL_COLUMNS = ("corrected", "memorised")

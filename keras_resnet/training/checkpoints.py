@@ -21,8 +21,8 @@ import tensorflow as tf
 from keras_resnet.support import InputError, first_line
 from keras_resnet.training.step import Step
 
-# Version of the JSON format in which `Progress` is saved.
-FORMAT_VERSION = 1
+# Format number of the JSON text in which `Progress` is saved.
+FORMAT_NUMBER = 1
 
 # Errors that TensorFlow raises if a checkpoint is damaged or has other variables.
 _ERRORS = (tf.errors.OpError, AssertionError, RuntimeError, ValueError, LookupError)
@@ -43,7 +43,7 @@ class Progress(tf.train.experimental.PythonState):
             items = vars(callback).items()
             attributes = {k: v for k, v in items if k != "params" and _is_saveable(v)}
             states.append({"class": type(callback).__name__, "state": attributes})
-        state = {"format": FORMAT_VERSION, "step": self.step, "callbacks": states}
+        state = {"format": FORMAT_NUMBER, "step": self.step, "callbacks": states}
         return json.dumps(state, default=_encode)
 
     def deserialize(self, string_value: str) -> None:
@@ -177,11 +177,11 @@ class Checkpoints:
         reader = tf.train.load_checkpoint(path)
         if not reader.has_tensor(key):
             raise InputError(f"The checkpoint {path} was not written by keras_resnet")
-        version = json.loads(reader.get_tensor(key)).get("format", 1)
-        if version > FORMAT_VERSION:
+        format_number = json.loads(reader.get_tensor(key)).get("format", 1)
+        if format_number > FORMAT_NUMBER:
             raise InputError(
-                f"The checkpoint {path} has format {version}, from a newer "
-                f"keras_resnet. Update the package to read formats above {FORMAT_VERSION}"
+                f"The checkpoint {path} has format {format_number}, from a newer "
+                f"keras_resnet. Update keras_resnet to read formats above {FORMAT_NUMBER}"
             )
         self._manager.checkpoint.restore(path).expect_partial().assert_consumed()
         self._progress.check_callbacks()

@@ -21,7 +21,7 @@ from keras_resnet.support import InputError, StrPath, first_line, shorten_list
 from keras_resnet.weights import dialects
 from keras_resnet.weights.checkpoint import Checkpoint, Tensor, to_tensors
 from keras_resnet.weights.origin import METADATA_KEY, PIXEL_FORMATS, Origin
-from keras_resnet.weights.recognition import describe_architecture, find_origin
+from keras_resnet.weights.recognition import describe_variant, find_origin
 
 
 def read_checkpoint(path: StrPath) -> Checkpoint:
@@ -251,7 +251,7 @@ def _from_state_dict(
     }
     if metadata:
         return Checkpoint.from_tensors(Origin.from_metadata(metadata, path), tensors)
-    fields = describe_architecture(tensors) or {}
+    fields = describe_variant(tensors) or {}
     is_cifar = fields.get("stem") == "cifar"
     origin = Origin(
         path,

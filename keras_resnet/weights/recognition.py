@@ -18,10 +18,10 @@ from keras_resnet.weights.origin import Origin, PixelFormat
 _FIRST_CONV = re.compile(r"_block\d+_1_conv$")  # First convolution of each block.
 
 
-def describe_architecture(
+def describe_variant(
     weights: Mapping[str, Tensor | keras.Variable],
 ) -> dict[str, Any] | None:
-    """Detects an architecture from the names and shapes of the weights.
+    """Detects a variant from the names and shapes of the weights.
 
     Returns:
         A dict with fields of `keras_resnet.spec.Variant`, or `None` if the weights are
@@ -71,7 +71,7 @@ def recognise_variant(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
         InputError: If the weights do not fit any variant.
     """
     origin = checkpoint.origin
-    fields = describe_architecture(checkpoint.tensors or {})
+    fields = describe_variant(checkpoint.tensors or {})
     if fields is None:
         raise InputError(f"{origin.source} does not contain a ResNet")
     variation = {field: fields.pop(field) for field in ("shortcut", "stem")}
@@ -108,7 +108,7 @@ def find_origin(model: keras.Model, source: str) -> Origin | None:
     the model is not a network of this package.
     """
     layers_by_name = {layer.name: layer for layer in list_layers(model)}
-    fields = describe_architecture(get_variables(model))
+    fields = describe_variant(get_variables(model))
     if fields is None:
         return None
     stride_on = None

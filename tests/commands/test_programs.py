@@ -474,7 +474,7 @@ def test_evaluate_refuses_unknown_classes(trained_run, tmp_path):
         f"--model={trained_run}",
         f"--dataset=folder:{tmp_path}",
     )
-    assert_one_line(result, "classes of the model are 0, 1", "cat, dog")
+    assert_one_line(result, "classes of the network are 0, 1", "cat, dog")
 
 
 @pytest.mark.parametrize(

@@ -1035,8 +1035,8 @@ def test_unavailable_data_service_is_refused(
 def make_user_dataset(labels=(0, 1, 1), classes=("a", "b"), **changes):
     """Returns a dataset of arrays with three images in each split.
 
-    `labels` and `images` replace the valid arrays of the split that `part` names. The
-    default of `part` is "train".
+    `labels` and the keyword `images` replace the valid arrays of one split. The keyword
+    `part` names this split, by default "train".
     """
     images = np.arange(3 * 8 * 8, dtype=np.uint8).reshape(3, 8, 8, 1)
     valid_split = splits.Split(images, np.array([0, 1, 1], np.int32))

@@ -156,7 +156,7 @@ def test_labels_are_indices_of_imagenet_classes(names, imagenet_classifier, tmp_
     "names", [("goldfish", "unicorn"), ("n01443537", "goldfish"), ("n01443537", "n99")]
 )
 def test_classes_outside_imagenet_are_refused(names, imagenet_classifier, tmp_path):
-    with pytest.raises(InputError, match="classes of the model") as error:
+    with pytest.raises(InputError, match="classes of the network") as error:
         load_images(imagenet_classifier, write_dataset(tmp_path, names))
     assert "and 980 more" in str(error.value)
     assert ", ".join(sorted(names)) in str(error.value)

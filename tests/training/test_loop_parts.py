@@ -151,10 +151,10 @@ def make_damaged_digits(damaged_indices):
     digits = load_dataset("digits")
 
     def encode(split, damaged_indices=()):
-        files = [tf.io.encode_png(image).numpy() for image in split.images]
+        encoded_images = [tf.io.encode_png(image).numpy() for image in split.images]
         for index in damaged_indices:
-            files[index] = files[index][:20]
-        return Split(np.array(files, object), split.labels)
+            encoded_images[index] = encoded_images[index][:20]
+        return Split(np.array(encoded_images, object), split.labels)
 
     train = encode(digits.train.take(np.arange(1100)), damaged_indices)
     test = encode(digits.test.take(np.arange(20)))

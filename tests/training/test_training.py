@@ -444,7 +444,7 @@ def test_a_checkpoint_of_other_software_is_refused(interrupted_run):
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused(interrupted_run, monkeypatch):
-    monkeypatch.setattr(checkpoints, "FORMAT_VERSION", 2)
+    monkeypatch.setattr(checkpoints, "FORMAT_NUMBER", 2)
     write_checkpoint(interrupted_run, progress=checkpoints.Progress([]))
     monkeypatch.undo()
     with pytest.raises(InputError, match="has format 2, from a newer keras_resnet"):

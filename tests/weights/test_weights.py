@@ -106,11 +106,11 @@ def to_keras_names(state):
         elif block_parts:
             stage, block_number = int(block_parts[0][-1]) + 1, int(block_parts[1]) + 1
             name = f"conv{stage}_block{block_number}_{layer[-1]}_{layer_type}"
-        variable = dict(
+        keras_variable = dict(
             pair.split("=") for pair in keras_names_by_type[layer_type].split()
         )[torch_variable]
         axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: (0,)}[array.ndim]
-        arrays[f"{name}/{variable}"] = array.transpose(axes)
+        arrays[f"{name}/{keras_variable}"] = array.transpose(axes)
     return arrays
 
 

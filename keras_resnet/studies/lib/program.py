@@ -41,7 +41,7 @@ def run_with_options(
 
 def _make_flags_class(defaults: Options | None) -> type:
     """Returns a dataclass of the flags. Options that are not set default to `None`."""
-    report = option(False, "Redraw the figure and report from an existing CSV file.")
+    report = option(False, "Make the figure and the report from an existing CSV file.")
     fields: list[tuple[str, Any, Any]] = [("report", bool, report)]
     for field in dataclasses.fields(Options):
         default = getattr(defaults or Options(), field.name)

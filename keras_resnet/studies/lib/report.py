@@ -12,8 +12,8 @@ from keras_resnet import support
 from keras_resnet.spec import select_known_fields
 from keras_resnet.support import InputError, write_json
 
-# Version of the format of `study.json`. Files of keras_resnet 0.1.0 have no version.
-FORMAT = 1
+# Format number of `study.json`. Files of keras_resnet 0.1.0 have no format number.
+FORMAT_NUMBER = 1
 
 OptionsT = TypeVar("OptionsT")
 
@@ -47,7 +47,7 @@ class Section:
 def write_record(folder: str, command: str, options: Any) -> StudyRecord:
     """Writes `study.json` and returns its contents. `options` is a dataclass object."""
     record = {
-        "format": FORMAT,
+        "format": FORMAT_NUMBER,
         "command": command,
         "options": dataclasses.asdict(options),
         "commit": support.find_commit(),
@@ -68,15 +68,15 @@ def read_record(folder: str, cls: type[OptionsT]) -> tuple[StudyRecord, OptionsT
     try:
         with open(path, encoding="utf-8") as file:
             record = json.load(file)
-        if (version := record.get("format", FORMAT)) <= FORMAT:
+        if (format_number := record.get("format", FORMAT_NUMBER)) <= FORMAT_NUMBER:
             return record, cls(**select_known_fields(cls, record["options"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
             f"{path} is missing or damaged. Run the study without --report to write it"
         ) from None
     raise InputError(
-        f"{path} has format {version}, but this keras_resnet reads only up to format "
-        f"{FORMAT}. Update keras_resnet"
+        f"{path} has format {format_number}, from a newer keras_resnet. "
+        f"Update keras_resnet to read formats above {FORMAT_NUMBER}"
     )
 
 

@@ -237,16 +237,16 @@ class Study:
         new_jobs = {p: job for p, job in all_jobs.items() if not tables.is_table(p)}
         if num_measured := len(all_jobs) - len(new_jobs):
             print(f"{num_measured} of {len(all_jobs)} jobs measured before")
-        count = min(jobs.count_workers(options.workers, self.sequential), len(new_jobs))
-        start = time.monotonic()
-        with progress_bar(self.name, len(new_jobs)) as advance:
+        num_workers = jobs.count_workers(options.workers, self.sequential)
+        start, num_new = time.monotonic(), len(new_jobs)
+        with progress_bar(self.name, num_new) as advance:
             measure = functools.partial(self.measure, options)
-            results = jobs.measure_jobs(measure, new_jobs, count)
+            results = jobs.measure_jobs(measure, new_jobs, min(num_workers, num_new))
             for n, (path, rows) in enumerate(results, 1):
                 job = new_jobs[path]
                 tables.write_table(path, [{**job, **row} for row in rows])
-                minutes = (time.monotonic() - start) * (len(new_jobs) - n) / n / 60
-                progress = f"{n}/{len(new_jobs)}: {jobs.describe_job(job)}"
+                minutes = (time.monotonic() - start) * (num_new - n) / n / 60
+                progress = f"{n}/{num_new}: {jobs.describe_job(job)}"
                 print(f"{progress}; about {minutes:.1f} min left", flush=True)
                 advance()
         return [row for path in all_jobs for row in tables.read_table(path)]

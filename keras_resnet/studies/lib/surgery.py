@@ -155,9 +155,9 @@ def measure_lesions(
     for name, next_name in itertools.pairwise(block_names):
         if parts[name].input_shape == parts[next_name].input_shape:
             add_row("swapped", numbers[name], test(swap_blocks(parts, name, next_name)))
-    ranked_names = sorted(block_names, key=error_by_block.__getitem__)
-    for count in range(1, len(ranked_names) + 1):
-        add_row("first", count, test(remove_blocks(parts, ranked_names[:count])))
+    ranking = sorted(block_names, key=error_by_block.__getitem__)
+    for num_removed in range(1, len(ranking) + 1):
+        add_row("first", num_removed, test(remove_blocks(parts, ranking[:num_removed])))
     for percentage in percentages:
         add_row("pruned", percentage, test({"": prune(network, percentage / 100)}))
     for number, kernel in enumerate(get_kernels(network), 1):

@@ -21,7 +21,7 @@ pytest.importorskip("nncf", reason="needs the extra openvino")
 
 
 @pytest.fixture(scope="module")
-def exports(classifier, digits, tmp_path_factory):
+def ir_folder(classifier, digits, tmp_path_factory):
     """Folder that contains the exported folders `float32` and `int8`."""
     folder = tmp_path_factory.mktemp("openvino")
     openvino_ir.write_openvino(str(folder / "float32"), classifier)
@@ -37,31 +37,31 @@ def write_int8(folder, classifier, digits):
     openvino_ir.write_openvino(str(folder), equalised_classifier, calibration)
 
 
-def test_files_have_the_documented_inputs_and_outputs(exports):
+def test_files_have_the_documented_inputs_and_outputs(ir_folder):
     for name in ("float32", "int8"):
-        assert runtimes.describe_openvino(str(exports / name)) == {
+        assert runtimes.describe_openvino(str(ir_folder / name)) == {
             "serving_default": {
                 "inputs": {"image": ["uint8", [1, 8, 8, 1]]},
                 "outputs": {"probabilities": ["float32", [1, 10]]},
             }
         }
-        assert {p.name for p in (exports / name).iterdir()} == {
+        assert {p.name for p in (ir_folder / name).iterdir()} == {
             "model.xml",
             "model.bin",
         }
 
 
-def test_files_contain_classes_and_preprocessing(exports, classifier):
+def test_files_contain_classes_and_preprocessing(ir_folder, classifier):
     for name in ("float32", "int8"):
-        model = openvino.Core().read_model(exports / name / "model.xml")
+        model = openvino.Core().read_model(ir_folder / name / "model.xml")
         classes = json.loads(model.get_rt_info("classes").value)
         assert tuple(classes) == classifier.classes
         preprocessing = json.loads(model.get_rt_info("preprocessing").value)
         assert preprocessing == dataclasses.asdict(classifier.preprocessing)
 
 
-def test_float32_agrees_with_keras(exports, classifier, digits):
-    classify = runtimes.open_openvino(str(exports / "float32"))
+def test_float32_agrees_with_keras(ir_folder, classifier, digits):
+    classify = runtimes.open_openvino(str(ir_folder / "float32"))
     logits = saved_model.compute_reference_logits(classifier.model, digits.test.images)
     # `classify` must accept different batch sizes, and a second call must not overwrite
     # the probabilities that the first call returned.
@@ -71,17 +71,17 @@ def test_float32_agrees_with_keras(exports, classifier, digits):
     assert comparison.agreement == 1
 
 
-def test_int8_agrees_with_keras_and_runs_in_int8(exports, classifier, digits):
+def test_int8_agrees_with_keras_and_runs_in_int8(ir_folder, classifier, digits):
     """All convolutions except the first run in int8."""
-    classify = runtimes.open_openvino(str(exports / "int8"))
+    classify = runtimes.open_openvino(str(ir_folder / "int8"))
     logits = saved_model.compute_reference_logits(classifier.model, digits.test.images)
     comparison = compare(classify(digits.test.images), logits, digits.test.labels)
     assert comparison.agreement >= 0.95
     assert comparison.loss_points < 1
-    sizes = {n: (exports / n / "model.bin").stat().st_size for n in ("float32", "int8")}
+    sizes = {p.parent.name: p.stat().st_size for p in ir_folder.glob("*/model.bin")}
     assert sizes["int8"] < 0.4 * sizes["float32"]
     model = openvino.Core().compile_model(
-        exports / "int8/model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+        ir_folder / "int8/model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )
     operations = [
         (info["layerType"].astype(str), info["runtimePrecision"].astype(str))
@@ -92,12 +92,12 @@ def test_int8_agrees_with_keras_and_runs_in_int8(exports, classifier, digits):
     assert sum(dtype in ("u8", "i8") for dtype in convolution_dtypes) == 6
 
 
-def test_graph_has_only_the_operations_of_the_paper(exports):
+def test_graph_has_only_the_operations_of_the_paper(ir_folder):
     """Batch normalisation is folded into the convolutions."""
     num_blocks = 3
     num_convolutions = 1 + 2 * num_blocks
     float32_counts, int8_counts = (
-        collections.Counter(node.get("type") for node in read_nodes(exports / name))
+        collections.Counter(node.get("type") for node in read_nodes(ir_folder / name))
         for name in ("float32", "int8")
     )
     for counts in (float32_counts, int8_counts):
@@ -110,7 +110,7 @@ def test_graph_has_only_the_operations_of_the_paper(exports):
     # The outputs of ReLUs, one input of each addition and the features are quantised.
     assert int8_counts["FakeQuantize"] == num_convolutions + num_blocks + 1
     # The dense layer and all convolutions except the first have int8 weights.
-    data_elements = [node.find("data") for node in read_nodes(exports / "int8")]
+    data_elements = [node.find("data") for node in read_nodes(ir_folder / "int8")]
     element_types = [
         element.get("element_type") for element in data_elements if element is not None
     ]
@@ -123,21 +123,21 @@ def read_nodes(folder):
     return ElementTree.parse(folder / "model.xml").getroot().iter("layer")
 
 
-def test_int8_is_reproducible(exports, classifier, digits, tmp_path):
+def test_int8_is_reproducible(ir_folder, classifier, digits, tmp_path):
     write_int8(tmp_path / "again", classifier, digits)
     # model.xml is not compared, because OpenVINO numbers the nodes of all models in a
     # process consecutively, so the second model has other node numbers in this file.
     content = (tmp_path / "again/model.bin").read_bytes()
-    assert content == (exports / "int8/model.bin").read_bytes()
+    assert content == (ir_folder / "int8/model.bin").read_bytes()
 
 
-def test_ctrl_c_works_after_two_networks_were_deleted(exports):
+def test_ctrl_c_works_after_two_networks_were_deleted(ir_folder):
     """Ctrl-C would crash the process if each network had its own `openvino.Core`."""
     code = f"""
 import os, signal, time
 import numpy as np
 from export.device import runtimes
-folders = [{str(exports)!r} + name for name in ("/float32", "/int8")]
+folders = [{str(ir_folder)!r} + name for name in ("/float32", "/int8")]
 opened = [runtimes.open_openvino(folder) for folder in folders]
 for classify in opened:
     classify(np.zeros((1, 8, 8, 1), np.uint8))
