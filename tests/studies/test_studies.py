@@ -180,7 +180,7 @@ def test_a_damaged_table_is_reported_in_one_line(run_options, tmp_path):
     for content, pattern in (
         ("{}", "study.json.* damaged"),
         ("[]", "study.json.* damaged"),
-        ('{"format": 9, "options": {}}', "study.json has format 9.* up to format 1"),
+        ('{"format": 9, "options": {}}', "study.json has format 9.* formats above 1"),
     ):
         (folder / "study.json").write_text(content)
         with pytest.raises(InputError, match=pattern):
