@@ -59,7 +59,7 @@ class SaveWeights(keras.callbacks.Callback):
         with open(self.get_path(), "wb") as file:
             np.savez(file, **values, **self.logs)
 
-run_command(main, positional=True)
+run_command(main, accepts_positional=True)
 """
 METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
 
