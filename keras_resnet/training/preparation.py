@@ -117,8 +117,8 @@ def prepare_run(
     )
     if spec.images[1] < workers.count:
         raise InputError(
-            f"Every worker needs a validation image. Received: {spec.dataset} with "
-            f"{spec.images[1]} validation images, and {workers.count} workers"
+            "Every worker needs an image of the validation split. Received: "
+            f"{spec.dataset} with {spec.images[1]} images for {workers.count} worker(s)"
         )
     model_dir = _choose_folder(options.model_dir, spec) + suffix
     if not suffix and has_ended(model_dir, spec, images.classes):
