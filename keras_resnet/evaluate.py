@@ -42,9 +42,9 @@ class EvaluationOptions(ModelOptions):
     batch_size: int = option(256, "Number of images per step over all replicas.", 1)
     strategy: str = option("mirrored", "Distribution strategy: one_device or mirrored.")
     virtual_devices: int = option(0, "Number of virtual CPU devices; 0: none.", 0)
-    recalibrate_bn: bool = option(False, "Recompute statistics of batch normalisation.")
+    recalibrate_bn: bool = option(False, "Recompute BN statistics on training images.")
     output: str | None = option(None, "Report folder. Default: RUN_FOLDER/evaluation.")
-    predictions: str | None = option(None, "CSV file to write the predictions to.")
+    predictions: str | None = option(None, "CSV file to write, one row per image.")
 
 
 @takes_options(

@@ -47,7 +47,7 @@ def check_batch_size(batch_size: int, num_parts: int) -> None:
     if batch_size < 1 or batch_size % num_parts:
         raise InputError(
             f"The batch size must be a multiple of {num_parts}: the number of replicas, "
-            "in training times `accumulate`, and times 2 if images are mixed in pairs. "
+            "multiplied by `accumulate`, and by 2 if training mixes images in pairs. "
             f"Received: batch_size={batch_size}"
         )
 

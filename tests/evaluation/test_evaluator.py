@@ -1,5 +1,6 @@
 """The evaluator and its views, compared with slow implementations in NumPy."""
 
+import functools
 import io
 
 import keras
@@ -281,14 +282,11 @@ def test_ten_crops_equal_a_slow_implementation(input_size):
     images = make_images(*SIZES)
     split = make_encoded_split(images)
     preprocessing = Preprocessing(input_size, input_size, 3, 0.875)
-    predictions = Evaluator(
-        model, split, preprocessing, 20, strategy, "10crop"
-    ).predict()
-    expected = np.stack([predict_ten_crops(model, image) for image in images])
-    tolerance = measure_rounding_tolerance(
-        lambda image: predict_ten_crops(model, image), images
-    )
-    assert_predictions_near(predictions, split, expected, tolerance)
+    evaluator = Evaluator(model, split, preprocessing, 20, strategy, "10crop")
+    predict = functools.partial(predict_ten_crops, model)
+    expected = np.stack([predict(image) for image in images])
+    tolerance = measure_rounding_tolerance(predict, images)
+    assert_predictions_near(evaluator.predict(), split, expected, tolerance)
 
 
 @pytest.mark.parametrize("size", [(45, 60), (64, 64)])
@@ -299,16 +297,13 @@ def test_ten_crops_of_decoded_images_equal_a_slow_implementation(size):
     images = make_images(*[size] * 4)
     split = splits.Split(np.stack(images), np.arange(4, dtype=np.int32))
     preprocessing = Preprocessing(56, 56, 3, 0.875)
-    predictions = Evaluator(
-        model, split, preprocessing, 30, strategy, "10crop"
-    ).predict()
-    expected = np.stack([predict_ten_crops(model, image) for image in images])
-    tolerance = measure_rounding_tolerance(
-        lambda image: predict_ten_crops(model, image), images
-    )
-    if size == (64, 64):
-        tolerance = 1e-5  # 64x64 images are not resized, so no pixel is rounded.
-    assert_predictions_near(predictions, split, expected, tolerance)
+    evaluator = Evaluator(model, split, preprocessing, 30, strategy, "10crop")
+    predict = functools.partial(predict_ten_crops, model)
+    expected = np.stack([predict(image) for image in images])
+    # 64x64 images are not resized, so no pixel is rounded.
+    is_resized = size != (64, 64)
+    tolerance = measure_rounding_tolerance(predict, images) if is_resized else 1e-5
+    assert_predictions_near(evaluator.predict(), split, expected, tolerance)
 
 
 @pytest.fixture

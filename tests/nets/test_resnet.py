@@ -3,6 +3,7 @@
 import inspect
 import json
 import math
+import operator
 
 import keras
 import numpy as np
@@ -24,16 +25,18 @@ PAPER_NETWORKS = [
 SLOW_NETWORKS = ("resnet101", "resnet152")
 
 
+# Function that returns the first four arguments of `count_parameters` for a variant.
+get_plan = operator.attrgetter("block", "blocks", "width", "stem")
+
+
 def count_parameters(block, blocks, width, stem, shortcut, classes, channels=3):
     """Counts the parameters of a network of the paper without building the network."""
 
     def count_conv_bn(size, in_channels, out_channels):
         return size * size * in_channels * out_channels + 2 * out_channels
 
-    total, in_channels = (
-        count_conv_bn(7 if stem == "imagenet" else 3, channels, width),
-        width,
-    )
+    total = count_conv_bn(7 if stem == "imagenet" else 3, channels, width)
+    in_channels = width
     for stage, num_blocks in enumerate(blocks):
         inner_width = width * 2**stage
         out_channels = inner_width * (4 if block == "bottleneck" else 1)
@@ -96,14 +99,7 @@ def test_layers_and_parameters_are_those_of_the_paper(name, shortcut):
             assert (f"{prefix}_add" in layers) == (shortcut != "none")
             assert f"{prefix}_out" in layers
 
-    expected = count_parameters(
-        variant.block,
-        variant.blocks,
-        variant.width,
-        variant.stem,
-        shortcut,
-        variant.classes,
-    )
+    expected = count_parameters(*get_plan(variant), shortcut, variant.classes)
     assert count_values(model.trainable_weights) == expected
     if shortcut == variant.shortcut:
         assert expected == variant.parameters
@@ -476,14 +472,8 @@ def test_1202_layers_build_save_load_and_train(name, shortcut, tmp_path):
     assert len(report["layers"]) == len(set(report["layers"]))
     variant = VARIANTS[name]
     shortcut = shortcut or variant.shortcut
-    assert report["parameters"] == count_parameters(
-        variant.block,
-        variant.blocks,
-        variant.width,
-        variant.stem,
-        shortcut,
-        variant.classes,
-    )
+    num_parameters = count_parameters(*get_plan(variant), shortcut, variant.classes)
+    assert report["parameters"] == num_parameters
     assert report["endpoints"]["conv4"] == [8, 8, 64]
     assert report["missing"] == []
     assert report["changed"] > 0.99 * report["variables"]
