@@ -1,27 +1,32 @@
 # make train         trains, evaluates and exports a ResNet-20 on handwritten digits
 # make test          runs the tests, except those marked as slow
-# make test-clients  runs the tests with browsers, OpenVINO, MediaPipe, wheels and notebooks
+# make test-clients  runs the tests with browsers, ONNX, OpenVINO, MediaPipe, wheels and
+#                    notebooks, and those with networks of full size
 # make test-full     runs all tests except Bazel's, including the slow ones
 # make test-arm      tests LiteRT on an emulated ARM CPU; needs Debian 12
 # make bazel         checks the BUILD files with buildifier (from npm) and Debian's Bazel
-# make lint          checks format, lint rules and types
+# make lint          checks format, lint rules, types and the workflow of the public forge
 # make lock          updates the lock files (requirements*.lock); needs uv
+# make dist          builds the sdist and the wheel in dist/, and tries them
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-clients test-full test-arm bazel buildifier lint lock clean
+.PHONY: train test test-clients test-full test-arm bazel buildifier lint lock dist clean
 
 train: $(VENV)/ready
 	@$(BIN)/python -m keras_resnet.train --strategy=mirrored --model_dir=runs/demo
 	@$(BIN)/python -m keras_resnet.evaluate --model=runs/demo
 	@$(BIN)/python -m export --model=runs/demo --output=artifacts/demo
 
+# The tests start Python often, so bytecode files save time.
+test test-clients test-full: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 test-clients: $(VENV)/ready-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "clients and not full"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "(clients or slow) and not full"
 
 test-full: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not bazel"
@@ -54,6 +59,7 @@ lint: $(VENV)/ready-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/zizmor --offline --quiet .github
 
 $(VENV)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "Python 3.11 to 3.13 is needed; this is %d.%d. Try: make PYTHON=python3.12" % v)'
@@ -76,6 +82,24 @@ COMPILE := uv pip compile --universal --python-version 3.11 --generate-hashes --
 lock:
 	$(COMPILE) setup.py --extra cpu -o requirements.lock
 	$(COMPILE) setup.py --extra cpu --extra dev -c requirements.lock -o requirements-dev.lock
+
+# The wheel is built from the sdist, so that the sdist is tested too. The environment gets
+# the newest dependencies, as a user's does. The empty PYTHONPATH hides the checkout.
+dist: export PYTHONPATH :=
+dist: export PYTHONDONTWRITEBYTECODE :=
+dist: $(VENV)/ready-dev
+	rm -rf build_wheel dist *.egg-info
+	$(BIN)/python -c 'from setuptools.build_meta import build_sdist; build_sdist("dist")' >/dev/null
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist dist/*.tar.gz
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv dist/env
+	dist/env/bin/pip install --quiet "$$(echo dist/*.whl)[cpu]"
+	dist/env/bin/pip check
+	cd dist && env/bin/keras-resnet-train --model=cifar_resnet8 --epochs=6 --model_dir=env/run
+	cd dist && env/bin/keras-resnet-export --model=env/run --output=env/bundle --formats=float32
+	cd dist && env/bin/keras-resnet-verify env/bundle
+	cd dist && env/bin/python -c 'import keras_resnet, numpy; print(keras_resnet.ResNet("resnet20", weights="fashion_mnist").predict(numpy.zeros((1, 28, 28, 1))))'
+	rm -rf dist/env
 
 clean:
 	rm -rf $(VENV) .arm .bazel build_wheel dist *.egg-info

@@ -52,6 +52,7 @@ def _write_weights(folder):
     """Writes ResNet-152 as safetensors and in the h5 format of keras.applications."""
     import h5py
     import keras
+    from keras.src.legacy.saving import legacy_h5_format
 
     import keras_resnet
     from keras_resnet.weights import save_state_dict
@@ -60,14 +61,7 @@ def _write_weights(folder):
     save_state_dict(model, f"{folder}/net.safetensors")
     keras_model = keras.applications.ResNet152(weights=None)
     with h5py.File(f"{folder}/net.h5", "w") as file:
-        layers = [layer for layer in keras_model.layers if layer.weights]
-        file.attrs["layer_names"] = [layer.name.encode() for layer in layers]
-        for layer in layers:
-            group = file.create_group(layer.name)
-            names = [f"{layer.name}/{w.name}:0" for w in layer.weights]
-            group.attrs["weight_names"] = [name.encode() for name in names]
-            for name, value in zip(names, layer.get_weights(), strict=True):
-                group[name] = value
+        legacy_h5_format.save_weights_to_hdf5_group(file, keras_model)
 
 
 def main(torch_python, num_rounds):

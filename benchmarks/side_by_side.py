@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import statistics
 import subprocess
+import sys
 import time
 from importlib import metadata
 
@@ -41,8 +42,9 @@ def run(main, required=(), **options):
 def call_in_turn(functions, num_rounds):
     """Calls functions in turn (A B A B ...) and returns lists of results by name."""
     results = {name: [] for name in functions}
-    for _ in range(num_rounds):
+    for number in range(1, num_rounds + 1):
         for name, function in functions.items():
+            print(f"round {number}/{num_rounds}: {name}", file=sys.stderr, flush=True)
             results[name].append(function())
     return results
 

@@ -17,7 +17,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from keras_resnet.support import InputError, describe_machine, to_png, write_file
+from keras_resnet.support import (
+    InputError,
+    describe_machine,
+    report_errors,
+    to_png,
+    write_file,
+)
 
 from .device import (
     LatencyRow,
@@ -62,7 +68,7 @@ def draw_figure(rows: Sequence[LatencyRow], manifest: Manifest) -> bytes:
     return to_png(figure)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int | None:
     """Measures a bundle and records the results. Returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m export.latency")
     parser.description = "Measures latency and memory of every artifact of a bundle."
@@ -79,33 +85,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--threads", type=_parse_threads, default=(1, None),
         help="comma-separated numbers of threads; 'all' is one per CPU (default 1,all)",
     )  # fmt: skip
+    parser.add_argument("--debug", action="store_true", help="print tracebacks")
     args = parser.parse_args(argv)
+    return report_errors(lambda: _measure(args), args.debug)
+
+
+def _measure(args: argparse.Namespace) -> None:
     folder, rounds = args.bundle, args.rounds
+    manifest = read_manifest(folder)
+    count = len(manifest["artifacts"])
+    print(f"Calling each of {count} artifacts {rounds} times in turn", flush=True)
+    rows, skipped = measure_latency(folder, args.batches, args.threads, rounds)
+    for name, reason in skipped.items():
+        print(f"Not measured: {name} ({reason})")
+    if not rows:
+        raise InputError("No artifact could be measured, for the reasons above")
+    manifest["latency"] = {"machine": describe_machine(), "rows": rows}
+    print(format_latency(manifest))
     try:
-        manifest = read_manifest(folder)
-        count = len(manifest["artifacts"])
-        print(f"Calling each of {count} artifacts {rounds} times in turn", flush=True)
-        rows, skipped = measure_latency(folder, args.batches, args.threads, rounds)
-        for name, reason in skipped.items():
-            print(f"Not measured: {name} ({reason})")
-        if not rows:
-            raise InputError("No artifact could be measured, for the reasons above")
-        manifest["latency"] = {"machine": describe_machine(), "rows": rows}
-        print(format_latency(manifest))
-        try:
-            png = draw_figure(rows, manifest)
-        except ModuleNotFoundError:
-            print("latency.png is not drawn, because matplotlib is not installed")
-        else:
-            write_file(os.path.join(folder, "latency.png"), png)
-        write_description(folder, manifest)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+        png = draw_figure(rows, manifest)
+    except ModuleNotFoundError:
+        print("latency.png is not drawn, because matplotlib is not installed")
+    else:
+        write_file(os.path.join(folder, "latency.png"), png)
+    write_description(folder, manifest)
 
 
 def _parse_positive(text: str) -> int:

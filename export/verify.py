@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_resnet.support import InputError, StrPath, format_table, shorten_list
+from keras_resnet.support import StrPath, format_table, report_errors, shorten_list
 
 from .device import (
     DRIFT_LIMITS,
@@ -105,18 +105,19 @@ def _check_results(
     return "ok", details
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int | None:
     """Checks a bundle, prints the results and returns 1 if anything is wrong."""
     # argparse instead of absl, because a device may have only LiteRT and NumPy.
     parser = argparse.ArgumentParser(prog="python -m export.verify")
     parser.description = "Checks every file and every artifact of a bundle."
     parser.add_argument("bundle", help="folder that python -m export wrote")
-    folder = parser.parse_args(argv).bundle
-    try:
-        findings, passed = verify(folder)
-    except (InputError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    parser.add_argument("--debug", action="store_true", help="print tracebacks")
+    args = parser.parse_args(argv)
+    return report_errors(lambda: _print_findings(args.bundle), args.debug)
+
+
+def _print_findings(folder: str) -> int:
+    findings, passed = verify(folder)
     print(format_table(findings, left_columns=(0, 1, 2)))
     unchecked_artifacts = [f.artifact for f in findings if f.verdict == "unchecked"]
     if unchecked_artifacts:

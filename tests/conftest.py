@@ -1,14 +1,17 @@
 """Fixtures and functions that many tests use."""
 
 import dataclasses
+import fcntl
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import hypothesis
 import pytest
 from children import run_child
 
@@ -17,6 +20,12 @@ from keras_resnet.distribution import strategies
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
+
+# Property tests draw the same examples in every run and store none of them.
+hypothesis.settings.register_profile(
+    "suite", derandomize=True, database=None, deadline=None, max_examples=50
+)
+hypothesis.settings.load_profile("suite")
 
 # Two virtual CPU devices let every test use two replicas. They must be created before
 # TensorFlow runs its first operation.
@@ -69,14 +78,36 @@ def assert_one_line(result, *words):
         assert word in error_lines[0]
 
 
+def make_once(tmp_path_factory, name, make):
+    """Returns a folder that `make(folder)` has filled.
+
+    The processes of pytest-xdist share the folder. The first process that needs it makes
+    it, and the others wait.
+    """
+    parent = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        parent = parent.parent
+    folder, marker = parent / name, parent / f"{name}.made"
+    with open(parent / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not marker.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            marker.touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory):
     """Run folder of a `cifar_resnet8` that was trained on the digits for 8 epochs."""
-    from keras_resnet.training.run import train
 
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    train("cifar_resnet8", epochs=8, model_dir=str(folder), verbose=0)
-    return folder
+    def make(folder):
+        from keras_resnet.training.run import train
+
+        train("cifar_resnet8", epochs=8, model_dir=str(folder / "run"), verbose=0)
+
+    return make_once(tmp_path_factory, "trained", make) / "run"
 
 
 @pytest.fixture(scope="session")
@@ -104,10 +135,16 @@ def classifier(trained_run):
 @pytest.fixture(scope="session")
 def exported_bundle(trained_run, tmp_path_factory):
     """Folder of a bundle with the default formats, and the output of the command."""
-    folder = tmp_path_factory.mktemp("artifacts") / "demo"
-    result = run_program("export", f"--model={trained_run}", f"--output={folder}")
-    assert result.returncode == 0, result.stderr
-    return folder, result.stdout
+
+    def make(folder):
+        result = run_program(
+            "export", f"--model={trained_run}", f"--output={folder / 'demo'}"
+        )
+        assert result.returncode == 0, result.stderr
+        (folder / "stdout").write_text(result.stdout)
+
+    folder = make_once(tmp_path_factory, "artifacts", make)
+    return folder / "demo", (folder / "stdout").read_text()
 
 
 def write_artifacts(classifier, folder, names, calibration=None):

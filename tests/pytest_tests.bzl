@@ -38,6 +38,7 @@ def pytest_tests(name, small = [], markers = {}, data = [], deps = []):
             tags = ["manual"] if marker else [],
             deps = deps + [
                 ":helpers",
+                "@pypi//hypothesis",
                 "@pypi//pytest",
             ],
         )

@@ -161,7 +161,7 @@ def _describe_classes(manifest: Manifest) -> str:
 
 
 def _escape(text: str) -> str:
-    return "".join(f"\\{c}" if c in "\\|`*_<[" else c for c in text)
+    return "".join(f"\\{c}" if c in "\\|`*_<[&~" else c for c in text)
 
 
 def format_summary(manifest: Manifest) -> str:

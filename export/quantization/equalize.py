@@ -50,7 +50,7 @@ def equalise(model: keras.Model, images: np.ndarray) -> keras.Model:
     model = fold(model)
     groups = _find_groups(model)
     tensors = [tensor for group in groups for tensor in group.tensors]
-    all_peaks = iter(_measure_peaks(model, tensors, images))
+    all_peaks = iter(_measure_peaks(model, tensors, images) if tensors else ())
     members = [layer for group in groups for layer in (*group.writers, *group.readers)]
     weights = {layer: layer.get_weights() for layer in members}
     for group in groups:

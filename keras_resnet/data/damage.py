@@ -34,9 +34,8 @@ def find_damaged(
 def _check_record(split: Split, index: int) -> None:
     """Raises an InputError if a record can no longer be read from its file."""
     try:
-        split.make_reader(lambda encoded: encoded, lambda image: image)(
-            split.images[index]
-        )
+        read = split.make_reader(lambda encoded: encoded, lambda image: image)
+        read(split.images[index])
     except tf.errors.OpError as error:
         raise InputError(
             "A TFRecord file has changed or can no longer be read. Run the command "
@@ -71,8 +70,13 @@ def replace_damaged(
     damaged_indices = find_damaged(split, preprocessing, indices)
     if not damaged_indices:
         raise error or InputError("Reading failed although no image is damaged")
+    max_damaged = MAX_DAMAGED * len(split) - split.num_replaced
+    for index in damaged_indices:  # The next image, a replacement, may be damaged too.
+        following = {(index + 1) % len(split)}.difference(damaged_indices)
+        if len(damaged_indices) <= max_damaged:
+            damaged_indices += find_damaged(split, preprocessing, following)
     num_damaged = split.num_replaced + len(damaged_indices)
-    if num_damaged > MAX_DAMAGED * len(split):
+    if len(damaged_indices) > max_damaged:
         if len(split) < 10_000:
             refuse_damaged(split, preprocessing)
         raise InputError(_describe_damage(split, damaged_indices, num_damaged))

@@ -39,11 +39,7 @@ def _to_luma(image: tf.Tensor) -> tf.Tensor:
 def _apply_tables(image: tf.Tensor, tables: tf.Tensor) -> tf.Tensor:
     """Looks up pixel values in `tables`, (channels, 256), with a table per channel."""
     tables = tf.reshape(tf.cast(tables, tf.uint8), [-1])
-    return tf.gather(tables, tf.cast(image, tf.int32) + _get_table_offsets(image))
-
-
-def _get_table_offsets(image: tf.Tensor) -> tf.Tensor:
-    return 256 * tf.range(image.shape[-1])
+    return tf.gather(tables, tf.cast(image, tf.int32) + 256 * tf.range(image.shape[-1]))
 
 
 def _auto_contrast(image: tf.Tensor, *_: Any) -> tf.Tensor:
@@ -57,7 +53,7 @@ def _auto_contrast(image: tf.Tensor, *_: Any) -> tf.Tensor:
 
 def _equalize(image: tf.Tensor, *_: Any) -> tf.Tensor:
     channels = image.shape[-1]
-    values, size = tf.cast(image, tf.int32) + _get_table_offsets(image), 256 * channels
+    values, size = tf.cast(image, tf.int32) + 256 * tf.range(channels), 256 * channels
     histogram = tf.math.bincount(values, minlength=size, maxlength=size)
     histogram = tf.reshape(histogram, (channels, 256))
     brightest = tf.cast(tf.reduce_max(image, (0, 1)), tf.int32)

@@ -262,9 +262,9 @@ def _format_damage(damaged: Sequence[str], num_usable: int) -> str:
 def _load_table(path: str) -> Table | None:
     """Returns a cached index, or `None` if it does not exist or is damaged."""
     try:
-        with np.load(path) as file:
+        with open(path, "rb") as file, np.load(file) as arrays:
             names = (*_COLUMNS, "image", "label", "damaged")
-            return {name: file[name] for name in names}
+            return {name: arrays[name] for name in names}
     # zipfile raises RuntimeError for encrypted files and for newer format versions.
     except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile):
         return None

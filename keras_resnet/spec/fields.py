@@ -2,7 +2,7 @@
 
 import ast
 import dataclasses
-import math
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -118,7 +118,7 @@ def _convert(type_: Any, value: Any) -> Any:
             value = ast.literal_eval(
                 value.strip().capitalize() if type_ is bool else value
             )
-        except (ValueError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return None
     if type_ not in (int, float, bool):
         values = value if isinstance(value, tuple | list) else (value,)
@@ -126,6 +126,7 @@ def _convert(type_: Any, value: Any) -> Any:
         return None if None in values else values
     if isinstance(value, bool) or type_ is bool:
         return value if isinstance(value, bool) and type_ is bool else None
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    # Excludes NaN, infinities and integers that are too large for a float.
+    if not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         return None
     return type_(value) if type_(value) == value else None

@@ -13,9 +13,7 @@ from typing import Any
 from keras_resnet.support import InputError, check_choice
 
 SHORTCUTS = ("A", "B", "C", "none")
-
 STEMS = ("imagenet", "deep", "cifar")
-
 STRIDE_ON = ("1x1", "3x3")
 
 
@@ -118,10 +116,11 @@ class Variant:
                     f"{field} must be a whole number of at least 1. "
                     f"Received: {field}={value!r}"
                 )
-        if not 0 <= (probability := changes.get("stochastic_depth", 0)) < 1:
+        value = changes.get("stochastic_depth", 0)
+        if not isinstance(value, numbers.Real) or value < 0 or not value < 1:
             raise InputError(
                 "stochastic_depth must be at least 0 and below 1. "
-                f"Received: stochastic_depth={probability!r}"
+                f"Received: stochastic_depth={value!r}"
             )
         row = dataclasses.replace(self, **changes)
         if self.shortcut == "none" != row.shortcut:

@@ -5,8 +5,10 @@ from .errors import NO_TENSORFLOW as NO_TENSORFLOW
 from .errors import InputError as InputError
 from .errors import Preempted as Preempted
 from .errors import check_choice as check_choice
+from .errors import exit_now as exit_now
 from .errors import first_line as first_line
 from .errors import is_tensorflow_missing as is_tensorflow_missing
+from .errors import report_errors as report_errors
 from .errors import shorten_list as shorten_list
 from .files import StrPath as StrPath
 from .files import keras_home as keras_home
@@ -20,7 +22,6 @@ from .native_logs import filter_cpp_logs as filter_cpp_logs
 from .options import option as option
 from .options import takes_options as takes_options
 from .program import add_flags as add_flags
-from .program import exit_now as exit_now
 from .program import import_keras as import_keras
 from .program import make_console_script as make_console_script
 from .program import read_flags as read_flags

@@ -1,7 +1,10 @@
-"""Exceptions with messages for users, and helpers that compose these messages."""
+"""Exceptions with messages for users, and helpers that compose and print messages."""
 
 import difflib
-from collections.abc import Iterable
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable
 from typing import Any
 
 
@@ -59,6 +62,50 @@ def shorten_list(names: Iterable[Any], max_names: int = 4) -> str:
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, or its class name if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def report_errors(main: Callable[[], int | None], debug: bool) -> int | None:
+    """Calls `main` and returns its exit status, or the status of an error.
+
+    An `InputError`, an error of the operating system such as a full disk, and a
+    non-finite loss are printed as one line on standard error with exit status 1. A run
+    that SIGTERM ended exits with status 143. Any other exception is a bug in this
+    package and keeps its traceback.
+
+    Args:
+        main: Function that returns an exit status, or `None` for 0.
+        debug: Whether to print tracebacks, with the causes of errors, instead of lines.
+    """
+    try:
+        return main()
+    except Preempted as error:
+        print(error, file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (InputError, OSError, FloatingPointError) as error:
+        if not debug:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        else:
+            cause: BaseException | None = error
+            while cause:  # Shows the causes that `raise ... from None` hides.
+                cause.__suppress_context__ = False
+                cause = cause.__cause__ or cause.__context__
+            traceback.print_exception(error)
+        if isinstance(error, ConnectionError):
+            exit_now(1)
+        return 1
+
+
+def exit_now(status: int) -> None:
+    """Ends this process at once, without C++ destructors and Python's exit handlers.
+
+    After the loss of a worker, TensorFlow's destructors may wait for that worker.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(status)
 
 
 NO_TENSORFLOW = (

@@ -31,7 +31,9 @@ class WriteError(OSError):
 
 
 @contextlib.contextmanager
-def replace_atomically(path: StrPath, suffix: str = "") -> Iterator[str]:
+def replace_atomically(
+    path: StrPath, suffix: str = "", library_error: type[Exception] = RuntimeError
+) -> Iterator[str]:
     """Yields the path of a temporary file that replaces `path` when the context ends.
 
     The temporary path is unique, so two processes can write the same file at once.
@@ -41,6 +43,8 @@ def replace_atomically(path: StrPath, suffix: str = "") -> Iterator[str]:
         path: File to write.
         suffix: Suffix that the temporary path must have, such as the `".keras"` that
             Keras requires.
+        library_error: Error that the writing library raises instead of `OSError`, such
+            as h5py's `RuntimeError` on a full disk.
 
     Yields:
         Temporary path in the folder of `path`. No file exists there yet.
@@ -55,9 +59,7 @@ def replace_atomically(path: StrPath, suffix: str = "") -> Iterator[str]:
         _flush(temporary_path)
         os.replace(temporary_path, path)
         _flush(os.path.dirname(path) or ".")
-    except InputError:
-        raise
-    except Exception as error:  # Some libraries raise RuntimeError, not OSError.
+    except (OSError, library_error) as error:
         code = getattr(error, "errno", None) or errno.EIO
         reason = getattr(error, "strerror", None) or first_line(error)
         raise WriteError(code, reason, path) from error

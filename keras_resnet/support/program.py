@@ -3,7 +3,6 @@
 import logging
 import os
 import runpy
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -13,13 +12,15 @@ from absl import app, flags
 from keras_resnet.support.errors import (
     NO_TENSORFLOW,
     InputError,
-    Preempted,
     is_tensorflow_missing,
+    report_errors,
 )
 from keras_resnet.support.native_logs import filter_cpp_logs
 from keras_resnet.support.options import list_options
 
 Options = TypeVar("Options")
+
+flags.DEFINE_boolean("debug", False, "Print the traceback of an error, not one line.")
 
 # This call makes absl list the flags that `add_flags` defines in --helpshort of the
 # command that calls `add_flags`. Otherwise these flags would belong to this module.
@@ -31,10 +32,8 @@ def run_command(
 ) -> None:
     """Parses the flags, calls `main` and exits with its status.
 
-    An `InputError`, an error of the operating system such as a full disk, and a
-    non-finite loss are printed as one line on standard error with exit status 1. A run
-    that SIGTERM ended exits with status 143. Any other exception is a bug in this
-    package and keeps its traceback.
+    `report_errors` describes how errors are printed. Unlike the flags of a command, the
+    flag `--debug` is listed only by `--helpfull`.
 
     Args:
         main: Function that takes the positional arguments and returns an exit status,
@@ -47,34 +46,25 @@ def run_command(
     if user_folder and ".runfiles" in __file__ and os.path.isdir(user_folder):
         os.chdir(user_folder)
 
+    def check_and_run(argv: list[str]) -> int | None:
+        if argv and not accepts_positional:
+            raise InputError(
+                "Only flags are accepted, such as --model=resnet20. "
+                f"Received: {' '.join(argv)}"
+            )
+        try:
+            import_keras()
+            return main(argv)
+        except ModuleNotFoundError as error:
+            if is_tensorflow_missing(error):
+                raise InputError(NO_TENSORFLOW) from error
+            raise
+
     def run_main(argv: list[str]) -> int | None:
         if not flags.FLAGS["verbosity"].present:
             absl.logging.set_verbosity(absl.logging.WARNING)
-        try:
-            if argv[1:] and not accepts_positional:
-                raise InputError(
-                    "Only flags are accepted, such as --model=resnet20. "
-                    f"Received: {' '.join(argv[1:])}"
-                )
-            import_keras()
-            return main(argv[1:])
-        except (InputError, OSError, FloatingPointError) as error:
-            message = " ".join(str(error).split())
-            print(f"error: {message}", file=sys.stderr, flush=True)
-            if isinstance(error, ConnectionError):
-                exit_now(1)
-            return 1
-        except Preempted as error:
-            print(error, file=sys.stderr)
-            return error.status
-        except ModuleNotFoundError as error:
-            if not is_tensorflow_missing(error):
-                raise
-            print(f"error: {NO_TENSORFLOW}", file=sys.stderr)
-            return 1
-        except KeyboardInterrupt:
-            print("interrupted", file=sys.stderr)
-            return 130
+        debug = bool(flags.FLAGS["debug"].value)
+        return report_errors(lambda: check_and_run(argv[1:]), debug)
 
     app.run(run_main)
 
@@ -87,16 +77,6 @@ def import_keras() -> None:
     logging.getLogger("tensorflow").addFilter(lambda r: r.levelno >= logging.WARNING)
     with filter_cpp_logs():
         import keras  # noqa: F401
-
-
-def exit_now(status: int) -> None:
-    """Ends this process at once, without C++ destructors and Python's exit handlers.
-
-    After the loss of a worker, TensorFlow's destructors may wait for that worker.
-    """
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(status)
 
 
 def add_flags(options: type) -> None:

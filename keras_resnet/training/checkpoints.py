@@ -107,12 +107,13 @@ class Checkpoints:
     ) -> None:
         self._directory, self._progress = directory, progress
         variables = [*network.variables, *network.optimizer.variables]
-        checkpoint = tf.train.Checkpoint(
-            variables={f"{i:05d} {v.path}": v.value for i, v in enumerate(variables)},
-            averages=step.averages,
-            sums=step.sums,
-            progress=progress,
-        )
+        self._variables = {
+            f"{i:05d} {v.path}": v.value for i, v in enumerate(variables)
+        }
+        self._others = {
+            "averages": step.averages, "sums": step.sums, "progress": progress
+        }  # fmt: skip
+        checkpoint = tf.train.Checkpoint(variables=self._variables, **self._others)
         checkpoint_list_path = os.path.join(directory, "checkpoint")
         try:
             self._manager = tf.train.CheckpointManager(
@@ -183,5 +184,12 @@ class Checkpoints:
                 f"The checkpoint {path} has format {format_number}, from a newer "
                 f"keras_resnet. Update keras_resnet to read formats above {FORMAT_NUMBER}"
             )
-        self._manager.checkpoint.restore(path).expect_partial().assert_consumed()
+        # Keras numbers the seed generators of a process, so their names in the file differ
+        # if the run was interrupted in this process. Replace them by the names in the file.
+        keys = [key for key in reader.get_variable_to_shape_map() if "seed_gen" in key]
+        names = [key.split("/")[1].replace(".S", "/") for key in keys]
+        file_names = {name[:20]: name for name in names}  # By "00012 seed_generator".
+        variables = {file_names.get(n[:20], n): v for n, v in self._variables.items()}
+        checkpoint = tf.train.Checkpoint(variables=variables, **self._others)
+        checkpoint.restore(path).expect_partial().assert_consumed()
         self._progress.check_callbacks()

@@ -58,7 +58,7 @@ def draw_batch(images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -
         axes.axis("off")
         if i < num_images:
             axes.imshow(images[i].squeeze(), cmap="gray", vmin=0, vmax=255)
-            axes.set_title(_format_label(labels[i], classes), fontsize=8)
+            axes.set_title(_format_label(labels[i], classes), fontsize=8, y=1)
     return to_png(figure)
 
 

@@ -130,11 +130,10 @@ class Loop:
         first_epoch = max(0, progress.step - 1) // run.steps_per_epoch
         for epoch in range(first_epoch, run.epochs):
             callbacks.on_epoch_begin(epoch)
-            if is_resumed:
+            if is_resumed and epoch == first_epoch:
                 progress.restore_callbacks()
             else:
                 self.step.clear_sums()
-            is_resumed = False
             started_at, first_step = time.monotonic(), progress.step
             logs = self._train_epoch(epoch, callbacks)
             seconds = time.monotonic() - started_at

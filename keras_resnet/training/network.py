@@ -59,7 +59,8 @@ def make_network(
     # `origin` (preprocessing, class names, variant) is stored in saved files.
     network.origin = Origin("", pixel_format, images.classes, spec.model)
     # The saved network is compiled, so that users can call `evaluate` and `fit`.
-    network.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    optimizer = keras.optimizers.SGD(name="sgd")  # Keras numbers its default names.
+    network.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
     # The next two calls build the metrics, as `fit` would. `EarlyStopping` and
     # `ReduceLROnPlateau` read from the metrics whether a higher value is better.
     network.compute_metrics(None, np.zeros(1), np.zeros((1, network.output_shape[-1])))

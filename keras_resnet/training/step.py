@@ -299,7 +299,9 @@ class Step:
             if self._execution.precision == "mixed_float16":
                 max_norm = max_norm * self.optimizer.dynamic_scale.value
             gradients, _ = tf.clip_by_global_norm(gradients, max_norm)
-        self.optimizer.apply(gradients, self._network.trainable_variables)
+        # If reading the batch fails, `apply` must not count a step.
+        with tf.control_dependencies(batch):
+            self.optimizer.apply(gradients, self._network.trainable_variables)
         return sums
 
     def _accumulate_gradients(

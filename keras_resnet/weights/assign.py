@@ -3,6 +3,7 @@
 import sys
 import warnings
 
+import h5py
 import keras
 from keras import layers
 
@@ -13,7 +14,7 @@ from keras_resnet.weights.checkpoint import (
     get_variables,
     to_tensors,
 )
-from keras_resnet.weights.formats import unreadable_error
+from keras_resnet.weights.formats import refuse_damage
 
 _FLOATS = {"f16", "f32", "f64", "bf16", "float16", "float32", "float64", "bfloat16"}
 
@@ -40,7 +41,7 @@ def assign_weights(model: keras.Model, checkpoint: Checkpoint) -> None:
             )
         tensors = _load_weights_h5(model, checkpoint)
     head_names = ("predictions/kernel", "predictions/bias")
-    if head_names[0] in tensors:
+    if head_names[0] in tensors and tensors[head_names[0]].shape:
         num_file_classes = tensors[head_names[0]].shape[-1]
         kernel = variables.get(head_names[0])
         num_model_classes = None if kernel is None else kernel.shape[-1]
@@ -73,16 +74,11 @@ def assign_weights(model: keras.Model, checkpoint: Checkpoint) -> None:
             f"The weights in {source} do not fit {model.name}. {'. '.join(sentences)}"
         )
     for name, variable in variables.items():
-        try:
-            variable.assign(tensors[name].read())
-        except Exception as error:  # Truncated files raise errors of many types.
-            raise unreadable_error(source, f"weights of {model.name}", error) from error
+        variable.assign(tensors[name].read())
 
 
 def _load_weights_h5(model: keras.Model, checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Returns the arrays of a `.weights.h5` file, read with a copy of `model`."""
-    import h5py
-
     path, num_classes = checkpoint.origin.source, checkpoint.num_classes
 
     def copy_layer(layer: layers.Layer) -> layers.Layer:
@@ -91,18 +87,15 @@ def _load_weights_h5(model: keras.Model, checkpoint: Checkpoint) -> dict[str, Te
             config["units"] = num_classes
         return type(layer).from_config(config)
 
-    try:
+    is_array: list[bool] = []
+    with refuse_damage(path, f"weights of {model.name}"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Unexpected arrays raise an error below.
         model_copy = keras.models.clone_model(model, clone_function=copy_layer)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Unexpected arrays raise an error below.
-            model_copy.load_weights(path)
-        is_array: list[bool] = []
+        model_copy.load_weights(path)
         with h5py.File(path, "r") as file:
             file["layers"].visititems(
                 lambda name, item: is_array.append(isinstance(item, h5py.Dataset))
             )
-    except Exception as error:  # Keras and h5py raise errors of many types.
-        raise unreadable_error(path, f"weights of {model.name}", error) from error
     tensors = to_tensors(model_copy)
     drops_head = num_classes and "predictions/kernel" not in tensors
     if num_unexpected := sum(is_array) - len(tensors) - (2 if drops_head else 0):

@@ -61,7 +61,8 @@ class Checkpoint:
     def from_tensors(cls, origin: Origin, tensors: Mapping[str, Tensor]) -> Self:
         """Makes a checkpoint. The bias of the head determines `num_classes`."""
         head_bias = tensors.get("predictions/bias")
-        return cls(origin, tensors, head_bias.shape[0] if head_bias else None)
+        shape = head_bias.shape if head_bias else ()
+        return cls(origin, tensors, shape[0] if shape else None)
 
 
 def get_variables(model: keras.Model) -> dict[str, keras.Variable]:

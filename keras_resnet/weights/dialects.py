@@ -43,8 +43,8 @@ _NORM_VARIABLES = {
 }
 _OTHER_VARIABLES = {"kernel": "weight", "bias": "bias"}
 
-_BLOCK_KEY = re.compile(r"layer(\d+)\.(\d+)\.(.+)")
-BLOCK_NAME = re.compile(r"conv(\d+)_block(\d+)_(.+)")
+_BLOCK_KEY = re.compile(r"layer(\d{1,4})\.(\d{1,4})\.(.+)")
+BLOCK_NAME = re.compile(r"conv(\d{1,4})_block(\d{1,4})_(.+)")
 
 
 class Dialect(NamedTuple):
@@ -142,12 +142,13 @@ def convert_keras_applications(arrays: dict[str, np.ndarray]) -> None:
     keras.applications and 1e-5 here. As v1 networks expect BGR images, the input
     channels of their first kernel are reversed. All changes are exact up to rounding.
     """
-    for name in [n for n in arrays if n.endswith("_bn/moving_variance")]:
-        arrays[name] = arrays[name] + np.float32(1.001e-5 - 1e-5)
-        layer = name.removesuffix("_bn/moving_variance")
-        bias = arrays.pop(f"{layer}_conv/bias", None)
-        if bias is not None:
-            arrays[f"{layer}_bn/moving_mean"] = arrays[f"{layer}_bn/moving_mean"] - bias
+    for name, array in list(arrays.items()):
+        if name.endswith("_bn/moving_variance"):
+            arrays[name] = array + np.float32(1.001e-5 - 1e-5)
+        bias_name = name.replace("_bn/moving_mean", "_conv/bias")
+        bias = arrays.get(bias_name)
+        if bias_name != name and bias is not None and bias.shape == array.shape:
+            arrays[name] = array - arrays.pop(bias_name)
     if not is_preactivated(arrays):
         arrays["conv1_conv/kernel"] = arrays["conv1_conv/kernel"][:, :, ::-1]
 

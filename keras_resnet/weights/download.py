@@ -5,6 +5,7 @@ import os
 import sys
 import urllib.request
 from http.client import HTTPException, HTTPResponse
+from urllib.error import HTTPError
 
 from keras_resnet.support import InputError, progress_bar, replace_atomically
 from keras_resnet.weights.registry import PublishedWeights
@@ -52,32 +53,25 @@ def fetch_file(url: str, path: str, algorithm: str, digest: str) -> str:
         os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise OSError(f"Could not write to {folder}: {error.strerror}") from error
-    num_received = 0
-    try:
-        with replace_atomically(path) as temporary_path:
-            # Open the file first, so that a read-only folder fails before the download.
-            with open(temporary_path, "xb") as file, _open_url(url, path) as response:
-                size = getattr(response, "length", None) or 0
-                with progress_bar(file_name, size, unit="bytes") as advance:
-                    while block := _read_block(response, url, path):
-                        file.write(block)
-                        num_received += len(block)
-                        advance(len(block))
-            if size and num_received != size:
-                raise InputError(
-                    f"The download of {url} ended after {num_received:,} of {size:,} bytes. "
-                    "Try again"
-                )
-            if not has_digest(temporary_path, algorithm, digest):
-                raise InputError(
-                    f"{url} is not the published file, because its {algorithm} hash does "
-                    f"not begin with {digest}. The download was discarded"
-                )
-    except OSError as error:
-        raise OSError(
-            f"Could not write {file_name} to {folder} after {num_received / 2**20:.1f} MiB: "
-            f"{error.strerror or error}. The download was discarded"
-        ) from error
+    with replace_atomically(path) as temporary_path:
+        # Open the file first, so that a read-only folder fails before the download.
+        with open(temporary_path, "xb") as file, _open_url(url, path) as response:
+            size = getattr(response, "length", None) or 0
+            with progress_bar(file_name, size, unit="bytes") as advance:
+                while block := _read_block(response, url, path):
+                    file.write(block)
+                    advance(len(block))
+        num_received = os.path.getsize(temporary_path)
+        if size and num_received != size:
+            raise InputError(
+                f"The download of {url} ended after {num_received:,} of {size:,} bytes. "
+                "Try again"
+            )
+        if not has_digest(temporary_path, algorithm, digest):
+            raise InputError(
+                f"{url} is not the published file, because its {algorithm} hash does not "
+                f"begin with {digest}. The download was discarded"
+            )
     return path
 
 
@@ -86,6 +80,8 @@ def _open_url(url: str, path: str) -> HTTPResponse:
     try:
         response: HTTPResponse = urllib.request.urlopen(url, timeout=30)
     except (OSError, ValueError, HTTPException) as error:
+        if isinstance(error, HTTPError):
+            error.close()
         raise _download_error(f"Could not download {url}", error, path) from None
     size = getattr(response, "length", None)  # A file:// URL has no length.
     if not (size and sys.stderr.isatty()):

@@ -5,16 +5,21 @@ reader returns a `Checkpoint`, whose weights have the names of this package (see
 `keras_resnet.weights.dialects`) and whose `origin` has the fields known from the file.
 """
 
+import contextlib
 import functools
 import json
 import os
 import pickle
+import tokenize
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Mapping
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator
 from types import ModuleType
 
+import h5py
 import keras
 import numpy as np
+import safetensors
 
 from keras_resnet.nets import list_batch_norms
 from keras_resnet.support import InputError, StrPath, first_line, shorten_list
@@ -22,6 +27,27 @@ from keras_resnet.weights import dialects
 from keras_resnet.weights.checkpoint import Checkpoint, Tensor, to_tensors
 from keras_resnet.weights.origin import METADATA_KEY, PIXEL_FORMATS, Origin
 from keras_resnet.weights.recognition import describe_variant, find_origin
+
+# Errors that Keras, h5py, NumPy, safetensors and PyTorch raise for damaged files.
+READ_ERRORS = (
+    OSError, EOFError, ArithmeticError, AssertionError, AttributeError, IndexError,
+    KeyError, MemoryError, RuntimeError, SyntaxError, TypeError, ValueError,
+    safetensors.SafetensorError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def refuse_damage(path: str, content: str) -> Iterator[None]:
+    """Raises an `InputError` if a library cannot read a file in the context.
+
+    The context must contain only calls of libraries, so that it hides no other bugs.
+    """
+    try:
+        yield
+    except READ_ERRORS as error:
+        raise InputError(
+            f"{path} is damaged or does not contain {content}: {first_line(error)}"
+        ) from error
 
 
 def read_checkpoint(path: StrPath) -> Checkpoint:
@@ -33,12 +59,7 @@ def read_checkpoint(path: StrPath) -> Checkpoint:
     """
     path = _check_path(path, SUFFIXES)
     reader = next(r for suffix, r in READERS.items() if path.lower().endswith(suffix))
-    try:
-        return reader(path)
-    except InputError:
-        raise
-    except Exception as error:  # Libraries raise errors of many types.
-        raise unreadable_error(path, "weights", error) from error
+    return reader(path)
 
 
 def load_model(path: StrPath) -> keras.Model:
@@ -48,14 +69,13 @@ def load_model(path: StrPath) -> keras.Model:
         InputError: If the file is missing, damaged or not a Keras model.
     """
     path = _check_path(path, (".keras",))
-    try:
-        model = keras.models.load_model(path)
-        with zipfile.ZipFile(path) as archive:
-            if archive.comment:
-                model.origin = Origin.from_metadata(archive.comment, path)
-        return model
-    except Exception as error:  # Keras and h5py raise errors of many types.
-        raise unreadable_error(path, "a Keras model", error) from error
+    with refuse_damage(path, "a Keras model"), zipfile.ZipFile(path) as archive:
+        metadata, model = archive.comment, keras.models.load_model(path)
+    if not isinstance(model, keras.Model):
+        raise InputError(f"{path} does not contain a Keras model")
+    if metadata:
+        model.origin = Origin.from_metadata(metadata, path)
+    return model
 
 
 def _check_path(path: StrPath, suffixes: Collection[str]) -> str:
@@ -70,13 +90,6 @@ def _check_path(path: StrPath, suffixes: Collection[str]) -> str:
         suffix = os.path.splitext(path)[1]
         raise InputError(f"{path} is damaged or not a {suffix} file")
     return os.fspath(path)
-
-
-def unreadable_error(path: str, content: str, error: Exception) -> InputError:
-    """Makes the error to raise if reading a file fails with `error` in a library."""
-    return InputError(
-        f"{path} is damaged or does not contain {content}: {first_line(error)}"
-    )
 
 
 def _read_keras(path: str) -> Checkpoint:
@@ -94,28 +107,29 @@ def _read_keras(path: str) -> Checkpoint:
 
 def _read_weights_h5(path: str) -> Checkpoint:
     """Reads the number of classes and the metadata of a `.weights.h5` file."""
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        if "layers" not in file:
-            raise InputError(f"{path} does not contain weights that Keras saved")
-        bias = file.get("layers/dense/vars/1")
-        num_classes = None if bias is None else bias.shape[0]
+    with refuse_damage(path, "weights"), h5py.File(path, "r") as file:
+        has_layers = "layers" in file
+        bias_shape = getattr(file.get("layers/dense/vars/1"), "shape", None)
         metadata = file.attrs.get(METADATA_KEY)
-    origin = Origin.from_metadata(metadata, path) if metadata else None
-    return Checkpoint(origin or Origin(path, certain=False), None, num_classes)
+    if not has_layers:
+        raise InputError(f"{path} does not contain weights that Keras saved")
+    num_classes = bias_shape[0] if bias_shape else None
+    origin = Origin(path, certain=False)
+    if metadata is not None:
+        origin = Origin.from_metadata(metadata, path)
+    return Checkpoint(origin, None, num_classes)
 
 
 def _read_keras_applications(path: str) -> Checkpoint:
     """Reads a `.h5` file of keras.applications, whose network may have no head."""
-    import h5py
-
-    arrays = {}
-    with h5py.File(path, "r") as file:
+    arrays: dict[str, np.ndarray] = {}
+    epsilons = set()
+    with refuse_damage(path, "weights"), h5py.File(path, "r") as file:
         group = file.get("model_weights", file)
-        config = json.loads(file.attrs.get("model_config", "{}")).get("config", {})
-        for layer in map(_decode_name, group.attrs.get("layer_names", ())):
-            for name in map(_decode_name, group[layer].attrs["weight_names"]):
+        config = file.attrs.get("model_config", "{}")
+        json.loads(config, object_hook=lambda item: epsilons.add(item.get("epsilon")))
+        for layer in np.asarray(group.attrs.get("layer_names", ())).astype(str):
+            for name in np.asarray(group[layer].attrs["weight_names"]).astype(str):
                 variable = name.split("/")[-1].removesuffix(":0")
                 # In files of older Keras versions, the head is named probs or fc1000.
                 layer_name = "predictions" if layer in ("probs", "fc1000") else layer
@@ -126,9 +140,12 @@ def _read_keras_applications(path: str) -> Checkpoint:
             f"conv2_block1_1_conv. Received: {path} with {shorten_list(arrays) or 'nothing'}"
         )
     is_preact = dialects.is_preactivated(arrays)
-    layer_configs = [layer["config"] for layer in config.get("layers", ())]
-    epsilons = {layer["epsilon"] for layer in layer_configs if "epsilon" in layer}
-    if epsilons - {1.001e-5} or not (is_preact or "conv1_conv/bias" in arrays):
+    if (
+        epsilons - {None, 1.001e-5}
+        or not (is_preact or "conv1_conv/bias" in arrays)
+        or np.ndim(arrays.get("conv1_conv/kernel", 0)) != 4
+        or any(array.dtype.kind != "f" for array in arrays.values())
+    ):
         raise InputError(
             "A .h5 file must contain a ResNet of keras.applications. Save networks of "
             f"keras_resnet as .keras. Received: {path}"
@@ -139,10 +156,6 @@ def _read_keras_applications(path: str) -> Checkpoint:
     origin = Origin(path, pixels, stride_on=stride_on, shortcut="B", avg_down=False)
     tensors = {name: Tensor.from_array(name, array) for name, array in arrays.items()}
     return Checkpoint.from_tensors(origin, tensors)
-
-
-def _decode_name(name: str | bytes) -> str:
-    return name.decode() if isinstance(name, bytes) else name
 
 
 class _SafetensorsReader:
@@ -157,32 +170,37 @@ class _SafetensorsReader:
         self._open()
 
     def _open(self) -> None:
-        from safetensors import safe_open
-
-        self.file, self._num_bytes = safe_open(self._path, framework="numpy"), 0
+        self._num_bytes = 0
+        with refuse_damage(self._path, "weights"):
+            self.file = safetensors.safe_open(self._path, framework="numpy")
 
     def __call__(self, key: str) -> np.ndarray:
         if self._num_bytes > 2**25:
             self._open()
-        array = self.file.get_tensor(key)
+        with refuse_damage(self._path, "weights"):
+            array = self.file.get_tensor(key)
         self._num_bytes += array.nbytes
         return array
 
 
 def _read_safetensors(path: str) -> Checkpoint:
     reader = _SafetensorsReader(path)
-    metadata = (reader.file.metadata() or {}).get(METADATA_KEY)
     tensors = []
-    for key in list(reader.file.keys()):
-        tensor_slice = reader.file.get_slice(key)
-        shape, dtype = tuple(tensor_slice.get_shape()), tensor_slice.get_dtype()
-        tensors.append(Tensor(key, shape, dtype, functools.partial(reader, key)))
+    with refuse_damage(path, "weights"):
+        metadata = (reader.file.metadata() or {}).get(METADATA_KEY)
+        for key in list(reader.file.keys()):
+            tensor_slice = reader.file.get_slice(key)
+            shape, dtype = tuple(tensor_slice.get_shape()), tensor_slice.get_dtype()
+            np.broadcast_to(0, shape)  # Raises ValueError if the shape is impossible.
+            tensors.append(Tensor(key, shape, dtype, functools.partial(reader, key)))
     return _from_state_dict(tensors, path, metadata)
 
 
 def _read_npz(path: str) -> Checkpoint:
-    with np.load(path, allow_pickle=False) as archive:
-        return _from_arrays(dict(archive), path)
+    with refuse_damage(path, "weights"), open(path, "rb") as file:
+        archive = np.load(file, allow_pickle=False)
+        arrays = {key: np.asarray(array) for key, array in archive.items()}
+    return _from_state_dict(map(Tensor.from_array, arrays, arrays.values()), path)
 
 
 def import_torch(path: str) -> ModuleType:
@@ -201,7 +219,8 @@ def _read_torch(path: str) -> Checkpoint:
     """Reads a file that PyTorch wrote. Code in the file is not executed."""
     torch = import_torch(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with refuse_damage(path, "weights"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path} is refused, because it is not a PyTorch file that contains arrays "
@@ -212,16 +231,13 @@ def _read_torch(path: str) -> Checkpoint:
             state = state[wrapper_key]
     if not isinstance(state, dict):
         raise InputError(f"{path} does not contain a state dict of PyTorch")
-    arrays = {
-        k: (v.float() if v.dtype == torch.bfloat16 else v).detach().numpy()
-        for k, v in state.items()
-        if isinstance(v, torch.Tensor)
-    }
-    return _from_arrays(arrays, path)
-
-
-def _from_arrays(arrays: Mapping[str, np.ndarray], path: str) -> Checkpoint:
-    return _from_state_dict([Tensor.from_array(k, a) for k, a in arrays.items()], path)
+    with refuse_damage(path, "weights"):
+        arrays = {
+            k: (v.float() if v.dtype == torch.bfloat16 else v).detach().numpy()
+            for k, v in state.items()
+            if isinstance(k, str) and isinstance(v, torch.Tensor)
+        }
+    return _from_state_dict(map(Tensor.from_array, arrays, arrays.values()), path)
 
 
 def _from_state_dict(

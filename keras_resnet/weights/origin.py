@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from keras_resnet.support import InputError
 
 
 class PixelFormat(NamedTuple):
@@ -72,15 +75,45 @@ class Origin:
 
     @classmethod
     def from_metadata(cls, metadata: str | bytes, source: str) -> "Origin":
-        """Reads JSON from `to_metadata`. Ignores fields that newer versions added."""
-        field_names = {field.name for field in dataclasses.fields(cls)}
-        values = {k: v for k, v in json.loads(metadata).items() if k in field_names}
-        if values.get("pixels"):
+        """Reads JSON from `to_metadata`. Ignores fields that newer versions added.
+
+        Raises:
+            InputError: If the JSON is damaged.
+        """
+        try:
+            values = dict(json.loads(metadata))
+        except (RecursionError, TypeError, ValueError):
+            values = {"pixels": "unreadable"}  # Fails the check below.
+        values = {k: v for k, v in values.items() if k in _TYPES and v is not None}
+        if not _is_valid(values):
+            raise InputError(f"{source} contains damaged metadata of keras_resnet")
+        if "pixels" in values:
             mean, variance, *other_values = values["pixels"]
             values["pixels"] = PixelFormat(tuple(mean), tuple(variance), *other_values)
-        if values.get("classes"):
+        if "classes" in values:
             values["classes"] = tuple(values["classes"])
         return cls(**values | {"source": source})
+
+
+# JSON types of the fields of `Origin` except `source`, and of those of `PixelFormat`.
+_TYPES: dict[str, type] = {
+    "pixels": list, "classes": list, "model": str, "stride_on": str, "shortcut": str,
+    "avg_down": bool, "certain": bool,
+}  # fmt: skip
+_PIXEL_TYPES = (list, list, int | float, str, int | None)
+
+
+def _is_valid(values: Mapping[str, Any]) -> bool:
+    pixels = values.get("pixels", [[], []])
+    if not (
+        all(isinstance(value, _TYPES[name]) for name, value in values.items())
+        and 2 <= len(pixels) <= len(_PIXEL_TYPES)
+        and all(map(isinstance, pixels, _PIXEL_TYPES))
+        and all(isinstance(name, str) for name in values.get("classes", ()))
+    ):
+        return False
+    numbers = pixels[0] + pixels[1] + [size or 0 for size in pixels[4:]]
+    return all(isinstance(n, int | float) and abs(n) < 2**31 for n in numbers)
 
 
 # Key of the metadata in .safetensors and .weights.h5 files. In .keras files, the

@@ -31,12 +31,13 @@ def describe_variant(
     """
     matches = [BLOCK_NAME.fullmatch(name.split("/")[0]) for name in weights]
     block_ids = {(int(match[1]), int(match[2])) for match in matches if match}
-    if not block_ids or "conv1_conv/kernel" not in weights:
+    shapes = {n: w.shape for n, w in weights.items() if len(w.shape) == 4}
+    if not (block_ids and all(shapes.get("conv1_conv/kernel", [0]))):
         return None
-    stages = range(2, max(stage for stage, _ in block_ids) + 1)
+    stages = range(2, 2 + len({stage for stage, _ in block_ids}))
     blocks_per_stage = tuple(sum(s == stage for s, _ in block_ids) for stage in stages)
     is_bottleneck = "conv2_block1_3_conv/kernel" in weights
-    kernel_size, _, _, width = weights["conv1_conv/kernel"].shape
+    kernel_size, _, _, width = shapes["conv1_conv/kernel"]
     deep_stem = "conv1_1_conv/kernel" in weights
     fields: dict[str, Any] = {
         "block": "bottleneck" if is_bottleneck else "basic",
@@ -47,9 +48,8 @@ def describe_variant(
         "se": "conv2_block1_se_1_conv/kernel" in weights,
         "shortcut": "A",
     }
-    if is_bottleneck:
-        kernel_shape = weights["conv2_block1_2_conv/kernel"].shape
-        channels_per_group, num_channels = kernel_shape[2:]
+    if is_bottleneck and all(shapes.get("conv2_block1_2_conv/kernel", [0])):
+        channels_per_group, num_channels = shapes["conv2_block1_2_conv/kernel"][2:]
         fields["groups"] = num_channels // channels_per_group
         fields["group_width"] = channels_per_group * 64 // width
     if "conv3_block1_0_conv/kernel" in weights:
@@ -113,7 +113,8 @@ def find_origin(model: keras.Model, source: str) -> Origin | None:
         return None
     stride_on = None
     if fields["block"] == "bottleneck":  # Basic blocks ignore `stride_on`.
-        first_convs = [la for n, la in layers_by_name.items() if _FIRST_CONV.search(n)]
+        convs = [la for la in layers_by_name.values() if isinstance(la, layers.Conv2D)]
+        first_convs = [layer for layer in convs if _FIRST_CONV.search(layer.name)]
         stride_on = "1x1" if any(max(la.strides) > 1 for la in first_convs) else "3x3"
     has_sums = any(isinstance(layer, layers.Add) for layer in layers_by_name.values())
     # The shortcuts of ResNet-D (`avg_down`) contain a 2x2 average pooling.
@@ -126,7 +127,7 @@ def find_origin(model: keras.Model, source: str) -> Origin | None:
         stored_origin.model if stored_origin else None,
         stride_on,
         fields["shortcut"] if has_sums else "none",
-        any(tuple(pool.pool_size) == (2, 2) for pool in shortcut_pools),
+        any(getattr(pool, "pool_size", ()) == (2, 2) for pool in shortcut_pools),
     )
 
 
@@ -141,7 +142,7 @@ def find_pixel_format(model: keras.Model) -> PixelFormat | None:
     layers_by_name = {layer.name: layer for layer in list_layers(model)}
     if origin and origin.pixels:
         pixels = origin.pixels
-    elif "normalization" in layers_by_name:
+    elif getattr(layers_by_name.get("normalization"), "input_mean", None) is not None:
         layer = layers_by_name["normalization"]
         mean, variance = (
             tuple(np.ravel(values).astype(float).tolist())

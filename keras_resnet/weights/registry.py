@@ -69,58 +69,44 @@ def _keras_row(
     # Published v2 accuracies are for 299 pixels; users get about 8 points less at 224.
     is_v2 = model.endswith("v2")
     pixels = PIXEL_FORMATS["tf" if is_v2 else "caffe"]
+    pixels = pixels._replace(interpolation="bicubic", size=size)
     return PublishedWeights(
-        model,
-        "keras",
+        model, "keras",
         "https://storage.googleapis.com/tensorflow/keras-applications/resnet/"
         f"{model}_weights_tf_dim_ordering_tf_kernels.h5",
-        "md5",
-        digest,
-        pixels._replace(interpolation="bicubic", size=size),
-        "3x3" if is_v2 else "1x1",
-        *top_k,
-        mebibytes,
-        "BSD" if is_v2 else "MIT",
-        "keras.applications",
-    )
+        "md5", digest, pixels, "3x3" if is_v2 else "1x1", *top_k, mebibytes,
+        "BSD" if is_v2 else "MIT", "keras.applications",
+    )  # fmt: skip
 
 
 def _torchvision_row(
     model: str, version: int, digest: str, resize: int, top_k: TopK, mebibytes: float
 ) -> PublishedWeights:
+    pixels = PIXEL_FORMATS["torch"]._replace(crop=224 / resize, size=224)
     return PublishedWeights(
-        model,
-        f"torchvision_v{version}",
+        model, f"torchvision_v{version}",
         f"https://download.pytorch.org/models/{model}-{digest}.pth",
-        "sha256",
-        digest,
-        PIXEL_FORMATS["torch"]._replace(crop=224 / resize, size=224),
-        None if find_variant(model).block == "basic" else "3x3",
-        *top_k,
-        mebibytes,
+        "sha256", digest, pixels, _find_stride_on(model), *top_k, mebibytes,
         "BSD-3-Clause (torchvision; the weights may have terms of their own)",
         "torchvision",
-    )
+    )  # fmt: skip
 
 
 def _timm_row(
     model: str, recipe: str, owner: str, file: str, size: int, resize: int, top_k: TopK
 ) -> PublishedWeights:
+    digest = file.removesuffix(".pth").rpartition("-")[2]
+    pixels = PIXEL_FORMATS["torch"]._replace(crop=size / resize, size=size)
     return PublishedWeights(
-        model,
-        f"timm_{recipe}",
+        model, f"timm_{recipe}",
         f"https://github.com/{owner}/pytorch-image-models/releases/download/{file}",
-        "sha256",
-        file.removesuffix(".pth").rpartition("-")[2],
-        PIXEL_FORMATS["torch"]._replace(
-            crop=size / resize, interpolation="bicubic", size=size
-        ),
-        None if find_variant(model).block == "basic" else "3x3",
-        *top_k,
-        None,
-        "Apache-2.0",
-        "timm",
-    )
+        "sha256", digest, pixels._replace(interpolation="bicubic"),
+        _find_stride_on(model), *top_k, None, "Apache-2.0", "timm",
+    )  # fmt: skip
+
+
+def _find_stride_on(model: str) -> str | None:
+    return None if find_variant(model).block == "basic" else "3x3"
 
 
 # fmt: off

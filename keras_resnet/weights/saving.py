@@ -56,6 +56,7 @@ def save_state_dict(model: keras.Model, path: StrPath) -> None:
         InputError: If the PyTorch repositories have no name for a weight of the model.
         OSError: If writing fails. An existing file is kept.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     origin = find_origin(model, "")
@@ -84,7 +85,7 @@ def save_state_dict(model: keras.Model, path: StrPath) -> None:
             f"{shorten_list(unnamed_weights)}"
         )
     metadata = {METADATA_KEY: origin.to_metadata()} if origin else {}
-    with replace_atomically(path) as temporary_path:
+    with replace_atomically(path, library_error=SafetensorError) as temporary_path:
         save_file(arrays, temporary_path, metadata={"format": "pt"} | metadata)
 
 

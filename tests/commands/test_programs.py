@@ -22,6 +22,7 @@ from keras_resnet.data import sources
 from keras_resnet.evaluate import evaluate
 from keras_resnet.predict import predict
 from keras_resnet.support.errors import InputError
+from keras_resnet.training import train
 
 COMMANDS = (
     "keras_resnet.train",
@@ -65,12 +66,11 @@ def test_a_flag_without_dashes_is_reported(module):
 
 
 @pytest.mark.parametrize("module", [*COMMANDS, "keras_resnet.complexity"])
-@pytest.mark.parametrize("flag", ["--help", "--modle=resnet20"])
-def test_help_and_flags_do_not_wait_for_tensorflow(module, flag):
+def test_help_does_not_wait_for_tensorflow(module):
     """A command reads its flags before it imports TensorFlow, Keras or NumPy."""
     code = f"""
 import runpy, sys
-sys.argv = ["program", {flag!r}]
+sys.argv = ["program", "--help"]
 try:
     runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
 except SystemExit:
@@ -83,41 +83,20 @@ except SystemExit:
 
 
 def test_train_works_with_default_settings(tmp_path):
-    """The flags only shorten the training and add a second replica."""
-    flags = ("--strategy=mirrored", "--virtual_devices=2", "--epochs=1")
+    """The flag only shortens the training."""
     # `run_program` is not used, because it forks a process that has already imported
     # TensorFlow. Messages of TensorFlow's import would be missing from the output.
-    result = run_python("-m", "keras_resnet.train", *flags, cwd=tmp_path)
+    result = run_python("-m", "keras_resnet.train", "--epochs=1", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     first_line = result.stdout.splitlines()[0]
-    for words in ("resnet20 (shortcut A", "1,437 training", "mirrored on 2 replica(s)"):
+    for words in ("resnet20 (shortcut A", "1,437 training", "mirrored on 1 replica(s)"):
         assert words in first_line
     assert "writing to runs/resnet20-digits" in first_line
     assert "epoch 1/1 - loss" in result.stdout
     assert result.stderr == ""
     assert (tmp_path / "runs/resnet20-digits/final.keras").exists()
-    second_result = run_program("keras_resnet.train", *flags, cwd=tmp_path)
+    second_result = run_program("keras_resnet.train", "--epochs=1", cwd=tmp_path)
     assert "has ended; nothing to do" in second_result.stdout
-
-
-def test_evaluate_prints_the_same_on_one_and_on_two_devices(trained_run, tmp_path):
-    output_flag = "--output=report"  # Files in the default folder affect other tests.
-    one_device_result = run_program(
-        "keras_resnet.evaluate", f"--model={trained_run}", output_flag, cwd=tmp_path
-    )
-    assert re.match(
-        r"\d+ of 360 test images correct: top-1 9\d\.\d\d%", one_device_result.stdout
-    )
-    assert re.fullmatch(r"report .*: report\n", one_device_result.stderr)
-    two_devices_result = run_program(
-        "keras_resnet.evaluate",
-        f"--model={trained_run}",
-        "--virtual_devices=2",
-        "--batch_size=14",
-        output_flag,
-        cwd=tmp_path,
-    )
-    assert two_devices_result.stdout == one_device_result.stdout
 
 
 @pytest.fixture
@@ -175,12 +154,19 @@ def test_predict_prints_json(trained_run, image_files):
     assert re.search("^error: half.jpg: .*damaged", result.stderr, re.MULTILINE)
 
 
+def read_rows(path):
+    """Returns the rows of a CSV file as dicts."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 @pytest.fixture(scope="module")
 def predicted_digits(trained_run):
     """The test split of digits, and the probabilities that Keras predicts for it."""
     split = sources.load_dataset("digits").test
     model = keras.models.load_model(trained_run / "final.keras")
-    return split, model.predict(split.images, verbose=0)
+    probabilities = np.float64(model.predict(split.images, verbose=0))
+    return split, probabilities / probabilities.sum(axis=1, keepdims=True)
 
 
 def test_predict_reads_all_files_below_a_folder(
@@ -278,12 +264,15 @@ def test_predict_reports_a_folder_without_images_and_continues(
     assert len(predictions[image]) == 5
 
 
-def test_a_report_equals_scikit_learn(trained_run, predicted_digits, tmp_path):
+def test_results_equal_those_of_scikit_learn(trained_run, predicted_digits, tmp_path):
+    """The command evaluates batches of 14 images on two replicas."""
     split, probabilities = predicted_digits
     predicted_classes, output = probabilities.argmax(axis=1), tmp_path / "report"
-    csv_path = tmp_path / "images.csv"
-    results = evaluate(str(trained_run), output=str(output), predictions=str(csv_path))
-    assert results["output"] == str(output)
+    result = run_program(
+        "keras_resnet.evaluate", f"--model={trained_run}", "--virtual_devices=2",
+        "--batch_size=14", "--output=report", "--predictions=images.csv", cwd=tmp_path,
+    )  # fmt: skip
+    assert re.fullmatch(r"report .*: report\n", result.stderr)
     assert {p.name for p in output.iterdir()} == {
         "evaluation.json",
         "per_class.csv",
@@ -299,15 +288,20 @@ def test_a_report_equals_scikit_learn(trained_run, predicted_digits, tmp_path):
     expected = {
         "accuracy": metrics.accuracy_score(split.labels, predicted_classes),
         "top5_accuracy": metrics.top_k_accuracy_score(split.labels, probabilities, k=5),
-        "loss": metrics.log_loss(split.labels, probabilities.astype(np.float64)),
+        "loss": metrics.log_loss(split.labels, probabilities),
     }
     for name, value in expected.items():
         assert record[name] == pytest.approx(value, rel=1e-4)
-        assert results[name] == record[name]
+    num_correct = np.sum(predicted_classes == split.labels)
+    assert result.stdout == (
+        f"{num_correct} of 360 test images correct: "
+        f"top-1 {expected['accuracy']:.2%}, top-5 {expected['top5_accuracy']:.2%}, "
+        f"loss {record['loss']:.4f}\n"
+    )
     assert (output / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
     confusion = metrics.confusion_matrix(split.labels, predicted_classes)
-    rows = list(csv.DictReader((output / "per_class.csv").open()))
+    rows = read_rows(output / "per_class.csv")
     assert len(rows) == 10
     for row in rows:
         counts = confusion[int(row["class"])]
@@ -325,7 +319,7 @@ def test_a_report_equals_scikit_learn(trained_run, predicted_digits, tmp_path):
     accuracies = [float(row["accuracy"]) for row in rows]
     assert accuracies == sorted(accuracies)
 
-    rows = list(csv.DictReader(csv_path.open()))
+    rows = read_rows(tmp_path / "images.csv")
     assert [int(row["image"]) for row in rows] == list(range(360))
     assert [int(row["label"]) for row in rows] == split.labels.tolist()
     assert [int(row["class_1"]) for row in rows] == predicted_classes.tolist()
@@ -345,73 +339,108 @@ def read_evaluation(folder):
         return json.load(file)
 
 
-# The test split contains 360 of the 1,797 digits: a fifth, rounded up.
-@pytest.mark.parametrize(("split", "num_images"), [("train", 1437), ("all", 1797)])
-def test_evaluate_accepts_other_splits(split, num_images, run_copy):
-    evaluate(run_copy, split=split, strategy="one_device")
-    record = read_evaluation(os.path.join(run_copy, "evaluation"))
-    assert (record["images"], record["split"]) == (num_images, split)
+def test_evaluate_accepts_all_images(run_copy):
+    results = evaluate(run_copy, split="all", strategy="one_device")
+    assert results["output"] == os.path.join(run_copy, "evaluation")
+    record = read_evaluation(results["output"])
+    assert (record["images"], record["split"]) == (1797, "all")
+    for name in ("images", "accuracy", "top5_accuracy", "loss"):
+        assert results[name] == record[name]
 
 
-def test_evaluate_recalibrates_statistics(run_copy, image_files):
-    """One batch contains all training images, so the statistics are exact."""
-    old_model = keras.models.load_model(f"{run_copy}/final.keras")
-    evaluate(run_copy, recalibrate_bn=True, batch_size=1437, strategy="one_device")
-    new_model = keras.models.load_model(f"{run_copy}/recalibrated.keras")
+def test_evaluate_recalibrates_statistics(run_copy, image_files, monkeypatch):
+    """One batch contains all training images, so the statistics are exact.
+
+    The working directory is the run folder. The test split contains a fifth of the
+    1,797 digits, rounded up, so there are 1,437 training images.
+    """
+    monkeypatch.chdir(run_copy)
+    evaluate(
+        "final.keras", split="train", recalibrate_bn=True, batch_size=1437,
+        strategy="one_device",
+    )  # fmt: skip
+    old_model, new_model = (
+        keras.models.load_model(f"{name}.keras") for name in ("final", "recalibrated")
+    )
     images = sources.load_dataset("digits").train.images
     stem = keras.Model(old_model.input, old_model.get_layer("conv1_conv").output)
     outputs = stem.predict(images, verbose=0).astype(np.float64)
-    layer = new_model.get_layer("conv1_bn")
-    np.testing.assert_allclose(layer.moving_mean, outputs.mean((0, 1, 2)), atol=1e-4)
-    np.testing.assert_allclose(layer.moving_variance, outputs.var((0, 1, 2)), rtol=1e-3)
+    _, _, mean, variance = new_model.get_layer("conv1_bn").get_weights()
+    np.testing.assert_allclose(mean, outputs.mean((0, 1, 2)), atol=1e-4)
+    np.testing.assert_allclose(variance, outputs.var((0, 1, 2)), rtol=1e-3)
     for new_variable, old_variable in zip(
         new_model.trainable_variables, old_model.trainable_variables, strict=True
     ):
-        np.testing.assert_array_equal(new_variable, old_variable)
-    assert read_evaluation(os.path.join(run_copy, "evaluation"))["recalibrated"] is True
+        np.testing.assert_array_equal(new_variable.numpy(), old_variable.numpy())
+    record = read_evaluation("evaluation")
+    assert record["recalibrated"] is True
+    assert (record["images"], record["split"]) == (1437, "train")
     path = str(image_files / "three.png")
-    ((name, _),) = predict([path], f"{run_copy}/recalibrated.keras", top=1)[path]
+    ((name, _),) = predict([path], "recalibrated.keras", top=1)[path]
     assert name == "3"
 
 
-def test_evaluate_works_inside_the_run_folder(run_copy, monkeypatch):
-    monkeypatch.chdir(run_copy)
-    evaluate("final.keras", recalibrate_bn=True, strategy="one_device")
-    assert os.path.exists("recalibrated.keras")
-    assert os.path.exists("evaluation/evaluation.json")
-
-
-def test_evaluate_accepts_a_subset_of_classes(run_copy, predicted_digits, tmp_path):
-    """All images are evaluated, because the network was not trained on the folder."""
-    split, probabilities = predicted_digits
-    indices = np.flatnonzero(np.isin(split.labels, (3, 7)))
-    for i in indices:
+@pytest.fixture
+def digits_folder(predicted_digits, tmp_path):
+    """Undivided folder with the test images of the digits 3 and 7, as PNG files."""
+    split, _ = predicted_digits
+    for i in np.flatnonzero(np.isin(split.labels, (3, 7))):
         folder = tmp_path / "digits" / str(split.labels[i])
         folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(split.images[i, ..., 0]).save(folder / f"{i:03}.png")
-    dataset, path = f"folder:{tmp_path}/digits", tmp_path / "images.csv"
+    return tmp_path / "digits"
+
+
+def change_dataset(run_folder, dataset):
+    """Changes `run.json` as if the run had been trained on another dataset."""
+    path = pathlib.Path(run_folder, "run.json")
+    record = json.loads(path.read_text("utf-8"))
+    record["settings"]["dataset"] = dataset
+    path.write_text(json.dumps(record), "utf-8")
+
+
+def test_evaluate_accepts_a_subset_of_classes(
+    run_copy, predicted_digits, digits_folder, tmp_path
+):
+    """All images are evaluated, because the network was not trained on the folder."""
+    split, probabilities = predicted_digits
+    path = tmp_path / "images.csv"
     results = evaluate(
-        run_copy, dataset=dataset, predictions=path, strategy="one_device"
-    )
+        run_copy, dataset=f"folder:{digits_folder}", predictions=path,
+        strategy="one_device",
+    )  # fmt: skip
+    indices = np.flatnonzero(np.isin(split.labels, (3, 7)))
     assert results["images"] == len(indices)
     is_correct = probabilities[indices].argmax(axis=1) == split.labels[indices]
     assert results["accuracy"] == pytest.approx(is_correct.mean())
     assert read_evaluation(f"{run_copy}/evaluation")["split"] == "whole"
-    rows = list(csv.DictReader(path.open()))
+    rows = read_rows(path)
     assert sorted(int(os.path.basename(row["image"])[:3]) for row in rows) == [*indices]
 
 
-def test_evaluate_records_the_split_of_another_dataset(run_copy):
-    """`evaluation.json` states whether the test split or all digits were evaluated."""
-    path = os.path.join(run_copy, "run.json")
-    with open(path, encoding="utf-8") as file:
-        record = json.load(file)
-    record["settings"]["dataset"] = "folder:/elsewhere"
-    with open(path, "w", encoding="utf-8") as file:
-        json.dump(record, file)
+@pytest.mark.parametrize("dataset", [None, "folder:digits"])
+def test_evaluate_leaves_training_images_out(
+    dataset, run_copy, digits_folder, monkeypatch
+):
+    """Every fifth image of each class in an undivided folder is a test image."""
+    change_dataset(run_copy, f"folder:{digits_folder}")
+    monkeypatch.chdir(digits_folder.parent)
+    evaluate(run_copy, dataset=dataset, predictions="a.csv", strategy="one_device")
+    expected = [
+        str(path)
+        for digit in "37"
+        for path in sorted((digits_folder / digit).iterdir())[4::5]
+    ]
+    assert [row["image"] for row in read_rows("a.csv")] == expected
+    assert read_evaluation(f"{run_copy}/evaluation")["split"] == "test"
+
+
+def test_evaluate_uses_the_test_split_of_another_dataset(run_copy):
+    """Only an undivided folder, which has no test split, is evaluated as a whole."""
+    change_dataset(run_copy, "folder:/elsewhere")
     results = evaluate(run_copy, dataset="digits", strategy="one_device")
-    split = read_evaluation(os.path.join(run_copy, "evaluation"))["split"]
-    assert (results["images"], split) in ((360, "test"), (1797, "whole"))
+    assert results["images"] == 360
+    assert read_evaluation(f"{run_copy}/evaluation")["split"] == "test"
 
 
 @pytest.mark.parametrize(
@@ -425,27 +454,17 @@ def test_evaluate_records_the_split_of_another_dataset(run_copy):
         ({"strategy": "tpu"}, "Accepted: one_device, mirrored"),
         ({"dataset": "folder:/nowhere"}, "The folder does not exist"),
         ({"weights": "imagenet"}, "weights and image_size are accepted only with"),
+        ({"output": "run.json"}, "must be writable. Received: 'run.json'"),
+        ({"predictions": "run.json/a.csv"}, "must be writable. Received: 'run.json'"),
     ],
 )
-def test_evaluate_refuses_invalid_arguments(arguments, words, run_copy):
+def test_evaluate_refuses_invalid_arguments(arguments, words, run_copy, monkeypatch):
+    monkeypatch.chdir(run_copy)
     with pytest.raises(InputError) as error:
         evaluate(run_copy, **{"strategy": "one_device", **arguments})
     assert words in str(error.value)
     assert "\n" not in str(error.value)
-    assert not os.path.exists(f"{run_copy}/evaluation")
-
-
-def test_a_report_that_cannot_be_written_is_an_error(trained_run, tmp_path):
-    (tmp_path / "report").write_text("a file")
-    result = run_program(
-        "keras_resnet.evaluate",
-        f"--model={trained_run}",
-        "--output=report",
-        cwd=tmp_path,
-    )
-    assert_one_line(result, "report")
-    assert result.stdout == ""
-    assert (tmp_path / "report").read_text() == "a file"
+    assert not os.path.exists("evaluation/evaluation.json")
 
 
 @pytest.mark.parametrize(
@@ -454,86 +473,60 @@ def test_a_report_that_cannot_be_written_is_an_error(trained_run, tmp_path):
         (["keras_resnet.predict"], "at least one image"),
         (["keras_resnet.evaluate", "--model=runs/a"], "there is no runs/a/run.json"),
         (["keras_resnet.train", "--model=resnet20x"], "Did you mean 'resnet20'?"),
-        (["keras_resnet.train", "--model_dir=/proc/run"], "writable"),
+        (
+            ["keras_resnet.train", "--model=cifar_resnet8", "--model_dir=/proc/run"],
+            "writable",
+        ),
+        (["keras_resnet.train", "--epochs=2", "--set", "epochs=3"], "--set epochs can"),
+        (["keras_resnet.train", "--set", "ema=1"], "below 1. Received: ema=1"),
+        (["keras_resnet.train", "--local_workers=2"], "needs --strategy=multi_worker"),
+        (
+            ["keras_resnet.train", "--local_workers=2", "--strategy=multi_worker"],
+            "local_workers needs --model_dir",
+        ),
         (["export", "--formats=onnxx"], "Unknown format"),
     ],
 )
 def test_errors_are_one_line(arguments, words, tmp_path):
-    assert_one_line(run_program(*arguments, cwd=tmp_path), words)
-
-
-def test_evaluate_refuses_unknown_classes(trained_run, tmp_path):
-    for name in ("cat", "dog"):
-        (tmp_path / name).mkdir()
-        for i in range(5):
-            keras.utils.save_img(
-                tmp_path / name / f"{i}.png", np.full((8, 8, 3), 40 * i)
-            )
-    result = run_program(
-        "keras_resnet.evaluate",
-        f"--model={trained_run}",
-        f"--dataset=folder:{tmp_path}",
-    )
-    assert_one_line(result, "classes of the network are 0, 1", "cat, dog")
+    result = run_program(*arguments, cwd=tmp_path)
+    assert_one_line(result, words)
+    assert len(result.stderr.splitlines()) == 1
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(
-    ("flags", "words"),
+    ("options", "words"),
     [
-        (
-            ["--set", "label_smoothing"],
-            "--set requires field=value. Received: --set label",
-        ),
-        (["--set", "label_smothing=0.1"], "Did you mean 'label_smoothing'?"),
-        (["--set", "ema=high"], "ema must be a number. Received: ema='high'"),
-        (["--set", "ema=1"], "ema must be below 1. Received: ema=1"),
-        (["--set", "keep_checkpoints=0"], "keep_checkpoints must be above 0"),
-        (["--set", "sync_bn=2"], "sync_bn must be True or False"),
-        (["--set", "ema=0.5", "--set", "ema=0.9"], "ema is set twice"),
-        (["--epochs=2", "--set", "epochs=3"], "--epochs and --set epochs"),
-        (["--epochs=2", "--set", "iterations=100"], "epochs=2, iterations=100"),
-        (["--local_workers=2"], "local_workers needs --strategy=multi_worker"),
-        (
-            ["--local_workers=2", "--strategy=multi_worker"],
-            "local_workers needs --model_dir",
-        ),
-        (
-            ["--set", "jit_compile=True", "--virtual_devices=2"],
-            "jit_compile requires one replica",
-        ),
-        (
-            ["--virtual_devices=2", "--batch_size=63"],
-            "The batch size must be a multiple of 2: ",
-        ),
-        (["--model=resnet50", "--image_size=4"], "sides of at least 32 pixels"),
+        ({"jit_compile": True, "virtual_devices": 2}, "jit_compile requires one rep"),
+        ({"virtual_devices": 2, "batch_size": 63}, "must be a multiple of 2: "),
+        ({"model": "resnet50", "image_size": 4}, "sides of at least 32 pixels"),
         # The last feature map is a quarter as high as the image, hence the 4 pixels.
-        (["--image_size=3"], "sides of at least 4 pixels"),
-        (["--set", "sizes=8,3"], "sizes must be at least 4 pixels"),
-        (["--strategy=miror"], "Did you mean 'mirrored'?"),
-        (["--strategy=tpu"], "TPU"),
-        (["--strategy=multi_worker"], "Received: none of TF_CONFIG"),
+        ({"image_size": 3}, "sides of at least 4 pixels"),
+        ({"sizes": "8,3"}, "sizes must be at least 4 pixels"),
+        ({"strategy": "miror"}, "Did you mean 'mirrored'?"),
+        ({"strategy": "tpu"}, "TPU"),
+        ({"strategy": "multi_worker"}, "Received: none of TF_CONFIG"),
         (
-            ["--strategy=multi_worker", "--virtual_devices=2"],
+            {"strategy": "multi_worker", "virtual_devices": 2},
             "virtual_devices requires",
         ),
-        (["--model_dir=file"], "model_dir must be"),
-        (["--model_dir=file/below"], "model_dir must be"),
-        (["--model_dir=/proc/run"], "model_dir must be a writable folder"),
-        (["--freeze=conv7"], "Unknown stage"),
-        (["--weights=imagenet"], "weights"),
+        ({"model_dir": "file"}, "model_dir must be"),
+        ({"model_dir": "file/below"}, "model_dir must be"),
+        ({"model_dir": "/proc/run"}, "model_dir must be a writable folder"),
+        ({"weights": "imagenet"}, "weights"),
     ],
 )
-def test_train_refuses_invalid_input(flags, words, tmp_path):
+def test_train_refuses_invalid_options(options, words, tmp_path, monkeypatch):
     """The error is one line, and no file is written or changed."""
-    (tmp_path / "file").write_text("not a folder")
-    result = run_child("keras_resnet.train", *flags, cwd=tmp_path)
-    assert_one_line(result, words)
-    assert [line for line in result.stderr.splitlines() if line] == [
-        line for line in result.stderr.splitlines() if line.startswith("error: ")
-    ]
-    assert result.stderr.count("Received: ") >= words.count("Received: ")
-    assert os.listdir(tmp_path) == ["file"]
-    assert (tmp_path / "file").read_text() == "not a folder"
+    monkeypatch.chdir(tmp_path)
+    pathlib.Path("file").write_text("not a folder")
+    with pytest.raises(InputError) as error:
+        train(**{"model": "cifar_resnet8", **options}, verbose=0)
+    assert words in str(error.value)
+    assert "Received: " in str(error.value)
+    assert "\n" not in str(error.value)
+    assert os.listdir() == ["file"]
+    assert pathlib.Path("file").read_text() == "not a folder"
 
 
 def test_train_reports_missing_write_permission(tmp_path):
@@ -551,25 +544,15 @@ def test_train_reports_missing_write_permission(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+RUN_FOLDER = "runs/cifar_resnet8-digits"
 SHORT_RUN_FLAGS = (
     "--model=cifar_resnet8", "--strategy=one_device", "--epochs=2",
     "--batch_size=240",
 )  # fmt: skip
 
 
-def test_a_silent_run_prints_only_errors(tmp_path):
-    """With --verbosity=-1, new, resumed and complete runs print no progress."""
-    flags = (*SHORT_RUN_FLAGS, "--verbosity=-1", "--set", "checkpoint_every=2")
-    for faults, status in (([("call_after_step", 5, "_die")], -9), ([], 0), ([], 0)):
-        result = run_child("keras_resnet.train", *flags, cwd=tmp_path, faults=faults)
-        assert (result.returncode, result.stdout, result.stderr) == (status, "", "")
-    result = run_child("keras_resnet.train", *flags, "--seed=1", cwd=tmp_path)
-    assert_one_line(result, "seed (began with 0, now 1)")
-    assert result.stdout == ""
-
-
-def test_a_terminal_shows_a_progress_bar(tmp_path):
-    """The remaining time and the time per step are displayed after the bar."""
+def test_a_terminal_shows_a_progress_bar_unless_the_run_is_silent(tmp_path):
+    """A run on a terminal is killed in its second epoch, and resumed silently."""
     reading_end, writing_end = pty.openpty()
     chunks = []
 
@@ -582,22 +565,35 @@ def test_a_terminal_shows_a_progress_bar(tmp_path):
 
     reader_thread = threading.Thread(target=read_terminal)
     reader_thread.start()
+    flags = (*SHORT_RUN_FLAGS, "--set", "checkpoint_every=2")
     child = Child(
-        "keras_resnet.train", *SHORT_RUN_FLAGS, cwd=tmp_path,
-        terminal=os.ttyname(writing_end),
-        faults=[("call_after_step", "each", "_sleep", 0.2)],
+        "keras_resnet.train", *flags, cwd=tmp_path, terminal=os.ttyname(writing_end),
+        faults=[
+            ("call_after_step", "each", "_sleep", 0.2), ("call_after_step", 9, "_die")
+        ],
     )  # fmt: skip
-    assert child.wait().returncode == 0
+    assert child.wait().returncode == -9
     os.close(writing_end)
     reader_thread.join()
     os.close(reading_end)
     output = re.sub(r"\x1b\[[0-9;]*m", "", b"".join(chunks).decode())
     assert "Epoch 1/2" in output and "Epoch 2/2" in output
+    # The remaining time and the time per step are displayed after the bar.
     # Example of a match: "2/6 ... 1s 300ms/step - accuracy: 0.1 - loss: 2.3".
     regex = r"[1-5]/6 \S+ \d+[ms:\d]* \d+m?s/step - accuracy: [\d.]+ - loss: [\d.]+"
     assert re.search(regex, output), output
     assert re.search(r"6/6 \S+ .*val_accuracy: [\d.]+ - val_loss: ", output), output
     assert "\b" in output or "\r" in output
+
+    for is_complete in (False, True):
+        assert (tmp_path / RUN_FOLDER / "final.keras").exists() == is_complete
+        result = run_child("keras_resnet.train", *flags, "--verbosity=-1", cwd=tmp_path)
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    result = run_child(
+        "keras_resnet.train", *flags, "--verbosity=-1", "--seed=1", cwd=tmp_path
+    )
+    assert_one_line(result, "seed (began with 0, now 1)")
+    assert result.stdout == ""
 
 
 def test_a_missing_tensorboard_is_reported(tmp_path):
@@ -621,7 +617,7 @@ def test_tensorboard_logs_equal_the_metrics(tmp_path):
                 events["graph"] = event.graph_def
             for value in event.summary.value:
                 events.setdefault(f"{path.parent.name}/{value.tag}", []).append(value)
-    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    rows = read_rows(tmp_path / "run" / "metrics.csv")
     for tag, column in (
         ("train/epoch_loss", "loss"),
         ("train/epoch_accuracy", "accuracy"),

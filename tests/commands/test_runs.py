@@ -66,7 +66,8 @@ def test_runs_are_listed_with_their_results_and_state(runs_folder, trained_run):
     assert names[3:] == ["bad_record", "started", "thesis"]
     done_run = runs_by_name[f"{runs_folder}/done"]
     interrupted_run = runs_by_name[f"{runs_folder}/deep/interrupted"]
-    rows = list(csv.DictReader((trained_run / "metrics.csv").open()))
+    text = (trained_run / "metrics.csv").read_text("utf-8")
+    rows = list(csv.DictReader(io.StringIO(text)))
     assert done_run["best_accuracy"] == max(float(row["val_accuracy"]) for row in rows)
     assert done_run["last_accuracy"] == float(rows[-1]["val_accuracy"])
     assert done_run["last_loss"] == float(rows[-1]["val_loss"])

@@ -1,117 +1,91 @@
-"""Tests of `train` with two real worker processes on this machine."""
+"""Training with two real worker processes on this machine.
 
+Each worker runs this file as a command, in a process forked by `children.Child`.
+"""
+
+import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from children import Child
 
-# Script that calls `train` and saves the final weights. The last batch of the 51 images
-# has only 3 images, so that the two workers get different numbers of images.
-SCRIPT = """
-import os, sys
-import keras, numpy as np, tensorflow as tf
-from keras_resnet import data, training
-from keras_resnet.support import run_command
+from keras_resnet.distribution import workers
+
 
 def main(argv):
-    folder, strategy, sync_bn, epochs = argv
-    keras.config.set_dtype_policy("float64")
-    batch = int(os.environ.get("BATCH", 16))
-    worker = os.environ.get("KERAS_RESNET_LOCAL_WORKER", "0")
-    folder = folder.replace("WORKER", worker)
-    if worker != "0":  # Only the chief may write files.
-        def refuse(*args, **kwargs):
-            raise AssertionError("a worker that is not the chief writes a file")
+    """Trains in float64 and saves the metrics and the weights of this worker.
+
+    The last batch of the 51 images has only 3 images, so that the two workers get
+    different numbers of images.
+    """
+    folder, options, environment = argv[0], json.loads(argv[1]), json.loads(argv[2])
+    os.environ.update(environment)
+    worker = int(environment.get(workers.LOCAL_WORKER_VARIABLE, 0))
+
+    import keras
+    import tensorflow as tf
+
+    from keras_resnet import data, training
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a worker that is not the chief writes a file")
+
+    if worker:
         os.replace = tf.train.CheckpointManager.save = refuse
+
+    class SaveResults(keras.callbacks.Callback):
+        logs = None
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.logs = {key: float(value) for key, value in logs.items()}
+
+        def on_train_end(self, logs=None):
+            arrays = {f"w{i}": w for i, w in enumerate(self.model.get_weights())}
+            np.savez(f"{folder}-{worker}.npz", **arrays, **(self.logs or {}))
+
+    keras.config.set_dtype_policy("float64")
     digits = data.load_dataset("digits")
+    train_split, test_split = digits.train.take(slice(51)), digits.test.take(slice(37))
     digits = data.Dataset(
-        "digits", digits.classes, digits.train.take(slice(51)),
-        digits.test.take(slice(37)), digits.shape,
+        "digits", digits.classes, train_split, test_split, digits.shape
     )
-    class Sleep(keras.callbacks.Callback):
-        def on_train_batch_end(self, batch, logs=None):
-            self.model.last_logs = logs
-            time = __import__("time"); time.sleep(float(os.environ.get("SLOW", 0)))
-    path = f"{folder}-{strategy}-{worker}.npz"
-    rows = training.train(
-        "cifar_resnet8", digits, strategy=strategy, epochs=int(epochs), batch_size=batch,
-        learning_rate=0.1, sync_bn=sync_bn == "True", model_dir=folder, verbose=2,
-        checkpoint_every=2, callbacks=[Sleep(), SaveWeights(path)],
-    )
+    training.train(
+        "cifar_resnet8", digits, model_dir=folder.replace("WORKER", str(worker)),
+        learning_rate=0.1, checkpoint_every=2, verbose=2, callbacks=[SaveResults()],
+        **{"epochs": 2, "batch_size": 16, "sync_bn": True, **options},
+    )  # fmt: skip
     return 0
 
-class SaveWeights(keras.callbacks.Callback):
-    def __init__(self, path):
-        super().__init__()
-        # Training checkpoints would save a string attribute, and resuming would restore
-        # the path of the earlier run. A function is not saved.
-        self.get_path, self.logs = (lambda: path), {}
-    def on_epoch_end(self, epoch, logs=None):
-        self.logs = {k: float(v) for k, v in logs.items()}
-    def on_train_end(self, logs=None):
-        values = {f"w{i}": v for i, v in enumerate(self.model.get_weights())}
-        with open(self.get_path(), "wb") as file:
-            np.savez(file, **values, **self.logs)
 
-run_command(main, accepts_positional=True)
-"""
 METRICS = ("loss", "accuracy", "val_loss", "val_accuracy")
 
 
-@pytest.fixture
-def script_path(tmp_path):
-    path = tmp_path / "script.py"
-    path.write_text(SCRIPT)
-    return path
+def start_workers(folder, faults=((), ()), **options):
+    """Starts two workers and returns a list of `Child` objects, the chief first.
 
-
-def start_training(
-    script_path,
-    folder,
-    strategy="multi_worker",
-    sync_bn=True,
-    epochs=3,
-    sleep_seconds=0.0,
-    batch_size=16,
-):
-    """Starts the script in one process or, for `"multi_worker"`, in two workers.
-
-    The script pauses for `sleep_seconds` after each training step.
+    `faults` contains the faults of each worker; see `children.Child`.
     """
-    arguments = [str(script_path), str(folder), strategy, str(sync_bn), str(epochs)]
-    command = [sys.executable, *arguments]
-    if strategy == "multi_worker":
-        code = (
-            "import sys; from keras_resnet.distribution import run_local_workers; "
-            f"sys.exit(run_local_workers(2, {command!r}, {str(folder) + '-logs'!r}))"
-        )
-        command = [sys.executable, "-c", code]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SLOW": str(sleep_seconds)}
-    environment["BATCH"] = str(batch_size)
-    return subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    addresses = workers._find_free_addresses(2)
+    variables = ("TF_CONFIG", "TF_NUM_INTRAOP_THREADS", workers.LOCAL_WORKER_VARIABLE)
+    children = []
+    for index in range(2):
+        environment = workers._make_environment(addresses, index)
+        environment = {name: environment[name] for name in variables}
+        arguments = {"strategy": "multi_worker", **options}, environment
+        children.append(
+            Child(
+                "test_multi_worker", folder, *map(json.dumps, arguments),
+                cwd=folder.parent, faults=faults[index],
+            )
+        )  # fmt: skip
+    return children
 
 
-def wait_for_exit(process, status=0, seconds=200):
-    try:
-        stdout, stderr = process.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    assert process.returncode == status, stderr[-2000:]
-    return stdout, stderr
+def assert_success(results):
+    for result in results:
+        assert result.returncode == 0, result.stderr[-2000:]
 
 
 def join_weights(arrays):
@@ -120,26 +94,37 @@ def join_weights(arrays):
     )
 
 
-@pytest.mark.parametrize("sync_bn", [True, pytest.param(False, marks=pytest.mark.full)])
-def test_two_workers_reach_the_losses_and_weights_of_one_device(
-    tmp_path, script_path, sync_bn
-):
-    processes = [start_training(script_path, tmp_path / "shared", sync_bn=sync_bn)]
-    if sync_bn:
-        processes.append(start_training(script_path, tmp_path / "alone", "one_device"))
-    for process in processes:
-        wait_for_exit(process)
-    chief, other_worker = (
-        np.load(tmp_path / f"shared-multi_worker-{worker}.npz") for worker in (0, 1)
-    )
+def assert_equal_workers(folder):
+    """Asserts that both workers have the same metrics and weights; returns them."""
+    chief, other_worker = (np.load(f"{folder}-{worker}.npz") for worker in (0, 1))
     assert all(chief[key] == other_worker[key] for key in METRICS)
     np.testing.assert_array_equal(join_weights(chief), join_weights(other_worker))
-    # Without `sync_bn`, each worker uses the statistics of its own images, so the
-    # weights differ from the weights that training on one device reaches.
-    if not sync_bn:
-        assert np.isfinite(join_weights(chief)).all()
-        return
-    one_device = np.load(tmp_path / "alone-one_device-0.npz")
+    return chief
+
+
+def assert_same_run(folder, expected_folder):
+    chief, expected = (np.load(f"{path}-0.npz") for path in (folder, expected_folder))
+    np.testing.assert_array_equal(join_weights(chief), join_weights(expected))
+    expected_rows = (expected_folder / "metrics.csv").read_bytes()
+    assert (folder / "metrics.csv").read_bytes() == expected_rows
+
+
+@pytest.fixture(scope="module")
+def undisturbed_run(tmp_path_factory):
+    """Run folder of two workers that trained to the end."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert_success([child.wait() for child in start_workers(folder)])
+    return folder
+
+
+def test_two_workers_reach_the_losses_and_weights_of_one_device(
+    undisturbed_run, tmp_path
+):
+    arguments = map(json.dumps, ({"strategy": "one_device"}, {}))
+    child = Child("test_multi_worker", tmp_path / "run", *arguments, cwd=tmp_path)
+    assert_success([child.wait()])
+    chief = assert_equal_workers(undisturbed_run)
+    one_device = np.load(tmp_path / "run-0.npz")
     for key in METRICS:
         assert chief[key] == pytest.approx(one_device[key], rel=1e-9)
     np.testing.assert_allclose(
@@ -147,97 +132,54 @@ def test_two_workers_reach_the_losses_and_weights_of_one_device(
     )
 
 
-def find_workers(process):
-    """Returns the process ids of the two workers of `process`, ordered by index."""
-    pids = []
-    deadline = time.monotonic() + 60
-    while len(pids) < 2 and time.monotonic() < deadline:
-        process_list = subprocess.run(
-            ["ps", "--ppid", str(process.pid), "-o", "pid="],
-            capture_output=True,
-            text=True,
-        )
-        pids = [int(pid) for pid in process_list.stdout.split()]
-        time.sleep(0.1)
-    return sorted(pids)
+@pytest.mark.full
+def test_workers_may_use_the_statistics_of_their_own_images(tmp_path):
+    folder = tmp_path / "run"
+    assert_success([w.wait() for w in start_workers(folder, sync_bn=False)])
+    assert np.isfinite(join_weights(assert_equal_workers(folder))).all()
 
 
-def wait_for_checkpoint(folder, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not list((folder / "checkpoints").glob("*.index")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-@pytest.mark.parametrize(
-    "signal_name", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.full)]
-)
-def test_an_interrupted_run_resumes_exactly(tmp_path, script_path, signal_name):
-    """SIGKILL is sent to one worker, SIGTERM to the parent process of both workers."""
-    uninterrupted_run = start_training(script_path, tmp_path / "whole", epochs=4)
-    interrupted_run = start_training(
-        script_path, tmp_path / "cut", epochs=4, sleep_seconds=0.7
-    )
-    workers = find_workers(interrupted_run)
-    wait_for_checkpoint(tmp_path / "cut")
-    start_time = time.monotonic()
-    if signal_name == "SIGKILL":
-        os.kill(workers[1], signal.SIGKILL)
-        _, stderr = wait_for_exit(interrupted_run, 1, 60)
-        assert "A worker was lost" in stderr
-        assert "with the same command" in stderr
-    else:
-        interrupted_run.send_signal(signal.SIGTERM)
-        _, stderr = wait_for_exit(interrupted_run, 143, 60)
-        assert "Stopped by SIGTERM after step" in stderr
-    assert time.monotonic() - start_time < 45
-    wait_for_exit(uninterrupted_run)
-    stdout, _ = wait_for_exit(start_training(script_path, tmp_path / "cut", epochs=4))
-    assert "Resuming after step" in stdout
-    expected, resumed = (
-        np.load(tmp_path / f"{name}-multi_worker-0.npz") for name in ("whole", "cut")
-    )
-    np.testing.assert_array_equal(join_weights(expected), join_weights(resumed))
-    assert (tmp_path / "whole/metrics.csv").read_bytes() == (
-        tmp_path / "cut/metrics.csv"
-    ).read_bytes()
+def test_an_interrupted_run_resumes_exactly(undisturbed_run, tmp_path):
+    """One worker is killed after step 3, and the last checkpoint is of step 2."""
+    folder = tmp_path / "run"
+    faults = (), [("kill_after_step", 3)]
+    chief, other_worker = (w.wait(60) for w in start_workers(folder, faults))
+    assert (chief.returncode, other_worker.returncode) == (1, -9), chief.stderr
+    assert "A worker was lost" in chief.stderr
+    assert "with the same command" in chief.stderr
+    results = [w.wait() for w in start_workers(folder)]
+    assert_success(results)
+    assert "Resuming after step 2 of 8" in results[0].stdout
+    assert_same_run(folder, undisturbed_run)
 
 
 @pytest.mark.full
-def test_workers_stop_and_resume_in_the_middle_of_an_epoch(tmp_path, script_path):
+def test_workers_stop_and_resume_in_the_middle_of_an_epoch(tmp_path):
     """The run stops after step 10 of 26. An epoch has 13 steps.
 
     Workers whose folders contain different checkpoints report an error.
     """
-    arguments = {"epochs": 2, "batch_size": 4}
-    uninterrupted_run = start_training(script_path, tmp_path / "whole", **arguments)
-    interrupted_run = start_training(
-        script_path, tmp_path / "cut", **arguments, sleep_seconds=0.4
-    )
-    wait_for_checkpoint(tmp_path / "cut")
-    interrupted_run.send_signal(signal.SIGTERM)
-    _, stderr = wait_for_exit(interrupted_run, 143, 60)
-    assert "Stopped by SIGTERM after step 10 of 26" in stderr
-    wait_for_exit(uninterrupted_run)
+    folder, options = tmp_path / "cut", {"batch_size": 4}
+    whole_folder = tmp_path / "whole"
+    assert_success([w.wait() for w in start_workers(whole_folder, **options)])
+    faults = [("call_after_step", 3, "_terminate")], ()
+    chief, other_worker = (w.wait() for w in start_workers(folder, faults, **options))
+    assert chief.returncode == other_worker.returncode == 143
+    assert "Stopped by SIGTERM after step 10 of 26" in chief.stderr
 
     # Worker 0 gets an empty model_dir, worker 1 gets a model_dir with checkpoints.
-    shutil.copytree(tmp_path / "cut", tmp_path / "own-1")
-    _, stderr = wait_for_exit(
-        start_training(script_path, tmp_path / "own-WORKER", **arguments), 1, 60
-    )
-    error_lines = [line for line in stderr.splitlines() if line.startswith("error: ")]
-    assert len(error_lines) == 1 and "Traceback" not in stderr
-    assert "All workers must share model_dir" in error_lines[0]
-    assert "own-0', where this worker found step 0" in error_lines[0]
+    shutil.copytree(folder, tmp_path / "own-1")
+    children = start_workers(tmp_path / "own-WORKER", **options)
+    for result in [child.wait(60) for child in children]:
+        assert result.returncode == 1 and "Traceback" not in result.stderr
+        assert "All workers must share model_dir" in result.stderr
+    results = [w.wait() for w in start_workers(folder, **options)]
+    assert_success(results)
+    assert "Resuming after step 10 of 26" in results[0].stdout
+    assert_same_run(folder, whole_folder)
 
-    stdout, _ = wait_for_exit(
-        start_training(script_path, tmp_path / "cut", **arguments)
-    )
-    assert "Resuming after step 10 of 26" in stdout
-    expected, resumed = (
-        np.load(tmp_path / f"{name}-multi_worker-0.npz") for name in ("whole", "cut")
-    )
-    np.testing.assert_array_equal(join_weights(expected), join_weights(resumed))
-    assert (tmp_path / "whole/metrics.csv").read_bytes() == (
-        tmp_path / "cut/metrics.csv"
-    ).read_bytes()
+
+if __name__ == "__main__":
+    from keras_resnet.support import run_command
+
+    run_command(main, accepts_positional=True)

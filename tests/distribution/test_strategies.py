@@ -6,12 +6,13 @@ import time
 import pytest
 import tensorflow as tf
 
-from keras_resnet.distribution import cluster
+from keras_resnet.distribution import cluster, strategies
 from keras_resnet.distribution.strategies import (
     is_chief,
     is_lost_worker_error,
     local_replicas,
     make_strategy,
+    sum_over_workers,
     worker_count,
 )
 from keras_resnet.support.errors import InputError
@@ -57,6 +58,16 @@ def test_single_process_strategies_have_all_replicas_in_one_worker(name, num_rep
     strategy = make_strategy(name)
     assert is_chief(strategy) and worker_count(strategy) == 1
     assert local_replicas(strategy) == range(num_replicas)
+
+
+def test_replicas_are_numbered_over_all_workers(monkeypatch):
+    monkeypatch.setattr(strategies, "worker_index", lambda strategy: 1)
+    assert local_replicas(make_strategy("mirrored")) == range(2, 4)
+
+
+def test_a_worker_counts_once_in_sums():
+    values = sum_over_workers(make_strategy("mirrored"), tf.constant([1.5, -2.0]))
+    assert values.numpy().tolist() == [1.5, -2.0]
 
 
 @pytest.mark.parametrize("name", ["multi_worker", "tpu"])

@@ -168,16 +168,23 @@ def make_command(code):
 READ_INDEX = f"index = int(os.environ['{LOCAL_WORKER_VARIABLE}'])\n"
 
 
-def test_all_workers_get_the_same_cluster_and_different_tasks(tmp_path):
-    write_config = "open(f'{sys.argv[1]}/{index}', 'w').write(os.environ['TF_CONFIG'])"
-    command = [*make_command(READ_INDEX + write_config), tmp_path]
+def test_all_workers_get_the_same_cluster_and_different_tasks(tmp_path, monkeypatch):
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    write = (
+        "import json; json.dump(dict(os.environ), open(f'{sys.argv[1]}/{index}', 'w'))"
+    )
+    command = [*make_command(READ_INDEX + write), tmp_path]
     assert run_local_workers(3, command, tmp_path / "logs") == 0
-    configs = [json.loads((tmp_path / str(index)).read_text()) for index in range(3)]
+    variables = [json.loads((tmp_path / str(index)).read_text()) for index in range(3)]
+    configs = [json.loads(environment["TF_CONFIG"]) for environment in variables]
     assert [config["task"] for config in configs] == [
         {"type": "worker", "index": index} for index in range(3)
     ]
     assert len(set(configs[0]["cluster"]["worker"])) == 3
     assert all(config["cluster"] == configs[0]["cluster"] for config in configs)
+    # The workers share the cores of this machine.
+    num_threads = str(max(1, os.cpu_count() // 3))
+    assert all(v["TF_NUM_INTRAOP_THREADS"] == num_threads for v in variables)
 
 
 @pytest.mark.parametrize(

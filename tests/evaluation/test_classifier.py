@@ -14,13 +14,13 @@ from state_dicts import make_arrays
 
 import keras_resnet
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.splits import Dataset, Split
 from keras_resnet.evaluation.classifier import Classifier, load_classifier, load_images
 from keras_resnet.predict import predict
 from keras_resnet.spec import Provenance
 from keras_resnet.support.errors import InputError
-from keras_resnet.weights import saving
+from keras_resnet.weights import registry, saving
 from keras_resnet.weights.origin import PIXEL_FORMATS
-from keras_resnet.weights.registry import class_names
 
 
 def write_torch_file(path, name, metadata=None, **options):
@@ -115,7 +115,7 @@ def test_a_run_that_has_not_ended_is_refused(trained_run, tmp_path):
 @pytest.fixture(scope="module")
 def imagenet_classifier():
     """A classifier with ImageNet's 1,000 classes, without a network."""
-    classes = class_names("imagenet")
+    classes = registry.class_names("imagenet")
     return Classifier(
         "net", None, classes, Preprocessing(224, 224, 3), Provenance("net")
     )
@@ -173,6 +173,20 @@ def test_classes_are_matched_by_name(imagenet_classifier, tmp_path):
         for path, label in zip(dataset.test.images, dataset.test.labels, strict=True)
     }
     assert label_by_name == {"cat": 2, "mouse": 0}
+
+
+def test_unnamed_classes_are_matched_by_index(imagenet_classifier):
+    """TFRecord files without class names have the classes "class 0", "class 1" etc."""
+    split = Split(np.zeros((3, 8, 8, 3), np.uint8), np.array([2, 0, 1], np.int32))
+    unnamed_classes = ("class 0", "class 1", "class 2")
+    dataset = Dataset("unnamed", unnamed_classes, split, split, (8, 8, 3))
+    classifier = dataclasses.replace(imagenet_classifier, classes=("cat", "dog", "owl"))
+    matched_dataset = load_images(classifier, dataset)
+    assert matched_dataset.classes == classifier.classes
+    assert matched_dataset.test.labels.tolist() == [2, 0, 1]
+    classifier = dataclasses.replace(classifier, classes=("cat", "dog"))
+    with pytest.raises(InputError, match="classes of the network"):
+        load_images(classifier, dataset)
 
 
 def test_a_wrong_number_of_channels_is_refused(imagenet_classifier):
@@ -258,6 +272,33 @@ def test_class_names_are_read_from_the_metadata_of_the_file(torch_files, tmp_pat
         },
     )
     assert load_classifier("cifar_resnet8", path).classes == tuple(classes)
+
+
+@pytest.mark.parametrize(
+    ("num_classes", "fourth_class", "has_warning"),
+    [(10, "cat", True), (7, "class 3", False)],
+)
+def test_missing_class_names_are_guessed(
+    num_classes, fourth_class, has_warning, tmp_path, capsys
+):
+    """Only networks for ten classes and 32x32 RGB images get CIFAR-10's names."""
+    path = str(tmp_path / "net.safetensors")
+    path = write_torch_file(path, "cifar_resnet8", classes=num_classes)
+    classifier = load_classifier(path)
+    assert len(classifier.classes) == num_classes
+    assert classifier.classes[3] == fourth_class
+    message = "net.safetensors has no class names, so the names of CIFAR-10 are used"
+    assert (message in capsys.readouterr().err) == has_warning
+
+
+def test_shipped_weights_have_a_publisher_and_a_run():
+    """The run is that of the file run.json next to the weights."""
+    provenance = load_classifier("resnet20", "fashion_mnist").provenance
+    assert (provenance.publisher, provenance.licence) == ("keras_resnet", "Apache-2.0")
+    assert provenance.weights == "resnet20/fashion_mnist"
+    path = os.path.join(os.path.dirname(registry.__file__), "trained")
+    with open(f"{path}/resnet20_fashion_mnist/run.json", encoding="utf-8") as file:
+        assert provenance.run.to_settings() == json.load(file)["settings"]
 
 
 @pytest.mark.parametrize(

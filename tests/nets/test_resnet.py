@@ -1,146 +1,153 @@
 """Networks agree with the paper, keras.applications and independent counts."""
 
-import inspect
 import json
 import math
-import operator
+import re
+import sys
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import run_python
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import keras_resnet
+from keras_resnet.nets import build_network, graph, resnet, skip_random_kernels
 from keras_resnet.nets.blocks import Block, add_shortcut
 from keras_resnet.nets.graph import list_layers
-from keras_resnet.spec.variants import VARIANTS
+from keras_resnet.spec.variants import VARIANTS, Variant
 from keras_resnet.support.errors import InputError
 
-DEEPEST_NETWORKS = ("resnet1202", "plainnet1202")
-LATER_VARIANTS = list(VARIANTS)[list(VARIANTS).index("resnet50v2") :]
-PAPER_NETWORKS = [
-    name for name in VARIANTS if name not in (*DEEPEST_NETWORKS, *LATER_VARIANTS)
-]
-SLOW_NETWORKS = ("resnet101", "resnet152")
+
+def list_stem(variant, channels):
+    """Lists kernel size, inputs, outputs, stride and groups of the first convolutions."""
+    width, half = variant.width, variant.width // 2
+    return {
+        "imagenet": [(7, channels, width, 2, 1)],
+        "cifar": [(3, channels, width, 1, 1)],
+        "deep": [
+            (3, channels, half, 2, 1),
+            (3, half, half, 1, 1),
+            (3, half, width, 1, 1),
+        ],
+    }[variant.stem]
 
 
-# Function that returns the first four arguments of `count_parameters` for a variant.
-get_plan = operator.attrgetter("block", "blocks", "width", "stem")
-
-
-def count_parameters(block, blocks, width, stem, shortcut, classes, channels=3):
-    """Counts the parameters of a network of the paper without building the network."""
-
-    def count_conv_bn(size, in_channels, out_channels):
-        return size * size * in_channels * out_channels + 2 * out_channels
-
-    total = count_conv_bn(7 if stem == "imagenet" else 3, channels, width)
-    in_channels = width
-    for stage, num_blocks in enumerate(blocks):
-        inner_width = width * 2**stage
-        out_channels = inner_width * (4 if block == "bottleneck" else 1)
-        for block_index in range(num_blocks):
-            if block == "basic":
-                total += count_conv_bn(3, in_channels, inner_width) + count_conv_bn(
-                    3, inner_width, inner_width
-                )
-            else:
-                total += count_conv_bn(1, in_channels, inner_width) + count_conv_bn(
-                    3, inner_width, inner_width
-                )
-                total += count_conv_bn(1, inner_width, out_channels)
-            changes_shape = in_channels != out_channels or (
-                block_index == 0 and stage > 0
-            )
-            if shortcut == "C" or (shortcut == "B" and changes_shape):
-                total += count_conv_bn(1, in_channels, out_channels)
-            in_channels = out_channels
-    return total + in_channels * classes + classes
-
-
-def count_values(weights):
-    """Returns the total number of values in a list of weight arrays."""
-    return sum(math.prod(w.shape) for w in weights)
-
-
-def list_networks_and_shortcuts():
-    for name in PAPER_NETWORKS:
-        shortcuts = ("none",) if name.startswith("plain") else ("A", "B", "C")
-        for shortcut in shortcuts:
-            is_slow = name in SLOW_NETWORKS and shortcut != VARIANTS[name].shortcut
-            yield pytest.param(
-                name, shortcut, marks=[pytest.mark.full] if is_slow else []
-            )
-
-
-@pytest.mark.parametrize(("name", "shortcut"), list(list_networks_and_shortcuts()))
-def test_layers_and_parameters_are_those_of_the_paper(name, shortcut):
-    variant = VARIANTS[name]
-    model = keras_resnet.ResNet(name, shortcut=shortcut)
-    layers = {layer.name: layer for layer in model.layers}
-
-    # The depth is the number of convolutions outside shortcuts, plus the dense layer.
-    convolutions = [
-        n for n in layers if n.endswith("_conv") and not n.endswith("_0_conv")
+def list_branch(variant, inputs, width, stride):
+    """Lists the same values for the residual branch of a block."""
+    if variant.block == "basic":
+        return [(3, inputs, width, stride, 1), (3, width, width, 1, 1)]
+    inner_width = width * variant.group_width // 64 * variant.groups
+    strides = (stride, 1) if variant.stride_on == "1x1" else (1, stride)
+    return [
+        (1, inputs, inner_width, strides[0], 1),
+        (3, inner_width, inner_width, strides[1], variant.groups),
+        (1, inner_width, 4 * width, 1, 1),
     ]
-    assert len(convolutions) + 1 == variant.depth
 
-    # A projection is a 1x1 convolution on a shortcut. Option A has no projections, and
-    # option C has a projection in each block. Option B has a projection in each block
-    # that changes the shape: in Table 1, conv3_1, conv4_1 and conv5_1, and in networks
-    # with bottleneck blocks also conv2_1.
+
+def count_network(variant, sides=None, channels=3, output_stride=None):
+    """Counts parameters and multiply-adds of a network without its dense layer.
+
+    Returns both counts, and a dict from stages to the shapes of their feature maps.
+    """
+    parameters = multiply_adds = 0
+    preact, shapes = variant.preact, {}
+
+    def add(convs, sides):
+        """Counts convolutions with batch norm, and returns the output's sides."""
+        nonlocal parameters, multiply_adds
+        for index, (size, inputs, outputs, stride, groups) in enumerate(convs, 1):
+            sides = [math.ceil(side / stride) for side in sides]
+            num_weights = size**2 * inputs // groups * outputs
+            # "v2": no batch norm follows the last convolution, which has a bias.
+            has_bias = preact and index == len(convs)
+            parameters += num_weights + outputs * (1 if has_bias else 2)
+            multiply_adds += math.prod(sides) * num_weights
+        return sides
+
+    sides = add(list_stem(variant, channels), sides or [variant.size] * 2)
+    shapes["conv1"] = (*sides, variant.width)
+    total_stride = 1
+    if variant.stem != "cifar":  # Max pooling.
+        sides, total_stride = [math.ceil(side / 2) for side in sides], 4
+    inputs, last_stage = variant.width, len(variant.blocks) - 1
     for stage, num_blocks in enumerate(variant.blocks):
-        for block in range(1, num_blocks + 1):
-            changes_shape = block == 1 and (stage > 0 or variant.block == "bottleneck")
-            has_projection = shortcut == "C" or (shortcut == "B" and changes_shape)
-            prefix = f"conv{stage + 2}_block{block}"
-            assert (f"{prefix}_0_conv" in layers) == has_projection, prefix
-            assert (f"{prefix}_add" in layers) == (shortcut != "none")
-            assert f"{prefix}_out" in layers
+        for block in range(num_blocks):
+            if preact:  # The last block of a stage subsamples, otherwise the first one.
+                is_strided = stage < last_stage and block == num_blocks - 1
+                parameters += 2 * inputs  # Batch norm before the branch.
+            else:
+                is_strided = stage > 0 and block == 0
+            is_strided &= 2 * total_stride <= (output_stride or variant.stride)
+            stride = 2 if is_strided else 1
+            branch = list_branch(variant, inputs, variant.width * 2**stage, stride)
+            *_, (_, _, outputs, _, _) = branch
+            changes_shape = inputs != outputs or (is_strided and not preact)
+            if variant.shortcut == "C" or (variant.shortcut == "B" and changes_shape):
+                add([(1, inputs, outputs, stride, 1)], sides)
+            sides, total_stride = add(branch, sides), total_stride * stride
+            if variant.se:
+                hidden = max(8, 8 * math.floor(outputs / 128 + 0.5))
+                parameters += 2 * outputs * hidden + outputs + hidden
+                multiply_adds += 2 * outputs * hidden
+            inputs = outputs
+        shapes[f"conv{stage + 2}"] = (*sides, outputs)
+    if preact:
+        parameters += 2 * outputs
+    return parameters, multiply_adds, shapes
 
-    expected = count_parameters(*get_plan(variant), shortcut, variant.classes)
-    assert count_values(model.trainable_weights) == expected
-    if shortcut == variant.shortcut:
-        assert expected == variant.parameters
+
+def count_parameters(variant):
+    """Counts the parameters of a network with its head."""
+    parameters, _, shapes = count_network(variant)
+    *_, (*_, features) = shapes.values()
+    return parameters + (features + 1) * variant.classes
+
+
+def assert_counts(model, variant, sides=None, channels=3, output_stride=None):
+    """Asserts that counts and shapes of a built model equal those of `count_network`."""
+    parameters, multiply_adds, shapes = count_network(
+        variant, sides, channels, output_stride
+    )
+    endpoints = keras_resnet.endpoints(model)
+    assert {stage: output.shape[1:] for stage, output in endpoints.items()} == shapes
+    *_, (*_, features) = shapes.values()
+    profile, (_, classes) = keras_resnet.profile(model), model.output_shape
+    assert profile.parameters == parameters + (features + 1) * classes
+    assert profile.parameters == sum(
+        math.prod(w.shape) for w in model.trainable_weights
+    )
+    assert profile.multiply_adds == multiply_adds + features * classes
 
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        # Counts of ImageNet networks are from torchvision and timm. Counts of CIFAR
-        # networks are exact, whereas Table 6 of the paper rounds them.
+        # Counts of ImageNet networks are from torchvision and timm, those of "v2" from
+        # keras.applications. The counts of CIFAR networks, which Table 6 of the paper
+        # rounds, follow from its text. Plain networks have no projections.
         ("resnet18", 11_689_512),
         ("resnet34", 21_797_672),
         ("resnet50", 25_557_032),
         ("resnet101", 44_549_160),
         ("resnet152", 60_192_808),
-        ("resnet20", 269_722),
-        ("resnet32", 464_154),
-        ("resnet44", 658_586),
-        ("resnet56", 853_018),
-        ("resnet110", 1_727_962),
-        ("resnet1202", 19_421_274),
-    ],
-)
-def test_parameters_equal_published_counts(name, parameters):
-    variant = VARIANTS[name]
-    assert variant.parameters == parameters
-    assert parameters == count_parameters(
-        variant.block,
-        variant.blocks,
-        variant.width,
-        variant.stem,
-        variant.shortcut,
-        variant.classes,
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "parameters"),
-    [
-        # The first three counts are from `summary()` of keras.applications. The other
-        # counts are from models of timm and torchvision.
+        ("plainnet18", 11_689_512 - 173_824),
+        ("plainnet34", 21_797_672 - 173_824),
+        *(
+            (f"{kind}net{depth}", parameters)
+            for kind in ("res", "plain")
+            for depth, parameters in (
+                (20, 269_722),
+                (32, 464_154),
+                (44, 658_586),
+                (56, 853_018),
+                (110, 1_727_962),
+                (1202, 19_421_274),
+            )
+        ),
         ("resnet50v2", 25_568_360),
         ("resnet101v2", 44_577_896),
         ("resnet152v2", 60_236_904),
@@ -161,60 +168,140 @@ def test_parameters_equal_published_counts(name, parameters):
         ("wide_resnet101_2", 126_886_696),
     ],
 )
-def test_parameters_of_later_variants_equal_published_counts(name, parameters):
-    assert VARIANTS[name].parameters == parameters
-    # tests/weights/test_dialects.py builds the other networks.
-    if "50" in name or "18" in name:
-        assert count_values(keras_resnet.ResNet(name).trainable_weights) == parameters
+def test_variants_have_the_published_numbers_of_parameters(name, parameters):
+    assert VARIANTS[name].parameters == parameters == count_parameters(VARIANTS[name])
 
 
-def test_all_later_variants_are_counted():
-    marks = test_parameters_of_later_variants_equal_published_counts.pytestmark
-    assert [name for name, _ in marks[0].args[1]] == LATER_VARIANTS
+def test_all_variants_are_counted():
+    marks = test_variants_have_the_published_numbers_of_parameters.pytestmark
+    assert [name for name, _ in marks[0].args[1]] == list(VARIANTS)
 
 
-def test_count_parameters_is_correct_for_other_shortcuts():
-    # The expected counts are from other implementations of ResNet-50.
-    variant = VARIANTS["resnet50"]
-    arguments = (variant.block, variant.blocks, variant.width, variant.stem)
-    assert count_parameters(*arguments, "A", 1000) == 22_780_456
-    assert count_parameters(*arguments, "C", 1000) == 40_128_552
+def test_counts_of_other_shortcuts_equal_those_of_other_implementations():
+    assert count_parameters(VARIANTS["resnet50"].replace(shortcut="A")) == 22_780_456
+    assert count_parameters(VARIANTS["resnet50"].replace(shortcut="C")) == 40_128_552
 
 
-@pytest.mark.parametrize("stride_on", ["1x1", "3x3"])
-def test_stride_on_selects_the_strided_convolution(stride_on):
-    model = keras_resnet.ResNet50(stride_on=stride_on)
-    for stage in (3, 4, 5):
-        strides = [
-            model.get_layer(f"conv{stage}_block1_{i}_conv").strides[0]
-            for i in (1, 2, 3, 0)
-        ]
-        assert strides == ([2, 1, 1, 2] if stride_on == "1x1" else [1, 2, 1, 2])
-    assert count_values(model.trainable_weights) == 25_557_032
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("resnet18", 1.8),
+        ("resnet34", 3.6),
+        ("resnet50", 3.8),
+        ("resnet101", 7.6),
+        ("resnet152", 11.3),
+    ],
+)
+def test_multiply_adds_are_within_two_percent_of_table_1(name, billions):
+    _, multiply_adds, _ = count_network(VARIANTS[name])
+    assert abs(multiply_adds / (billions * 1e9) - 1) < 0.02
 
 
-@pytest.mark.parametrize("shortcut", ["A", "B", "C"])
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "cifar_resnet14"])
-@pytest.mark.parametrize("stride_on", ["1x1", "3x3"])
-def test_odd_sizes_are_halved_and_rounded_up(name, shortcut, stride_on):
-    model = keras_resnet.ResNet(
-        name,
-        include_top=False,
-        input_shape=(37, 43, 5),
-        shortcut=shortcut,
-        stride_on=stride_on,
+def test_multiply_adds_of_torchvision_equal_the_published_count():
+    # `torchvision.models.ResNet50_Weights` documents 4.089 billion multiply-adds.
+    _, multiply_adds, _ = count_network(VARIANTS["resnet50"].replace(stride_on="3x3"))
+    assert round((multiply_adds + 2048 * 1000) / 1e9, 3) == 4.089
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [
+        # Sides and channels from Table 1, and from the table in section 4.2.
+        ("resnet34", [(112, 64), (56, 64), (28, 128), (14, 256), (7, 512)]),
+        ("resnet50", [(112, 64), (56, 256), (28, 512), (14, 1024), (7, 2048)]),
+        ("resnet56", [(32, 16), (32, 16), (16, 32), (8, 64)]),
+    ],
+)
+def test_stages_have_the_sizes_of_the_paper(name, sizes):
+    *_, shapes = count_network(VARIANTS[name])
+    assert list(shapes.values()) == [(side, side, width) for side, width in sizes]
+
+
+@pytest.mark.parametrize(
+    ("name", "shortcuts"),
+    # Deeper networks repeat the same blocks more often.
+    [
+        *((name, "B") for name in ("resnet18", "resnet34", "resnet50")),
+        ("resnet20", "ABC"),
+        ("resnet56", "A"),
+        ("plainnet34", ["none"]),
+    ],
+)
+def test_networks_have_the_layers_and_costs_of_the_paper(name, shortcuts):
+    for shortcut in shortcuts:
+        variant = VARIANTS[name].replace(shortcut=shortcut)
+        with skip_random_kernels():
+            model = keras_resnet.ResNet(name, shortcut=shortcut)
+        assert_counts(model, variant)
+        names = {layer.name for layer in model.layers}
+
+        # The depth is the number of convolutions outside shortcuts, plus the dense layer.
+        kernels = [n for n in names if re.fullmatch(r".*(?<!_0)_conv|predictions", n)]
+        assert len(kernels) == variant.depth == int(re.search(r"\d+$", name)[0])
+
+        # A projection is a 1x1 convolution on a shortcut. Option A has no projections, and
+        # option C has a projection in each block. Option B has a projection in each block
+        # that changes the shape: in Table 1, conv3_1, conv4_1 and conv5_1, and in networks
+        # with bottleneck blocks also conv2_1.
+        for stage, num_blocks in enumerate(variant.blocks):
+            for block in range(1, num_blocks + 1):
+                changes_shape = block == 1 and (
+                    stage > 0 or variant.block == "bottleneck"
+                )
+                has_projection = shortcut == "C" or (shortcut == "B" and changes_shape)
+                prefix = f"conv{stage + 2}_block{block}"
+                assert (f"{prefix}_0_conv" in names) == has_projection, prefix
+                assert (f"{prefix}_add" in names) == (shortcut != "none")
+                assert f"{prefix}_out" in names
+
+
+@st.composite
+def draw_variants(draw):
+    """Draws architectures with at most three stages of one or two blocks."""
+    block = draw(st.sampled_from(["basic", "bottleneck"]))
+    is_basic = block == "basic"
+    return Variant(
+        block,
+        tuple(draw(st.lists(st.integers(1, 2), min_size=1, max_size=3))),
+        stem=draw(st.sampled_from(["imagenet", "deep", "cifar"])),
+        width=draw(st.sampled_from([16, 48])),
+        shortcut=draw(st.sampled_from(["A", "B", "C", "none"])),
+        stride_on=draw(st.sampled_from(["1x1", "3x3"])),
+        preact=draw(st.booleans()),
+        avg_down=draw(st.booleans()),
+        se=draw(st.booleans()),
+        groups=1 if is_basic else draw(st.integers(1, 3)),
+        group_width=64 if is_basic else draw(st.sampled_from([4, 64, 128])),
     )
-    num_halvings = 5 if name != "cifar_resnet14" else 2
-    size = [37, 43]
-    for _ in range(num_halvings):
-        size = [(n + 1) // 2 for n in size]
-    channels = {"resnet18": 512, "resnet50": 2048, "cifar_resnet14": 64}[name]
-    images = np.random.default_rng(0).normal(size=(2, 37, 43, 5))
-    assert model(images).shape == (2, *size, channels)
+
+
+@settings(derandomize=True, deadline=None, max_examples=20)
+@given(draw_variants(), st.data())
+def test_all_combinations_of_options_have_the_counted_costs(variant, data):
+    sides = [data.draw(st.integers(variant.stride, 41)) for _ in range(2)]
+    channels = data.draw(st.integers(1, 4))
+    strides = [stride for stride in (8, 16) if stride <= variant.stride]
+    output_stride = data.draw(st.sampled_from([None, *strides]))
+    with skip_random_kernels():
+        model = build_network(
+            variant, "net", output_stride=output_stride, input_shape=(*sides, channels)
+        )
+    assert_counts(model, variant, sides, channels, output_stride)
+
+
+@pytest.mark.parametrize(
+    ("stride_on", "expected"), [("1x1", [2, 1, 1, 2]), ("3x3", [1, 2, 1, 2])]
+)
+def test_stride_on_selects_the_strided_convolution(stride_on, expected):
+    options = {"stride_on": stride_on, "blocks": (1, 1, 1), "width": 16}
+    model = keras_resnet.ResNet("resnet50", **options)
+    for stage in (3, 4):
+        names = [f"conv{stage}_block1_{i}_conv" for i in (1, 2, 3, 0)]
+        assert [model.get_layer(name).strides[0] for name in names] == expected
 
 
 def test_network_with_a_head_accepts_any_size():
-    model = keras_resnet.ResNet20(input_shape=(None, None, 3), classes=7)
+    model = keras_resnet.ResNet("cifar_resnet8", input_shape=(None, None, 3), classes=7)
     for size in (32, 45):
         probabilities = np.asarray(model(np.zeros((2, size, size, 3))))
         assert probabilities.shape == (2, 7)
@@ -226,7 +313,7 @@ def test_network_with_a_head_accepts_any_size():
 )
 def test_pooling_reduces_the_last_feature_map(pooling, reduce):
     keras.utils.set_random_seed(1)
-    model = keras_resnet.ResNet20(include_top=False, pooling=pooling)
+    model = keras_resnet.ResNet("cifar_resnet8", include_top=False, pooling=pooling)
     images = np.random.default_rng(0).normal(size=(2, 32, 32, 3))
     features = np.asarray(
         keras.Model(model.input, keras_resnet.endpoints(model)["conv4"])(images)
@@ -236,50 +323,15 @@ def test_pooling_reduces_the_last_feature_map(pooling, reduce):
 
 
 @pytest.mark.parametrize(
-    ("name", "shapes"),
+    ("name", "stride_on"),
     [
-        # Output sizes from Table 1 of the paper.
-        (
-            "resnet34",
-            {
-                "conv1": (112, 112, 64),
-                "conv2": (56, 56, 64),
-                "conv3": (28, 28, 128),
-                "conv4": (14, 14, 256),
-                "conv5": (7, 7, 512),
-            },
-        ),
-        (
-            "resnet50",
-            {
-                "conv1": (112, 112, 64),
-                "conv2": (56, 56, 256),
-                "conv3": (28, 28, 512),
-                "conv4": (14, 14, 1024),
-                "conv5": (7, 7, 2048),
-            },
-        ),
-        # Output sizes from the table in section 4.2 of the paper.
-        (
-            "resnet56",
-            {
-                "conv1": (32, 32, 16),
-                "conv2": (32, 32, 16),
-                "conv3": (16, 16, 32),
-                "conv4": (8, 8, 64),
-            },
-        ),
+        ("resnet18", "1x1"),
+        ("resnet50", "1x1"),
+        ("resnet50", "3x3"),
+        ("resnet50v2", "3x3"),
     ],
 )
-def test_endpoints_have_the_shapes_of_the_paper(name, shapes):
-    outputs = keras_resnet.endpoints(keras_resnet.ResNet(name))
-    assert {stage: output.shape[1:] for stage, output in outputs.items()} == shapes
-
-
-@pytest.mark.parametrize("size", [64, 75])
-@pytest.mark.parametrize("stride_on", ["1x1", "3x3"])
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnet50v2"])
-def test_output_stride_keeps_features_at_the_original_positions(name, stride_on, size):
+def test_output_stride_keeps_features_at_the_original_positions(name, stride_on):
     """A network with an `output_stride` contains the features of the original network.
 
     If the feature maps with `output_stride` are two or four times as large, every
@@ -289,8 +341,10 @@ def test_output_stride_keeps_features_at_the_original_positions(name, stride_on,
     keras.utils.set_random_seed(0)
     options = {
         "include_top": False,
-        "input_shape": (size, size, 3),
+        "input_shape": (64, 75, 3),
         "stride_on": stride_on,
+        "blocks": (1, 1, 2, 2),
+        "width": 16,
     }
     model = keras_resnet.ResNet(name, **options)
     # With random offsets, wrong padding changes the features.
@@ -298,16 +352,17 @@ def test_output_stride_keeps_features_at_the_original_positions(name, stride_on,
         if isinstance(layer, keras.layers.BatchNormalization):
             noise = np.random.default_rng(0).normal(0, 0.2, layer.beta.shape)
             layer.beta.assign(layer.beta + noise)
-    images = np.random.default_rng(1).normal(size=(1, size, size, 3))
+    images = np.random.default_rng(1).normal(size=(1, 64, 75, 3))
     expected = keras.Model(model.input, keras_resnet.endpoints(model))(images)
-    for output_stride in (8, 16):
+    for output_stride in (8, 16) if name == "resnet18" else (8,):
         dilated_model = keras_resnet.ResNet(
             name, output_stride=output_stride, **options
         )
         dilated_model.set_weights(model.get_weights())
         outputs = keras_resnet.endpoints(dilated_model)
         features = keras.Model(dilated_model.input, outputs)(images)
-        assert features["conv5"].shape[1] == -(-size // output_stride)
+        sides = [-(-side // output_stride) for side in (64, 75)]
+        assert [*features["conv5"].shape[1:3]] == sides
         for stage, values in expected.items():
             log2_stride = int(stage[-1])
             log2_stride += name == "resnet50v2" and 1 < log2_stride < 5
@@ -348,28 +403,44 @@ def test_shortcut_a_subsamples_and_pads(in_channels, stride, size):
     assert not model.weights
 
 
-@pytest.mark.parametrize("shortcut", ["A", "B", "C"])
-@pytest.mark.parametrize(("name", "last_conv"), [("resnet18", 2), ("resnet50", 3)])
+def test_shortcut_a_pads_the_channels_if_they_come_first(monkeypatch):
+    monkeypatch.setattr(keras.config, "image_data_format", lambda: "channels_first")
+    image = keras.Input((4, 8, 9))
+    block = Block("block", VARIANTS["resnet20"], 7, 1)
+    images = np.random.default_rng(0).normal(size=(2, 4, 8, 9)).astype("float32")
+    output = keras.Model(image, add_shortcut(image, image, block, 7))(images)
+    expected = np.pad(images, ((0, 0), (1, 2), (0, 0), (0, 0)))
+    np.testing.assert_array_equal(output, expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "last_conv", "shortcut"),
+    [*(("resnet18", 2, shortcut) for shortcut in "ABC"), ("resnet50", 3, "B")],
+)
 def test_zero_last_gamma_passes_the_shortcut_through(name, last_conv, shortcut):
     keras.utils.set_random_seed(0)
     model = keras_resnet.ResNet(
-        name, include_top=False, input_shape=(64, 64, 3), shortcut=shortcut
+        name,
+        include_top=False,
+        input_shape=(16, 16, 3),
+        shortcut=shortcut,
+        blocks=(1, 2),
+        width=16,
     )
-    for stage, num_blocks in enumerate(VARIANTS[name].blocks):
-        for block in range(1, num_blocks + 1):
-            layer = model.get_layer(f"conv{stage + 2}_block{block}_{last_conv}_bn")
-            layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
+    for block in ("conv2_block1", "conv3_block1", "conv3_block2"):
+        layer = model.get_layer(f"{block}_{last_conv}_bn")
+        layer.gamma.assign(keras.ops.zeros_like(layer.gamma))
     # The model outputs the shortcut, the branch, their sum and the next block.
-    add_layer = model.get_layer("conv4_block1_add")
+    add_layer = model.get_layer("conv3_block1_add")
     probe_model = keras.Model(
         model.input,
         [
             *add_layer.input,
             add_layer.output,
-            model.get_layer("conv4_block2_out").output,
+            model.get_layer("conv3_block2_out").output,
         ],
     )
-    images = np.random.default_rng(0).normal(size=(2, 64, 64, 3))
+    images = np.random.default_rng(0).normal(size=(2, 16, 16, 3))
     shortcut_output, branch_output, sum_output, next_output = map(
         np.asarray, probe_model(images, training=True)
     )
@@ -381,22 +452,26 @@ def test_zero_last_gamma_passes_the_shortcut_through(name, last_conv, shortcut):
 
 
 @pytest.mark.parametrize(
-    ("name", "shortcut", "stride_on"),
-    [("resnet18", shortcut, "1x1") for shortcut in "ABC"]
-    + [
-        ("resnet50", shortcut, stride_on)
-        for shortcut in "ABC"
-        for stride_on in ("1x1", "3x3")
-    ]
-    + [("resnet20", shortcut, "1x1") for shortcut in "ABC"]
-    + [("plainnet20", "none", "1x1"), ("plainnet18", "none", "1x1")],
+    ("name", "options"),
+    [
+        ("resnet18", {}),
+        ("resnet20", {}),
+        ("plainnet18", {}),
+        ("resnet18", {"stem": "deep", "avg_down": True, "se": True}),
+        (
+            "resnet50",
+            {"stride_on": "3x3", "groups": 2, "group_width": 32, "shortcut": "C"},
+        ),
+        ("resnet50", {"stride_on": "3x3", "preact": True}),
+        ("resnet50", {"blocks": (1, 1, 1), "output_stride": 8, "avg_down": True}),
+    ],
+    ids=str,
 )
-def test_all_weights_have_gradients(name, shortcut, stride_on):
+def test_all_weights_have_gradients_and_the_config_is_complete(name, options):
     keras.utils.set_random_seed(0)
-    model = keras_resnet.ResNet(
-        name, input_shape=(33, 33, 3), classes=5, shortcut=shortcut, stride_on=stride_on
-    )
-    images = np.random.default_rng(0).normal(size=(4, 33, 33, 3)).astype("float32")
+    options = {"blocks": (1, 2), "width": 16, "classes": 5, **options}
+    model = keras_resnet.ResNet(name, input_shape=(33, 21, 3), **options)
+    images = np.random.default_rng(0).normal(size=(4, 33, 21, 3)).astype("float32")
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(tf.math.log(model(images, training=True))[:, 0])
     gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
@@ -404,6 +479,100 @@ def test_all_weights_have_gradients(name, shortcut, stride_on):
         assert gradient is not None, variable.path
         assert np.isfinite(gradient).all(), variable.path
         assert np.abs(gradient).max() > 0, variable.path
+
+    clone = keras.models.model_from_json(model.to_json())
+    clone.set_weights(model.get_weights())
+    last_stages = [
+        keras.Model(m.input, [*keras_resnet.endpoints(m).values()][-1])(images)
+        for m in (model, clone)
+    ]
+    np.testing.assert_array_equal(*last_stages)
+    *_, last_output = keras_resnet.endpoints(model).values()
+    assert last_stages[0].shape[1:] == last_output.shape[1:]
+
+
+def test_kernels_have_he_initialisation():
+    """Section 3.4: the variance of a kernel is 2 / (number of inputs of an output)."""
+    keras.utils.set_random_seed(0)
+    options = {"blocks": (1, 1), "groups": 2, "name": "net"}
+    model = keras_resnet.ResNet("resnet50", **options)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.Conv2D):
+            kernel = np.asarray(layer.kernel)
+            variance = 2 / math.prod(kernel.shape[:3])
+            assert kernel.var() == pytest.approx(variance, rel=0.1), layer.name
+        elif isinstance(layer, keras.layers.BatchNormalization):
+            # Defaults of PyTorch, whose `momentum=0.1` is the weight of the new batch.
+            assert (layer.momentum, layer.epsilon) == (1 - 0.1, 1e-5)
+    with skip_random_kernels():
+        zero_model = keras_resnet.ResNet("resnet50", **options)
+    assert not zero_model.get_layer("conv1_conv").kernel.numpy().any()
+    assert zero_model.to_json() == model.to_json()
+
+
+def test_stochastic_depth_increases_linearly_to_the_last_block():
+    model = keras_resnet.ResNet("cifar_resnet14", stochastic_depth=0.5)
+    layers = [la for la in model.layers if isinstance(la, keras.layers.Dropout)]
+    assert [layer.name for layer in layers] == [
+        f"conv{stage}_block{block}_drop"
+        for stage, block in ((2, 2), (3, 1), (3, 2), (4, 1), (4, 2))
+    ]
+    assert [la.rate for la in layers] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5])
+    assert {la.noise_shape for la in layers} == {(None, 1, 1, 1)}  # Whole images.
+
+
+def test_layers_belong_to_the_stage_in_their_name():
+    model = keras_resnet.ResNet("cifar_resnet8", preact=True)
+    stages = {
+        layer.name: stage for layer, stage in graph.pair_layers_with_stages(model)
+    }
+    assert list(stages) == [layer.name for layer in model.layers]
+    names = ("conv1_conv", "conv2_block1_preact_bn", "conv4_block1_add", "post_bn")
+    assert [stages[name] for name in (*names, "predictions")] == [1, 2, 4, 4, 5]
+
+
+def test_batch_norms_are_synchronized_only_inside_the_context():
+    model = keras_resnet.ResNet("cifar_resnet8")
+    norms = graph.list_batch_norms(model)
+    assert len(norms) == 7
+    with pytest.raises(KeyError), graph.synchronize_batch_norms(model):
+        assert all(layer.synchronized for layer in norms)
+        raise KeyError
+    assert not any(layer.synchronized for layer in norms)
+
+
+def test_sub_models_do_not_change_a_network(monkeypatch):
+    """Networks with more than 60 blocks consist of sub-models of at most 60 blocks."""
+    keras.utils.set_random_seed(0)
+    variant = VARIANTS["resnet20"].replace(blocks=(3, 1, 2))
+    model = build_network(variant, "net")
+    monkeypatch.setattr(resnet, "_MAX_BLOCKS_PER_MODEL", 2)
+    deep_model = build_network(variant, "net")
+    sub_models = [la for la in deep_model.layers if isinstance(la, keras.Model)]
+    assert [sub_model.name for sub_model in sub_models] == [
+        "conv2_block1_to_2",
+        "conv2_block3_to_3",
+        "conv3_block1_to_1",
+        "conv4_block1_to_2",
+    ]
+    names = [layer.name for layer in list_layers(deep_model)]
+    assert sorted(n for n in names if not n.startswith("input_layer")) == sorted(
+        layer.name for layer in model.layers
+    )
+    for layer in list_layers(deep_model):
+        if layer.weights:
+            layer.set_weights(model.get_layer(layer.name).get_weights())
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    np.testing.assert_allclose(deep_model(images), model(images), rtol=1e-5)
+    shapes = [
+        {name: x.shape for name, x in keras_resnet.endpoints(m).items()}
+        for m in (deep_model, model)
+    ]
+    assert shapes[0] == shapes[1]
+    assert (
+        keras_resnet.profile(deep_model).multiply_adds
+        == keras_resnet.profile(model).multiply_adds
+    )
 
 
 _DEEP_NETWORK_CODE = """
@@ -470,32 +639,30 @@ def test_1202_layers_build_save_load_and_train(name, shortcut, tmp_path):
     }
     assert expected < set(report["layers"])
     assert len(report["layers"]) == len(set(report["layers"]))
-    variant = VARIANTS[name]
-    shortcut = shortcut or variant.shortcut
-    num_parameters = count_parameters(*get_plan(variant), shortcut, variant.classes)
-    assert report["parameters"] == num_parameters
+    variant = VARIANTS[name].replace(shortcut=shortcut or None)
+    assert report["parameters"] == count_parameters(variant)
     assert report["endpoints"]["conv4"] == [8, 8, 64]
     assert report["missing"] == []
     assert report["changed"] > 0.99 * report["variables"]
 
 
-def test_saved_model_loads_without_this_package(tmp_path):
+def test_saved_model_loads_without_this_package(tmp_path, monkeypatch):
     keras.utils.set_random_seed(0)
-    for name, shortcut in (("resnet20", "A"), ("resnet18", "B"), ("resnet50", "A")):
-        model = keras_resnet.ResNet(name, input_shape=(32, 32, 3), shortcut=shortcut)
-        images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    images = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
+    expected = {}
+    for name, shortcut in (("resnet20", "A"), ("resnet50", "B")):
+        model = keras_resnet.ResNet(
+            name, input_shape=(32, 32, 3), shortcut=shortcut, blocks=(1, 1), width=16
+        )
         model.save(tmp_path / f"{name}.keras")
-        np.savez(tmp_path / f"{name}.npz", x=images, y=np.asarray(model(images)))
-    code = """
-import sys, keras, numpy as np
-for name in ("resnet20", "resnet18", "resnet50"):
-    data = np.load(f"{name}.npz")
-    outputs = np.asarray(keras.models.load_model(f"{name}.keras")(data["x"]))
-    np.testing.assert_allclose(outputs, data["y"], rtol=1e-4, atol=1e-6)
-assert "keras_resnet" not in sys.modules
-"""
-    process = run_python("-c", code, cwd=tmp_path, env={"PYTHONPATH": ""})
-    assert process.returncode == 0, process.stderr
+        expected[f"{name}.keras"] = np.asarray(model(images))
+    for module in list(sys.modules):
+        if module.partition(".")[0] == "keras_resnet":
+            monkeypatch.setitem(sys.modules, module, None)  # An import would fail.
+    assert not keras.saving.get_custom_objects()
+    for name, outputs in expected.items():
+        loaded_model = keras.models.load_model(tmp_path / name)
+        np.testing.assert_array_equal(loaded_model(images), outputs)
 
 
 @pytest.mark.full
@@ -533,96 +700,15 @@ for name, shortcut in {networks!r}:
     assert process.returncode == 0, process.stderr
 
 
-def test_input_tensor_is_the_input_of_the_model():
-    image = keras.Input((32, 32, 1), name="camera")
-    model = keras_resnet.ResNet20(input_tensor=keras.layers.Rescaling(1 / 255)(image))
-    assert model.input.name == "camera"
-    assert model(np.zeros((1, 32, 32, 1))).shape == (1, 10)
-
-
 def test_layer_names_are_those_of_keras_applications():
-    model = keras_resnet.ResNet50()
+    with skip_random_kernels():
+        model = keras_resnet.ResNet50()
     assert model.input.name == "image"
     assert model.name == "resnet50"
-    keras_layer_names = {
-        layer.name for layer in keras.applications.ResNet50(weights=None).layers
+    keras_model = keras.applications.ResNet50(weights=None)
+    keras_shapes = {
+        layer.name: [w.shape for w in layer.weights] for layer in keras_model.layers
     }
-    names = {layer.name for layer in model.layers if layer.weights}
-    assert names < keras_layer_names
-
-
-def test_signature_is_that_of_keras_applications():
-    keras_parameters = inspect.signature(keras.applications.ResNet50).parameters
-    parameters = inspect.signature(keras_resnet.ResNet50).parameters
-    assert list(parameters)[: len(keras_parameters)] == list(keras_parameters)
-    assert parameters["weights"].default is None
-    # `None` means the number of classes in the weights, or 1000 without weights.
-    assert parameters["classes"].default is None
-    assert [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY] == [
-        "shortcut",
-        "stride_on",
-        "output_stride",
-        "stem",
-        "preact",
-        "avg_down",
-        "se",
-        "groups",
-        "group_width",
-        "zero_gamma",
-        "stochastic_depth",
-    ]
-    for name in keras_resnet.__all__:
-        assert inspect.getdoc(getattr(keras_resnet, name)), name
-
-
-def test_weights_of_a_file_are_loaded(tmp_path):
-    path = tmp_path / "net.weights.h5"
-    keras.utils.set_random_seed(0)
-    source_model = keras_resnet.ResNet20()
-    source_model.save_weights(path)
-    model = keras_resnet.ResNet20(weights=str(path))
-    for expected, loaded_array in zip(
-        source_model.get_weights(), model.get_weights(), strict=True
-    ):
-        np.testing.assert_array_equal(loaded_array, expected)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"shortcut": "D"}, "Accepted: A, B, C, none. Received: shortcut='D'"),
-        ({"stride_on": "1"}, "Accepted: 1x1, 3x3"),
-        ({"pooling": "mean"}, "Received: pooling='mean'"),
-        ({"classes": 0}, "Received: classes=0"),
-        ({"classes": "ten"}, "Received: classes='ten'"),
-        ({"input_shape": (224, 224)}, "Received: input_shape=(224, 224)"),
-        ({"input_shape": (31, 64, 3)}, "at least 32 pixels"),
-        ({"input_shape": (64, 64, None)}, "Received: input_shape=(64, 64, None)"),
-        ({"input_tensor": np.zeros((1, 32, 32, 3))}, "Received: ndarray"),
-        ({"weights": "imagenett"}, "Did you mean 'imagenet'?"),
-        ({"weights": 7}, "Received: 7"),
-        ({"weights": "missing.keras"}, "does not exist"),
-        ({"weights": "https://example.org/net.pth"}, "keras_resnet.convert"),
-        ({"output_stride": 4}, "Received: output_stride=4"),
-        ({"output_stride": 64}, "Received: output_stride=64"),
-        ({"preact": "yes"}, "Received: preact='yes'"),
-        ({"groups": 0}, "Received: groups=0"),
-        ({"stem": "seven"}, "Accepted: imagenet, deep, cifar"),
-    ],
-)
-def test_invalid_arguments_are_refused(arguments, message):
-    with pytest.raises(InputError) as error:
-        keras_resnet.ResNet50(**arguments)
-    assert message in str(error.value)
-
-
-def test_shortcuts_in_a_plain_network_are_refused():
-    with pytest.raises(InputError, match="ResNet of the same depth"):
-        keras_resnet.PlainNet34(shortcut="A")
-
-
-def test_list_layers_of_a_model_without_sub_models():
-    model = keras_resnet.ResNet20()
-    assert [layer.name for layer in list_layers(model)] == [
-        la.name for la in model.layers
-    ]
+    for layer in model.layers:
+        if layer.weights:
+            assert keras_shapes[layer.name][0] == layer.weights[0].shape

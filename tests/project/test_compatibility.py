@@ -5,6 +5,7 @@ were made.
 """
 
 import hashlib
+import html
 import io
 import json
 import os
@@ -16,21 +17,37 @@ import h5py
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, run_program, run_python
+from conftest import ROOT
 from safetensors.numpy import load_file
 
 import keras_resnet
+from export.verify import verify
+from keras_resnet.convert import convert
 from keras_resnet.data import load_dataset
+from keras_resnet.evaluate import evaluate
 from keras_resnet.evaluation import load_classifier
+from keras_resnet.runs import list_runs
+from keras_resnet.studies.all import STUDIES, run_all
+from keras_resnet.studies.lib import study as study_module
+from keras_resnet.training import train
 
-TRAIN_COMMAND = (
-    "keras_resnet.train", "--model=cifar_resnet8", "--dataset=digits",
-    "--strategy=one_device",
-)  # fmt: skip
-FINETUNE_CHANGES = (
-    "schedule=plateau", "warmup=0", "patience=1", "early_stopping=3", "ema=0.9",
-    "checkpoint_every=10", "keep_checkpoints=1",
-)  # fmt: skip
+# Options of the commands that started the runs, without those of single runs.
+RUN_OPTIONS = {
+    "model": "cifar_resnet8",
+    "dataset": "digits",
+    "strategy": "one_device",
+    "verbose": 2,
+}
+CHECKPOINT_OPTIONS = {"checkpoint_every": 10, "keep_checkpoints": 1}
+FINETUNE_OPTIONS = {
+    "freeze": "conv2..conv4",
+    "epochs": 12,
+    "schedule": "plateau",
+    "warmup": 0,
+    "patience": 1,
+    "early_stopping": 3,
+    "ema": 0.9,
+}
 
 
 @pytest.fixture(scope="module")
@@ -78,29 +95,24 @@ def compute_distance(first_arrays, second_arrays):
     )
 
 
-def test_a_finished_run_of_0_1_0_can_be_evaluated(archive, tmp_path):
+def test_a_finished_run_of_0_1_0_can_be_evaluated(archive, tmp_path, capsys):
     folder = copy_folder(archive, "finished", tmp_path)
-    result = run_program(
-        *TRAIN_COMMAND, "--epochs=2", f"--model_dir={folder}", cwd=tmp_path
-    )
-    assert "has ended; nothing to do" in result.stdout, result.stderr
-    result = run_program("keras_resnet.evaluate", f"--model={folder}", cwd=tmp_path)
-    assert "290 of 360 test images correct: top-1 80.56%" in result.stdout
-    result = run_program("keras_resnet.runs", folder, "--csv", cwd=tmp_path)
-    assert ",done,a4b038d" in result.stdout
+    assert train(**RUN_OPTIONS, epochs=2, model_dir=folder) == []
+    assert "has ended; nothing to do" in capsys.readouterr().out
+    result = evaluate(folder)
+    assert (round(result["accuracy"] * 360), result["images"]) == (290, 360)
+    (run,) = list_runs(folder)
+    assert (run["state"], run["commit"][:7]) == ("done", "a4b038d")
 
 
 # Tolerances of the next two tests: On machines with one CPU or without AVX-512, rounding
 # changes the final weights by at most 1.2e-4 of the weights' norm in the first test, and
 # by at most 5e-6 of the norm of the weights' update in the second test. If resuming
 # changed the batches or the augmentation, the final weights would differ by 4e-2.
-def test_a_killed_run_of_0_1_0_resumes(archive, tmp_path):
+def test_a_killed_run_of_0_1_0_resumes(archive, tmp_path, capsys):
     folder = copy_folder(archive, "killed", tmp_path)
-    result = run_program(
-        *TRAIN_COMMAND, "--epochs=2", "--set=checkpoint_every=10", "--set=keep_checkpoints=1",
-        f"--model_dir={folder}", cwd=tmp_path,
-    )  # fmt: skip
-    assert "Resuming after step 30 of 46." in result.stdout, result.stderr
+    train(**RUN_OPTIONS, **CHECKPOINT_OPTIONS, epochs=2, model_dir=folder)
+    assert "Resuming after step 30 of 46." in capsys.readouterr().out
     uninterrupted_folder = archive / "finished"
     weights, expected_weights = (
         read_weights(f / "final.keras") for f in (folder, uninterrupted_folder)
@@ -116,7 +128,7 @@ def test_a_killed_run_of_0_1_0_resumes(archive, tmp_path):
 
 
 def test_a_killed_run_of_0_1_0_with_callbacks_and_frozen_stages_resumes(
-    archive, tmp_path
+    archive, tmp_path, capsys
 ):
     """The run uses the plateau schedule, early stopping and a weight average."""
     folder = copy_folder(archive, "killed_finetune", tmp_path)
@@ -124,13 +136,11 @@ def test_a_killed_run_of_0_1_0_with_callbacks_and_frozen_stages_resumes(
     record = json.loads((folder / "run.json").read_text())
     record["settings"]["weights"] = str(initial_path)
     (folder / "run.json").write_text(json.dumps(record))
-    result = run_program(
-        *TRAIN_COMMAND, f"--weights={initial_path}", "--freeze=conv2..conv4", "--epochs=12",
-        *(f"--set={change}" for change in FINETUNE_CHANGES), f"--model_dir={folder}",
-        cwd=tmp_path,
-    )  # fmt: skip
-    assert "Resuming after step 80 of 276." in result.stdout, result.stderr
-    assert "epoch 4/12" in result.stdout and "epoch 5/12" not in result.stdout
+    options = RUN_OPTIONS | CHECKPOINT_OPTIONS | FINETUNE_OPTIONS
+    train(**options, weights=str(initial_path), model_dir=folder)
+    output = capsys.readouterr().out
+    assert "Resuming after step 80 of 276." in output
+    assert "epoch 4/12" in output and "epoch 5/12" not in output
     uninterrupted_folder = archive / "whole_finetune"
     weights, expected_weights = (
         read_weights(f / "final.keras") for f in (folder, uninterrupted_folder)
@@ -184,8 +194,7 @@ def test_weights_of_0_1_0_are_converted(archive, tmp_path, suffix):
         archive / f"weights/resnet8-a.{suffix}",
         tmp_path / "a.safetensors",
     )
-    result = run_program("keras_resnet.convert", source_path, target_path, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    convert(str(source_path), str(target_path))
     arrays, expected_arrays = (
         load_file(target_path),
         load_file(archive / "weights/resnet8-a.safetensors"),
@@ -195,9 +204,8 @@ def test_weights_of_0_1_0_are_converted(archive, tmp_path, suffix):
 
 
 def test_a_bundle_of_0_1_0_passes_verification(archive):
-    result = run_python("-m", "export.verify", archive / "bundle")
-    assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.count(" ok ") == 3
+    findings, passed = verify(archive / "bundle")
+    assert passed and [finding.verdict for finding in findings] == ["ok"] * 3
 
 
 def test_a_record_index_of_0_1_0_is_read(archive, tmp_path, monkeypatch):
@@ -226,11 +234,17 @@ def test_a_record_index_of_0_1_0_is_read(archive, tmp_path, monkeypatch):
     assert len(list(records_folder.iterdir())) == 2
 
 
-def test_studies_of_0_1_0_can_be_reported(archive, tmp_path):
+def test_studies_of_0_1_0_can_be_reported(archive, tmp_path, monkeypatch):
+    """Figures are drawn but not rendered, because rendering takes most of the time."""
     folder = copy_folder(archive, "studies", tmp_path)
-    result = run_program(
-        "keras_resnet.studies.all", "--report", "--images=200", f"--output={folder}",
-        cwd=tmp_path,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert len(list(folder.rglob("report.html"))) == 10
+    figures = []
+    monkeypatch.setattr(study_module, "to_png", lambda f: figures.append(f) or b"PNG")
+    run_all({"images": 200, "output": str(folder)}, report_only=True)
+    assert len(figures) == len(STUDIES) == 9
+    (common_report,) = folder.glob("*/report.html")
+    pages = {path: path.read_text("utf-8") for path in folder.rglob("report.html")}
+    assert len(pages) == 10
+    for path in folder.rglob("study.json"):
+        command = html.escape(json.loads(path.read_text())["command"])
+        assert command in pages[path.parent / "report.html"]
+        assert command in pages[common_report]

@@ -210,6 +210,26 @@ def test_the_sources_follow_the_rules():
     assert "\n".join(find_problems(texts, read_sources(ROOT, PACKAGES, ".pyi"))) == ""
 
 
+# Libraries that `import keras` loads; test_packaging checks that in a process. The import
+# of safetensors takes one millisecond.
+FAST_LIBRARIES = {"google", "h5py", "keras", "numpy", "tensorflow", "safetensors"}
+
+
+def test_importing_the_public_names_loads_no_slow_library():
+    sources = Sources(
+        read_sources(ROOT, PACKAGES), read_sources(ROOT, PACKAGES, ".pyi")
+    )
+    modules = {
+        module
+        for name, module in sources.module_by_public_name.items()
+        if name.rpartition(".")[0] == "keras_resnet"
+    }
+    assert {"keras_resnet.zoo", "keras_resnet.nets.cost"} <= modules
+    names = {name for m in modules for name in sources.find_chains(m, False)}
+    libraries = {name.split(".")[0] for name in names} - sys.stdlib_module_names
+    assert libraries == {"keras_resnet", *FAST_LIBRARIES}
+
+
 # Stubs and modules of a small project that follows all rules.
 STUBS = {
     "keras_resnet.__init__": "from .nets import fold as fold",

@@ -1,48 +1,68 @@
 """Tests of the wheel, its console scripts, the lock files and the cost of imports."""
 
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
+import tarfile
 import venv
 import zipfile
 
 import pytest
 from conftest import ROOT, assert_one_line, run_python
 
+import keras_resnet
+
 # Dict from folders of the checkout to the names of their packages in the wheel.
 PACKAGES = {"keras_resnet": "keras_resnet", "export": "keras_resnet_export"}
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory):
-    """Path of a wheel, built from a copy of the checkout that contains a file `build`.
-
-    The file systems of macOS ignore the case, so the file `BUILD` is also `build`. By
-    default, setuptools would fail, because it needs a folder with the name `build`.
-    """
-    source = tmp_path_factory.mktemp("source")
-    for name in PACKAGES:
-        shutil.copytree(
-            ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__")
-        )
-    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, source)
-    (source / "build").write_text("a file")
-    wheel_folder = tmp_path_factory.mktemp("wheel")
-    result = run_python(
-        "-m",
-        "pip",
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        wheel_folder,
-        source,
-        cwd=wheel_folder,
-    )
+def tracked_files():
+    """Paths of the files of the checkout that Git does not ignore."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    (path,) = wheel_folder.glob("keras_resnet_zoo-*.whl")
+    return {
+        path for path in result.stdout.split("\0") if path and (ROOT / path).exists()
+    }
+
+
+@pytest.fixture(scope="session")
+def sdist(tracked_files, tmp_path_factory):
+    """Folder of an unpacked sdist that was built from a copy of the checkout.
+
+    The copy contains a file `build`. The file systems of macOS ignore the case, so the file
+    `BUILD` is also `build`. By default, setuptools would fail, because it needs a folder
+    with the name `build`.
+    """
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("sdist")
+    for path in tracked_files:
+        (source / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / path, source / path)
+    (source / "build").write_text("a file")
+    code = (
+        "import sys; from setuptools import build_meta as b; b.build_sdist(sys.argv[1])"
+    )
+    result = run_python("-c", code, target, cwd=source)
+    assert result.returncode == 0, result.stderr
+    (path,) = target.glob("keras_resnet_zoo-*.tar.gz")
+    with tarfile.open(path) as file:
+        file.extractall(target, filter="data")
+    folder = target / path.name.removesuffix(".tar.gz")
+    (folder / "build").write_text("a file")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(sdist, tmp_path_factory):
+    """Path of a wheel, built from the sdist."""
+    folder = tmp_path_factory.mktemp("wheel")
+    flags = "--no-deps", "--no-build-isolation", "-w", folder
+    result = run_python("-m", "pip", "wheel", *flags, sdist, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    (path,) = folder.glob("keras_resnet_zoo-*.whl")
     return path
 
 
@@ -61,6 +81,15 @@ def bin_folder(wheel, tmp_path_factory):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return folder / "bin"
+
+
+@pytest.mark.clients
+def test_the_sdist_contains_the_checkout(sdist, tracked_files):
+    paths = {p.relative_to(sdist).as_posix() for p in sdist.rglob("*") if p.is_file()}
+    generated = {
+        p for p in paths if re.match(r"PKG-INFO|setup\.cfg|build$|.*\.egg-info/", p)
+    }
+    assert paths - generated == tracked_files
 
 
 @pytest.mark.clients
@@ -120,7 +149,8 @@ def test_console_scripts_run_from_any_folder(bin_folder, tmp_path):
     assert "run/curves.png" in result.stdout
 
 
-def test_importing_the_package_loads_only_keras():
+@pytest.mark.clients
+def test_importing_the_package_loads_only_keras_and_safetensors():
     code = """
 import sys, keras
 before = set(sys.modules)
@@ -131,7 +161,9 @@ new = {name.split(".")[0] for name in set(sys.modules) - before}
 print(sorted(new - set(sys.stdlib_module_names)))
 """
     result = run_python("-c", code)
-    assert result.stdout.strip() == "['keras_resnet']", result.stdout + result.stderr
+    assert result.stdout.strip() == "['keras_resnet', 'safetensors']", (
+        result.stdout + result.stderr
+    )
 
 
 def test_a_missing_tensorflow_is_reported_with_the_extras(tmp_path):
@@ -171,3 +203,17 @@ def test_lock_files_have_hashes_and_no_urls():
         assert text.count("--hash=sha256:") >= len(pins)
         assert "://" not in text
     assert "tensorflow-cpu==" in text
+
+
+def test_the_citation_states_the_version_of_the_package():
+    citation = (ROOT / "CITATION.cff").read_text("utf-8")
+    assert f"\nversion: {keras_resnet.__version__}\n" in citation
+
+
+def test_the_workflow_runs_the_targets_of_the_script():
+    """The workflow of the public forge and .ci/run run the same targets of make."""
+    script = (ROOT / ".ci/run").read_text("utf-8")
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text("utf-8")
+    targets = set(re.findall(r"^ *make ([\w-]+)$", script, re.MULTILINE))
+    assert len(targets) == 4
+    assert {*re.findall(r"run: make (?:\w+=\w+ )?([\w-]+)$", workflow, re.M)} == targets

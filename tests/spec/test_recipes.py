@@ -1,9 +1,13 @@
 """Tests that recipes match their papers, and tests of changes to recipes."""
 
 import dataclasses
+import math
+import re
+import types
 
+import hypothesis
 import pytest
-from conftest import assert_one_line, run_program
+from hypothesis import strategies
 
 from keras_resnet.spec.execution import FREE_ON_RESUME, Execution
 from keras_resnet.spec.fields import replace_fields
@@ -16,7 +20,9 @@ from keras_resnet.spec.recipes import (
     parse_changes,
 )
 from keras_resnet.support.errors import InputError
-from keras_resnet.training import preparation
+from keras_resnet.training import resolution
+from keras_resnet.training.batch_source import BatchSource
+from keras_resnet.training.optimizers import make_learning_rate
 
 
 def assert_fields(recipe, **fields):
@@ -47,17 +53,12 @@ def test_paper_cifar_matches_the_paper():
 @pytest.mark.parametrize(
     ("model", "careful_start"), [("resnet56", False), ("resnet110", True)]
 )
-def test_only_deep_networks_start_carefully(model, careful_start, tmp_path):
+def test_only_deep_networks_start_carefully(model, careful_start):
     """Section 4.2 warms up only the 110-layer network: "we use 0.01 to warm up"."""
-    options = RunOptions.from_keywords(
-        model,
-        recipe="paper_cifar",
-        strategy="one_device",
-        model_dir=str(tmp_path / "run"),
-    )
-    run = preparation.prepare_run(options)
-    assert run.spec.recipe.careful_start == careful_start
-    assert (run.total_steps, run.steps_per_epoch) == (64_000, -(-(1437 - 144) // 128))
+    options = RunOptions.from_keywords(model, recipe="paper_cifar")
+    spec, _, _ = resolution.resolve_run(options, Execution(), num_replicas=1)
+    assert spec.recipe.careful_start == careful_start
+    assert (spec.total_steps, spec.steps_per_epoch) == (64_000, -(-(1437 - 144) // 128))
 
 
 def test_paper_imagenet_matches_the_paper():
@@ -406,9 +407,147 @@ def test_find_recipe_reports_an_unknown_name_and_an_invalid_value():
         find_recipe("digits", learning_rate=0)
 
 
-def test_the_command_reports_a_field_that_is_set_twice(tmp_path):
-    result = run_program(
-        "keras_resnet.train", "--epochs=3", "--set", "epochs=4", cwd=tmp_path
+quick = hypothesis.settings(derandomize=True, deadline=None, max_examples=50)
+
+# Values that every field of a type accepts.
+VALUES = {
+    int: strategies.integers(1, 10**9),
+    float: strategies.floats(1e-9, 0.999),
+    bool: strategies.booleans(),
+    tuple[int, ...]: strategies.lists(strategies.integers(1, 512)).map(tuple),
+    tuple[float, ...]: strategies.lists(strategies.floats(0, 1)).map(tuple),
+}
+FIELDS = [f for class_ in (Recipe, Execution) for f in dataclasses.fields(class_)]
+TEXTS = strategies.text("0123456789.,+-eEjx()[]{}:'\" nat", max_size=10)
+
+
+def replace_in(class_, changes):
+    """Returns the `digits` recipe or the default `Execution` with some fields changed."""
+    names = {field.name for field in dataclasses.fields(class_)}
+    changes = {name: value for name, value in changes.items() if name in names}
+    original = RECIPES["digits"] if class_ is Recipe else Execution()
+    return vars(replace_fields(original, changes))
+
+
+@quick
+@hypothesis.given(
+    strategies.fixed_dictionaries(
+        {f.name: VALUES[f.type] for f in FIELDS if f.type is not str}
     )
-    assert_one_line(result, "--epochs", "--set epochs")
-    assert not list(tmp_path.iterdir())
+)
+def test_the_set_flag_reads_the_text_of_any_value(values):
+    changes = parse_changes([f" {name} = {value}" for name, value in values.items()])
+    new_values = replace_in(Recipe, changes) | replace_in(Execution, changes)
+    for name, value in values.items():
+        assert new_values[name] == value
+        assert type(new_values[name]) is type(value)
+
+
+@hypothesis.settings(quick, max_examples=200)
+@hypothesis.given(strategies.sampled_from(FIELDS), TEXTS)
+@hypothesis.example(Recipe.__dataclass_fields__["epochs"], "{[]: 1}")
+@hypothesis.example(Recipe.__dataclass_fields__["learning_rate"], "9" * 400)
+def test_the_set_flag_refuses_other_text_or_reads_a_number(field, text):
+    try:
+        changes = parse_changes([f"{field.name}={text}"])
+        values = replace_in(Recipe, changes) | replace_in(Execution, changes)
+    except InputError:
+        return
+    value = values[field.name]
+    numbers = value if isinstance(value, tuple) else (value,)
+    assert isinstance(value, getattr(field.type, "__origin__", field.type))
+    if field.type is not str:
+        assert all(math.isfinite(number) and number >= 0 for number in numbers)
+
+
+@quick
+@hypothesis.given(
+    strategies.lists(
+        strategies.tuples(strategies.integers(1, 5), strategies.integers(1, 5)),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_stages_are_the_union_of_ranges(ranges):
+    text = ", ".join(f"conv{i}" if i == j else f"conv{i}..conv{j}" for i, j in ranges)
+    if any(first > last for first, last in ranges):
+        with pytest.raises(InputError):
+            resolution.parse_stages(text, 4)
+        return
+    numbers = {n for first, last in ranges for n in range(first, last + 1)}
+    expected = tuple(f"conv{number}" for number in sorted(numbers))
+    assert resolution.parse_stages(text, 4) == expected
+
+
+STAGE_TOKENS = strategies.sampled_from(("conv1", "conv3", "conv6", ",", "..", " "))
+
+
+@hypothesis.settings(quick, max_examples=100)
+@hypothesis.given(strategies.lists(STAGE_TOKENS, max_size=6).map("".join))
+def test_other_stages_are_refused(text):
+    stage = "conv[13]"
+    pattern = f"{stage}(..{stage})?(,{stage}(..{stage})?)*"
+    is_valid = re.fullmatch(pattern.replace("..", r"\.\."), text.replace(" ", ""))
+    if is_valid and "conv3..conv1" not in text.replace(" ", ""):
+        assert resolution.parse_stages(text, 4)[0] in ("conv1", "conv3")
+    else:
+        with pytest.raises(InputError):
+            resolution.parse_stages(text, 4)
+
+
+@quick
+@hypothesis.given(
+    strategies.lists(strategies.integers(8, 512), min_size=1, max_size=5),
+    strategies.integers(5, 10**6),
+)
+def test_image_sizes_are_used_for_equal_parts_of_a_run(sizes, num_steps):
+    recipe = find_recipe("digits", sizes=tuple(sizes))
+    spec = types.SimpleNamespace(recipe=recipe)
+    run = types.SimpleNamespace(spec=spec, total_steps=num_steps, images=None)
+    source, start = BatchSource(run), 0
+    for expected_size in sizes:
+        size, end = source._find_size(start)
+        assert size == expected_size == source._find_size(end - 1)[0]
+        assert abs((end - start) - num_steps / len(sizes)) < 1
+        start = end
+    assert start == num_steps
+
+
+@quick
+@hypothesis.given(
+    strategies.integers(2, 10_000).flatmap(
+        lambda n: strategies.tuples(strategies.just(n), strategies.integers(0, n - 1))
+    ),
+    strategies.floats(1e-4, 10),
+    strategies.floats(0, 0.99),
+    strategies.floats(0, 1),
+    strategies.sets(strategies.integers(1, 63), max_size=4).map(sorted),
+)
+def test_learning_rates_follow_the_formulas(
+    steps, peak, warmup, warmup_from, drop_numerators
+):
+    """Cosine: arXiv:1608.03983, equation 5. Steps: section 3.4 of the paper.
+
+    Drops are multiples of 1/64, whose products with the number of steps are exact.
+    """
+    (num_steps, step), drops = steps, tuple(n / 64 for n in drop_numerators)
+    num_warmup_steps = min(round(warmup * num_steps), num_steps - 1)
+    if step < num_warmup_steps:
+        fraction = step / num_warmup_steps
+        cosine = steps = peak * (warmup_from + (1 - warmup_from) * fraction)
+    else:
+        fraction = (step - num_warmup_steps) / (num_steps - num_warmup_steps)
+        cosine = peak * (1 + math.cos(math.pi * fraction)) / 2
+        steps = peak / 10 ** sum(step >= int(num_steps * drop) for drop in drops)
+    for schedule, expected in (("cosine", cosine), ("steps", steps)):
+        recipe = find_recipe(
+            "digits", learning_rate=peak, warmup=warmup, warmup_from=warmup_from,
+            schedule=schedule, drops=drops,
+        )  # fmt: skip
+        first_steps = [int(num_steps * drop) for drop in drops]
+        if schedule == "steps" and sorted({*first_steps}) != first_steps:
+            with pytest.raises(InputError, match="ascending steps"):
+                make_learning_rate(recipe, num_steps)
+        else:
+            rate = float(make_learning_rate(recipe, num_steps)(step))
+            assert rate == pytest.approx(expected, rel=1e-4, abs=1e-6 * peak)

@@ -1,6 +1,10 @@
+"""Tests of the table of variants, and of changes to variants."""
+
+import dataclasses
 import re
 
 import pytest
+from hypothesis import given, settings, strategies
 
 import keras_resnet
 from keras_resnet.spec.variants import VARIANTS, find_variant
@@ -22,6 +26,17 @@ def test_the_table_begins_with_the_networks_of_the_paper():
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_depth_matches_the_name(name):
     assert find_variant(name).depth == int(re.search(r"ne[tx]t?(\d+)", name)[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "last_size", "num_classes"),
+    [("resnet34", 224, 7, 1000), ("resnet50d", 224, 7, 1000), ("resnet56", 32, 8, 10)],
+)
+def test_feature_maps_have_the_sizes_of_the_paper(name, size, last_size, num_classes):
+    """Table 1 for ImageNet and section 4.2 for CIFAR-10."""
+    variant = find_variant(name)
+    assert (variant.size, variant.classes) == (size, num_classes)
+    assert variant.size / variant.stride == last_size
 
 
 @pytest.mark.parametrize("name", ["ResNet50", "RESNET50", "resnet50"])
@@ -63,3 +78,77 @@ def test_an_unknown_name_is_an_error_with_a_hint(name, words):
     with pytest.raises(InputError, match="Received: model=") as error:
         find_variant(name)
     assert words in str(error.value)
+
+
+# Values of the fields that constructors accept. `None` keeps the variant's value.
+OPTIONS = {
+    "shortcut": ("A", "B", "C", "none", None),
+    "stride_on": ("1x1", "3x3", None),
+    "stem": ("imagenet", "deep", "cifar", None),
+    **dict.fromkeys(("preact", "avg_down", "se", "zero_gamma"), (True, False, None)),
+    "groups": (1, 32, None),
+    "group_width": (4, 64, None),
+    "stochastic_depth": (0.0, 0.5, None),
+}
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(
+    strategies.sampled_from([*VARIANTS, "cifar_resnet8", "cifar_plainnet8"]),
+    strategies.fixed_dictionaries(
+        {}, optional={k: strategies.sampled_from(v) for k, v in OPTIONS.items()}
+    ),
+)
+def test_options_are_applied_unless_they_contradict_each_other(name, options):
+    variant = find_variant(name)
+    changes = {field: value for field, value in options.items() if value is not None}
+    expected = dataclasses.replace(variant, **changes)
+    is_plain, was_plain = expected.shortcut == "none", variant.shortcut == "none"
+    is_contradictory = (
+        (was_plain and not is_plain)
+        or (expected.preact and expected.zero_gamma)
+        or (is_plain and (expected.zero_gamma or expected.stochastic_depth > 0))
+        or (expected.block == "basic" and expected.groups * expected.group_width != 64)
+    )
+    if is_contradictory:
+        with pytest.raises(InputError):
+            variant.replace(**options)
+        return
+    changed_variant = variant.replace(**options)
+    if expected != variant:  # The parameters of another architecture are unknown.
+        expected = dataclasses.replace(expected, parameters=None)
+    assert changed_variant == expected
+    assert changed_variant.replace(**options) == changed_variant
+
+
+ANYTHING = strategies.one_of(
+    strategies.integers(), strategies.floats(), strategies.text(max_size=4),
+    strategies.lists(strategies.integers(), max_size=2), strategies.complex_numbers(),
+)  # fmt: skip
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(strategies.sampled_from(sorted(OPTIONS)), ANYTHING)
+def test_any_other_value_of_an_option_is_refused(field, value):
+    is_accepted = {
+        "groups": isinstance(value, int) and value >= 1,
+        "group_width": isinstance(value, int) and value >= 1,
+        "stochastic_depth": isinstance(value, int | float) and 0 <= value < 1,
+    }.get(field, value in OPTIONS[field])
+    if is_accepted:
+        variant = find_variant("resnet50").replace(**{field: value})
+        assert getattr(variant, field) == value
+    else:
+        with pytest.raises(InputError, match=f"{field}=") as error:
+            find_variant("resnet50").replace(**{field: value})
+        assert "\n" not in str(error.value)
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(strategies.sampled_from(["res", "plain"]), strategies.integers(0, 2000))
+def test_a_cifar_network_has_6n_plus_2_layers(kind, depth):
+    if depth >= 8 and depth % 6 == 2:
+        assert find_variant(f"cifar_{kind}net{depth}").depth == depth
+    else:
+        with pytest.raises(InputError, match=r"must be 6n\+2"):
+            find_variant(f"cifar_{kind}net{depth}")

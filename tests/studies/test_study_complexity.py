@@ -1,8 +1,10 @@
 import time
 
+import numpy as np
 import pytest
 
 from keras_resnet.nets import cost
+from keras_resnet.studies import complexity
 from keras_resnet.studies.complexity import STUDY, rank_correlation, time_in_turn
 from keras_resnet.studies.lib.study import Options
 
@@ -78,17 +80,33 @@ def test_verdicts_follow_from_the_table():
     rows_with_reversed_times = [{**row, "ms": 1 / row["ms"]} for row in make_rows()]
     assert not get_verdicts(rows_with_reversed_times)[1]
     assert not get_verdicts(make_rows(get_cost=lambda paper_cost: 1.03 * paper_cost))[0]
-    assert len(STUDY.draw(make_rows()).axes) == 2
+
+
+def test_the_figure_shows_deviations_and_times():
+    rows = make_rows(get_cost=lambda paper_cost: 1.01 * paper_cost)
+    deviation_axes, time_axes = STUDY.draw(rows).axes
+    bars = [bar for container in deviation_axes.containers for bar in container]
+    assert [bar.get_width() for bar in bars] == pytest.approx([1] * len(PAPER_ROWS))
+    points = [xy for line in time_axes.lines[:1] for xy in line.get_xydata().tolist()]
+    assert points == [[(1 + i) * 1e8, 1 + i] for i in range(7)]
 
 
 def test_measured_costs_of_resnet20_equal_known_counts(monkeypatch):
+    def time_known_seconds(functions, rounds):
+        (forward,) = functions
+        assert forward().shape == (complexity.BATCH_SIZE, 10)
+        assert rounds == 3
+        return np.array([[0.016], [0.008], [0.024]])
+
+    monkeypatch.setattr(complexity, "time_in_turn", time_known_seconds)
+    monkeypatch.setattr(complexity, "BATCH_SIZE", 4)
     monkeypatch.setattr(cost, "PAPER_TABLE_1", {})
     monkeypatch.setattr(cost, "PAPER_TABLE_6", {"resnet20": 0.27})
-    (row,) = STUDY.measure(Options(), {"rounds": 2})
+    (row,) = STUDY.measure(Options(), {"rounds": 3})
     assert row["parameters"] == 269_722
     assert row["multiply_adds"] == 40_551_040
     assert row["ours"] == 0.269722
-    assert 0 < row["ms_low"] <= row["ms"] <= row["ms_high"]
+    assert [row[column] for column in ("ms", "ms_low", "ms_high")] == [4, 2, 6]
 
 
 @pytest.mark.full  # Takes long, because it builds every network, including ResNet-1202.

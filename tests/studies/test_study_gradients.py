@@ -1,4 +1,9 @@
+import keras
+import numpy as np
+
+from keras_resnet.studies import gradients
 from keras_resnet.studies.gradients import SCALES, STEPS, STUDY
+from keras_resnet.studies.lib.study import Options
 
 
 def make_rows(**changes):
@@ -59,4 +64,42 @@ def test_a_diverged_run_is_not_drawn():
         len(STUDY.draw(rows).axes[6].lines) for rows in (make_rows(), remaining_rows)
     ]
     assert line_counts == [4, 2]
+    line, *_ = STUDY.draw(make_rows()).axes[4].lines
+    assert list(line.get_ydata()) == [1e-4, 1, 1, 1, 1, 1]
     assert all(get_verdicts(remaining_rows))
+
+
+def test_gradients_are_measured_while_a_network_trains(monkeypatch, tmp_path):
+    kernels, gammas = [], []
+
+    class Recorder(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            kernels.append(self.model.get_layer("conv1_conv").kernel.numpy())
+
+        def on_train_end(self, logs=None):
+            kernels.append(self.model.get_layer("conv1_conv").kernel.numpy())
+            gammas.append(self.model.get_layer("conv2_block1_2_bn").gamma.numpy())
+
+    original_train = Options.train
+
+    def train(self, *args, callbacks, **changes):
+        # The claim in the report states this learning rate.
+        assert (changes["learning_rate"], changes["iterations"]) == (0.01, 2)
+        callbacks = [Recorder(), *callbacks, Recorder()]
+        return original_train(self, *args, callbacks=callbacks, **changes)
+
+    monkeypatch.setattr(Options, "train", train)
+    monkeypatch.setattr(gradients, "STEPS", (0, 2))
+    job = {"kind": "res", "depth": 8, "seed": 0, "batch_norm": "without", "scale": 0.5}
+    rows = STUDY.measure(Options(images=64, output=str(tmp_path)), job)
+    assert [(row["step"], row["block"]) for row in rows] == [
+        (step, block) for step in (0, 2) for block in (1, 2, 3)
+    ]
+    for row in rows:  # Triangle inequality for a sum of two terms.
+        assert 0 < row["gradient"] <= 1.0001 * (row["branch"] + row["shortcut"])
+        assert row["identity_error"] < 1e-6
+    original_kernel, halved_kernel, trained_kernel, _ = kernels
+    np.testing.assert_array_equal(halved_kernel, original_kernel / 2)
+    assert np.abs(trained_kernel - halved_kernel).max() > 0
+    assert (np.array(gammas) == 1).all()  # Batch normalisation is frozen.
+    assert not list(tmp_path.iterdir())  # The run folder was temporary.

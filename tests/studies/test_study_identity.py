@@ -1,6 +1,7 @@
-import dataclasses
+import json
 
 from keras_resnet.studies.identity import NETS, STUDY
+from keras_resnet.studies.lib.study import Options
 
 
 def make_rows(start_difference=0.0, further_error=1.0, plain_error=90.0):
@@ -34,20 +35,47 @@ def test_each_expectation_can_fail():
     assert get_verdicts(further_error=1.8) == [True, False, True, True]
     assert get_verdicts(further_error=2.5) == [True, False, False, True]
     assert get_verdicts(plain_error=80.0) == [True, True, True, False]
-    STUDY.draw(make_rows())
 
 
-def test_deepening_a_measured_network_does_not_change_its_outputs(tmp_path):
-    options = dataclasses.replace(
-        STUDY.defaults,
-        depths=(8, 14),
-        seeds=1,
-        epochs=1,
-        images=200,
-        output=str(tmp_path),
-    )
-    _, residual_job = sorted(STUDY.list_jobs(options), key=lambda job: job["kind"])
-    rows_by_net = {row["net"]: row for row in STUDY.measure(options, residual_job)}
-    assert rows_by_net["start"]["difference"] == 0
-    assert rows_by_net["start"]["test_error"] == rows_by_net["shallow"]["test_error"]
+def test_the_figure_shows_the_errors_of_each_network():
+    training_axes, test_axes = STUDY.draw(make_rows()).axes
+    plain_line, residual_line = [
+        line
+        for line in training_axes.lines
+        if line.get_label() in ("plain", "residual")
+    ]
+    assert [*plain_line.get_ydata()] == [1, 90, 1, 5]
+    assert [*residual_line.get_ydata()] == [1, 1, 1, 5]
+    assert [*test_axes.lines[0].get_ydata()] == [1, 1, 1, 5]
+    assert [*training_axes.lines[-1].get_ydata()] == [90, 90]  # Chance level.
+
+
+def test_deepening_a_trained_network_does_not_change_its_outputs(
+    trained_run, monkeypatch, tmp_path
+):
+    original_train = Options.train
+
+    models = []
+
+    def train(self, model, seed, **changes):
+        """Trains the deepened network. Other networks have been trained before."""
+        models.append(model)
+        if changes:
+            return original_train(self, model, seed, **changes)
+        return str(trained_run)
+
+    monkeypatch.setattr(Options, "train", train)
+    options = Options(images=100, epochs=1, output=str(tmp_path))
+    job = {"kind": "res", "depth": 8, "to": 14, "seed": 0}
+    run_folder = tmp_path / "digits-images-100/runs"
+    run_folder.mkdir(parents=True)
+    rows_by_net = {row["net"]: row for row in STUDY.measure(options, job)}
+    assert models == ["cifar_resnet8", "cifar_resnet14", "cifar_resnet14"]
+    shallow_row, start_row = rows_by_net["shallow"], rows_by_net["start"]
+    assert shallow_row["training_error"] < 20 and shallow_row["chance"] > 80
+    assert start_row == {**shallow_row, "net": "start"}
     assert rows_by_net["further"]["difference"] > 0
+    (record,) = run_folder.glob("deepened-kind-res-depth-8-to-14-*/run.json")
+    settings = json.loads(record.read_text())["settings"]
+    assert (settings["model"], settings["learning_rate"]) == ("cifar_resnet14", 0.01)
+    assert settings["weights"] == f"{record.parent}.keras"

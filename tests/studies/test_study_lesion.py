@@ -1,6 +1,9 @@
-import dataclasses
+import keras
+import numpy as np
+import pytest
 
 from keras_resnet.studies.lesion import SPARSITY, STUDY
+from keras_resnet.studies.lib.study import Options
 
 
 def make_rows(**changes):
@@ -37,7 +40,25 @@ def test_each_expectation_can_fail():
     }  # fmt: skip
     for index, changes in failing_changes.items():
         assert get_verdicts(**changes) == [i != index for i in range(6)]
-    STUDY.draw(make_rows())
+
+
+def test_the_figure_shows_the_errors_after_each_lesion():
+    axes_by_series = zip(
+        ("removed", "first", "pruned", "rank"),
+        STUDY.draw(make_rows()).axes,
+        strict=True,
+    )
+    # Values of the plain and the residual network.
+    expected = {
+        "removed": (80, 3),
+        "first": (80, 4),
+        "pruned": (20, 4),
+        "rank": (60, 60),
+    }
+    for series, axes in axes_by_series:
+        for line, percent in zip(axes.lines, expected[series], strict=False):
+            x = SPARSITY if series == "pruned" else (1, 2)
+            assert line.get_xydata().tolist() == [[position, percent] for position in x]
 
 
 def test_effective_depth_counts_two_layers_for_each_block():
@@ -47,11 +68,20 @@ def test_effective_depth_counts_two_layers_for_each_block():
     assert "residual, 14 layers: 71.4 % of the layers" in result
 
 
-def test_a_measured_network_has_rows_for_each_lesion(tmp_path):
-    options = dataclasses.replace(
-        STUDY.defaults, depths=(8,), seeds=1, epochs=1, images=200, output=str(tmp_path)
-    )
-    rows = STUDY.measure(options, STUDY.list_jobs(options)[1])
-    assert [row["at"] for row in rows if row["what"] == "removed"] == [1]
-    assert [row["at"] for row in rows if row["what"] == "pruned"] == list(SPARSITY)
-    assert len([row for row in rows if row["what"] == "rank"]) == 7
+def test_a_measured_network_has_rows_for_each_lesion(trained_run, monkeypatch):
+    monkeypatch.setattr(Options, "train", lambda self, model, seed: str(trained_run))
+    options, job = Options(images=500), {"kind": "res", "depth": 8, "seed": 0}
+    rows = STUDY.measure(options, job)
+    assert {row["chance"] for row in rows} == {90}  # There are ten classes.
+    network = keras.models.load_model(trained_run / "final.keras")
+    test = options.load().test
+    wrong = np.argmax(network(test.images), axis=1) != test.labels
+    values = {(row["what"], row["at"]): row["percent"] for row in rows}
+    assert values["intact", 0] == pytest.approx(100 * wrong.mean())
+    # Only the first of three blocks can be removed, because the others change the shape.
+    assert values["removed", 1] == values["first", 1] > values["intact", 0]
+    assert [at for what, at in values if what == "removed"] == [1]
+    assert [at for what, at in values if what == "pruned"] == list(SPARSITY)
+    assert values["pruned", 30] < values["pruned", 90]
+    for series in ("rank", "untrained"):
+        assert [at for what, at in values if what == series] == [1, 2, 3, 4, 5, 6, 7]

@@ -1,3 +1,4 @@
+import keras
 import numpy as np
 import pytest
 
@@ -92,18 +93,60 @@ def test_verdicts_follow_from_the_table():
         gap_per_layer=-0.1, augmentation_effect=-1.0, rise_per_percent=1.5, offset=1.5
     )
     assert [holds for _, holds in STUDY.check_expectations(rows)] == [False] * 4
-    assert len(STUDY.draw(make_rows()).axes) == 2
     single_run_rows = [
         row for row in make_rows() if row["depth"] == 8 and row["seed"] == 0
     ]
     assert len(STUDY.check_expectations(single_run_rows)) == 4
 
 
-def test_a_run_with_wrong_labels_has_its_own_folder(monkeypatch, tmp_path):
+def test_the_figure_shows_gaps_and_errors():
+    gap_axes, error_axes = STUDY.draw(make_rows()).axes
+    # The gap is 0.1 points per layer, and 1 point more without augmentation.
+    gaps = {line.get_label(): [*line.get_ydata()] for line in gap_axes.lines}
+    for label, values in {
+        "augmented": [0.8, 2],
+        "not augmented": [1.8, 3],
+        "20% wrong labels": [0.8, 2],
+    }.items():
+        assert gaps[label] == pytest.approx(values)
+    lines = {line.get_label(): [*line.get_ydata()] for line in error_axes.lines}
+    assert lines["test"] == pytest.approx([1, 1.5, 3.5, 11])
+    assert lines["measured"] == pytest.approx([1, 2.5, 8.5, 31])
+    assert lines["percentage of wrong labels"] == [0, 1, 5, 20]
+
+
+def test_a_network_is_trained_and_tested_with_wrong_labels(
+    trained_run, monkeypatch, tmp_path
+):
+    calls = []
+
+    def train(self, *args, **changes):
+        calls.append((*args, changes))
+        return str(trained_run)
+
+    monkeypatch.setattr(Options, "train", train)
     options = Options(images=128, epochs=1, output=str(tmp_path))
     job = {"depth": 8, "augmented": "yes", "wrong": 0.25, "seed": 0}
     (row,) = STUDY.measure(options, job)
-    assert row["test_wrong"] == 24.0  # 6 of 25 test images.
-    assert 0 <= row["memorised"] + row["corrected"] <= 100
-    (folder,) = (tmp_path / "digits-images-128" / "runs").iterdir()
-    assert folder.name == "cifar_resnet8-epochs-1-wrong-0.25-seed-0"
+    ((model, seed, changes),) = calls
+    assert (model, seed) == ("cifar_resnet8", 0)
+    name = "cifar_resnet8-epochs-1-wrong-0.25-seed-0"
+    assert changes["folder"] == f"{tmp_path}/digits-images-128/runs/{name}"
+    # 32 of 128 training labels and 6 of 25 test labels are wrong.
+    digits, noisy_digits = options.load(), changes["dataset"]
+    is_wrong = noisy_digits.train.labels != digits.train.labels
+    assert is_wrong.sum() == 32
+    np.testing.assert_array_equal(noisy_digits.test.labels, digits.test.labels)
+    assert row["test_wrong"] == 24.0
+    network = keras.models.load_model(trained_run / "final.keras")
+    predicted = np.argmax(network(digits.train.images), axis=1)
+    for column, errors in (
+        ("training_error", predicted != noisy_digits.train.labels),
+        ("corrected", (predicted == digits.train.labels)[is_wrong]),
+        ("memorised", (predicted == noisy_digits.train.labels)[is_wrong]),
+    ):
+        assert row[column] == pytest.approx(100 * errors.mean(), abs=1e-4)
+    assert row["corrected"] > 80  # The network was trained with correct labels.
+    calls.clear()
+    STUDY.measure(options, {**job, "augmented": "no", "wrong": 0.0})
+    assert calls == [("cifar_resnet8", 0, {"pad": 0.0, "flip": False})]

@@ -8,11 +8,6 @@ from keras_resnet.zoo import ResNet
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), np.uint8)
 
 
-@pytest.fixture(autouse=True)
-def small_batches(monkeypatch):
-    monkeypatch.setattr(surgery, "BATCH_SIZE", 5)
-
-
 def make_network(kind="res", depth=14, seed=0):
     keras.utils.set_random_seed(seed)
     return ResNet(f"cifar_{kind}net{depth}", input_shape=(8, 8, 1))
@@ -29,7 +24,8 @@ def zero_block(network, block):
 
 
 @pytest.mark.parametrize("kind", ["res", "plain"])
-def test_parts_compute_the_same_as_the_network(kind):
+def test_parts_compute_the_same_as_the_network(kind, monkeypatch):
+    monkeypatch.setattr(surgery, "BATCH_SIZE", 5)
     network = make_network(kind)
     parts = surgery.cut_into_parts(network)
     assert list(parts)[:3] == ["stem", "conv2_block1", "conv2_block2"]
@@ -107,3 +103,30 @@ def test_a_deepened_network_is_unchanged_if_residual_and_constant_if_plain():
         else:
             constant_outputs = np.repeat(outputs[:1], len(outputs), 0)
             np.testing.assert_array_equal(outputs, constant_outputs)
+
+
+def test_each_lesion_is_measured():
+    network, labels = make_network(), np.arange(12) % 10
+    rows = surgery.measure_lesions(network, IMAGES, labels, [50], 0)
+    series = {}
+    for row in rows:
+        series.setdefault(row["what"], {})[row["at"]] = row["percent"]
+    parts = surgery.cut_into_parts(network)
+    blocks = [name for name in parts if "_block" in name]
+
+    def test(parts):
+        return surgery.error_rate(predict(parts), labels)
+
+    # Blocks 3 and 5 change the shape. Only blocks 1 and 2 have the same input shape.
+    assert series["intact"] == {0: test(parts)}
+    assert series["removed"] == {
+        number: test(surgery.remove_blocks(parts, [blocks[number - 1]]))
+        for number in (1, 2, 4, 6)
+    }
+    assert series["swapped"] == {1: test(surgery.swap_blocks(parts, *blocks[:2]))}
+    assert list(series["first"]) == [1, 2, 3, 4]
+    assert series["first"][1] == min(series["removed"].values())
+    all_removable = [blocks[number - 1] for number in (1, 2, 4, 6)]
+    assert series["first"][4] == test(surgery.remove_blocks(parts, all_removable))
+    assert series["pruned"] == {50: test({"": surgery.prune(network, 0.5)})}
+    assert list(series["rank"]) == list(series["untrained"]) == list(range(1, 14))

@@ -5,6 +5,7 @@ import stat
 import pytest
 
 from keras_resnet.support import files
+from keras_resnet.support.errors import InputError
 
 
 def test_a_file_is_replaced(tmp_path):
@@ -89,6 +90,25 @@ def test_a_failed_write_keeps_the_old_file(tmp_path, fault, message):
     assert os.listdir(tmp_path) == ["a.txt"]
 
 
+@pytest.mark.parametrize("fault", [TypeError, AttributeError, ValueError])
+def test_a_fault_while_writing_is_not_an_error_of_the_disk(tmp_path, fault):
+    with pytest.raises(fault), files.replace_atomically(tmp_path / "a") as path:
+        open(path, "w").close()
+        raise fault
+    with (
+        pytest.raises(files.WriteError),
+        files.replace_atomically(tmp_path / "a", library_error=fault) as path,
+    ):
+        raise fault
+    assert not os.listdir(tmp_path)
+
+
+def test_a_name_of_255_bytes_can_be_written(tmp_path):
+    files.write_json(tmp_path / ("a" * 255), {"é": [1]})
+    assert os.listdir(tmp_path) == ["a" * 255]
+    assert (tmp_path / ("a" * 255)).read_text("utf-8") == '{\n  "é": [\n    1\n  ]\n}\n'
+
+
 def test_json_with_nan_is_refused(tmp_path):
     with pytest.raises(ValueError):
         files.write_json(tmp_path / "a.json", {"loss": float("nan")})
@@ -105,6 +125,44 @@ def test_a_folder_is_replaced(tmp_path):
         raise RuntimeError
     assert os.listdir(path) == ["new.txt"]
     assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_a_folder_that_cannot_be_replaced_is_kept(tmp_path, monkeypatch):
+    path = tmp_path / "bundle"
+    path.mkdir()
+    (path / "old.txt").touch()
+    original_rename = os.rename
+
+    def rename(source, target):
+        if str(source).endswith(".part"):
+            raise OSError(errno.EBUSY, "busy")
+        original_rename(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with (
+        pytest.raises(OSError, match="busy"),
+        files.replace_folder_atomically(path) as temporary_path,
+    ):
+        files.write_file(os.path.join(temporary_path, "new.txt"), "")
+    assert os.listdir(path) == ["old.txt"]
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_a_folder_in_a_file_is_refused(tmp_path):
+    (tmp_path / "a").touch()
+    with (
+        pytest.raises(InputError, match="The parent of the output folder must be"),
+        files.replace_folder_atomically(tmp_path / "a" / "bundle"),
+    ):
+        pass
+
+
+def test_keras_home_is_set_by_the_environment(monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", "/caches/keras")
+    assert files.keras_home() == "/caches/keras"
+    monkeypatch.setenv("KERAS_HOME", "")
+    monkeypatch.setenv("HOME", "/home/user")
+    assert files.keras_home() == "/home/user/.keras"
 
 
 def test_partial_files_of_killed_processes_are_removed(tmp_path):

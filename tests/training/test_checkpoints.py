@@ -1,56 +1,76 @@
-"""Training checkpoints: deletion, damaged files, resuming with other settings."""
+"""Training checkpoints: deletion, damaged files, state of the callbacks."""
 
-import importlib.util
+import contextlib
+import os
+import resource
 import shutil
-import signal
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from children import (
-    assert_same_results,
-    find_checkpoint_steps,
-    list_complete_checkpoints,
-    run_child,
-)
-from conftest import assert_one_line
+from children import find_checkpoint_steps, list_complete_checkpoints
 
-from keras_resnet.training.checkpoints import Progress
+from keras_resnet.distribution import make_strategy
+from keras_resnet.spec.recipes import Recipe
+from keras_resnet.support.errors import InputError
+from keras_resnet.training import checkpoints
+from keras_resnet.training.checkpoints import Checkpoints, Progress
 from keras_resnet.training.run_folder import RunFolder
-
-FLAGS = ("--model=cifar_resnet8", "--strategy=one_device", "--batch_size=240")
-RUN_FLAGS = ("--epochs=3", "--set", "checkpoint_every=4", "--set", "keep_checkpoints=3")
+from keras_resnet.training.step import Step
 
 
-def train(directory, *flags, faults=()):
-    return run_child(
-        "keras_resnet.train", *FLAGS, *flags, "--model_dir=run", cwd=directory,
-        faults=faults,
-    )  # fmt: skip
+class SmallRun:
+    """The checkpoints of a network with two layers, and the state that they save."""
+
+    def __init__(self, folder):
+        strategy, recipe = make_strategy("one_device"), Recipe(1, 8, 0.1, ema=0.5)
+        with strategy.scope():
+            image = keras.Input((4, 4, 1))
+            x = keras.layers.Conv2D(16, 3, name="conv1_conv")(image)
+            x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
+            x = keras.layers.Dense(1000, "softmax", name="predictions")(x)
+            self.network = keras.Model(image, x)
+        self.step = Step(self.network, strategy, recipe, 20)
+        self.network.optimizer = self.step.optimizer
+        self.progress = Progress([])
+        self.checkpoints = Checkpoints(
+            str(folder / "checkpoints"), self.network, self.step, self.progress, 3
+        )
+        state = [*self.network.variables, *self.step.optimizer.variables]
+        self.variables = [v.value for v in state] + self.step.averages
+
+    def set_state(self, step):
+        """Sets all numbers that a checkpoint contains to the number of a step."""
+        self.progress.step = step
+        self.step.sums.assign([step] * 4)
+        for variable in self.variables:
+            variable.assign(tf.cast(tf.fill(variable.shape, step), variable.dtype))
+
+    def save(self, step):
+        self.set_state(step)
+        self.checkpoints.save(step)
+
+    def assert_state(self, step):
+        assert self.progress.step == step
+        for variable in (*self.variables, self.step.sums):
+            assert (variable.numpy() == step).all()
 
 
 @pytest.fixture(scope="module")
-def undisturbed_run(tmp_path_factory):
-    """Folder of a run that ended without an interruption."""
-    directory = tmp_path_factory.mktemp("undisturbed")
-    assert train(directory, *RUN_FLAGS).returncode == 0
-    return directory / "run"
-
-
-@pytest.fixture(scope="module")
-def killed_run(tmp_path_factory):
-    """Folder of a run that was killed after 17 of 18 steps."""
-    directory = tmp_path_factory.mktemp("killed")
-    result = train(directory, *RUN_FLAGS, faults=[("kill_after_step", 17)])
-    assert result.returncode == -signal.SIGKILL
-    return directory / "run"
+def saved_folder(tmp_path_factory):
+    """Folder with the checkpoints of steps 8, 12 and 16. That of step 4 was deleted."""
+    folder = tmp_path_factory.mktemp("saved")
+    run = SmallRun(folder)
+    for step in (4, 8, 12, 16):
+        run.save(step)
+    return folder
 
 
 @pytest.fixture
-def resumable_run(killed_run, tmp_path):
-    """Copy of the folder `killed_run`. A test may change the copy."""
-    return shutil.copytree(killed_run, tmp_path / "run")
+def folder(saved_folder, tmp_path):
+    """Copy of `saved_folder`. A test may change the copy."""
+    return shutil.copytree(saved_folder, tmp_path / "run")
 
 
 def find_file(folder, step, suffix):
@@ -60,21 +80,22 @@ def find_file(folder, step, suffix):
 
 def truncate_data(folder, step):
     path = find_file(folder, step, "data")
-    path.write_bytes(path.read_bytes()[:-100_000])
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def flip_bit(folder, step, suffix):
+    path = find_file(folder, step, suffix)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
 
 
 def flip_data_bit(folder, step):
-    path = find_file(folder, step, "data")
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    flip_bit(folder, step, "data")
 
 
 def flip_index_bit(folder, step):
-    path = find_file(folder, step, "index")
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    flip_bit(folder, step, "index")
 
 
 def delete_index(folder, step):
@@ -85,131 +106,127 @@ def delete_data(folder, step):
     find_file(folder, step, "data").unlink()
 
 
-def test_the_three_newest_checkpoints_are_kept(killed_run):
-    assert find_checkpoint_steps(killed_run) == {
-        "data": [8, 12, 16],
-        "index": [8, 12, 16],
-    }
-    assert list_complete_checkpoints(killed_run) == [8, 12, 16]
+def test_the_three_newest_checkpoints_are_kept(folder):
+    steps = [8, 12, 16]
+    assert find_checkpoint_steps(folder) == {"data": steps, "index": steps}
+    assert list_complete_checkpoints(folder) == steps
+    run = SmallRun(folder)
+    assert run.checkpoints.find_newest() == str(folder / "checkpoints" / "step-16")
+    assert run.checkpoints.restore()
+    run.assert_state(16)
+
+
+def test_a_new_folder_contains_no_checkpoint(tmp_path):
+    run = SmallRun(tmp_path)
+    assert run.checkpoints.find_newest() is None and not run.checkpoints.restore()
 
 
 @pytest.mark.parametrize(
-    ("damage_functions", "steps", "resumed_step"),
+    "damage_functions",
     [
-        ((truncate_data,), [16], 12),
-        ((delete_index, flip_data_bit), [16, 12], 8),
-        pytest.param((flip_data_bit,), [16], 12, marks=pytest.mark.full),
-        pytest.param((flip_index_bit,), [16], 12, marks=pytest.mark.full),
-        pytest.param((delete_data,), [16], 12, marks=pytest.mark.full),
-        pytest.param((delete_index,), [16], 12, marks=pytest.mark.full),
+        (truncate_data,),
+        (flip_data_bit,),
+        (flip_index_bit,),
+        (delete_index,),
+        (delete_data,),
+        (delete_index, flip_data_bit),
     ],
 )
-def test_a_run_resumes_from_the_newest_readable_checkpoint(
-    damage_functions, steps, resumed_step, resumable_run, undisturbed_run
-):
-    for damage, step in zip(damage_functions, steps, strict=True):
-        damage(resumable_run, step)
-    result = train(resumable_run.parent, *RUN_FLAGS)
-    assert result.returncode == 0, result.stderr
-    lines = result.stderr.splitlines()
-    assert len(lines) == len(steps)
-    for line, step in zip(lines, steps, strict=True):
-        assert f"checkpoints/step-{step} is damaged" in line
-    assert f"Resuming after step {resumed_step} of 18." in result.stdout
-    assert_same_results(resumable_run, undisturbed_run)
+def test_the_newest_readable_checkpoint_is_restored(damage_functions, folder, capsys):
+    steps = [16, 12, 8]
+    for damage, step in zip(damage_functions, steps, strict=False):
+        damage(folder, step)
+    run = SmallRun(folder)
+    assert run.checkpoints.restore()
+    run.assert_state(steps[len(damage_functions)])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == len(damage_functions)
+    for line, step in zip(lines, steps, strict=False):
+        assert f"checkpoints/step-{step} is damaged; an older checkpoint" in line
 
 
 @pytest.mark.parametrize(
     "damage_functions",
     [(truncate_data, delete_index, delete_data), (delete_index,) * 3],
 )
-def test_if_all_checkpoints_are_damaged_none_is_overwritten(
-    damage_functions, resumable_run
-):
+def test_if_all_checkpoints_are_damaged_none_is_overwritten(damage_functions, folder):
     for damage, step in zip(damage_functions, (16, 12, 8), strict=True):
-        damage(resumable_run, step)
-    modification_times = {
-        path: path.stat().st_mtime_ns
-        for path in (resumable_run / "checkpoints").iterdir()
-    }
-    result = train(resumable_run.parent, *RUN_FLAGS)
-    assert result.returncode == 1
-    assert "Traceback" not in result.stderr
-    last_line = result.stderr.splitlines()[-1]
-    assert last_line.startswith("error: ") and "to start the run again" in last_line
-    assert "no earlier checkpoint is intact" in last_line
-    assert modification_times == {
-        path: path.stat().st_mtime_ns
-        for path in (resumable_run / "checkpoints").iterdir()
-    }
-    shutil.rmtree(resumable_run / "checkpoints")  # Advice of the error message.
-    assert train(resumable_run.parent, *RUN_FLAGS).returncode == 0
+        damage(folder, step)
+    paths = list((folder / "checkpoints").iterdir())
+    modification_times = [path.stat().st_mtime_ns for path in paths]
+    message = r"no earlier checkpoint is intact. Remove .*/checkpoints to start the run"
+    with pytest.raises(InputError, match=message):
+        SmallRun(folder).checkpoints.restore()
+    assert sorted((folder / "checkpoints").iterdir()) == sorted(paths)
+    assert [path.stat().st_mtime_ns for path in paths] == modification_times
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 200, b"half of a li"])
-def test_a_damaged_list_of_checkpoints_is_an_error(content, resumable_run):
+def test_a_damaged_list_of_checkpoints_is_an_error(content, folder):
     """A power failure can damage the file `checkpoint`, which lists the checkpoints."""
-    (resumable_run / "checkpoints" / "checkpoint").write_bytes(content)
-    assert_one_line(
-        train(resumable_run.parent, *RUN_FLAGS), "checkpoints/checkpoint", "is damaged"
-    )
-    assert find_checkpoint_steps(resumable_run)["index"] == [8, 12, 16]
+    (folder / "checkpoints" / "checkpoint").write_bytes(content)
+    with pytest.raises(InputError, match=r"checkpoints/checkpoint is damaged\. Remove"):
+        SmallRun(folder)
+    assert find_checkpoint_steps(folder)["index"] == [8, 12, 16]
 
 
-def test_resuming_with_other_settings_is_refused(resumable_run):
-    result = train(
-        resumable_run.parent,
-        "--epochs=4",
-        "--seed=1",
-        "--set",
-        "ema=0.5",
-        "--shortcut=B",
-    )
-    assert_one_line(
-        result,
-        "began with other settings",
-        "epochs (began with 3, now 4)",
-        "seed (began with 0, now 1)",
-        "ema (began with 0.0, now 0.5)",
-        "shortcut (began with 'A', now 'B')",
-    )
-    differences = result.stderr.partition("Different: ")[2]
-    # The checkpoint settings may differ, so the message does not name them.
-    assert differences.count("began with") == 4
+@contextlib.contextmanager
+def limit_file_size():
+    """Makes files of more than 1,000 bytes impossible, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-@pytest.fixture
-def data_service():
-    """URL of a `tf.data` service with one worker."""
-    service = tf.data.experimental.service
-    dispatcher = service.DispatchServer()
-    address = dispatcher.target.split("://")[1]
-    worker = service.WorkerServer(service.WorkerConfig(dispatcher_address=address))
-    yield dispatcher.target
-    del worker
+def test_a_full_disk_does_not_damage_earlier_checkpoints(folder):
+    run = SmallRun(folder)
+    with (
+        limit_file_size(),
+        pytest.raises(OSError, match="Could not write a checkpoint") as error,
+    ):
+        run.save(20)
+    assert "\n" not in str(error.value)
+    assert list_complete_checkpoints(folder) == [8, 12, 16]
+    new_run = SmallRun(folder)
+    assert new_run.checkpoints.restore()
+    new_run.assert_state(16)
 
 
-def test_a_run_resumes_with_other_execution_settings(
-    resumable_run, undisturbed_run, data_service
-):
-    """The results do not depend on checkpoint settings or on a data service."""
-    flags = ("--epochs=3", "--set", "checkpoint_every=1", "--set", "keep_checkpoints=5")
-    result = train(resumable_run.parent, *flags, faults=[("kill_after_step", 2)])
-    assert result.returncode == -signal.SIGKILL, result.stderr
-    assert "Resuming after step 16 of 18." in result.stdout
-    assert find_checkpoint_steps(resumable_run)["index"] == [8, 12, 16, 17]
-    flags = ["--epochs=3", "--set", f"data_service={data_service}"]
-    if importlib.util.find_spec("tensorboard"):
-        flags += ["--set", "tensorboard=True"]
-    result = train(resumable_run.parent, *flags)
-    assert result.returncode == 0, result.stderr
-    assert "Resuming after step 17 of 18." in result.stdout
-    shutil.rmtree(resumable_run / "tensorboard", ignore_errors=True)
-    assert_same_results(resumable_run, undisturbed_run)
+def write_checkpoint(folder, **objects):
+    checkpoint = tf.train.Checkpoint(**objects)
+    tf.train.CheckpointManager(
+        checkpoint, str(folder / "checkpoints"), 5, checkpoint_name="step"
+    ).save(40)
+
+
+def test_a_checkpoint_of_other_software_is_refused(folder):
+    write_checkpoint(folder, model=tf.Variable(1.0))
+    with pytest.raises(InputError, match="was not written by keras_resnet"):
+        SmallRun(folder).checkpoints.restore()
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(checkpoints, "FORMAT_NUMBER", 2)
+    write_checkpoint(folder, progress=Progress([]))
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="has format 2, from a newer keras_resnet"):
+        SmallRun(folder).checkpoints.restore()
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    write_checkpoint(tmp_path, progress=Progress([]), sums=tf.Variable([0.0] * 3))
+    with pytest.raises(InputError, match="is damaged or belongs to another network"):
+        SmallRun(tmp_path).checkpoints.restore()
 
 
 def test_best_keras_contains_the_first_of_the_best_epochs(tmp_path):
-    """The second and fourth epoch are equally accurate. The second epoch is saved."""
+    """The second and fourth epoch are equally accurate. The second epoch is saved.
+
+    The fifth epoch is more accurate, but the disk is full.
+    """
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     network.origin = None
     folder = RunFolder(str(tmp_path))
@@ -219,6 +236,11 @@ def test_best_keras_contains_the_first_of_the_best_epochs(tmp_path):
         folder.on_epoch_end(epoch, {"val_accuracy": accuracy})
     best_network = keras.models.load_model(tmp_path / "best.keras")
     assert best_network.get_weights()[0][0, 0] == 1
+    content = (tmp_path / "best.keras").read_bytes()
+    with limit_file_size(), pytest.raises(OSError, match=r"best\.keras"):
+        folder.on_epoch_end(4, {"val_accuracy": 1.0})
+    assert sorted(os.listdir(tmp_path)) == ["best.keras", "metrics.csv"]
+    assert (tmp_path / "best.keras").read_bytes() == content
 
 
 def test_numpy_numbers_of_callbacks_are_restored():

@@ -1,5 +1,6 @@
 """Parts of the training loop: stop flag, worker group, batch source and epoch log."""
 
+import dataclasses
 import os
 import signal
 import threading
@@ -106,6 +107,9 @@ def test_validation_averages_over_the_images_of_all_workers(tmp_path, monkeypatc
     monkeypatch.setattr(group, "count", 2)
     group_validation = Validation(run, WorkerGroup(run.strategy))
     group_validation._workers = group
+    group.index = 1
+    own_split = Validation(run, group)._evaluator._split
+    np.testing.assert_array_equal(own_split.labels, run.images.test.labels[1::2])
     step_calls = []
     logs = group_validation(lambda: step_calls.append(1))
     num_own_images = own_summary["images"]
@@ -118,6 +122,15 @@ def test_validation_averages_over_the_images_of_all_workers(tmp_path, monkeypatc
         (own_summary["accuracy"] * num_own_images + num_other_correct)
         / (num_own_images + num_other_images)
     )
+
+
+def test_every_worker_needs_an_image_of_the_validation_split(tmp_path, monkeypatch):
+    digits = load_dataset("digits")
+    digits = dataclasses.replace(digits, test=digits.test.take(slice(1)))
+    assert prepare(tmp_path, digits).spec.images == (1437, 1)
+    monkeypatch.setattr(worker_group, "worker_count", lambda _: 2)
+    with pytest.raises(InputError, match="with 1 images for 2 worker"):
+        prepare(tmp_path, digits)
 
 
 # Tests of `BatchSource`.
@@ -135,48 +148,31 @@ def test_batches_can_start_at_any_step(tmp_path):
     assert read_labels(later_batches, 2) == read_labels(batches, 5)[3:]
 
 
-def test_each_image_size_is_used_for_a_part_of_the_run(tmp_path):
-    """With three sizes, 23 steps are divided into parts of 8, 8 and 7 steps."""
-    run = prepare(tmp_path, epochs=1, sizes=(4, 6, 8))
-    source, end_steps = BatchSource(run), []
-    for step, size in ((0, 4), (8, 6), (16, 8)):
-        batches, end_step = source.batches_from(step)
-        assert next(batches)[0].shape[1:3] == (size, size)
-        end_steps.append(end_step)
-    assert end_steps == [8, 16, 23]
-
-
-def make_damaged_digits(damaged_indices):
-    """Returns digits as PNG files. Training files `damaged_indices` are truncated."""
-    digits = load_dataset("digits")
-
-    def encode(split, damaged_indices=()):
-        encoded_images = [tf.io.encode_png(image).numpy() for image in split.images]
-        for index in damaged_indices:
-            encoded_images[index] = encoded_images[index][:20]
-        return Split(np.array(encoded_images, object), split.labels)
-
-    train = encode(digits.train.take(np.arange(1100)), damaged_indices)
-    test = encode(digits.test.take(np.arange(20)))
-    return Dataset("pngs", digits.classes, train, test, digits.shape)
-
-
 def test_a_damaged_image_is_replaced(tmp_path, capsys):
-    # `prepare` reads 1,000 images for the pixel statistics and would already replace a
-    # damaged one. The damaged image of this test is therefore not among them.
-    sampled_indices = np.linspace(0, 1099, 1000).astype(int)
-    images = make_damaged_digits(np.setdiff1d(np.arange(1100), sampled_indices)[:1])
-    run = prepare(tmp_path, images, batch_size=1100, learning_rate=0.1)
+    digits = load_dataset("digits")
+    train, test = digits.train.take(np.arange(1100)), digits.test.take(np.arange(20))
+    files = [np.array([tf.io.encode_png(x).numpy() for x in s.images], object)
+             for s in (train, test)]  # fmt: skip
+    train, test = Split(files[0], train.labels), Split(files[1], test.labels)
+    dataset = Dataset("pngs", digits.classes, train, test, digits.shape)
+    run = prepare(tmp_path, dataset, batch_size=16, learning_rate=0.1)
+    # `prepare` would already replace a damaged image. The image is damaged afterwards.
+    damaged_files = train.images.copy()
+    index = run.get_batches().find_step_indices(0)[3]
+    damaged_files[index] = damaged_files[index][:20]
+    train = dataclasses.replace(train, images=damaged_files)
+    run = dataclasses.replace(run, images=dataclasses.replace(dataset, train=train))
     source = BatchSource(run)
+    assert source.draw_first_batch() is None
     batches, _ = source.batches_from(0)
     with pytest.raises(tf.errors.OpError) as error:
         next(batches)
-    with pytest.raises(InputError, match="1 of 1100 images cannot be decoded"):
+    with pytest.raises(InputError, match="1 of 16 images cannot be decoded"):
         source.refuse_damaged(0)
     source.replace_damaged(0, error.value)
     assert "1 of 1100 images cannot be decoded" in capsys.readouterr().err
     batches, _ = source.batches_from(0)
-    assert len(next(batches)[1]) == 1100
+    assert len(next(batches)[1]) == 16
 
 
 def test_errors_without_a_damaged_image_are_raised_again(tmp_path):

@@ -1,5 +1,8 @@
 """Run folders: the figure of the curves, and files of a killed process."""
 
+import pytest
+
+from keras_resnet.support.errors import InputError
 from keras_resnet.training import figures, run_folder
 
 
@@ -34,3 +37,15 @@ def test_temporary_files_of_a_killed_process_are_removed(tmp_path):
     assert names == {"best.keras", "my.partition", "checkpoints"}
     run_folder.remove_leftovers(tmp_path, remove_checkpoints=True)
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_run_that_another_process_has_completed_is_not_trained_again(tmp_path):
+    """The other process ended between the inspection and the locking of the folder."""
+    (tmp_path / "final.keras").write_text("")
+    with (
+        pytest.raises(InputError, match="Another process has completed the run"),
+        run_folder.open_run_folder(str(tmp_path), None),
+    ):
+        pass
+    with run_folder.lock_folder(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == ["final.keras"]

@@ -5,25 +5,29 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from children import Child
-from conftest import ROOT, assert_one_line, run_program, run_python
+from children import assert_same_results, find_checkpoint_steps
+from conftest import ROOT, assert_one_line, run_program
 
-from keras_resnet.data import sources
+from keras_resnet.data import Dataset, TrainingBatches, sources
 from keras_resnet.evaluation import run_record
 from keras_resnet.spec import Execution, RunOptions
 from keras_resnet.support.errors import InputError
-from keras_resnet.training import checkpoints, rate_range, run_folder
+from keras_resnet.training import rate_range, run_folder
+from keras_resnet.training.checkpoints import Checkpoints
 from keras_resnet.training.resolution import resolve_run
 from keras_resnet.training.run import train
+from keras_resnet.training.step import Step
 from keras_resnet.weights.formats import load_model
 
 DEFAULTS = {"model": "cifar_resnet8", "strategy": "one_device", "verbose": 0}
@@ -31,6 +35,20 @@ DEFAULTS = {"model": "cifar_resnet8", "strategy": "one_device", "verbose": 0}
 
 def flatten(arrays):
     return np.concatenate([np.ravel(array) for array in arrays])
+
+
+def load_few_digits():
+    """Returns a dataset with 96 training images and 4 validation images."""
+    digits = sources.load_dataset("digits")
+    train_split, test_split = digits.train.take(slice(96)), digits.test.take(slice(4))
+    return Dataset("digits", digits.classes, train_split, test_split, digits.shape)
+
+
+def evaluate(model, split):
+    """Returns the mean cross-entropy and the accuracy of a model's probabilities."""
+    probabilities = np.asarray(model(split.images.astype(np.float32)))
+    losses = -np.log(probabilities[np.arange(len(split)), split.labels])
+    return losses.mean(), (probabilities.argmax(1) == split.labels).mean()
 
 
 def test_a_run_learns_and_writes_its_folder(trained_run):
@@ -56,29 +74,38 @@ def test_a_run_learns_and_writes_its_folder(trained_run):
 
     # The saved network must have the validation metrics of the last epoch.
     model = load_model(str(trained_run / "final.keras"))
-    digits = sources.load_dataset("digits")
-    loss, accuracy = model.evaluate(digits.test.images, digits.test.labels, verbose=0)
+    loss, accuracy = evaluate(model, sources.load_dataset("digits").test)
     assert accuracy == pytest.approx(float(rows[-1]["val_accuracy"]), abs=1e-6)
     assert loss == pytest.approx(float(rows[-1]["val_loss"]), rel=1e-3)
 
 
-def test_a_run_that_has_ended_is_not_trained_again(trained_run, capsys):
-    modification_times = {
-        path.name: path.stat().st_mtime_ns for path in trained_run.iterdir()
-    }
+def test_a_run_that_has_ended_is_not_trained_again(trained_run, tmp_path, capsys):
+    """Checkpoints are deleted, in case the first process was killed before that."""
+    folder = shutil.copytree(trained_run, tmp_path / "run")
+    modification_times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    (folder / "checkpoints").mkdir()
     arguments = {**DEFAULTS, "strategy": "mirrored", "epochs": 8, "verbose": 2}
-    assert train(**arguments, model_dir=str(trained_run)) == []
+    assert train(**arguments, model_dir=str(folder)) == []
     assert "has ended; nothing to do" in capsys.readouterr().out
     assert modification_times == {
-        path.name: path.stat().st_mtime_ns for path in trained_run.iterdir()
+        path: path.stat().st_mtime_ns for path in folder.iterdir()
     }
 
 
 def test_resuming_with_other_settings_is_refused(trained_run):
+    """The interval of checkpoints may differ, so the message does not name it."""
+    changes = {"epochs": 9, "seed": 1, "ema": 0.5, "shortcut": "B"}
     with pytest.raises(InputError) as error:
-        train(**DEFAULTS, epochs=9, seed=1, model_dir=str(trained_run))
-    assert "epochs (began with 8, now 9)" in str(error.value)
-    assert "seed (began with 0, now 1)" in str(error.value)
+        train(**{**DEFAULTS, "strategy": "mirrored"}, **changes, checkpoint_every=7,
+              model_dir=str(trained_run))  # fmt: skip
+    for difference in (
+        "epochs (began with 8, now 9)",
+        "seed (began with 0, now 1)",
+        "ema (began with 0.0, now 0.5)",
+        "shortcut (began with 'A', now 'B')",
+    ):
+        assert difference in str(error.value)
+    assert str(error.value).count("began with") == 1 + len(changes)
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):
@@ -88,76 +115,254 @@ def test_a_folder_with_other_files_is_refused(tmp_path):
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
-class Counter(keras.callbacks.Callback):
-    """Counts batches and epochs. Interrupts the run after `stop_at` batches."""
+# Tests of a run with averaged weights, the plateau schedule, early stopping and callbacks.
 
-    def __init__(self, stop_at=None):
+
+class Recorder(keras.callbacks.Callback):
+    """Records the run. Checkpoints save the lists, but not the tuple."""
+
+    def __init__(self):
         super().__init__()
-        self.batches = self.epochs = self.batches_in_epoch = 0
-        self.losses = []
-        # Checkpoints save callback attributes, but no functions. A resumed run
-        # therefore uses its own `stop_at`, not the value of the interrupted run.
-        self.stop_at = lambda: stop_at
+        self.batch_indices, self.losses, self.weights = [], [], ()
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self.batches_in_epoch = 0
+    def on_train_begin(self, logs=None):
+        self.initial_weights = flatten(self.model.get_weights())
 
     def on_train_batch_end(self, batch, logs=None):
-        assert batch == self.batches_in_epoch
-        self.batches += 1
-        self.batches_in_epoch += 1
-        if self.batches == self.stop_at():
-            raise KeyboardInterrupt
+        self.batch_indices.append(batch)
+        self.weights += (flatten(self.model.get_weights()),)
 
     def on_epoch_end(self, epoch, logs=None):
-        self.epochs += 1
         self.losses.append(logs["val_loss"])
 
 
-@pytest.mark.parametrize(
-    "stop_at", [25, *(pytest.param(step, marks=pytest.mark.full) for step in (46, 61))]
-)
-def test_callbacks_resume_in_the_middle_of_an_epoch(tmp_path, stop_at):
-    """An epoch has 23 steps. The run is interrupted after step 25, 46 or 61."""
+def train_for_reference(folder, **changes):
+    """Trains with the settings of `reference_run`; returns the results.
 
-    def train_into(folder, stop_at=None):
-        counter = Counter(stop_at)
-        stopping = keras.callbacks.EarlyStopping(
-            "val_loss", patience=50, restore_best_weights=True, start_from_epoch=1
-        )
-        folder = str(tmp_path / folder)
-        rows = train(
-            **DEFAULTS,
-            epochs=3,
-            model_dir=folder,
-            checkpoint_every=10,
-            callbacks=[counter, stopping],
-        )
-        return rows, counter, stopping
-
-    rows, counter, stopping = train_into("undisturbed")
-    with pytest.raises(KeyboardInterrupt):
-        train_into("resumed", stop_at)
-    resumed_rows, resumed_counter, resumed_stopping = train_into("resumed")
-    networks = [
-        load_model(str(tmp_path / name / "final.keras"))
-        for name in ("undisturbed", "resumed")
-    ]
-    np.testing.assert_array_equal(*(flatten(model.get_weights()) for model in networks))
-    assert resumed_rows == rows
-    assert (resumed_counter.batches, resumed_counter.epochs) == (69, 3)
-    assert resumed_counter.losses == counter.losses
-    assert resumed_stopping.best == stopping.best
-    assert resumed_stopping.wait == stopping.wait
-
-
-def test_early_stopping_ends_the_run(tmp_path):
-    stopping = keras.callbacks.EarlyStopping("val_accuracy", patience=1, min_delta=1.0)
-    rows = train(
-        **DEFAULTS, epochs=20, model_dir=str(tmp_path / "run"), callbacks=[stopping]
+    An epoch has six steps. The small validation split makes the accuracy constant for
+    some epochs, to which the plateau schedule and early stopping react.
+    """
+    recorder = Recorder()
+    stopping = keras.callbacks.EarlyStopping(
+        "val_loss", patience=50, restore_best_weights=True, start_from_epoch=1
     )
-    assert len(rows) == 2
-    assert (tmp_path / "run" / "final.keras").exists()
+    arguments = {
+        **DEFAULTS, "dataset": load_few_digits(), "epochs": 40, "batch_size": 16,
+        "learning_rate": 0.05, "schedule": "plateau", "warmup": 0, "patience": 1,
+        "early_stopping": 3, "ema": 0.35, "checkpoint_every": 4,
+        "keep_checkpoints": 3, "callbacks": [recorder, stopping], **changes,
+    }  # fmt: skip
+    rows = train(**arguments, model_dir=str(folder))
+    return types.SimpleNamespace(
+        folder=folder, rows=rows, recorder=recorder, stopping=stopping
+    )
+
+
+@pytest.fixture(scope="module")
+def reference_run(tmp_path_factory):
+    """A run that was not interrupted.
+
+    The attribute `snapshot` is the path of a copy of the run folder, with the files
+    that the run would have left if it had been killed after step 16.
+    """
+    folder = tmp_path_factory.mktemp("reference") / "run"
+    snapshot = tmp_path_factory.mktemp("snapshot") / "run"
+    original_save = Checkpoints.save
+
+    def save_and_copy(self, step):
+        original_save(self, step)
+        if step == 16:
+            shutil.copytree(folder, snapshot)
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(Checkpoints, "save", save_and_copy)
+        run = train_for_reference(folder)
+    run.snapshot = snapshot
+    return run
+
+
+@pytest.fixture
+def killed_run(reference_run, tmp_path):
+    """Copy of the run folder of a run that was killed after step 16."""
+    return shutil.copytree(reference_run.snapshot, tmp_path / "moved")
+
+
+def test_plateaus_divide_the_learning_rate_by_10(reference_run):
+    """The learning rate drops after an epoch without a better accuracy."""
+    expected, rate, best_accuracy = [], 0.05, -1.0
+    for row in reference_run.rows:
+        expected.append(rate)
+        if row["val_accuracy"] <= best_accuracy:
+            rate /= 10
+        best_accuracy = max(best_accuracy, row["val_accuracy"])
+    assert len(set(expected)) >= 3
+    rates = [row["learning_rate"] for row in reference_run.rows]
+    np.testing.assert_allclose(rates, expected, 1e-5)
+
+
+def test_early_stopping_ends_a_run_after_3_stale_epochs(reference_run):
+    accuracies = [row["val_accuracy"] for row in reference_run.rows]
+    assert len(accuracies) == int(np.argmax(accuracies)) + 1 + 3 < 40
+    assert (reference_run.folder / "final.keras").exists()
+
+
+def test_averaged_weights_are_evaluated_and_saved(reference_run):
+    """The decay of step n is (1 + n) / (10 + n), but at most 0.35."""
+    recorder, rows = reference_run.recorder, reference_run.rows
+    average = recorder.initial_weights
+    for n, weights in enumerate(recorder.weights, 1):
+        decay = min(0.35, (1 + n) / (10 + n))
+        average = decay * average + (1 - decay) * weights
+    final_model = load_model(str(reference_run.folder / "final.keras"))
+    final_weights = flatten(final_model.get_weights())
+    np.testing.assert_allclose(final_weights, average, rtol=1e-4, atol=1e-4)
+    assert np.abs(final_weights - recorder.weights[-1]).max() > 1e-3
+    best_model = load_model(str(reference_run.folder / "best.keras"))
+    best_row = max(rows, key=lambda row: row["val_accuracy"])
+    for model, row in ((final_model, rows[-1]), (best_model, best_row)):
+        loss, accuracy = evaluate(model, load_few_digits().test)
+        assert loss == pytest.approx(row["val_loss"], rel=1e-4)
+        assert accuracy == row["val_accuracy"]
+
+
+def test_a_killed_and_moved_run_equals_one_that_was_not(
+    killed_run, reference_run, capsys
+):
+    """The newest checkpoint is damaged, and the interval of checkpoints differs."""
+    (path,) = (killed_run / "checkpoints").glob("step-16.data*")
+    path.write_bytes(path.read_bytes()[:-100_000])
+    times = [path.stat().st_mtime_ns for path in reference_run.snapshot.rglob("*")]
+    run = train_for_reference(
+        killed_run, checkpoint_every=5, keep_checkpoints=2, verbose=2
+    )
+    stdout, stderr = capsys.readouterr()
+    assert "step-16 is damaged; an older checkpoint is tried" in stderr
+    assert "Resuming after step 12 of 240" in stdout
+    assert_same_results(killed_run, reference_run.folder)
+    assert run.rows == reference_run.rows
+    assert run.recorder.losses == reference_run.recorder.losses
+    assert run.recorder.batch_indices == list(range(6)) * len(run.rows)
+    assert (run.stopping.best, run.stopping.wait) == (
+        reference_run.stopping.best,
+        reference_run.stopping.wait,
+    )
+    np.testing.assert_array_equal(
+        *(flatten(r.stopping.best_weights) for r in (run, reference_run))
+    )
+    assert times == [p.stat().st_mtime_ns for p in reference_run.snapshot.rglob("*")]
+
+
+def test_steps_per_execution_do_not_change_the_results(reference_run, tmp_path):
+    """The folder has a record with other settings, but no checkpoint.
+
+    A killed process may have left such a folder. The settings may then be changed.
+    """
+    folder = tmp_path / "run"
+    folder.mkdir()
+    options = RunOptions.from_keywords("cifar_resnet8", strategy="one_device", epochs=8)
+    spec, _, preprocessing = resolve_run(options, Execution(), 1)
+    record = run_record.RunRecord(spec, ("cat", "dog"), preprocessing)
+    run_record.write_record(folder, record)
+    run = train_for_reference(folder, steps_per_execution=5, checkpoint_every=7)
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["settings"]["epochs"], record["classes"][0]) == (40, "0")
+    assert_same_results(folder, reference_run.folder)
+    # A call runs 5 steps, or fewer up to a checkpoint or the end of the epoch.
+    end_steps = [5, 6, 7, 12, 14, 18, 21, 24]
+    indices = [(end - 1) % 6 for end in end_steps]
+    assert run.recorder.batch_indices[: len(indices)] == indices
+
+
+def test_stop_training_ends_a_run_that_starts_again(killed_run, capsys):
+    """Without its checkpoints, the run starts again. It ends within the epoch.
+
+    During the run, the folder is locked.
+    """
+
+    class Stopper(keras.callbacks.Callback):
+        num_batches = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.num_batches += 1
+            self.model.stop_training = self.num_batches == 4
+            with (
+                pytest.raises(InputError, match="Another process is training into"),
+                run_folder.lock_folder(killed_run),
+            ):
+                pass
+
+    shutil.rmtree(killed_run / "checkpoints")
+    stopper = Stopper()
+    run = train_for_reference(killed_run, callbacks=[stopper], verbose=2)
+    assert (stopper.num_batches, len(run.rows)) == (4, 1)
+    assert "Resuming" not in capsys.readouterr().out
+    assert (killed_run / "final.keras").exists()
+    assert len((killed_run / "metrics.csv").read_text().splitlines()) == 2
+
+
+def test_resuming_with_other_callbacks_is_refused(killed_run):
+    with pytest.raises(
+        InputError,
+        match="began with: Recorder, EarlyStopping, ReduceLROnPlateau, EarlyStopping, "
+        r"RunFolder\. Received: Recorder, Red",
+    ):
+        train_for_reference(killed_run, callbacks=[Recorder()])
+
+
+def test_resuming_with_another_input_size_is_refused(killed_run):
+    with pytest.raises(InputError, match=r"input_shape \(began with \[8, 8, 1\], now"):
+        train_for_reference(killed_run, image_size=16)
+
+
+def test_resuming_with_other_class_names_is_refused(killed_run):
+    """Other class names would change the meaning of the labels."""
+    digits = load_few_digits()
+    renamed_digits = dataclasses.replace(digits, classes=("none", *digits.classes[1:]))
+    original_record = (killed_run / "run.json").read_bytes()
+    with pytest.raises(InputError, match=r"Different: classes \(began with \['0', "):
+        train_for_reference(killed_run, dataset=renamed_digits)
+    assert original_record == (killed_run / "run.json").read_bytes()
+
+
+def test_a_damaged_record_is_refused(killed_run):
+    (killed_run / "run.json").write_text("{")
+    with pytest.raises(InputError, match=r"run\.json is damaged"):
+        train_for_reference(killed_run)
+
+
+def test_each_image_size_is_used_for_a_part_of_the_run(tmp_path, monkeypatch):
+    """Five steps are divided into three of 4 pixels and two of 8 pixels.
+
+    The evaluation uses 8 x 8 pixels.
+    """
+    dataset_calls, traced_shapes = [], []
+    original_dataset = TrainingBatches.dataset
+    original_replica_step = Step._replica_step
+
+    def record_dataset(self, start, stop):
+        size = self.preprocessing.height, self.preprocessing.width
+        dataset_calls.append((start, stop, *size))
+        return original_dataset(self, start, stop)
+
+    def record_shapes(self, network, images, *batch):
+        traced_shapes.append(tuple(images.shape[1:]))
+        assert network.input_shape[1:] == images.shape[1:]
+        return original_replica_step(self, network, images, *batch)
+
+    monkeypatch.setattr(TrainingBatches, "dataset", record_dataset)
+    monkeypatch.setattr(Step, "_replica_step", record_shapes)
+    digits = load_few_digits()
+    (row,) = train(
+        **DEFAULTS, dataset=digits, batch_size=16, iterations=5, sizes=(4, 8),
+        steps_per_execution=5, model_dir=str(tmp_path / "run"),
+    )  # fmt: skip
+    # The first call reads the batch for `augmented.png`.
+    assert dataset_calls == [(0, 1, 4, 4), (0, 3, 4, 4), (3, 5, 8, 8)]
+    assert list(dict.fromkeys(traced_shapes)) == [(4, 4, 1), (8, 8, 1)]
+    model = load_model(str(tmp_path / "run" / "final.keras"))
+    assert model.input_shape == (None, 8, 8, 1)
+    loss, _ = evaluate(model, digits.test)
+    assert loss == pytest.approx(row["val_loss"], rel=1e-4)
 
 
 def load_weights(path):
@@ -173,13 +378,10 @@ def make_command(folder, *flags):
     ]  # fmt: skip
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("flags", "num_kills"),
-    [
-        pytest.param(["--virtual_devices=2"], 1, marks=pytest.mark.full),
-        pytest.param(["--strategy=one_device"], 1, marks=pytest.mark.full),
-        pytest.param(["--virtual_devices=2"], 8, marks=pytest.mark.full),
-    ],
+    [(["--strategy=one_device"], 1), (["--virtual_devices=2"], 8)],
 )
 def test_a_killed_run_equals_an_undisturbed_one(tmp_path, flags, num_kills):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -223,112 +425,6 @@ def test_a_killed_run_equals_an_undisturbed_one(tmp_path, flags, num_kills):
     assert metrics[0] == metrics[1]
 
 
-@pytest.fixture
-def interrupted_run(tmp_path):
-    """Folder of a run interrupted after step 31 of 69, with a checkpoint of step 30."""
-    folder = tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt):
-        train(
-            **DEFAULTS,
-            epochs=3,
-            model_dir=str(folder),
-            checkpoint_every=10,
-            callbacks=[Counter(31)],
-        )
-    return folder
-
-
-def resume_run(folder):
-    return train(
-        **{**DEFAULTS, "verbose": 2},
-        epochs=3,
-        model_dir=str(folder),
-        checkpoint_every=10,
-        callbacks=[Counter()],
-    )
-
-
-def truncate_file(path):
-    path.write_bytes(path.read_bytes()[:-100_000])
-
-
-def test_a_truncated_checkpoint_is_skipped(interrupted_run, tmp_path, capsys):
-    """The run resumes from step 20 and ends with the weights of an undisturbed run."""
-    truncate_file(interrupted_run / "checkpoints" / "step-30.data-00000-of-00001")
-    resume_run(interrupted_run)
-    stdout, stderr = capsys.readouterr()
-    assert "step-30 is damaged; an older checkpoint is tried" in stderr
-    assert "Resuming after step 20 of 69" in stdout
-    resume_run(tmp_path / "undisturbed")
-    undisturbed_weights, resumed_weights = (
-        load_model(str(path / "final.keras")).get_weights()
-        for path in (tmp_path / "undisturbed", interrupted_run)
-    )
-    np.testing.assert_array_equal(
-        flatten(resumed_weights), flatten(undisturbed_weights)
-    )
-
-
-def test_a_run_with_only_truncated_checkpoints_is_refused(interrupted_run, capsys):
-    folder = interrupted_run / "checkpoints"
-    for path in folder.glob("*.data-*"):
-        truncate_file(path)
-    modification_times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    with pytest.raises(
-        InputError, match=r"Remove .*/checkpoints to start the run again"
-    ):
-        resume_run(interrupted_run)
-    assert modification_times == {
-        path: path.stat().st_mtime_ns for path in folder.iterdir()
-    }
-    for path in folder.iterdir():  # Advice of the error message.
-        path.unlink()
-    folder.rmdir()
-    capsys.readouterr()
-    assert len(resume_run(interrupted_run)) == 3
-    assert "Resuming" not in capsys.readouterr().out
-
-
-def test_resuming_with_other_callbacks_is_refused(interrupted_run):
-    with pytest.raises(
-        InputError, match=r"began with: Counter, RunFolder\. Received: RunF"
-    ):
-        train(**DEFAULTS, epochs=3, model_dir=str(interrupted_run))
-
-
-def test_resuming_with_another_input_size_is_refused(interrupted_run):
-    with pytest.raises(InputError, match=r"input_shape \(began with \[8, 8, 1\], now"):
-        train(**DEFAULTS, epochs=3, image_size=16, model_dir=str(interrupted_run))
-
-
-def test_a_moved_run_folder_resumes_in_place(interrupted_run, tmp_path):
-    os.rename(interrupted_run, tmp_path / "moved")
-    resume_run(tmp_path / "moved")
-    assert os.listdir(tmp_path) == ["moved"]
-    resume_run(tmp_path / "undisturbed")
-    folders = [tmp_path / name for name in ("moved", "undisturbed")]
-    for name in ("best.keras", "final.keras"):
-        np.testing.assert_array_equal(
-            *(flatten(load_weights(folder / name)) for folder in folders)
-        )
-    metrics = [(folder / "metrics.csv").read_bytes() for folder in folders]
-    assert metrics[0] == metrics[1]
-    names = [{path.name for path in folder.iterdir()} for folder in folders]
-    assert names[0] == names[1]
-
-
-def test_resuming_with_other_class_names_is_refused(interrupted_run):
-    """Other class names would change the meaning of the labels."""
-    digits = sources.load_dataset("digits")
-    renamed_digits = dataclasses.replace(digits, classes=("none", *digits.classes[1:]))
-    original_record = (interrupted_run / "run.json").read_bytes()
-    with pytest.raises(InputError, match=r"Different: classes \(began with \['0', "):
-        train(
-            **DEFAULTS, dataset=renamed_digits, epochs=3, model_dir=str(interrupted_run)
-        )
-    assert original_record == (interrupted_run / "run.json").read_bytes()
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -344,127 +440,79 @@ def test_a_rejected_recipe_creates_no_folder(changes, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_run_without_a_checkpoint_accepts_other_settings(tmp_path):
-    """A killed process may have written `run.json` but no checkpoint."""
-    folder = tmp_path / "run"
-    folder.mkdir()
-    options = RunOptions.from_keywords("cifar_resnet8", strategy="one_device", epochs=8)
-    spec, _, preprocessing = resolve_run(options, Execution(), 1)
-    record = run_record.RunRecord(spec, ("cat", "dog"), preprocessing)
-    run_record.write_record(folder, record)
+# Tests of runs that end with an error.
+
+
+def assert_finite(path):
+    """Checks that a checkpoint can be read and contains only finite numbers."""
+    reader = tf.train.load_checkpoint(str(path))
+    arrays = [reader.get_tensor(name) for name in reader.get_variable_to_shape_map()]
+    float_arrays = [
+        array
+        for array in arrays
+        if np.issubdtype(getattr(array, "dtype", "O"), np.floating)
+    ]
+    assert len(float_arrays) > 50
+    assert all(np.isfinite(array).all() for array in float_arrays)
+
+
+def train_few_digits(folder, **arguments):
     arguments = {
         **DEFAULTS,
-        "batch_size": 512,
-        "learning_rate": 0.01,
-        "model_dir": folder,
+        "dataset": load_few_digits(),
+        "batch_size": 16,
+        **arguments,
     }
-    assert len(train(**arguments, epochs=1)) == 1
-    record = json.loads((folder / "run.json").read_text())
-    assert (record["settings"]["epochs"], record["classes"][0]) == (1, "0")
-    with pytest.raises(InputError, match="began with 1, now 2"):
-        train(**arguments, epochs=2)
+    return train(**arguments, model_dir=folder)
+
+
+def test_weights_that_overflow_are_not_saved(tmp_path):
+    """SIGTERM saves a checkpoint, but not of infinite weights. The loss is finite."""
+
+    class Overflow(keras.callbacks.Callback):
+        num_batches = 0
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.num_batches += 1
+            if self.num_batches == 3:
+                kernel = self.model.get_layer("predictions").kernel
+                kernel.assign(kernel + float("inf"))
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    folder = tmp_path / "run"
+    with pytest.raises(FloatingPointError, match=r"not finite after step 3; .*-2\."):
+        train_few_digits(folder, epochs=1, checkpoint_every=2, callbacks=[Overflow()])
+    assert find_checkpoint_steps(folder)["index"] == [2]
+    assert_finite(folder / "checkpoints" / "step-2")
 
 
 def test_weights_broken_by_the_last_step_are_not_saved(tmp_path):
     """The loss of the only step is finite, because it is computed before the update."""
-    with pytest.raises(FloatingPointError, match="validation loss is NaN"):
-        train(**DEFAULTS, iterations=1, learning_rate=1e38, model_dir=tmp_path / "run")
+    message = r"validation loss is NaN after step 1; no checkpoint exists\. A lower"
+    with pytest.raises(FloatingPointError, match=message):
+        train_few_digits(tmp_path / "run", iterations=1, learning_rate=1e38)
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert "run.json" in names and not names & {"best.keras", "final.keras"}
 
 
-@pytest.mark.parametrize("outcome", ["killed", "ended"])
-def test_two_processes_do_not_train_into_one_folder(outcome, tmp_path):
-    arguments = {"epochs": 3, "batch_size": 480}
-    flags = [f"--{key}={value}" for key, value in arguments.items()]
-    fault = ("call_after_step", 5, "_sleep", 600 if outcome == "killed" else 6)
-    first_process = Child(
-        "keras_resnet.train", "--model=cifar_resnet8", "--strategy=one_device",
-        "--model_dir=run", "--set=checkpoint_every=2", *flags, cwd=tmp_path,
-        faults=[fault],
-    )  # fmt: skip
-    folder = tmp_path / "run"
-    deadline = time.monotonic() + 60
-    while not list((folder / "checkpoints").glob("step-4.index")):
-        assert first_process.is_running and time.monotonic() < deadline
-        time.sleep(0.02)
-    keywords = {
-        **DEFAULTS,
-        **arguments,
-        "checkpoint_every": 2,
-        "model_dir": str(folder),
-    }
-    with pytest.raises(InputError) as error:
-        train(**keywords)
-    assert first_process.is_running
-    assert str(error.value) == f"Another process is training into {str(folder)!r}"
-    if outcome == "killed":
-        os.kill(first_process.pid, signal.SIGKILL)
-        assert first_process.wait().returncode == -signal.SIGKILL
-        assert len(train(**keywords)) == 3
-        return
-    # The refused call of `train` has not disturbed the first process.
-    result = first_process.wait()
-    assert result.returncode == 0, result.stderr
-    assert train(**keywords) == []
-    with (
-        run_folder.lock_folder(folder),
-        pytest.raises(InputError, match="Another process"),
-        run_folder.lock_folder(folder),
-    ):
-        pass
-    with run_folder.lock_folder(folder):
-        pass
-
-
-def test_stop_training_ends_the_run_within_an_epoch(tmp_path):
-    class StoppingCounter(Counter):
-        def on_train_batch_end(self, batch, logs=None):
-            super().on_train_batch_end(batch, logs)
-            self.model.stop_training = self.batches == 4
-
-    counter = StoppingCounter()
-    rows = train(
-        **DEFAULTS, epochs=3, model_dir=str(tmp_path / "run"), callbacks=[counter]
+def test_a_folder_that_another_process_has_locked_is_refused(tmp_path):
+    """The operating system releases the lock of a killed process."""
+    code = (
+        "import fcntl, os, sys, time\n"
+        "fcntl.flock(os.open(sys.argv[1], os.O_RDONLY), fcntl.LOCK_EX)\n"
+        "print(flush=True)\ntime.sleep(600)"
     )
-    assert (counter.batches, len(rows)) == (4, 1)
-
-
-def write_checkpoint(folder, **objects):
-    checkpoint = tf.train.Checkpoint(**objects)
-    tf.train.CheckpointManager(
-        checkpoint, str(folder / "checkpoints"), 5, checkpoint_name="step"
-    ).save(40)
-
-
-def test_a_checkpoint_of_other_software_is_refused(interrupted_run):
-    write_checkpoint(interrupted_run, model=tf.Variable(1.0))
-    with pytest.raises(InputError, match="was not written by keras_resnet"):
-        resume_run(interrupted_run)
-
-
-def test_a_checkpoint_of_a_newer_version_is_refused(interrupted_run, monkeypatch):
-    monkeypatch.setattr(checkpoints, "FORMAT_NUMBER", 2)
-    write_checkpoint(interrupted_run, progress=checkpoints.Progress([]))
-    monkeypatch.undo()
-    with pytest.raises(InputError, match="has format 2, from a newer keras_resnet"):
-        resume_run(interrupted_run)
-
-
-def test_a_checkpoint_of_another_network_is_refused(interrupted_run):
-    for path in (interrupted_run / "checkpoints").iterdir():
-        path.unlink()
-    write_checkpoint(
-        interrupted_run, progress=checkpoints.Progress([]), sums=tf.Variable([0.0] * 3)
-    )
-    with pytest.raises(InputError, match="is damaged or belongs to another network"):
-        resume_run(interrupted_run)
-
-
-def test_a_damaged_record_is_refused(interrupted_run):
-    (interrupted_run / "run.json").write_text("{")
-    with pytest.raises(InputError, match=r"run\.json is damaged"):
-        resume_run(interrupted_run)
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        with pytest.raises(InputError) as error:
+            train_few_digits(tmp_path)
+        process.kill()
+    message = f"Another process is training into {str(tmp_path)!r}"
+    assert str(error.value) == message
+    assert os.listdir(tmp_path) == []
+    with run_folder.lock_folder(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize(
@@ -508,34 +556,6 @@ def test_a_damaged_image_stops_the_run(tmp_path):
     assert_one_line(result, "dogs/2.jpg", "cannot be decoded")
 
 
-@pytest.mark.full
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
-    """A limit on the file size simulates a full disk."""
-    script = """
-import resource, sys
-from keras_resnet.training import train
-class Fill(__import__("keras").callbacks.Callback):
-    def on_train_batch_end(self, batch, logs=None):
-        if self.model.optimizer.iterations == 12:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    train(
-        "cifar_resnet8", epochs=1, model_dir="run", checkpoint_every=5,
-        callbacks=[Fill()],
-    )
-except OSError as error:
-    print("OSError:", error)
-"""
-    result = run_python("-c", script, cwd=tmp_path)
-    assert "OSError: Could not write a checkpoint" in result.stdout, result.stderr
-    assert (tmp_path / "run/checkpoints/step-10.index").exists()
-    resumed_result = run_python("-c", script.replace("== 12", "== -1"), cwd=tmp_path)
-    assert "Resuming after step 10 of 23" in resumed_result.stdout, (
-        resumed_result.stderr
-    )
-    assert (tmp_path / "run/final.keras").exists()
-
-
 def test_find_learning_rate_suggests_the_steepest_rate(tmp_path, capsys):
     """The loss falls, then grows. The suggested rate is below that of the minimum."""
     folder = tmp_path / "net-find_lr"
@@ -562,35 +582,20 @@ def test_find_learning_rate_suggests_the_steepest_rate(tmp_path, capsys):
     assert os.listdir(tmp_path) == ["net-find_lr"]
 
 
-def test_two_processes_give_identical_results(tmp_path):
-    """The recipe uses random augmentation, mixing, erasing and stochastic depth."""
-    flags = [
-        "--model=cifar_resnet8", "--epochs=1", "--strategy=one_device",
-        "--set=policy=trivial_augment", "--set=mixup=0.2", "--set=cutmix=1.0",
-        "--set=erase=0.5", "--set=stochastic_depth=0.3",
-    ]  # fmt: skip
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                *("-m", "keras_resnet.train", f"--model_dir={name}"),
-                *flags,
-            ],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-        )
-        for name in ("one", "other")
-    ]
-    for process in processes:
-        process.communicate(timeout=300)
-        assert process.returncode == 0
-    first_run, second_run = (tmp_path / name for name in ("one", "other"))
-    np.testing.assert_array_equal(
-        *(
-            flatten(load_weights(folder / "final.keras"))
-            for folder in (first_run, second_run)
-        )
+def test_the_range_test_ends_when_the_loss_is_four_times_its_minimum(monkeypatch):
+    """The smoothed loss is 0.8 times the previous one plus 0.2 times the new loss."""
+    monkeypatch.setattr(rate_range, "iterate_batches", lambda *_: None)
+    losses = iter([1.0] * 3 + [30.0] * 97)
+
+    class SimulatedStep:
+        def clear_sums(self):
+            self.sums = None
+
+        def __call__(self, batches):
+            self.sums = tf.constant([8 * next(losses), 0.0, 8.0, 1.0])
+
+    batches = types.SimpleNamespace(dataset=lambda *_: None)
+    run = types.SimpleNamespace(
+        make_step=lambda *_: SimulatedStep(), strategy=None, get_batches=lambda: batches
     )
-    for name in ("metrics.csv", "augmented.png"):
-        assert (first_run / name).read_bytes() == (second_run / name).read_bytes()
+    assert rate_range._measure_losses(run) == pytest.approx([1.0, 1.0, 1.0, 6.8])

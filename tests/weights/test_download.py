@@ -274,15 +274,15 @@ except OSError as error:
 """
 
 
-@pytest.mark.parametrize("size", [5000, 300_000, 700_000])
+@pytest.mark.parametrize("size", [5000, 700_000])
 def test_full_disk_leaves_no_file(size, server, cache_folder):
     body = BODY[:size]
     server.responses["/net.h5"] = body
     row = make_row(server.make_url("/net.h5"), body)
     process = run_python("-c", _LIMITED_FETCH_CODE, row.address, row.path, row.digest)
     assert process.returncode == 0, process.stderr
-    assert re.match(r"OSError Could not write net\.h5 ", process.stdout)
-    assert "File too large" in process.stdout
+    message = f"WriteError Could not write {row.path}: File too large\n"
+    assert process.stdout == message
     assert read_files(cache_folder) == {}
 
 
@@ -306,9 +306,8 @@ def test_interrupted_download_leaves_no_file(server, cache_folder, monkeypatch):
     assert read_files(cache_folder) == {}
 
 
-@pytest.mark.parametrize("weights", ["imagenet", "local"])
 def test_network_has_the_weights_of_the_server(
-    weights, server, cache_folder, monkeypatch, tmp_path
+    server, cache_folder, monkeypatch, tmp_path
 ):
     state = make_cifar_state(3)
     save_file(state, tmp_path / "net.safetensors")
@@ -323,8 +322,8 @@ def test_network_has_the_weights_of_the_server(
     )
     monkeypatch.setattr(registry, "REGISTRY", (row,))
     for build in (
-        lambda: keras_resnet.ResNet20(weights=weights),
-        lambda: keras_resnet.ResNet("ResNet20", weights=weights),
+        lambda: keras_resnet.ResNet20(weights="imagenet"),
+        lambda: keras_resnet.ResNet("ResNet20", weights="local"),
     ):
         model = build()
         model_arrays = {

@@ -47,7 +47,11 @@ def predict_logits(model, images):
 
 @pytest.mark.parametrize(
     ("depth", "num_correct"),
-    [(20, 3992), pytest.param(56, 4000, marks=pytest.mark.full)],
+    [
+        (20, None),
+        pytest.param(20, 3992, marks=pytest.mark.slow),
+        pytest.param(56, 4000, marks=pytest.mark.full),
+    ],
 )
 def test_cifar_weights_have_published_logits_and_accuracy(depth, num_correct):
     folder = SHARED / "cifar10_weights"
@@ -56,9 +60,10 @@ def test_cifar_weights_have_published_logits_and_accuracy(depth, num_correct):
     )
     train_data = np.load(SHARED / "cifar10/cifar10_train_first4000.npz")
     reference_data = np.load(folder / f"resnet{depth}_oracle64_lossless.npz")
-    logits = predict_logits(model, train_data["x"])
+    logits = predict_logits(model, train_data["x"][: 4000 if num_correct else 64])
     assert np.abs(logits[:64] - reference_data["logits"]).max() <= 1e-4
-    assert (logits.argmax(axis=1) == train_data["y"]).sum() == num_correct
+    if num_correct:
+        assert (logits.argmax(axis=1) == train_data["y"]).sum() == num_correct
     test_data = np.load(SHARED / "cifar10/cifar10_test200.npz")
     logits = predict_logits(model, test_data["x"])
     assert np.abs(logits - test_data[f"logits_resnet{depth}"]).max() <= 1e-4
@@ -68,23 +73,28 @@ def test_cifar_weights_have_published_logits_and_accuracy(depth, num_correct):
 
 
 @pytest.mark.parametrize(
-    ("depth", "reference_name", "accuracy"),
-    [(18, "18_small", 0.77), (50, "50_large", 0.79)],
+    ("depth", "reference_name", "num_images", "accuracy"),
+    [
+        (50, "50_large", 4, None),
+        pytest.param(18, "18_small", 200, 0.77, marks=pytest.mark.slow),
+        pytest.param(50, "50_large", 200, 0.79, marks=pytest.mark.slow),
+    ],
 )
 def test_imagenet_weights_have_published_logits_and_accuracy(
-    imagenet_weights, depth, reference_name, accuracy
+    imagenet_weights, depth, reference_name, num_images, accuracy
 ):
     model = getattr(keras_resnet, f"ResNet{depth}")(
         weights=imagenet_weights / f"resnet{depth}.safetensors",
         classifier_activation=None,
     )
     cropped_data = np.load(SHARED / "imagenet/imagenet_crops200.npz")
-    logits = predict_logits(model, cropped_data["x"])
+    logits = predict_logits(model, cropped_data["x"][:num_images])
     expected_logits = np.load(
         SHARED / f"imagenet/ktb_resnet{reference_name}_oracle200.npz"
     )["logits"]
-    assert np.abs(logits - expected_logits).max() <= 1e-4
-    assert (logits.argmax(axis=1) == cropped_data["y"]).mean() == accuracy
+    assert np.abs(logits - expected_logits[:num_images]).max() <= 1e-4
+    if accuracy:
+        assert (logits.argmax(axis=1) == cropped_data["y"]).mean() == accuracy
 
 
 @pytest.mark.parametrize(
@@ -94,7 +104,7 @@ def test_imagenet_weights_have_published_logits_and_accuracy(
         # Pillow 13. The transforms were Resize(256), followed by CenterCrop(224) or by
         # TenCrop of the central 256x256 pixels.
         (18, "single", 79, 92, 0.9918),
-        (50, "single", 74, 95, 0.8687),
+        pytest.param(50, "single", 74, 95, 0.8687, marks=pytest.mark.slow),
         pytest.param(18, "10crop", 78, None, None, marks=pytest.mark.full),
     ],
 )
@@ -152,6 +162,7 @@ def test_predict_recognises_a_shark(imagenet_weights):
     assert probability > 0.9
 
 
+@pytest.mark.slow
 def test_frozen_imagenet_features_distinguish_cifar_classes(imagenet_weights, tmp_path):
     """A new head on frozen layers learns three classes from 40 images of each class.
 
@@ -187,10 +198,15 @@ def test_frozen_imagenet_features_distinguish_cifar_classes(imagenet_weights, tm
     assert epoch_rows[-1]["val_accuracy"] > 0.7
 
 
-def test_shipped_weights_have_the_accuracy_of_their_run_record():
-    """The accuracy on the 10,000 test images of Fashion-MNIST agrees with metrics.csv.
+@pytest.mark.parametrize(
+    ("num_images", "tolerance"),
+    [(1000, 0.02), pytest.param(10_000, 3e-4, marks=pytest.mark.slow)],
+)
+def test_shipped_weights_have_the_accuracy_of_their_run_record(num_images, tolerance):
+    """The accuracy on test images of Fashion-MNIST agrees with metrics.csv.
 
-    The accuracy is above 93 %, like that of other published ResNets.
+    The accuracy on all 10,000 images is above 93 %, like that of other published
+    ResNets. The standard deviation of an accuracy of 94 % on 1,000 images is 0.75 %.
     """
     model = keras_resnet.ResNet20(weights="fashion_mnist")
     arrays = []
@@ -198,10 +214,11 @@ def test_shipped_weights_have_the_accuracy_of_their_run_record():
         with gzip.open(SHARED / f"fashion_mnist/t10k-{name}-ubyte.gz") as file:
             arrays.append(np.frombuffer(file.read(), np.uint8, offset=header_size))
     images, labels = arrays[0].reshape(-1, 28, 28, 1), arrays[1]
-    is_correct = predict_logits(model, images).argmax(1) == labels
+    predictions = predict_logits(model, images[:num_images]).argmax(1)
+    accuracy = (predictions == labels[:num_images]).mean()
     folder = pathlib.Path(keras_resnet.__file__).parent / "weights/trained"
     csv_lines = (folder / "resnet20_fashion_mnist/metrics.csv").read_text().splitlines()
     columns = csv_lines[0].split(",")
     recorded_accuracy = float(csv_lines[-1].split(",")[columns.index("val_accuracy")])
-    assert is_correct.mean() == pytest.approx(recorded_accuracy, abs=3e-4)
-    assert is_correct.mean() > 0.93
+    assert recorded_accuracy > 0.93
+    assert accuracy == pytest.approx(recorded_accuracy, abs=tolerance)

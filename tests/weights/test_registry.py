@@ -113,6 +113,7 @@ def test_shipped_weights_of_fashion_mnist_are_valid():
     """This package contains weights for grey 28x28 images with the registered hash."""
     model = keras_resnet.ResNet20(weights="fashion_mnist")
     assert model.input_shape == (None, 28, 28, 1)
+    assert model.origin.source == "resnet20/fashion_mnist"
     assert keras_resnet.preprocessing_for(model).shape == (28, 28, 1)
     row = keras_resnet.list_weights("resnet20")[0]
     assert os.path.dirname(row.path).startswith(os.path.dirname(registry.__file__))

@@ -1,10 +1,17 @@
 """MODEL_CARD.md and printed tables for a manifest that this file defines."""
 
 import copy
+import json
+import pathlib
+import re
+import tempfile
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from export.device import card
+from export.device.labels import LABELS_FILE, make_label_lines
 from keras_resnet.spec import RECIPES, Execution, Provenance, RunSpec
 
 ARTIFACT = {
@@ -19,7 +26,9 @@ ARTIFACT = {
     "difference": 0.0418,
     "latency_ms": 0.075,
 }
-WEB_ARTIFACT = {"path": "web", "runtime": None, "note": "", "bytes": 2_000_000}
+WEB_ARTIFACT = {
+    "path": "web", "runtime": None, "note": "only for browsers", "bytes": 2_000_000,
+}  # fmt: skip
 RUN_SPEC = RunSpec(
     model="plainnet20", shortcut="none", stride_on="1x1", weights=None, freeze=(),
     dataset="folder:flowers", images=(2, 1), input_shape=(8, 8, 3),
@@ -89,7 +98,51 @@ def test_card_lists_artifacts_and_classes():
     assert "| `int8.tflite` | 0.09 MB | 289 of 360 | 99.44% | -0.49 to +1.04 " in text
     assert "| `web` | 2.00 MB | see the `.tflite` files | | | |" in text
     assert "| do\\_g | 200 of 260 | 76.9% |" in text
+    assert "\n`web`: only for browsers.\n" in text and "`int8.tflite`:" not in text
     assert "covers 16x16 pixels" in text
+
+
+def test_card_lists_the_least_accurate_of_many_classes():
+    """Of 22 classes with test images, the two most accurate ones are not listed."""
+    manifest = make_manifest(Provenance("net", "net.pth"))
+    counts = {"right_by_class": [*range(22), 0], "images_by_class": [22] * 22 + [0]}
+    manifest |= {"classes": [f"class {i}" for i in range(23)]}
+    manifest |= {"evaluation": manifest["evaluation"] | counts}
+    text = card.format_card(manifest)
+    assert "The 20 least accurate classes (manifest.json lists all):" in text
+    rows = [line for line in text.splitlines() if line.startswith("| class ")]
+    assert rows[1:] == [
+        f"| class {i} | {i} of 22 | {100 * i / 22:.1f}% |" for i in range(20)
+    ]
+
+
+# Class names with frequent characters that JSON or Markdown must escape.
+CHARACTERS = st.sampled_from("\n\r\u2028\0,\"'|\\`*_<[&~ ") | st.characters(
+    codec="utf-8"
+)
+NAMES = st.lists(CHARACTERS, max_size=6).map("".join)
+
+
+@settings(derandomize=True, deadline=None, max_examples=50)
+@given(st.lists(NAMES, min_size=2, max_size=8))
+def test_any_class_names_survive_in_the_card_and_in_the_manifest(names):
+    manifest = make_manifest(Provenance("net", "net.pth"))
+    counts = {"right_by_class": [1] * len(names), "images_by_class": [4] * len(names)}
+    manifest |= {"classes": names, "evaluation": manifest["evaluation"] | counts}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in (LABELS_FILE, "check.npz"):
+            pathlib.Path(folder, name).touch()
+        card.write_description(folder, manifest)
+        text = pathlib.Path(folder, "MODEL_CARD.md").read_text(encoding="utf-8")
+        content = pathlib.Path(folder, "manifest.json").read_text(encoding="utf-8")
+    assert json.loads(content)["classes"] == names
+    rows = re.findall(r"(?m)^\| (.*) \| 1 of 4 \| 25\.0% \|$", text)
+    # In Markdown, a backslash makes the following punctuation mark literal.
+    special = re.compile(r"\\(.)|[|`*_<\[&~]")
+    for row in rows:
+        assert all(match[1] for match in special.finditer(row)), row
+    unescaped_rows = [re.sub(r"\\(.)", r"\1", row) for row in rows]
+    assert unescaped_rows == list(make_label_lines(names))
 
 
 def test_printed_tables_are_rounded():

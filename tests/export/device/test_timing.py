@@ -1,16 +1,13 @@
 """Timing of functions, and of artifacts in their own processes."""
 
-import json
 import multiprocessing
 import os
-import shutil
 import time
 
 import numpy as np
 import pytest
 
 from export.device import timing
-from export.device.manifest import describe_files
 
 
 def test_functions_are_called_in_turn():
@@ -30,6 +27,16 @@ def test_functions_are_called_in_turn():
     assert 1 <= medians["a"] < 20 <= medians["b"]
 
 
+def test_slow_functions_are_called_less_often(monkeypatch):
+    """A function is called until its calls exceed the limit, but at least 5 times."""
+    monkeypatch.setattr(timing, "PAUSE_SECONDS", 0)
+    durations = {"fast": 1.0, "slow": 150.0, "slowest": 900.0}  # In milliseconds.
+    calls = {name: lambda name=name: durations[name] for name in durations}
+    times = timing._call_in_turn(calls, rounds=20, warm_up=1, seconds=1)
+    # 7 calls of 150 ms are the first to exceed one second.
+    assert times == {"fast": [1.0] * 20, "slow": [150.0] * 7, "slowest": [900.0] * 5}
+
+
 def test_peak_memory_excludes_the_parent_process():
     """The child's peak, below the parent's, rises when the child allocates 64 MiB."""
     context = multiprocessing.get_context("spawn")
@@ -39,22 +46,6 @@ def test_peak_memory_excludes_the_parent_process():
         peak_after = pool.apply(timing.measure_peak_memory)
     assert 60 < (peak_after - peak_before) / 2**20 < 70
     assert peak_before < timing.measure_peak_memory()
-
-
-def test_unloadable_artifact_is_named(exported_bundle, tmp_path):
-    """The manifest lists the sha256 of the damaged file, so only LiteRT rejects it."""
-    folder = shutil.copytree(exported_bundle[0], tmp_path / "copy")
-    path = folder / "int8.tflite"
-    path.write_bytes(b"\0" * 100)
-    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    manifest["artifacts"]["int8"]["files"] = describe_files(
-        str(folder), ["int8.tflite"]
-    )
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    _, skipped = timing.measure_latency(
-        str(folder), batch_sizes=(1,), thread_counts=(1,), rounds=1
-    )
-    assert list(skipped) == ["int8"]
 
 
 class ExitOnUnpickling(list):

@@ -1,7 +1,9 @@
 """Metadata and labels of `.tflite` files, which MediaPipe needs."""
 
+import ast
 import dataclasses
 import io
+import re
 import zipfile
 
 import flatbuffers
@@ -11,6 +13,8 @@ import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from conftest import SHARED, run_python
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from export.device import clients
 from export.device.labels import make_label_lines
@@ -31,6 +35,9 @@ LABELS = (
     "zero, nought", "a\\nb", "a\\nb (2)", "zwei\\u2028drei", "crane", "crane (3)",
     "crane (2)", "鶴\\x00", "\\udcff", " ß ",
 )  # fmt: skip
+# Strategy for class names, with frequent characters that file formats must escape.
+CHARACTERS = st.sampled_from("\n\r\u2028\0\udcff,\"'|\\`*_<[&~ ") | st.characters()
+NAMES = st.lists(CHARACTERS, max_size=6).map("".join)
 FORMATS = ("float32", "int8")
 
 
@@ -66,7 +73,7 @@ def colour_files(trained_run, digits, tmp_path_factory):
         provenance=Provenance("net", publisher="Kranich & Söhne", licence="Apache-2.0"),
     )
     folder = tmp_path_factory.mktemp("in_colour")
-    calibration = make_rgb_images(digits.train.images[:100])
+    calibration = make_rgb_images(digits.train.images[:50])
     return classifier, write_files(classifier, folder, calibration), folder
 
 
@@ -102,6 +109,27 @@ def test_every_label_is_one_line_for_every_client():
     assert len(text.decode().splitlines()) == len(text.split(b"\n")) - 1 == len(lines)
 
 
+def unescape(line):
+    """Replaces Python's escapes of single characters, such as `\\n`."""
+    pattern = r"\\([nrt]|x..|u.{4}|U.{8})"
+    return re.sub(pattern, lambda match: ast.literal_eval(f"'{match[0]}'"), line)
+
+
+@settings(derandomize=True, deadline=None, max_examples=50)
+@given(st.lists(NAMES, max_size=8))
+def test_any_names_become_unique_lines_that_contain_the_names(names):
+    lines = make_label_lines(names)
+    assert len(set(lines)) == len(lines) == len(names)
+    text = "".join(f"{line}\n" for line in lines).encode().decode()
+    assert text.splitlines() == list(lines)
+    for name, line in zip(names, lines, strict=True):
+        if "\\" not in name:
+            number = re.escape(unescape(line).removeprefix(name))
+            assert re.fullmatch(r"(\\ \\\(\d+\\\))?", number), (name, line)
+    printable_names = [*dict.fromkeys(n for n in names if n.isprintable())]
+    assert make_label_lines(printable_names) == tuple(printable_names)
+
+
 def test_the_label_file_is_appended_to_the_model(colour_files):
     classifier, original_contents, folder = colour_files
     for format in FORMATS:
@@ -113,6 +141,18 @@ def test_the_label_file_is_appended_to_the_model(colour_files):
             assert archive.read(entry).decode().splitlines() == list(LABELS)
         # Adding metadata again gives the same bytes.
         assert metadata.add_metadata(original_contents[format], classifier) == content
+
+
+@settings(derandomize=True, deadline=None, max_examples=25)
+@given(st.lists(NAMES, min_size=10, max_size=10))
+def test_any_class_names_survive_in_the_file(colour_files, names):
+    classifier, original_contents, _ = colour_files
+    renamed_classifier = dataclasses.replace(classifier, classes=tuple(names))
+    content = metadata.add_metadata(original_contents["int8"], renamed_classifier)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        lines = archive.read("labels.txt").decode().splitlines()
+    assert lines == list(make_label_lines(names))
+    assert list(Interpreter(model_content=content).get_signature_list())
 
 
 def test_metadata_do_not_change_the_model(colour_files):

@@ -2,12 +2,12 @@
 
 import collections
 import dataclasses
+import importlib.util
 import json
 
 import keras
 import numpy as np
 import pytest
-from conftest import run_python
 
 from export.device import runtimes
 from export.device.comparison import compare
@@ -21,8 +21,16 @@ from keras_resnet.spec import Provenance
 from keras_resnet.support.errors import InputError
 from keras_resnet.zoo import ResNet
 
-onnx = pytest.importorskip("onnx", reason="needs the extra onnx")
-pytest.importorskip("onnxruntime", reason="needs the extra onnx")
+# The tests import ONNX themselves, so that other tests need not wait for it.
+pytestmark = [
+    pytest.mark.clients,
+    pytest.mark.skipif(
+        not (
+            importlib.util.find_spec("onnx") and importlib.util.find_spec("onnxruntime")
+        ),
+        reason="needs the extra onnx",
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +40,16 @@ def onnx_path(classifier, tmp_path_factory):
     return path
 
 
+def load_model(path):
+    import onnx
+
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
 def count_operations(path):
-    nodes = onnx.load(path).graph.node
+    nodes = load_model(path).graph.node
     return collections.Counter(node.op_type for node in nodes)
 
 
@@ -44,13 +60,14 @@ def test_files_have_the_documented_inputs_and_outputs(onnx_path):
             "outputs": {"probabilities": ["float32", [-1, 10]]},
         }
     }
-    model = onnx.load(onnx_path)
-    onnx.checker.check_model(model, full_check=True)
+    model = load_model(onnx_path)
     assert [(o.domain, o.version) for o in model.opset_import] == [("", 17)]
 
 
 def test_file_contains_classes_and_preprocessing(onnx_path, classifier):
-    metadata = {p.key: json.loads(p.value) for p in onnx.load(onnx_path).metadata_props}
+    metadata = {
+        p.key: json.loads(p.value) for p in load_model(onnx_path).metadata_props
+    }
     assert tuple(metadata["classes"]) == classifier.classes
     assert metadata["preprocessing"] == dataclasses.asdict(classifier.preprocessing)
 
@@ -140,6 +157,31 @@ def make_random_classifier(name, size, options):
     )
 
 
+def test_padding_may_differ_between_sides(tmp_path):
+    """Zeros above, below, left, right, and before and after the channels differ."""
+    keras.utils.set_random_seed(0)
+    image = x = keras.Input((8, 8, 3), name="image")
+    for layer in (
+        keras.layers.ZeroPadding2D(((1, 2), (0, 3))),
+        keras.layers.Conv2D(4, 3, strides=2),
+        keras.layers.ZeroPadding2D(((0, 0), (1, 2)), data_format="channels_first"),
+        keras.layers.ZeroPadding2D(((2, 0), (0, 1))),
+        keras.layers.MaxPooling2D(3, 2),
+        keras.layers.GlobalAveragePooling2D(name="avg_pool"),
+        keras.layers.Dense(10, activation="softmax", name="predictions"),
+    ):
+        x = layer(x)
+    classes, preprocessing = tuple("0123456789"), Preprocessing(8, 8, 3)
+    classifier = Classifier(
+        "net", keras.Model(image, x), classes, preprocessing, Provenance("net")
+    )
+    onnx_model.write_onnx(str(tmp_path / "model.onnx"), classifier)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), np.uint8)
+    logits = saved_model.compute_reference_logits(classifier.model, pixels)
+    probabilities = runtimes.open_onnx(str(tmp_path / "model.onnx"))(pixels)
+    assert compare(probabilities, logits, np.zeros(4)).logit_difference < 1e-5
+
+
 def test_unsupported_layers_are_rejected(classifier):
     model = classifier.model
     doubled_output = keras.layers.Lambda(lambda x: 2 * x, name="twice")(model.output)
@@ -148,26 +190,3 @@ def test_unsupported_layers_are_rejected(classifier):
     )
     with pytest.raises(InputError, match="Received: twice, Lambda"):
         onnx_model.to_onnx(changed_classifier)
-
-
-def test_a_missing_package_is_named(trained_run):
-    code = f"""
-import sys
-sys.modules["onnx"] = sys.modules["onnxruntime"] = None
-from export.device import runtimes
-from export.formats import onnx_model
-from keras_resnet.evaluation import load_classifier
-for call in (
-    lambda: onnx_model.to_onnx(load_classifier({str(trained_run)!r})),
-    lambda: runtimes.open_onnx("x"),
-):
-    try:
-        call()
-    except runtimes.MissingRuntime as error:
-        print(error)
-"""
-    result = run_python("-c", code)
-    assert result.stdout.splitlines() == [
-        f"{name} is not installed: pip install 'keras-resnet-zoo[onnx]'"
-        for name in ("onnx", "onnxruntime")
-    ], result.stderr

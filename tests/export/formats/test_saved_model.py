@@ -16,6 +16,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from export.device.comparison import Disagreement
 from export.formats import saved_model
 from keras_resnet.data import sources
+from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.evaluation.classifier import load_classifier
 from keras_resnet.support.errors import InputError
 
@@ -123,6 +124,26 @@ def test_encoded_images_of_any_size_are_classified(classifier, signatures, digit
     np.testing.assert_allclose(
         outputs["scores"], np.take_along_axis(expected, top_indices, 1), atol=1e-5
     )
+
+
+def test_two_classes_are_returned_in_descending_order(tmp_path, classifier, digits):
+    """The signature returns five classes, or all if the network has fewer."""
+    small_classifier = dataclasses.replace(
+        classifier,
+        model=make_model(classes=2),
+        classes=("cat", "dog"),
+        preprocessing=Preprocessing(8, 8, 3),
+    )
+    saved_model.write_saved_model(small_classifier, str(tmp_path / "1"))
+    loaded = tf.saved_model.load(str(tmp_path / "1"))
+    files = tf.constant([encode_image(image, "png") for image in digits[:3]])
+    outputs = loaded.signatures["image_bytes"](image_bytes=files)
+    assert {tuple(sorted(row)) for row in outputs["classes"].numpy()} == {
+        (b"cat", b"dog")
+    }
+    scores = outputs["scores"].numpy()
+    assert (scores[:, 0] >= scores[:, 1]).all()
+    np.testing.assert_allclose(scores.sum(axis=1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", "cut"])
@@ -247,9 +268,9 @@ def test_pixels_sent_by_rest_are_classified_like_keras(server, classifier, digit
     np.testing.assert_allclose(predictions, expected, atol=1e-5)
 
 
-def add_head(x):
+def add_head(x, classes=10):
     x = keras.layers.GlobalAveragePooling2D(name="avg_pool")(x)
-    return keras.layers.Dense(10, activation="softmax", name="predictions")(x)
+    return keras.layers.Dense(classes, activation="softmax", name="predictions")(x)
 
 
 class CustomLayer(keras.layers.Layer):
@@ -264,11 +285,11 @@ def make_two_input_model():
     )
 
 
-def make_model(*layers, size=8):
+def make_model(*layers, size=8, classes=10):
     image = x = keras.Input((size, size, 3), name="image")
     for layer in layers:
         x = layer(x)
-    return keras.Model(image, add_head(x), name="mine")
+    return keras.Model(image, add_head(x, classes), name="mine")
 
 
 @pytest.mark.parametrize(
@@ -303,26 +324,21 @@ def test_a_supported_model_is_accepted():
     saved_model.check_model(make_model(keras.layers.Conv2D(4, 3)))
 
 
-def test_check_signatures_detects_wrong_names_and_weights(classifier, digits, tmp_path):
-    """One SavedModel has rotated class names, another a kernel multiplied by 1.01."""
-    images = digits[:8]
-    write_saved_model = saved_model.write_saved_model
-    write_saved_model(classifier, str(tmp_path / "correct"))
-    saved_model.check_signatures(str(tmp_path / "correct"), classifier, images)
+def test_check_signatures_detects_wrong_names_and_weights(
+    classifier, export_dir, digits
+):
+    """One classifier has rotated class names, another a kernel multiplied by 1.01."""
+    saved_model.check_signatures(export_dir, classifier, digits[:8])
     names = (*classifier.classes[1:], classifier.classes[0])
-    write_saved_model(
-        dataclasses.replace(classifier, classes=names), str(tmp_path / "names")
-    )
+    renamed_classifier = dataclasses.replace(classifier, classes=names)
     with pytest.raises(Disagreement, match=r"'image_bytes' .* different classes"):
-        saved_model.check_signatures(str(tmp_path / "names"), classifier, images)
+        saved_model.check_signatures(export_dir, renamed_classifier, digits[:8])
     model = keras.models.clone_model(classifier.model)
     model.set_weights(classifier.model.get_weights())
     kernel = model.get_layer("conv1_conv").kernel
     kernel.assign(kernel * 1.01)
-    write_saved_model(
-        dataclasses.replace(classifier, model=model), str(tmp_path / "changed")
-    )
+    changed_classifier = dataclasses.replace(classifier, model=model)
     with pytest.raises(
         Disagreement, match=r"'features' .* differ by \d.* limit is 1e-04"
     ):
-        saved_model.check_signatures(str(tmp_path / "changed"), classifier, images)
+        saved_model.check_signatures(export_dir, changed_classifier, digits[:8])

@@ -1,17 +1,16 @@
 """Content and predictions of the `.tflite` formats."""
 
 import collections
-import dataclasses
+import pathlib
 
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
+from conftest import write_artifacts
 
 from export.formats import saved_model, tflite
-from keras_resnet.data import sources
 from keras_resnet.evaluation.classifier import load_classifier
-from keras_resnet.nets import folding
 
 OP_NAMES = {value: name for name, value in vars(schema.BuiltinOperator).items()}
 TYPE_NAMES = {value: name for name, value in vars(schema.TensorType).items()}
@@ -45,30 +44,24 @@ class TFLiteFile:
         return {TYPE_NAMES[tensor.type] for tensor in self.graph.tensors}
 
 
-@pytest.fixture(scope="session")
-def digits():
-    return sources.load_dataset("digits")
+@pytest.fixture(scope="module")
+def files(exported_bundle, trained_run, digits, tmp_path_factory):
+    """Paths of `.tflite` files by format: those of a bundle, and those on request."""
+    folder, _ = exported_bundle
+    paths = {name: folder / f"{name}.tflite" for name in tflite.TFLITE_FORMATS}
+    other_names = [name for name, path in paths.items() if not path.exists()]
+    assert other_names == ["int8_io", "float_io", "int16x8"]
+    classifier, folder = load_classifier(str(trained_run)), tmp_path_factory.mktemp("x")
+    calibration = digits.train.images[:50]
+    other_paths = write_artifacts(classifier, folder, other_names, calibration)
+    return paths | {name: pathlib.Path(path) for name, path in other_paths.items()}
 
 
-@pytest.fixture(scope="session")
-def files(trained_run, digits, tmp_path_factory):
-    """Paths of the `.tflite` files by format."""
-    folder = tmp_path_factory.mktemp("tflite")
-    classifier = load_classifier(str(trained_run))
-    classifier = dataclasses.replace(classifier, model=folding.fold(classifier.model))
-    for dtype in ("uint8", "float32"):
-        saved_model.write_static_model(classifier, str(folder / dtype), dtype)
-    for name, row in tflite.TFLITE_FORMATS.items():
-        static_dir = str(folder / row.pixel_dtype)
-        content = tflite.convert_to_tflite(static_dir, row, digits.train.images[:200])
-        (folder / f"{name}.tflite").write_bytes(content)
-    return {name: folder / f"{name}.tflite" for name in tflite.TFLITE_FORMATS}
-
-
-@pytest.fixture(scope="session")
-def expected(trained_run, digits):
+@pytest.fixture(scope="module")
+def expected(exported_bundle):
     """Probabilities of the Keras model for the test images."""
-    return np.asarray(load_classifier(str(trained_run)).model(digits.test.images))
+    with np.load(exported_bundle[0] / "check.npz") as check:
+        return check["probability"]
 
 
 @pytest.mark.parametrize(
@@ -117,17 +110,6 @@ def test_interfaces_have_names_dtypes_shapes_and_scales(files, name):
     assert output["quantization"] == pytest.approx(output_params or (0, 0))
 
 
-def test_conversion_prints_no_native_messages(trained_run, digits, tmp_path, capfd):
-    """TensorFlow's C++ code writes no messages to standard error."""
-    static_dir, row = str(tmp_path / "static"), tflite.TFLITE_FORMATS["int8"]
-    saved_model.write_static_model(
-        load_classifier(str(trained_run)), static_dir, row.pixel_dtype
-    )
-    capfd.readouterr()
-    tflite.convert_to_tflite(static_dir, row, digits.train.images[:20])
-    assert capfd.readouterr().err == ""
-
-
 def test_int8_io_has_only_integer_tensors(files):
     assert TFLiteFile(files["int8_io"]).find_types() == {"INT8", "INT32"}
 
@@ -165,13 +147,6 @@ def test_every_format_agrees_with_keras(files, digits, expected, name):
     assert difference < {"float32": 1e-5, "float16": 0.01}.get(name, 0.15)
 
 
-@pytest.mark.parametrize("name", ["float32", "int8"])
-def test_predictions_do_not_depend_on_the_batch_size(files, digits, name):
-    images = digits.test.images[:20]
-    one_by_one = [predict(files[name], image[None])[0] for image in images]
-    np.testing.assert_allclose(predict(files[name], images), one_by_one, atol=1e-6)
-
-
 def test_files_have_the_size_of_their_weights(files):
     """A weight takes 4 bytes in float32, 2 in float16 and 1 in int8."""
     sizes = {name: path.stat().st_size for name, path in files.items()}
@@ -180,15 +155,18 @@ def test_files_have_the_size_of_their_weights(files):
         assert 0.25 < sizes[name] / sizes["float32"] < 0.4, name
 
 
-def test_dark_images_give_an_input_scale_of_1(trained_run, digits, tmp_path):
-    """The input's quantisation step is 1, and the conversion changes no image."""
-    classifier = load_classifier(str(trained_run))
-    saved_model.write_static_model(classifier, str(tmp_path / "static"), "float32")
+def test_dark_images_give_an_input_scale_of_1(classifier, digits, tmp_path, capfd):
+    """The input's quantisation step is 1, and the conversion changes no image.
+
+    TensorFlow's C++ code writes no messages to standard error.
+    """
+    static_dir, row = str(tmp_path / "static"), tflite.TFLITE_FORMATS["int8_io"]
+    saved_model.write_static_model(classifier, static_dir, row.pixel_dtype)
     dark_images = digits.train.images[:50] // 4
     originals = dark_images.copy()
-    content = tflite.convert_to_tflite(
-        str(tmp_path / "static"), tflite.TFLITE_FORMATS["int8_io"], dark_images
-    )
+    capfd.readouterr()
+    content = tflite.convert_to_tflite(static_dir, row, dark_images)
+    assert capfd.readouterr().err == ""
     (image,) = Interpreter(model_content=content).get_input_details()
     assert image["quantization"] == (1, -128)
     np.testing.assert_array_equal(dark_images, originals)

@@ -13,7 +13,7 @@ from keras_resnet.nets import folding
 @pytest.mark.parametrize(
     "variant, options",
     [
-        ("resnet18", {}),
+        ("resnet18", {"blocks": (1, 1, 1, 1)}),
         pytest.param("resnet50", {"stride_on": "3x3"}, marks=pytest.mark.full),
         pytest.param("resnet50v2", {}, marks=pytest.mark.full),
         pytest.param("resnext50_32x4d", {}, marks=pytest.mark.full),
@@ -60,6 +60,17 @@ def test_equalisation_preserves_outputs(variant, options):
         )
     ]
     assert any(are_changed)
+
+
+def test_output_of_the_network_is_not_scaled():
+    """The sum has the channels of the first layer, but no layer after it divides them."""
+    keras.utils.set_random_seed(0)
+    image = keras.Input((4, 4, 3), name="image")
+    x = layers.Conv2D(4, 3, activation="relu", name="first")(image)
+    model = keras.Model(image, layers.Add()([x, layers.Conv2D(4, 1, name="second")(x)]))
+    images = np.random.default_rng(0).normal(size=(2, 4, 4, 3)).astype("float32")
+    equalised_model = equalize.equalise(model, images)
+    np.testing.assert_allclose(equalised_model(images), model(images), rtol=1e-5)
 
 
 def test_factors_equal_a_calculation_by_hand():

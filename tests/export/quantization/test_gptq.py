@@ -4,6 +4,7 @@ import dataclasses
 
 import keras
 import numpy as np
+import pytest
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 
@@ -12,22 +13,29 @@ from export.quantization import gptq
 from keras_resnet.nets import folding
 
 
-def test_rounding_equals_a_calculation_by_hand():
-    """The second of two equal inputs compensates for the rounding error of the first.
-
-    The quantisation step is 1. The weight of the first input is rounded from 2.4 to 2.
-    The weight of the second input therefore grows from 2.4 to 2.8 and is rounded to 3.
-    """
+@pytest.mark.parametrize(
+    ("pixels", "weights", "rounded_weights", "bias"),
+    [
+        # The second of two equal inputs compensates for the rounding error of the
+        # first: 2.4 is rounded to 2, so the second weight grows from 2.4 to 2.8. Both
+        # inputs have the mean 5.5, and the sum of their weights grows by 0.2.
+        ([[4, 4], [7, 7]], [2.4, 2.4], [2, 3], 1 - 0.2 * 5.5),
+        # The input with the larger variance is rounded first, from 2.4 to 2. The other
+        # input has half of its values, so its weight grows by almost 0.8, to 2.9.
+        ([[4, 8], [7, 14]], [2.1, 2.4], [3, 2], 1 - 0.9 * 5.5 + 0.4 * 11),
+    ],
+)
+def test_rounding_equals_a_calculation_by_hand(pixels, weights, rounded_weights, bias):
+    """The quantisation step is 1, because the largest weight is 127."""
     image = keras.Input((1, 1, 3), name="image")
     layer = layers.Conv2D(1, 1, name="only")
     model = keras.Model(image, layer(image))
-    layer.set_weights([np.array([[[[127.0], [2.4], [2.4]]]]), np.array([1.0])])
-    images = np.array([[[[9.0, 4.0, 4.0]]], [[[9.0, 7.0, 7.0]]]], "float32")
+    layer.set_weights([np.reshape([127.0, *weights], (1, 1, 3, 1)), np.array([1.0])])
+    images = np.float32([[[[9, *values]]] for values in pixels])
     rounded_model = gptq.round_weights(model, images, batch_size=1)
-    kernel, bias = rounded_model.get_layer("only").get_weights()
-    np.testing.assert_allclose(kernel.ravel(), [127, 2, 3], rtol=1e-6)
-    # Both inputs have the mean 5.5, and the sum of their weights has grown by 0.2.
-    np.testing.assert_allclose(bias, [1 - 0.2 * 5.5], rtol=1e-4)
+    kernel, actual_bias = rounded_model.get_layer("only").get_weights()
+    np.testing.assert_allclose(kernel.ravel(), [127, *rounded_weights], rtol=1e-6)
+    np.testing.assert_allclose(actual_bias, [bias], rtol=1e-4)
 
 
 def test_groups_are_rounded_separately():
@@ -55,31 +63,37 @@ def test_groups_are_rounded_separately():
         np.testing.assert_allclose(array, np.concatenate(parts, axis=-1), rtol=1e-5)
 
 
+def round_to_nearest(kernel):
+    """Rounds a kernel to multiples of 1/127 of the largest weight of each output."""
+    step = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1))) / 127
+    return np.round(kernel / step) * step
+
+
 def test_gptq_loses_less_than_rounding_to_nearest(classifier, digits, tmp_path):
     """On test images, GPTQ has less than half the squared error of rounding to nearest.
 
     The TFLite converter does not change the weights that GPTQ has rounded.
     """
     images, expected = digits.test.images, classifier.model(digits.test.images)
-
-    def round_to_nearest(model):
-        model = folding.fold(model)
-        for layer in model.layers:
-            if layer.weights and hasattr(layer, "kernel"):
-                kernel, bias = layer.get_weights()
-                step = np.abs(kernel).max(axis=tuple(range(kernel.ndim - 1))) / 127
-                layer.set_weights([np.round(kernel / step) * step, bias])
-        return model
-
-    rounded_model = gptq.round_weights(classifier.model, digits.train.images[:200])
+    nearest_model = folding.fold(classifier.model)  # A copy; it is folded already.
+    for layer in nearest_model.layers:
+        if layer.weights and hasattr(layer, "kernel"):
+            kernel, bias = layer.get_weights()
+            layer.set_weights([round_to_nearest(kernel), bias])
+    rounded_model = gptq.round_weights(classifier.model, digits.train.images[:100])
     gptq_error, nearest_error = (
         np.square(model(images) - expected).mean()
-        for model in (rounded_model, round_to_nearest(classifier.model))
+        for model in (rounded_model, nearest_model)
     )
     assert gptq_error < nearest_error / 2
     # The converter rounds to nearest, which does not change rounded weights.
-    rounded_twice = round_to_nearest(rounded_model)
-    np.testing.assert_allclose(rounded_model(images), rounded_twice(images), atol=1e-4)
+    for layer in rounded_model.layers:
+        if layer.weights and hasattr(layer, "kernel"):
+            kernel = layer.get_weights()[0]
+            step = np.abs(kernel).max() / 127
+            np.testing.assert_allclose(
+                round_to_nearest(kernel), kernel, atol=step / 100
+            )
     folder = str(tmp_path / "static")
     saved_model.write_static_model(
         dataclasses.replace(classifier, model=rounded_model), folder, "float32"

@@ -1,0 +1,164 @@
+"""Detection and replacement of damaged images."""
+
+import dataclasses
+import functools
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_preprocessing import encode, make_noise
+from test_records import make_example, write_examples
+
+from keras_resnet.data import damage, splits
+from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.data.record_index import read_records
+from keras_resnet.support.errors import InputError
+from keras_resnet.training import network
+from keras_resnet.training.run import train
+
+PREPROCESSING = Preprocessing(8, 8, 3)
+
+
+def make_split(count, damaged_indices=()):
+    """Returns a split of encoded JPEG files. Files `damaged_indices` are truncated."""
+    files = [encode(make_noise(8, 8, seed), "JPEG") for seed in range(10)]
+    images = np.array([files[i % 10] for i in range(count)], object)
+    for index in damaged_indices:
+        images[index] = images[index][:-60]
+    return splits.Split(images, np.arange(count, dtype=np.int32) % 3)
+
+
+def test_damaged_image_is_replaced_by_the_next_undamaged_one(capsys):
+    split = make_split(1000, (10,))
+    assert damage.find_damaged(split, PREPROCESSING, [12, 10, 10, 9]) == [10]
+    repaired_split = damage.replace_damaged(split, PREPROCESSING, [12, 10, 10, 9])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("1 of 1000 images cannot be decoded. ")
+    assert "number 10" in line and "replace" in line
+    assert repaired_split.num_replaced == 1
+    sources = np.arange(1000)
+    sources[10] = 11
+    assert (repaired_split.images == split.images[sources]).all()
+    assert (repaired_split.labels == split.labels[sources]).all()
+
+
+def test_replacements_are_intact_images(monkeypatch):
+    """No image follows the last image, so the first image replaces it."""
+    monkeypatch.setattr(damage, "MAX_DAMAGED", 0.3)
+    split = make_split(10, (3, 4, 9))
+    repaired_split = damage.replace_damaged(split, PREPROCESSING, [9, 3])
+    sources = [0, 1, 2, 5, 5, 5, 6, 7, 8, 0]
+    assert (repaired_split.images == split.images[sources]).all()
+    assert repaired_split.num_replaced == 3
+
+
+def test_too_many_damaged_images_are_refused():
+    """At most one in a thousand images may be damaged, counted since the start."""
+    with pytest.raises(InputError, match=r"2 of 30 .*: number 5, number 9$"):
+        damage.replace_damaged(make_split(30, (5, 9)), PREPROCESSING, [5])
+    with pytest.raises(InputError, match="1 of 999 "):
+        damage.replace_damaged(make_split(999, (5,)), PREPROCESSING, [5])
+    # All images of a large dataset are not checked, as that would take long.
+    split = dataclasses.replace(make_split(10_000, (5, 9)), num_replaced=9)
+    assert damage.replace_damaged(split, PREPROCESSING, [5]).num_replaced == 10
+    with pytest.raises(InputError, match=r"11 of 10000 .*: number 5, number 9$"):
+        damage.replace_damaged(split, PREPROCESSING, [5, 9])
+
+
+def test_other_errors_are_not_mistaken_for_damaged_images():
+    read_error = tf.errors.ResourceExhaustedError(None, None, "no memory")
+    with pytest.raises(tf.errors.ResourceExhaustedError):
+        damage.replace_damaged(make_split(4), PREPROCESSING, [0, 1], read_error)
+    with pytest.raises(InputError, match="Reading failed"):
+        damage.replace_damaged(make_split(4), PREPROCESSING, [0, 1])
+
+
+def test_error_message_names_the_damaged_file(tmp_path):
+    paths = [str(tmp_path / name) for name in ("intact.jpg", "damaged.jpg")]
+    for path, content in zip(paths, make_split(2, (1,)).images, strict=True):
+        with open(path, "wb") as file:
+            file.write(content)
+    split = splits.Split(np.array(paths, object), np.zeros(2, np.int32), are_paths=True)
+    message = rf"1 of 2 images cannot be decoded.*: {paths[1]}$"
+    with pytest.raises(InputError, match=message):
+        damage.refuse_damaged(split, PREPROCESSING)
+    damage.refuse_damaged(split.take([0]), PREPROCESSING)
+
+
+def test_record_that_changed_after_indexing_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    examples = [make_example(image, 1) for image in make_split(3).images]
+    path = tmp_path / "train-0-of-1"
+    write_examples(path, examples)
+    split = read_records([path])
+    content = bytearray(path.read_bytes())
+    content[split.records.offset[1] + 100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"has changed.*{path} record 1 \(DataLoss"):
+        damage.replace_damaged(split, PREPROCESSING, range(3))
+    path.unlink()
+    with pytest.raises(InputError, match=rf"has changed.*{path} record 0 \(NotFound"):
+        damage.replace_damaged(split, PREPROCESSING, range(3))
+
+
+class AfterStep5(keras.callbacks.Callback):
+    """Calls a function after the second step of the second epoch of three steps."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == (1, 1):
+            self.function()
+
+
+def test_training_continues_without_damaged_images(tmp_path, capsys, monkeypatch):
+    """Damaged images are replaced in the same way if a run is interrupted and resumed.
+
+    The weights therefore equal those of an uninterrupted run. Only the resumed run has
+    labels of dtype int64, which must not matter either.
+    """
+    monkeypatch.setattr(damage, "MAX_DAMAGED", 0.1)
+    # Images 0, 13, 26 and 39 are read for the pixel statistics.
+    monkeypatch.setattr(network, "MAX_STATISTICS_IMAGES", 4)
+    train_split = make_split(40, (0, 1, 20))
+    folder, cut_folder = tmp_path / "whole", tmp_path / "cut"
+
+    def train_and_read_weights(folder, label_dtype, function):
+        labels = train_split.labels.astype(label_dtype)
+        train(
+            "cifar_resnet8",
+            splits.Dataset(
+                "mine",
+                ("a", "b", "c"),
+                dataclasses.replace(train_split, labels=labels),
+                make_split(10),
+                (8, 8, 3),
+            ),
+            recipe="digits",
+            batch_size=16,
+            iterations=6,
+            checkpoint_every=2,
+            strategy="one_device",
+            model_dir=str(folder),
+            callbacks=[AfterStep5(function)],
+            verbose=0,
+        )
+        first_line, second_line = capsys.readouterr().err.splitlines()
+        assert first_line.startswith("2 of 40 images cannot be decoded")
+        assert second_line.startswith("3 of 40 images cannot be decoded")
+        model = keras.models.load_model(folder / "final.keras")
+        return np.concatenate([w.ravel() for w in model.get_weights()])
+
+    # The copy is what an interruption after step 5 leaves on disk.
+    copy_folder = functools.partial(shutil.copytree, folder, cut_folder)
+    weights = train_and_read_weights(folder, np.int32, copy_folder)
+    assert np.isfinite(weights).all()
+    resumed_weights = train_and_read_weights(cut_folder, np.int64, lambda: None)
+    np.testing.assert_array_equal(resumed_weights, weights)

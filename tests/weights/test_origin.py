@@ -1,0 +1,141 @@
+"""The JSON metadata of weights files stores an `Origin` without loss."""
+
+import contextlib
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_weights import build_bottleneck, build_resnet8, make_cifar_state, write_state
+
+from keras_resnet.support.errors import InputError
+from keras_resnet.weights import formats, saving
+from keras_resnet.weights.origin import Origin, PixelFormat
+from keras_resnet.weights.recognition import find_pixel_format
+
+# The order of examples is fixed, so that every run tests the same ones.
+few_examples = settings(max_examples=40, derandomize=True, deadline=None)
+
+numbers = st.floats(-1e6, 1e6)
+channels = st.lists(numbers, min_size=1, max_size=4).map(tuple)
+pixel_formats = st.builds(
+    PixelFormat,
+    channels,
+    channels,
+    numbers,
+    st.sampled_from(["bilinear", "bicubic"]),
+    st.none() | st.integers(1, 512),
+)
+names = st.none() | st.text(max_size=5)
+origins = st.builds(
+    Origin,
+    st.just("net.keras"),
+    st.none() | pixel_formats,
+    st.none() | st.lists(st.text(max_size=5), max_size=4).map(tuple),
+    names,
+    names,
+    names,
+    st.none() | st.booleans(),
+    st.booleans(),
+)
+field_names = st.sampled_from([field.name for field in dataclasses.fields(Origin)])
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | numbers | st.text(max_size=3),
+    lambda values: st.lists(values, max_size=5) | st.dictionaries(names, values),
+    max_leaves=8,
+)
+
+
+@few_examples
+@given(origins)
+def test_metadata_is_read_as_it_was_written(origin):
+    metadata = origin.to_metadata()
+    assert Origin.from_metadata(metadata, "net.keras") == origin
+    assert Origin.from_metadata(metadata.encode(), "b").source == "b"
+
+
+@few_examples
+@given(st.dictionaries(field_names, json_values) | json_values)
+def test_any_json_is_read_or_refused(value):
+    """JSON that is not refused has the types that `Origin` declares."""
+    with contextlib.suppress(InputError):
+        origin = Origin.from_metadata(json.dumps(value), "net.keras")
+        assert Origin.from_metadata(origin.to_metadata(), "net.keras") == origin
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "", "{", "[" * 100_000, "7", "null", '"text"', "[1]", 7, None, b"\xff",
+        np.zeros(3), '{"pixels": 7}', '{"pixels": "ab"}', '{"pixels": []}',
+        '{"pixels": [[1], 1]}', '{"pixels": [[1], ["1"]]}', '{"pixels": [[1], [null]]}',
+        '{"pixels": [[1], [1], "0.5"]}', '{"pixels": [[1], [1], 1, 1]}',
+        '{"pixels": [[1], [1], 1, "bicubic", 1.5]}',
+        '{"pixels": [[1], [1], 1, "bicubic", 8, 8]}', '{"classes": "ab"}',
+        '{"classes": ["a", 1]}', '{"model": 7}', '{"stride_on": []}', '{"shortcut": {}}',
+        '{"avg_down": 1}', '{"certain": "no"}', '{"pixels": [[NaN], [1]]}',
+        f'{{"pixels": [[1], [{10**400}]]}}', '{"pixels": [[1], [1], 1, "", 1e999]}',
+    ],
+)  # fmt: skip
+def test_damaged_metadata_is_refused(metadata):
+    with pytest.raises(InputError, match=r"^net\.keras contains damaged metadata"):
+        Origin.from_metadata(metadata, "net.keras")
+
+
+def test_metadata_of_other_versions_is_read():
+    """Unknown fields are ignored, and missing ones have defaults."""
+    metadata = '{"pixels": [[1, 2.5], [3, 4]], "later": {"a": 1}, "source": "old"}'
+    assert Origin.from_metadata(metadata, "a") == Origin(
+        "a", PixelFormat((1, 2.5), (3, 4), 0.875, "bilinear", None)
+    )
+    assert Origin.from_metadata("{}", "a") == Origin("a")
+
+
+def test_metadata_fits_into_the_comment_of_a_zip_file():
+    """The format limits the comment to 65,535 bytes, so long class names are left out."""
+    for length, is_stored in ((60, True), (63, False)):
+        classes = tuple(f"{i:0{length}}" for i in range(1000))
+        metadata = Origin("a", classes=classes, model="resnet50").to_metadata()
+        assert len(metadata) < 2**16
+        expected = classes if is_stored else None
+        assert Origin.from_metadata(metadata, "b").classes == expected
+        assert Origin.from_metadata(metadata, "b").model == "resnet50"
+
+
+@pytest.mark.parametrize(
+    ("suffix", "save"),
+    [
+        ("keras", saving.save_model),
+        ("weights.h5", saving.save_weights),
+        ("safetensors", saving.save_state_dict),
+    ],
+)
+def test_a_file_stores_the_origin_of_a_network(suffix, save, tmp_path):
+    weights = write_state(make_cifar_state(), tmp_path / "net.npz")
+    model = build_resnet8(weights=weights)
+    classes = tuple("abcdefghi") + ("é 零",)
+    pixels = PixelFormat((1.0, 2.0, 3.0), (4.0, 5.0, 6.0), 0.5, "bicubic", 32)
+    model.origin = Origin("x", pixels, classes, "cifar_resnet8")
+    path = str(tmp_path / f"net.{suffix}")
+    save(model, path)
+    origin = formats.read_checkpoint(path).origin
+    assert origin == Origin(
+        path, pixels, classes, "cifar_resnet8", None, "A", avg_down=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "crop"), [(build_resnet8, 1.0), (build_bottleneck, 0.875)]
+)
+def test_the_normalisation_layer_determines_the_pixel_format(build, crop):
+    """Networks for ImageNet crop 224 of 256 pixels, and CIFAR networks do not crop."""
+    image = keras.Input((32, 32, 3))
+    normalisation = keras.layers.Normalization(
+        mean=(1, 2, 3), variance=(4, 5, 6), name="normalization"
+    )
+    pixels = find_pixel_format(build(input_tensor=normalisation(image)))
+    assert pixels == PixelFormat((1, 2, 3), (4, 5, 6), crop, "bilinear", 32)
+    assert find_pixel_format(build()) is None
