@@ -141,7 +141,7 @@ def _make_folders(options: EvaluationOptions, classifier: "Classifier") -> str:
         output = os.path.join(classifier.folder, "evaluation")
     elif output is None:
         output = os.path.join("evaluation", classifier.name)
-    for folder in (output, os.path.dirname(options.predictions or "") or "."):
+    for folder in (os.path.dirname(options.predictions or "") or ".", output):
         try:
             os.makedirs(folder, exist_ok=True)
         except OSError as error:

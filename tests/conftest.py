@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import gc
 import os
 import pathlib
 import shutil
@@ -20,6 +21,10 @@ from keras_resnet.distribution import strategies
 
 ROOT = pathlib.Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared" / "data"
+
+# A collection of the oldest generation visits all objects of Keras and TensorFlow. With the
+# default threshold of 10, these collections take 5 % of the time of all tests.
+gc.set_threshold(700, 10, 100)
 
 # Property tests draw the same examples in every run and store none of them.
 hypothesis.settings.register_profile(

@@ -72,8 +72,8 @@ def replace_damaged(
         raise error or InputError("Reading failed although no image is damaged")
     max_damaged = MAX_DAMAGED * len(split) - split.num_replaced
     for index in damaged_indices:  # The next image, a replacement, may be damaged too.
-        following = {(index + 1) % len(split)}.difference(damaged_indices)
         if len(damaged_indices) <= max_damaged:
+            following = {(index + 1) % len(split)}.difference(damaged_indices)
             damaged_indices += find_damaged(split, preprocessing, following)
     num_damaged = split.num_replaced + len(damaged_indices)
     if len(damaged_indices) > max_damaged:

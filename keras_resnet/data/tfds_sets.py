@@ -75,16 +75,9 @@ def _find_memory_size() -> int:
 
 
 def _prepare(builder: "tfds.core.DatasetBuilder") -> None:
-    from tensorflow import errors
-    from tensorflow_datasets.core.download import download_manager, extractor, util
-
     try:
         builder.download_and_prepare()
-    except (
-        AssertionError, ImportError, OSError, RuntimeError, TypeError, ValueError,
-        errors.OpError, util.DownloadError, download_manager.NonMatchingChecksumError,
-        extractor.ExtractError, extractor.UnsafeArchiveError,
-    ) as error:  # fmt: skip
+    except Exception as error:  # TFDS and its downloads raise many error types.
         raise InputError(
             f"Could not prepare {builder.name} in {builder.data_dir}. If there is no "
             "network, set data_dir to a folder where TFDS has prepared the dataset. "

@@ -78,12 +78,9 @@ def report_errors(main: Callable[[], int | None], debug: bool) -> int | None:
     """
     try:
         return main()
-    except Preempted as error:
-        print(error, file=sys.stderr)
-        return error.status
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except (Preempted, KeyboardInterrupt) as error:
+        print(str(error) or "interrupted", file=sys.stderr)
+        return getattr(error, "status", 130)
     except (InputError, OSError, FloatingPointError) as error:
         if not debug:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)

@@ -46,7 +46,9 @@ def run_command(
     if user_folder and ".runfiles" in __file__ and os.path.isdir(user_folder):
         os.chdir(user_folder)
 
-    def check_and_run(argv: list[str]) -> int | None:
+    def run_main(argv: list[str]) -> int | None:
+        if not flags.FLAGS["verbosity"].present:
+            absl.logging.set_verbosity(absl.logging.WARNING)
         if argv and not accepts_positional:
             raise InputError(
                 "Only flags are accepted, such as --model=resnet20. "
@@ -60,13 +62,8 @@ def run_command(
                 raise InputError(NO_TENSORFLOW) from error
             raise
 
-    def run_main(argv: list[str]) -> int | None:
-        if not flags.FLAGS["verbosity"].present:
-            absl.logging.set_verbosity(absl.logging.WARNING)
-        debug = bool(flags.FLAGS["debug"].value)
-        return report_errors(lambda: check_and_run(argv[1:]), debug)
-
-    app.run(run_main)
+    debug = flags.FLAGS["debug"]
+    app.run(lambda argv: report_errors(lambda: run_main(argv[1:]), bool(debug.value)))
 
 
 def import_keras() -> None:

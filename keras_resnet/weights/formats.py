@@ -7,9 +7,12 @@ reader returns a `Checkpoint`, whose weights have the names of this package (see
 
 import contextlib
 import functools
+import importlib
 import json
+import lzma
 import os
 import pickle
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -29,11 +32,15 @@ from keras_resnet.weights.origin import METADATA_KEY, PIXEL_FORMATS, Origin
 from keras_resnet.weights.recognition import describe_variant, find_origin
 
 # Errors that Keras, h5py, NumPy, safetensors and PyTorch raise for damaged files.
-READ_ERRORS = (
-    OSError, EOFError, ArithmeticError, AssertionError, AttributeError, IndexError,
-    KeyError, MemoryError, RuntimeError, SyntaxError, TypeError, ValueError,
-    safetensors.SafetensorError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+READ_ERRORS: tuple[type[Exception], ...] = (
+    OSError, EOFError, ArithmeticError, AssertionError, AttributeError, LookupError,
+    MemoryError, RuntimeError, SyntaxError, TypeError, ValueError, lzma.LZMAError,
+    safetensors.SafetensorError, struct.error, tokenize.TokenError, zipfile.BadZipFile,
+    zlib.error,
 )  # fmt: skip
+# Keras on TensorFlow raises an `OpError` for an array that does not fit into memory.
+if keras.backend.backend() == "tensorflow":
+    READ_ERRORS += (importlib.import_module("tensorflow").errors.OpError,)
 
 
 @contextlib.contextmanager
@@ -113,11 +120,10 @@ def _read_weights_h5(path: str) -> Checkpoint:
         metadata = file.attrs.get(METADATA_KEY)
     if not has_layers:
         raise InputError(f"{path} does not contain weights that Keras saved")
-    num_classes = bias_shape[0] if bias_shape else None
     origin = Origin(path, certain=False)
     if metadata is not None:
         origin = Origin.from_metadata(metadata, path)
-    return Checkpoint(origin, None, num_classes)
+    return Checkpoint(origin, None, bias_shape[0] if bias_shape else None)
 
 
 def _read_keras_applications(path: str) -> Checkpoint:

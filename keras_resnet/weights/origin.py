@@ -81,7 +81,7 @@ class Origin:
             InputError: If the JSON is damaged.
         """
         try:
-            values = dict(json.loads(metadata))
+            values = {**json.loads(metadata)}
         except (RecursionError, TypeError, ValueError):
             values = {"pixels": "unreadable"}  # Fails the check below.
         values = {k: v for k, v in values.items() if k in _TYPES and v is not None}
@@ -112,7 +112,7 @@ def _is_valid(values: Mapping[str, Any]) -> bool:
         and all(isinstance(name, str) for name in values.get("classes", ()))
     ):
         return False
-    numbers = pixels[0] + pixels[1] + [size or 0 for size in pixels[4:]]
+    numbers = pixels[0] + pixels[1] + pixels[2:3] + [n or 0 for n in pixels[4:]]
     return all(isinstance(n, int | float) and abs(n) < 2**31 for n in numbers)
 
 

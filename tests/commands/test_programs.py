@@ -65,12 +65,18 @@ def test_a_flag_without_dashes_is_reported(module):
     assert_one_line(run_program(module, "model=resnet20"), "Received: model=resnet20")
 
 
-@pytest.mark.parametrize("module", [*COMMANDS, "keras_resnet.complexity"])
-def test_help_does_not_wait_for_tensorflow(module):
+@pytest.mark.parametrize(
+    ("module", "flag"),
+    [
+        *((module, "--help") for module in (*COMMANDS, "keras_resnet.complexity")),
+        ("keras_resnet.train", "--modle=resnet20"),
+    ],
+)
+def test_help_and_flags_do_not_wait_for_tensorflow(module, flag):
     """A command reads its flags before it imports TensorFlow, Keras or NumPy."""
     code = f"""
 import runpy, sys
-sys.argv = ["program", "--help"]
+sys.argv = ["program", {flag!r}]
 try:
     runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
 except SystemExit:
@@ -97,6 +103,17 @@ def test_train_works_with_default_settings(tmp_path):
     assert (tmp_path / "runs/resnet20-digits/final.keras").exists()
     second_result = run_program("keras_resnet.train", "--epochs=1", cwd=tmp_path)
     assert "has ended; nothing to do" in second_result.stdout
+
+
+@pytest.mark.slow
+def test_train_works_on_two_replicas(tmp_path):
+    flags = ("--strategy=mirrored", "--virtual_devices=2", "--epochs=1")
+    result = run_program(
+        "keras_resnet.train", "--model=cifar_resnet8", *flags, cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    assert "mirrored on 2 replica(s)" in result.stdout.splitlines()[0]
+    assert (tmp_path / RUN_FOLDER / "final.keras").exists()
 
 
 @pytest.fixture
@@ -464,7 +481,7 @@ def test_evaluate_refuses_invalid_arguments(arguments, words, run_copy, monkeypa
         evaluate(run_copy, **{"strategy": "one_device", **arguments})
     assert words in str(error.value)
     assert "\n" not in str(error.value)
-    assert not os.path.exists("evaluation/evaluation.json")
+    assert not os.path.exists("evaluation")
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def draw_inception_box_of_area(sides, seed, min_area):
     return draw_inception_box(sides, seed, (min_area, 1.0))
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(SIDES, SEEDS, st.floats(2**-6, 1, width=32))
 def test_inception_box_equals_torchvision(sides, seed, min_area):
     draws = tf.random.stateless_uniform((10, 4), seed).numpy().tolist()
@@ -176,7 +176,6 @@ def test_inception_boxes_have_uniform_areas_ratios_and_positions():
     assert abs(correlations[np.triu_indices(4, 1)]).max() < 0.1
 
 
-@settings(derandomize=True, deadline=None, max_examples=50)
 @given(SIDES, SEEDS, st.tuples(st.integers(1, 300), st.integers(1, 300)))
 def test_shorter_side_box_is_a_crop_of_the_resized_image(sides, seed, size):
     """Sides of the resized image are computed exactly, with fractions."""
@@ -188,14 +187,19 @@ def test_shorter_side_box_is_a_crop_of_the_resized_image(sides, seed, size):
         fractions.Fraction(shorter_side * side, min(size) * image_side)
         for side, image_side in zip(size, sides, strict=True)
     )
-    box = draw_shorter_side_box(sides, seed, size).numpy()
+    box = np.float64(draw_shorter_side_box(sides, seed, size))
     for axis in range(2):
         resized_side = math.floor(sides[axis] * scale)
         count = resized_side - size[axis] + 1
         corner = int(draws[1 + axis] * np.float32(count))
         expected = np.array([corner, size[axis]]) * sides[axis] / resized_side
         np.testing.assert_allclose(box[axis::2], expected, rtol=1e-5)
-        assert 0 <= box[axis] < sum(box[axis::2]) <= sides[axis] * (1 + 1e-6)
+    # The box is a crop of the resized image at whole pixels. Float32 has 24 bits.
+    resized_sides, corner = size / box[2:] * sides, box[:2] / box[2:] * size
+    np.testing.assert_allclose(resized_sides, np.round(resized_sides), rtol=2e-7)
+    np.testing.assert_allclose(corner, np.round(corner), rtol=2e-7)
+    assert np.all(np.round(corner) >= 0)
+    assert np.all(np.round(corner) + size <= np.round(resized_sides))
 
 
 def test_shorter_side_boxes_have_uniform_scales_and_positions():

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from test_pipelines import take_batches
 from test_preprocessing import encode, make_noise
 from test_records import make_example, write_examples
 
@@ -87,7 +88,9 @@ def test_error_message_names_the_damaged_file(tmp_path):
     damage.refuse_damaged(split.take([0]), PREPROCESSING)
 
 
-def test_record_that_changed_after_indexing_is_refused(tmp_path, monkeypatch):
+@pytest.fixture
+def changed_records(tmp_path, monkeypatch):
+    """Path and split of three records. The second one was changed after indexing."""
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
     examples = [make_example(image, 1) for image in make_split(3).images]
     path = tmp_path / "train-0-of-1"
@@ -96,6 +99,17 @@ def test_record_that_changed_after_indexing_is_refused(tmp_path, monkeypatch):
     content = bytearray(path.read_bytes())
     content[split.records.offset[1] + 100] ^= 1
     path.write_bytes(content)
+    return path, split
+
+
+@pytest.mark.slow
+def test_training_batches_with_a_changed_record_raise_an_error(changed_records):
+    with pytest.raises(tf.errors.OpError):
+        take_batches(changed_records[1], 0, 2)
+
+
+def test_record_that_changed_after_indexing_is_refused(changed_records):
+    path, split = changed_records
     with pytest.raises(InputError, match=rf"has changed.*{path} record 1 \(DataLoss"):
         damage.replace_damaged(split, PREPROCESSING, range(3))
     path.unlink()

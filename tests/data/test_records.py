@@ -317,7 +317,7 @@ INVALID_EXAMPLES = [
 ]
 
 
-@settings(derandomize=True, deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.lists(
         st.sampled_from(VALID_EXAMPLES)
@@ -515,7 +515,6 @@ CLASS_NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filt
 )
 
 
-@settings(derandomize=True, deadline=None, max_examples=50)
 @given(st.lists(CLASS_NAMES, min_size=1), st.sampled_from(["\n", "\r\n"]))
 def test_class_names_may_contain_any_characters(tmp_path_factory, names, line_end):
     folder = tmp_path_factory.mktemp("names")

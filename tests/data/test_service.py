@@ -48,7 +48,7 @@ def run_services(*worker_counts):
             process.communicate()
 
 
-@pytest.mark.full
+@pytest.mark.slow
 def test_data_services_give_the_batches_of_a_local_pipeline(tmp_path, monkeypatch):
     """One service or two services can be used. Each service must have one worker."""
     changes = {"mixup": 0.2, "batch_size": 4}

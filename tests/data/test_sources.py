@@ -14,6 +14,7 @@ from test_records import make_example, write_examples
 
 from keras_resnet.data import load_dataset, pipelines, splits
 from keras_resnet.data.preprocessing import Preprocessing
+from keras_resnet.evaluate import evaluate
 from keras_resnet.evaluation.classifier import Classifier, load_images
 from keras_resnet.spec import Provenance, find_recipe
 from keras_resnet.support.errors import InputError
@@ -120,7 +121,7 @@ FOLDER_NAMES = st.text(
 )
 
 
-@settings(derandomize=True, deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.dictionaries(FOLDER_NAMES, st.integers(5, 12), min_size=2, max_size=4))
 def test_class_names_are_the_sorted_names_of_folders(tmp_path_factory, counts):
     """Every fifth file of a class is held out."""
@@ -260,3 +261,28 @@ def test_classes_without_names_get_the_class_names_of_the_model(tmp_path, monkey
     assert dataset.test.labels.tolist() == [0, 499, 999]
     with pytest.raises(InputError, match="with the classes class 0"):
         load_images(model, f"tfrecord:{tmp_path / 'ten'}", only_test=True)
+
+
+@pytest.mark.slow
+def test_evaluating_on_records_equals_evaluating_on_a_folder(
+    trained_run, tmp_path, monkeypatch, digits
+):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    images = [encode(image[..., 0], "PNG") for image in digits.test.images[:60]]
+    labels = digits.test.labels[:60]
+    write_records(tmp_path / "tfrecord" / "test-0-of-1", images, labels + 1)
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        (tmp_path / "folder" / str(label)).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "folder" / str(label) / f"{i}.png").write_bytes(image)
+    records_result, folder_result = (
+        evaluate(
+            str(trained_run),
+            dataset=f"{kind}:{tmp_path / kind}",
+            output=str(tmp_path / f"report of {kind}"),
+            strategy="one_device",
+        )
+        for kind in ("tfrecord", "folder")
+    )
+    assert records_result["images"] == folder_result["images"] == 60
+    assert records_result["accuracy"] == folder_result["accuracy"] > 0.7
+    assert records_result["loss"] == pytest.approx(folder_result["loss"], rel=1e-5)

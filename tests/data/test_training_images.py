@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_augmentation import SEEDS, SIDES
 from test_pipelines import take_batches, take_digit_batches
@@ -122,7 +122,6 @@ def test_crops_show_plausible_boxes(crop, kind, sides):
             assert (lengths > min_length - tolerance).all()
 
 
-@settings(derandomize=True, deadline=None, max_examples=50)
 @given(SIDES, SEEDS, st.integers(1, 300))
 def test_boxes_are_rounded_to_whole_pixels_inside_the_image(sides, seed, size):
     sides = tf.constant(sides)

@@ -5,6 +5,7 @@ Each worker runs this file as a command, in a process forked by `children.Child`
 
 import json
 import os
+import re
 import shutil
 
 import numpy as np
@@ -139,6 +140,7 @@ def test_workers_may_use_the_statistics_of_their_own_images(tmp_path):
     assert np.isfinite(join_weights(assert_equal_workers(folder))).all()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_resumes_exactly(undisturbed_run, tmp_path):
     """One worker is killed after step 3, and the last checkpoint is of step 2."""
     folder = tmp_path / "run"
@@ -170,9 +172,12 @@ def test_workers_stop_and_resume_in_the_middle_of_an_epoch(tmp_path):
     # Worker 0 gets an empty model_dir, worker 1 gets a model_dir with checkpoints.
     shutil.copytree(folder, tmp_path / "own-1")
     children = start_workers(tmp_path / "own-WORKER", **options)
-    for result in [child.wait(60) for child in children]:
+    results = [child.wait(60) for child in children]
+    for result in results:
         assert result.returncode == 1 and "Traceback" not in result.stderr
         assert "All workers must share model_dir" in result.stderr
+    (error,) = re.findall("^error: .*", results[0].stderr, re.MULTILINE)
+    assert "own-0', where this worker found step 0" in error
     results = [w.wait() for w in start_workers(folder, **options)]
     assert_success(results)
     assert "Resuming after step 10 of 26" in results[0].stdout

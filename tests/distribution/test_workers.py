@@ -110,7 +110,7 @@ def make_training_command(tmp_path, monkeypatch):
     return lambda name, steps: [sys.executable, script_path, name, tmp_path, str(steps)]
 
 
-@pytest.mark.full  # Slow, and mostly covered by test_multi_worker.py.
+@pytest.mark.slow
 def test_two_workers_reach_the_losses_and_weights_of_one_device(
     make_training_command, tmp_path
 ):

@@ -352,7 +352,7 @@ def test_unknown_views_are_refused(all_digits, views, suggestion):
     assert "Accepted: single, 10crop, multiscale." in str(error.value)
 
 
-@pytest.mark.parametrize("views", ["single", "multiscale"])
+@pytest.mark.parametrize("views", ["single", "10crop", "multiscale"])
 def test_damaged_images_are_listed(small_scales, tmp_path, views):
     strategy = strategies.make_strategy("one_device")
     model = make_imagenet_model(strategy)

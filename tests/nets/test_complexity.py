@@ -43,7 +43,7 @@ def test_costs_are_compared_with_the_paper(monkeypatch):
     assert row.split() == ["resnet20", "A", "20", "0.27", "0.270", "-0.1%"]
 
 
-@pytest.mark.full  # Builds all networks of the paper, including ResNet-1202.
+@pytest.mark.slow  # Builds all networks of the paper, including ResNet-1202.
 def test_command_prints_the_tables_of_the_paper():
     process = run_program("keras_resnet.complexity")
     assert process.returncode == 0, process.stderr

@@ -87,7 +87,7 @@ def build_any(class_, **options):
     return strategies.builds(class_, **{**fields, **options})
 
 
-@hypothesis.settings(derandomize=True, deadline=None, max_examples=10)
+@hypothesis.settings(max_examples=10)
 @hypothesis.given(
     build_any(RunSpec, recipe=build_any(Recipe), execution=build_any(Execution))
 )

@@ -33,7 +33,7 @@ def test_the_depth_matches_the_name(name):
     [("resnet34", 224, 7, 1000), ("resnet50d", 224, 7, 1000), ("resnet56", 32, 8, 10)],
 )
 def test_feature_maps_have_the_sizes_of_the_paper(name, size, last_size, num_classes):
-    """Table 1 for ImageNet and section 4.2 for CIFAR-10."""
+    """The sizes are those of Table 1 (ImageNet) and section 4.2 (CIFAR-10)."""
     variant = find_variant(name)
     assert (variant.size, variant.classes) == (size, num_classes)
     assert variant.size / variant.stride == last_size
@@ -92,7 +92,7 @@ OPTIONS = {
 }
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     strategies.sampled_from([*VARIANTS, "cifar_resnet8", "cifar_plainnet8"]),
     strategies.fixed_dictionaries(
@@ -127,7 +127,7 @@ ANYTHING = strategies.one_of(
 )  # fmt: skip
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(strategies.sampled_from(sorted(OPTIONS)), ANYTHING)
 def test_any_other_value_of_an_option_is_refused(field, value):
     is_accepted = {
@@ -144,7 +144,7 @@ def test_any_other_value_of_an_option_is_refused(field, value):
         assert "\n" not in str(error.value)
 
 
-@settings(derandomize=True, deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(strategies.sampled_from(["res", "plain"]), strategies.integers(0, 2000))
 def test_a_cifar_network_has_6n_plus_2_layers(kind, depth):
     if depth >= 8 and depth % 6 == 2:

@@ -264,7 +264,7 @@ def test_other_jobs_are_finished_when_one_fails():
 
 
 class Crash:
-    """Value that makes the process exit that unpickles it."""
+    """Unpickling this object ends the process."""
 
     def __reduce__(self):
         return os._exit, (1,)

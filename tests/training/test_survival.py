@@ -17,6 +17,7 @@ import children
 import pytest
 from children import (
     Child,
+    assert_finite,
     assert_same_results,
     find_checkpoint_steps,
     list_complete_checkpoints,
@@ -144,31 +145,35 @@ def test_a_run_that_ends_four_times_equals_an_undisturbed_one(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("faults", "blocked_step"),
+    ("faults", "blocked_step", "resumed_step"),
     [
-        (KILL_AFTER_STEP_1, None),
-        (KILL_BEFORE_INDEX, 4),  # The first checkpoint is written after step 4.
-        (KILL_BEFORE_INDEX, 16),
-        (KILL_BEFORE_DELETION, None),
-        (KILL_DURING_DELETION, None),
-        (KILL_BEFORE_RENAME, None),
-        (KILL_BEFORE_REMOVAL, None),
-        ([("kill_on", "os.rename", "*/.metrics.csv.*.part", 2)], None),
-        ([("kill_on", "open", "*/.best.keras.*.part.keras", 2)], None),
-        ([("kill_on", "os.rename", "*/.curves.png.*.part")], None),
+        (KILL_AFTER_STEP_1, None, 0),
+        (KILL_BEFORE_INDEX, 4, 0),  # The first checkpoint is written after step 4.
+        (KILL_BEFORE_INDEX, 16, 12),
+        (KILL_BEFORE_DELETION, None, 12),
+        (KILL_DURING_DELETION, None, 12),
+        (KILL_BEFORE_RENAME, None, 16),
+        (KILL_BEFORE_REMOVAL, None, None),
+        ([("kill_on", "os.rename", "*/.metrics.csv.*.part", 2)], None, 12),
+        # The first save of `best.keras`, after step 6, opens the file more than once.
+        ([("kill_on", "open", "*/.best.keras.*.part.keras", 2)], None, 4),
+        ([("kill_on", "os.rename", "*/.curves.png.*.part")], None, 16),
         (
             [("kill_in_archive", "*/.final.keras.*.part.keras", "model.weights.h5")],
             None,
+            16,
         ),
         (
             [("kill_on", "os.remove", "*checkpoint")],
+            None,
             None,
         ),  # Kill during the deletion of the folder `checkpoints`.
     ],
 )
 def test_a_run_killed_once_equals_an_undisturbed_one(
-    faults, blocked_step, undisturbed_run, tmp_path
+    faults, blocked_step, resumed_step, undisturbed_run, tmp_path
 ):
+    """A run that was killed after its end has nothing to resume (`None`)."""
     if blocked_step:
         block_index(tmp_path / "run", blocked_step)
         (tmp_path / "run" / "run.json").write_bytes(
@@ -180,6 +185,9 @@ def test_a_run_killed_once_equals_an_undisturbed_one(
         unblock_index(tmp_path / "run", blocked_step)
     result = train(tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
+    assert find_resumed_step(result) == (resumed_step or 0)
+    has_ended = "has ended; nothing to do" in result.stdout
+    assert has_ended == (resumed_step is None)
     assert_same_results(tmp_path / "run", undisturbed_run)
 
 
@@ -214,6 +222,28 @@ def test_a_run_killed_at_random_moments_equals_an_undisturbed_one(
 
 
 @pytest.mark.slow
+def test_sigterm_of_another_process_stops_a_run(undisturbed_run, tmp_path):
+    run = tmp_path / "run"
+    # Each step sleeps for half a second, so that the run cannot end before the signal.
+    process = start_training(tmp_path, ("call_after_step", "each", "_sleep", 0.5))
+    deadline = time.monotonic() + 120
+    while not (run / "checkpoints" / "checkpoint").exists():
+        assert process.is_running and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGTERM)
+    result = process.wait(20)
+    step = list_complete_checkpoints(run)[-1]
+    assert 4 <= step <= 12
+    assert_stopped(result, step)
+    for name in ("metrics.csv", "curves.png"):  # The first epoch ends after step 6.
+        assert (run / name).exists() == (step > 6)
+    result = train(tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert find_resumed_step(result) == step
+    assert_same_results(run, undisturbed_run)
+
+
+@pytest.mark.slow
 def test_sigterm_stops_a_run_after_its_first_or_last_step(undisturbed_run, tmp_path):
     """A run that stops after step 1 has no `curves.png`.
 
@@ -227,6 +257,38 @@ def test_sigterm_stops_a_run_after_its_first_or_last_step(undisturbed_run, tmp_p
     assert_stopped(result, 18)
     result = train(tmp_path)
     assert (result.returncode, find_resumed_step(result)) == (0, 18)
+    assert_same_results(run, undisturbed_run)
+
+
+def assert_disk_error(result, path):
+    assert_one_line(result, path)
+    assert re.search("File too large|No space left on device", result.stderr)
+
+
+@pytest.mark.slow
+def test_a_limited_file_size_loses_no_work(undisturbed_run, tmp_path):
+    """A limit on the file size simulates a full disk, three times in one run."""
+    run = tmp_path / "run"
+    result = train(tmp_path, ("call_after_step", 7, "_limit_files", 100_000))
+    assert_disk_error(result, "run/checkpoints")
+    assert list_complete_checkpoints(run) == [4]
+    assert_finite(run / "checkpoints" / "step-4")
+    metrics_content = (run / "metrics.csv").read_bytes()
+    best_content = (run / "best.keras").read_bytes()
+
+    result = train(tmp_path, ("call_before", *PREDICT_FUNCTION, "_limit_files", 1, 20))
+    assert_disk_error(result, "run/metrics.csv")
+    result = train(
+        tmp_path, ("call_before", *PREDICT_FUNCTION, "_limit_files", 1, 100_000)
+    )
+    assert_disk_error(result, "run/best.keras")
+    assert (run / "metrics.csv").read_bytes() == metrics_content
+    assert (run / "best.keras").read_bytes() == best_content
+    names = ["augmented.png", "best.keras", "checkpoints", "metrics.csv", "run.json"]
+    assert sorted(os.listdir(run)) == names
+
+    result = train(tmp_path)
+    assert (result.returncode, result.stderr, find_resumed_step(result)) == (0, "", 4)
     assert_same_results(run, undisturbed_run)
 
 
@@ -263,7 +325,8 @@ def test_a_full_disk_loses_no_work(
     os.remove(filler_path)
     if result.returncode:
         assert_one_line(result, "run/", "ould not write" if free_bytes else "run/")
-        assert list_complete_checkpoints(small_disk / "run")
+        newest_step = list_complete_checkpoints(small_disk / "run")[-1]
+        assert_finite(small_disk / "run" / "checkpoints" / f"step-{newest_step}")
     else:
         assert free_bytes >= 200_000
     result = train(small_disk)

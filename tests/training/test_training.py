@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from children import assert_same_results, find_checkpoint_steps
+from children import assert_finite, assert_same_results, find_checkpoint_steps
 from conftest import ROOT, assert_one_line, run_program
 
 from keras_resnet.data import Dataset, TrainingBatches, sources
@@ -443,19 +443,6 @@ def test_a_rejected_recipe_creates_no_folder(changes, tmp_path):
 # Tests of runs that end with an error.
 
 
-def assert_finite(path):
-    """Checks that a checkpoint can be read and contains only finite numbers."""
-    reader = tf.train.load_checkpoint(str(path))
-    arrays = [reader.get_tensor(name) for name in reader.get_variable_to_shape_map()]
-    float_arrays = [
-        array
-        for array in arrays
-        if np.issubdtype(getattr(array, "dtype", "O"), np.floating)
-    ]
-    assert len(float_arrays) > 50
-    assert all(np.isfinite(array).all() for array in float_arrays)
-
-
 def train_few_digits(folder, **arguments):
     arguments = {
         **DEFAULTS,
@@ -466,24 +453,42 @@ def train_few_digits(folder, **arguments):
     return train(**arguments, model_dir=folder)
 
 
-def test_weights_that_overflow_are_not_saved(tmp_path):
-    """SIGTERM saves a checkpoint, but not of infinite weights. The loss is finite."""
+@pytest.mark.parametrize(
+    ("step", "is_stopped"), [(3, True), pytest.param(4, False, marks=pytest.mark.slow)]
+)
+def test_weights_that_overflow_are_not_saved(step, is_stopped, tmp_path):
+    """The loss is finite. The next checkpoint is that of SIGTERM or a regular one."""
 
     class Overflow(keras.callbacks.Callback):
         num_batches = 0
 
         def on_train_batch_end(self, batch, logs=None):
             self.num_batches += 1
-            if self.num_batches == 3:
+            if self.num_batches == step:
                 kernel = self.model.get_layer("predictions").kernel
                 kernel.assign(kernel + float("inf"))
-                os.kill(os.getpid(), signal.SIGTERM)
+                if is_stopped:
+                    os.kill(os.getpid(), signal.SIGTERM)
 
-    folder = tmp_path / "run"
-    with pytest.raises(FloatingPointError, match=r"not finite after step 3; .*-2\."):
+    folder, message = tmp_path / "run", rf"not finite after step {step}; .*-2\."
+    with pytest.raises(FloatingPointError, match=message):
         train_few_digits(folder, epochs=1, checkpoint_every=2, callbacks=[Overflow()])
     assert find_checkpoint_steps(folder)["index"] == [2]
     assert_finite(folder / "checkpoints" / "step-2")
+
+
+def test_a_loss_of_nan_stops_the_run(tmp_path):
+    """The learning rate is 0 in step 1 of 6. The weights of step 2 are finite but huge.
+
+    The cosine schedule has fallen to (1 + cos(2 pi / 5)) / 2 = 0.655 when step 3 fails.
+    """
+    folder, message = tmp_path / "run", r"loss of step 3 is .* 6\.55e\+29; .*/step-2\."
+    with pytest.raises(FloatingPointError, match=message):
+        train_few_digits(folder, epochs=1, learning_rate=1e30, checkpoint_every=1)
+    assert find_checkpoint_steps(folder)["index"] == [1, 2]
+    for step in (1, 2):
+        assert_finite(folder / "checkpoints" / f"step-{step}")
+    assert not (folder / "final.keras").exists()
 
 
 def test_weights_broken_by_the_last_step_are_not_saved(tmp_path):
@@ -504,10 +509,12 @@ def test_a_folder_that_another_process_has_locked_is_refused(tmp_path):
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        process.stdout.readline()
-        with pytest.raises(InputError) as error:
-            train_few_digits(tmp_path)
-        process.kill()
+        try:
+            process.stdout.readline()
+            with pytest.raises(InputError) as error:
+                train_few_digits(tmp_path)
+        finally:
+            process.kill()
     message = f"Another process is training into {str(tmp_path)!r}"
     assert str(error.value) == message
     assert os.listdir(tmp_path) == []

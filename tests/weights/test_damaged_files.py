@@ -206,6 +206,21 @@ def write_archive(path, members, comment=b""):
         archive.comment = comment
 
 
+def write_lzma_npz(path):
+    """Writes an .npz file whose LZMA stream begins with impossible properties."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr(f"{KEY}.npy", bytes(1000))
+    content = bytearray(path.read_bytes())
+    content[content.index(b".npy") + len(b".npy") + 4] = 255
+    path.write_bytes(content)
+
+
+def write_huge_head(path):
+    """Writes a .weights.h5 file with a bias of 4 TiB, none of which is stored."""
+    with h5py.File(path, "w") as file:
+        file.create_dataset("layers/dense/vars/1", (2**40,), "float32", chunks=(1024,))
+
+
 SCALAR = np.zeros((), "float32")
 MAGIC = b"\x93NUMPY\x01\x00"
 KEY = "layer1.0.conv1.weight"
@@ -243,6 +258,8 @@ HOSTILE_FILES = {
         )
         for number, header in enumerate([b"[", b"if x:\n  a\n b\n", b"(" * 99, b"{}"])
     },
+    "lzma.npz": write_lzma_npz,
+    "head.weights.h5": write_huge_head,
     "text.npz": lambda path: np.savez(path, **{**STATE, "linear.bias": "text"}),
     "layers.h5": lambda path: write_h5(path, lambda f: f.attrs.update(layer_names=7)),
     "config.h5": lambda path: write_h5(path, lambda f: f.attrs.update(model_config=7)),

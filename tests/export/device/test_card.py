@@ -7,7 +7,7 @@ import re
 import tempfile
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from export.device import card
@@ -123,7 +123,6 @@ CHARACTERS = st.sampled_from("\n\r\u2028\0,\"'|\\`*_<[&~ ") | st.characters(
 NAMES = st.lists(CHARACTERS, max_size=6).map("".join)
 
 
-@settings(derandomize=True, deadline=None, max_examples=50)
 @given(st.lists(NAMES, min_size=2, max_size=8))
 def test_any_class_names_survive_in_the_card_and_in_the_manifest(names):
     manifest = make_manifest(Provenance("net", "net.pth"))

@@ -115,7 +115,6 @@ def unescape(line):
     return re.sub(pattern, lambda match: ast.literal_eval(f"'{match[0]}'"), line)
 
 
-@settings(derandomize=True, deadline=None, max_examples=50)
 @given(st.lists(NAMES, max_size=8))
 def test_any_names_become_unique_lines_that_contain_the_names(names):
     lines = make_label_lines(names)
@@ -143,7 +142,7 @@ def test_the_label_file_is_appended_to_the_model(colour_files):
         assert metadata.add_metadata(original_contents[format], classifier) == content
 
 
-@settings(derandomize=True, deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.lists(NAMES, min_size=10, max_size=10))
 def test_any_class_names_survive_in_the_file(colour_files, names):
     classifier, original_contents, _ = colour_files

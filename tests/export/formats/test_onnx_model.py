@@ -158,7 +158,7 @@ def make_random_classifier(name, size, options):
 
 
 def test_padding_may_differ_between_sides(tmp_path):
-    """Zeros above, below, left, right, and before and after the channels differ."""
+    """Each side of the image and of the channels has a different padding."""
     keras.utils.set_random_seed(0)
     image = x = keras.Input((8, 8, 3), name="image")
     for layer in (

@@ -3,6 +3,7 @@
 import collections
 import pathlib
 
+import keras
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
@@ -58,10 +59,10 @@ def files(exported_bundle, trained_run, digits, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def expected(exported_bundle):
+def expected(trained_run, digits):
     """Probabilities of the Keras model for the test images."""
-    with np.load(exported_bundle[0] / "check.npz") as check:
-        return check["probability"]
+    model = keras.models.load_model(trained_run / "final.keras")
+    return model.predict(digits.test.images, verbose=0)
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_equalisation_preserves_outputs(variant, options):
 
 
 def test_output_of_the_network_is_not_scaled():
-    """The sum has the channels of the first layer, but no layer after it divides them."""
+    """Scaling the first layer would change the output, because no later layer undoes it."""
     keras.utils.set_random_seed(0)
     image = keras.Input((4, 4, 3), name="image")
     x = layers.Conv2D(4, 3, activation="relu", name="first")(image)
