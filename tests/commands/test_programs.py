@@ -568,6 +568,7 @@ SHORT_RUN_FLAGS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_terminal_shows_a_progress_bar_unless_the_run_is_silent(tmp_path):
     """A run on a terminal is killed in its second epoch, and resumed silently."""
     reading_end, writing_end = pty.openpty()

@@ -254,6 +254,7 @@ def measure_or_fail(job):
     return [{"error": job["seed"]}]
 
 
+@pytest.mark.slow
 def test_other_jobs_are_finished_when_one_fails():
     jobs_by_name = {str(seed): {"seed": seed} for seed in range(3)}
     results = []

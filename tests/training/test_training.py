@@ -330,6 +330,7 @@ def test_a_damaged_record_is_refused(killed_run):
         train_for_reference(killed_run)
 
 
+@pytest.mark.slow
 def test_each_image_size_is_used_for_a_part_of_the_run(tmp_path, monkeypatch):
     """Five steps are divided into three of 4 pixels and two of 8 pixels.
 
