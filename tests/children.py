@@ -6,6 +6,7 @@ A fault is a function of this module that the process calls before it runs the c
 Most of these functions patch the code that the command will run.
 """
 
+import contextlib
 import fnmatch
 import functools
 import json
@@ -15,11 +16,13 @@ import pathlib
 import re
 import resource
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import unittest.mock
 import zipfile
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -295,6 +298,25 @@ def hide_package(package):
 
 
 # Functions that read the results of training runs.
+
+
+@contextlib.contextmanager
+def copy_run(step, folder, snapshot_path):
+    """Copies a run folder of this process when the checkpoint of `step` is written.
+
+    The copy has the files that the run would leave if it were killed at that moment.
+    """
+    from keras_resnet.training.checkpoints import Checkpoints
+
+    original = Checkpoints.save
+
+    def save(self, number):
+        original(self, number)
+        if number == step:
+            shutil.copytree(folder, snapshot_path)
+
+    with unittest.mock.patch.object(Checkpoints, "save", save):
+        yield
 
 
 def read_members(path):

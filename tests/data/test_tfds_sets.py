@@ -108,3 +108,35 @@ def test_tfds_is_optional(monkeypatch):
     assert len(load_dataset("digits").train) == 1437
     with pytest.raises(InputError, match=r"keras-resnet-zoo\[datasets\]"):
         load_dataset("cifar10")
+
+
+class Builder:
+    """A dataset builder that fails while it downloads."""
+
+    name, data_dir = "mnist", "/data"
+
+    def __init__(self, error):
+        self.error = error
+
+    def download_and_prepare(self):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        # A missing manual download, a missing library, no network, and a full disk.
+        AssertionError("Manual directory /data/manual does not exist"),
+        ModuleNotFoundError("No module named 'scipy'"),
+        ConnectionError("Name or service not known"),
+        OSError(28, "No space left on device"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_of_tfds_is_one_line(error):
+    with pytest.raises(InputError) as raised:
+        tfds_sets._prepare(Builder(error))
+    message = str(raised.value)
+    assert message.startswith("Could not prepare mnist in /data. ")
+    assert message.endswith(f"({type(error).__name__}: {error})")
+    assert "\n" not in message

@@ -4,14 +4,13 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import warnings
 import zipfile
 
 import keras
 import numpy as np
 import pytest
-from children import assert_same_results
+from children import assert_same_results, copy_run
 from conftest import assert_one_line, run_program
 from PIL import Image
 from safetensors.numpy import load_file, save_file
@@ -27,7 +26,6 @@ from keras_resnet.predict import predict
 from keras_resnet.spec import Execution, RunOptions, recipes
 from keras_resnet.support.errors import InputError
 from keras_resnet.training import preparation, resolution
-from keras_resnet.training.checkpoints import Checkpoints
 from keras_resnet.training.run import train
 from keras_resnet.training.step import Step
 from keras_resnet.weights import formats, saving
@@ -101,15 +99,7 @@ def snapshot_path(tmp_path_factory):
 def finetuned_run(run_options, snapshot_path, tmp_path_factory):
     """Run folder of a fine-tuned network, after two epochs of three steps."""
     folder = str(tmp_path_factory.mktemp("finetuned") / "run")
-    original_save = Checkpoints.save
-
-    def save_and_copy(self, step):
-        original_save(self, step)
-        if step == 4:
-            shutil.copytree(folder, snapshot_path)
-
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(Checkpoints, "save", save_and_copy)
+    with copy_run(4, folder, snapshot_path):
         rows = train(**run_options, **CHANGES, model_dir=folder, verbose=0)
     assert len(rows) == 2
     return folder

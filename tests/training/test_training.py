@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from children import assert_finite, assert_same_results, find_checkpoint_steps
+from children import assert_finite, assert_same_results, copy_run, find_checkpoint_steps
 from conftest import ROOT, assert_one_line, run_program
 
 from keras_resnet.data import Dataset, TrainingBatches, sources
@@ -24,7 +24,6 @@ from keras_resnet.evaluation import run_record
 from keras_resnet.spec import Execution, RunOptions
 from keras_resnet.support.errors import InputError
 from keras_resnet.training import rate_range, run_folder
-from keras_resnet.training.checkpoints import Checkpoints
 from keras_resnet.training.resolution import resolve_run
 from keras_resnet.training.run import train
 from keras_resnet.training.step import Step
@@ -167,15 +166,7 @@ def reference_run(tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("reference") / "run"
     snapshot = tmp_path_factory.mktemp("snapshot") / "run"
-    original_save = Checkpoints.save
-
-    def save_and_copy(self, step):
-        original_save(self, step)
-        if step == 16:
-            shutil.copytree(folder, snapshot)
-
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(Checkpoints, "save", save_and_copy)
+    with copy_run(16, folder, snapshot):
         run = train_for_reference(folder)
     run.snapshot = snapshot
     return run
