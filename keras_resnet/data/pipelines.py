@@ -33,7 +33,7 @@ from keras_resnet.data.preprocessing import CropReader, Preprocessing, central_c
 from keras_resnet.data.service import serve_batches
 from keras_resnet.data.splits import Split
 from keras_resnet.data.training_images import ImageReader, ImageReaders, make_readers
-from keras_resnet.spec import Recipe, count_steps
+from keras_resnet.spec import RUN_FORMAT, Recipe, count_steps
 from keras_resnet.support import InputError
 
 # Tensors with one row for each image of a step. Before the images are read: index in
@@ -76,6 +76,7 @@ class TrainingBatches:
         mean: Mean pixel value of each channel, used as the colour of erased boxes.
         service: Comma-separated addresses of `tf.data` services that prepare the
             batches in turn. Each service has one worker. Default: no service.
+        format: Format number of the run; see `keras_resnet.spec.RunSpec`.
     """
 
     split: Split
@@ -87,6 +88,7 @@ class TrainingBatches:
     num_classes: int | None = None
     mean: Colour = (0.0,)
     service: str = ""
+    format: int = RUN_FORMAT
 
     def dataset(self, start: int, stop: int) -> tf.data.Dataset:
         """Returns the batches of the steps from `start` up to, but excluding, `stop`.
@@ -124,8 +126,7 @@ class TrainingBatches:
 
     @property
     def _steps_per_epoch(self) -> int:
-        min_batch_size = self.recipe.compute_min_batch_size(self.replicas)
-        return count_steps(len(self.split), self.recipe.batch_size, min_batch_size)
+        return count_steps(len(self.split), self.recipe, self.replicas, self.format)
 
     def _make_lane(
         self, readers: ImageReaders, start: int, stop: int, lane: int, num_lanes: int

@@ -7,11 +7,8 @@ import sys
 
 from keras_resnet import support
 from keras_resnet.data import Preprocessing
-from keras_resnet.spec import RunSpec, select_known_fields
+from keras_resnet.spec import RUN_FORMAT, RunSpec, select_known_fields
 from keras_resnet.support import InputError, write_json
-
-# Format number that this version writes into `run.json`. Version 0.1.0 wrote none.
-FORMAT_NUMBER = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +23,6 @@ class RunRecord:
         commit: Git commit of the code that started the run; `None` outside a checkout.
         machine: Operating system, processor type and number of CPUs.
         command: Command line that started the run.
-        format: Format number of `run.json`.
     """
 
     spec: RunSpec
@@ -36,7 +32,6 @@ class RunRecord:
     commit: str | None = dataclasses.field(default_factory=support.find_commit)
     machine: str = dataclasses.field(default_factory=support.describe_machine)
     command: list[str] = dataclasses.field(default_factory=lambda: list(sys.argv))
-    format: int = FORMAT_NUMBER
 
 
 def read_record(folder: str | os.PathLike[str]) -> RunRecord | None:
@@ -51,16 +46,16 @@ def read_record(folder: str | os.PathLike[str]) -> RunRecord | None:
     try:
         with open(path, encoding="utf-8") as file:
             content = json.load(file)
-        format_number = content.get("format", FORMAT_NUMBER)
-        if format_number > FORMAT_NUMBER:
+        format_number = content.get("format", 1)
+        if format_number > RUN_FORMAT:
             raise InputError(
                 f"{path} has format {format_number}, from a newer keras_resnet. "
-                f"Update keras_resnet to read formats above {FORMAT_NUMBER}"
+                f"Update keras_resnet to read formats above {RUN_FORMAT}"
             )
         if not content["classes"]:
             raise KeyError("classes")
         return RunRecord(
-            spec=RunSpec.from_settings(content["settings"]),
+            spec=RunSpec.from_settings(content["settings"], format_number),
             classes=tuple(content["classes"]),
             preprocessing=Preprocessing(
                 **select_known_fields(Preprocessing, content["preprocessing"])
@@ -69,7 +64,6 @@ def read_record(folder: str | os.PathLike[str]) -> RunRecord | None:
             commit=content.get("commit"),
             machine=content.get("machine", ""),
             command=content.get("command", []),
-            format=format_number,
         )
     except InputError:
         raise
@@ -86,6 +80,7 @@ def write_record(folder: str | os.PathLike[str], record: RunRecord) -> None:
         OSError: If the file cannot be written.
     """
     content = vars(record) | {
+        "format": record.spec.format,
         "settings": record.spec.to_settings(),
         "preprocessing": dataclasses.asdict(record.preprocessing),
     }

@@ -10,6 +10,7 @@ from .recipes import allows_flips as allows_flips
 from .recipes import choose_recipe as choose_recipe
 from .recipes import find_recipe as find_recipe
 from .recipes import parse_changes as parse_changes
+from .run_spec import RUN_FORMAT as RUN_FORMAT
 from .run_spec import STRIDE_FROM_WEIGHTS as STRIDE_FROM_WEIGHTS
 from .run_spec import Provenance as Provenance
 from .run_spec import RunSpec as RunSpec

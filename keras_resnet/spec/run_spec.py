@@ -13,6 +13,10 @@ from keras_resnet.spec.fields import select_known_fields
 from keras_resnet.spec.recipes import Recipe
 from keras_resnet.spec.variants import Variant, find_variant
 
+# Format number that this version writes into `run.json`. Version 0.1.0 wrote none, which
+# counts as 1. Runs of format 1 drew other random numbers and counted steps differently.
+RUN_FORMAT = 2
+
 # Value of `RunSpec.stride_on` if the initial weights determine where the stride is.
 STRIDE_FROM_WEIGHTS = "of the weights"
 
@@ -36,6 +40,7 @@ class RunSpec:
         seed: Random seed for weights, shuffling and augmentation.
         strategy: Name of the distribution strategy.
         replicas: Number of replicas, over which each batch is distributed.
+        format: Format number of the `run.json` with which the run began.
     """
 
     model: str
@@ -52,6 +57,7 @@ class RunSpec:
     seed: int
     strategy: str
     replicas: int
+    format: int = RUN_FORMAT
 
     def to_settings(self) -> dict[str, Any]:
         """Returns the settings as a flat dict of JSON values, as in `run.json`."""
@@ -77,7 +83,9 @@ class RunSpec:
         }
 
     @classmethod
-    def from_settings(cls, settings: Mapping[str, Any]) -> "RunSpec":
+    def from_settings(
+        cls, settings: Mapping[str, Any], run_format: int = RUN_FORMAT
+    ) -> "RunSpec":
         """Returns the settings of a run that were stored as a flat dict.
 
         The dict may come from another version. Missing fields take their defaults, and
@@ -104,6 +112,7 @@ class RunSpec:
             seed=settings["seed"],
             strategy=settings["strategy"],
             replicas=settings["replicas"],
+            format=run_format,
         )
 
     @property
@@ -124,8 +133,7 @@ class RunSpec:
     @property
     def steps_per_epoch(self) -> int:
         """Number of training steps per epoch."""
-        min_batch_size = self.recipe.compute_min_batch_size(self.replicas)
-        return count_steps(self.images[0], self.recipe.batch_size, min_batch_size)
+        return count_steps(self.images[0], self.recipe, self.replicas, self.format)
 
     @property
     def total_steps(self) -> int:
@@ -133,18 +141,26 @@ class RunSpec:
         return self.recipe.iterations or self.recipe.epochs * self.steps_per_epoch
 
 
-def count_steps(num_images: int, batch_size: int, min_batch_size: int) -> int:
-    """Returns the number of training steps per epoch.
+def count_steps(
+    num_images: int, recipe: Recipe, replicas: int, run_format: int = RUN_FORMAT
+) -> int:
+    """Returns the number of training steps per epoch, the same for all `replicas`.
 
     The last batch of an epoch may be smaller than the others. It is dropped if it has
-    fewer than `min_batch_size` images. The dropped images differ between epochs.
+    less than half of the images of the others. The dropped images differ between
+    epochs. An epoch with fewer images than `recipe.batch_size` has one step.
 
     Args:
         num_images: Number of training images.
-        batch_size: Number of images per step, over all replicas together.
-        min_batch_size: Smallest batch size; see `Recipe.compute_min_batch_size`.
+        recipe: Recipe with the batch size.
+        replicas: Number of replicas. In runs of format 1, the last batch is dropped
+            only if it has less than one image for each micro-batch of each replica.
+        run_format: See `RunSpec.format`.
     """
-    num_full_batches, remainder = divmod(num_images, batch_size)
+    min_batch_size = recipe.compute_min_batch_size(replicas)
+    num_full_batches, remainder = divmod(num_images, recipe.batch_size)
+    if num_full_batches and run_format > 1:
+        min_batch_size = -(-recipe.batch_size // 2)
     return num_full_batches + (remainder >= min_batch_size)
 
 

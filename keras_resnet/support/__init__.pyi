@@ -10,8 +10,11 @@ from .errors import first_line as first_line
 from .errors import is_tensorflow_missing as is_tensorflow_missing
 from .errors import report_errors as report_errors
 from .errors import shorten_list as shorten_list
+from .errors import to_printable as to_printable
 from .files import StrPath as StrPath
 from .files import keras_home as keras_home
+from .files import read_file as read_file
+from .files import read_json as read_json
 from .files import remove_partial_files as remove_partial_files
 from .files import replace_atomically as replace_atomically
 from .files import replace_folder_atomically as replace_folder_atomically
@@ -27,5 +30,6 @@ from .program import make_console_script as make_console_script
 from .program import read_flags as read_flags
 from .program import run_command as run_command
 from .progress import progress_bar as progress_bar
+from .seeds import derive_seed as derive_seed
 from .tables import format_table as format_table
 from .tables import to_csv as to_csv

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -59,6 +60,17 @@ def shorten_list(names: Iterable[Any], max_names: int = 4) -> str:
     return f"{', '.join(map(str, names[:max_names]))}{remainder}"
 
 
+# Control characters, separators of lines, marks that reorder text, and surrogates.
+_UNPRINTABLE = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def to_printable(text: str) -> str:
+    r"""Returns text from outside with escapes like `\x1b`, which a terminal ignores."""
+    return _UNPRINTABLE.sub(lambda m: m[0].encode("unicode_escape").decode(), text)
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, or its class name if it has none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -83,7 +95,8 @@ def report_errors(main: Callable[[], int | None], debug: bool) -> int | None:
         return getattr(error, "status", 130)
     except (InputError, OSError, FloatingPointError) as error:
         if not debug:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            message = to_printable(" ".join(str(error).split()))
+            print(f"error: {message}", file=sys.stderr, flush=True)
         else:
             cause: BaseException | None = error
             while cause:  # Shows the causes that `raise ... from None` hides.

@@ -1,17 +1,24 @@
 """Atomic writing of files and folders.
 
 Readers of a file find its complete old or its complete new content, even after a crash.
-A folder is complete too, but does not exist for a moment while it is replaced.
+A folder is complete too, but does not exist for a moment while it is replaced. The name
+of a temporary file contains the process that owns it, so that the next writer removes
+what a killed process left, but nothing that a running process is still writing.
 """
 
 import contextlib
 import errno
+import functools
+import hashlib
 import io
 import json
 import os
 import pathlib
+import re
 import secrets
 import shutil
+import socket
+import stat
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -91,24 +98,29 @@ def replace_folder_atomically(path: StrPath) -> Iterator[str]:
             f"The parent of the output folder must be writable. Received: {path!r} "
             f"({error.strerror})"
         ) from None
-    old_path = f"{temporary_path}.old"
     try:
         yield temporary_path
         for folder, _, names in os.walk(temporary_path):
             for name in (*names, ""):
                 _flush(os.path.join(folder, name))
-        if os.path.lexists(path):
-            os.rename(path, old_path)
-        try:
-            os.rename(temporary_path, path)
-        except OSError:
-            if os.path.lexists(old_path):
-                os.rename(old_path, path)
-            raise
+        # Another process may write the same folder. The last writer's folder stays.
+        for remaining_tries in reversed(range(10)):
+            old_path = f"{temporary_path}.old{remaining_tries}"
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(path, old_path)
+            try:
+                os.rename(temporary_path, path)
+                break
+            except OSError as error:
+                is_taken = error.errno in (errno.ENOTEMPTY, errno.EEXIST)
+                if not (is_taken and remaining_tries):
+                    if os.path.lexists(old_path) and not os.path.lexists(path):
+                        os.rename(old_path, path)
+                    raise
         _flush(os.path.dirname(path) or ".")
-        shutil.rmtree(old_path, ignore_errors=True)
     finally:
-        shutil.rmtree(temporary_path, ignore_errors=True)
+        for leftover in (temporary_path, *_list_siblings(f"{temporary_path}.old")):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def write_file(path: StrPath, content: str | bytes) -> None:
@@ -140,6 +152,41 @@ def to_png(figure: "Figure") -> bytes:
     return buffer.getvalue()
 
 
+def read_file(path: StrPath, max_bytes: int = 2**24) -> bytes:
+    """Reads a file that comes from outside.
+
+    Raises:
+        InputError: If the path is not a regular file, such as a pipe that would block,
+            or if the file has more than `max_bytes` bytes.
+        OSError: If the file does not exist or cannot be read.
+    """
+    mode, size = os.stat(path).st_mode, os.path.getsize(path)
+    if not stat.S_ISREG(mode) or size > max_bytes:
+        problem = f"a file of {size:,} bytes" if stat.S_ISREG(mode) else "no file"
+        raise InputError(
+            f"A regular file of at most {max_bytes:,} bytes is accepted. "
+            f"Received: {os.fspath(path)!r}, which is {problem}"
+        )
+    with open(path, "rb") as file:
+        return file.read(max_bytes)
+
+
+def read_json(path: StrPath, max_bytes: int = 2**24) -> Any:
+    """Reads a JSON file that comes from outside.
+
+    Raises:
+        InputError: If the file is not regular, too large, or no JSON.
+        OSError: If the file does not exist or cannot be read.
+    """
+    content = read_file(path, max_bytes)
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{os.fspath(path)} is damaged or no JSON: {first_line(error)}"
+        ) from None
+
+
 def keras_home() -> str:
     """Returns the folder of Keras's caches: `$KERAS_HOME`, or `~/.keras`."""
     return os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
@@ -159,9 +206,61 @@ def remove_partial_files(folder: StrPath) -> None:
 
 
 def _make_temporary_path(path: str) -> str:
+    """Returns a new temporary path beside `path`. Removes leftovers of killed writers.
+
+    If a process was killed after it had moved a folder aside, the folder is moved back.
+    """
     folder, name = os.path.split(path)
     # The name is cut because file systems limit its length, usually to 255 bytes.
-    return os.path.join(folder, f".{name[:80]}.{secrets.token_hex(4)}.part")
+    prefix = os.path.join(folder, f".{name[:80]}.")
+    for leftover in _list_siblings(prefix):
+        match = _TEMPORARY_NAME.fullmatch(leftover.removeprefix(prefix))
+        if not match or not _is_abandoned(*match.groups()):
+            continue
+        with contextlib.suppress(OSError):
+            if ".part.old" in leftover and not os.path.lexists(path):
+                os.rename(leftover, path)
+            elif os.path.isdir(leftover):
+                shutil.rmtree(leftover)
+            else:
+                os.remove(leftover)
+    return f"{prefix}{_find_host_id()}-{os.getpid()}-{secrets.token_hex(4)}.part"
+
+
+# The part of a temporary name after the name of the target: host, process and number.
+_TEMPORARY_NAME = re.compile(r"([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part.*")
+
+
+def _list_siblings(prefix: str) -> list[str]:
+    """Returns the paths in a folder that begin with `prefix`."""
+    folder, name = os.path.split(prefix)
+    with contextlib.suppress(OSError), os.scandir(folder or ".") as entries:
+        return [
+            os.path.join(folder, e.name) for e in entries if e.name.startswith(name)
+        ]
+    return []
+
+
+@functools.cache
+def _find_host_id() -> str:
+    """Returns 8 hex digits that differ between hosts and between containers."""
+    names = [socket.gethostname()]
+    with contextlib.suppress(OSError):  # Linux only. A container has its own processes.
+        names.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256(repr(names).encode()).hexdigest()[:8]
+
+
+def _is_abandoned(host_id: str, process_id: str) -> bool:
+    """Returns whether a process of this host no longer runs."""
+    if host_id != _find_host_id() or os.name != "posix":
+        return False
+    try:
+        os.kill(int(process_id), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:  # The process belongs to another user.
+        return False
+    return False
 
 
 def _flush(path: str) -> None:

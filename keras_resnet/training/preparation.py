@@ -92,6 +92,7 @@ class Run:
             num_classes=len(images.classes),
             mean=pixel_format.mean if pixel_format else (0.0,),
             service=self.spec.execution.data_service,
+            format=self.spec.format,
         )
 
 

@@ -149,10 +149,13 @@ def _check_spec(spec: RunSpec) -> None:
             f"sizes must be at least {stride} pixels, the stride of {spec.model}. "
             f"Received: sizes={recipe.sizes}"
         )
-    if not spec.steps_per_epoch:
+    min_batch_size = recipe.compute_min_batch_size(spec.replicas)
+    last_batch_size = spec.images[0] - (spec.steps_per_epoch - 1) * recipe.batch_size
+    if not spec.steps_per_epoch or last_batch_size < min_batch_size:
         raise InputError(
-            f"A batch must have at least {recipe.compute_min_batch_size(spec.replicas)} "
-            f"images. Received: {spec.dataset} with {spec.images[0]} training image(s)"
+            f"A batch must have at least {min_batch_size} images. Choose a batch size of at "
+            f"least twice that. Received: {spec.dataset} with {spec.images[0]} training "
+            f"image(s), batch_size={recipe.batch_size}"
         )
     make_learning_rate(recipe, spec.total_steps)
 
