@@ -3,6 +3,7 @@
 # make test-clients  runs the tests with browsers, ONNX, OpenVINO, MediaPipe, wheels and
 #                    notebooks, and those with networks of full size
 # make test-full     runs all tests except Bazel's, including the slow ones
+# make attack        tries bad inputs, kills, full disks and races; PART=ci tries a part
 # make test-arm      tests LiteRT on an emulated ARM CPU; needs Debian 12
 # make bazel         checks the BUILD files with buildifier (from npm) and Debian's Bazel
 # make lint          checks format, lint rules, types and the workflow of the public forge
@@ -12,7 +13,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test test-clients test-full test-arm bazel buildifier lint lock dist clean
+.PHONY: train test test-clients test-full attack test-arm bazel buildifier lint lock dist clean
 
 train: $(VENV)/ready
 	@$(BIN)/python -m keras_resnet.train --strategy=mirrored --model_dir=runs/demo
@@ -20,7 +21,7 @@ train: $(VENV)/ready
 	@$(BIN)/python -m export --model=runs/demo --output=artifacts/demo
 
 # The tests start Python often, so bytecode files save time.
-test test-clients test-full: export PYTHONDONTWRITEBYTECODE :=
+test test-clients test-full attack: export PYTHONDONTWRITEBYTECODE :=
 
 test: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal
@@ -29,7 +30,13 @@ test-clients: $(VENV)/ready-dev
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "(clients or slow) and not full"
 
 test-full: $(VENV)/ready-dev
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not bazel"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not bazel and not attack"
+
+# The whole attack writes its outcomes to a CSV file.
+PART ?= all
+attack: export ATTACK_RESULTS := $(if $(filter all,$(PART)),$(abspath tests/attack/outcomes.csv))
+attack: $(VENV)/ready-dev
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "attack$(if $(filter ci,$(PART)), and ci)" tests/attack
 
 test-arm: $(VENV)/ready-dev .arm/ready
 	$(BIN)/python -m pytest tests/export/test_arm.py -m arm

@@ -10,7 +10,6 @@ manifest.json           sha256, sizes, signatures, accuracy, agreement, latency
 A bundle may also contain other artifacts; see `ARTIFACTS`.
 """
 
-import contextlib
 import dataclasses
 import os
 from tempfile import TemporaryDirectory
@@ -29,12 +28,13 @@ from keras_resnet.support import (
     write_file,
 )
 
-from .artifacts import ARTIFACTS, Source, resolve_formats
+from .artifacts import ARTIFACTS, Source, is_bundle_file, resolve_formats
 from .device import (
     LABELS_FILE,
     MANIFEST_FORMAT,
     Manifest,
-    find_unexpected_files,
+    check_files,
+    get_listed_files,
     make_label_lines,
     read_manifest,
     strip_folders,
@@ -85,7 +85,11 @@ def export(options: ExportOptions) -> Manifest:
         calibration, manifest["calibration"] = choose_calibration(
             options, dataset, classifier.preprocessing, reference
         )
-    with replace_folder_atomically(output) as folder, TemporaryDirectory() as temp_dir:
+    # If the export is killed, the next export removes both folders.
+    with (
+        replace_folder_atomically(output) as folder,
+        TemporaryDirectory(dir=folder) as temp_dir,
+    ):
         folded_network = dataclasses.replace(classifier, model=fold(classifier.model))
         source = Source(folded_network, calibration, folder, temp_dir)
         if options.debug_quantization:
@@ -101,11 +105,15 @@ def export(options: ExportOptions) -> Manifest:
         write_file(os.path.join(folder, LABELS_FILE), text)
         write_check(os.path.join(folder, "check.npz"), reference)
         write_description(folder, manifest)
+        _check_replaceable(output)  # The folder may have changed in the meantime.
     return manifest
 
 
 def _check_replaceable(output: str) -> None:
-    """Raises `InputError` unless `output` is a new or empty folder, or a bundle."""
+    """Raises `InputError` unless `output` is a new or empty folder, or a bundle.
+
+    In a bundle, every file must be one that this program writes, and unchanged.
+    """
     if not os.path.lexists(output):
         return
     if os.path.islink(output) or not os.path.isdir(output):
@@ -113,16 +121,31 @@ def _check_replaceable(output: str) -> None:
     elif os.path.samefile(output, os.curdir):
         problem = "which is the working directory"
     else:
-        files = os.listdir(output)  # Without a manifest, all files are unexpected.
-        with contextlib.suppress(InputError):
-            files = files and find_unexpected_files(output, read_manifest(output))
-        if not files:
+        problems = _find_foreign_files(output)
+        if not problems:
             return
-        problem = f"which contains other files, such as {min(files)}"
+        name, reason = min(problems.items())
+        problem = f"in which {name} {reason}. Move such files to another folder"
     raise InputError(
         "output must be a new or empty folder, or a bundle to replace. "
         f"Received: {output!r}, {problem}"
     )
+
+
+def _find_foreign_files(folder: str) -> dict[str, str]:
+    """Returns the reason why export must keep a file, by path of the file."""
+    if not (names := os.listdir(folder)):
+        return {}
+    try:
+        manifest = read_manifest(folder)
+    except InputError:
+        return dict.fromkeys(names, "is not part of a bundle")
+    problems = check_files(folder, manifest)
+    listed_files = get_listed_files(manifest)
+    foreign_names = [n for n in listed_files if not is_bundle_file(n)]
+    return dict.fromkeys(foreign_names, "is not a file that export writes") | {
+        name: problem for name, problem in problems.items() if problem != "is missing"
+    }
 
 
 def _new_manifest(

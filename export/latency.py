@@ -22,6 +22,7 @@ from keras_resnet.support import (
     describe_machine,
     report_errors,
     to_png,
+    to_printable,
     write_file,
 )
 
@@ -60,7 +61,9 @@ def draw_figure(rows: Sequence[LatencyRow], manifest: Manifest) -> bytes:
     axes.margins(x=0.2)
     axes.set_xlabel(f"median latency (ms) of {batch} image(s), {threads} thread(s)")
     axes.set_ylabel(f"top-1 accuracy (%) on {num_images} images, 95 % interval")
-    axes.set_title(f"{manifest['name']} on {describe_machine()}")
+    # Without `parse_math`, a name with two dollar signs would be parsed as a formula.
+    title = to_printable(f"{manifest['name']} on {describe_machine()}")
+    axes.set_title(title, parse_math=False)
     axes.grid(alpha=0.3, which="both")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")

@@ -15,7 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_resnet.support import StrPath, format_table, report_errors, shorten_list
+from keras_resnet.support import (
+    InputError,
+    StrPath,
+    format_table,
+    report_errors,
+    shorten_list,
+)
 
 from .device import (
     DRIFT_LIMITS,
@@ -24,6 +30,7 @@ from .device import (
     MissingRuntime,
     check_files,
     compare_with_check,
+    read_check,
     read_manifest,
 )
 
@@ -50,10 +57,12 @@ def verify(folder: StrPath) -> tuple[list[Finding], bool]:
     findings = [Finding("files", "wrong", " ".join(p)) for p in problems.items()]
     if not problems:
         findings.append(Finding("files", "ok", "all sha256 match the manifest"))
-    if "check.npz" in problems or "check.npz" not in manifest["files"]:
+    if "check.npz" in problems:
         return findings, False
-    with np.load(os.path.join(folder, "check.npz")) as check_file:
-        check = dict(check_file)
+    try:
+        check = read_check(folder, manifest)
+    except InputError as error:
+        return [*findings, Finding("check.npz", "wrong", str(error))], False
     for row in manifest["artifacts"].values():
         if problems.keys() & row["files"].keys():
             verdict, details = "unchecked", "its files are missing or changed"
@@ -75,17 +84,20 @@ def _check_artifact(
     try:
         classify = runtime.open(os.path.join(folder, row["path"]))
         outputs = runtime.predict(classify, check["image"])
+        results = compare_with_check(outputs, check)
     except (MissingRuntime, ImportError) as error:
         return "unchecked", str(error)
-    except (ValueError, RuntimeError, OSError) as error:
+    except Exception as error:  # Runtimes raise errors of their own types.
         return "wrong", f"{name} failed: {' '.join(str(error).split())}"
-    return _check_results(row, compare_with_check(outputs, check), len(outputs))
+    return _check_results(row, results, len(outputs))
 
 
 def _check_results(
     row: ArtifactRow, results: Mapping[str, float], num_images: int
 ) -> tuple[str, str]:
-    export_results, max_drift = row["check"], DRIFT_LIMITS[str(row["precision"])]
+    # At export, `right` exists only if check.npz has labels.
+    export_results = {"right": 0.0} | row["check"]
+    max_drift = DRIFT_LIMITS[str(row["precision"])]
     margins = {"agreement": max_drift, "right": max_drift * num_images}
     problems = [
         f"{name} {results[name]:.4g}, at export {export_results[name]:.4g}"

@@ -11,8 +11,8 @@ contains a complete network whose input is raw pixels.
 
 import dataclasses
 import os
+import re
 import sys
-import urllib.parse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 TARGET_SUFFIXES = (".safetensors", ".keras", ".weights.h5")
 
+# URL with the name of a file, which is not hidden: "http://host/folder/name?query".
+_URL = re.compile(
+    r"(?=[!-~]+\Z)https?://[^/?#]+/(?:[^?#]*/)?([^./?#][^/?#]*)(?:[?#].*)?",
+    re.IGNORECASE,
+)
+
 
 @dataclasses.dataclass(frozen=True)
 class ConversionOptions:
@@ -33,7 +39,9 @@ class ConversionOptions:
     model: str | None = option(
         None, "Variant name, such as resnet50. Default: detected from the weights."
     )
-    sha256: str | None = option(None, "Published SHA-256 hash, if the source is a URL.")
+    sha256: str | None = option(
+        None, "Published SHA-256 hash, 64 hex digits, if the source is a URL."
+    )
     mean: tuple[str, ...] | None = option(
         None, "Means of red, green and blue, 0 to 255. Default: read from the source."
     )
@@ -58,7 +66,7 @@ def convert(
         target: File to write: `.safetensors`, `.keras` or `.weights.h5`.
         model: Name of the variant. Default: detected from the weights. Required for a
             plain network of other software, whose weights also fit a residual network.
-        sha256: Published SHA-256 hash of the file at a URL: 8 to 64 hex digits.
+        sha256: Published SHA-256 hash of the file at a URL: 64 hex digits.
         mean: Means of red, green and blue, from 0 to 255, which the network subtracts.
             Default: read from the source, if the source contains the means.
         std: Standard deviations of red, green and blue, from 0.001 to 255, by which the
@@ -111,7 +119,8 @@ def open_source(source: str, sha256: str | None = None) -> "Checkpoint":
     """Opens a file, published weights, or the file at a URL.
 
     Raises:
-        InputError: If the source does not exist or a URL is given without its SHA-256.
+        InputError: If the source does not exist, or a URL does not name a weights file
+            or is given without its SHA-256.
     """
     from keras_resnet.weights import (
         SUFFIXES,
@@ -122,14 +131,19 @@ def open_source(source: str, sha256: str | None = None) -> "Checkpoint":
     )
 
     if "://" in source:
-        digest = (sha256 or "").lower()
-        if len(digest) < 8 or set(digest) - set("0123456789abcdef"):
+        match = _URL.fullmatch(source)
+        if not match or not match[1].lower().endswith(SUFFIXES):
             raise InputError(
-                "A URL needs --sha256, the published hash of its file: 64 hex digits, "
-                f"or at least the first 8. Received: sha256={sha256!r}"
+                "A URL must begin with http:// or https:// and end with the name of a "
+                f"{', '.join(SUFFIXES)} file. Received: {source!r}"
             )
-        name = os.path.basename(urllib.parse.urlsplit(source).path)
-        path = os.path.join(cache_folder(), name)
+        digest = (sha256 or "").lower()
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise InputError(
+                "A URL needs --sha256, the published hash of its file: 64 hex digits. "
+                f"Received: sha256={sha256!r}"
+            )
+        path = os.path.join(cache_folder(), match[1])
         return read_checkpoint(fetch_file(source, path, "sha256", digest))
     if "/" in source or source.lower().endswith(SUFFIXES):
         return open_checkpoint(source)

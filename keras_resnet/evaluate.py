@@ -21,6 +21,7 @@ from keras_resnet.support import (
     read_flags,
     run_command,
     takes_options,
+    to_printable,
     write_file,
 )
 
@@ -184,7 +185,8 @@ def main(argv: list[str]) -> None:
         f"{results['accuracy']:.2%}, top-5 {results['top5_accuracy']:.2%}, "
         f"loss {results['loss']:.4f}"
     )
-    print(f"report with results per class: {results['output']}", file=sys.stderr)
+    output = to_printable(results["output"])
+    print(f"report with results per class: {output}", file=sys.stderr)
 
 
 if __name__ == "__main__":

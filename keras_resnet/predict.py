@@ -5,12 +5,20 @@ python -m keras_resnet.predict --model=resnet50 photo.jpg holiday/
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from keras_resnet.spec import ModelOptions
-from keras_resnet.support import add_flags, option, read_flags, run_command
+from keras_resnet.support import (
+    InputError,
+    add_flags,
+    option,
+    read_flags,
+    run_command,
+    to_printable,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,16 +96,16 @@ def predict(
 
 def _read_image(path: str, preprocessing: "Preprocessing") -> "np.ndarray | str":
     """Returns the network's input for an image file, or an error message."""
-    from keras_resnet.data import IMAGE_FILES, IMAGE_FORMATS
+    from keras_resnet.data import IMAGE_FILES
 
+    if os.path.isdir(path):
+        return f"The folder contains no images ({' '.join(IMAGE_FILES)})"
     try:
         return preprocessing.load(path)
-    except IsADirectoryError:
-        return f"The folder contains no images ({' '.join(IMAGE_FILES)})"
     except OSError as error:
         return error.strerror or str(error)
-    except ValueError:
-        return f"The file is damaged or not a {IMAGE_FORMATS} image"
+    except InputError as error:
+        return str(error).partition(". Received: ")[0]
 
 
 def main(argv: list[str]) -> int:
@@ -114,12 +122,12 @@ def main(argv: list[str]) -> int:
     status = 0
     for path, prediction in predictions.items():
         if isinstance(prediction, str):
-            print(f"error: {path}: {prediction}", file=sys.stderr)
+            print(to_printable(f"error: {path}: {prediction}"), file=sys.stderr)
             status = 1
         elif not options.json:
-            print(path)
+            print(to_printable(path))
             for name, probability in prediction:
-                print(f"  {probability:7.2%}  {name}")
+                print(f"  {probability:7.2%}  {to_printable(name)}")
     return status
 
 

@@ -4,12 +4,12 @@ python -m keras_resnet.runs
 python -m keras_resnet.runs runs/cifar10 --csv > runs.csv
 """
 
+import contextlib
 import csv
 import dataclasses
+import io
 import math
 import os
-import pathlib
-import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +18,7 @@ from keras_resnet.support import (
     add_flags,
     format_table,
     option,
+    read_file,
     read_flags,
     run_command,
     to_csv,
@@ -81,18 +82,26 @@ def list_runs(root: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 def _find_folders(root: str) -> Iterator[str]:
     """Yields run folders in `root`, and folders with neither a run nor subfolders."""
-    if os.path.exists(os.path.join(root, "run.json")):
-        yield root
-        return
-    for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
-        # Logs of local workers and learning rate range tests are not runs.
-        is_auxiliary = entry.name.endswith(("-workers", "-find_lr"))
-        if entry.is_dir(follow_symlinks=False) and not is_auxiliary:
-            yield from list(_find_folders(entry.path)) or [entry.path]
+    folders = [root]
+    while folders:
+        folder, subfolders = folders.pop(), []
+        is_run = os.path.exists(os.path.join(folder, "run.json"))
+        if not is_run:
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                subfolders = [e.path for e in entries if _may_contain_runs(e)]
+        folders += subfolders
+        if is_run or not (subfolders or folder == root):
+            yield folder
+
+
+def _may_contain_runs(entry: os.DirEntry[str]) -> bool:
+    # Logs of local workers and learning rate range tests are not runs.
+    is_auxiliary = entry.name.endswith(("-workers", "-find_lr"))
+    return entry.is_dir(follow_symlinks=False) and not is_auxiliary
 
 
 def _read_summary(folder: str) -> RunSummary:
-    from keras_resnet.evaluation import read_record
+    from keras_resnet.evaluation import find_checkpoints, read_record
 
     run = RunSummary(folder, state="run.json is damaged")
     try:
@@ -105,13 +114,14 @@ def _read_summary(folder: str) -> RunSummary:
         run.epochs = math.ceil(spec.total_steps / spec.steps_per_epoch)
         run.state = "metrics.csv is damaged"
         accuracies, losses = _read_metrics(folder)
-    except (InputError, KeyError, TypeError, ValueError, ZeroDivisionError, csv.Error):
+    except (OSError, KeyError, TypeError, ValueError, ZeroDivisionError, csv.Error):
         return run
     run.epochs_done = len(accuracies)
     if accuracies:
         run.best_accuracy, run.last_accuracy = max(accuracies), accuracies[-1]
         run.last_loss = losses[-1]
-    run.state = f"at step {_find_newest_step(folder)} of {spec.total_steps}"
+    checkpoints = find_checkpoints(os.path.join(folder, "checkpoints"))
+    run.state = f"at step {max(checkpoints, default=0)} of {spec.total_steps}"
     if os.path.exists(os.path.join(folder, "final.keras")):
         run.state = "done"
     return run
@@ -122,20 +132,12 @@ def _read_metrics(folder: str) -> tuple[list[float], list[float]]:
     path = os.path.join(folder, "metrics.csv")
     if not os.path.exists(path):
         return [], []
-    with open(path, encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    text = read_file(path).decode()
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
     accuracies = [float(row["val_accuracy"]) for row in rows]
+    if not all(0 <= accuracy <= 1 for accuracy in accuracies):  # Also rejects NaN.
+        raise ValueError("An accuracy must be from 0 to 1")
     return accuracies, [float(row["val_loss"]) for row in rows]
-
-
-def _find_newest_step(folder: str) -> int:
-    """Returns the step of the newest complete checkpoint, or 0 if there is none."""
-    index_file = pathlib.Path(folder, "checkpoints", "checkpoint")
-    if not index_file.exists():
-        return 0
-    text = index_file.read_text(encoding="utf-8", errors="replace")
-    match = re.match(r'model_checkpoint_path: ".*step-(\d+)"', text)
-    return int(match[1]) if match else 0
 
 
 def _format_table(runs: list[dict[str, Any]]) -> str:

@@ -11,7 +11,14 @@ from typing import Any
 from absl import flags
 
 from keras_resnet.spec import RunOptions, parse_changes
-from keras_resnet.support import InputError, add_flags, option, read_flags, run_command
+from keras_resnet.support import (
+    InputError,
+    add_flags,
+    exit_now,
+    option,
+    read_flags,
+    run_command,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +55,12 @@ def main(argv: list[str]) -> int:
     command_flags = read_flags(CommandFlags)
     changes = read_changes(flags.FLAGS["set"].value or [], read_flags(RecipeFlags))
     options = dataclasses.replace(read_flags(RunOptions), changes=changes)
-    if command_flags.local_workers and "KERAS_RESNET_LOCAL_WORKER" not in os.environ:
-        return _start_workers(command_flags.local_workers, options)
+    if command_flags.local_workers:
+        if "KERAS_RESNET_LOCAL_WORKER" not in os.environ:
+            _start_workers(command_flags.local_workers, options)  # Does not return.
+        from keras_resnet.distribution import end_with_launcher
+
+        end_with_launcher()
     # TensorFlow, which takes seconds to import, is not imported for `--help`.
     from keras_resnet.training import find_learning_rate, train
 
@@ -78,8 +89,8 @@ def read_changes(pairs: list[str], recipe_flags: RecipeFlags) -> dict[str, Any]:
     return changes
 
 
-def _start_workers(count: int, options: RunOptions) -> int:
-    """Runs this command in `count` local processes. Returns the exit status."""
+def _start_workers(count: int, options: RunOptions) -> None:
+    """Runs this command in `count` local processes, then ends this process."""
     from keras_resnet.distribution import run_local_workers
 
     if options.strategy != "multi_worker":
@@ -90,7 +101,9 @@ def _start_workers(count: int, options: RunOptions) -> int:
     if not options.model_dir:
         raise InputError("--local_workers needs --model_dir, which the workers share")
     log_folder = f"{os.path.normpath(options.model_dir)}-workers"
-    return run_local_workers(count, [sys.executable, *sys.orig_argv[1:]], log_folder)
+    command = [sys.executable, *sys.orig_argv[1:]]
+    # On a busy machine, the end of Python takes many seconds after TensorFlow's import.
+    exit_now(run_local_workers(count, command, log_folder))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from keras_resnet.nets import (
     Shape,
     build_network,
     channel_axis,
+    draw_kernel,
     image_shape,
     skip_random_kernels,
 )
@@ -90,6 +91,9 @@ def ResNet(  # noqa: PLR0913, PLR0917 (keras.applications' signature)
             normalise=normalise,
         )
     if checkpoint:
+        if include_top and checkpoint.num_classes != classes:
+            kernel = model.get_layer("predictions").kernel
+            kernel.assign(draw_kernel(kernel.shape))
         assign_weights(model, checkpoint)
         model.origin = checkpoint.origin
     return model

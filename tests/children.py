@@ -20,6 +20,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import unittest.mock
@@ -172,6 +173,38 @@ def kill_before(module, name, count=1):
     call_before(module, name, "_die", count)
 
 
+def kill_at_change(number, log_path):
+    """Kills the process just before it changes the file system.
+
+    Args:
+        number: Number of the change, from 1. With 0 the process is not killed.
+        log_path: File that gets a line for each change: the CPU seconds until then.
+    """
+    log = os.open(log_path, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    num_changes, start_time = [0], time.process_time()
+
+    def hook(event, args):
+        for _ in _list_changed_paths(event, args):
+            num_changes[0] += 1
+            os.write(log, f"{time.process_time() - start_time:.3f}\n".encode())
+            if num_changes[0] == number:
+                _die()
+
+    sys.addaudithook(hook)
+
+
+def kill_after_seconds(seconds):
+    """Kills the process when it has used an amount of CPU time."""
+    limit = time.process_time() + seconds
+
+    def watch():
+        while time.process_time() < limit:
+            time.sleep(0.002)
+        _die()
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def kill_after_step(step):
     call_after_step(step, "_die")
 
@@ -181,17 +214,17 @@ def kill_instead_of_failing():
 
     The folder then contains the same partial files as after a kill during the write.
     """
-    from tensorflow.train import CheckpointManager
+    from tensorflow.train import Checkpoint
 
-    original = CheckpointManager.save
+    original = Checkpoint.write
 
-    def save(*args, **kwargs):
+    def write(*args, **kwargs):
         try:
             return original(*args, **kwargs)
         except BaseException:
             _die()
 
-    CheckpointManager.save = save
+    Checkpoint.write = write
 
 
 def kill_in_archive(pattern, member):
@@ -269,7 +302,20 @@ def _terminate():
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _interrupt():
+    """Sends the signal of Ctrl-C."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 _sleep = time.sleep
+
+
+def _meet(folder):
+    """Waits until a second process has called this function with the same folder."""
+    pathlib.Path(folder, str(os.getpid())).touch()
+    deadline = time.monotonic() + 100
+    while len(os.listdir(folder)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.001)
 
 
 def _limit_files(max_size):
@@ -284,6 +330,75 @@ def _fill_disk(path, num_free_bytes):
         file.write(
             bytes(max(0, disk_stats.f_bavail * disk_stats.f_frsize - num_free_bytes))
         )
+
+
+def confine(folder, environment=()):
+    """Ends the process if it changes files outside of a folder or needs too much.
+
+    The process may use 3 GiB of memory beyond the fork server's, and a minute of CPU time.
+    Its home folder and its folder of temporary files are in `folder`.
+
+    Args:
+        folder: Path of the only folder that the process may change.
+        environment: Pairs of a name and a value of environment variables to set.
+    """
+    num_pages = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+    for kind, limit in (
+        (resource.RLIMIT_AS, num_pages * resource.getpagesize() + 3 * 2**30),
+        (resource.RLIMIT_CPU, int(time.process_time()) + 60),
+        (resource.RLIMIT_FSIZE, 2**30),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        resource.setrlimit(kind, (limit, limit))
+    folder = os.path.realpath(folder)
+    for name, value in (
+        ("HOME", f"{folder}/home"),
+        ("KERAS_HOME", f"{folder}/home/.keras"),
+        ("TMPDIR", f"{folder}/tmp"),
+        *environment,
+    ):
+        os.environ[name] = value
+    for name in ("home", "tmp"):
+        os.makedirs(f"{folder}/{name}", exist_ok=True)
+    tempfile.tempdir, sys.dont_write_bytecode = f"{folder}/tmp", True
+
+    def hook(event, args):
+        for path in _list_changed_paths(event, args):
+            real_path = os.path.realpath(os.fsdecode(path))
+            is_device = event == "open" and pathlib.Path(real_path).is_char_device()
+            if not is_device and not f"{real_path}/".startswith(
+                (f"{folder}/", "/proc/")
+            ):
+                os.write(2, f"changes a file outside: {event} {path!r}\n".encode())
+                os._exit(OUTSIDE)
+
+    sys.addaudithook(hook)
+
+
+# Exit status of a process that is ended by SIGKILL.
+KILLED = -signal.SIGKILL
+
+# Exit status of a process that changes a file outside of its folder; see `confine`.
+OUTSIDE = 70
+
+_CHANGES = ("os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink")
+_CHANGES += ("os.truncate", "shutil.rmtree")
+
+
+def _list_changed_paths(event, args):
+    """Returns the paths of files that an audit event announces to change."""
+    is_change = event in _CHANGES
+    if event == "open":
+        is_change = args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    paths = args[:2] if event in ("os.link", "os.rename") else args[:1]
+    return [p for p in paths if is_change and isinstance(p, str | bytes | os.PathLike)]
+
+
+def record_power_losses(root, target):
+    """Saves the states that power failures would leave; see `power_loss.Recorder`."""
+    from power_loss import Recorder
+
+    Recorder(root, target).start()
 
 
 def become_nobody():
@@ -353,35 +468,21 @@ def assert_same_results(folder, expected_folder):
 
 
 def find_checkpoint_steps(folder):
-    """Returns a dict with the sorted steps of the checkpoint files in a run folder.
-
-    The keys are the two kinds of files, `"data"` and `"index"`. A complete checkpoint has
-    files of both kinds.
-    """
-    steps_by_kind = {"data": [], "index": []}
-    for path in (folder / "checkpoints").glob("step-*"):
-        step, _, suffix = path.name.removeprefix("step-").partition(".")
-        if suffix[:5] in ("data-", "index") and path.is_file():
-            steps_by_kind[suffix[:5].rstrip("-")].append(int(step))
-    return {kind: sorted(steps) for kind, steps in steps_by_kind.items()}
-
-
-def list_complete_checkpoints(folder):
-    """Returns the steps of the checkpoints that the file `checkpoint` lists as complete."""
-    lines = (folder / "checkpoints" / "checkpoint").read_text().splitlines()
-    return [
-        int(line.split("step-")[1].rstrip('"'))
-        for line in lines
-        if line.startswith("all_model_checkpoint_paths")
-    ]
+    """Returns the sorted steps of the checkpoints in a run folder."""
+    paths = (folder / "checkpoints").glob("step-*")
+    return sorted(int(path.name.removeprefix("step-")) for path in paths)
 
 
 def assert_finite(path):
-    """Checks that a checkpoint can be read and contains only finite numbers."""
+    """Checks that a checkpoint can be read and contains only finite numbers.
+
+    Args:
+        path: Folder of the checkpoint, such as `checkpoints/step-4`.
+    """
     import numpy as np
     import tensorflow as tf
 
-    reader = tf.train.load_checkpoint(str(path))
+    reader = tf.train.load_checkpoint(str(path / "state"))
     arrays = [reader.get_tensor(name) for name in reader.get_variable_to_shape_map()]
     float_arrays = [
         array

@@ -103,6 +103,18 @@ def make_once(tmp_path_factory, name, make):
     return folder
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mount point of a file system of 32 MiB in memory."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(disk)]
+    if subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("this test needs permission to mount a file system")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
 @pytest.fixture(scope="session")
 def trained_run(tmp_path_factory):
     """Run folder of a `cifar_resnet8` that was trained on the digits for 8 epochs."""

@@ -1,3 +1,4 @@
+from .card import OTHER_FILES as OTHER_FILES
 from .card import format_latency as format_latency
 from .card import format_summary as format_summary
 from .card import write_description as write_description
@@ -18,7 +19,8 @@ from .manifest import LatencyRow as LatencyRow
 from .manifest import Manifest as Manifest
 from .manifest import check_files as check_files
 from .manifest import describe_files as describe_files
-from .manifest import find_unexpected_files as find_unexpected_files
+from .manifest import get_listed_files as get_listed_files
+from .manifest import read_check as read_check
 from .manifest import read_manifest as read_manifest
 from .manifest import strip_folders as strip_folders
 from .runtimes import RUNTIMES as RUNTIMES

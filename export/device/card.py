@@ -3,7 +3,13 @@
 import os
 
 from keras_resnet.spec import Provenance
-from keras_resnet.support import StrPath, format_table, write_file, write_json
+from keras_resnet.support import (
+    StrPath,
+    format_table,
+    to_printable,
+    write_file,
+    write_json,
+)
 
 from .clients import describe_use
 from .labels import LABELS_FILE, make_label_lines
@@ -51,8 +57,8 @@ _RECIPE = """\
 _MAX_LISTED_CLASSES = 20
 
 # Files of a bundle besides artifacts and manifest.json. The last three are optional.
-_OTHER_FILES = [LABELS_FILE, "check.npz", "MODEL_CARD.md"]
-_OTHER_FILES += ["latency.png", "quantization.csv", "quantization.png"]
+OTHER_FILES = [LABELS_FILE, "check.npz", "MODEL_CARD.md"]
+OTHER_FILES += ["latency.png", "quantization.csv", "quantization.png"]
 
 
 def write_description(folder: StrPath, manifest: Manifest) -> None:
@@ -61,7 +67,7 @@ def write_description(folder: StrPath, manifest: Manifest) -> None:
     All other files of the bundle must exist already. Sets `manifest["files"]`.
     """
     write_file(os.path.join(folder, "MODEL_CARD.md"), format_card(manifest))
-    names = [n for n in _OTHER_FILES if os.path.exists(os.path.join(folder, n))]
+    names = [n for n in OTHER_FILES if os.path.exists(os.path.join(folder, n))]
     manifest["files"] = describe_files(folder, names)
     write_json(os.path.join(folder, "manifest.json"), manifest)
 
@@ -70,10 +76,14 @@ def format_card(manifest: Manifest) -> str:
     """Returns the text of MODEL_CARD.md."""
     preprocessing, evaluation = manifest["preprocessing"], manifest["evaluation"]
     artifacts = manifest["artifacts"].values()
+    settings = {
+        name: _escape(value) if isinstance(value, str) else value
+        for name, value in manifest["settings"].items()
+    }
     return _CARD.format(
         **preprocessing,
-        **_describe_provenance(Provenance.from_settings(manifest["settings"])),
-        name=manifest["name"],
+        **_describe_provenance(Provenance.from_settings(settings)),
+        name=_escape(manifest["name"]),
         classes=len(manifest["classes"]),
         cover_height=round(preprocessing["height"] / preprocessing["crop"]),
         cover_width=round(preprocessing["width"] / preprocessing["crop"]),
@@ -82,11 +92,11 @@ def format_card(manifest: Manifest) -> str:
         accuracy=evaluation["keras_right"] / evaluation["images"],
         rows="\n".join(map(_describe_artifact, artifacts)),
         notes="".join(
-            f"\n`{r['path']}`: {r['note']}.\n" for r in artifacts if r["note"]
+            f"\n`{r['path']}`: {_escape(r['note'])}.\n" for r in artifacts if r["note"]
         ),
-        machine=manifest["machine"],
+        machine=_escape(manifest["machine"]),
         latency=_describe_latency(manifest),
-        test_dataset=evaluation["dataset"],
+        test_dataset=_escape(evaluation["dataset"]),
         calibration=_describe_calibration(manifest),
         by_class=_describe_classes(manifest),
         use=describe_use(manifest),
@@ -132,7 +142,7 @@ def _describe_latency(manifest: Manifest) -> str:
     if not manifest.get("latency"):
         return "\n`keras-resnet-latency .` measures speed and memory on your machine.\n"
     return (
-        f"\n`keras-resnet-latency` called the artifacts in turn, each in its own process, on {manifest['latency']['machine']}:\n\n"
+        f"\n`keras-resnet-latency` called the artifacts in turn, each in its own process, on {_escape(manifest['latency']['machine'])}:\n\n"
         f"```\n{format_latency(manifest)}\n```\n\n![Latency against accuracy](latency.png)\n"
     )
 
@@ -141,12 +151,13 @@ def _describe_calibration(manifest: Manifest) -> str:
     calibration = manifest["calibration"]
     if calibration is None:
         return ""
-    return f" Quantisation was calibrated on {len(calibration['images'])} images of {calibration['dataset']}, all different from the test images."
+    return f" Quantisation was calibrated on {len(calibration['images'])} images of {_escape(calibration['dataset'])}, all different from the test images."
 
 
 def _describe_classes(manifest: Manifest) -> str:
     """Returns a table of the Keras model's accuracy by class."""
-    counts = [manifest["evaluation"][f"{n}_by_class"] for n in ("right", "images")]
+    evaluation = manifest["evaluation"]
+    counts = evaluation["right_by_class"], evaluation["images_by_class"]
     all_rows = zip(make_label_lines(manifest["classes"]), *counts, strict=True)
     rows = [row for row in all_rows if row[2]]  # Omits classes without test images.
     title = "Accuracy of the Keras model by class:"
@@ -161,7 +172,9 @@ def _describe_classes(manifest: Manifest) -> str:
 
 
 def _escape(text: str) -> str:
-    return "".join(f"\\{c}" if c in "\\|`*_<[&~" else c for c in text)
+    """Returns a text as one line of Markdown in which no character is special."""
+    characters = to_printable(text)
+    return "".join(f"\\{c}" if c in "\\|`*_<[&~" else c for c in characters)
 
 
 def format_summary(manifest: Manifest) -> str:

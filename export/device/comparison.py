@@ -176,8 +176,15 @@ def compare_with_check(
     Returns:
         A dict with `agreement` and `logit_difference` of `Comparison`. If `check` has
         `label`, also with `right`, the number of correctly classified images.
+
+    Raises:
+        ValueError: If the artifact's outputs have another shape.
     """
     expected = check["probability"].astype(np.float64)
+    if probabilities.shape != expected.shape:
+        raise ValueError(
+            f"its outputs have the shape {probabilities.shape}, not {expected.shape}"
+        )
     predicted = probabilities.argmax(axis=1)
     largest_logit = float(check["largest_logit"])
     results = {

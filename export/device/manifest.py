@@ -1,18 +1,49 @@
 """The manifest of a bundle, and checks of the files that it lists."""
 
 import hashlib
-import json
+import io
+import math
 import os
+import re
+import zipfile
 from collections.abc import Iterable
-from typing import Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired, Required, TypedDict
+
+import numpy as np
 
 from keras_resnet.spec import Provenance
-from keras_resnet.support import InputError, StrPath
+from keras_resnet.support import (
+    Count,
+    InputError,
+    PixelCount,
+    StrPath,
+    check_type,
+    first_line,
+    read_file,
+    read_json,
+)
+
+from .comparison import LIMITS
 
 MANIFEST_FORMAT = 2  # Format version of manifest.json.
 
-# Size (`bytes`) and `sha256` of each file, by path relative to the bundle.
-Files = dict[str, dict[str, Any]]
+MAX_CHECK_BYTES = 2**28  # Largest accepted size of check.npz and of each array in it.
+MAX_FILE_BYTES = 2**33  # Largest accepted size of any file in a bundle.
+
+# Below, `Annotated[X, f]` accepts a value if `f(value)` is true; see `check_type`.
+
+# Path in a bundle, which cannot lead out of it and has no special meaning in Markdown.
+BundlePath = Annotated[str, re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII).fullmatch]
+
+
+class FileEntry(TypedDict):
+    """Size and hash of a file."""
+
+    bytes: Annotated[int, range(MAX_FILE_BYTES).__contains__]
+    sha256: str
+
+
+Files = dict[BundlePath, FileEntry]
 
 # Tensors of a function in an artifact: "inputs" and "outputs", each a dict from tensor
 # name to [dtype, shape], where -1 in a shape means any size. The list of a quantised
@@ -23,21 +54,21 @@ Signature = dict[str, dict[str, list[Any]]]
 class ArtifactRow(TypedDict, total=False):
     """Entry of an artifact in the manifest, with the fields that this package reads.
 
-    The fields from `images` on exist only if the artifact has a runtime. They include
-    fields of `comparison.Comparison`. `limit` has the fields of `comparison.Limit`.
-    `check` is what `comparison.compare_with_check` returned at export.
+    The optional fields exist only if the artifact has a runtime. They include fields of
+    `comparison.Comparison`. `limit` has the fields of `comparison.Limit`. `check` is
+    what `comparison.compare_with_check` returned at export.
     """
 
-    path: str
-    runtime: str | None
-    precision: str | None
-    note: str
-    bytes: int
-    files: Files
-    images: int
-    right: int
+    path: Required[BundlePath]
+    runtime: Required[str | None]
+    note: Required[str]
+    bytes: Required[Count]
+    files: Required[Files]
+    precision: Annotated[str, LIMITS.__contains__] | None
+    images: Annotated[Count, bool]
+    right: Count
     agreement: float
-    loss_interval: tuple[float, float]
+    loss_interval: Annotated[list[float], lambda ends: len(ends) == 2]
     difference: float
     limit: dict[str, float | None]
     check: dict[str, float]
@@ -58,33 +89,59 @@ class LatencyRow(TypedDict):
     calls: int
 
 
+class PreprocessingFields(TypedDict):
+    """Fields of `keras_resnet.data.Preprocessing`."""
+
+    height: PixelCount
+    width: PixelCount
+    channels: PixelCount
+    crop: Annotated[float, lambda crop: 1e-3 <= crop <= 1]
+    interpolation: Annotated[str, ("bilinear", "bicubic").__contains__]
+
+
+class Evaluation(TypedDict):
+    """Results of the Keras model on test images."""
+
+    dataset: str
+    split: str
+    images: Annotated[Count, bool]
+    keras_right: Count
+    right_by_class: list[Count]
+    images_by_class: list[Count]
+    keras_latency_ms: NotRequired[float]
+
+
+def _is_image_selection(calibration: dict[str, Any]) -> bool:
+    types = type(calibration.get("images")), type(calibration.get("dataset"))
+    return types == (list, str)
+
+
 class Manifest(TypedDict):
     """Content of manifest.json.
 
-    `settings` is a serialised `keras_resnet.spec.Provenance`. `preprocessing` has the
-    fields of `keras_resnet.data.Preprocessing`. `evaluation` has results of the Keras
-    model on test images. `check` has the number of `images` in check.npz and, as `of`,
-    their dataset. `calibration` has the indices of the calibration `images` in their
-    dataset. `latency` has `machine` and `rows` of `python -m export.latency`.
+    `settings` is a serialised `keras_resnet.spec.Provenance`. `check` has the number of
+    `images` in check.npz and, as `of`, their dataset. `calibration` has the indices of
+    the calibration `images` in their `dataset`. `latency` has `machine` and `rows` of
+    `python -m export.latency`.
     """
 
     format: int
     name: str
-    classes: list[str]
+    classes: Annotated[list[str], len]
     settings: dict[str, Any]
     preprocessing: dict[str, Any]
-    evaluation: dict[str, Any]
+    evaluation: Evaluation
     check: dict[str, Any]
     versions: dict[str, str]
     machine: str
-    calibration: dict[str, Any] | None
-    artifacts: dict[str, ArtifactRow]
+    calibration: Annotated[dict[str, Any], _is_image_selection] | None
+    artifacts: dict[BundlePath, ArtifactRow]
     files: Files
     latency: NotRequired[dict[str, Any]]
 
 
 def read_manifest(folder: StrPath) -> Manifest:
-    """Returns the manifest of a bundle.
+    """Returns the manifest of a bundle, after checking every field.
 
     Raises:
         InputError: If `folder` has no manifest of a format that this version supports.
@@ -92,30 +149,53 @@ def read_manifest(folder: StrPath) -> Manifest:
     path = os.path.join(folder, "manifest.json")
     problem = "it is damaged or does not describe a bundle"
     try:
-        with open(path, encoding="utf-8") as file:
-            manifest = json.load(file)
+        manifest = read_json(path)
         if manifest["format"] != MANIFEST_FORMAT:
             problem = f"its format is {manifest['format']}, not {MANIFEST_FORMAT}"
-        elif _has_required_fields(manifest):
+        elif _is_consistent(manifest):
             return manifest
     except OSError as error:
         problem = str(error.strerror)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        problem += f" ({error})" if isinstance(error, InputError) else ""
     raise InputError(
         "BUNDLE must be a folder that python -m export wrote. "
-        f"Received: {folder!r}, whose manifest.json cannot be used: {problem}"
+        f"Received: {os.fspath(folder)!r}, whose manifest.json cannot be used: {problem}"
     )
 
 
-def _has_required_fields(manifest: Any) -> bool:
-    """Returns whether a manifest has all required fields. May also raise `KeyError`."""
-    Provenance.from_settings(manifest["settings"])
-    return isinstance(manifest["files"], dict) and all(
-        isinstance(row["files"], dict)
-        and isinstance(row["path"], str)
-        and (row["runtime"] is None or ("logits" in row["limit"] and row["check"]))
-        for row in manifest["artifacts"].values()
+def _is_consistent(manifest: Manifest) -> bool:
+    """Returns whether the fields of a manifest do not contradict each other.
+
+    Raises:
+        InputError: If a field has an unexpected type or value.
+        KeyError, TypeError, ValueError: See `RunSpec.from_settings`.
+    """
+    check_type(manifest, Manifest, "manifest")
+    check_type(manifest["preprocessing"], PreprocessingFields, "preprocessing")
+    provenance = Provenance.from_settings(manifest["settings"])
+    check_type(provenance, Provenance, "settings")
+    if provenance.run:
+        provenance.run.check()
+    evaluation, rows = manifest["evaluation"], manifest["artifacts"].values()
+    measured_rows = [row for row in rows if row["runtime"] is not None]
+    counts = evaluation["right_by_class"], evaluation["images_by_class"]
+    return (
+        {len(manifest["classes"])} == set(map(len, counts))
+        and evaluation["keras_right"] <= evaluation["images"]
+        and all(
+            row["files"]
+            and all(f"{f}/".startswith(f"{row['path']}/") for f in row["files"])
+            for row in rows
+        )
+        and all(
+            ArtifactRow.__optional_keys__ <= row.keys()
+            and row["precision"] is not None
+            and "logits" in row["limit"]
+            and "agreement" in row["check"]
+            and row["right"] <= row["images"] == evaluation["images"]
+            for row in measured_rows
+        )
     )
 
 
@@ -142,24 +222,67 @@ def describe_files(folder: StrPath, paths: Iterable[str]) -> Files:
     return files
 
 
-def find_unexpected_files(folder: StrPath, manifest: Manifest) -> list[str]:
-    """Returns the paths of files in a bundle that its manifest does not list."""
-    expected = _get_listed_files(manifest).keys() | {"manifest.json"}
-    return [name for name in _list_files(folder) if name not in expected]
-
-
 def check_files(folder: StrPath, manifest: Manifest) -> dict[str, str]:
     """Returns the problem of each missing, changed or unexpected file, by path."""
-    problems = dict.fromkeys(find_unexpected_files(folder, manifest), "is unexpected")
-    for name, expected in _get_listed_files(manifest).items():
-        if not os.path.isfile(os.path.join(folder, name)):
+    listed_files = get_listed_files(manifest)
+    problems = {
+        name: "is unexpected"
+        for name in _list_files(folder)
+        if name not in listed_files and name != "manifest.json"
+    }
+    root = os.path.join(os.path.realpath(folder), "")
+    for name, expected in listed_files.items():
+        path = os.path.join(folder, name)
+        if not os.path.realpath(path).startswith(root):
+            problems[name] = "is outside of the bundle, because of a link"
+        elif not os.path.isfile(path):
             problems[name] = "is missing"
-        elif describe_files(folder, [name])[name] != expected:
+        elif (
+            os.path.getsize(path) != expected["bytes"]
+            or describe_files(folder, [name])[name] != expected
+        ):
             problems[name] = "differs from the exported file (sha256)"
     return problems
 
 
-def _get_listed_files(manifest: Manifest) -> Files:
+def read_check(folder: StrPath, manifest: Manifest) -> dict[str, np.ndarray]:
+    """Returns the arrays of check.npz; see `comparison.compare_with_check`.
+
+    Raises:
+        InputError: If the file is damaged or contradicts the manifest.
+    """
+    check: dict[str, np.ndarray] = {}
+    try:
+        sides = [manifest["preprocessing"][k] for k in ("height", "width", "channels")]
+        num_images = manifest["check"]["images"]
+        forms: dict[str, tuple[str, tuple[int, ...]]] = {  # Dtypes and shapes.
+            "image": ("u1", (num_images, *sides)),
+            "probability": ("f4", (num_images, len(manifest["classes"]))),
+            "largest_logit": ("f8", ()),
+            "label": ("i4", (num_images,)),
+        }
+        content = read_file(os.path.join(folder, "check.npz"), MAX_CHECK_BYTES)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if "label.npy" not in archive.namelist():
+                del forms["label"]
+            for name, (dtype, shape) in forms.items():
+                size = np.dtype(dtype).itemsize * math.prod(shape)
+                with archive.open(f"{name}.npy") as file:
+                    np.lib.format.read_magic(file)
+                    header = np.lib.format.read_array_header_1_0(file)
+                    if size > MAX_CHECK_BYTES or header != (shape, False, dtype):
+                        raise ValueError(f"{name} has the shape and dtype {header}")
+                    check[name] = np.frombuffer(file.read(size), dtype).reshape(shape)
+        sums = check["probability"].sum(axis=1)
+        if not (check["largest_logit"] > 0 and np.abs(sums - 1).max() < 0.01):
+            raise ValueError("its probabilities or logits are impossible")
+    except Exception as error:  # Damaged archives raise errors of many types.
+        raise InputError(f"check.npz cannot be used: {first_line(error)}") from None
+    return check
+
+
+def get_listed_files(manifest: Manifest) -> Files:
+    """Returns size and sha256 of all files that a manifest lists, by path."""
     rows = dict(manifest["files"])
     for artifact in manifest["artifacts"].values():
         rows |= artifact["files"]
@@ -167,9 +290,10 @@ def _get_listed_files(manifest: Manifest) -> Files:
 
 
 def _list_files(folder: StrPath, subfolder: str = "") -> list[str]:
-    """Returns the sorted paths, relative to the bundle, of all files in a subfolder."""
+    """Returns the sorted paths, relative to the bundle, of all files and links in a subfolder."""
     return sorted(
         os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")
-        for parent, _, names in os.walk(os.path.join(folder, subfolder))
-        for name in names
+        for parent, folders, names in os.walk(os.path.join(folder, subfolder))
+        for name in (*names, *folders)
+        if name in names or os.path.islink(os.path.join(parent, name))
     )

@@ -15,10 +15,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from keras_resnet.support import InputError, StrPath
+from keras_resnet.support import InputError, StrPath, to_printable
 
-from .manifest import LatencyRow, check_files, read_manifest
-from .runtimes import RUNTIMES, MissingRuntime
+from .manifest import LatencyRow, check_files, read_check, read_manifest
+from .runtimes import RUNTIMES
 
 # Pause in seconds before each call, for threads of the previous call to stop spinning.
 PAUSE_SECONDS = 0.02
@@ -103,19 +103,20 @@ def measure_latency(
     if problems := check_files(folder, manifest):
         name, problem = next(iter(problems.items()))
         raise InputError(f"The bundle {folder} has been changed: {name} {problem}")
-    with np.load(os.path.join(folder, "check.npz")) as check:
-        images = check["image"]
+    images = read_check(folder, manifest)["image"]
     artifacts = manifest["artifacts"]
     processes: list[TimedProcess] = []
     skipped: dict[str, str] = {}
     try:
         for (name, row), count in itertools.product(artifacts.items(), thread_counts):
-            if row["runtime"] is None:
-                skipped[name] = "it runs only in browsers"
+            runtime = row["runtime"]
+            if runtime is None or runtime not in RUNTIMES:
+                unknown = f"this version does not support {runtime}"
+                skipped[name] = unknown if runtime else "it runs only in browsers"
                 continue
             path = os.path.join(folder, row["path"])
             num_threads = count or os.cpu_count() or 1
-            process = TimedProcess(name, row["runtime"], path, num_threads, images[:1])
+            process = TimedProcess(name, runtime, path, num_threads, images[:1])
             if process.problem:
                 skipped[name] = process.problem
             else:
@@ -208,8 +209,9 @@ def _serve_batches(
     try:
         classify = RUNTIMES[runtime].open(path, num_threads)
         classify(image)
-    except (MissingRuntime, ImportError, OSError, ValueError, RuntimeError) as error:
-        connection.send((0.0, 0, " ".join(str(error).split())))
+    except Exception as error:  # Runtimes raise errors of their own types.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        connection.send((0.0, 0, to_printable(reason)))
         return
     connection.send((1e3 * (time.perf_counter() - start), measure_peak_memory(), None))
     while True:

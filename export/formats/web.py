@@ -65,8 +65,9 @@ def write_web(
             f"The format web needs one or more of the formats {', '.join(WEB_MODELS)}. "
             f"Received: {', '.join(files) or 'none'}"
         )
-    path = pathlib.Path(path)
-    with tempfile.TemporaryDirectory() as work_dir:
+    path = pathlib.Path(path).resolve()
+    # In the bundle, so that the next export removes what a killed export left.
+    with tempfile.TemporaryDirectory(dir=path.parent) as work_dir:
         _build(pathlib.Path(work_dir), path)
     for name in model_names:
         shutil.copyfile(files[name], path / f"{name}.tflite")

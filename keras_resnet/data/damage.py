@@ -1,34 +1,39 @@
 """Detection and replacement of image files that cannot be decoded."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import tensorflow as tf
 
+from keras_resnet.data.decoding import describe_size
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.data.record_index import MAX_DAMAGED
 from keras_resnet.data.splits import Split
-from keras_resnet.support import InputError, shorten_list
+from keras_resnet.support import InputError, shorten_list, to_printable
 
 
 def find_damaged(
     split: Split, preprocessing: Preprocessing, indices: Iterable[int] | None = None
-) -> list[int]:
-    """Returns the sorted indices of the damaged images among `indices` (default: all).
+) -> dict[int, str]:
+    """Finds the damaged and the too large images among `indices` (default: all).
+
+    Returns:
+        A dict from the sorted indices of the images to the sizes of too large images, or
+        to `""`.
 
     Raises:
         InputError: If a TFRecord file has changed since it was indexed.
     """
     read = split.make_reader(preprocessing.decode, lambda image: image)
-    damaged_indices = []
+    damaged_images = {}
     for index in range(len(split)) if indices is None else sorted(set(indices)):
         try:
             read(split.images[index])
-        except tf.errors.OpError:
+        except tf.errors.OpError as error:
             if split.records:
                 _check_record(split, index)
-            damaged_indices.append(int(index))
-    return damaged_indices
+            damaged_images[int(index)] = describe_size(error)
+    return damaged_images
 
 
 def _check_record(split: Split, index: int) -> None:
@@ -46,8 +51,8 @@ def _check_record(split: Split, index: int) -> None:
 
 def refuse_damaged(split: Split, preprocessing: Preprocessing) -> None:
     """Raises an InputError that lists the damaged images of a split, if any."""
-    if damaged_indices := find_damaged(split, preprocessing):
-        raise InputError(_describe_damage(split, damaged_indices))
+    if damaged_images := find_damaged(split, preprocessing):
+        raise InputError(_describe_damage(split, damaged_images))
 
 
 def replace_damaged(
@@ -67,28 +72,35 @@ def replace_damaged(
     Raises:
         InputError: If more than a fraction MAX_DAMAGED of all images is damaged.
     """
-    damaged_indices = find_damaged(split, preprocessing, indices)
-    if not damaged_indices:
+    damaged_images = find_damaged(split, preprocessing, indices)
+    if not damaged_images:
         raise error or InputError("Reading failed although no image is damaged")
-    max_damaged = MAX_DAMAGED * len(split) - split.num_replaced
-    for index in damaged_indices:  # The next image, a replacement, may be damaged too.
-        if len(damaged_indices) <= max_damaged:
-            following = {(index + 1) % len(split)}.difference(damaged_indices)
-            damaged_indices += find_damaged(split, preprocessing, following)
-    num_damaged = split.num_replaced + len(damaged_indices)
-    if len(damaged_indices) > max_damaged:
+    max_damaged = MAX_DAMAGED * len(split) - len(split.damaged)
+    queue = list(damaged_images)
+    for index in queue:  # The next image, a replacement, may be damaged too.
+        if len(damaged_images) <= max_damaged:
+            following = {(index + 1) % len(split)}.difference(damaged_images)
+            damaged_images |= find_damaged(split, preprocessing, following)
+            queue += following.intersection(damaged_images)
+    num_damaged = len(split.damaged) + len(damaged_images)
+    if len(damaged_images) > max_damaged:
         if len(split) < 10_000:
             refuse_damaged(split, preprocessing)
-        raise InputError(_describe_damage(split, damaged_indices, num_damaged))
-    message = _describe_damage(split, damaged_indices, num_damaged)
-    print(f"{message}. Until then, other images replace them", file=sys.stderr)
-    return split.substitute(damaged_indices)
+        raise InputError(_describe_damage(split, damaged_images, num_damaged))
+    message = _describe_damage(split, damaged_images, num_damaged)
+    message = to_printable(f"{message}. In this run, other images replace them")
+    print(message, file=sys.stderr)
+    return split.substitute(list(damaged_images))
 
 
-def _describe_damage(split: Split, indices: Sequence[int], num_damaged: int = 0) -> str:
-    all_names = split.names()
-    names = [all_names[index] for index in indices]
-    names = [f"number {name}" if name.isdigit() else name for name in names]
+def _describe_damage(
+    split: Split, damaged_images: dict[int, str], num_damaged: int = 0
+) -> str:
+    all_names, names = split.names(), []
+    for index, size in damaged_images.items():
+        name = all_names[index]
+        name = f"number {name}" if name.isdigit() else name
+        names.append(f"{name} ({size})" if size else name)
     return (
         f"{num_damaged or len(names)} of {len(split)} images cannot be decoded. Repair "
         f"or remove them: {shorten_list(names, 5)}"

@@ -1,11 +1,18 @@
 """Decoders of image files, as functions for a tf.data graph."""
 
+import re
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 
 import tensorflow as tf
 
 IMAGE_FORMATS = "JPEG, PNG, WebP, BMP or GIF"
+
+# Largest accepted number of pixels of an image. Images of 108-megapixel cameras are
+# smaller. Such an image takes up to 0.8 GB of memory, and up to 5 GB if it is turned
+# upright or converted to grey.
+MAX_PIXELS = 2**27
 
 # Function from an encoded file, or an entry of `Split.images`, to an image's pixels.
 PixelFunction = Callable[[tf.Tensor], tf.Tensor]
@@ -25,7 +32,8 @@ def decode_image(encoded: tf.Tensor, channels: int, upright: bool) -> tf.Tensor:
     """Implements `Preprocessing.decode`."""
 
     def decode_jpeg() -> tf.Tensor:
-        image = tf.io.decode_jpeg(encoded, 3, dct_method="INTEGER_ACCURATE")
+        with _limit_pixels(tf.io.extract_jpeg_shape(encoded)):
+            image = tf.io.decode_jpeg(encoded, 3, dct_method="INTEGER_ACCURATE")
         return _turn_upright(image, read_orientation(encoded)) if upright else image
 
     is_jpeg = tf.io.is_jpeg(encoded)
@@ -44,8 +52,24 @@ def decode_jpeg_part(
         channels: 1 (grey) or 3 (RGB).
         dct_method: `"INTEGER_ACCURATE"` or `"INTEGER_FAST"`.
     """
-    image = tf.image.decode_and_crop_jpeg(encoded, part, 3, dct_method=dct_method)
+    with _limit_pixels(tf.io.extract_jpeg_shape(encoded)):
+        image = tf.image.decode_and_crop_jpeg(encoded, part, 3, dct_method=dct_method)
     return _convert_channels(image, channels)
+
+
+def _limit_pixels(sides: tf.Tensor) -> AbstractContextManager[None]:
+    """Returns a context in which decoding fails if an image has too large `sides`."""
+    num_pixels = tf.reduce_prod(tf.cast(sides[:2], tf.float64))
+    message = tf.strings.format("[{} x {} pixels]", (sides[1], sides[0]))
+    return tf.control_dependencies(
+        [tf.debugging.Assert(num_pixels <= MAX_PIXELS, [message])]
+    )
+
+
+def describe_size(error: tf.errors.OpError) -> str:
+    """Returns the size of an image that is too large, or `""` for other errors."""
+    match = re.search(r"\[(\d+ x \d+ pixels)\]", error.message)
+    return f"{match[1]}; at most {MAX_PIXELS:,} are accepted" if match else ""
 
 
 def _convert_channels(image: tf.Tensor, channels: int) -> tf.Tensor:
@@ -55,6 +79,8 @@ def _convert_channels(image: tf.Tensor, channels: int) -> tf.Tensor:
 
 def _decode_by_signature(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes an image file that is not a JPEG. Its first bytes indicate the format."""
+    with _limit_pixels(_read_sides(encoded)):
+        encoded = tf.identity(encoded)
     offset = tf.minimum(8, tf.strings.length(encoded))  # substr fails past the end.
     magic = tf.strings.substr(encoded, 0, 4) + tf.strings.substr(encoded, offset, 4)
     is_webp = (tf.strings.length(encoded) > 20) & (magic == "RIFFWEBP")
@@ -63,6 +89,28 @@ def _decode_by_signature(encoded: tf.Tensor) -> tf.Tensor:
     read_webp, read_bmp = (partial(f, encoded) for f in (_decode_webp, _decode_bmp))
     read_other = partial(_decode_any, encoded)
     return tf.cond(is_webp, read_webp, lambda: tf.cond(is_bmp, read_bmp, read_other))
+
+
+def _read_sides(encoded: tf.Tensor) -> tf.Tensor:
+    """Reads the height and width, int32 (2,), of a PNG, GIF or WebP file.
+
+    The sides of other files are 0. A BMP file is larger than its pixels.
+    """
+    head = tf.strings.substr(encoded, 0, 32) + bytes(32)
+    start, kind = (tf.strings.substr(head, offset, 4) for offset in (0, 12))
+    png_sides = tf.io.decode_raw(tf.strings.substr(head, 16, 8), tf.int32, False)
+
+    def read(offset: int, num_bits: int) -> tf.Tensor:
+        return _read_int32(head, offset) % 2**num_bits
+
+    cases = [
+        (start == b"\x89PNG", png_sides[1], png_sides[0]),
+        (start == "GIF8", read(8, 16), read(6, 16)),
+        (kind == "VP8X", read(27, 24) + 1, read(24, 24) + 1),
+        (kind == "VP8L", read(21, 28) // 2**14 + 1, read(21, 14) + 1),
+        (kind == "VP8 ", read(28, 14), read(26, 14)),
+    ]
+    return tf.add_n([tf.where(case, sides, 0) for case, *sides in cases])
 
 
 def _decode_any(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:

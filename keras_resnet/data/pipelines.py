@@ -34,12 +34,16 @@ from keras_resnet.data.service import serve_batches
 from keras_resnet.data.splits import Split
 from keras_resnet.data.training_images import ImageReader, ImageReaders, make_readers
 from keras_resnet.spec import RUN_FORMAT, Recipe, count_steps
-from keras_resnet.support import InputError
+from keras_resnet.support import InputError, derive_seed
 
 # Tensors with one row for each image of a step. Before the images are read: index in
 # the split, three random numbers from [0, 1), augmentation seed (2,), step number, and
 # number of images in the step. Afterwards: image, index, step number, number of images.
 Rows = tuple[tf.Tensor, ...]
+
+# Purposes of random numbers: the order of the images; crops and mirroring; the seeds of
+# the images' augmentation; and mixing.
+_PURPOSES = ("shuffling", "crops", "augmentation", "mixing")
 
 
 def check_batch_size(batch_size: int, num_parts: int) -> None:
@@ -60,9 +64,9 @@ class TrainingBatches:
 
     The seeds of TensorFlow's stateless functions are pairs of numbers. If the shuffling
     of epoch 3 and the crops of step 3 both used the pair (seed, 3), both would be
-    correlated. The first number therefore depends on the purpose: `seed` is used for
-    shuffling, `seed + 1` for crops and mirroring, `seed + 2` for the augmentation seeds
-    of the images, and `seed + 3` for mixing.
+    correlated. The first number is therefore derived from the seed and the purpose. In
+    runs of format 1, it is the seed plus the position of the purpose in `_PURPOSES`, so
+    that runs with neighbouring seeds share random numbers.
 
     Attributes:
         split: Images and labels to train on.
@@ -128,6 +132,12 @@ class TrainingBatches:
     def _steps_per_epoch(self) -> int:
         return count_steps(len(self.split), self.recipe, self.replicas, self.format)
 
+    def _seed(self, purpose: str, number: tf.Tensor) -> tuple[int, tf.Tensor]:
+        """Returns the seed of a stateless function in an epoch or step `number`."""
+        if self.format == 1:
+            return self.seed + _PURPOSES.index(purpose), number
+        return derive_seed(self.seed, purpose), number
+
     def _make_lane(
         self, readers: ImageReaders, start: int, stop: int, lane: int, num_lanes: int
     ) -> tf.data.Dataset:
@@ -158,7 +168,7 @@ class TrainingBatches:
     def _plan_epoch(self, epoch: tf.Tensor) -> tf.data.Dataset:
         """Returns the steps of an epoch as pairs of step number and image indices."""
         num_steps, all_indices = self._steps_per_epoch, tf.range(len(self.split))
-        batch_size, seed = self.recipe.batch_size, (self.seed, epoch)
+        batch_size, seed = self.recipe.batch_size, self._seed("shuffling", epoch)
         shuffled_indices = tf.random.experimental.stateless_shuffle(all_indices, seed)
         num_used = min(num_steps * batch_size, len(self.split))
         # `num_distinct` images and their copies form a batch in the order A B C A B C,
@@ -181,8 +191,8 @@ class TrainingBatches:
     def _plan_step(self, step: tf.Tensor, indices: tf.Tensor) -> Rows:
         """Returns the rows of a step that belong to this process; see `Rows`."""
         count = tf.size(indices)
-        draws = tf.random.stateless_uniform((count, 3), (self.seed + 1, step))
-        seed = (self.seed + 2, step)
+        draws = tf.random.stateless_uniform((count, 3), self._seed("crops", step))
+        seed = self._seed("augmentation", step)
         seeds = tf.random.stateless_uniform((count, 2), seed, None, None, tf.int32)
         bounds = self._find_part_bounds(count)
         rows = slice(bounds[0], bounds[-1])
@@ -204,7 +214,8 @@ class TrainingBatches:
         images, indices = images[: bounds[-1]], indices[: bounds[-1]]
         labels, recipe = tf.gather(self.split.labels, indices), self.recipe
         if recipe.mixes_images:
-            labels, seed = tf.one_hot(labels, self.num_classes), (self.seed + 3, step)
+            seed = self._seed("mixing", step)
+            labels = tf.one_hot(labels, self.num_classes)
             images, labels = mix(images, labels, seed, recipe.mixup, recipe.cutmix)
         weights = tf.fill(tf.shape(indices), 1 / tf.cast(count, tf.float32))
         return step, bounds, images, labels, weights

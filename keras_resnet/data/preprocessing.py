@@ -8,13 +8,14 @@ network normalises them, so that no client can apply a wrong normalisation.
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Annotated, NamedTuple, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data import decoding
 from keras_resnet.data.decoding import IMAGE_FORMATS, PixelFunction
+from keras_resnet.support import InputError, PixelCount, read_file
 
 # A pair (height, width) or (row, column) in pixels.
 Sides: TypeAlias = tf.Tensor | Sequence[int | tf.Tensor]
@@ -39,11 +40,11 @@ class Preprocessing:
         interpolation: `"bilinear"` or `"bicubic"`, both with antialiasing.
     """
 
-    height: int
-    width: int
-    channels: int
-    crop: float = 1.0
-    interpolation: str = "bilinear"
+    height: PixelCount
+    width: PixelCount
+    channels: PixelCount
+    crop: Annotated[float, lambda crop: 1e-3 <= crop <= 1] = 1.0
+    interpolation: Annotated[str, _KERNELS.__contains__] = "bilinear"
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -55,14 +56,17 @@ class Preprocessing:
 
         Raises:
             OSError: If the file cannot be read.
-            ValueError: If the file is damaged or has an unsupported format.
+            InputError: If the file is not a regular file, is damaged, has an unsupported
+                format, or has more than `decoding.MAX_PIXELS` pixels.
         """
-        with open(path, "rb") as file:
-            encoded = file.read()
+        encoded = read_file(path, 4 * decoding.MAX_PIXELS)
         try:
             return self.read(tf.constant(encoded)).numpy()
-        except tf.errors.OpError:
-            raise ValueError(f"{path} is not a valid {IMAGE_FORMATS} file") from None
+        except tf.errors.OpError as error:
+            problem = f"The file is damaged or not a {IMAGE_FORMATS} image"
+            if size := decoding.describe_size(error):
+                problem = f"The image has {size}"
+            raise InputError(f"{problem}. Received: {os.fspath(path)!r}") from None
 
     def decode(self, encoded: tf.Tensor, upright: bool = True) -> tf.Tensor:
         """Decodes a JPEG, PNG, WebP, BMP or GIF (first frame) file.

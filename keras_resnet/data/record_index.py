@@ -10,7 +10,6 @@ import json
 import os
 import struct
 import sys
-import zipfile
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -25,6 +24,7 @@ from keras_resnet.support import (
     progress_bar,
     replace_atomically,
     shorten_list,
+    to_printable,
 )
 
 # Accepted feature names, in order of preference. TensorFlow's ImageNet scripts and
@@ -86,6 +86,11 @@ def index_records(
             of the records are damaged, or any of fewer than 1,000 records.
     """
     paths = tuple(p if "://" in p else os.path.abspath(p) for p in map(str, paths))
+    for path in paths:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise InputError(
+                f"A TFRecord file must be a regular file. Received: {path}"
+            )
     try:
         stats = [tf.io.gfile.stat(path) for path in paths]
         file_versions = [(stat.length, stat.mtime_nsec) for stat in stats]
@@ -93,15 +98,16 @@ def index_records(
         key = hashlib.sha256(key.encode()).hexdigest()[:32]
         cache_dir = cache_dir or os.path.join(keras_home(), "records")
         cache_path = os.path.join(cache_dir, f"{key}.npz")
-        table = _load_table(cache_path)
+        sizes = [stat.length for stat in stats]
+        table = _load_table(cache_path, sizes)
         if table is None:
-            table = _build_table(paths, [stat.length for stat in stats], on_file)
+            table = _build_table(paths, sizes, on_file)
             _save_table(cache_path, table)
     except tf.errors.OpError as error:
         raise InputError(f"Could not read the records: {error.message}") from None
-    labels, damaged = table["labels"], tuple(table["damaged"].tolist())
+    labels, damaged = table["labels"], tuple(table["damaged"].ravel().tolist())
     if damaged:
-        print(_format_damage(damaged, len(labels)), file=sys.stderr)
+        print(to_printable(_format_damage(damaged, len(labels))), file=sys.stderr)
     if first_label is None:
         first_label = int(table["label"] == "image/class/label" and labels.min() == 1)
     columns = {name: table[name] for name in _COLUMNS}
@@ -173,7 +179,7 @@ class _FileScanner:
 
     def __init__(self, image_feature: str, label_feature: str) -> None:
         self._image, self._label = image_feature, label_feature
-        # Arguments are path, byte offset of the first record, and count (-1 for all).
+        # Arguments are path, byte offset of the first record, and number of records.
         signature = [tf.TensorSpec([], t) for t in ("string", "int64", "int64")]
         self._scan_range = tf.function(self._scan_records, input_signature=signature)
 
@@ -184,18 +190,12 @@ class _FileScanner:
             An int64 array (4, n) with number, offset, length and label of each usable
             record, descriptions of unusable records, and whether the file is complete.
         """
-        try:
-            lengths, labels = (x.numpy() for x in self._scan_range(path, 0, -1))
-        except _READ_ERRORS:
-            lengths = labels = np.zeros(0, np.int64)
-        # TensorFlow ignores up to 11 bytes at the end, so check the size of the file.
+        # TensorFlow would allocate memory for any length that a record claims to have,
+        # and ignores up to 11 bytes at the end. Check the lengths first.
+        lengths = _read_lengths(path, size)
         is_complete = size == (lengths + FRAME).sum()
-        if not is_complete:
-            lengths = _read_lengths(path, size)
-            is_complete = size == (lengths + FRAME).sum()
         offsets = np.cumsum(lengths + FRAME) - lengths - FRAME
-        if len(lengths) > len(labels):
-            labels = np.array(self._read_labels(path, offsets))
+        labels = np.array(self._read_labels(path, offsets), np.int64)
         numbers = np.arange(len(labels))
         bad = numbers[labels < -1]
         damaged = [f"{describe_record(path, n)} ({_PROBLEMS[labels[n]]})" for n in bad]
@@ -207,13 +207,13 @@ class _FileScanner:
 
     def _scan_records(
         self, path: tf.Tensor, offset: tf.Tensor, count: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the lengths and the labels of `count` consecutive records, int64."""
+    ) -> tf.Tensor:
+        """Returns the labels of `count` consecutive records, int64."""
         records = stream_records(path, offset, 2**20).take(count).batch(32)
         records = records.map(self._parse_batch).unbatch()
         return records.batch(tf.int64.max).get_single_element()
 
-    def _parse_batch(self, records: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def _parse_batch(self, records: tf.Tensor) -> tf.Tensor:
         features = {
             self._image: tf.io.FixedLenFeature([], tf.string, ""),
             self._label: tf.io.FixedLenFeature([], tf.int64, -1),
@@ -223,13 +223,14 @@ class _FileScanner:
         has_magic = [tf.strings.substr(image, 0, len(m)) == m for m in _MAGIC]
         # The index stores int32 labels. Larger labels are invalid and may be clipped.
         labels = tf.clip_by_value(label, -1, tf.int32.max)
-        labels = tf.where(tf.reduce_any(has_magic, 0), labels, _NO_IMAGE)
-        return tf.cast(tf.strings.length(records), tf.int64), labels
+        return tf.where(tf.reduce_any(has_magic, 0), labels, _NO_IMAGE)
 
     def _read_labels(self, path: str, offsets: np.ndarray) -> np.ndarray | list[int]:
         """Returns the labels of records. Finds damaged records by bisection."""
+        if not len(offsets):
+            return []
         try:
-            return self._scan_range(path, offsets[0], len(offsets))[1]
+            return self._scan_range(path, offsets[0], len(offsets)).numpy()
         except _READ_ERRORS:
             if len(offsets) == 1:
                 return [_DAMAGED]
@@ -240,12 +241,13 @@ class _FileScanner:
 def _read_lengths(path: str, size: int) -> np.ndarray:
     """Returns the lengths of a file's records up to the first implausible length."""
     lengths, offset = [], 0
-    with tf.io.gfile.GFile(path, "rb") as file:
+    open_file = tf.io.gfile.GFile if "://" in path else open
+    with open_file(path, "rb") as file:
         while offset + FRAME <= size:
             file.seek(offset)
-            (length,) = struct.unpack("<Q", file.read(8))
+            length, checksum = struct.unpack("<QI", file.read(12))
             # An incomplete download may be padded with zeros.
-            if length == 0 or offset + length + FRAME > size:
+            if not (length or checksum) or offset + length + FRAME > size:
                 break
             lengths.append(length)
             offset += length + FRAME
@@ -259,14 +261,27 @@ def _format_damage(damaged: Sequence[str], num_usable: int) -> str:
     )
 
 
-def _load_table(path: str) -> Table | None:
-    """Returns a cached index, or `None` if it does not exist or is damaged."""
+def _load_table(path: str, sizes: Sequence[int]) -> Table | None:
+    """Returns a cached index of files of `sizes` bytes.
+
+    Returns `None` if the index does not exist, is damaged or does not fit the files.
+    """
     try:
         with open(path, "rb") as file, np.load(file) as arrays:
-            names = (*_COLUMNS, "image", "label", "damaged")
-            return {name: arrays[name] for name in names}
-    # zipfile raises RuntimeError for encrypted files and for newer format versions.
-    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile):
+            if any(
+                m.compress_type for m in arrays.zip.infolist()
+            ):  # May be very large.
+                return None
+            table = {name: arrays[name] for name in ("image", "label", "damaged")}
+            for name, dtype in _COLUMNS.items():
+                table[name] = arrays[name].astype(dtype, casting="no")
+        rows = np.stack([table[name] for name in _COLUMNS])  # int64 (5, n).
+        shard, _, offset, length, _ = rows
+        ends = np.array(sizes)[shard]
+        is_valid = (rows.T >= [0, 0, 0, 0, -1]).all() and bool(rows.size)
+        is_valid &= (offset <= ends).all() and (length <= ends - offset - FRAME).all()
+        return table if is_valid and str(table["image"]) in IMAGE_FEATURES else None
+    except Exception:  # NumPy and zipfile raise many error types for damaged files.
         return None
 
 

@@ -5,6 +5,7 @@ images of any batch of a shuffled epoch are read without reading earlier records
 """
 
 import dataclasses
+import itertools
 import os
 import re
 from collections.abc import Callable
@@ -12,11 +13,14 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.support import InputError
+from keras_resnet.support import InputError, read_file
 
 # Names of validation splits, in order of preference. "test" is last because test images
 # are meant for the final evaluation, and the test images of ImageNet have no labels.
 HELD_OUT_NAMES = ("validation", "val", "test")
+
+# Largest accepted number of classes. ImageNet-21k has 21,843.
+MAX_CLASSES = 2**17
 
 # Number of bytes around each record: its length (8), the checksum of the length (4) and
 # the checksum of the record (4).
@@ -113,10 +117,11 @@ def _find_files(folder: str, split: str) -> tuple[str, ...]:
             if index:
                 shards.setdefault((stem, int(count), extension), {})[int(index)] = name
     for (_, count, _), files in shards.items():
-        if missing := sorted(set(range(count)) - set(files)):
+        if num_missing := count - sum(index < count for index in files):
+            first_missing = next(i for i in itertools.count() if i not in files)
             raise InputError(
-                f"{len(missing)} of {count} files are missing, starting with number "
-                f"{missing[0]}. Received: {os.path.join(folder, min(files.values()))}"
+                f"{num_missing} of {count} files are missing, starting with number "
+                f"{first_missing}. Received: {os.path.join(folder, min(files.values()))}"
             )
     if len({stem for stem, _, _ in shards}) < len(shards):
         examples = ", ".join(min(files.values()) for files in shards.values())
@@ -137,8 +142,9 @@ def read_class_names(folder: str) -> tuple[str, ...] | None:
     if path is None:
         return None
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
-            names = file.read().decode().strip().splitlines()
+        is_remote = "://" in path
+        content = tf.io.gfile.GFile(path, "rb").read() if is_remote else read_file(path)
+        names = content.decode().strip().splitlines()
     except UnicodeDecodeError:
         message = f"{path} must be UTF-8 text with one class on each line"
         raise InputError(message) from None

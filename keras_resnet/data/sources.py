@@ -135,8 +135,14 @@ def _make_split(path: str, classes: Sequence[str]) -> Split:
     images: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        images += _find_files(os.path.join(path, name))
-        labels += [label] * (len(images) - len(labels))
+        for entry in _find_files(os.path.join(path, name)):
+            if not entry.is_file():
+                raise InputError(
+                    "Images must be regular files. Received: a pipe, a device or a "
+                    f"broken link: {entry.path}"
+                )
+            images.append(entry.path)
+            labels.append(label)
     if not images:
         raise InputError(
             f"There are no images. Accepted: {' '.join(IMAGE_FILES)} in one folder "
@@ -145,13 +151,20 @@ def _make_split(path: str, classes: Sequence[str]) -> Split:
     return Split(np.array(images, object), np.array(labels, np.int32), True)
 
 
-def _find_files(path: str) -> Iterator[str]:
-    """Yields the image files in a folder and its subfolders, sorted by name."""
-    for folder, folders, files in os.walk(path):
-        folders.sort()
-        for name in sorted(files):
-            if name.lower().endswith(IMAGE_FILES):
-                yield os.path.join(folder, name)
+def _find_files(path: str) -> Iterator[os.DirEntry[str]]:
+    """Yields the image files in a folder and its subfolders, sorted by name.
+
+    Links to folders are not followed. The entries know their types without system calls.
+    """
+    folders = [path]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            sorted_entries = sorted(entries, key=lambda entry: entry.name)
+        for entry in sorted_entries:
+            if entry.name.lower().endswith(IMAGE_FILES) and not entry.is_dir():
+                yield entry
+        subfolders = [e.path for e in sorted_entries if e.is_dir(follow_symlinks=False)]
+        folders += reversed(subfolders)
 
 
 def find_images(paths: Sequence[str]) -> list[str]:
@@ -161,8 +174,8 @@ def find_images(paths: Sequence[str]) -> list[str]:
         raise InputError(message)
     images: list[str] = []
     for path in paths:
-        files = _find_files(path) if os.path.isdir(path) else ()
-        images += sorted(files) or [path]
+        entries = _find_files(path) if os.path.isdir(path) else ()
+        images += sorted(entry.path for entry in entries) or [path]
     return images
 
 
@@ -173,6 +186,11 @@ def _load_tfrecord(name: str, only_test: bool) -> Dataset:
     first_label = train.records.first_label if train and train.records else None
     test = read_records(files["test"], first_label)
     train = train or test.take([])
-    num_classes = 1 + max(map(int, (*train.labels, *test.labels)))
     classes = records.read_class_names(name)
+    num_classes = 1 + max(int(s.labels.max(initial=-1)) for s in (train, test))
+    if max(num_classes, len(classes or ())) > records.MAX_CLASSES:
+        raise InputError(
+            f"A dataset may have at most {records.MAX_CLASSES:,} classes. Received: "
+            f"{name} with labels up to {num_classes - 1:,}"
+        )
     return Dataset(name, classes or default_class_names(num_classes), train, test, None)

@@ -24,14 +24,14 @@ class Split:
         labels: int32 (n,).
         are_paths: Whether `images` are paths.
         records: Records that contain the images, if they are in TFRecord files.
-        num_replaced: Number of placeholders for damaged images.
+        damaged: Sorted indices of damaged images, in whose place are other images.
     """
 
     images: np.ndarray
     labels: np.ndarray
     are_paths: bool = False
     records: Records | None = None
-    num_replaced: int = 0
+    damaged: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -39,7 +39,7 @@ class Split:
     def take(self, indices: np.ndarray | Sequence[int] | slice) -> "Split":
         """Returns the part of the split at `indices`, which may be a boolean mask."""
         images, labels = self.images[indices], self.labels[indices]
-        return dataclasses.replace(self, images=images, labels=labels)
+        return dataclasses.replace(self, images=images, labels=labels, damaged=())
 
     def __add__(self, other: "Split") -> "Split":
         """Returns a split with the images of both splits."""
@@ -61,15 +61,15 @@ class Split:
         return list(map(str, range(len(self))))
 
     def substitute(self, indices: Sequence[int]) -> "Split":
-        """Returns a split with replacements for the images at `indices`.
+        """Returns a split with replacements for the damaged images at `indices`.
 
-        Each replacement is the next image of the split that is not at `indices`.
+        Each replacement is the next undamaged image of the split.
         """
-        intact = np.setdiff1d(np.arange(len(self)), indices)
+        damaged = sorted({*self.damaged, *indices})
+        intact = np.setdiff1d(np.arange(len(self)), damaged)
         new_indices = np.arange(len(self))
-        new_indices[indices] = intact[np.searchsorted(intact, indices) % len(intact)]
-        num_replaced = self.num_replaced + len(indices)
-        return dataclasses.replace(self.take(new_indices), num_replaced=num_replaced)
+        new_indices[damaged] = intact[np.searchsorted(intact, damaged) % len(intact)]
+        return dataclasses.replace(self.take(new_indices), damaged=tuple(damaged))
 
     def entries(self) -> tf.Tensor:
         """Returns `images` as a tensor in main memory."""

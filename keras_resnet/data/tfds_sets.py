@@ -71,6 +71,9 @@ def load_tfds(name: str, data_dir: str | None, only_test: bool) -> Dataset:
 
 
 def _find_memory_size() -> int:
+    """Returns the size of the main memory in bytes. On Windows, 8 GiB are assumed."""
+    if not hasattr(os, "sysconf"):
+        return 2**33
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

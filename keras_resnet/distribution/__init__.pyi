@@ -1,3 +1,4 @@
+from .connections import common_work as common_work
 from .strategies import is_chief as is_chief
 from .strategies import is_lost_worker_error as is_lost_worker_error
 from .strategies import iterate_batches as iterate_batches
@@ -7,4 +8,5 @@ from .strategies import next_batch as next_batch
 from .strategies import sum_over_workers as sum_over_workers
 from .strategies import worker_count as worker_count
 from .strategies import worker_index as worker_index
+from .workers import end_with_launcher as end_with_launcher
 from .workers import run_local_workers as run_local_workers

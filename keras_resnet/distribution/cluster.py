@@ -1,21 +1,10 @@
 """Addresses of the workers of a cluster, from TF_CONFIG, Slurm or Kubernetes."""
 
-import contextlib
 import json
 import os
 import socket
-import time
-from collections.abc import Sequence
-
-from tensorflow.python.distribute.cluster_resolver.slurm_cluster_resolver import (
-    expand_hostlist,
-    expand_tasks_per_node,
-)
 
 from keras_resnet.support import InputError
-
-# Number of seconds that a worker waits for all other workers to start.
-START_TIMEOUT = 300
 
 # Port of workers that Kubernetes starts, and lowest port of workers that Slurm starts.
 PORT = 12000
@@ -62,6 +51,12 @@ def _read_tf_config() -> tuple[list[str], int]:
 def _read_slurm() -> tuple[list[str], int]:
     # TensorFlow's SlurmClusterResolver is not used: it fails on machines without a GPU,
     # and it sorts hosts as text (n10 before n2), but Slurm ranks follow the node list.
+    # The module is private, so only Slurm depends on it.
+    from tensorflow.python.distribute.cluster_resolver.slurm_cluster_resolver import (
+        expand_hostlist,
+        expand_tasks_per_node,
+    )
+
     try:
         hosts = expand_hostlist(os.environ["SLURM_STEP_NODELIST"])
         task_counts = expand_tasks_per_node(os.environ["SLURM_STEP_TASKS_PER_NODE"])
@@ -101,38 +96,3 @@ def _read_kubernetes() -> tuple[list[str], int]:
         ) from None
     job_name = socket.gethostname().removesuffix(f"-{index}")
     return [f"{job_name}-{pod}.{domain}:{PORT}" for pod in range(num_pods)], index
-
-
-def await_workers(addresses: Sequence[str], index: int) -> None:
-    """Waits until every worker listens on its port, at most START_TIMEOUT seconds.
-
-    TensorFlow itself would wait without a limit. While this worker waits, it listens
-    on its own port so that other workers find it, then frees the port for TensorFlow.
-    """
-    port = int(addresses[index].rpartition(":")[2])
-    missing_addresses = set(addresses) - {addresses[index]}
-    deadline = time.monotonic() + START_TIMEOUT
-    try:
-        listener = socket.create_server(("", port), backlog=len(addresses))
-    except OSError as error:
-        raise InputError(
-            f"Worker {index} must be able to listen on port {port} of this machine "
-            f"({error.strerror}). Received: {', '.join(addresses)}"
-        ) from None
-    with listener:
-        while missing_addresses:
-            missing_addresses = {a for a in missing_addresses if not _is_listening(a)}
-            if missing_addresses and time.monotonic() > deadline:
-                raise InputError(
-                    f"{len(missing_addresses)} of {len(addresses)} workers did not start "
-                    f"within {START_TIMEOUT} s: {', '.join(sorted(missing_addresses))}"
-                )
-            time.sleep(0.1 if missing_addresses else 0)
-
-
-def _is_listening(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    with contextlib.suppress(OSError):
-        socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
-        return True
-    return False

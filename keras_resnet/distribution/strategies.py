@@ -3,11 +3,19 @@
 import functools
 import glob
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 
 import tensorflow as tf
 
-from keras_resnet.distribution.cluster import await_workers, find_cluster
+from keras_resnet.distribution.cluster import find_cluster
+from keras_resnet.distribution.connections import (
+    close_to_network,
+    connect_workers,
+    get_port,
+    is_local,
+    is_worker_lost,
+)
 from keras_resnet.support import InputError, check_choice, first_line
 
 STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
@@ -18,6 +26,9 @@ Batches = Iterator[tuple[tf.Tensor, ...]]
 
 def make_strategy(name: str, virtual_devices: int = 0) -> tf.distribute.Strategy:
     """Makes a `tf.distribute` strategy.
+
+    With `"multi_worker"`, a worker is lost if it ends outside of `common_work`. The loss
+    ends the other workers with status 1.
 
     Args:
         name: `"one_device"` uses the first GPU, or the CPU if there is no GPU.
@@ -65,7 +76,15 @@ def _make_local(name: str, devices: tuple[str, ...]) -> tf.distribute.Strategy:
 
 @functools.cache  # A process can join its cluster only once.
 def _join_cluster(addresses: tuple[str, ...], index: int) -> tf.distribute.Strategy:
-    await_workers(addresses, index)
+    connect_workers(addresses, index)
+    can_close = is_local(addresses) and close_to_network(get_port(addresses[index]))
+    if index == 0 and not can_close:
+        ports = ", ".join(sorted({a.rpartition(":")[2] for a in addresses}))
+        print(
+            f"Open to the network without authentication: port {ports}. Let only the "
+            "workers connect, with a firewall; see docs/how-to/distribute.md",
+            file=sys.stderr,
+        )
     num_gpus = len(tf.config.list_physical_devices("GPU"))
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(addresses)}),
@@ -112,14 +131,18 @@ def iterate_batches(
 
 def sum_over_workers(strategy: tf.distribute.Strategy, values: tf.Tensor) -> tf.Tensor:
     """Returns the sum of a tensor over all workers. All workers must make this call."""
+    return _make_sum(strategy)(values)
 
+
+@functools.cache  # A new `tf.function` would be traced in each call.
+def _make_sum(strategy: tf.distribute.Strategy) -> Callable[[tf.Tensor], tf.Tensor]:
     @tf.function
-    def reduce_values() -> tf.Tensor:
+    def reduce_values(values: tf.Tensor) -> tf.Tensor:
         # `reduce` sums over replicas, so each replica adds an equal part of `values`.
         parts = strategy.run(lambda: values / len(local_replicas(strategy)))
         return strategy.reduce("SUM", parts, axis=None)
 
-    return reduce_values()
+    return reduce_values
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
@@ -152,25 +175,23 @@ def worker_index(strategy: tf.distribute.Strategy) -> int:
 def is_lost_worker_error(error: Exception) -> bool:
     """Returns whether TensorFlow raised the error because another worker is lost.
 
-    TensorFlow raises the error while this worker waits for the lost worker, at once if
-    the lost worker is the chief, otherwise after 10 seconds without a heartbeat.
+    The answer takes up to HEARTBEAT_TIMEOUT seconds if no other worker has ended.
     """
-    return isinstance(error, tf.errors.UnavailableError) or (
+    return (
         isinstance(error, tf.errors.OpError)
         and not isinstance(error, _LOCAL_ERRORS)
-        and any(phrase in str(error) for phrase in _LOST_PHRASES)
+        and is_worker_lost()
     )
 
 
-# Errors that this worker causes itself. They do not mean that a worker is lost, even if
-# the message contains "/job:worker/", because it may name a device of this worker.
+# Errors that this worker causes itself.
 _LOCAL_ERRORS = (
     tf.errors.InvalidArgumentError,
     tf.errors.ResourceExhaustedError,
     tf.errors.DataLossError,
     tf.errors.NotFoundError,
+    tf.errors.OutOfRangeError,
 )
-_LOST_PHRASES = ("Collective ops is aborted", "coordination service", "/job:worker/")
 
 
 def _make_tpu() -> tf.distribute.Strategy:

@@ -9,16 +9,26 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from types import FrameType
 
+from keras_resnet.support import exit_now
+
 # Environment variable with the index of a worker process of `run_local_workers`.
 LOCAL_WORKER_VARIABLE = "KERAS_RESNET_LOCAL_WORKER"
 
-# Time limit in seconds for the other workers to end after one worker fails, and again
-# after SIGTERM. TensorFlow notices a failure after 10 seconds without a heartbeat.
+# Time limit in seconds for workers to end after this process received a signal, or after
+# worker 0 has ended, and again after SIGTERM. The chief may write a checkpoint.
 GRACE_SECONDS = 20
+
+# The same limit after a worker has failed. The others notice that themselves; see
+# `connections.END_DELAY`.
+FAILURE_GRACE_SECONDS = 2
+
+# Exit statuses of a worker that SIGINT or SIGTERM stopped, as it stops all workers.
+_STOPPED = (130, 143)
 
 
 def run_local_workers(
@@ -27,8 +37,10 @@ def run_local_workers(
     """Runs a command in several worker processes, which TF_CONFIG connects.
 
     Worker 0, the chief, writes to the output of this process, the other workers to `worker-1.log`
-    and so on. SIGTERM and SIGINT are forwarded to all workers. After a worker fails or
-    worker 0 ends, the other workers have GRACE_SECONDS seconds to end.
+    and so on. SIGTERM and SIGINT are forwarded to all workers. The other workers are ended
+    FAILURE_GRACE_SECONDS seconds after one fails, or GRACE_SECONDS seconds after worker 0
+    succeeds. The end of this process closes the workers' standard input; see
+    `end_with_launcher`.
 
     Args:
         count: Number of processes.
@@ -37,12 +49,12 @@ def run_local_workers(
 
     Returns:
         The exit status of worker 0. If worker 0 succeeds, the exit status of the worker
-        that failed first, or 0 if no worker failed. The exit status is 128 + n if the
-        signal n killed the worker, or if this process received n (SIGTERM or SIGINT).
+        that failed first, or 0 if no worker failed; a worker that had to be ended after
+        worker 0 succeeded has not failed. The exit status is 128 + n if the signal n
+        killed the worker, or if this process received n (SIGTERM or SIGINT).
     """
     log_paths = [pathlib.Path(log_dir, f"worker-{index}.log") for index in range(count)]
     log_paths[0].parent.mkdir(parents=True, exist_ok=True)
-    addresses = _find_free_addresses(count)
     workers: list[subprocess.Popen] = []
     received_signals: list[int] = []
 
@@ -53,7 +65,9 @@ def run_local_workers(
             worker.send_signal(signum)
 
     with contextlib.ExitStack() as stack:
-        stack.callback(_terminate, workers)
+        port_holders = [stack.enter_context(_hold_port()) for _ in range(count)]
+        addresses = ["{}:{}".format(*holder.getsockname()) for holder in port_holders]
+        stack.callback(_terminate, workers, FAILURE_GRACE_SECONDS)
         for signum in (signal.SIGTERM, signal.SIGINT):
             stack.callback(signal.signal, signum, signal.signal(signum, forward_signal))
         for index, log_path in enumerate(log_paths):
@@ -61,49 +75,68 @@ def run_local_workers(
             worker = subprocess.Popen(
                 command,
                 env=_make_environment(addresses, index),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=log_file,
                 stderr=subprocess.STDOUT if index else None,
                 # In a new session, only `forward_signal` sends SIGINT, not Ctrl-C.
                 start_new_session=True,
             )
             workers.append(worker)
+            assert worker.stdin
+            stack.enter_context(worker.stdin)
         failed_indices = _wait(workers, received_signals)
     if received_signals:
         return 128 + received_signals[0]
     if not failed_indices:
         return 0
     failed_index = failed_indices[0]
-    message = f"worker {failed_index} failed with status {_get_exit_status(workers[failed_index])}"
+    status = _get_exit_status(workers[failed_index])
+    message = f"worker {failed_index} failed with status {status}"
     if failed_index:
         path = log_paths[failed_index]
         message += f"; last line of {path}: {_read_last_line(path)}"
+    if status > 128:
+        message += ". The same command resumes the run"
     print(message, file=sys.stderr)
-    return _get_exit_status(workers[0]) or _get_exit_status(workers[failed_index])
+    return _get_exit_status(workers[0]) or status
+
+
+def end_with_launcher() -> None:
+    """Ends this process when the process that ran `run_local_workers` ends."""
+
+    def wait() -> None:
+        os.read(0, 1)  # The launcher writes nothing, so this is the end of the file.
+        message = "error: The process that started the workers has ended"
+        print(f"{message}. The same command resumes the run", file=sys.stderr)
+        exit_now(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _wait(workers: Sequence[subprocess.Popen], signals: Sequence[int]) -> list[int]:
     """Waits for all workers. Returns indices of failed workers, in order of failure."""
     failed_indices: list[int] = []
-    deadline = math.inf
-    is_running = True
+    deadline, grace_seconds, is_running = math.inf, GRACE_SECONDS, True
     while is_running:
         time.sleep(0.05)
         is_running = any([worker.poll() is None for worker in workers])
         for index, worker in enumerate(workers):
             if worker.returncode and index not in failed_indices:
                 failed_indices.append(index)
+                if not signals and worker.returncode not in _STOPPED:
+                    grace_seconds = FAILURE_GRACE_SECONDS
         if failed_indices or signals or workers[0].returncode is not None:
-            deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+            deadline = min(deadline, time.monotonic() + grace_seconds)
         if is_running and time.monotonic() > deadline:
-            _terminate(workers)
+            _terminate(workers, grace_seconds)
+            break
     return failed_indices
 
 
-def _terminate(workers: Sequence[subprocess.Popen]) -> None:
+def _terminate(workers: Sequence[subprocess.Popen], grace_seconds: float) -> None:
     """Sends SIGTERM to all running workers, then SIGKILL to workers that do not end."""
     for send_signal in (subprocess.Popen.terminate, subprocess.Popen.kill):
-        deadline = time.monotonic() + GRACE_SECONDS
+        deadline = time.monotonic() + grace_seconds
         for worker in workers:
             if worker.poll() is None:
                 send_signal(worker)
@@ -124,15 +157,17 @@ def _make_environment(addresses: Sequence[str], index: int) -> dict[str, str]:
         "TF_NUM_INTRAOP_THREADS": str(num_threads),
         **os.environ,
         LOCAL_WORKER_VARIABLE: str(index),
+        "TF_GRPC_REUSE_PORT": "1",  # See `_hold_port`.
         "TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": task}),
     }
 
 
-def _find_free_addresses(count: int) -> list[str]:
-    with contextlib.ExitStack() as stack:
-        servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-        ports = [stack.enter_context(server).getsockname()[1] for server in servers]
-        return [f"127.0.0.1:{port}" for port in ports]
+def _hold_port() -> socket.socket:
+    """Returns a socket that keeps a free port for a worker of this user."""
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    holder.bind(("127.0.0.1", 0))
+    return holder
 
 
 def _read_last_line(log_path: pathlib.Path) -> str:

@@ -7,6 +7,7 @@ from .recalibration import recalibrate as recalibrate
 from .reports import format_predictions as format_predictions
 from .reports import write_report as write_report
 from .run_record import RunRecord as RunRecord
+from .run_record import find_checkpoints as find_checkpoints
 from .run_record import read_record as read_record
 from .run_record import write_record as write_record
 from .views import VIEWS as VIEWS

@@ -1,5 +1,6 @@
 """Loading of classifiers and of the datasets to evaluate them on."""
 
+import contextlib
 import dataclasses
 import os
 import sys
@@ -18,7 +19,7 @@ from keras_resnet.data import (
 from keras_resnet.evaluation.run_record import RunRecord, read_record
 from keras_resnet.nets import channel_axis, has_imagenet_stem
 from keras_resnet.spec import Provenance, find_variant
-from keras_resnet.support import InputError, shorten_list
+from keras_resnet.support import InputError, shorten_list, to_printable
 from keras_resnet.weights import (
     DEFAULT_WEIGHTS,
     REGISTRY,
@@ -95,7 +96,7 @@ def load_classifier(
 
     Args:
         model: Run folder, weights file of any format that `weights=` takes, or name of
-            a variant, such as `"resnet50"`.
+            a variant, such as `"resnet50"`. A run folder is preferred to a variant.
         weights: Name from `list_weights()`, or weights file. Accepted only if `model`
             is a variant. Default: `"imagenet"`.
         image_size: Input height and width in pixels. Not accepted with a run folder.
@@ -108,7 +109,12 @@ def load_classifier(
     is_file = path.lower().endswith(SUFFIXES)
     folder = (os.path.dirname(path) or ".") if is_file else path
     record = read_record(folder) if path.endswith(".keras") or not is_file else None
-    if record is None and (is_file or not os.path.exists(path)):
+    is_variant = False
+    with contextlib.suppress(InputError):
+        is_variant = bool(find_variant(model))
+    if record and is_variant:
+        print(f"{path} is a run folder here, not the variant", file=sys.stderr)
+    if record is None and (is_file or is_variant or not os.path.exists(path)):
         if is_file and weights is None:
             checkpoint, name = open_checkpoint(path), None
         elif weights is None and os.sep in model:
@@ -145,9 +151,20 @@ def _load_run(record: RunRecord, path: str, folder: str) -> Classifier:
                 f"The run in {folder} has not ended. Repeat the training command to "
                 f"resume it, or use {folder}/best.keras if that file exists"
             )
+    network = load_model(path)
+    height, width, channels = record.preprocessing.shape
+    is_last = channel_axis() == -1
+    shape = (height, width, channels) if is_last else (channels, height, width)
+    expected = [*shape, len(record.classes)]
+    received = [*network.input_shape[1:], *network.output_shape[-1:]]
+    if [n or e for n, e in zip(received, expected, strict=False)] != expected:
+        raise InputError(
+            f"The input shape and the number of classes in {folder}/run.json must be "
+            f"those of the network in {path}, {received}. Received: {expected}"
+        )
     return Classifier(
         name=os.path.basename(os.path.abspath(folder)),
-        model=load_model(path),
+        model=network,
         classes=record.classes,
         preprocessing=record.preprocessing,
         provenance=Provenance(record.spec.model, record.spec.weights, record.spec),
@@ -181,7 +198,7 @@ def _guess_classes(model: keras.Model, name: str) -> tuple[str, ...]:
         names = class_names("imagenet")
     elif num_classes == 10 and model.input_shape[1:] == (32, 32, 3):
         warning = f"{name} has no class names, so the names of CIFAR-10 are used"
-        print(warning, file=sys.stderr)
+        print(to_printable(warning), file=sys.stderr)
         names = class_names("cifar10")
     return names or default_class_names(num_classes)
 

@@ -6,10 +6,16 @@ from contextlib import contextmanager, nullcontext
 import keras
 import tensorflow as tf
 
-from keras_resnet.data import Preprocessing, Split, central_crop, evaluation_batches
+from keras_resnet.data import (
+    Preprocessing,
+    Split,
+    central_crop,
+    evaluation_batches,
+    refuse_damaged,
+)
 from keras_resnet.distribution import next_batch
 from keras_resnet.nets import list_batch_norms, synchronize_batch_norms
-from keras_resnet.support import InputError
+from keras_resnet.support import InputError, derive_seed
 
 # Maximum number of batches over which the moving statistics are averaged.
 MAX_BATCHES = 100
@@ -60,7 +66,7 @@ def recalibrate(
         Number of images from which the statistics were computed.
 
     Raises:
-        InputError: If there are fewer images than replicas.
+        InputError: If there are fewer images than replicas, or if images are damaged.
     """
     num_replicas = strategy.num_replicas_in_sync
     if len(split) < num_replicas:
@@ -71,7 +77,9 @@ def recalibrate(
     batch_size = min(batch_size, len(split))
     batch_size -= batch_size % num_replicas
     num_batches = min(MAX_BATCHES, len(split) // batch_size)
-    order = tf.random.experimental.stateless_shuffle(tf.range(len(split)), (seed, 0))
+    order = tf.random.experimental.stateless_shuffle(
+        tf.range(len(split)), (derive_seed(seed, "recalibration"), 0)
+    )
     subset = split.take(order.numpy()[: num_batches * batch_size])
 
     def replica_step(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> None:
@@ -86,7 +94,11 @@ def recalibrate(
 
     crop_reader = central_crop(preprocessing)
     batches = iter(evaluation_batches(subset, crop_reader, batch_size, num_replicas))
-    for i in range(num_batches):
-        # With this momentum, each moving statistic is the mean over all batches so far.
-        step(batches, tf.constant(i / (i + 1), keras.config.floatx()))
+    try:
+        for i in range(num_batches):
+            # Each moving statistic becomes the mean over all batches so far.
+            step(batches, tf.constant(i / (i + 1), keras.config.floatx()))
+    except tf.errors.OpError:
+        refuse_damaged(subset, preprocessing)
+        raise
     return num_batches * batch_size

@@ -14,12 +14,17 @@ from keras_resnet.support import (
     find_versions,
     to_csv,
     to_png,
+    to_printable,
     write_file,
     write_json,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+
+# Maximum number of characters of a class name in the figure.
+MAX_LABEL_LENGTH = 40
 
 
 def write_report(
@@ -128,7 +133,8 @@ def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
 
     indices = np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
     counts = confusion[np.ix_(indices, indices)]
-    names = [classes[i] for i in indices.tolist()] if len(indices) <= 40 else []
+    names = [to_printable(classes[i])[:MAX_LABEL_LENGTH] for i in indices.tolist()]
+    names = names if len(names) <= 40 else []
     width = min(12.0, 3.2 + 0.32 * len(indices))  # Width of the matrix in inches.
     margin = 0.08 * max(map(len, names), default=0)  # Inches for class names.
     figure_size = (width + 0.8 + margin, width + margin)
@@ -170,5 +176,6 @@ def _label_axes(axes: "Axes", names: Sequence[str]) -> None:
         rotation=90 if is_vertical else 45,
         ha="center" if is_vertical else "right",
         rotation_mode="default" if is_vertical else "anchor",
+        parse_math=False,
     )
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), names, parse_math=False)

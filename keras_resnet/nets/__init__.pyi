@@ -1,4 +1,5 @@
 from .blocks import channel_axis as channel_axis
+from .blocks import draw_kernel as draw_kernel
 from .blocks import skip_random_kernels as skip_random_kernels
 from .cost import profile as profile
 from .cost import profile_paper_networks as profile_paper_networks

@@ -14,7 +14,16 @@ from typing import Any
 import keras
 from keras import KerasTensor, layers
 
-from keras_resnet.nets.blocks import Block, add_block, bn, channel_axis, conv, relu
+from keras_resnet.nets.blocks import (
+    HE_NORMAL,
+    Block,
+    add_block,
+    bn,
+    channel_axis,
+    conv,
+    current_initializer,
+    relu,
+)
 from keras_resnet.spec import Variant
 from keras_resnet.support import InputError
 
@@ -129,12 +138,14 @@ def _add_head(x: KerasTensor, variant: Variant, head: Head) -> KerasTensor:
     elif head.pooling == "max":
         x = layers.GlobalMaxPooling2D(name="max_pool")(x)
     if head.include_top:
-        x = layers.Dense(
+        dense = layers.Dense(
             variant.classes if head.classes is None else head.classes,
             head.activation,
-            kernel_initializer="he_normal",
+            kernel_initializer=current_initializer.get(),
             name="predictions",
-        )(x)
+        )
+        x = dense(x)
+        dense.kernel_initializer = HE_NORMAL
     return x
 
 

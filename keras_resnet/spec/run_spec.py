@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_resnet.spec.execution import Execution
-from keras_resnet.spec.fields import select_known_fields
+from keras_resnet.spec.fields import replace_fields, select_known_fields
 from keras_resnet.spec.recipes import Recipe
 from keras_resnet.spec.variants import Variant, find_variant
+from keras_resnet.support import Count, PixelCount, check_type
 
 # Format number that this version writes into `run.json`. Version 0.1.0 wrote none, which
 # counts as 1. Runs of format 1 drew other random numbers and counted steps differently.
@@ -49,15 +50,15 @@ class RunSpec:
     weights: str | None
     freeze: tuple[str, ...]
     dataset: str
-    images: tuple[int, int]
-    input_shape: tuple[int, int, int]
+    images: tuple[Count, Count]
+    input_shape: tuple[PixelCount, PixelCount, PixelCount]
     recipe_name: str
     recipe: Recipe
     execution: Execution
     seed: int
     strategy: str
-    replicas: int
-    format: int = RUN_FORMAT
+    replicas: Count
+    format: Count = RUN_FORMAT
 
     def to_settings(self) -> dict[str, Any]:
         """Returns the settings as a flat dict of JSON values, as in `run.json`."""
@@ -115,6 +116,17 @@ class RunSpec:
             format=run_format,
         )
 
+    def check(self) -> None:
+        """Checks settings that were read from a file.
+
+        Raises:
+            InputError: If a value has an unexpected type or is not accepted.
+        """
+        check_type(self, RunSpec, "settings")
+        for part in (self.recipe, self.execution):
+            replace_fields(part, vars(part))
+        _ = self.variant
+
     @property
     def variant(self) -> Variant:
         """Architecture of the network, including changes to the named variant.
@@ -129,6 +141,18 @@ class RunSpec:
             zero_gamma=self.recipe.zero_gamma or None,
             stochastic_depth=self.recipe.stochastic_depth or None,
         )
+
+    def list_replica_effects(self, replicas: int) -> list[str]:
+        """Returns what makes another number of replicas change more than rounding."""
+        recipe, other_spec = self.recipe, dataclasses.replace(self, replicas=replicas)
+        effects = {
+            "sync_bn": not self.execution.sync_bn,
+            "accumulate": recipe.accumulate > 1,
+            "stochastic_depth": recipe.stochastic_depth > 0,
+            "the steps per epoch": self.steps_per_epoch != other_spec.steps_per_epoch,
+        }
+        changes = replicas != self.replicas
+        return [name for name, is_effect in effects.items() if changes and is_effect]
 
     @property
     def steps_per_epoch(self) -> int:

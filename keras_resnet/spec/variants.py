@@ -193,7 +193,7 @@ VARIANTS = {
 }
 # fmt: on
 
-_CIFAR_PATTERN = re.compile(r"cifar_(resnet|plainnet)(\d+)")
+_CIFAR_PATTERN = re.compile(r"cifar_(resnet|plainnet)(\d{1,4})")
 
 
 def find_variant(name: str) -> Variant:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from matplotlib.figure import Figure
 
 from keras_resnet.studies import lib
+from keras_resnet.support import derive_seed
 
 if TYPE_CHECKING:
     import keras
@@ -47,7 +48,7 @@ def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
         return load_model(os.path.join(folder, "final.keras"))
 
     shallow_net, scratch_net = train_network(job["depth"]), train_network(job["to"])
-    keras.utils.set_random_seed(job["seed"])
+    keras.utils.set_random_seed(derive_seed(job["seed"], "deepening") % 2**32)
     start_net = lib.deepen(shallow_net, f"cifar_{job['kind']}net{job['to']}")
     name = lib.file_stem({"": "deepened", **job, **options.name_settings})
     folder = os.path.join(options.folder, "runs", name)

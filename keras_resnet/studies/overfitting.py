@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from keras_resnet.studies import lib
+from keras_resnet.support import derive_seed
 
 # `augmented` and `wrong`, the fraction of wrong labels, which is about 1 % in ImageNet.
 CONDITIONS = (("yes", 0.0), ("no", 0.0), ("yes", 0.01), ("yes", 0.05), ("yes", 0.2))
@@ -26,7 +27,7 @@ def list_jobs(options: lib.Options) -> lib.Rows:
 
 
 def corrupt_labels(
-    labels: np.ndarray, num_classes: int, fraction: float, seed: tuple[int, int]
+    labels: np.ndarray, num_classes: int, fraction: float, seed: int
 ) -> np.ndarray:
     """Returns a copy of labels, (n,), with a random fraction replaced by wrong ones."""
     rng, noisy_labels = np.random.default_rng(seed), labels.copy()
@@ -65,8 +66,10 @@ def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
     model, noise, seed = f"cifar_resnet{job['depth']}", job["wrong"], job["seed"]
     dataset = options.load()
     union, num_classes = dataset.train + dataset.test, len(dataset.classes)
-    train_labels = corrupt_labels(dataset.train.labels, num_classes, noise, (seed, 0))
-    test_labels = corrupt_labels(dataset.test.labels, num_classes, noise, (seed, 1))
+    train_seed = derive_seed(seed, "wrong training labels")
+    test_seed = derive_seed(seed, "wrong test labels")
+    train_labels = corrupt_labels(dataset.train.labels, num_classes, noise, train_seed)
+    test_labels = corrupt_labels(dataset.test.labels, num_classes, noise, test_seed)
     changes: dict[str, Any] = {}
     if job["augmented"] == "no":
         changes = {"pad": 0.0, "flip": False}

@@ -3,6 +3,7 @@
 errors.py        exceptions with messages for users
 files.py         atomic writing of files and folders
 environment.py   package versions, machine and Git commit, for reports
+schema.py        check of values from files against type annotations
 tables.py        tables as text and as CSV
 progress.py      progress bars
 native_logs.py   filter for log lines of C++ libraries

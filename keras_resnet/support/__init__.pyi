@@ -12,6 +12,7 @@ from .errors import report_errors as report_errors
 from .errors import shorten_list as shorten_list
 from .errors import to_printable as to_printable
 from .files import StrPath as StrPath
+from .files import flush_to_disk as flush_to_disk
 from .files import keras_home as keras_home
 from .files import read_file as read_file
 from .files import read_json as read_json
@@ -30,6 +31,9 @@ from .program import make_console_script as make_console_script
 from .program import read_flags as read_flags
 from .program import run_command as run_command
 from .progress import progress_bar as progress_bar
+from .schema import Count as Count
+from .schema import PixelCount as PixelCount
+from .schema import check_type as check_type
 from .seeds import derive_seed as derive_seed
 from .tables import format_table as format_table
 from .tables import to_csv as to_csv

@@ -81,8 +81,8 @@ def report_errors(main: Callable[[], int | None], debug: bool) -> int | None:
 
     An `InputError`, an error of the operating system such as a full disk, and a
     non-finite loss are printed as one line on standard error with exit status 1. A run
-    that SIGTERM ended exits with status 143. Any other exception is a bug in this
-    package and keeps its traceback.
+    that SIGTERM ended exits with status 143, one that Ctrl-C ended with status 130. Any
+    other exception is a bug in this package and keeps its traceback.
 
     Args:
         main: Function that returns an exit status, or `None` for 0.

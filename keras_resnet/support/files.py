@@ -19,7 +19,7 @@ import secrets
 import shutil
 import socket
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from keras_resnet.support.errors import InputError, first_line
@@ -63,9 +63,9 @@ def replace_atomically(
     temporary_path = _make_temporary_path(path) + suffix
     try:
         yield temporary_path
-        _flush(temporary_path)
+        flush_to_disk(temporary_path)
         os.replace(temporary_path, path)
-        _flush(os.path.dirname(path) or ".")
+        flush_to_disk(os.path.dirname(path) or ".")
     except (OSError, library_error) as error:
         code = getattr(error, "errno", None) or errno.EIO
         reason = getattr(error, "strerror", None) or first_line(error)
@@ -80,7 +80,8 @@ def replace_folder_atomically(path: StrPath) -> Iterator[str]:
     """Yields an empty temporary folder that replaces `path` when the context ends.
 
     Args:
-        path: Folder to write. An existing folder is replaced.
+        path: Folder to write. An existing folder is replaced. If `path` is a symbolic
+            link, the folder that it names is replaced.
 
     Yields:
         Path of the temporary folder, which is next to `path`.
@@ -88,39 +89,36 @@ def replace_folder_atomically(path: StrPath) -> Iterator[str]:
     Raises:
         InputError: If the temporary folder cannot be created.
     """
-    path = os.path.normpath(path)
+    received_path, path = path, os.path.realpath(path)
     temporary_path = _make_temporary_path(path)
     try:
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         os.mkdir(temporary_path)
     except OSError as error:
         raise InputError(
-            f"The parent of the output folder must be writable. Received: {path!r} "
-            f"({error.strerror})"
+            "The parent of the output folder must be writable. Received: "
+            f"{os.fspath(received_path)!r} ({error.strerror})"
         ) from None
     try:
         yield temporary_path
         for folder, _, names in os.walk(temporary_path):
             for name in (*names, ""):
-                _flush(os.path.join(folder, name))
+                flush_to_disk(os.path.join(folder, name))
         # Another process may write the same folder. The last writer's folder stays.
         for remaining_tries in reversed(range(10)):
-            old_path = f"{temporary_path}.old{remaining_tries}"
             with contextlib.suppress(FileNotFoundError):
-                os.rename(path, old_path)
+                os.rename(path, f"{temporary_path}.old{remaining_tries}")
             try:
                 os.rename(temporary_path, path)
                 break
             except OSError as error:
                 is_taken = error.errno in (errno.ENOTEMPTY, errno.EEXIST)
                 if not (is_taken and remaining_tries):
-                    if os.path.lexists(old_path) and not os.path.lexists(path):
-                        os.rename(old_path, path)
                     raise
-        _flush(os.path.dirname(path) or ".")
+        flush_to_disk(os.path.dirname(path))
     finally:
-        for leftover in (temporary_path, *_list_siblings(f"{temporary_path}.old")):
-            shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in _list_siblings(temporary_path):
+            _discard(leftover, path)
 
 
 def write_file(path: StrPath, content: str | bytes) -> None:
@@ -187,21 +185,39 @@ def read_json(path: StrPath, max_bytes: int = 2**24) -> Any:
         ) from None
 
 
+def flush_to_disk(path: StrPath) -> None:
+    """Waits until a file's content, or a folder's list of files, is on the disk.
+
+    Raises:
+        OSError: If the content of the file cannot be written to the disk.
+    """
+    is_folder = os.path.isdir(path)
+    # Errors are ignored for folders: Windows and some network drives cannot flush them.
+    with contextlib.suppress(OSError) if is_folder else contextlib.nullcontext():
+        descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def keras_home() -> str:
     """Returns the folder of Keras's caches: `$KERAS_HOME`, or `~/.keras`."""
     return os.environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
 
 
-def remove_partial_files(folder: StrPath) -> None:
+def remove_partial_files(folder: StrPath, names: Iterable[str]) -> None:
     """Removes the temporary files that a killed process left in a folder.
 
     Args:
-        folder: Folder that no other process is writing to.
+        folder: Folder with the temporary files.
+        names: Names of files that no process is writing now.
     """
-    # The last two patterns match the temporary files that version 0.1.0 wrote.
-    for pattern in (".*.part*", "*.part", "*.part.keras"):
-        for path in pathlib.Path(folder).glob(pattern):
-            if path.is_file():
+    for name in names:
+        stem, suffix = os.path.splitext(name)
+        # The last two patterns match the temporary files that version 0.1.0 wrote.
+        for pattern in (f".{name}.*.part*", f"{name}.part", f"{stem}.part{suffix}"):
+            for path in pathlib.Path(folder).glob(pattern):
                 path.unlink(missing_ok=True)
 
 
@@ -212,23 +228,35 @@ def _make_temporary_path(path: str) -> str:
     """
     folder, name = os.path.split(path)
     # The name is cut because file systems limit its length, usually to 255 bytes.
-    prefix = os.path.join(folder, f".{name[:80]}.")
+    if len(os.fsencode(name)) > 120:
+        digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
+        name = os.fsencode(name)[:100].decode(errors="ignore") + digest
+    prefix = os.path.join(folder, f".{name}.")
     for leftover in _list_siblings(prefix):
         match = _TEMPORARY_NAME.fullmatch(leftover.removeprefix(prefix))
-        if not match or not _is_abandoned(*match.groups()):
-            continue
-        with contextlib.suppress(OSError):
-            if ".part.old" in leftover and not os.path.lexists(path):
-                os.rename(leftover, path)
-            elif os.path.isdir(leftover):
-                shutil.rmtree(leftover)
-            else:
-                os.remove(leftover)
-    return f"{prefix}{_find_host_id()}-{os.getpid()}-{secrets.token_hex(4)}.part"
+        if match and _is_abandoned(*match.groups()):
+            _discard(leftover, path)
+    number = secrets.token_hex(4)
+    _own_numbers.add(number)
+    return f"{prefix}{_find_host_id()}-{os.getpid()}-{number}.part"
 
 
 # The part of a temporary name after the name of the target: host, process and number.
-_TEMPORARY_NAME = re.compile(r"([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.part.*")
+_TEMPORARY_NAME = re.compile(r"([0-9a-f]{8})-(\d+)-([0-9a-f]{8})\.part.*")
+
+_own_numbers: set[str] = set()  # Numbers in the temporary names of this process.
+
+
+def _discard(leftover: str, path: str) -> None:
+    """Removes a leftover of a write to `path`, or moves a folder back to `path`."""
+    is_old_folder = leftover.rpartition(".part")[2].startswith(".old")
+    with contextlib.suppress(OSError):
+        if is_old_folder and not os.path.lexists(path):
+            os.rename(leftover, path)
+        elif os.path.isdir(leftover):
+            shutil.rmtree(leftover)
+        else:
+            os.remove(leftover)
 
 
 def _list_siblings(prefix: str) -> list[str]:
@@ -250,10 +278,13 @@ def _find_host_id() -> str:
     return hashlib.sha256(repr(names).encode()).hexdigest()[:8]
 
 
-def _is_abandoned(host_id: str, process_id: str) -> bool:
+def _is_abandoned(host_id: str, process_id: str, number: str) -> bool:
     """Returns whether a process of this host no longer runs."""
     if host_id != _find_host_id() or os.name != "posix":
         return False
+    # In a container that was started again, processes often get the same ids again.
+    if process_id == str(os.getpid()):
+        return number not in _own_numbers
     try:
         os.kill(int(process_id), 0)
     except (ProcessLookupError, OverflowError):
@@ -261,15 +292,3 @@ def _is_abandoned(host_id: str, process_id: str) -> bool:
     except OSError:  # The process belongs to another user.
         return False
     return False
-
-
-def _flush(path: str) -> None:
-    """Waits until a file's content, or a folder's list of files, is on the disk."""
-    is_folder = os.path.isdir(path)
-    # Errors are ignored for folders: Windows and some network drives cannot flush them.
-    with contextlib.suppress(OSError) if is_folder else contextlib.nullcontext():
-        descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

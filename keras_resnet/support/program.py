@@ -70,10 +70,15 @@ def import_keras() -> None:
     """Imports Keras and TensorFlow, and hides their log lines below warnings."""
     # TensorFlow reads this variable when it is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Importing TensorFlow overwrites the level of this logger, but keeps the filter.
-    logging.getLogger("tensorflow").addFilter(lambda r: r.levelno >= logging.WARNING)
+    # Importing TensorFlow overwrites the level of this logger, but keeps the filter. A
+    # second call adds no second filter, because the function is the same.
+    logging.getLogger("tensorflow").addFilter(_is_warning)
     with filter_cpp_logs():
         import keras  # noqa: F401
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING
 
 
 def add_flags(options: type) -> None:

@@ -1,12 +1,12 @@
 """The training batches of a run, starting at any step."""
 
 import dataclasses
+from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data import refuse_damaged, replace_damaged
-from keras_resnet.distribution import iterate_batches
+from keras_resnet.distribution import iterate_batches, worker_count
 from keras_resnet.training.figures import draw_batch
 from keras_resnet.training.preparation import Run
 from keras_resnet.training.step import BatchIterator
@@ -48,28 +48,38 @@ class BatchSource:
         index = step * len(sizes) // total_steps
         return sizes[index], -(-(index + 1) * total_steps // len(sizes))
 
-    def replace_damaged(self, step: int, error: tf.errors.OpError) -> None:
+    def substitute(self, damaged_indices: Sequence[int]) -> None:
+        """Replaces images that the run has found damaged before its last checkpoint.
+
+        The crop of a damaged image may be readable. Without this call, a resumed run
+        would use the image until another crop of it fails.
+        """
+        train = self._images.train.substitute(damaged_indices)
+        self._images = dataclasses.replace(self._images, train=train)
+
+    def replace_damaged(self, step: int, error: tf.errors.OpError) -> tuple[int, ...]:
         """Replaces the damaged images in the batch of a step that failed.
 
         Args:
             step: Step that failed. The next call of `batches_from` must pass this step.
             error: Error of the step, which is raised again if no image is damaged.
 
+        Returns:
+            Indices of all images that have been replaced so far.
+
         Raises:
-            InputError: If too many images are damaged.
+            InputError: If too many images are damaged, or any with several workers.
         """
         split, preprocessing = self._images.train, self._run.preprocessing
-        train = replace_damaged(split, preprocessing, self._find_indices(step), error)
+        indices = self._run.get_batches(self._images).find_step_indices(step)
+        if worker_count(self._run.strategy) > 1:
+            # The other workers wait in this step, so no image can be replaced.
+            refuse_damaged(split.take(indices), preprocessing)
+            raise error
+        train = replace_damaged(split, preprocessing, indices, error)
         self._images = dataclasses.replace(self._images, train=train)
         self._batches = None
-
-    def refuse_damaged(self, step: int) -> None:
-        """Raises an `InputError` if images in the batch of a step are damaged."""
-        split = self._images.train.take(self._find_indices(step))
-        refuse_damaged(split, self._run.preprocessing)
-
-    def _find_indices(self, step: int) -> np.ndarray:
-        return self._run.get_batches(self._images).find_step_indices(step)
+        return train.damaged
 
     def draw_first_batch(self) -> tuple[tf.Tensor, bytes] | None:
         """Draws the first training batch after augmentation.

@@ -5,11 +5,16 @@ averaged weights and the sums that `Step` adds up in the current epoch. `Progres
 the number of steps and the state of the callbacks as JSON. Nothing is saved about the
 batches, which depend only on the seed and the step. Older checkpoints are kept in case
 the newest checkpoint is damaged.
+
+`tf.train.CheckpointManager` is not used, because it flushes nothing to the disk. After a
+power failure, its newest files and its list of checkpoints may be empty.
 """
 
 import base64
 import json
 import os
+import pathlib
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +23,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.support import InputError, first_line
+from keras_resnet.evaluation import find_checkpoints
+from keras_resnet.support import InputError, first_line, replace_folder_atomically
 from keras_resnet.training.step import Step
 
 # Format number of the JSON text in which `Progress` is saved.
@@ -34,6 +40,7 @@ class Progress(tf.train.experimental.PythonState):
     def __init__(self, callbacks: Sequence[keras.callbacks.Callback]) -> None:
         super().__init__()
         self.step = 0
+        self.damaged: Sequence[int] = ()  # Indices of damaged training images.
         self._callbacks = callbacks
         self._restored_states: list[dict[str, Any]] = []
 
@@ -44,11 +51,13 @@ class Progress(tf.train.experimental.PythonState):
             attributes = {k: v for k, v in items if k != "params" and _is_saveable(v)}
             states.append({"class": type(callback).__name__, "state": attributes})
         state = {"format": FORMAT_NUMBER, "step": self.step, "callbacks": states}
+        state["damaged"] = list(self.damaged)
         return json.dumps(state, default=_encode)
 
     def deserialize(self, string_value: str) -> None:
         state = json.loads(string_value, object_hook=_decode)
         self.step, self._restored_states = state["step"], state["callbacks"]
+        self.damaged = state.get("damaged", ())  # Version 0.1.0 did not save these.
 
     def restore_callbacks(self) -> None:
         """Restores callback attributes, some of which `on_epoch_begin` has reset."""
@@ -93,8 +102,8 @@ def _decode(value: dict[str, Any]) -> Any:
 class Checkpoints:
     """Writes and reads the checkpoints of a run; keeps only the newest `max_to_keep`.
 
-    Raises:
-        InputError: If the file that lists the checkpoints is damaged.
+    The folder `step-8` contains the checkpoint of step 8. It has this name only after
+    the whole checkpoint was flushed to the disk.
     """
 
     def __init__(
@@ -106,6 +115,8 @@ class Checkpoints:
         max_to_keep: int = 2,
     ) -> None:
         self._directory, self._progress = directory, progress
+        self._max_to_keep = max_to_keep
+        self._newest_step: int | None = None  # Step that was saved or restored last.
         variables = [*network.variables, *network.optimizer.variables]
         self._variables = {
             f"{i:05d} {v.path}": v.value for i, v in enumerate(variables)
@@ -113,35 +124,36 @@ class Checkpoints:
         self._others = {
             "averages": step.averages, "sums": step.sums, "progress": progress
         }  # fmt: skip
-        checkpoint = tf.train.Checkpoint(variables=self._variables, **self._others)
-        checkpoint_list_path = os.path.join(directory, "checkpoint")
-        try:
-            self._manager = tf.train.CheckpointManager(
-                checkpoint, directory, max_to_keep=max_to_keep, checkpoint_name="step"
-            )
-            has_checkpoints = bool(self._manager.checkpoints)
-        except ValueError:  # Raised if the file that lists the checkpoints is empty.
-            has_checkpoints = False
-        if os.path.exists(checkpoint_list_path) and not has_checkpoints:
-            raise InputError(
-                f"The list of checkpoints {checkpoint_list_path} is damaged. "
-                f"Remove {directory} to start the run again"
-            )
+        self._checkpoint = tf.train.Checkpoint(
+            variables=self._variables, **self._others
+        )
+        _ = self._checkpoint.save_counter  # `restore` expects that the file has it.
 
     def save(self, step: int) -> None:
         """Writes a checkpoint, then deletes all but the newest `max_to_keep`."""
+        if step == self._newest_step:
+            return
+        path = os.path.join(self._directory, f"step-{step}")
         try:
-            self._manager.save(step)
-        except tf.errors.OpError as error:
+            with replace_folder_atomically(path) as folder:
+                self._checkpoint.write(os.path.join(folder, "state"))
+        except (tf.errors.OpError, OSError, InputError) as error:
             raise OSError(
                 f"Could not write a checkpoint to {self._directory}. Earlier "
-                f"checkpoints are intact. Cause: {error.message.splitlines()[0]}"
+                f"checkpoints are intact. Cause: {first_line(error)}"
             ) from error
+        self._newest_step = step
+        steps = list(find_checkpoints(self._directory))
+        # A later checkpoint is damaged. Otherwise the run would have resumed from it.
+        kept_steps = [s for s in steps if s <= step][-self._max_to_keep :]
+        for old_step in set(steps).difference(kept_steps):
+            shutil.rmtree(f"{self._directory}/step-{old_step}", ignore_errors=True)
+            for old_path in pathlib.Path(self._directory).glob(f"step-{old_step}.*"):
+                old_path.unlink()
 
     def find_newest(self) -> str | None:
         """Returns the path of the newest checkpoint, or `None` if there is none."""
-        paths = reversed(self._manager.checkpoints)
-        return next((path for path in paths if os.path.exists(f"{path}.index")), None)
+        return next(reversed(find_checkpoints(self._directory).values()), None)
 
     def restore(self) -> bool:
         """Restores the newest intact checkpoint; returns `False` if none exists.
@@ -151,10 +163,11 @@ class Checkpoints:
                 checkpoint was written with other callbacks, other software or a newer
                 version of keras_resnet.
         """
-        paths = self._manager.checkpoints
+        paths = list(find_checkpoints(self._directory).values())
         for path in reversed(paths):
             try:
                 self._restore_from(path)
+                self._newest_step = self._progress.step
                 return True
             except InputError:
                 raise

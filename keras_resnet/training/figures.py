@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_resnet.support import to_png
+from keras_resnet.support import to_png, to_printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,12 +58,14 @@ def draw_batch(images: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -
         axes.axis("off")
         if i < num_images:
             axes.imshow(images[i].squeeze(), cmap="gray", vmin=0, vmax=255)
-            axes.set_title(_format_label(labels[i], classes), fontsize=8, y=1)
+            title = _format_label(labels[i], classes)
+            axes.set_title(title, fontsize=8, y=1, parse_math=False)
     return to_png(figure)
 
 
 def _format_label(label: np.ndarray, classes: Sequence[str]) -> str:
     """Returns the class name, or the two most probable classes of a mixed image."""
+    classes = [to_printable(name)[:40] for name in classes]
     if label.ndim == 0:
         return classes[int(label)]
     index, second_index = np.argsort(-label, kind="stable")[:2]

@@ -62,6 +62,8 @@ class Loop:
 
         Raises:
             Preempted: If SIGTERM was received. A checkpoint has been written.
+            KeyboardInterrupt: If Ctrl-C (SIGINT) was pressed. A checkpoint has been
+                written, unless Ctrl-C was pressed twice.
             ConnectionError: If the connection to another worker is lost.
         """
         run, progress = self._run, self._progress
@@ -74,17 +76,20 @@ class Loop:
             self.step.reset_averages()
             if self._workers.is_chief:
                 self._draw_first_batch()
-        elif verbose:
+        self._source.substitute(progress.damaged)
+        if is_resumed and verbose:
             total = run.total_steps
             print(f"Resuming after step {progress.step} of {total}.", flush=True)
-        with self._stop_flag.set_by_sigterm():
+        with self._stop_flag.set_by_signals():
             try:
                 self._train_epochs(callbacks, verbose)
             except StopRequested:
                 self._save()
                 callbacks.on_train_end()
-                raise Preempted(
-                    f"Stopped by SIGTERM after step {progress.step} of "
+                cause = self._stop_flag.cause or "another worker"
+                error_type = KeyboardInterrupt if cause == "Ctrl-C" else Preempted
+                raise error_type(
+                    f"Stopped by {cause} after step {progress.step} of "
                     f"{run.total_steps}. The same command resumes the run"
                 ) from None
             except tf.errors.OpError as error:
@@ -188,19 +193,19 @@ class Loop:
             interval - progress.step % interval,
         )
         if self._workers.count > 1:
-            self.step.stop_request.assign(float(self._stop_flag.is_set))
+            self.step.stop_request.assign(float(bool(self._stop_flag.cause)))
         try:
             self.step(batches, count)
         except tf.errors.OpError as error:
-            if self._workers.count > 1:
-                # The other workers wait in this step, so no image can be replaced.
-                if not is_lost_worker_error(error):
-                    self._source.refuse_damaged(progress.step)
+            if self._workers.count > 1 and is_lost_worker_error(error):
                 raise
             # A call may run several steps and fail after some of them. `sums[3]` is the
             # number of steps that the epoch has completed.
             count = first_step + int(self.step.sums.numpy()[3]) - progress.step
-            self._source.replace_damaged(progress.step + count, error)
+            step = progress.step + count
+            progress.damaged = self._source.replace_damaged(step, error)
+            if not count:
+                return self._take_steps(first_step, end_step)
         progress.step += count
         return count
 
@@ -211,7 +216,7 @@ class Loop:
         workers stop after the same step.
         """
         if self._workers.count == 1:
-            return self._stop_flag.is_set
+            return bool(self._stop_flag.cause)
         is_check_due = self._progress.step % STOP_CHECK_INTERVAL < count
         return is_check_due and bool(self.step.stop_flag.numpy() > 0)
 
@@ -221,7 +226,7 @@ class Loop:
         """Evaluates the network after an epoch; returns `logs` with the new metrics."""
 
         def check_stop() -> None:
-            if self._stop_flag.is_set and self._workers.count == 1:
+            if self._stop_flag.cause and self._workers.count == 1:
                 raise StopRequested
 
         with self.step.load_averaged_weights():

@@ -14,9 +14,16 @@ from keras_resnet.data import (
     load_views,
     replace_damaged,
 )
-from keras_resnet.nets import Head, build_network, channel_axis, pair_layers_with_stages
+from keras_resnet.nets import (
+    Head,
+    build_network,
+    channel_axis,
+    draw_kernel,
+    list_layers,
+    pair_layers_with_stages,
+)
 from keras_resnet.spec import STRIDE_FROM_WEIGHTS, RunSpec
-from keras_resnet.support import InputError
+from keras_resnet.support import InputError, derive_seed
 from keras_resnet.weights import Checkpoint, Origin, find_pixel_format
 from keras_resnet.zoo import ResNet
 
@@ -43,6 +50,7 @@ def make_network(
         network = _make_from_weights(spec, images, preprocessing, checkpoint)
     else:
         network, images = _make_from_scratch(spec, images, preprocessing)
+    _seed_stochastic_depth(network, spec.seed)
     # In Keras, a frozen `BatchNormalization` layer normalises with its moving
     # statistics in training too, and does not update these statistics.
     for layer, stage in pair_layers_with_stages(network):
@@ -111,9 +119,17 @@ def _make_from_weights(
     # The dataset has other class names, so the head starts with random weights.
     elif checkpoint.num_classes == len(classes) and old_classes != classes:
         head = network.get_layer("predictions")
-        head.kernel.assign(head.kernel_initializer(head.kernel.shape))
+        head.kernel.assign(draw_kernel(head.kernel.shape))
         head.bias.assign(keras.ops.zeros_like(head.bias))
     return network
+
+
+def _seed_stochastic_depth(network: keras.Model, seed: int) -> None:
+    """Seeds each layer that drops branches; Keras would choose from 10^9 seeds only."""
+    for layer in list_layers(network):
+        if isinstance(layer, keras.layers.Dropout):
+            layer_seed = derive_seed(seed, f"stochastic depth of {layer.name}")
+            layer.seed_generator.state.assign([layer_seed % 2**32, layer_seed >> 32])
 
 
 def _sample_views(

@@ -12,11 +12,11 @@ from keras_resnet.distribution import local_replicas, make_strategy
 from keras_resnet.evaluation import RunRecord
 from keras_resnet.nets import profile
 from keras_resnet.spec import Execution, RunOptions, RunSpec
-from keras_resnet.support import InputError
+from keras_resnet.support import InputError, derive_seed
 from keras_resnet.training.network import make_network
 from keras_resnet.training.optimizers import Schedule
 from keras_resnet.training.resolution import resolve_execution, resolve_run
-from keras_resnet.training.run_folder import has_ended, remove_leftovers
+from keras_resnet.training.run_folder import continue_run, has_ended, remove_leftovers
 from keras_resnet.training.step import Step
 from keras_resnet.training.worker_group import WorkerGroup
 from keras_resnet.weights import find_pixel_format, open_checkpoint
@@ -33,6 +33,7 @@ class Run:
         images: Dataset, whose `test` is the validation split.
         preprocessing: Conversion of images to the network's input.
         model_dir: Path of the run folder.
+        devices: See `RunRecord.devices`.
     """
 
     spec: RunSpec
@@ -41,6 +42,7 @@ class Run:
     images: Dataset
     preprocessing: Preprocessing
     model_dir: str
+    devices: list[tuple[int, str, int]]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -58,7 +60,8 @@ class Run:
     @property
     def record(self) -> RunRecord:
         """Content of `run.json`."""
-        return RunRecord(self.spec, self.images.classes, self.preprocessing)
+        classes, devices = self.images.classes, self.devices
+        return RunRecord(self.spec, classes, self.preprocessing, devices=devices)
 
     @property
     def tensorboard_dir(self) -> str:
@@ -122,6 +125,7 @@ def prepare_run(
             f"{spec.dataset} with {spec.images[1]} images for {workers.count} worker(s)"
         )
     model_dir = _choose_folder(options.model_dir, spec) + suffix
+    spec, devices = continue_run(model_dir, spec)
     if not suffix and has_ended(model_dir, spec, images.classes):
         if workers.is_chief:
             remove_leftovers(model_dir, remove_checkpoints=True)
@@ -136,7 +140,7 @@ def prepare_run(
         )
     with strategy.scope():
         network, images = make_network(spec, images, preprocessing, checkpoint)
-    run = Run(spec, network, strategy, images, preprocessing, model_dir)
+    run = Run(spec, network, strategy, images, preprocessing, model_dir, devices)
     if workers.is_chief and not is_quiet:
         print(_describe_run(run), flush=True)
     return run
@@ -149,7 +153,7 @@ def _start_devices(options: RunOptions, execution: Execution) -> tf.distribute.S
         raise InputError(f"seed must be from 0 to 2**31 - 1. Received: seed={seed}")
     if keras.config.image_data_format() != "channels_last":
         raise InputError("Training requires image_data_format 'channels_last' in Keras")
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(derive_seed(seed, "initial weights") % 2**32)
     if execution.deterministic:
         tf.config.experimental.enable_op_determinism()
     if execution.tensorboard:
@@ -192,4 +196,11 @@ def _describe_run(run: Run) -> str:
         f"{run.epochs} epochs of {run.steps_per_epoch} steps, batch size "
         f"{spec.recipe.batch_size}, learning rate {spec.recipe.learning_rate:g}; "
         f"{spec.strategy} on {spec.replicas} replica(s); writing to {run.model_dir}"
+        + (_DEVICES_CHANGED if run.devices else "")
     )
+
+
+_DEVICES_CHANGED = (
+    ". The run has changed its devices. Its weights equal those of a run on unchanged "
+    "devices only up to rounding, not bit for bit"
+)

@@ -1,13 +1,16 @@
 """The learning-rate range test (Smith, arXiv:1506.01186, section 3.3)."""
 
+import dataclasses
 import os
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-from keras_resnet.distribution import iterate_batches
+from keras_resnet.distribution import common_work
 from keras_resnet.spec import RunOptions
 from keras_resnet.support import takes_options, to_csv, write_file
+from keras_resnet.training.batch_source import BatchSource
 from keras_resnet.training.figures import draw_rates
 from keras_resnet.training.preparation import Run, prepare_run
 from keras_resnet.training.worker_group import WorkerGroup
@@ -17,6 +20,7 @@ MAX_STEPS, LOWEST_RATE, HIGHEST_RATE = 100, 1e-5, 10.0
 
 
 @takes_options(RunOptions)
+@common_work()
 def find_learning_rate(options: RunOptions) -> tuple[list[float], list[float], float]:
     """Runs a learning-rate range test.
 
@@ -60,11 +64,18 @@ def _measure_losses(run: Run) -> list[float]:
         LOWEST_RATE, MAX_STEPS - 1, HIGHEST_RATE / LOWEST_RATE
     )
     step = run.make_step(MAX_STEPS, schedule)
-    batches = iterate_batches(run.strategy, run.get_batches().dataset(0, MAX_STEPS))
+    recipe = dataclasses.replace(run.spec.recipe, sizes=(), iterations=MAX_STEPS)
+    spec = dataclasses.replace(run.spec, recipe=recipe)
+    source = BatchSource(dataclasses.replace(run, spec=spec))
     losses: list[float] = []
-    for _ in range(MAX_STEPS):
+    while len(losses) < MAX_STEPS:
+        batches, _ = source.batches_from(len(losses))
         step.clear_sums()
-        step(batches)
+        try:
+            step(batches)
+        except tf.errors.OpError as error:
+            source.replace_damaged(len(losses), error)
+            continue
         loss_sum, _, num_images, *_ = step.sums.numpy()
         loss = loss_sum / num_images
         if losses:

@@ -129,15 +129,15 @@ def _resolve_recipe(
     if changes.get("careful_start") is None and variant.depth < 110:
         # In the paper, only ResNet-110 needs a careful start.
         changes["careful_start"] = False
-    test_crop = changes.get("test_crop")
-    if images.shape and test_crop:
+    if changes.get("test_crop") is None and (images.shape or options.weights):
+        changes["test_crop"] = 0.0
+    recipe = find_recipe(name, **changes)
+    if images.shape and recipe.test_crop:
         raise InputError(
             "test_crop requires photographs, not images that are all of one size. "
-            f"Received: test_crop={test_crop} with {images.name}"
+            f"Received: test_crop={recipe.test_crop:g} with {images.name}"
         )
-    if images.shape or (options.weights and not test_crop):
-        changes["test_crop"] = 0.0
-    return find_recipe(name, **changes)
+    return recipe
 
 
 def _check_spec(spec: RunSpec) -> None:

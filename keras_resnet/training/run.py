@@ -7,20 +7,22 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_resnet.distribution import common_work
 from keras_resnet.spec import Recipe, RunOptions
 from keras_resnet.support import takes_options
 from keras_resnet.training.loop import Loop
 from keras_resnet.training.preparation import prepare_run
 from keras_resnet.training.run_folder import (
     RunFolder,
+    finish_run,
     open_run_folder,
-    remove_leftovers,
     save_network,
 )
 from keras_resnet.training.worker_group import WorkerGroup
 
 
 @takes_options(RunOptions)
+@common_work()
 def train(
     options: RunOptions,
     *,
@@ -55,6 +57,9 @@ def train(
         InputError: If an option is invalid, or `model_dir` contains another run.
         FloatingPointError: If the loss or the weights are not finite.
         Preempted: If SIGTERM was received. A checkpoint has been written.
+        KeyboardInterrupt: If Ctrl-C was pressed, or a notebook's kernel interrupted. The
+            current step is completed and a checkpoint is written. If Ctrl-C is pressed
+            again, the run stops at once. The same call resumes the run in both cases.
         ConnectionError: If the connection to another worker is lost.
         OSError: If the run folder cannot be written.
     """
@@ -65,18 +70,18 @@ def train(
         return []
     workers = WorkerGroup(run.strategy)
     workers.barrier()  # All workers inspect the folder before the chief writes to it.
-    is_chief = workers.is_chief
+    is_chief, record = workers.is_chief, run.record
     folder = RunFolder(run.model_dir, writes=is_chief)
     with contextlib.ExitStack() as stack:
         if is_chief:
-            stack.enter_context(open_run_folder(run.model_dir, run.record))
+            stack.enter_context(open_run_folder(run.model_dir, record))
         callbacks = [*callbacks, *_make_callbacks(run.spec.recipe), folder]
         loop = Loop(run, callbacks, workers)
         loop.train(verbose if is_chief else 0)
         if is_chief:
             with loop.step.load_averaged_weights():
                 save_network(run.network, os.path.join(run.model_dir, "final.keras"))
-            remove_leftovers(run.model_dir, remove_checkpoints=True)
+            finish_run(run.model_dir, record)
     return folder.rows
 
 

@@ -270,8 +270,10 @@ class Step:
         mixed_layers = layers if execution.precision != "float32" else []
         sync_bn = execution.sync_bn and self._strategy.num_replicas_in_sync > 1
         replica_step = functools.partial(self._replica_step, network)
+        run = self._strategy.run
         if execution.jit_compile:
-            replica_step = tf.function(replica_step, jit_compile=True)
+            # A strategy keeps each `tf.function` that `run` gets, and so the network.
+            run = tf.function(run, jit_compile=True)
         # Python runs this method only while TensorFlow traces the step. The graph keeps
         # the attributes that are set here, but the layers get their old values back.
         # The head computes logits instead of probabilities, because a loss of logits is
@@ -281,7 +283,7 @@ class Step:
             _replace_attribute(mixed_layers, "dtype_policy", execution.precision),
             synchronize_batch_norms(network) if sync_bn else _use_fused_kernel(network),
         ):
-            sums = self._strategy.run(replica_step, args=batch)
+            sums = run(replica_step, args=batch)
         sums = self._strategy.reduce("SUM", sums, axis=None)
         is_finite = tf.math.is_finite(sums[0]) & tf.math.is_finite(self.sums[0])
         self.stop_flag.assign_add(sums[3])

@@ -1,9 +1,11 @@
-"""Communication between the workers of a run, and a stop flag that SIGTERM sets."""
+"""Communication between the workers of a run, and a stop flag that signals set."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
+from types import FrameType
 
 import tensorflow as tf
 
@@ -68,30 +70,49 @@ class WorkerGroup:
 
 
 class StopRequested(Exception):
-    """Signals that the run must end after the current step because of SIGTERM."""
+    """Signals that the run must end after the current step because of a signal."""
 
 
 class StopFlag:
-    """A flag that SIGTERM sets in this process."""
+    """A flag that SIGTERM or Ctrl-C sets in this process.
+
+    Attributes:
+        cause: `"SIGTERM"` or `"Ctrl-C"`, whichever came first; `None` before.
+    """
 
     def __init__(self) -> None:
-        self.is_set = False
+        self.cause: str | None = None
+        self._was_interrupted = False
 
     @contextlib.contextmanager
-    def set_by_sigterm(self) -> Iterator[None]:
-        """Installs a SIGTERM handler that sets the flag inside the context.
+    def set_by_signals(self) -> Iterator[None]:
+        """Installs signal handlers that set the flag inside the context.
 
-        Does nothing outside the main thread, as other threads cannot install handlers.
+        Ignored signals stay ignored. Does nothing outside the main thread, as other
+        threads cannot install handlers.
+
+        Raises:
+            KeyboardInterrupt: At the second Ctrl-C.
         """
-        if threading.current_thread() is not threading.main_thread():
+        with contextlib.ExitStack() as stack:
+            if threading.current_thread() is threading.main_thread():
+                for signum in (signal.SIGTERM, signal.SIGINT):
+                    handler = signal.getsignal(signum)
+                    if handler not in (signal.SIG_IGN, None):
+                        stack.callback(signal.signal, signum, handler)
+                        signal.signal(signum, self._set)
             yield
-            return
 
-        def set_flag(*_: object) -> None:
-            self.is_set = True
-
-        original_handler = signal.signal(signal.SIGTERM, set_flag)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, original_handler)
+    def _set(self, signum: int, frame: FrameType | None) -> None:
+        del frame
+        if signum == signal.SIGINT:
+            if self._was_interrupted:
+                raise KeyboardInterrupt(
+                    "Stopped at once by a second Ctrl-C. The same command resumes the "
+                    "run from its last checkpoint"
+                )
+            self._was_interrupted = True
+            # `print` is not safe in a signal handler.
+            with contextlib.suppress(OSError):
+                os.write(2, b"Stopping with a checkpoint; Ctrl-C again stops at once\n")
+        self.cause = self.cause or ("Ctrl-C" if signum == signal.SIGINT else "SIGTERM")

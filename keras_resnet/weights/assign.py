@@ -5,16 +5,17 @@ import warnings
 
 import h5py
 import keras
+import numpy as np
 from keras import layers
 
-from keras_resnet.support import InputError, shorten_list
+from keras_resnet.support import InputError, shorten_list, to_printable
 from keras_resnet.weights.checkpoint import (
     Checkpoint,
     Tensor,
     get_variables,
     to_tensors,
 )
-from keras_resnet.weights.formats import refuse_damage
+from keras_resnet.weights.formats import list_datasets, refuse_damage
 
 _FLOATS = {"f16", "f32", "f64", "bf16", "float16", "float32", "float64", "bfloat16"}
 
@@ -27,7 +28,8 @@ def assign_weights(model: keras.Model, checkpoint: Checkpoint) -> None:
 
     Raises:
         InputError: If the checkpoint has an unexpected array, lacks an array, or has an
-            array of a wrong shape or type. The model is then not changed.
+            array of a wrong shape or type, or with values that are NaN or infinite. The
+            model is then not changed.
     """
     source = checkpoint.origin.source
     variables = get_variables(model)
@@ -73,8 +75,20 @@ def assign_weights(model: keras.Model, checkpoint: Checkpoint) -> None:
         raise InputError(
             f"The weights in {source} do not fit {model.name}. {'. '.join(sentences)}"
         )
+    if damaged := shorten_list(filter(None, map(_count_nonfinite, tensors.values()))):
+        raise InputError(f"{source} has weights that are NaN or infinite: {damaged}")
     for name, variable in variables.items():
         variable.assign(tensors[name].read())
+
+
+def _count_nonfinite(tensor: Tensor) -> str | None:
+    """Returns the number of NaN and infinite values of a tensor as text, if any."""
+    array = tensor.read()
+    with np.errstate(all="ignore"):
+        if np.isfinite(np.sum(array, dtype=np.float32)):  # Faster than `isfinite`.
+            return None
+        count = np.count_nonzero(~np.isfinite(array.astype(np.float32)))
+    return f"{tensor.key} ({count:,} of {array.size:,} values)" if count else None
 
 
 def _load_weights_h5(model: keras.Model, checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -87,18 +101,15 @@ def _load_weights_h5(model: keras.Model, checkpoint: Checkpoint) -> dict[str, Te
             config["units"] = num_classes
         return type(layer).from_config(config)
 
-    is_array: list[bool] = []
     with refuse_damage(path, f"weights of {model.name}"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Unexpected arrays raise an error below.
         model_copy = keras.models.clone_model(model, clone_function=copy_layer)
         model_copy.load_weights(path)
         with h5py.File(path, "r") as file:
-            file["layers"].visititems(
-                lambda name, item: is_array.append(isinstance(item, h5py.Dataset))
-            )
+            num_arrays = sum(n.startswith("layers/") for n in list_datasets(file, path))
     tensors = to_tensors(model_copy)
     drops_head = num_classes and "predictions/kernel" not in tensors
-    if num_unexpected := sum(is_array) - len(tensors) - (2 if drops_head else 0):
+    if num_unexpected := num_arrays - len(tensors) - (2 if drops_head else 0):
         raise InputError(
             f"{path} does not fit {model.name}: {num_unexpected} arrays are unexpected"
         )
@@ -108,4 +119,4 @@ def _load_weights_h5(model: keras.Model, checkpoint: Checkpoint) -> dict[str, Te
 
 
 def _warn(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(to_printable(text), file=sys.stderr)

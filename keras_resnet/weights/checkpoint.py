@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_resnet.nets import list_layers
+from keras_resnet.support import InputError
 from keras_resnet.weights.dialects import transpose_kernel
 from keras_resnet.weights.origin import Origin
 
@@ -56,6 +57,14 @@ class Checkpoint:
     origin: Origin
     tensors: Mapping[str, Tensor] | None
     num_classes: int | None
+
+    def __post_init__(self) -> None:
+        names, num_classes = self.origin.classes, self.num_classes or 0
+        if num_classes > 2**17 or (num_classes and names and len(names) != num_classes):
+            raise InputError(
+                f"{self.origin.source} must have at most {2**17:,} classes, each with one "
+                f"name. It has {num_classes:,} classes and {len(names or ()):,} names"
+            )
 
     @classmethod
     def from_tensors(cls, origin: Origin, tensors: Mapping[str, Tensor]) -> Self:

@@ -3,12 +3,17 @@
 import hashlib
 import os
 import sys
+import time
 import urllib.request
+from collections.abc import Iterator
 from http.client import HTTPException, HTTPResponse
 from urllib.error import HTTPError
 
 from keras_resnet.support import InputError, progress_bar, replace_atomically
 from keras_resnet.weights.registry import PublishedWeights
+
+_MAX_BYTES = 2**32  # The largest published file has 0.5 GB.
+_MIN_BYTES, _SECONDS = 2**18, 60  # A slower download is stopped.
 
 
 def fetch_published_weights(row: PublishedWeights) -> str:
@@ -29,7 +34,7 @@ def fetch_file(url: str, path: str, algorithm: str, digest: str) -> str:
     processes can download it at the same time.
 
     Args:
-        url: URL of the file.
+        url: URL of the file, with http:// or https://.
         path: Path to write the file to.
         algorithm: Hash algorithm, such as `"sha256"`.
         digest: The hash in hex digits, or its first 8 or more hex digits.
@@ -38,10 +43,12 @@ def fetch_file(url: str, path: str, algorithm: str, digest: str) -> str:
         `path`.
 
     Raises:
-        InputError: If the download fails or the hash differs.
+        InputError: If the download fails, is too slow or too large, or the hash differs.
         OSError: If the file cannot be written.
     """
     if os.path.exists(path):
+        if not os.path.isfile(path):
+            raise InputError(f"Could not download {url}, because {path} is not a file")
         if has_digest(path, algorithm, digest):
             return path
         print(
@@ -56,9 +63,9 @@ def fetch_file(url: str, path: str, algorithm: str, digest: str) -> str:
     with replace_atomically(path) as temporary_path:
         # Open the file first, so that a read-only folder fails before the download.
         with open(temporary_path, "xb") as file, _open_url(url, path) as response:
-            size = getattr(response, "length", None) or 0
+            size = response.length or 0
             with progress_bar(file_name, size, unit="bytes") as advance:
-                while block := _read_block(response, url, path):
+                for block in _read_blocks(response, url, path):
                     file.write(block)
                     advance(len(block))
         num_received = os.path.getsize(temporary_path)
@@ -77,23 +84,38 @@ def fetch_file(url: str, path: str, algorithm: str, digest: str) -> str:
 
 def _open_url(url: str, path: str) -> HTTPResponse:
     """Opens a URL, and prints a line if `fetch_file` will show no progress bar."""
+    opener = urllib.request.build_opener()
+    for scheme in ("data", "file", "ftp"):
+        del vars(opener)["handle_open"][scheme]
     try:
-        response: HTTPResponse = urllib.request.urlopen(url, timeout=30)
+        response: HTTPResponse = opener.open(url, timeout=30)
     except (OSError, ValueError, HTTPException) as error:
         if isinstance(error, HTTPError):
             error.close()
         raise _download_error(f"Could not download {url}", error, path) from None
-    size = getattr(response, "length", None)  # A file:// URL has no length.
-    if not (size and sys.stderr.isatty()):
-        size_text = f" {size / 2**20:.1f} MiB" if size else ""
+    if not (response.length and sys.stderr.isatty()):
+        size_text = f" {response.length / 2**20:.1f} MiB" if response.length else ""
         print(f"Downloading {url}{size_text}", file=sys.stderr)
     return response
 
 
-def _read_block(response: HTTPResponse, url: str, path: str) -> bytes:
-    """Returns the next bytes of a download, or `b""` at the end."""
+def _read_blocks(response: HTTPResponse, url: str, path: str) -> Iterator[bytes]:
+    """Yields the content of a download, which must not be too long or too slow."""
+    num_bytes, num_required_bytes = 0, _MIN_BYTES
+    end_time = time.monotonic() + _SECONDS
     try:
-        return response.read(2**18)
+        while block := response.read1(2**18):
+            num_bytes += len(block)
+            if num_bytes + (response.length or 0) > _MAX_BYTES:
+                raise OSError(f"more than {_MAX_BYTES:,} bytes")
+            if time.monotonic() > end_time:
+                if num_bytes < num_required_bytes:
+                    raise TimeoutError(
+                        f"less than {_MIN_BYTES:,} bytes in {_SECONDS} s"
+                    )
+                end_time += _SECONDS
+                num_required_bytes = num_bytes + _MIN_BYTES
+            yield block
     except (OSError, HTTPException) as error:
         raise _download_error(f"The download of {url} stopped", error, path) from None
 

@@ -8,8 +8,10 @@ reader returns a `Checkpoint`, whose weights have the names of this package (see
 import contextlib
 import functools
 import importlib
+import io
 import json
 import lzma
+import math
 import os
 import pickle
 import struct
@@ -18,6 +20,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator
 from types import ModuleType
+from typing import Any
 
 import h5py
 import keras
@@ -25,7 +28,15 @@ import numpy as np
 import safetensors
 
 from keras_resnet.nets import list_batch_norms
-from keras_resnet.support import InputError, StrPath, first_line, shorten_list
+from keras_resnet.spec import find_variant
+from keras_resnet.support import (
+    Count,
+    InputError,
+    StrPath,
+    check_type,
+    first_line,
+    shorten_list,
+)
 from keras_resnet.weights import dialects
 from keras_resnet.weights.checkpoint import Checkpoint, Tensor, to_tensors
 from keras_resnet.weights.origin import METADATA_KEY, PIXEL_FORMATS, Origin
@@ -51,10 +62,58 @@ def refuse_damage(path: str, content: str) -> Iterator[None]:
     """
     try:
         yield
+    except InputError:
+        raise
     except READ_ERRORS as error:
         raise InputError(
             f"{path} is damaged or does not contain {content}: {first_line(error)}"
         ) from error
+
+
+def _check_size(path: str, num_bytes: int) -> None:
+    """Refuses a file that declares far larger arrays than it can contain.
+
+    Fill values of HDF5 and compressed zeros take no space. Weights hardly compress.
+    """
+    if num_bytes > max(2**28, 8 * os.path.getsize(path)):
+        raise InputError(
+            f"{path} is refused, because the small file declares {num_bytes:,} bytes"
+        )
+
+
+def list_datasets(file: h5py.File, path: str) -> dict[str, h5py.Dataset]:
+    """Returns the arrays of an HDF5 file by name. Reads none of them.
+
+    HDF5's own function for this purpose crashes if groups are nested too deeply.
+
+    Raises:
+        InputError: If the file refers to other files, names something twice, declares
+            too large arrays, or contains strings or too many groups and arrays.
+    """
+    datasets: dict[str, h5py.Dataset] = {}
+    groups, seen = [("", file)], {file}
+    while groups:
+        prefix, group = groups.pop()
+        for key in group:
+            name, item = f"{prefix}{key}", None
+            if isinstance(group.get(key, getlink=True), h5py.HardLink):
+                item = group[key]
+            if isinstance(item, h5py.Group) and name.count("/") < 20:
+                groups.append((f"{name}/", item))
+            elif isinstance(item, h5py.Dataset) and not (
+                item.external or item.is_virtual or item.dtype.hasobject
+            ):
+                datasets[name] = item
+            else:
+                item = None
+            if item is None or item in seen or len(seen) > 30_000:
+                raise InputError(
+                    f"{path} is refused, because it must contain at most 30,000 groups "
+                    f"and arrays of numbers, without links to others. Received: {name}"
+                )
+            seen.add(item)
+    _check_size(path, sum((d.size or 0) * d.dtype.itemsize for d in datasets.values()))
+    return datasets
 
 
 def read_checkpoint(path: StrPath) -> Checkpoint:
@@ -77,12 +136,70 @@ def load_model(path: StrPath) -> keras.Model:
     """
     path = _check_path(path, (".keras",))
     with refuse_damage(path, "a Keras model"), zipfile.ZipFile(path) as archive:
-        metadata, model = archive.comment, keras.models.load_model(path)
+        _check_archive(archive, path)
+        metadata = archive.comment
+        model = keras.models.load_model(path, compile=False)
     if not isinstance(model, keras.Model):
         raise InputError(f"{path} does not contain a Keras model")
     if metadata:
         model.origin = Origin.from_metadata(metadata, path)
     return model
+
+
+# Members of a `.keras` file, and the classes in the configuration of a network that this
+# package builds. Other classes of Keras can read files or execute code.
+_MEMBERS = ["config.json", "metadata.json", "model.weights.h5"]
+_CLASSES = {
+    "keras": {"DTypePolicy"},
+    "keras.initializers": {"HeNormal", "Ones", "Zeros"},
+    "keras.layers": {
+        "Activation", "Add", "AveragePooling2D", "BatchNormalization", "Conv2D", "Dense",
+        "Dropout", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "InputLayer",
+        "MaxPooling2D", "Multiply", "Normalization", "ZeroPadding2D",
+    },
+    "keras.src.models.functional": {"Functional"},
+    None: {"__keras_tensor__"},
+}  # fmt: skip
+
+
+def _check_archive(archive: zipfile.ZipFile, path: str) -> None:
+    """Checks the members of a `.keras` file before Keras reads them."""
+    is_compressed = any(info.compress_type for info in archive.infolist())
+    if sorted(archive.namelist()) != _MEMBERS or is_compressed:
+        raise InputError(
+            f"{path} is refused, because it must contain {', '.join(_MEMBERS)}, "
+            f"uncompressed. It contains {shorten_list(archive.namelist())}"
+        )
+    with h5py.File(io.BytesIO(archive.read(_MEMBERS[2])), "r") as file:
+        list_datasets(file, path)
+    config = json.loads(archive.read(_MEMBERS[0]))
+    config.pop("compile_config", None)  # `load_model` ignores it.
+    values, num_weights = [config], 0
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            num_weights += _check_object(value, path) if "class_name" in value else 0
+            value = list(value.values())
+        values += value if isinstance(value, list) else []
+    _check_size(path, 4 * num_weights)
+
+
+def _check_object(value: dict[str, Any], path: str) -> int:
+    """Checks the class of a layer or other object. Returns a bound of its weights."""
+    module, name, config = value.get("module"), value["class_name"], value["config"]
+    is_known = name in _CLASSES.get(module, ())
+    if not is_known or value.get("registered_name") not in (None, name):
+        raise InputError(
+            f"{path} is refused, because networks of keras_resnet do not contain "
+            f"{module}.{name}"
+        )
+    if name not in ("BatchNormalization", "Conv2D", "Dense", "Normalization"):
+        return 0
+    num_inputs = max(filter(None, value["build_config"]["input_shape"]))
+    num_outputs = config.get("filters") or config.get("units") or 4
+    sizes = [num_inputs, num_outputs, *config.get("kernel_size", ())]
+    check_type([config.get("groups", 1), *sizes], list[Count], f"{name} in {path}")
+    return math.prod(sizes) // config.get("groups", 1)
 
 
 def _check_path(path: StrPath, suffixes: Collection[str]) -> str:
@@ -93,9 +210,6 @@ def _check_path(path: StrPath, suffixes: Collection[str]) -> str:
         raise InputError(accepted)
     if not os.path.isfile(path):
         raise InputError(f"The file does not exist. {accepted}")
-    if str(path).endswith((".keras", ".npz")) and not zipfile.is_zipfile(path):
-        suffix = os.path.splitext(path)[1]
-        raise InputError(f"{path} is damaged or not a {suffix} file")
     return os.fspath(path)
 
 
@@ -115,14 +229,16 @@ def _read_keras(path: str) -> Checkpoint:
 def _read_weights_h5(path: str) -> Checkpoint:
     """Reads the number of classes and the metadata of a `.weights.h5` file."""
     with refuse_damage(path, "weights"), h5py.File(path, "r") as file:
-        has_layers = "layers" in file
-        bias_shape = getattr(file.get("layers/dense/vars/1"), "shape", None)
+        datasets = list_datasets(file, path)
+        bias_shape = getattr(datasets.get("layers/dense/vars/1"), "shape", None)
         metadata = file.attrs.get(METADATA_KEY)
-    if not has_layers:
+    if not any(name.startswith("layers/") for name in datasets):
         raise InputError(f"{path} does not contain weights that Keras saved")
     origin = Origin(path, certain=False)
     if metadata is not None:
         origin = Origin.from_metadata(metadata, path)
+    if origin.model and sum(find_variant(origin.model).blocks) > len(datasets):
+        raise InputError(f"{path} does not contain the network that its metadata names")
     return Checkpoint(origin, None, bias_shape[0] if bias_shape else None)
 
 
@@ -131,6 +247,7 @@ def _read_keras_applications(path: str) -> Checkpoint:
     arrays: dict[str, np.ndarray] = {}
     epsilons = set()
     with refuse_damage(path, "weights"), h5py.File(path, "r") as file:
+        datasets = list_datasets(file, path)
         group = file.get("model_weights", file)
         config = file.attrs.get("model_config", "{}")
         json.loads(config, object_hook=lambda item: epsilons.add(item.get("epsilon")))
@@ -139,7 +256,8 @@ def _read_keras_applications(path: str) -> Checkpoint:
                 variable = name.split("/")[-1].removesuffix(":0")
                 # In files of older Keras versions, the head is named probs or fc1000.
                 layer_name = "predictions" if layer in ("probs", "fc1000") else layer
-                arrays[f"{layer_name}/{variable}"] = np.asarray(group[layer][name])
+                array = datasets.pop(f"{group.name}/{layer}/{name}".lstrip("/"))
+                arrays[f"{layer_name}/{variable}"] = np.asarray(array)
     if "conv2_block1_1_conv/kernel" not in arrays:
         raise InputError(
             "A .h5 file must contain a ResNet of keras.applications, with names such as "
@@ -205,6 +323,7 @@ def _read_safetensors(path: str) -> Checkpoint:
 def _read_npz(path: str) -> Checkpoint:
     with refuse_damage(path, "weights"), open(path, "rb") as file:
         archive = np.load(file, allow_pickle=False)
+        _check_size(path, sum(member.file_size for member in archive.zip.infolist()))
         arrays = {key: np.asarray(array) for key, array in archive.items()}
     return _from_state_dict(map(Tensor.from_array, arrays, arrays.values()), path)
 

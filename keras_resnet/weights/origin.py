@@ -2,10 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, NamedTuple
 
-from keras_resnet.support import InputError
+from keras_resnet.spec import select_known_fields
+from keras_resnet.support import InputError, check_type, first_line
 
 
 class PixelFormat(NamedTuple):
@@ -21,11 +21,11 @@ class PixelFormat(NamedTuple):
             was measured; `None` if unknown.
     """
 
-    mean: tuple[float, ...]
-    variance: tuple[float, ...]
-    crop: float = 0.875
-    interpolation: str = "bilinear"
-    size: int | None = None
+    mean: Annotated[tuple[float, ...], len]
+    variance: tuple[Annotated[float, lambda value: value > 0], ...]
+    crop: Annotated[float, lambda crop: 1e-3 <= crop <= 1] = 0.875
+    interpolation: Annotated[str, ("bilinear", "bicubic").__contains__] = "bilinear"
+    size: Annotated[int | None, (None, *range(1, 2**15 + 1)).__contains__] = None
 
 
 # The three common pixel formats, all for RGB images. If weights expect BGR images, this
@@ -81,39 +81,23 @@ class Origin:
             InputError: If the JSON is damaged.
         """
         try:
-            values = {**json.loads(metadata)}
-        except (RecursionError, TypeError, ValueError):
-            values = {"pixels": "unreadable"}  # Fails the check below.
-        values = {k: v for k, v in values.items() if k in _TYPES and v is not None}
-        if not _is_valid(values):
-            raise InputError(f"{source} contains damaged metadata of keras_resnet")
-        if "pixels" in values:
-            mean, variance, *other_values = values["pixels"]
-            values["pixels"] = PixelFormat(tuple(mean), tuple(variance), *other_values)
-        if "classes" in values:
-            values["classes"] = tuple(values["classes"])
-        return cls(**values | {"source": source})
-
-
-# JSON types of the fields of `Origin` except `source`, and of those of `PixelFormat`.
-_TYPES: dict[str, type] = {
-    "pixels": list, "classes": list, "model": str, "stride_on": str, "shortcut": str,
-    "avg_down": bool, "certain": bool,
-}  # fmt: skip
-_PIXEL_TYPES = (list, list, int | float, str, int | None)
-
-
-def _is_valid(values: Mapping[str, Any]) -> bool:
-    pixels = values.get("pixels", [[], []])
-    if not (
-        all(isinstance(value, _TYPES[name]) for name, value in values.items())
-        and 2 <= len(pixels) <= len(_PIXEL_TYPES)
-        and all(map(isinstance, pixels, _PIXEL_TYPES))
-        and all(isinstance(name, str) for name in values.get("classes", ()))
-    ):
-        return False
-    numbers = pixels[0] + pixels[1] + pixels[2:3] + [n or 0 for n in pixels[4:]]
-    return all(isinstance(n, int | float) and abs(n) < 2**31 for n in numbers)
+            fields = {**json.loads(metadata), "source": ""}.items()
+            values = select_known_fields(
+                cls, dict(f for f in fields if f[1] is not None)
+            )
+            if pixels := values.get("pixels"):
+                mean, variance, *other_values = pixels
+                pixels = PixelFormat(tuple(mean), tuple(variance), *other_values)
+                for name, hint in PixelFormat.__annotations__.items():
+                    check_type(getattr(pixels, name), hint, name)
+                values["pixels"] = pixels if len(mean) == len(variance) else "damaged"
+            origin = cls(**values)
+            check_type(origin, cls, "metadata")
+        except (RecursionError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{source} contains damaged metadata of keras_resnet: {first_line(error)}"
+            ) from None
+        return dataclasses.replace(origin, source=source)
 
 
 # Key of the metadata in .safetensors and .weights.h5 files. In .keras files, the

@@ -9,7 +9,7 @@ import numpy as np
 from keras import layers
 
 from keras_resnet.nets import has_imagenet_stem, list_layers
-from keras_resnet.spec import VARIANTS
+from keras_resnet.spec import VARIANTS, find_variant
 from keras_resnet.support import InputError
 from keras_resnet.weights.checkpoint import Checkpoint, Tensor, get_variables
 from keras_resnet.weights.dialects import BLOCK_NAME, is_preactivated
@@ -79,7 +79,7 @@ def recognise_variant(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
         variation["shortcut"] = origin.shortcut
     if origin.avg_down is not None:
         variation["avg_down"] = origin.avg_down
-    if origin.model:
+    if origin.model and find_variant(origin.model).blocks == fields["blocks"]:
         return origin.model, variation
     blocks_per_stage, is_cifar = fields["blocks"], variation["stem"] == "cifar"
     candidates = [

@@ -343,7 +343,7 @@ def test_a_url_with_its_hash_is_downloaded_once(web_folder, tmp_path):
     expected = formats.load_model(str(web_folder / "net.keras"))
     assert_same_network(formats.load_model(target), expected)
     os.remove(target)
-    convert(f"{url}/net.keras", target, sha256=digest[:8].upper())
+    convert(f"{url}/net.keras", target, sha256=digest.upper())
     assert os.path.exists(target)
 
 
@@ -359,7 +359,10 @@ def test_a_url_may_have_a_query(web_folder, tmp_path):
     ("sha256", "words"),
     [
         (None, "needs --sha256.* 64 hex digits"),
-        ("0123", "or at least the first 8. Received: sha256='0123'"),
+        ("0123", "64 hex digits. Received: sha256='0123'"),
+        ("01234567", "64 hex digits. Received: sha256='01234567'"),
+        ("0" * 65, "64 hex digits"),
+        ("x" * 64, "64 hex digits"),
         ("sha256:0123", "hex digits"),
         ("0" * 64, "is not the published file"),
     ],
@@ -371,6 +374,36 @@ def test_a_url_with_a_wrong_hash_is_refused(sha256, words, web_folder, tmp_path)
     assert "\n" not in str(error.value)
     assert not target.exists()
     assert [path for path in tmp_path.rglob("home/**/*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/passwd.h5", "ftp://host/net.keras", "s3://bucket/net.keras",
+        "https://", "https://host", "https://host/", "https:///net.keras",
+        "https://host/folder/", "https://host/net", "https://host/net.exe",
+        "https://host/?net.keras", "https://host/#net.keras", "https://?/net.keras",
+        "https://host/.keras", "https://host/.bashrc.npz", "https://host/a\nb.npz",
+        "data:text/html;base64,AAAA", "data://text/net.html", "x" * 10_000 + "://",
+    ],
+)  # fmt: skip
+def test_a_url_must_name_a_weights_file(url, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    with pytest.raises(InputError):
+        convert(url, str(tmp_path / "b.keras"), sha256="0" * 64)
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["..%2f..%2fnet.keras", "..\\..\\net.keras"])
+def test_a_url_cannot_name_a_file_outside_the_cache(name, web_folder, tmp_path):
+    shutil.copy(web_folder / "net.keras", web_folder / name)
+    digest = hashlib.sha256((web_folder / "net.keras").read_bytes()).hexdigest()
+    with serve(web_folder) as url, contextlib.suppress(InputError):
+        convert(f"{url}/{name}", str(tmp_path / "b.keras"), sha256=digest)
+    new_files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    folders = {path.parent for path in new_files}
+    assert folders <= {web_folder, tmp_path, tmp_path / "home/models"}
+    assert not (tmp_path / "net.keras").exists()
 
 
 def test_a_url_that_does_not_exist_is_reported(web_folder, tmp_path):

@@ -3,13 +3,18 @@
 import csv
 import io
 import json
+import os
+import random
 import shutil
+import time
 
+import grammars
 import pytest
 from children import run_child
 from conftest import assert_one_line
 
 from keras_resnet import runs
+from keras_resnet.support import to_csv
 from keras_resnet.support.errors import InputError
 from keras_resnet.training import run_folder
 
@@ -34,11 +39,8 @@ def runs_folder(trained_run, tmp_path):
             ]
             (folder / "metrics.csv").write_text("\n".join([header, *lines]) + "\n")
         if checkpoint_step:
-            (folder / "checkpoints").mkdir()
-            (folder / "checkpoints" / "checkpoint").write_text(
-                f'model_checkpoint_path: "step-{checkpoint_step}"\n'
-                'all_model_checkpoint_paths: "step-7"\n'
-            )
+            for step in (checkpoint_step, 9):
+                (folder / "checkpoints" / f"step-{step}").mkdir(parents=True)
         return folder
 
     shutil.copytree(trained_run, root / "done")
@@ -75,12 +77,12 @@ def test_runs_are_listed_with_their_results_and_state(runs_folder, trained_run):
     assert done_run["state"] == "done"
     record = json.loads((trained_run / "run.json").read_text())
     assert done_run["commit"] == record["commit"]
-    # 5 epochs have 115 steps: an epoch has 22 batches of 64 images and one of 29.
+    # 5 epochs have 110 steps: an epoch has 22 batches of 64 of the 1437 images.
     assert interrupted_run == {
         "name": f"{runs_folder}/deep/interrupted", "model": "cifar_resnet8",
         "dataset": "digits", "recipe": "digits", "epochs_done": 3, "epochs": 5,
         "best_accuracy": 1.0, "last_accuracy": 0.125, "last_loss": 2.5, "seed": 3,
-        "state": "at step 70 of 115", "commit": "abc-dirty",
+        "state": "at step 70 of 110", "commit": "abc-dirty",
     }  # fmt: skip
     started_run = runs_by_name[f"{runs_folder}/started"]
     assert (started_run["epochs_done"], started_run["epochs"]) == (0, 3)
@@ -113,7 +115,7 @@ def test_the_command_prints_a_table_or_csv(runs_folder, tmp_path):
         "runs/deep/interrupted", "cifar_resnet8", "digits", "digits", "3/5",
         "100.00%", "12.50%", "2.5000",
     ]  # fmt: skip
-    assert "at step 70 of 115" in first_row and len(other_rows) == 5
+    assert "at step 70 of 110" in first_row and len(other_rows) == 5
 
     result = run_child("keras_resnet.runs", "--csv", "runs/done", "runs", cwd=tmp_path)
     rows = list(csv.DictReader(io.StringIO(result.stdout)))
@@ -128,3 +130,39 @@ def test_the_command_prints_a_table_or_csv(runs_folder, tmp_path):
     assert_one_line(run_child("keras_resnet.runs", "none", cwd=tmp_path), "'none'")
     shutil.rmtree(runs_folder)
     assert_one_line(run_child("keras_resnet.runs", cwd=tmp_path), "There is no folder")
+
+
+def test_hostile_folders_neither_block_nor_end_the_list(trained_run, tmp_path, capsys):
+    """None of 1,000 folders that an attacker wrote may hide the intact run."""
+    root = tmp_path / "runs"
+    shutil.copytree(trained_run, root / "intact")
+    record = (trained_run / "run.json").read_bytes()
+    rng = random.Random(0)
+    for index in range(1000):
+        folder = root / f"{index}-\x1b[31m"
+        folder.mkdir()
+        (folder / "run.json").write_bytes(grammars.edit_json(record, rng))
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / f"step-{'9' * rng.choice([1, 99])}").mkdir()
+        metrics = rng.choice(
+            ["val_accuracy,val_loss\n", "val_accuracy,val_loss\n0.5\n", "\0", "\ufffe",
+             "val_accuracy,val_loss\nnan,1\n", "val_accuracy,val_loss\n1e999,=1+1\n"]
+        )  # fmt: skip
+        (folder / "metrics.csv").write_text(metrics, encoding="utf-8")
+    os.mkfifo(root / "pipe")
+    (root / "fifo").mkdir()
+    os.mkfifo(root / "fifo" / "run.json")
+    (root / "deep" / "/".join("d" * 900)).mkdir(parents=True)
+    (root / "loop").symlink_to(root)
+    start = time.monotonic()
+    rows = runs.list_runs(root)
+    assert time.monotonic() - start < 60
+    assert len(rows) == 1003
+    assert rows[0]["best_accuracy"] <= 1
+    (intact,) = (row for row in rows if row["name"] == f"{root}/intact")
+    assert intact["state"] == "done"
+    assert {"run.json is damaged", "metrics.csv is damaged"} <= {
+        row["state"] for row in rows
+    }
+    print(runs._format_table(rows), to_csv(rows))
+    assert "\x1b" not in capsys.readouterr().out

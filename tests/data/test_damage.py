@@ -1,5 +1,6 @@
 """Detection and replacement of damaged images."""
 
+import contextlib
 import dataclasses
 import functools
 import shutil
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from test_pipelines import take_batches
-from test_preprocessing import encode, make_noise
+from test_preprocessing import encode, make_noise, make_too_large_files
 from test_records import make_example, write_examples
 
 from keras_resnet.data import damage, splits
@@ -33,12 +34,12 @@ def make_split(count, damaged_indices=()):
 
 def test_damaged_image_is_replaced_by_the_next_undamaged_one(capsys):
     split = make_split(1000, (10,))
-    assert damage.find_damaged(split, PREPROCESSING, [12, 10, 10, 9]) == [10]
+    assert damage.find_damaged(split, PREPROCESSING, [12, 10, 10, 9]) == {10: ""}
     repaired_split = damage.replace_damaged(split, PREPROCESSING, [12, 10, 10, 9])
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("1 of 1000 images cannot be decoded. ")
     assert "number 10" in line and "replace" in line
-    assert repaired_split.num_replaced == 1
+    assert repaired_split.damaged == (10,)
     sources = np.arange(1000)
     sources[10] = 11
     assert (repaired_split.images == split.images[sources]).all()
@@ -52,7 +53,17 @@ def test_replacements_are_intact_images(monkeypatch):
     repaired_split = damage.replace_damaged(split, PREPROCESSING, [9, 3])
     sources = [0, 1, 2, 5, 5, 5, 6, 7, 8, 0]
     assert (repaired_split.images == split.images[sources]).all()
-    assert repaired_split.num_replaced == 3
+    assert repaired_split.damaged == (3, 4, 9)
+    for later_indices in ([3, 9], [9, 0, 4], [4, 3]):  # The order does not matter.
+        other_split = split
+        for index in later_indices:
+            with contextlib.suppress(InputError):  # The image was replaced before.
+                other_split = damage.replace_damaged(
+                    other_split, PREPROCESSING, [index]
+                )
+        other_split = other_split.substitute([3, 4, 9])
+        assert (other_split.images == repaired_split.images).all()
+        assert (other_split.labels == repaired_split.labels).all()
 
 
 def test_too_many_damaged_images_are_refused():
@@ -62,10 +73,34 @@ def test_too_many_damaged_images_are_refused():
     with pytest.raises(InputError, match="1 of 999 "):
         damage.replace_damaged(make_split(999, (5,)), PREPROCESSING, [5])
     # All images of a large dataset are not checked, as that would take long.
-    split = dataclasses.replace(make_split(10_000, (5, 9)), num_replaced=9)
-    assert damage.replace_damaged(split, PREPROCESSING, [5]).num_replaced == 10
+    split = dataclasses.replace(
+        make_split(10_000, (5, 9)), damaged=tuple(range(91, 100))
+    )
+    assert len(damage.replace_damaged(split, PREPROCESSING, [5]).damaged) == 10
     with pytest.raises(InputError, match=r"11 of 10000 .*: number 5, number 9$"):
         damage.replace_damaged(split, PREPROCESSING, [5, 9])
+
+
+def test_too_large_images_are_replaced_and_named(capsys, monkeypatch):
+    monkeypatch.setattr(damage, "MAX_DAMAGED", 0.2)
+    split = make_split(10)
+    split.images[4] = next(make_too_large_files())[0]
+    repaired_split = damage.replace_damaged(split, PREPROCESSING, range(10))
+    assert repaired_split.damaged == (4,)
+    message = "number 4 (60000 x 50000 pixels; at most 134,217,728 are accepted). In"
+    assert message in capsys.readouterr().err
+
+
+def test_messages_contain_no_control_characters(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(damage, "MAX_DAMAGED", 0.5)
+    paths = [str(tmp_path / name) for name in ("a\x1b[31m\n.jpg", "b.jpg")]
+    for path, content in zip(paths, make_split(2, (0,)).images, strict=True):
+        with open(path, "wb") as file:
+            file.write(content)
+    split = splits.Split(np.array(paths, object), np.zeros(2, np.int32), are_paths=True)
+    damage.replace_damaged(split, PREPROCESSING, [0])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert r"/a\x1b[31m\n.jpg" in line
 
 
 def test_other_errors_are_not_mistaken_for_damaged_images():

@@ -3,7 +3,11 @@
 import functools
 import io
 import itertools
+import os
+import pathlib
+import re
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ from PIL import Image, ImageOps
 from keras_resnet.data import pipelines, splits
 from keras_resnet.data.augmentation import crop_and_flip
 from keras_resnet.data.preprocessing import Preprocessing, channel_statistics
+from keras_resnet.support.errors import InputError
 
 # Largest allowed difference between the pixel values (0 to 255) of two JPEG decoders,
 # which may round differently.
@@ -381,7 +386,7 @@ def test_load_of_a_damaged_file_is_refused(tmp_path, photograph, suffix):
         b"Not a picture",
     ):
         path.write_bytes(damaged_content)
-        with pytest.raises(ValueError, match=str(path)) as error:
+        with pytest.raises(InputError, match=f"damaged .*{path}") as error:
             Preprocessing(32, 32, 3, 0.875).load(path)
         assert "\n" not in str(error.value)
 
@@ -389,12 +394,102 @@ def test_load_of_a_damaged_file_is_refused(tmp_path, photograph, suffix):
 def test_load_of_missing_and_unsupported_files_is_refused(tmp_path, photograph):
     with pytest.raises(FileNotFoundError):
         Preprocessing(32, 32, 3).load(tmp_path / "missing.jpg")
-    with pytest.raises(OSError):
-        Preprocessing(32, 32, 3).load(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")  # Opening it would wait forever.
+    for special_path in (tmp_path, tmp_path / "pipe.png", "/dev/zero"):
+        with pytest.raises(InputError, match=f"regular file .*{special_path}"):
+            Preprocessing(32, 32, 3).load(special_path)
     path = tmp_path / "picture.tiff"
     Image.fromarray(photograph).save(path)
-    with pytest.raises(ValueError, match=f"{path} is not .*JPEG, PNG, WebP"):
+    with pytest.raises(InputError, match=f"not a JPEG, PNG, WebP.*{path}"):
         Preprocessing(32, 32, 3).load(path)
+
+
+def change_header(content, offset, format, *numbers):
+    """Returns a file whose header contains other numbers at an offset."""
+    new_bytes = struct.pack(format, *numbers)
+    return content[:offset] + new_bytes + content[offset + len(new_bytes) :]
+
+
+def make_too_large_files():
+    """Yields files of small images whose headers declare other sides, and the sides."""
+    pixels = make_noise(8, 8)
+    jpeg, png, gif = (encode(pixels, name) for name in ("JPEG", "PNG", "GIF"))
+    yield change_header(png, 16, ">II", 60_000, 50_000), 60_000, 50_000
+    yield change_header(png, 16, ">II", 11_586, 11_586), 11_586, 11_586
+    start = jpeg.index(b"\xff\xc0") + 5
+    yield change_header(jpeg, start, ">HH", 40_000, 65_500), 65_500, 40_000
+    yield change_header(gif, 6, "<HH", 65_535, 2049), 65_535, 2049
+    vp8, vp8l = encode(pixels, "WEBP"), encode(pixels, "WEBP", lossless=True)
+    yield change_header(vp8, 26, "<HH", 16_000, 16_383), 16_000, 16_383
+    packed_sides = 16_382 | 8999 << 14
+    yield change_header(vp8l, 21, "<I", packed_sides), 16_383, 9000
+    vp8x = encode(pixels, "WEBP", exif=b"Exif\0\0")
+    vp8x = change_header(vp8x, 24, "<HBHB", 16_383, 0, 16_000, 0)
+    yield vp8x, 16_384, 16_001
+
+
+@pytest.mark.parametrize(
+    ("content", "width", "height"),
+    list(make_too_large_files()),
+    ids=["png", "square", "jpeg", "gif", "webp", "lossless", "extended"],
+)
+def test_too_large_images_are_refused_with_their_size(tmp_path, content, width, height):
+    path = tmp_path / "large"
+    path.write_bytes(content)
+    message = f"has {width} x {height} pixels; at most 134,217,728 are .*{path}"
+    with pytest.raises(InputError, match=message):
+        Preprocessing(32, 32, 3).load(path)
+    preprocessing = Preprocessing(32, 32, 1)
+    dataset = tf.data.Dataset.from_tensors(content)
+    for function in (
+        lambda encoded: preprocessing.read(encoded, upright=False),
+        lambda encoded: preprocessing.crop_and_resize(
+            encoded, lambda sides: tf.constant([0, 0, 8, 8])
+        ),
+    ):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="pixels"):
+            next(iter(dataset.map(function)))
+
+
+def write_png(path, height, width):
+    compressor, row = zlib.compressobj(1), bytes(3 * width + 1)
+    content = b"".join(compressor.compress(row) for _ in range(height))
+    with open(path, "wb") as file:
+        file.write(b"\x89PNG\r\n\x1a\n")
+        for name, chunk in (
+            (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+            (b"IDAT", content + compressor.flush()),
+            (b"IEND", b""),
+        ):
+            checksum = struct.pack(">I", zlib.crc32(name + chunk))
+            file.write(struct.pack(">I", len(chunk)) + name + chunk + checksum)
+
+
+def measure_peak(function):
+    """Returns by how many MB the memory of this process grows while a function runs."""
+
+    def read_peak():
+        status = pathlib.Path("/proc/self/status").read_text()
+        return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1000
+
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # Resets the peak.
+    old_peak = read_peak()
+    function()
+    return read_peak() - old_peak
+
+
+def test_too_large_images_take_no_memory(tmp_path):
+    def load_large_image():
+        with pytest.raises(InputError, match="12000 x 12000 pixels"):
+            Preprocessing(32, 32, 3).load(tmp_path / "large.png")
+
+    write_png(tmp_path / "large.png", 12_000, 12_000)
+    write_png(tmp_path / "small.png", 4000, 8000)
+    load_small_image = functools.partial(
+        Preprocessing(32, 32, 3).load, tmp_path / "small.png"
+    )
+    assert measure_peak(load_small_image) > 70  # The pixels take 96 MB.
+    assert measure_peak(load_large_image) < 20
 
 
 def test_load_of_an_animated_webp_is_refused(tmp_path, photograph):

@@ -1,6 +1,7 @@
 import io
 import os
 import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from test_preprocessing import measure_peak
 
 from keras_resnet.data import record_index, records
 from keras_resnet.support.errors import InputError
@@ -429,14 +431,110 @@ def test_damaged_index_is_built_again(paths, tmp_path, damage):
 def test_changed_byte_of_an_index_is_detected_or_harmless(paths, tmp_path):
     build_index(paths)
     (index_path,) = (tmp_path / "cache").iterdir()
-    table = record_index._load_table(index_path)
+    sizes = list(map(os.path.getsize, paths))
+    table = record_index._load_table(index_path, sizes)
     for offset in range(0, index_path.stat().st_size, 3):
         flip_bit(index_path, offset)
-        loaded_table = record_index._load_table(index_path)
+        loaded_table = record_index._load_table(index_path, sizes)
         flip_bit(index_path, offset)
         if loaded_table is not None:
             for name, column in table.items():
                 np.testing.assert_array_equal(loaded_table[name], column)
+
+
+CRAFTED_COLUMNS = {
+    "shard after the last": {"shard": np.full(15, 3, np.int32)},
+    "negative shard": {"shard": np.full(15, -1, np.int32)},
+    "offset outside": {"offset": np.full(15, 10**6)},
+    "largest offset": {"offset": np.full(15, 2**63 - 1)},
+    "negative offset": {"offset": np.full(15, -1)},
+    "length outside": {"length": np.full(15, 10**9)},
+    "largest length": {"length": np.full(15, 2**63 - 1)},
+    "negative label": {"labels": np.full(15, -2, np.int32)},
+    "more labels": {"labels": np.zeros(16, np.int32)},
+    "matrix": {"labels": np.zeros((15, 1), np.int32)},
+    "floats": {"offset": np.zeros(15)},
+    "texts": {"shard": np.full(15, "a")},
+    "no records": dict.fromkeys(("labels", "number", "shard"), np.zeros(0, np.int32))
+    | dict.fromkeys(("offset", "length"), np.zeros(0, np.int64)),
+    "other feature": {"image": np.array("secret")},
+}
+
+
+@pytest.mark.parametrize("columns", CRAFTED_COLUMNS.values(), ids=CRAFTED_COLUMNS)
+def test_crafted_index_is_built_again(paths, tmp_path, columns):
+    build_index(paths)
+    (index_path,) = (tmp_path / "cache").iterdir()
+    content = index_path.read_bytes()
+    with np.load(index_path) as arrays:
+        table = dict(arrays)
+    index_path.unlink()
+    np.savez(index_path, **table | columns)
+    index = build_index(paths)
+    assert index.labels.tolist() == [0, 1, 2] * 5
+    assert index_path.read_bytes() == content
+
+
+def test_index_that_declares_a_large_array_takes_no_memory(paths, tmp_path):
+    """Uncompressed, the first file would take 4 GB. The second file only claims to."""
+    build_index(paths)
+    (index_path,) = (tmp_path / "cache").iterdir()
+    header = str({"descr": "<i4", "fortran_order": False, "shape": (10**9,)}).encode()
+    header = b"\x93NUMPY\x01\0" + struct.pack("<H", len(header) + 1) + header + b"\n"
+    for compression in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED):
+        with zipfile.ZipFile(index_path, "w", compression) as archive:
+            archive.writestr("shard.npy", header + bytes(10**6))
+        assert record_index._load_table(index_path, [1, 1, 1]) is None
+        assert measure_peak(lambda: build_index(paths)) < 50
+        index_path.unlink()
+    os.mkfifo(index_path)  # Opening it would wait forever.
+    assert record_index._load_table(index_path, [1, 1, 1]) is None
+
+
+@pytest.mark.parametrize("length", [2**30, 2**40, 2**63 - 1, 2**64 - 1])
+def test_record_with_a_large_length_takes_no_memory(paths, length):
+    """TensorFlow would allocate the length, and crash if that is impossible."""
+    frame = struct.pack("<Q", length)
+    frame += struct.pack("<I", mask_checksum(frame)) + bytes(40)
+    with open(paths[1], "ab") as file:
+        file.write(frame)
+    with pytest.raises(InputError, match=r"1 of 16 records .* record 5 and all after"):
+        build_index(paths)
+
+
+def mask_checksum(content):
+    """Returns the checksum of TFRecord files: CRC-32C, rotated and shifted."""
+    crc = 2**32 - 1
+    for byte in content:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    crc ^= 2**32 - 1
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) % 2**32
+
+
+def test_empty_records_are_unusable_but_no_damage_to_others(paths):
+    """A record of 0 bytes is valid, unlike zeros that fill an incomplete download."""
+    empty = struct.pack("<QI", 0, mask_checksum(bytes(8)))
+    empty += struct.pack("<I", mask_checksum(b""))
+    with open(paths[1], "ab") as file:
+        file.write(empty)
+    with pytest.raises(InputError, match=r"1 of 16 records .* record 5 \(no encoded"):
+        build_index(paths)
+
+
+def test_special_files_are_not_opened(paths, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match=f"regular file. Received: {tmp_path}/pipe"):
+        build_index([paths[0], str(tmp_path / "pipe")])
+    os.mkfifo(tmp_path / "labels.txt")
+    with pytest.raises(InputError, match=f"regular file .*{tmp_path}/labels.txt"):
+        records.read_class_names(str(tmp_path))
+    os.symlink("nowhere", tmp_path / "link")
+    with pytest.raises(InputError, match="Could not read .*link"):
+        build_index([str(tmp_path / "link")])
+    os.symlink(paths[0], tmp_path / "intact_link")
+    assert len(build_index([str(tmp_path / "intact_link")])) == 4
 
 
 def test_index_is_used_if_it_cannot_be_cached(paths, tmp_path, capsys, monkeypatch):
@@ -493,6 +591,10 @@ def test_files_of_both_splits_are_found(tmp_path, names, num_train, test_file):
         (["train.txt", "a.jpg"], "with 0 training files and 0 validation"),
         (["train-00000-of-00004", "train-00003-of-00004", "val-0-of-1"],
          "2 of 4 files are missing, starting with number 1. .*train-00000-of-00004$"),
+        (["train-00000-of-999999999999", "val-0-of-1"],
+         "999999999998 of 999999999999 files are missing, starting with number 1. "),
+        ([f"train-0-of-{'9' * 200}", "val-0-of-1"], "starting with number 1. "),
+        (["train-0-of-2", "train-7-of-2", "val-0-of-1"], "1 of 2 .* with number 1. "),
         (["train-0-of-1", "train-0-of-2", "train-1-of-2", "val-0-of-1"], "several datasets"),
     ],
 )  # fmt: skip

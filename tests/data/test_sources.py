@@ -3,6 +3,7 @@
 import os
 import pathlib
 import shutil
+import stat
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 from test_preprocessing import encode, make_noise
 from test_records import make_example, write_examples
 
-from keras_resnet.data import load_dataset, pipelines, splits
+from keras_resnet.data import load_dataset, pipelines, sources, splits
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.evaluate import evaluate
 from keras_resnet.evaluation.classifier import Classifier, load_images
@@ -176,6 +177,35 @@ def test_folders_without_enough_images_are_refused(tmp_path):
         load_dataset(f"folder:{tmp_path}")
 
 
+@pytest.mark.parametrize("kind", ["pipe", "socket", "link", "loop"])
+def test_special_files_are_refused_by_name(folder, kind):
+    path = folder / "red" / "sub" / "special.png"
+    path.parent.mkdir()
+    if kind == "pipe":
+        os.mkfifo(path)  # Opening it would wait forever.
+    elif kind == "socket":
+        os.mknod(path, stat.S_IFSOCK)
+    else:
+        path.symlink_to("special.png" if kind == "loop" else "nowhere")
+    with pytest.raises(InputError, match=f"regular files.* {path}$"):
+        load_dataset(f"folder:{folder}")
+    assert str(path) in sources.find_images([str(folder)])
+
+
+def test_links_to_images_are_followed_but_not_links_to_folders(folder):
+    (folder / "red" / "link.png").symlink_to(folder / "blue" / "00.png")
+    (folder / "red" / "device.png").symlink_to("/dev/null")
+    (folder / "red" / "folder.png").mkdir()
+    (folder / "red" / "loop").symlink_to(folder)
+    (folder / "red" / "loop.png").symlink_to(folder)
+    with pytest.raises(InputError, match="device.png"):
+        load_dataset(f"folder:{folder}")
+    (folder / "red" / "device.png").unlink()
+    dataset = load_dataset(f"folder:{folder}", only_test=True)
+    assert np.bincount(dataset.test.labels).tolist() == [10, 21]
+    assert str(folder / "red" / "link.png") in dataset.test.images
+
+
 # TFRecord files
 
 
@@ -286,3 +316,36 @@ def test_evaluating_on_records_equals_evaluating_on_a_folder(
     assert records_result["images"] == folder_result["images"] == 60
     assert records_result["accuracy"] == folder_result["accuracy"] > 0.7
     assert records_result["loss"] == pytest.approx(folder_result["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 2_000_000_000], "at most 131,072 classes.* labels up to 2,000,000,000"),
+        ([0, 2**63 - 1], "at most 131,072 classes.* labels up to 2,147,483,647"),
+        ([0, 2**17], "at most 131,072 classes.* labels up to 131,072"),
+        ([0, -5], "have a label that is none of the 1 classes"),
+    ],
+)
+def test_labels_that_are_no_class_are_refused(tmp_path, monkeypatch, labels, message):
+    """TFDS's feature names are used, since a lowest label of 1 would be shifted."""
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    image = encode(make_noise(8, 8), "PNG")
+    examples = [make_example(image, label, ("image", "label")) for label in labels]
+    write_examples(tmp_path / "train-0-of-1", examples)
+    write_examples(tmp_path / "val-0-of-1", examples[:1])
+    with pytest.raises(InputError, match=message):
+        load_dataset(f"tfrecord:{tmp_path}")
+
+
+def test_too_many_class_names_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    example = make_example(encode(make_noise(8, 8), "PNG"), 0)
+    for name in ("train-0-of-1", "val-0-of-1"):
+        write_examples(tmp_path / name, [example])
+    (tmp_path / "labels.txt").write_text("a\n" * (2**17 + 1))
+    with pytest.raises(InputError, match="at most 131,072 classes"):
+        load_dataset(f"tfrecord:{tmp_path}")
+    (tmp_path / "labels.txt").write_bytes(bytes(2**24 + 1))
+    with pytest.raises(InputError, match="at most 16,777,216 bytes"):
+        load_dataset(f"tfrecord:{tmp_path}")

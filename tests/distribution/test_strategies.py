@@ -1,12 +1,14 @@
+import importlib
 import json
-import re
 import socket
+import sys
+import threading
 import time
 
 import pytest
 import tensorflow as tf
 
-from keras_resnet.distribution import cluster, strategies
+from keras_resnet.distribution import cluster, connections, strategies
 from keras_resnet.distribution.strategies import (
     is_chief,
     is_lost_worker_error,
@@ -20,7 +22,7 @@ from keras_resnet.support.errors import InputError
 
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch):
-    """Unsets the environment variables of clusters and TPUs, and shortens a timeout."""
+    """Unsets the environment variables of clusters and TPUs."""
     for variable in (
         "TF_CONFIG",
         "SLURM_PROCID",
@@ -28,7 +30,6 @@ def no_cluster(monkeypatch):
         "TPU_NAME",
     ):
         monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(cluster, "START_TIMEOUT", 1)
 
 
 def test_strategies_have_one_replica_per_device():
@@ -143,6 +144,34 @@ def test_slurm_ranks_follow_the_list_of_nodes(monkeypatch):
         make_strategy("multi_worker")
 
 
+@pytest.mark.parametrize(
+    ("nodes", "counts", "hosts"),
+    [
+        # Examples of Slurm's documentation: hostlists in the manual of scontrol and
+        # SLURM_TASKS_PER_NODE in the manual of sbatch.
+        ("tux[1-3]", "1(x3)", "tux1 tux2 tux3"),
+        ("tux2,tux1,tux3", "1(x3)", "tux2 tux1 tux3"),
+        ("linux[0-1,3]", "2(x3)", "linux0 linux0 linux1 linux1 linux3 linux3"),
+        ("node[01-03,7],gpu1", "1(x5)", "node01 node02 node03 node7 gpu1"),
+        ("n[1-4]", "2(x3),1", "n1 n1 n2 n2 n3 n3 n4"),
+    ],
+)
+def test_lists_of_nodes_and_tasks_are_expanded(nodes, counts, hosts, monkeypatch):
+    set_slurm(monkeypatch, PROCID="0", JOB_ID="0", STEP_NODELIST=nodes)
+    set_slurm(monkeypatch, STEP_TASKS_PER_NODE=counts)
+    addresses, _ = cluster.find_cluster()
+    assert " ".join(address.partition(":")[0] for address in addresses) == hosts
+
+
+def test_only_slurm_imports_a_private_module_of_tensorflow(monkeypatch):
+    name = "tensorflow.python.distribute.cluster_resolver.slurm_cluster_resolver"
+    monkeypatch.setitem(sys.modules, name, None)  # Any import of the module fails.
+    cluster_source = importlib.reload(cluster)
+    config = {"cluster": CLUSTER, "task": {"type": "worker", "index": 1}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    assert cluster_source.find_cluster() == (("a:1", "b:2"), 1)
+
+
 def test_the_pods_of_an_indexed_job_form_a_cluster(monkeypatch):
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     with pytest.raises(InputError, match="JOB_COMPLETION_INDEX"):
@@ -158,55 +187,56 @@ def test_the_pods_of_an_indexed_job_form_a_cluster(monkeypatch):
     assert cluster.find_cluster() == (addresses, 1)
 
 
-def test_workers_that_do_not_start_are_named(monkeypatch):
-    monkeypatch.setattr(cluster, "START_TIMEOUT", 0.5)
-    # Worker 0 listens on its port, worker 1 does not, and worker 2 waits for 0 and 1.
-    with (
-        socket.create_server(("127.0.0.1", 0)) as listener,
-        socket.socket() as silent_socket,
-        socket.socket() as caller_socket,
-    ):
-        ports = [listener.getsockname()[1]]
-        for worker_socket in (silent_socket, caller_socket):
-            worker_socket.bind(("127.0.0.1", 0))
-            ports.append(worker_socket.getsockname()[1])
-        caller_socket.close()
-        addresses = tuple(f"127.0.0.1:{port}" for port in ports)
-        message = f"1 of 3 workers did not start within 0.5 s: {addresses[1]}"
-        with pytest.raises(InputError, match=re.escape(message)):
-            cluster.await_workers(addresses, 2)
-        with pytest.raises(InputError, match=f"listen on port {ports[0]}"):
-            cluster.await_workers(addresses, 0)
-
-
-def test_errors_of_a_lost_worker_are_recognised():
-    lost_message = "Collective ops is aborted by: recvmsg:Connection reset by peer"
-    assert is_lost_worker_error(tf.errors.UnavailableError(None, None, lost_message))
-    assert is_lost_worker_error(tf.errors.CancelledError(None, None, lost_message))
-    assert not is_lost_worker_error(
-        tf.errors.InvalidArgumentError(None, None, "Invalid PNG")
-    )
-    assert not is_lost_worker_error(
-        tf.errors.OutOfRangeError(None, None, "End of sequence")
-    )
-    assert not is_lost_worker_error(ValueError(lost_message))
-
-
-# Error message that names a device of worker 1.
-DEVICE_MESSAGE = "{{node Adam}} device: /job:worker/replica:0/task:1/device:CPU:0"
-
-
 @pytest.mark.parametrize(
-    ("error_class", "is_lost"),
+    ("error_class", "may_be_lost"),
     [
         (tf.errors.ResourceExhaustedError, False),
         (tf.errors.NotFoundError, False),
         (tf.errors.DataLossError, False),
         (tf.errors.InvalidArgumentError, False),
+        (tf.errors.OutOfRangeError, False),
         (tf.errors.UnavailableError, True),
+        (tf.errors.CancelledError, True),
         (tf.errors.InternalError, True),
+        (tf.errors.DeadlineExceededError, True),
     ],
 )
-def test_local_errors_that_name_a_device_are_no_lost_workers(error_class, is_lost):
-    """A worker can run out of memory or read a damaged file while no worker is lost."""
-    assert is_lost_worker_error(error_class(None, None, DEVICE_MESSAGE)) == is_lost
+@pytest.mark.parametrize("is_lost", [False, True])
+def test_an_error_is_due_to_a_lost_worker_if_one_is_lost(
+    error_class, may_be_lost, is_lost, monkeypatch
+):
+    """A worker can run out of memory or read a damaged file while another is lost."""
+    with socket.socket() as connection:
+        monkeypatch.setitem(connections._connections, 1, connection)
+        monkeypatch.setattr(connections, "HEARTBEAT_TIMEOUT", -0.9)
+        monkeypatch.setattr(connections, "_is_lost", threading.Event())
+        if is_lost:
+            connections._is_lost.set()
+        error = error_class(None, None, "device: /job:worker/replica:0/task:1")
+        assert is_lost_worker_error(error) == (may_be_lost and is_lost)
+        assert not is_lost_worker_error(ValueError(str(error)))
+
+
+@pytest.mark.parametrize(
+    ("host", "is_open"), [("localhost", True), ("127.0.0.1", False)]
+)
+def test_ports_that_are_open_to_the_network_are_named(
+    host, is_open, monkeypatch, capsys
+):
+    """The port of one worker on a loopback address is not open; see `close_to_network`."""
+    strategies._join_cluster.cache_clear()
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        port = holder.getsockname()[1]
+    config = {
+        "cluster": {"worker": [f"{host}:{port}"]},
+        "task": {"type": "worker", "index": 0},
+    }
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    tf.constant(0) + 1
+    with pytest.raises(InputError, match="before TensorFlow runs"):
+        make_strategy("multi_worker")
+    message = f"Open to the network without authentication: port {port}. Let only the "
+    assert (
+        message in capsys.readouterr().err if is_open else not capsys.readouterr().err
+    )

@@ -24,8 +24,8 @@ import json, os, pathlib, signal, sys
 signal.alarm(int(os.environ["LIMIT"]))  # Ends a process that hangs.
 import keras, numpy as np, tensorflow as tf
 from keras_resnet.distribution import (
-    is_chief, is_lost_worker_error, local_replicas, make_strategy, next_batch,
-    sum_over_workers, worker_count, worker_index)
+    common_work, is_chief, is_lost_worker_error, local_replicas, make_strategy,
+    next_batch, sum_over_workers, worker_count, worker_index)
 from keras_resnet.nets import synchronize_batch_norms
 from keras_resnet.support import exit_now
 
@@ -72,14 +72,15 @@ def take_steps(batches, count):
 
 checkpoint = tf.train.Checkpoint(network=network, optimizer=optimizer)
 try:
-    iterator = iter(batches)
-    for step in range(0, steps, 3):
-        take_steps(iterator, tf.constant(3))
-        (folder / f"step-{worker_index(strategy)}").write_text(str(step))
-    if is_chief(strategy):
-        checkpoint.write(str(folder / "saved"))
-    # All workers wait here until the chief has written the checkpoint, then read it.
-    sum_over_workers(strategy, tf.ones([], "float64"))
+    with common_work():
+        iterator = iter(batches)
+        for step in range(0, steps, 3):
+            take_steps(iterator, tf.constant(3))
+            (folder / f"step-{worker_index(strategy)}").write_text(str(step))
+        if is_chief(strategy):
+            checkpoint.write(str(folder / "saved"))
+        # All workers wait here until the chief has written the checkpoint, then read it.
+        sum_over_workers(strategy, tf.ones([], "float64"))
     weights = network.get_weights()
     for variable in network.variables:
         variable.assign(tf.zeros_like(variable))
@@ -133,7 +134,8 @@ def test_two_workers_reach_the_losses_and_weights_of_one_device(
 def test_a_killed_worker_is_noticed_and_all_can_start_again(
     make_training_command, tmp_path
 ):
-    addresses = workers._find_free_addresses(2)
+    holders = [workers._hold_port() for _ in range(2)]
+    addresses = ["{}:{}".format(*holder.getsockname()) for holder in holders]
 
     def start_workers(steps):
         return [
@@ -158,6 +160,8 @@ def test_a_killed_worker_is_noticed_and_all_can_start_again(
     for worker in start_workers(3):
         output, _ = worker.communicate(timeout=LIMIT_SECONDS)
         assert worker.returncode == 0 and output.startswith("2 2 ")
+    for holder in holders:
+        holder.close()
 
 
 def make_command(code):
@@ -206,7 +210,7 @@ def test_all_workers_get_the_same_cluster_and_different_tasks(tmp_path, monkeypa
 def test_a_failed_worker_sets_the_exit_status(
     code, status, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(workers, "GRACE_SECONDS", 2)
+    monkeypatch.setattr(workers, "FAILURE_GRACE_SECONDS", 2)
     start_time = time.monotonic()
     assert run_local_workers(2, make_command(READ_INDEX + code), tmp_path) == status
     assert time.monotonic() - start_time < 20

@@ -245,6 +245,22 @@ def test_a_run_can_be_loaded_from_inside_its_folder(trained_run, monkeypatch):
         assert classifier.name == "run"
 
 
+def test_a_folder_does_not_hide_the_variant_of_its_name(
+    trained_run, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("resnet20")
+    classifier = load_classifier("resnet20", "fashion_mnist")
+    assert classifier.provenance.weights == "resnet20/fashion_mnist"
+    assert capsys.readouterr().err == ""
+    shutil.copytree(trained_run, "resnet20", dirs_exist_ok=True)
+    classifier = load_classifier("resnet20")
+    assert classifier.folder == "resnet20"
+    assert "resnet20 is a run folder" in capsys.readouterr().err
+    with pytest.raises(InputError, match="a run has its own weights"):
+        load_classifier("resnet20", "fashion_mnist")
+
+
 def test_a_variant_is_built_with_a_weights_file(torch_files):
     classifier = load_classifier("resnet18", torch_files["resnet18"], image_size=64)
     assert classifier.name == "resnet18-resnet18"

@@ -14,7 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import keras_resnet
-from keras_resnet.nets import build_network, graph, resnet, skip_random_kernels
+from keras_resnet.nets import (
+    build_network,
+    draw_kernel,
+    graph,
+    resnet,
+    skip_random_kernels,
+)
 from keras_resnet.nets.blocks import Block, add_shortcut
 from keras_resnet.nets.graph import list_layers
 from keras_resnet.spec.variants import VARIANTS, Variant
@@ -496,23 +502,102 @@ def test_all_weights_have_gradients_and_the_config_is_complete(name, options):
     assert last_stages[0].shape[1:] == last_output.shape[1:]
 
 
+def get_kernels(model):
+    return [np.asarray(la.kernel) for la in list_layers(model) if hasattr(la, "kernel")]
+
+
 def test_kernels_have_he_initialisation():
-    """Section 3.4: the variance of a kernel is 2 / (number of inputs of an output)."""
+    """Section 3.4: the variance of a kernel is 2 / (number of inputs of an output).
+
+    The limits are five standard deviations of each statistic of n normal numbers.
+    """
     keras.utils.set_random_seed(0)
     options = {"blocks": (1, 1), "groups": 2, "name": "net"}
     model = keras_resnet.ResNet("resnet50", **options)
+    previous = np.zeros(0)
+    for kernel in get_kernels(model):
+        numbers = kernel.ravel() / math.sqrt(2 / math.prod(kernel.shape[:-1]))
+        limit = 5 / math.sqrt(numbers.size)
+        assert abs(numbers.mean()) < limit
+        assert abs((numbers**2).mean() - 1) < limit * math.sqrt(2)
+        assert abs((numbers**4).mean() - 3) < limit * math.sqrt(96)
+        # Of normal numbers, 4.55 % are beyond two standard deviations.
+        is_far = np.abs(numbers) > 2
+        assert abs(is_far.mean() - 0.0455) < limit * math.sqrt(0.0455 * 0.9545)
+        # Neighbouring numbers, the halves of the kernel and the layers are independent.
+        middle, count = numbers.size // 2, min(numbers.size, previous.size)
+        for a, b in (
+            (numbers[1:], numbers[:-1]),
+            (numbers[:middle], numbers[-middle:]),
+            (numbers[:count], previous[:count]),
+        ):
+            assert abs((a * b).sum()) <= 5 * math.sqrt(len(a))
+        previous = numbers
     for layer in model.layers:
-        if isinstance(layer, keras.layers.Conv2D):
-            kernel = np.asarray(layer.kernel)
-            variance = 2 / math.prod(kernel.shape[:3])
-            assert kernel.var() == pytest.approx(variance, rel=0.1), layer.name
-        elif isinstance(layer, keras.layers.BatchNormalization):
+        if isinstance(layer, keras.layers.BatchNormalization):
             # Defaults of PyTorch, whose `momentum=0.1` is the weight of the new batch.
             assert (layer.momentum, layer.epsilon) == (1 - 0.1, 1e-5)
     with skip_random_kernels():
         zero_model = keras_resnet.ResNet("resnet50", **options)
     assert not zero_model.get_layer("conv1_conv").kernel.numpy().any()
     assert zero_model.to_json() == model.to_json()
+    names = set(
+        re.findall(
+            r'"kernel_initializer": {[^}]*"class_name": "(\w+)"', model.to_json()
+        )
+    )
+    assert names == {"HeNormal"}
+
+
+def test_the_global_seed_determines_the_kernels(tmp_path):
+    def build(seed, **options):
+        keras.utils.set_random_seed(seed)
+        return keras_resnet.ResNet("cifar_resnet8", shortcut="C", **options)
+
+    model = build(0)
+    path, kernels = str(tmp_path / "net.keras"), get_kernels(model)
+    for kernel, same, other in zip(
+        kernels, get_kernels(build(0)), get_kernels(build(1)), strict=True
+    ):
+        np.testing.assert_array_equal(same, kernel)
+        assert not (other == kernel).any()
+    # An odd number of weights, and a network that begins with a layer of its user.
+    assert len(np.unique(draw_kernel((3, 3, 5, 1)))) == 45
+    first_layer = keras.layers.Conv2D(3, 1, kernel_initializer="ones")
+    image = keras.Input((32, 32, 3))
+    build(0, input_tensor=first_layer(image))
+    assert (np.asarray(first_layer.kernel) == 1).all()
+    model.save(path)
+    state = np.random.get_state()[1:3]
+    loaded_kernels = get_kernels(
+        keras_resnet.ResNet("cifar_resnet8", weights=path, shortcut="C")
+    )
+    for kernel, loaded in zip(kernels, loaded_kernels, strict=True):
+        np.testing.assert_array_equal(loaded, kernel)
+    # Loading all weights draws no random numbers.
+    for value, old_value in zip(np.random.get_state()[1:3], state, strict=True):
+        np.testing.assert_array_equal(value, old_value)
+    head = keras_resnet.ResNet("cifar_resnet8", weights=path, shortcut="C", classes=7)
+    kernel = np.asarray(head.get_layer("predictions").kernel)
+    assert kernel.std() == pytest.approx(math.sqrt(2 / 64), rel=0.2)
+
+
+@pytest.mark.parametrize("policy", ["float64", "bfloat16", "mixed_float16"])
+def test_kernels_have_the_type_of_the_variables(policy):
+    old_policy = keras.config.dtype_policy()
+    keras.utils.set_random_seed(0)
+    expected = get_kernels(keras_resnet.ResNet("cifar_resnet8"))
+    try:
+        keras.config.set_dtype_policy(policy)
+        keras.utils.set_random_seed(0)
+        model = keras_resnet.ResNet("cifar_resnet8")
+    finally:
+        keras.config.set_dtype_policy(old_policy)
+    for kernel, expected_kernel in zip(get_kernels(model), expected, strict=True):
+        assert kernel.dtype.name == keras.DTypePolicy(policy).variable_dtype
+        np.testing.assert_allclose(
+            kernel.astype(np.float32), expected_kernel, rtol=2**-8
+        )
 
 
 def test_stochastic_depth_increases_linearly_to_the_last_block():
@@ -678,6 +763,9 @@ def test_networks_on_jax_have_the_same_outputs(tmp_path):
     for name, shortcut in networks:
         model = keras_resnet.ResNet(name, input_shape=(35, 35, 3), shortcut=shortcut)
         images = np.random.default_rng(0).normal(size=(2, 35, 35, 3)).astype("float32")
+        keras.utils.set_random_seed(1)
+        other = keras_resnet.ResNet(name, input_shape=(35, 35, 3), shortcut=shortcut)
+        np.savez(tmp_path / f"{name}-kernels.npz", *get_kernels(other))
         model.save_weights(tmp_path / f"{name}.weights.h5")
         np.savez(tmp_path / f"{name}.npz", x=images, y=np.asarray(model(images)))
     code = f"""
@@ -693,6 +781,11 @@ for name, shortcut in {networks!r}:
     assert keras_resnet.profile(model).parameters
 keras.config.set_image_data_format("channels_first")
 for name, shortcut in {networks!r}:
+    keras.utils.set_random_seed(1)
+    model = keras_resnet.ResNet(name, input_shape=(3, 35, 35), shortcut=shortcut)
+    kernels = [np.asarray(la.kernel) for la in model.layers if hasattr(la, "kernel")]
+    expected = np.load(f"{{name}}-kernels.npz").values()
+    assert all(map(np.array_equal, kernels, expected)) and len(kernels) == len(expected)
     model = keras_resnet.ResNet(name, input_shape=(3, 35, 35), shortcut=shortcut)
     model.set_weights(keras_resnet.ResNet(
         name, input_shape=(3, 35, 35), shortcut=shortcut, weights=f"{{name}}.weights.h5"

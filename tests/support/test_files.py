@@ -1,6 +1,8 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 
@@ -166,15 +168,137 @@ def test_keras_home_is_set_by_the_environment(monkeypatch):
 
 
 def test_partial_files_of_killed_processes_are_removed(tmp_path):
-    with files.replace_atomically(tmp_path / "a.txt") as temporary_path:
+    """Only those of the named files. Version 0.1.0 wrote the last three."""
+    kept_names = ["metrics.csv", "my.part", ".report.csv.0123abcd-1-01230000.part"]
+    names = [
+        ".metrics.csv.0123abcd-1-01230000.part",
+        ".best.keras.0123abcd-1-01230000.part.keras",
+        ".best.keras.k2j4.part.keras",
+        "metrics.csv.part",
+        "best.part.keras",
+    ]
+    for name in (*names, *kept_names):
+        (tmp_path / name).touch()
+    files.remove_partial_files(tmp_path, ("metrics.csv", "best.keras"))
+    assert sorted(os.listdir(tmp_path)) == sorted(kept_names)
+
+
+@pytest.fixture
+def dead_process_id():
+    """Id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def make_leftover(path, process_id, number="0123abcd", host_id=None, ending=".part"):
+    """Returns the path that a writer of `path` in another process would use."""
+    host_id = host_id or files._find_host_id()
+    return path.parent / f".{path.name}.{host_id}-{process_id}-{number}{ending}"
+
+
+def test_only_leftovers_of_dead_writers_of_the_same_file_are_removed(
+    tmp_path, dead_process_id, monkeypatch
+):
+    monkeypatch.setattr(files, "_own_numbers", {"11112222"})
+    path, other_path = tmp_path / "a.csv", tmp_path / "a.csv.gz"
+    dead = [
+        make_leftover(path, dead_process_id),
+        make_leftover(path, dead_process_id, ending=".part.keras"),
+        make_leftover(path, 2**70),
+        # A process of a restarted container, with the same id as this process.
+        make_leftover(path, os.getpid()),
+    ]
+    living = [
+        make_leftover(path, os.getppid()),
+        make_leftover(path, os.getpid(), "11112222"),
+        make_leftover(path, dead_process_id, host_id="00000000"),
+        make_leftover(other_path, dead_process_id),
+        tmp_path / ".a.csv.part",
+    ]
+    for leftover in (*dead, *living):
+        leftover.touch()
+    files.write_file(path, "text")
+    assert sorted(tmp_path.iterdir()) == sorted([path, *living])
+
+
+def test_nothing_is_removed_where_processes_cannot_be_checked(
+    tmp_path, dead_process_id, monkeypatch
+):
+    leftover = make_leftover(tmp_path / "a.csv", dead_process_id)
+    leftover.touch()
+    monkeypatch.setattr(files.os, "kill", None)
+    monkeypatch.setattr(files.os, "name", "nt")
+    assert not files._is_abandoned(
+        files._find_host_id(), str(dead_process_id), "0123abcd"
+    )
+    assert leftover.exists()
+
+
+def test_a_folder_that_a_killed_writer_moved_aside_is_moved_back(
+    tmp_path, dead_process_id
+):
+    path = tmp_path / "x.part.old" / "bundle"
+    old_folder = make_leftover(path, dead_process_id, ending=".part.old9")
+    new_folder = make_leftover(path, dead_process_id)
+    for folder in (old_folder, new_folder):
+        folder.mkdir(parents=True)
+        (folder / "a.txt").write_text(folder.name)
+    with pytest.raises(KeyError), files.replace_folder_atomically(path):
+        assert (path / "a.txt").read_text() == old_folder.name
+        raise KeyError
+    assert os.listdir(path.parent) == ["bundle"]
+    # If the folder exists, it is newer.
+    old_folder.mkdir()
+    with files.replace_folder_atomically(path) as folder:
+        files.write_file(os.path.join(folder, "b.txt"), "")
+    assert os.listdir(path) == ["b.txt"]
+    assert os.listdir(path.parent) == ["bundle"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError])
+def test_an_interrupt_between_two_renames_loses_no_folder(error, tmp_path, monkeypatch):
+    path = tmp_path / "bundle"
+    path.mkdir()
+    (path / "old.txt").touch()
+    original_rename = os.rename
+
+    def rename(source, target):
+        if str(source).endswith(".part"):
+            raise error
+        original_rename(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(error), files.replace_folder_atomically(path):
+        pass
+    assert os.listdir(path) == ["old.txt"]
+    assert os.listdir(tmp_path) == ["bundle"]
+
+
+def test_a_link_to_a_folder_is_followed(tmp_path):
+    (tmp_path / "version-1").mkdir()
+    (tmp_path / "version-1" / "old.txt").touch()
+    (tmp_path / "link").symlink_to("version-1")
+    with files.replace_folder_atomically(tmp_path / "link") as folder:
+        files.write_file(os.path.join(folder, "new.txt"), "")
+    assert os.listdir(tmp_path / "version-1") == ["new.txt"]
+    assert sorted(os.listdir(tmp_path)) == ["link", "version-1"]
+
+
+@pytest.mark.parametrize("name", ["a" * 255, "ü" * 127, "😀" * 63])
+def test_long_names_do_not_collide(name, tmp_path, dead_process_id):
+    """The temporary names of two long names differ, so no folder gets a wrong name."""
+    path, other_path = tmp_path / name, tmp_path / (name[:-1] + "b")
+    with files.replace_atomically(path, ".weights.h5") as temporary_path:
+        assert len(os.fsencode(os.path.basename(temporary_path))) < 250
         open(temporary_path, "w").close()
-        partial_files = [
-            os.path.basename(temporary_path),
-            "metrics.csv.part",
-            "best.part.keras",
-        ]
-        for name in (*partial_files, "metrics.csv", "partial.txt"):
-            (tmp_path / name).touch()
-        files.remove_partial_files(tmp_path)
-        assert sorted(os.listdir(tmp_path)) == ["metrics.csv", "partial.txt"]
-        open(temporary_path, "w").close()
+    old_folder = tmp_path / os.path.basename(temporary_path).replace(
+        f"-{os.getpid()}-", f"-{dead_process_id}-"
+    ).replace(".part.weights.h5", ".part.old9")
+    path.unlink()
+    old_folder.mkdir()
+    with files.replace_folder_atomically(other_path):
+        pass
+    assert old_folder.exists() and not os.path.lexists(path)
+    with files.replace_folder_atomically(path):
+        assert path.is_dir() and not old_folder.exists()

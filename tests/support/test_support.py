@@ -14,7 +14,9 @@ from absl import flags
 
 from benchmarks import side_by_side
 from keras_resnet.support import (
+    derive_seed,
     environment,
+    errors,
     lazy_imports,
     native_logs,
     options,
@@ -35,6 +37,29 @@ def test_rows_are_written_as_csv():
     rows = [{"a": 1, "b": 2}, {"a": "x,y", "c": 3}]
     assert tables.to_csv(rows) == 'a,b,c\n1,2,\n"x,y",,3\n'
     assert tables.to_csv(rows, ("c", "a")) == 'c,a\n,1\n3,"x,y"\n'
+
+
+def test_text_from_outside_cannot_control_a_terminal_or_a_spreadsheet():
+    """Numbers and ordinary text of any script stay as they are."""
+    text = "\x1b[31m\x9b\u202e\n\ud800"
+    assert errors.to_printable(text) == r"\x1b[31m\x9b\u202e\n\ud800"
+    for text in ("Größe 猫 🦊", "\u0645\u06cc\u200c\u062e", "a-b = c"):
+        assert errors.to_printable(text) == text
+    assert tables.format_table([("a\x1b", "1\r2")]) == r"a\x1b  1\r2"
+    cells = ("=1+1", "+cmd", "-2+3", "@x", "-0.5", "+1e-05", "-inf", "nan", "a=b", -1)
+    expected = ("'=1+1", "'+cmd", "'-2+3", "'@x", *map(str, cells[4:]))
+    content = tables.to_csv([{"cell": cell} for cell in cells])
+    assert tuple(content.splitlines()[1:]) == expected
+
+
+def test_seeds_of_all_purposes_differ():
+    """The expected seed is the first 63 bits of a hash computed with `sha256sum`."""
+    seeds = {derive_seed(seed, purpose) for seed in range(100) for purpose in "abc"}
+    assert len(seeds) == 300 and all(0 <= seed < 2**63 for seed in seeds)
+    assert (
+        derive_seed(7, "shuffling")
+        == int.from_bytes(bytes.fromhex("cbff97b4f2cd0a93"), "little") // 2
+    )
 
 
 def test_versions_are_those_of_installed_packages():

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from children import find_checkpoint_steps, list_complete_checkpoints
+from children import find_checkpoint_steps
 
 from keras_resnet.distribution import make_strategy
 from keras_resnet.spec.recipes import Recipe
@@ -74,7 +74,7 @@ def folder(saved_folder, tmp_path):
 
 
 def find_file(folder, step, suffix):
-    (path,) = (folder / "checkpoints").glob(f"step-{step}.{suffix}*")
+    (path,) = (folder / "checkpoints" / f"step-{step}").glob(f"state.{suffix}*")
     return path
 
 
@@ -107,11 +107,11 @@ def delete_data(folder, step):
 
 
 def test_the_three_newest_checkpoints_are_kept(folder):
-    steps = [8, 12, 16]
-    assert find_checkpoint_steps(folder) == {"data": steps, "index": steps}
-    assert list_complete_checkpoints(folder) == steps
+    assert find_checkpoint_steps(folder) == [8, 12, 16]
     run = SmallRun(folder)
-    assert run.checkpoints.find_newest() == str(folder / "checkpoints" / "step-16")
+    assert run.checkpoints.find_newest() == str(
+        folder / "checkpoints" / "step-16" / "state"
+    )
     assert run.checkpoints.restore()
     run.assert_state(16)
 
@@ -142,7 +142,7 @@ def test_the_newest_readable_checkpoint_is_restored(damage_functions, folder, ca
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(damage_functions)
     for line, step in zip(lines, steps, strict=False):
-        assert f"checkpoints/step-{step} is damaged; an older checkpoint" in line
+        assert f"checkpoints/step-{step}/state is damaged; an older checkpoint" in line
 
 
 @pytest.mark.parametrize(
@@ -152,22 +152,52 @@ def test_the_newest_readable_checkpoint_is_restored(damage_functions, folder, ca
 def test_if_all_checkpoints_are_damaged_none_is_overwritten(damage_functions, folder):
     for damage, step in zip(damage_functions, (16, 12, 8), strict=True):
         damage(folder, step)
-    paths = list((folder / "checkpoints").iterdir())
+    paths = list((folder / "checkpoints").glob("*/*"))
     modification_times = [path.stat().st_mtime_ns for path in paths]
     message = r"no earlier checkpoint is intact. Remove .*/checkpoints to start the run"
     with pytest.raises(InputError, match=message):
         SmallRun(folder).checkpoints.restore()
-    assert sorted((folder / "checkpoints").iterdir()) == sorted(paths)
+    assert sorted((folder / "checkpoints").glob("*/*")) == sorted(paths)
     assert [path.stat().st_mtime_ns for path in paths] == modification_times
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 200, b"half of a li"])
-def test_a_damaged_list_of_checkpoints_is_an_error(content, folder):
-    """A power failure can damage the file `checkpoint`, which lists the checkpoints."""
+def test_the_list_that_version_0_1_0_wrote_may_be_damaged(content, folder):
+    """A power failure could damage the file `checkpoint`, which listed the checkpoints."""
     (folder / "checkpoints" / "checkpoint").write_bytes(content)
-    with pytest.raises(InputError, match=r"checkpoints/checkpoint is damaged\. Remove"):
-        SmallRun(folder)
-    assert find_checkpoint_steps(folder)["index"] == [8, 12, 16]
+    run = SmallRun(folder)
+    assert run.checkpoints.restore()
+    run.assert_state(16)
+
+
+def test_a_damaged_checkpoint_is_replaced_or_removed(folder):
+    """The run resumes after step 12. It is stopped after step 14, or saves step 16."""
+    flip_data_bit(folder, 16)
+    other_folder = shutil.copytree(folder, folder.parent / "other")
+    for target, step, kept_steps in (
+        (folder, 14, [8, 12, 14]),
+        (other_folder, 16, [8, 12, 16]),
+    ):
+        run = SmallRun(target)
+        assert run.checkpoints.restore()
+        run.save(step)
+        assert find_checkpoint_steps(target) == kept_steps
+        new_run = SmallRun(target)
+        assert new_run.checkpoints.restore()
+        new_run.assert_state(step)
+
+
+def test_a_state_that_was_saved_or_restored_is_not_saved_again(folder):
+    """A run that a signal stops after such a step would replace an intact checkpoint."""
+    run = SmallRun(folder)
+    assert run.checkpoints.restore()
+    modification_time = find_file(folder, 16, "data").stat().st_mtime_ns
+    run.checkpoints.save(16)
+    assert find_file(folder, 16, "data").stat().st_mtime_ns == modification_time
+    run.save(20)
+    modification_time = find_file(folder, 20, "data").stat().st_mtime_ns
+    run.checkpoints.save(20)
+    assert find_file(folder, 20, "data").stat().st_mtime_ns == modification_time
 
 
 @contextlib.contextmanager
@@ -189,7 +219,7 @@ def test_a_full_disk_does_not_damage_earlier_checkpoints(folder):
     ):
         run.save(20)
     assert "\n" not in str(error.value)
-    assert list_complete_checkpoints(folder) == [8, 12, 16]
+    assert find_checkpoint_steps(folder) == [8, 12, 16]
     new_run = SmallRun(folder)
     assert new_run.checkpoints.restore()
     new_run.assert_state(16)

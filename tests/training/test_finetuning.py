@@ -242,6 +242,7 @@ def test_the_test_crop_needs_photographs(run_options):
         resolve_recipe("digits", test_crop=0.9)
     for dataset, changes, test_crop, crop in (
         ("digits", {"recipe": "rsb_a3", "batch_size": 4}, 0, 1),
+        ("digits", {"test_crop": "0"}, 0, 1),  # Commands pass text.
         (run_options["dataset"], {"recipe": "rsb_a3", "batch_size": 4}, 0.95, 0.95),
         (run_options["dataset"], {"test_crop": 0.9}, 0.9, 0.9),
         (run_options["dataset"], {}, 0, 1),

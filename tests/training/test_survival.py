@@ -15,26 +15,20 @@ import time
 
 import children
 import pytest
-from children import (
-    Child,
-    assert_finite,
-    assert_same_results,
-    find_checkpoint_steps,
-    list_complete_checkpoints,
-)
+from children import Child, assert_finite, assert_same_results, find_checkpoint_steps
 from conftest import assert_one_line, run_python
 
-from keras_resnet.support import Preempted
 from keras_resnet.training.run import train as function_train
 from keras_resnet.training.step import Step
+from keras_resnet.training.worker_group import StopFlag
 
 FLAGS = (
     "--model=cifar_resnet8", "--strategy=one_device", "--epochs=3",
     "--batch_size=240", "--set", "checkpoint_every=4", "--set", "ema=0.9",
 )  # fmt: skip
 PREDICT_FUNCTION = ("keras_resnet.evaluation.evaluator", "Evaluator.predict")
-MANAGER_MODULE = "tensorflow.python.checkpoint.checkpoint_management"
 KILLED = -signal.SIGKILL
+CTRL_C_NOTICE = "Stopping with a checkpoint; Ctrl-C again stops at once\n"
 
 
 def start_training(directory, *faults, flags=()):
@@ -73,33 +67,32 @@ def undisturbed_run(tmp_path_factory):
 # Faults that kill the process of a run, in the order in which a run reaches them.
 
 
-def block_index(folder, step):
-    """Creates a folder named like the index file, so that writing the file fails."""
-    (folder / "checkpoints" / f"step-{step}.index").mkdir(parents=True)
-
-
-def unblock_index(folder, step):
-    (folder / "checkpoints" / f"step-{step}.index").rmdir()
-
-
 KILL_AFTER_STEP_1 = [("kill_after_step", 1)]
 KILL_IN_BEST_KERAS = [
     ("kill_in_archive", "*/.best.keras.*.part.keras", "model.weights.h5")
 ]
-KILL_BEFORE_INDEX = [("kill_instead_of_failing",)]
-KILL_BEFORE_LISTING = [
-    ("kill_before", MANAGER_MODULE, "update_checkpoint_state_internal")
+KILL_IN_CHECKPOINT_4 = [
+    ("call_after_step", 4, "_limit_files", 20_000),
+    ("kill_instead_of_failing",),
 ]
-KILL_BEFORE_DELETION = [("kill_before", MANAGER_MODULE, "_delete_file_if_exists")]
-KILL_DURING_DELETION = [("kill_before", MANAGER_MODULE, "_delete_file_if_exists", 2)]
+KILL_IN_CHECKPOINT_16 = [
+    ("call_after_step", 16, "_limit_files", 20_000),
+    ("kill_instead_of_failing",),
+]
+KILL_BEFORE_RENAME_OF_8 = [("kill_on", "os.rename", "*/step-8")]
+KILL_BEFORE_DELETION = [("kill_on", "shutil.rmtree", "*/step-4")]
+KILL_DURING_DELETION = [("kill_on", "os.remove", "state.*", 2)]
 KILL_BEFORE_RENAME = [("kill_on", "os.rename", "*/.final.keras.*.part.keras")]
+KILL_BEFORE_HASH = [("kill_on", "os.rename", "*/.run.json.*.part", 2)]
 KILL_BEFORE_REMOVAL = [("kill_on", "shutil.rmtree", "*/checkpoints")]
+KILL_DURING_REMOVAL = [("kill_on", "os.rmdir", "step-1?")]
 
 
-def assert_stopped(result, step):
-    assert result.returncode == 143, (result.stdout, result.stderr)
-    assert result.stderr == (
-        f"Stopped by SIGTERM after step {step} of 18. "
+def assert_stopped(result, step, cause="SIGTERM"):
+    status = 143 if cause == "SIGTERM" else 130
+    assert result.returncode == status, (result.stdout, result.stderr)
+    assert result.stderr.removeprefix(CTRL_C_NOTICE) == (
+        f"Stopped by {cause} after step {step} of 18. "
         "The same command resumes the run\n"
     )
 
@@ -107,7 +100,10 @@ def assert_stopped(result, step):
 def test_a_run_that_ends_four_times_equals_an_undisturbed_one(
     undisturbed_run, tmp_path, monkeypatch, capsys
 ):
-    """The run is killed twice, and stopped twice. It resumes each time."""
+    """The run is killed twice, and stopped by SIGTERM and Ctrl-C. It resumes each time.
+
+    `train` of a notebook ends like that of a command, but with an exception.
+    """
     run = tmp_path / "run"
 
     # The first epoch ends after step 6.
@@ -116,12 +112,12 @@ def test_a_run_that_ends_four_times_equals_an_undisturbed_one(
     (partial_file,) = run.glob(".best.keras.*.part.keras")
     assert partial_file.stat().st_size > 10_000
     assert not (run / "best.keras").exists()
-    assert find_checkpoint_steps(run) == {"data": [4], "index": [4]}
+    assert find_checkpoint_steps(run) == [4]
 
-    result = train(tmp_path, *KILL_BEFORE_LISTING)
+    result = train(tmp_path, *KILL_BEFORE_RENAME_OF_8)
     assert (result.returncode, find_resumed_step(result)) == (KILLED, 4), result.stderr
-    assert find_checkpoint_steps(run) == {"data": [4, 8], "index": [4, 8]}
-    assert list_complete_checkpoints(run) == [4]
+    assert list((run / "checkpoints").glob(".step-8.*.part/state.index"))
+    assert find_checkpoint_steps(run) == [4]
 
     # The process resumes after step 4, so its second evaluation is that of epoch 2.
     result = train(tmp_path, ("call_before", *PREDICT_FUNCTION, "_terminate", 2))
@@ -131,12 +127,17 @@ def test_a_run_that_ends_four_times_equals_an_undisturbed_one(
     assert (run / "curves.png").read_bytes().startswith(b"\x89PNG")
 
     monkeypatch.setattr(Step, "__call__", Step.__call__)  # Restored after the test.
-    children.call_after_step(2, "_terminate")
-    with pytest.raises(Preempted, match=r"Stopped by SIGTERM after step 14 of 18\. "):
+    children.call_after_step(2, "_interrupt")
+    message = (
+        r"Stopped by Ctrl-C after step 14 of 18\. The same command resumes the run"
+    )
+    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(KeyboardInterrupt, match=message):
         train_here(tmp_path)
+    assert handlers == [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     monkeypatch.undo()
     assert "Resuming after step 12 of 18." in capsys.readouterr().out
-    assert list_complete_checkpoints(run)[-1] == 14
+    assert find_checkpoint_steps(run)[-1] == 14
 
     train_here(tmp_path)
     assert "Resuming after step 14 of 18." in capsys.readouterr().out
@@ -145,44 +146,30 @@ def test_a_run_that_ends_four_times_equals_an_undisturbed_one(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("faults", "blocked_step", "resumed_step"),
+    ("faults", "resumed_step"),
     [
-        (KILL_AFTER_STEP_1, None, 0),
-        (KILL_BEFORE_INDEX, 4, 0),  # The first checkpoint is written after step 4.
-        (KILL_BEFORE_INDEX, 16, 12),
-        (KILL_BEFORE_DELETION, None, 12),
-        (KILL_DURING_DELETION, None, 12),
-        (KILL_BEFORE_RENAME, None, 16),
-        (KILL_BEFORE_REMOVAL, None, None),
-        ([("kill_on", "os.rename", "*/.metrics.csv.*.part", 2)], None, 12),
+        (KILL_AFTER_STEP_1, 0),
+        (KILL_IN_CHECKPOINT_4, 0),  # The first checkpoint is written after step 4.
+        (KILL_IN_CHECKPOINT_16, 12),
+        (KILL_BEFORE_DELETION, 12),
+        (KILL_DURING_DELETION, 12),
+        (KILL_BEFORE_RENAME, 16),
+        (KILL_BEFORE_HASH, 16),
+        (KILL_BEFORE_REMOVAL, None),
+        (KILL_DURING_REMOVAL, None),
+        ([("kill_on", "os.rename", "*/.metrics.csv.*.part", 2)], 12),
         # The first save of `best.keras`, after step 6, opens the file more than once.
-        ([("kill_on", "open", "*/.best.keras.*.part.keras", 2)], None, 4),
-        ([("kill_on", "os.rename", "*/.curves.png.*.part")], None, 16),
-        (
-            [("kill_in_archive", "*/.final.keras.*.part.keras", "model.weights.h5")],
-            None,
-            16,
-        ),
-        (
-            [("kill_on", "os.remove", "*checkpoint")],
-            None,
-            None,
-        ),  # Kill during the deletion of the folder `checkpoints`.
+        ([("kill_on", "open", "*/.best.keras.*.part.keras", 2)], 4),
+        ([("kill_on", "os.rename", "*/.curves.png.*.part")], 16),
+        ([("kill_in_archive", "*/.final.keras.*.part.keras", "model.weights.h5")], 16),
     ],
 )
 def test_a_run_killed_once_equals_an_undisturbed_one(
-    faults, blocked_step, resumed_step, undisturbed_run, tmp_path
+    faults, resumed_step, undisturbed_run, tmp_path
 ):
     """A run that was killed after its end has nothing to resume (`None`)."""
-    if blocked_step:
-        block_index(tmp_path / "run", blocked_step)
-        (tmp_path / "run" / "run.json").write_bytes(
-            (undisturbed_run / "run.json").read_bytes()
-        )
     result = train(tmp_path, *faults)
     assert result.returncode == KILLED, (result.stdout, result.stderr)
-    if blocked_step:
-        unblock_index(tmp_path / "run", blocked_step)
     result = train(tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     assert find_resumed_step(result) == (resumed_step or 0)
@@ -227,12 +214,12 @@ def test_sigterm_of_another_process_stops_a_run(undisturbed_run, tmp_path):
     # Each step sleeps for half a second, so that the run cannot end before the signal.
     process = start_training(tmp_path, ("call_after_step", "each", "_sleep", 0.5))
     deadline = time.monotonic() + 120
-    while not (run / "checkpoints" / "checkpoint").exists():
+    while not find_checkpoint_steps(run):
         assert process.is_running and time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGTERM)
     result = process.wait(20)
-    step = list_complete_checkpoints(run)[-1]
+    step = find_checkpoint_steps(run)[-1]
     assert 4 <= step <= 12
     assert_stopped(result, step)
     for name in ("metrics.csv", "curves.png"):  # The first epoch ends after step 6.
@@ -241,6 +228,113 @@ def test_sigterm_of_another_process_stops_a_run(undisturbed_run, tmp_path):
     assert (result.returncode, result.stderr) == (0, "")
     assert find_resumed_step(result) == step
     assert_same_results(run, undisturbed_run)
+
+
+@pytest.mark.parametrize(
+    ("signals", "cause"),
+    [
+        ([signal.SIGINT], "Ctrl-C"),
+        ([signal.SIGTERM, signal.SIGTERM, signal.SIGINT], "SIGTERM"),
+        ([signal.SIGINT, signal.SIGTERM], "Ctrl-C"),
+    ],
+)
+def test_the_first_signal_is_the_cause_and_a_second_ctrl_c_raises(
+    signals, cause, capfd
+):
+    flag = StopFlag()
+    handlers = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    with (
+        pytest.raises(KeyboardInterrupt, match="The same command resumes the run"),
+        flag.set_by_signals(),
+    ):
+        for signum in signals:
+            os.kill(os.getpid(), signum)
+            assert flag.cause
+        os.kill(os.getpid(), signal.SIGINT)
+    assert flag.cause == cause
+    assert handlers == [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
+    assert capfd.readouterr().err == CTRL_C_NOTICE
+
+
+def test_a_run_in_the_background_ignores_ctrl_c():
+    """A shell ignores SIGINT in the commands that it runs in the background."""
+    flag = StopFlag()
+    original_handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with flag.set_by_signals():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, original_handler)
+    assert flag.cause is None
+
+
+BEFORE_CHECKPOINT = ("call_before", "tensorflow", "train.Checkpoint.write")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("faults", "cause", "step"),
+    [
+        ([("call_after_step", 5, "_interrupt")], "Ctrl-C", 5),
+        # The first evaluation is that after step 6.
+        ([("call_before", *PREDICT_FUNCTION, "_interrupt")], "Ctrl-C", 6),
+        # The checkpoint of step 7 is the second one.
+        (
+            [
+                ("call_after_step", 7, "_terminate"),
+                (*BEFORE_CHECKPOINT, "_interrupt", 2),
+            ],
+            "SIGTERM",
+            7,
+        ),
+        (
+            [
+                ("call_after_step", 7, "_interrupt"),
+                (*BEFORE_CHECKPOINT, "_interrupt", 2),
+            ],
+            "a second Ctrl-C",
+            4,
+        ),
+        (
+            [
+                ("call_after_step", 7, "_interrupt"),
+                # The second rename of the second checkpoint.
+                ("call_before", "os", "rename", "_interrupt", 4),
+            ],
+            "a second Ctrl-C",
+            4,
+        ),
+    ],
+)
+def test_ctrl_c_stops_a_run_with_a_checkpoint_and_twice_at_once(
+    faults, cause, step, undisturbed_run, tmp_path
+):
+    result = train(tmp_path, *faults)
+    if cause == "a second Ctrl-C":
+        assert (result.returncode, result.stderr.removeprefix(CTRL_C_NOTICE)) == (
+            130,
+            "Stopped at once by a second Ctrl-C. The same command resumes the run from "
+            "its last checkpoint\n",
+        )
+    else:
+        assert_stopped(result, step, cause)
+    run = tmp_path / "run"
+    assert find_checkpoint_steps(run)[-1] == step
+    assert not [p for p in run.glob("**/.*")], "leftovers"
+    result = train(tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert find_resumed_step(result) == step
+    assert_same_results(run, undisturbed_run)
+
+
+@pytest.mark.slow
+def test_ctrl_c_before_the_training_loses_nothing(undisturbed_run, tmp_path):
+    """The network is built, but no handler is installed yet."""
+    run_folder_function = ("keras_resnet.training.run", "open_run_folder")
+    result = train(tmp_path, ("call_before", *run_folder_function, "_interrupt"))
+    assert (result.returncode, result.stderr) == (130, "interrupted\n")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
@@ -271,7 +365,7 @@ def test_a_limited_file_size_loses_no_work(undisturbed_run, tmp_path):
     run = tmp_path / "run"
     result = train(tmp_path, ("call_after_step", 7, "_limit_files", 100_000))
     assert_disk_error(result, "run/checkpoints")
-    assert list_complete_checkpoints(run) == [4]
+    assert find_checkpoint_steps(run) == [4]
     assert_finite(run / "checkpoints" / "step-4")
     metrics_content = (run / "metrics.csv").read_bytes()
     best_content = (run / "best.keras").read_bytes()
@@ -313,8 +407,7 @@ def test_a_full_disk_loses_no_work(
     """At one moment of the run, all but `free_bytes` of the file system are filled."""
     filler_path = str(small_disk / "filler")
     function, call_number = {
-        "checkpoint": (("tensorflow.python.checkpoint.checkpoint_management",
-                        "CheckpointManager.save"), 2),
+        "checkpoint": (("keras_resnet.training.checkpoints", "Checkpoints.save"), 2),
         "epoch": (PREDICT_FUNCTION, 2),
         "end": (("keras_resnet.training.run", "save_network"), 1),
     }[moment]  # fmt: skip
@@ -325,7 +418,7 @@ def test_a_full_disk_loses_no_work(
     os.remove(filler_path)
     if result.returncode:
         assert_one_line(result, "run/", "ould not write" if free_bytes else "run/")
-        newest_step = list_complete_checkpoints(small_disk / "run")[-1]
+        newest_step = find_checkpoint_steps(small_disk / "run")[-1]
         assert_finite(small_disk / "run" / "checkpoints" / f"step-{newest_step}")
     else:
         assert free_bytes >= 200_000

@@ -221,6 +221,12 @@ def write_huge_head(path):
         file.create_dataset("layers/dense/vars/1", (2**40,), "float32", chunks=(1024,))
 
 
+def write_header(shape):
+    """Returns the header of an .npy file as bytes."""
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}}}".encode()
+    return MAGIC + struct.pack("<H", len(text)) + text
+
+
 SCALAR = np.zeros((), "float32")
 MAGIC = b"\x93NUMPY\x01\x00"
 KEY = "layer1.0.conv1.weight"
@@ -241,6 +247,13 @@ HOSTILE_FILES = {
     "scalar head.safetensors": lambda path: save_file(
         {**STATE, "linear.weight": SCALAR, "linear.bias": SCALAR}, path
     ),
+    **{
+        f"header {size}.safetensors": lambda path, size=size: path.write_bytes(
+            struct.pack("<Q", size) + b'{"a":' + bytes(99)
+        )
+        for size in (2, 10**3, 10**8, 2**40, 2**64 - 1)
+    },
+    "deep.safetensors": lambda path: write_safetensors(path, {}, metadata="[" * 10**5),
     "empty stem.safetensors": lambda path: save_file(
         {**STATE, "conv1.weight": np.zeros((0, 0, 3, 3), "float32")}, path
     ),
@@ -257,6 +270,12 @@ HOSTILE_FILES = {
             path, {f"{KEY}.npy": MAGIC + struct.pack("<H", len(header)) + header}
         )
         for number, header in enumerate([b"[", b"if x:\n  a\n b\n", b"(" * 99, b"{}"])
+    },
+    **{
+        f"shape {size}.npz": lambda path, size=size: write_archive(
+            path, {f"{KEY}.npy": write_header(f"({size}, 3, 3, 3)") + bytes(99)}
+        )
+        for size in (10**6, 10**9, 10**12, 10**30, -1)
     },
     "lzma.npz": write_lzma_npz,
     "head.weights.h5": write_huge_head,

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ from safetensors.numpy import save_file
 from test_weights import IMAGENET_MEAN, IMAGENET_STD, make_cifar_state, to_keras_names
 
 import keras_resnet
+from keras_resnet.support import files
 from keras_resnet.support.errors import InputError
 from keras_resnet.weights import download, origin, registry
 
@@ -135,13 +137,14 @@ def test_terminal_shows_a_progress_bar(server, monkeypatch, capsys):
     assert "700.0/700.0 kB" in re.sub(r"\x1b\[[0-9;]*m", "", last_line)
 
 
-def test_download_needs_no_content_length(server, cache_folder):
-    def respond(handler):
-        handler.send_response(200)
-        handler.end_headers()
-        handler.wfile.write(BODY)
+def send_without_length(handler):
+    handler.send_response(200)
+    handler.end_headers()
+    handler.wfile.write(BODY)
 
-    server.responses["/net.h5"] = respond
+
+def test_download_needs_no_content_length(server, cache_folder):
+    server.responses["/net.h5"] = send_without_length
     download.fetch_published_weights(make_row(server.make_url("/net.h5")))
     assert read_files(cache_folder) == {"net.h5": BODY}
 
@@ -300,10 +303,101 @@ def test_interrupted_download_leaves_no_file(server, cache_folder, monkeypatch):
         raise KeyboardInterrupt
 
     server.responses["/net.h5"] = BODY
-    monkeypatch.setattr(download, "_read_block", interrupt)
+    monkeypatch.setattr(download, "_read_blocks", interrupt)
     with pytest.raises(KeyboardInterrupt):
         download.fetch_published_weights(make_row(server.make_url("/net.h5")))
     assert read_files(cache_folder) == {}
+
+
+def send_half(handler):
+    """Announces more bytes than it sends before the client closes the connection."""
+    handler.send(BODY[:1000], len(BODY))
+    handler.rfile.read()
+
+
+@pytest.mark.parametrize("respond", [send_half, send_without_length])
+def test_the_size_is_limited(respond, server, cache_folder, monkeypatch):
+    """An announced size is refused before the content arrives."""
+    server.responses["/net.h5"] = respond
+    monkeypatch.setattr(download, "_MAX_BYTES", 600_000)
+    row = make_row(server.make_url("/net.h5"))
+    assert_refused(row, cache_folder, row.address, "stopped (more than 600,000 bytes)")
+
+
+def test_every_published_file_is_within_the_limit():
+    sizes = [row.mebibytes for row in registry.REGISTRY if row.mebibytes]
+    assert max(sizes) * 2**20 < download._MAX_BYTES / 4
+
+
+def test_the_time_is_limited(server, cache_folder, monkeypatch):
+    """A server that sends a few bytes again and again never exceeds a socket timeout."""
+
+    def send_slowly(handler):
+        handler.send(BODY[:300_000], len(BODY))
+        for byte in BODY[300_000:]:
+            handler.wfile.write(bytes([byte]))
+            time.sleep(0.02)
+
+    server.responses["/net.h5"] = send_slowly
+    monkeypatch.setattr(download, "_SECONDS", 0.3)
+    row = make_row(server.make_url("/net.h5"))
+    start = time.monotonic()
+    assert_refused(row, cache_folder, row.address, "less than 262,144 bytes in 0.3 s")
+    assert time.monotonic() - start < 10
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["file:///etc/passwd", "ftp://127.0.0.1/net.h5", "data:,text", "//\n", "/net.h5"],
+)
+def test_other_protocols_are_refused_after_a_redirect(target, server, cache_folder):
+    def redirect(handler):
+        handler.send_response(302)
+        handler.send_header("Location", target)
+        handler.end_headers()
+
+    server.responses["/net.h5"] = redirect
+    row = make_row(server.make_url("/net.h5"))
+    assert_refused(row, cache_folder, f"Could not download {row.address}")
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "ftp://127.0.0.1/net.h5", "data:,text", "http:///net.h5",
+            "http://[::1/net.h5", "http://127.0.0.1:99999/net.h5", "http://h/\x1bnet.h5"],
+)  # fmt: skip
+def test_other_urls_are_refused(url, cache_folder):
+    path = str(cache_folder / "net.h5")
+    with pytest.raises(InputError, match="Could not download"):
+        download.fetch_file(url, path, "sha256", "0" * 64)
+    assert read_files(cache_folder) == {}
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_only_a_file_in_the_cache_is_read(make, server, cache_folder):
+    """A pipe would block for ever."""
+    cache_folder.mkdir(parents=True)
+    make(cache_folder / "net.h5")
+    row = make_row(server.make_url("/net.h5"))
+    with pytest.raises(InputError, match=r"net\.h5 is not a file"):
+        download.fetch_published_weights(row)
+    assert server.requests == []
+
+
+def test_partial_files_of_killed_downloads_are_removed(server, cache_folder):
+    """The partial file of a process that is still running is kept."""
+    cache_folder.mkdir(parents=True)
+    finished_process = subprocess.Popen(["true"])
+    finished_process.wait()
+    name = os.path.basename(files._make_temporary_path(str(cache_folder / "net.h5")))
+    running_pid, killed_pid = str(os.getppid()), str(finished_process.pid)
+    kept_name, removed_name = (
+        name.replace(str(os.getpid()), pid) for pid in (running_pid, killed_pid)
+    )
+    for partial_name in (kept_name, removed_name):
+        (cache_folder / partial_name).write_bytes(b"partial")
+    server.responses["/net.h5"] = BODY
+    download.fetch_published_weights(make_row(server.make_url("/net.h5")))
+    assert read_files(cache_folder) == {"net.h5": BODY, kept_name: b"partial"}
 
 
 def test_network_has_the_weights_of_the_server(

@@ -16,12 +16,11 @@ from keras_resnet.weights.origin import Origin, PixelFormat
 from keras_resnet.weights.recognition import find_pixel_format
 
 numbers = st.floats(-1e6, 1e6)
-channels = st.lists(numbers, min_size=1, max_size=4).map(tuple)
+channel = st.tuples(numbers, st.floats(1e-6, 1e6))  # Mean and variance.
 pixel_formats = st.builds(
-    PixelFormat,
-    channels,
-    channels,
-    numbers,
+    lambda channels, *values: PixelFormat(*zip(*channels, strict=True), *values),
+    st.lists(channel, min_size=1, max_size=4),
+    st.floats(1e-3, 1),
     st.sampled_from(["bilinear", "bicubic"]),
     st.none() | st.integers(1, 512),
 )
@@ -64,6 +63,18 @@ def test_metadata_is_read_as_it_was_written(origin):
     assert Origin.from_metadata(metadata.encode(), "b").source == "b"
 
 
+def is_in_range(values):
+    """Returns whether the numbers of a `PixelFormat` are usable."""
+    pixels = PixelFormat(*values)
+    return (
+        0 < len(pixels.mean) == len(pixels.variance)
+        and all(value > 0 for value in pixels.variance)
+        and 0.001 <= pixels.crop <= 1
+        and pixels.interpolation in ("bilinear", "bicubic")
+        and (pixels.size is None or 1 <= pixels.size <= 32_768)
+    )
+
+
 @given(
     json_values | scalars | st.booleans()
     | first_pixel_fields | st.lists(st.text(max_size=3))
@@ -72,7 +83,8 @@ def test_a_field_of_any_json_type_is_read_or_refused(value):
     text = json.dumps(value)
     for name, pattern in JSON_TYPES.items():
         metadata = json.dumps({name: value, "source": value})
-        if re.fullmatch(f"{pattern}|null", text):
+        is_usable = name != "pixels" or value is None or not isinstance(value, list)
+        if re.fullmatch(f"{pattern}|null", text) and (is_usable or is_in_range(value)):
             origin = Origin.from_metadata(metadata, "net.keras")
             assert origin.source == "net.keras"
             field_text = json.dumps(getattr(origin, name))
@@ -96,6 +108,10 @@ def test_a_field_of_any_json_type_is_read_or_refused(value):
         '{"classes": ["a", 1]}', '{"model": 7}', '{"stride_on": []}', '{"shortcut": {}}',
         '{"avg_down": 1}', '{"certain": "no"}', '{"pixels": [[NaN], [1]]}',
         f'{{"pixels": [[1], [{10**400}]]}}', '{"pixels": [[1], [1], 1, "", 1e999]}',
+        '{"pixels": [[], []]}', '{"pixels": [[1], [0]]}', '{"pixels": [[1], [-1]]}',
+        '{"pixels": [[1, 2], [1]]}', '{"pixels": [[1], [1], 0]}',
+        '{"pixels": [[1], [1], 1.5]}', '{"pixels": [[1], [1], 1, "nearest"]}',
+        '{"pixels": [[1], [1], 1, "bicubic", 100000]}', '{"pixels": [[1], [true]]}',
     ],
 )  # fmt: skip
 def test_damaged_metadata_is_refused(metadata):

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_resnet.nets import list_batch_norms, list_layers
 from keras_resnet.studies.lib.tables import Rows
+from keras_resnet.support import derive_seed
 
 if TYPE_CHECKING:
     from keras_resnet.data import Split
@@ -155,7 +156,7 @@ def chain_rule_error(seed: int) -> float:
         The maximum of |left-hand side - right-hand side| over all entries, divided by
         the maximum of |right-hand side|.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(derive_seed(seed, "chain rule"))
     weights, x = rng.normal(size=(2, 5, 5)), rng.normal(size=5)
 
     def layer(weight: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -3,22 +3,29 @@
 import base64
 import dataclasses
 import html
-import json
 import os
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, NotRequired, TypedDict, TypeVar
 
 from keras_resnet import support
 from keras_resnet.spec import select_known_fields
-from keras_resnet.support import InputError, write_json
+from keras_resnet.support import InputError, check_type, read_json, write_json
 
 # Format number of `study.json`. Files of keras_resnet 0.1.0 have no format number.
 FORMAT_NUMBER = 1
 
 OptionsT = TypeVar("OptionsT")
 
-StudyRecord = dict[str, Any]
-"""Contents of `study.json`: command, options and software versions of a study."""
+
+class StudyRecord(TypedDict):
+    """Contents of `study.json`: command, options and software versions of a study."""
+
+    format: NotRequired[int]
+    command: str
+    options: dict[str, Any]
+    commit: str | None
+    machine: str
+    versions: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +53,7 @@ class Section:
 
 def write_record(folder: str, command: str, options: Any) -> StudyRecord:
     """Writes `study.json` and returns its contents. `options` is a dataclass object."""
-    record = {
+    record: StudyRecord = {
         "format": FORMAT_NUMBER,
         "command": command,
         "options": dataclasses.asdict(options),
@@ -66,10 +73,12 @@ def read_record(folder: str, cls: type[OptionsT]) -> tuple[StudyRecord, OptionsT
     """
     path = os.path.join(folder, "study.json")
     try:
-        with open(path, encoding="utf-8") as file:
-            record = json.load(file)
+        record = read_json(path)
         if (format_number := record.get("format", FORMAT_NUMBER)) <= FORMAT_NUMBER:
-            return record, cls(**select_known_fields(cls, record["options"]))
+            check_type(record, StudyRecord, "study.json")
+            options = cls(**select_known_fields(cls, record["options"]))
+            check_type(options, cls, "options")
+            return record, options
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise InputError(
             f"{path} is missing or damaged. Run the study without --report to write it"

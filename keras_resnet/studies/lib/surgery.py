@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_resnet.nets import list_layers
 from keras_resnet.studies.lib.tables import Rows
+from keras_resnet.support import derive_seed
 from keras_resnet.zoo import ResNet
 
 BATCH_SIZE = 100  # Number of images that a network processes at once.
@@ -138,7 +139,8 @@ def measure_lesions(
     parts = cut_into_parts(network)
     rows: Rows = []
     numbers = {name: number for number, name in enumerate(parts)}
-    block_names, rng = find_removable_blocks(parts), np.random.default_rng(seed)
+    block_names = find_removable_blocks(parts)
+    rng = np.random.default_rng(derive_seed(seed, "untrained kernels"))
 
     def add_row(series: str, position: float, percent: float) -> float:
         rows.append({"what": series, "at": position, "percent": percent})

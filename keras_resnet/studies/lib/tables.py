@@ -1,12 +1,13 @@
 """Result tables of studies. A table is a list of dicts and is stored as a CSV file."""
 
 import csv
+import io
 import os
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from keras_resnet.support import InputError, StrPath, to_csv, write_file
+from keras_resnet.support import InputError, StrPath, read_file, to_csv, write_file
 
 # Row of a table: a dict from column names to values of type int, float or str.
 Row = dict[str, Any]
@@ -35,11 +36,13 @@ def read_table(path: StrPath) -> Rows:
         InputError: If the file is missing, empty or damaged.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [
-                {name: _parse_value(text) for name, text in row.items()}
-                for row in csv.DictReader(file, strict=True)
-            ]
+        text = read_file(path, 2**28).decode()
+        rows = [
+            {name: _parse_value(cell) for name, cell in row.items()}
+            for row in csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        ]
+        if any(None in (*row, *row.values()) for row in rows):
+            raise ValueError("the rows have different lengths")
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(
             f"The table {path} cannot be read ({getattr(error, 'strerror', None) or error})"
@@ -61,7 +64,7 @@ def _parse_value(text: str) -> int | float | str:
     for number_type in (int, float):
         try:
             return number_type(text)
-        except (ValueError, TypeError):  # `text` is `None` if a column is missing.
+        except (ValueError, TypeError):  # `text` may be `None` or a list.
             continue
     return text
 

@@ -144,6 +144,36 @@ def test_any_class_names_survive_in_the_card_and_in_the_manifest(names):
     assert unescaped_rows == list(make_label_lines(names))
 
 
+# Texts that would end a table row, start a section, or run code in a browser.
+INJECTIONS = st.sampled_from(
+    ["a | b", "x\n\n# Title", "<script>alert(1)</script>", "`rm`", "[a](http://b)",
+     "![a](http://b)", "&lt;", "\x1b[2J", "\u202egnp", "```\n", "{name}", "%s"]
+)  # fmt: skip
+
+
+@given(st.lists(INJECTIONS, min_size=6, max_size=6))
+def test_no_text_of_a_manifest_is_special_in_the_card(texts):
+    dataset, name, machine, note, licence, weights = texts
+    provenance = Provenance("net", weights, None, None, licence)
+    manifest = make_manifest(provenance) | {"name": name, "machine": machine}
+    manifest["evaluation"]["dataset"] = dataset
+    manifest["calibration"] = {"images": [1], "dataset": dataset}
+    manifest["artifacts"] = {"int8": ARTIFACT | {"note": note}}
+    manifest["latency"] = {"machine": machine, "rows": []}
+    text = card.format_card(manifest)
+    harmless_text = card.format_card(
+        make_manifest(Provenance("net", "w", None, None, "l"))
+        | {"artifacts": {"int8": ARTIFACT | {"note": "n"}}}
+        | {"calibration": {"images": [1], "dataset": "d"}}
+        | {"latency": {"machine": "m", "rows": []}}
+    )
+    assert len(text.splitlines()) == len(harmless_text.splitlines())
+    literal_text = re.sub(r"\\.", "", text)  # Removes the escaped characters.
+    for pattern in (r"\|", "`", "<", r"\[", "&", "\x1b", "\u202e", "(?m)^#"):
+        expected = len(re.findall(pattern, re.sub(r"\\.", "", harmless_text)))
+        assert len(re.findall(pattern, literal_text)) == expected, pattern
+
+
 def test_printed_tables_are_rounded():
     manifest = make_manifest(Provenance("net", "net.pth"))
     lines = [
