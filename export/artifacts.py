@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterable
 
@@ -11,7 +10,7 @@ import numpy as np
 from keras_resnet.evaluation import Classifier
 from keras_resnet.support import InputError, check_choice, write_file
 
-from .device import OTHER_FILES, disable_telemetry, require_extra
+from .device import disable_telemetry, require_extra
 from .formats import (
     TFLITE_FORMATS,
     WEB_MODELS,
@@ -67,7 +66,6 @@ class Artifact:
     default: bool = False  # Whether exports include the artifact by default.
     requires: tuple[str, ...] = ()  # Keys of the artifacts that `write` reads.
     note: str = ""  # Advice for users of the artifact.
-    files: str = ""  # Regular expression for the paths in the artifact, if a folder.
     # Raises `Disagreement` if the artifact's outputs besides `probabilities` are wrong.
     # The arguments are the artifact's path, the classifier and a few test images.
     check: Callable[[str, Classifier, np.ndarray], None] | None = None
@@ -114,32 +112,16 @@ ARTIFACTS = {
     "saved_model": Artifact(
         "saved_model/1", _adapt(write_saved_model), "TensorFlow", "float32",
         default=True, check=check_signatures,
-        files=r"(saved_model|fingerprint)\.pb|variables/variables\.(index|data-[\d-]+of-\d+)",
     ),
     **{name: _make_tflite_artifact(name) for name in TFLITE_FORMATS},
     "onnx": Artifact("model.onnx", _adapt(write_onnx), "ONNX Runtime", "float32"),
-    "openvino": Artifact(
-        "openvino", _adapt(write_openvino), "OpenVINO", "float32",
-        files=r"model\.(xml|bin)",
-    ),
+    "openvino": Artifact("openvino", _adapt(write_openvino), "OpenVINO", "float32"),
     "openvino_int8": Artifact(
         "openvino_int8", _write_openvino_int8, "OpenVINO", "int8", calibrated=True,
-        files=r"model\.(xml|bin)",
         note="for CPUs with VNNI or AMX; check older CPUs with python -m export.verify",
     ),
-    "web": Artifact(
-        "web", _write_web, None, requires=("float16", "int8"),
-        files=r"(litert/)?\w+\.(html|css|js|json|tflite|wasm\.gzip)",
-    ),
+    "web": Artifact("web", _write_web, None, requires=("float16", "int8")),
 }  # fmt: skip
-
-
-def is_bundle_file(path: str) -> bool:
-    """Returns whether `path`, relative to a bundle, is a file that export can write."""
-    return path in OTHER_FILES or any(
-        re.fullmatch(f"{a.path}/({a.files})" if a.files else a.path, path)
-        for a in ARTIFACTS.values()
-    )
 
 
 def resolve_formats(formats: Iterable[str] | None) -> list[str]:

@@ -28,10 +28,11 @@ from keras_resnet.support import (
     write_file,
 )
 
-from .artifacts import ARTIFACTS, Source, is_bundle_file, resolve_formats
+from .artifacts import ARTIFACTS, Source, resolve_formats
 from .device import (
     LABELS_FILE,
     MANIFEST_FORMAT,
+    OTHER_FILES,
     Manifest,
     check_files,
     get_listed_files,
@@ -140,12 +141,13 @@ def _find_foreign_files(folder: str) -> dict[str, str]:
         manifest = read_manifest(folder)
     except InputError:
         return dict.fromkeys(names, "is not part of a bundle")
-    problems = check_files(folder, manifest)
-    listed_files = get_listed_files(manifest)
-    foreign_names = [n for n in listed_files if not is_bundle_file(n)]
-    return dict.fromkeys(foreign_names, "is not a file that export writes") | {
-        name: problem for name, problem in problems.items() if problem != "is missing"
-    }
+    paths = [*OTHER_FILES, *(artifact.path for artifact in ARTIFACTS.values())]
+    own_paths = tuple(f"{path}/" for path in paths)
+    return {
+        name: "is not a file that export writes"
+        for name in get_listed_files(manifest)
+        if not f"{name}/".startswith(own_paths)
+    } | {n: p for n, p in check_files(folder, manifest).items() if p != "is missing"}
 
 
 def _new_manifest(

@@ -1,5 +1,6 @@
 """Fixtures and functions that many tests use."""
 
+import contextlib
 import dataclasses
 import fcntl
 import gc
@@ -81,6 +82,19 @@ def assert_one_line(result, *words):
     assert "Traceback" not in result.stderr
     for word in words:
         assert word in error_lines[0]
+
+
+@contextlib.contextmanager
+def make_deep_folder(path, depth=1500):
+    """Yields the innermost of many nested folders; functions must not recurse into it."""
+    folders = [path]
+    for _ in range(depth):
+        folders.append(f"{folders[-1]}/d")
+    for folder in folders:
+        os.mkdir(folder)
+    yield folders[-1]
+    for folder in reversed(folders):
+        os.rmdir(folder)
 
 
 def make_once(tmp_path_factory, name, make):

@@ -5,6 +5,7 @@ in place. `BYTES`, `TEXT`, `JSON`, `PATHS` and the tables below map the names of
 these functions.
 """
 
+import hashlib
 import io
 import json
 import os
@@ -50,7 +51,9 @@ def flip(content, rng):
 
 def insert(content, rng):
     position = rng.randrange(len(content))
-    return content[:position] + rng.randbytes(rng.choice([1, 8, 512])) + content[position:]
+    return (
+        content[:position] + rng.randbytes(rng.choice([1, 8, 512])) + content[position:]
+    )
 
 
 def remove(content, rng):
@@ -162,7 +165,9 @@ def device(path, rng):
 
 def unix_socket(path, rng):
     path.unlink()
-    here = os.open(path.parent, os.O_RDONLY)  # The length of a socket's path is limited.
+    here = os.open(
+        path.parent, os.O_RDONLY
+    )  # The length of a socket's path is limited.
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(f"/proc/self/fd/{here}/{path.name}")
     os.close(here)
@@ -217,7 +222,9 @@ def change_member(path, rng):
     if action == 0:
         del members[name]
     elif action == 1:
-        members[rng.choice(["../../guard/pwned", "/tmp/pwned", f"{name}/x", "x" * 300])] = b"1"
+        members[
+            rng.choice(["../../guard/pwned", "/tmp/pwned", f"{name}/x", "x" * 300])
+        ] = b"1"
     elif action == 2:
         members[name] = bytes(2**26)  # 64 MiB that take 64 KiB in the archive.
     else:
@@ -237,10 +244,14 @@ def change_npy(path, rng):
     np.save(buffer, rng.choice(values))
     content = buffer.getvalue()
     if rng.random() < 0.5:  # The header is text of a fixed length.
-        shape = str(rng.choice([(2**40,), (2**20, 2**20, 2**20), (-1,), (0,), (10**30,)]))
+        shape = str(
+            rng.choice([(2**40,), (2**20, 2**20, 2**20), (-1,), (0,), (10**30,)])
+        )
         dtype = rng.choice(["<f4", "|O", "|V8", "<U999999999", "|b1", ">f8", "<M8[s]"])
         text = f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}"
-        content = b"\x93NUMPY\x01\x00v\x00" + text.ljust(117).encode() + b"\n" + content[128:]
+        content = (
+            b"\x93NUMPY\x01\x00v\x00" + text.ljust(117).encode() + b"\n" + content[128:]
+        )
     with zipfile.ZipFile(path) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     members[f"{name}.npy"] = content
@@ -261,12 +272,16 @@ def change_hdf5(path, rng):
     """Changes a data set or an attribute of an HDF5 file."""
     with h5py.File(path, "r+") as file:
         datasets = []
-        file.visititems(lambda n, v: datasets.append(n) if isinstance(v, h5py.Dataset) else None)
+        file.visititems(
+            lambda n, v: datasets.append(n) if isinstance(v, h5py.Dataset) else None
+        )
         name = rng.choice(datasets)
         array = file[name][()]
         action = rng.randrange(10)
         if action == 9:
-            file.attrs[rng.choice([*file.attrs, "x"])] = rng.choice(["x", 1, np.zeros(9)])
+            file.attrs[rng.choice([*file.attrs, "x"])] = rng.choice(
+                ["x", 1, np.zeros(9)]
+            )
             return
         del file[name]
         if action == 0:
@@ -292,17 +307,19 @@ def change_hdf5(path, rng):
         # Otherwise the data set is missing.
 
 
-def change_tflite(path, rng):
-    """Damages an artifact of a bundle and notes its new hash in the manifest."""
-    import hashlib
-
-    content = change_anything(path.read_bytes(), rng)
-    path.write_bytes(content)
-    manifest = path.parent / "manifest.json"
+def change_hashed(path, rng):
+    """Damages a file of a bundle and notes its new hash in the manifest."""
+    content, manifest = path.read_bytes(), path.parent / "manifest.json"
+    damaged = change_anything(content, rng)
+    path.write_bytes(damaged)
     text = manifest.read_text()
-    before = json.loads(text)["files"][path.name]
-    digest = before if isinstance(before, str) else before["sha256"]
-    manifest.write_text(text.replace(digest, hashlib.sha256(content).hexdigest()))
+    for old, new in (
+        (hashlib.sha256(content).hexdigest(), hashlib.sha256(damaged).hexdigest()),
+        (f'"bytes": {len(content)}', f'"bytes": {len(damaged)}'),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    manifest.write_text(text)
 
 
 def change_record(path, rng):
@@ -321,7 +338,9 @@ def change_record(path, rng):
         values = [-1, 10, 2**31, 2 * 10**9, -(2**63), 2**63 - 1]
         features["image/class/label"].int64_list.value[:] = [rng.choice(values)]
     elif action == 2:
-        features[name].bytes_list.value[:] = [rng.choice(TEXTS).encode("utf-8", "replace")]
+        features[name].bytes_list.value[:] = [
+            rng.choice(TEXTS).encode("utf-8", "replace")
+        ]
     elif action == 3:
         image = features["image/encoded"].bytes_list
         image.value[:] = [change_anything(image.value[0], rng)]
@@ -335,8 +354,17 @@ def change_record(path, rng):
 def change_tree(path, rng):
     """Renames, adds or links class folders of a dataset; `path` is one of its images."""
     class_folder, dataset = path.parent, path.parent.parent
-    names = [n[:200].replace("/", "|").replace("\0", "") for n in TEXTS if n.isprintable()]
-    names = [*names[1:], "\x1b[31mred", "a\nb", "=1+1", os.fsdecode(b"\xff\xfe"), ".hidden"]
+    names = [
+        n[:200].replace("/", "|").replace("\0", "") for n in TEXTS if n.isprintable()
+    ]
+    names = [
+        *names[1:],
+        "\x1b[31mred",
+        "a\nb",
+        "=1+1",
+        os.fsdecode(b"\xff\xfe"),
+        ".hidden",
+    ]
     action = rng.randrange(6)
     if action == 0:
         class_folder.rename(dataset / rng.choice(names))

@@ -1,5 +1,6 @@
 """The manifest of a bundle, and checks of the files that it lists."""
 
+import contextlib
 import hashlib
 import io
 import math
@@ -151,7 +152,7 @@ def read_manifest(folder: StrPath) -> Manifest:
     try:
         manifest = read_json(path)
         if manifest["format"] != MANIFEST_FORMAT:
-            problem = f"its format is {manifest['format']}, not {MANIFEST_FORMAT}"
+            problem = f"its format is {manifest['format']!r:.20}, not {MANIFEST_FORMAT}"
         elif _is_consistent(manifest):
             return manifest
     except OSError as error:
@@ -274,7 +275,7 @@ def read_check(folder: StrPath, manifest: Manifest) -> dict[str, np.ndarray]:
                         raise ValueError(f"{name} has the shape and dtype {header}")
                     check[name] = np.frombuffer(file.read(size), dtype).reshape(shape)
         sums = check["probability"].sum(axis=1)
-        if not (check["largest_logit"] > 0 and np.abs(sums - 1).max() < 0.01):
+        if not (0 < check["largest_logit"] < np.inf and np.abs(sums - 1).max() < 0.01):
             raise ValueError("its probabilities or logits are impossible")
     except Exception as error:  # Damaged archives raise errors of many types.
         raise InputError(f"check.npz cannot be used: {first_line(error)}") from None
@@ -290,10 +291,13 @@ def get_listed_files(manifest: Manifest) -> Files:
 
 
 def _list_files(folder: StrPath, subfolder: str = "") -> list[str]:
-    """Returns the sorted paths, relative to the bundle, of all files and links in a subfolder."""
-    return sorted(
-        os.path.relpath(os.path.join(parent, name), folder).replace(os.sep, "/")
-        for parent, folders, names in os.walk(os.path.join(folder, subfolder))
-        for name in (*names, *folders)
-        if name in names or os.path.islink(os.path.join(parent, name))
-    )
+    """Returns the sorted paths of all files and links in a subfolder of a bundle."""
+    names, folders = [], [os.path.join(folder, subfolder)]
+    while folders:  # `os.walk` of Python 3.11 fails on deep folders.
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                else:
+                    names.append(os.path.relpath(entry.path, folder))
+    return sorted(name.replace(os.sep, "/") for name in names)

@@ -100,7 +100,10 @@ def measure_latency(
         InputError: If the folder is not a bundle, or the bundle has been changed.
     """
     manifest = read_manifest(folder)
-    if problems := check_files(folder, manifest):
+    problems = check_files(folder, manifest)
+    # A command that was killed may have left the figure. This command rewrites it.
+    problems.pop("latency.png", None)
+    if problems:
         name, problem = next(iter(problems.items()))
         raise InputError(f"The bundle {folder} has been changed: {name} {problem}")
     images = read_check(folder, manifest)["image"]

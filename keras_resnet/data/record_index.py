@@ -266,6 +266,8 @@ def _load_table(path: str, sizes: Sequence[int]) -> Table | None:
 
     Returns `None` if the index does not exist, is damaged or does not fit the files.
     """
+    if not os.path.isfile(path):
+        return None
     try:
         with open(path, "rb") as file, np.load(file) as arrays:
             if any(

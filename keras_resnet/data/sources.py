@@ -136,7 +136,7 @@ def _make_split(path: str, classes: Sequence[str]) -> Split:
     labels: list[int] = []
     for label, name in enumerate(classes):
         for entry in _find_files(os.path.join(path, name)):
-            if not entry.is_file():
+            if not entry.is_file(follow_symlinks=False) and not os.path.isfile(entry):
                 raise InputError(
                     "Images must be regular files. Received: a pipe, a device or a "
                     f"broken link: {entry.path}"
@@ -160,10 +160,12 @@ def _find_files(path: str) -> Iterator[os.DirEntry[str]]:
     while folders:
         with os.scandir(folders.pop()) as entries:
             sorted_entries = sorted(entries, key=lambda entry: entry.name)
+        subfolders = []
         for entry in sorted_entries:
-            if entry.name.lower().endswith(IMAGE_FILES) and not entry.is_dir():
+            if entry.is_dir(follow_symlinks=False):
+                subfolders.append(entry.path)
+            elif entry.name.lower().endswith(IMAGE_FILES):
                 yield entry
-        subfolders = [e.path for e in sorted_entries if e.is_dir(follow_symlinks=False)]
         folders += reversed(subfolders)
 
 

@@ -1,4 +1,4 @@
-from .connections import common_work as common_work
+from .strategies import common_work as common_work
 from .strategies import is_chief as is_chief
 from .strategies import is_lost_worker_error as is_lost_worker_error
 from .strategies import iterate_batches as iterate_batches

@@ -1,7 +1,7 @@
 """Connections between the workers of a cluster, which show that a worker is lost.
 
 Every worker is connected to worker 0 until the end of the common work. TensorFlow alone
-may never notice that a worker is frozen, or was lost before all workers had joined.
+notices no loss before all workers have joined, and some losses only after 10 seconds.
 """
 
 import atexit
@@ -13,19 +13,26 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from keras_resnet.support import InputError, Preempted, to_printable
+from keras_resnet.support import InputError, to_printable
 
 # Number of seconds that a worker waits for all other workers to start.
 START_TIMEOUT = 300
 
-# Number of seconds without a heartbeat after which a worker is lost. A thread sends the
-# heartbeats, so long steps, validations and compilations are not losses.
-HEARTBEAT_TIMEOUT = 10
+# Number of seconds without a heartbeat after which a worker is lost. On a busy machine,
+# calls that hold Python's global lock may delay the thread that sends the heartbeats.
+# The second number therefore holds when TensorFlow has joined the cluster. Its own
+# heartbeats, which nothing delays, then time out after 10 seconds.
+HEARTBEAT_TIMEOUT, JOINED_TIMEOUT = 10, 60
 
 # Number of seconds that a worker has to end by itself after another worker has ended.
 END_DELAY = 1
+
+HOW_TO_RESUME = (
+    "Start all workers again with the same command; "
+    "they resume from the last checkpoint"
+)
 
 # Connections by the index of the other worker. It is empty after the common work.
 _connections: dict[int, socket.socket] = {}
@@ -119,7 +126,7 @@ def _read_lines(index: int, connection: socket.socket) -> None:
     An empty line is a heartbeat. "complete" means that all workers are connected, and
     "leave" that the common work has ended. Another line reports the loss of a worker.
     """
-    loss, delay = f"Worker {index} has ended", END_DELAY
+    loss = f"Worker {index} has ended"
     with contextlib.suppress(ConnectionError):
         lines = connection.makefile(errors="replace")
         try:
@@ -132,23 +139,14 @@ def _read_lines(index: int, connection: socket.socket) -> None:
                     loss = to_printable(line.strip())
                     break
         except TimeoutError:
-            loss, delay = (
-                f"Worker {index} sent no heartbeat for {HEARTBEAT_TIMEOUT} s",
-                0,
-            )
+            seconds = connection.gettimeout()
+            loss = f"Worker {index} sent no heartbeat for {seconds:.0f} s"
     if _connections and not _is_lost.is_set():
         _is_lost.set()
         _send(loss)
-        time.sleep(delay)
+        time.sleep(END_DELAY)
         if _connections:
-            message = (
-                f"error: {loss}. Start all workers again with the same command; they"
-            )
-            print(
-                f"{message} resume from the last checkpoint",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"error: {loss}. {HOW_TO_RESUME}", file=sys.stderr, flush=True)
             os._exit(1)
 
 
@@ -169,24 +167,21 @@ def _report_end(index: int) -> None:
     _connections.clear()
 
 
-@contextlib.contextmanager
-def common_work() -> Iterator[None]:
-    """Context in which all workers need each other. Afterwards, each of them may end.
+def is_connected() -> bool:
+    """Returns whether this process takes part in the common work of several workers."""
+    return bool(_connections)
 
-    A worker that ends with an error, or before the end of this context, is lost.
-    """
-    try:
-        yield
-    except (Preempted, KeyboardInterrupt):  # All workers stop after the same step.
-        _send("leave")
-        raise
+
+def leave_cluster() -> None:
+    """Ends the common work: from now on, this process and the others may end."""
     _send("leave")
     _connections.clear()
 
 
-def is_worker_lost() -> bool:
-    """Returns whether a worker is lost. Waits as long as a heartbeat may be missing."""
-    return bool(_connections) and _is_lost.wait(HEARTBEAT_TIMEOUT + 1)
+def tolerate_pauses() -> None:
+    """Allows longer pauses between heartbeats, when TensorFlow has joined the cluster."""
+    for connection in _connections.values():
+        connection.settimeout(JOINED_TIMEOUT)
 
 
 def is_local(addresses: Sequence[str]) -> bool:

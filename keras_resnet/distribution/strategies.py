@@ -1,5 +1,6 @@
 """Construction of `tf.distribute` strategies, and functions for training loops."""
 
+import contextlib
 import functools
 import glob
 import os
@@ -10,13 +11,16 @@ import tensorflow as tf
 
 from keras_resnet.distribution.cluster import find_cluster
 from keras_resnet.distribution.connections import (
+    HOW_TO_RESUME,
     close_to_network,
     connect_workers,
     get_port,
+    is_connected,
     is_local,
-    is_worker_lost,
+    leave_cluster,
+    tolerate_pauses,
 )
-from keras_resnet.support import InputError, check_choice, first_line
+from keras_resnet.support import InputError, Preempted, check_choice, first_line
 
 STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
 
@@ -94,10 +98,33 @@ def _join_cluster(addresses: tuple[str, ...], index: int) -> tf.distribute.Strat
         rpc_layer="grpc",
     )
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy(resolver)
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
     except RuntimeError as error:  # TensorFlow has already run an operation.
         message = f"Make the strategy multi_worker before TensorFlow runs: {error}"
         raise InputError(message) from error
+    tolerate_pauses()
+    return strategy
+
+
+@contextlib.contextmanager
+def common_work() -> Iterator[None]:
+    """Context in which all workers need each other. Afterwards, each of them may end.
+
+    A worker that ends with an error, or before the end of this context, is lost.
+
+    Raises:
+        ConnectionError: If a worker is lost and TensorFlow notices that first.
+    """
+    try:
+        yield
+    except (Preempted, KeyboardInterrupt):  # All workers stop after the same step.
+        leave_cluster()
+        raise
+    except tf.errors.OpError as error:
+        if is_connected() and is_lost_worker_error(error):
+            raise ConnectionError(f"A worker was lost. {HOW_TO_RESUME}") from error
+        raise
+    leave_cluster()
 
 
 def next_batch(strategy: tf.distribute.Strategy, batches: Batches) -> tuple:
@@ -175,23 +202,25 @@ def worker_index(strategy: tf.distribute.Strategy) -> int:
 def is_lost_worker_error(error: Exception) -> bool:
     """Returns whether TensorFlow raised the error because another worker is lost.
 
-    The answer takes up to HEARTBEAT_TIMEOUT seconds if no other worker has ended.
+    TensorFlow raises the error while this worker waits for the lost worker, at once or
+    after 10 seconds without a heartbeat.
     """
-    return (
+    return isinstance(error, tf.errors.UnavailableError) or (
         isinstance(error, tf.errors.OpError)
         and not isinstance(error, _LOCAL_ERRORS)
-        and is_worker_lost()
+        and any(phrase in str(error) for phrase in _LOST_PHRASES)
     )
 
 
-# Errors that this worker causes itself.
+# Errors that this worker causes itself. They do not mean that a worker is lost, even if
+# the message contains "/job:worker/", because it may name a device of this worker.
 _LOCAL_ERRORS = (
     tf.errors.InvalidArgumentError,
     tf.errors.ResourceExhaustedError,
     tf.errors.DataLossError,
     tf.errors.NotFoundError,
-    tf.errors.OutOfRangeError,
 )
+_LOST_PHRASES = ("Collective ops is aborted", "coordination service", "/job:worker/")
 
 
 def _make_tpu() -> tf.distribute.Strategy:

@@ -19,13 +19,13 @@ from keras_resnet.support import exit_now
 # Environment variable with the index of a worker process of `run_local_workers`.
 LOCAL_WORKER_VARIABLE = "KERAS_RESNET_LOCAL_WORKER"
 
-# Time limit in seconds for workers to end after this process received a signal, or after
-# worker 0 has ended, and again after SIGTERM. The chief may write a checkpoint.
-GRACE_SECONDS = 20
+# Time limit in seconds for workers to end after this process has received a signal, and
+# again after SIGTERM. Worker 0 may be writing a checkpoint.
+STOP_SECONDS = 20
 
-# The same limit after a worker has failed. The others notice that themselves; see
-# `connections.END_DELAY`.
-FAILURE_GRACE_SECONDS = 2
+# The same limit after a worker has failed, which the other workers notice themselves
+# (`connections.END_DELAY`), or after worker 0 has ended, which writes all files.
+END_SECONDS = 2
 
 # Exit statuses of a worker that SIGINT or SIGTERM stopped, as it stops all workers.
 _STOPPED = (130, 143)
@@ -36,11 +36,10 @@ def run_local_workers(
 ) -> int:
     """Runs a command in several worker processes, which TF_CONFIG connects.
 
-    Worker 0, the chief, writes to the output of this process, the other workers to `worker-1.log`
-    and so on. SIGTERM and SIGINT are forwarded to all workers. The other workers are ended
-    FAILURE_GRACE_SECONDS seconds after one fails, or GRACE_SECONDS seconds after worker 0
-    succeeds. The end of this process closes the workers' standard input; see
-    `end_with_launcher`.
+    Worker 0, the chief, writes to the output of this process, the other workers to
+    `worker-1.log` and so on. SIGTERM and SIGINT are forwarded to all workers. When a
+    worker fails or worker 0 ends, the other workers have END_SECONDS seconds to end. The
+    standard input of the workers shows the end of this process (`end_with_launcher`).
 
     Args:
         count: Number of processes.
@@ -67,7 +66,7 @@ def run_local_workers(
     with contextlib.ExitStack() as stack:
         port_holders = [stack.enter_context(_hold_port()) for _ in range(count)]
         addresses = ["{}:{}".format(*holder.getsockname()) for holder in port_holders]
-        stack.callback(_terminate, workers, FAILURE_GRACE_SECONDS)
+        stack.callback(_terminate, workers, END_SECONDS)
         for signum in (signal.SIGTERM, signal.SIGINT):
             stack.callback(signal.signal, signum, signal.signal(signum, forward_signal))
         for index, log_path in enumerate(log_paths):
@@ -116,27 +115,28 @@ def end_with_launcher() -> None:
 def _wait(workers: Sequence[subprocess.Popen], signals: Sequence[int]) -> list[int]:
     """Waits for all workers. Returns indices of failed workers, in order of failure."""
     failed_indices: list[int] = []
-    deadline, grace_seconds, is_running = math.inf, GRACE_SECONDS, True
+    deadline, is_running = math.inf, True
     while is_running:
         time.sleep(0.05)
         is_running = any([worker.poll() is None for worker in workers])
         for index, worker in enumerate(workers):
             if worker.returncode and index not in failed_indices:
                 failed_indices.append(index)
-                if not signals and worker.returncode not in _STOPPED:
-                    grace_seconds = FAILURE_GRACE_SECONDS
-        if failed_indices or signals or workers[0].returncode is not None:
-            deadline = min(deadline, time.monotonic() + grace_seconds)
+        statuses = {worker.returncode for worker in workers}.difference({None, 0})
+        is_stopping = workers[0].returncode is None and statuses.issubset(_STOPPED)
+        limit = STOP_SECONDS if signals or is_stopping else END_SECONDS
+        if signals or failed_indices or workers[0].returncode is not None:
+            deadline = min(deadline, time.monotonic() + limit)
         if is_running and time.monotonic() > deadline:
-            _terminate(workers, grace_seconds)
+            _terminate(workers, limit)
             break
     return failed_indices
 
 
-def _terminate(workers: Sequence[subprocess.Popen], grace_seconds: float) -> None:
+def _terminate(workers: Sequence[subprocess.Popen], limit: float) -> None:
     """Sends SIGTERM to all running workers, then SIGKILL to workers that do not end."""
     for send_signal in (subprocess.Popen.terminate, subprocess.Popen.kill):
-        deadline = time.monotonic() + grace_seconds
+        deadline = time.monotonic() + limit
         for worker in workers:
             if worker.poll() is None:
                 send_signal(worker)

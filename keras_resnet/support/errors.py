@@ -18,7 +18,7 @@ class InputError(ValueError):
 
 
 class Preempted(RuntimeError):
-    """Raised when SIGTERM has stopped a training run and a checkpoint was written.
+    """Raised when SIGTERM or another worker has stopped a run after a checkpoint.
 
     A command prints the message and exits with `status`.
     """

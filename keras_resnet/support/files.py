@@ -169,7 +169,7 @@ def read_file(path: StrPath, max_bytes: int = 2**24) -> bytes:
         return file.read(max_bytes)
 
 
-def read_json(path: StrPath, max_bytes: int = 2**24) -> Any:
+def read_json(path: StrPath, max_bytes: int = 2**22) -> Any:
     """Reads a JSON file that comes from outside.
 
     Raises:

@@ -3,6 +3,7 @@
 import logging
 import os
 import runpy
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from keras_resnet.support.errors import (
     InputError,
     is_tensorflow_missing,
     report_errors,
+    to_printable,
 )
 from keras_resnet.support.native_logs import filter_cpp_logs
 from keras_resnet.support.options import list_options
@@ -63,7 +65,18 @@ def run_command(
             raise
 
     debug = flags.FLAGS["debug"]
-    app.run(lambda argv: report_errors(lambda: run_main(argv[1:]), bool(debug.value)))
+    app.run(
+        lambda argv: report_errors(lambda: run_main(argv[1:]), bool(debug.value)),
+        flags_parser=_parse_flags,
+    )
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    """Parses the flags and returns the positional arguments, after the program's name."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        sys.exit(f"error: {to_printable(' '.join(str(error).split()))}. Try --help")
 
 
 def import_keras() -> None:

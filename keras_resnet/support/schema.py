@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+import itertools
 import re
 import reprlib
 import types
 import typing
+from collections.abc import Iterable
 from typing import Annotated, Any, NotRequired, Required
 
 from keras_resnet.support.errors import InputError
@@ -36,7 +38,7 @@ def check_type(value: Any, hint: Any, name: str, max_depth: int = 20) -> None:
         hint = hints_of_parts.get(type(value), type(value))
     kind: Any = typing.get_origin(hint) or hint
     args = typing.get_args(hint)
-    parts: list[tuple[Any, Any, Any]] | None = []
+    parts: Iterable[tuple[Any, Any, Any]] | None = ()
     is_union = kind in (typing.Union, types.UnionType)  # Every union is `X | None`.
     if is_union or kind in (Annotated, Required, NotRequired):
         if not is_union or value is not None:
@@ -48,7 +50,7 @@ def check_type(value: Any, hint: Any, name: str, max_depth: int = 20) -> None:
         is_accepted = isinstance(value, str) and not _SURROGATE.search(value)
     else:
         parts = _list_parts(value, kind, args)
-        is_accepted = parts == [] or (parts is not None and max_depth > 0)
+        is_accepted = parts is not None and max_depth >= 0
     if not is_accepted:
         raise InputError(f"{name} has the unexpected value {reprlib.repr(value)}")
     for part_name, part, part_hint in parts or ():
@@ -57,25 +59,24 @@ def check_type(value: Any, hint: Any, name: str, max_depth: int = 20) -> None:
 
 def _list_parts(
     value: Any, kind: Any, args: tuple[Any, ...]
-) -> list[tuple[Any, Any, Any]] | None:
+) -> Iterable[tuple[Any, Any, Any]] | None:
     """Returns name, value and annotation of each part, or `None` for a wrong type."""
     is_record = typing.is_typeddict(kind)
     if not isinstance(value, dict if is_record else kind):
         return None
     if is_record:
-        parts = [(k, v, _get_hints(kind).get(k, Any)) for k, v in value.items()]
+        parts = ((k, v, _get_hints(kind).get(k, Any)) for k, v in value.items())
         return parts if kind.__required_keys__ <= value.keys() else None
     if dataclasses.is_dataclass(value):
         fields = _get_hints(kind).items()
-        return [(name, getattr(value, name), hint) for name, hint in fields]
+        return ((name, getattr(value, name), hint) for name, hint in fields)
     if kind is dict:
-        keys = [(repr(key), key, args[0]) for key in value]
-        return keys + [(key, item, args[1]) for key, item in value.items()]
+        keys = ((repr(key), key, args[0]) for key in value)
+        return itertools.chain(keys, ((k, v, args[1]) for k, v in value.items()))
     if kind not in (list, tuple):
-        return []
+        return ()
     hints = args if kind is tuple and ... not in args else args[:1] * len(value)
-    parts = [(i, *part) for i, part in enumerate(zip(value, hints, strict=False))]
-    return parts if len(hints) == len(value) else None
+    return zip(itertools.count(), value, hints) if len(hints) == len(value) else None
 
 
 @functools.cache

@@ -10,7 +10,7 @@ optimizers.py    optimizers and learning-rate schedules
 batch_source.py  training batches, starting at any step; replaces damaged images
 validation.py    loss and accuracy on the validation split
 epoch_log.py     loss and accuracy during an epoch; progress lines
-worker_group.py  communication between workers; stop flag that SIGTERM sets
+worker_group.py  communication between workers; stop flag that signals set
 checkpoints.py   training checkpoints, from which interrupted runs resume
 run_folder.py    files of the run folder; check that the folder belongs to the run
 figures.py       figures of the run folder

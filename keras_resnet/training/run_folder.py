@@ -160,14 +160,13 @@ def has_ended(model_dir: str, spec: RunSpec, classes: tuple[str, ...]) -> bool:
             f"another model_dir. Different: {', '.join(differences)}"
             + (f". Replicas matter because of {', '.join(effects)}" if effects else "")
         )
-    digest = _hash_network(os.path.join(model_dir, "final.keras"))
+    path, noted_digest = os.path.join(model_dir, "final.keras"), record.final_sha256
+    digest = _hash_network(path)
     # Version 0.1.0 noted no hash.
-    noted_digest = record.final_sha256 or (digest if record.spec.format == 1 else None)
-    if digest and digest == noted_digest:
+    if digest and digest == (noted_digest or (record.spec.format == 1 and digest)):
         return True
-    is_damaged = not digest and os.path.lexists(os.path.join(model_dir, "final.keras"))
-    checkpoints = find_checkpoints(os.path.join(model_dir, "checkpoints"))
-    if (record.final_sha256 or is_damaged) and not checkpoints:
+    must_exist = noted_digest or (os.path.lexists(path) and not digest)
+    if must_exist and not find_checkpoints(os.path.join(model_dir, "checkpoints")):
         raise InputError(
             f"The run in {model_dir} has ended, but its final.keras is damaged or "
             "missing, and no checkpoint exists. Restore the file, or remove the folder "

@@ -132,7 +132,8 @@ def load_model(path: StrPath) -> keras.Model:
     """Loads a `.keras` file. Sets `model.origin` if keras_resnet wrote the file.
 
     Raises:
-        InputError: If the file is missing, damaged or not a Keras model.
+        InputError: If the file is missing or damaged, or if it contains anything other
+            than a network with the classes of Keras that this package uses.
     """
     path = _check_path(path, (".keras",))
     with refuse_damage(path, "a Keras model"), zipfile.ZipFile(path) as archive:
@@ -149,16 +150,14 @@ def load_model(path: StrPath) -> keras.Model:
 # Members of a `.keras` file, and the classes in the configuration of a network that this
 # package builds. Other classes of Keras can read files or execute code.
 _MEMBERS = ["config.json", "metadata.json", "model.weights.h5"]
+_MODULES = {
+    None, "keras", "keras.initializers", "keras.layers", "keras.src.models.functional",
+}  # fmt: skip
 _CLASSES = {
-    "keras": {"DTypePolicy"},
-    "keras.initializers": {"HeNormal", "Ones", "Zeros"},
-    "keras.layers": {
-        "Activation", "Add", "AveragePooling2D", "BatchNormalization", "Conv2D", "Dense",
-        "Dropout", "GlobalAveragePooling2D", "GlobalMaxPooling2D", "InputLayer",
-        "MaxPooling2D", "Multiply", "Normalization", "ZeroPadding2D",
-    },
-    "keras.src.models.functional": {"Functional"},
-    None: {"__keras_tensor__"},
+    "Activation", "Add", "AveragePooling2D", "BatchNormalization", "Conv2D", "DTypePolicy",
+    "Dense", "Dropout", "Functional", "GlobalAveragePooling2D", "GlobalMaxPooling2D",
+    "HeNormal", "InputLayer", "MaxPooling2D", "Multiply", "Normalization", "Ones",
+    "ZeroPadding2D", "Zeros", "__keras_tensor__",
 }  # fmt: skip
 
 
@@ -187,7 +186,7 @@ def _check_archive(archive: zipfile.ZipFile, path: str) -> None:
 def _check_object(value: dict[str, Any], path: str) -> int:
     """Checks the class of a layer or other object. Returns a bound of its weights."""
     module, name, config = value.get("module"), value["class_name"], value["config"]
-    is_known = name in _CLASSES.get(module, ())
+    is_known = name in _CLASSES and module in _MODULES
     if not is_known or value.get("registered_name") not in (None, name):
         raise InputError(
             f"{path} is refused, because networks of keras_resnet do not contain "

@@ -52,10 +52,10 @@ def test_help_fits_a_screen(module):
 def test_an_unknown_flag_is_reported(module):
     result = run_program(module, "--modle=resnet20")
     assert result.returncode == 1
-    assert "Unknown command line flag 'modle'" in result.stderr
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: Unknown command line flag 'modle'")
     if module != "keras_resnet.runs":
-        assert "Did you mean: model" in result.stderr
-    assert "Traceback" not in result.stderr
+        assert "Did you mean: model" in line
 
 
 @pytest.mark.parametrize(
@@ -129,13 +129,18 @@ def image_files(tmp_path):
 
 
 def test_predict_reports_unreadable_files_and_continues(trained_run, image_files):
-    files = ("three.png", "half.jpg", "missing.png", "three.jpg")
+    os.mkfifo(image_files / "pipe.png")  # Opening it would wait forever.
+    (image_files / "a\x1b[31m.png").write_bytes(b"")
+    files = ("three.png", "half.jpg", "missing.png", "three.jpg", "pipe.png")
+    files += ("a\x1b[31m.png",)
     result = run_program(
         "keras_resnet.predict", f"--model={trained_run}", *files, cwd=image_files
     )
     assert result.returncode == 1
     assert re.search("^error: half.jpg: .*damaged", result.stderr, re.MULTILINE)
     assert "error: missing.png: No such file" in result.stderr
+    assert "error: pipe.png: A regular file " in result.stderr
+    assert r"error: a\x1b[31m.png: The file is damaged" in result.stderr
     assert "Traceback" not in result.stderr
     lines = result.stdout.splitlines()
     assert len(lines) == 2 * 6

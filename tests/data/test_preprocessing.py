@@ -423,7 +423,7 @@ def make_too_large_files():
     yield change_header(vp8, 26, "<HH", 16_000, 16_383), 16_000, 16_383
     packed_sides = 16_382 | 8999 << 14
     yield change_header(vp8l, 21, "<I", packed_sides), 16_383, 9000
-    vp8x = encode(pixels, "WEBP", exif=b"Exif\0\0")
+    vp8x = encode(np.dstack([pixels, pixels[..., 0]]), "WEBP")  # With transparency.
     vp8x = change_header(vp8x, 24, "<HBHB", 16_383, 0, 16_000, 0)
     yield vp8x, 16_384, 16_001
 
@@ -439,16 +439,22 @@ def test_too_large_images_are_refused_with_their_size(tmp_path, content, width, 
     message = f"has {width} x {height} pixels; at most 134,217,728 are .*{path}"
     with pytest.raises(InputError, match=message):
         Preprocessing(32, 32, 3).load(path)
+
+
+def test_too_large_images_are_refused_in_pipelines():
     preprocessing = Preprocessing(32, 32, 1)
-    dataset = tf.data.Dataset.from_tensors(content)
+    contents = [content for content, *_ in make_too_large_files()]
+    dataset = tf.data.Dataset.from_tensor_slices(contents[1:3])  # A PNG and a JPEG.
     for function in (
         lambda encoded: preprocessing.read(encoded, upright=False),
         lambda encoded: preprocessing.crop_and_resize(
             encoded, lambda sides: tf.constant([0, 0, 8, 8])
         ),
     ):
-        with pytest.raises(tf.errors.InvalidArgumentError, match="pixels"):
-            next(iter(dataset.map(function)))
+        batches = iter(dataset.map(function))
+        for _ in range(2):
+            with pytest.raises(tf.errors.InvalidArgumentError, match="pixels"):
+                next(batches)
 
 
 def write_png(path, height, width):

@@ -442,37 +442,35 @@ def test_changed_byte_of_an_index_is_detected_or_harmless(paths, tmp_path):
                 np.testing.assert_array_equal(loaded_table[name], column)
 
 
-CRAFTED_COLUMNS = {
-    "shard after the last": {"shard": np.full(15, 3, np.int32)},
-    "negative shard": {"shard": np.full(15, -1, np.int32)},
-    "offset outside": {"offset": np.full(15, 10**6)},
-    "largest offset": {"offset": np.full(15, 2**63 - 1)},
-    "negative offset": {"offset": np.full(15, -1)},
-    "length outside": {"length": np.full(15, 10**9)},
-    "largest length": {"length": np.full(15, 2**63 - 1)},
-    "negative label": {"labels": np.full(15, -2, np.int32)},
-    "more labels": {"labels": np.zeros(16, np.int32)},
-    "matrix": {"labels": np.zeros((15, 1), np.int32)},
-    "floats": {"offset": np.zeros(15)},
-    "texts": {"shard": np.full(15, "a")},
-    "no records": dict.fromkeys(("labels", "number", "shard"), np.zeros(0, np.int32))
+CRAFTED_COLUMNS = [
+    {"shard": np.full(15, 3, np.int32)},
+    {"shard": np.full(15, -1, np.int32)},
+    {"offset": np.full(15, 10**6)},
+    {"offset": np.full(15, 2**63 - 1)},
+    {"offset": np.full(15, -1)},
+    {"length": np.full(15, 10**9)},
+    {"length": np.full(15, 2**63 - 1)},
+    {"labels": np.full(15, -2, np.int32)},
+    {"labels": np.zeros(16, np.int32)},
+    {"labels": np.zeros((15, 1), np.int32)},
+    {"offset": np.zeros(15)},
+    {"shard": np.full(15, "a")},
+    dict.fromkeys(("labels", "number", "shard"), np.zeros(0, np.int32))
     | dict.fromkeys(("offset", "length"), np.zeros(0, np.int64)),
-    "other feature": {"image": np.array("secret")},
-}
+    {"image": np.array("secret")},
+]
 
 
-@pytest.mark.parametrize("columns", CRAFTED_COLUMNS.values(), ids=CRAFTED_COLUMNS)
-def test_crafted_index_is_built_again(paths, tmp_path, columns):
+def test_crafted_indices_are_ignored(paths, tmp_path):
     build_index(paths)
     (index_path,) = (tmp_path / "cache").iterdir()
-    content = index_path.read_bytes()
+    sizes = list(map(os.path.getsize, paths))
     with np.load(index_path) as arrays:
         table = dict(arrays)
-    index_path.unlink()
-    np.savez(index_path, **table | columns)
-    index = build_index(paths)
-    assert index.labels.tolist() == [0, 1, 2] * 5
-    assert index_path.read_bytes() == content
+    for columns in ({}, *CRAFTED_COLUMNS):
+        np.savez(tmp_path / "crafted.npz", **table | columns)
+        loaded_table = record_index._load_table(tmp_path / "crafted.npz", sizes)
+        assert (loaded_table is None) == bool(columns), columns
 
 
 def test_index_that_declares_a_large_array_takes_no_memory(paths, tmp_path):
@@ -531,7 +529,7 @@ def test_special_files_are_not_opened(paths, tmp_path):
     with pytest.raises(InputError, match=f"regular file .*{tmp_path}/labels.txt"):
         records.read_class_names(str(tmp_path))
     os.symlink("nowhere", tmp_path / "link")
-    with pytest.raises(InputError, match="Could not read .*link"):
+    with pytest.raises(InputError, match=r"Could not read .*link"):
         build_index([str(tmp_path / "link")])
     os.symlink(paths[0], tmp_path / "intact_link")
     assert len(build_index([str(tmp_path / "intact_link")])) == 4

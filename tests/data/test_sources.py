@@ -78,7 +78,7 @@ def test_undivided_folder_holds_out_a_fifth_of_each_class(folder):
         seed=0,
     )
     batches = list(batches.dataset(1, 5).as_numpy_iterator())
-    assert [len(labels) for _, labels, _ in batches] == [5, 5, 2, 2, 5, 5, 5, 5]
+    assert [len(labels) for _, labels, _ in batches] == [5] * 8
     for images, labels, _ in batches:
         assert images.shape[1:] == (16, 20, 3)
         assert_colours_match(images, labels)
@@ -197,8 +197,7 @@ def test_links_to_images_are_followed_but_not_links_to_folders(folder):
     (folder / "red" / "device.png").symlink_to("/dev/null")
     (folder / "red" / "folder.png").mkdir()
     (folder / "red" / "loop").symlink_to(folder)
-    (folder / "red" / "loop.png").symlink_to(folder)
-    with pytest.raises(InputError, match="device.png"):
+    with pytest.raises(InputError, match=r"device\.png"):
         load_dataset(f"folder:{folder}")
     (folder / "red" / "device.png").unlink()
     dataset = load_dataset(f"folder:{folder}", only_test=True)

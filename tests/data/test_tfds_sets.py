@@ -1,5 +1,6 @@
 """Datasets of TFDS (TensorFlow Datasets)."""
 
+import os
 import sys
 
 import numpy as np
@@ -140,3 +141,9 @@ def test_an_error_of_tfds_is_one_line(error):
     assert message.startswith("Could not prepare mnist in /data. ")
     assert message.endswith(f"({type(error).__name__}: {error})")
     assert "\n" not in message
+
+
+def test_memory_size_is_known_on_all_systems(monkeypatch):
+    assert 2**29 < tfds_sets._find_memory_size() < 2**50
+    monkeypatch.delattr(os, "sysconf")  # Windows does not have it.
+    assert tfds_sets._find_memory_size() == 2**33

@@ -19,7 +19,7 @@ from keras_resnet.distribution import workers
 SCRIPT = """
 import os, signal, sys, time
 signal.alarm(60)
-from keras_resnet.distribution import cluster, common_work, connections
+from keras_resnet.distribution import cluster, connections
 from keras_resnet.distribution.workers import end_with_launcher
 connections.HEARTBEAT_TIMEOUT = 3
 connections.START_TIMEOUT = float(os.environ.get("START", 30))
@@ -33,12 +33,10 @@ def work(state):
 if index == int(os.environ.get("LATE", -1)):
     work("late")
 connections.connect_workers(addresses, index)
+work("connected")
 if "ERROR" in os.environ:
-    with common_work():
-        work("connected")
-        sys.exit(f"error of worker {index}")
-with common_work():
-    work("connected")
+    sys.exit(f"error of worker {index}")
+connections.leave_cluster()
 print("done", flush=True)
 work("left") if "STAY" in os.environ else None
 """
@@ -232,9 +230,9 @@ time.sleep(60)
             process.kill()
 
 
-@pytest.mark.parametrize("victim", ["launcher", "worker"])
+@pytest.mark.parametrize("victim", ["launcher", "frozen worker", "late worker"])
 def test_local_workers_end_with_their_launcher_or_a_worker(victim, tmp_path):
-    """The launcher or the frozen worker 0 does not end by itself, only by SIGKILL."""
+    """The launcher, the frozen worker 0, or worker 1 before it is connected is lost."""
     (tmp_path / "script.py").write_text(SCRIPT)
     code = """
 import sys
@@ -242,35 +240,40 @@ from keras_resnet.distribution import run_local_workers
 sys.exit(run_local_workers(2, [sys.executable, "script.py"], "logs"))
 """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LAUNCHER": "1"}
+    environment |= {"LATE": "1"} if victim == "late worker" else {}
     launcher = subprocess.Popen(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True,
         stderr=subprocess.PIPE, stdout=subprocess.PIPE,
     )  # fmt: skip
     with launcher:
-        await_files(tmp_path, ["connected-0", "connected-1"])
+        is_late = victim == "late worker"
+        await_files(tmp_path, ["late-1"] if is_late else ["connected-0", "connected-1"])
         path = f"/proc/{launcher.pid}/task/{launcher.pid}/children"
-        pids = pathlib.Path(path).read_text().split()
+        pids = [int(pid) for pid in pathlib.Path(path).read_text().split()]
         start_time = time.monotonic()
-        if victim == "launcher":
-            launcher.kill()
-        else:
-            os.kill(int(pids[0]), signal.SIGSTOP)
+        pid = {
+            "launcher": launcher.pid,
+            "frozen worker": pids[0],
+            "late worker": pids[1],
+        }
+        fault = signal.SIGSTOP if victim == "frozen worker" else signal.SIGKILL
+        os.kill(pid[victim], fault)
         _, message = launcher.communicate(timeout=30)
         while any(map(is_running, pids)):
             time.sleep(0.02)
         assert time.monotonic() - start_time < 15
     log = (tmp_path / "logs" / "worker-1.log").read_text()
+    failure = "worker 1 failed with status {}; last line of logs/worker-1.log: {}"
     if victim == "launcher":
         assert launcher.returncode == -signal.SIGKILL
-        for text in message, log:
-            assert text == (
-                "error: The process that started the workers has ended. The same command "
-                "resumes the run\n"
-            )
-    else:
+        text = "error: The process that started the workers has ended"
+        assert log == message == f"{text}. The same command resumes the run\n"
+    elif victim == "frozen worker":
         assert launcher.returncode == 128 + signal.SIGKILL
         loss = f"error: Worker 0 sent no heartbeat for 3 s. {RESUME}; they resume from "
         assert log == f"{loss}the last checkpoint\n"
-        assert message == (
-            f"worker 1 failed with status 1; last line of logs/worker-1.log: {log}"
-        )
+        assert message == failure.format(1, log)
+    else:
+        assert launcher.returncode == 128 + signal.SIGTERM
+        end = "(nothing). The same command resumes the run\n"
+        assert message == failure.format(137, end)

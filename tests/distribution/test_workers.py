@@ -143,6 +143,7 @@ def test_a_killed_worker_is_noticed_and_all_can_start_again(
                 make_training_command("multi_worker", steps),
                 env=workers._make_environment(addresses, index),
                 stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 text=True,
             )
             for index in range(2)
@@ -155,11 +156,14 @@ def test_a_killed_worker_is_noticed_and_all_can_start_again(
         time.sleep(0.1)
     other_worker.kill()
     output, _ = chief.communicate(timeout=30)
-    assert chief.returncode == 3 and "a worker is lost" in output
+    # Either TensorFlow or the connection to the worker notices the loss first.
+    assert (chief.returncode, "a worker is lost" in output) == (3, True) or (
+        (chief.returncode, "error: Worker 1 has ended." in output) == (1, True)
+    )
     other_worker.communicate()
     for worker in start_workers(3):
         output, _ = worker.communicate(timeout=LIMIT_SECONDS)
-        assert worker.returncode == 0 and output.startswith("2 2 ")
+        assert worker.returncode == 0 and "\n2 2 [" in output
     for holder in holders:
         holder.close()
 
@@ -207,10 +211,7 @@ def test_all_workers_get_the_same_cluster_and_different_tasks(tmp_path, monkeypa
         ),
     ],
 )
-def test_a_failed_worker_sets_the_exit_status(
-    code, status, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setattr(workers, "FAILURE_GRACE_SECONDS", 2)
+def test_a_failed_worker_sets_the_exit_status(code, status, tmp_path, capsys):
     start_time = time.monotonic()
     assert run_local_workers(2, make_command(READ_INDEX + code), tmp_path) == status
     assert time.monotonic() - start_time < 20
@@ -225,6 +226,32 @@ def test_a_failed_worker_sets_the_exit_status(
             assert message.endswith(f"last line of {log_path}: no disk\n")
 
 
+def test_a_worker_that_must_be_ended_after_worker_0_succeeds_has_not_failed(
+    tmp_path, capsys
+):
+    code = "index and (signal.signal(15, signal.SIG_IGN), time.sleep(60))"
+    assert run_local_workers(2, make_command(READ_INDEX + code), tmp_path) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_no_other_program_can_take_the_port_of_a_worker(tmp_path):
+    code = """
+import json, socket
+address = json.loads(os.environ["TF_CONFIG"])["cluster"]["worker"][index].split(":")
+for reuse_port in False, True:
+    try:
+        socket.create_server(("", int(address[1])), reuse_port=reuse_port).close()
+        print(reuse_port)
+    except OSError as error:
+        print(error.strerror.split(" (")[0])
+"""
+    command = make_command(READ_INDEX + code)
+    assert run_local_workers(2, command, tmp_path) == 0
+    # Only the worker itself, which knows that the port is shared, can listen.
+    log = (tmp_path / "worker-1.log").read_text()
+    assert log == "Address already in use\nTrue\n"
+
+
 @pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_are_forwarded(signal_number, tmp_path):
     """A separate process starts the workers, because the signal could end pytest."""
@@ -236,7 +263,6 @@ def test_signals_are_forwarded(signal_number, tmp_path):
     code = f"""
 import signal, sys
 from keras_resnet.distribution import workers
-workers.GRACE_SECONDS = 5
 original_handler = signal.getsignal({signal_number:d})
 status = workers.run_local_workers(2, {command}, {str(tmp_path)!r})
 assert signal.getsignal({signal_number:d}) is original_handler

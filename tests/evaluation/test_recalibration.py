@@ -3,9 +3,10 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import keras_resnet
-from keras_resnet.data import sources
+from keras_resnet.data import sources, splits
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.distribution import strategies
 from keras_resnet.evaluation import recalibration
@@ -221,3 +222,13 @@ def test_recalibration_restores_the_accuracy(trained_run):
     assert evaluator()["accuracy"] < 0.5
     recalibrate(model, dataset.train, classifier.preprocessing, 256, strategy)
     assert evaluator()["accuracy"] >= accuracy - 0.03
+
+
+def test_damaged_images_are_refused():
+    content = tf.io.encode_jpeg(np.zeros((8, 8, 3), np.uint8)).numpy()
+    images = np.array([content, content[:-60]] * 4, object)
+    split = splits.Split(images, np.zeros(8, np.int32))
+    strategy = strategies.make_strategy("one_device")
+    model = keras_resnet.ResNet("cifar_resnet8", blocks=(1,), input_shape=(8, 8, 3))
+    with pytest.raises(InputError, match="4 of 8 images cannot be decoded"):
+        recalibrate(model, split, Preprocessing(8, 8, 3), 8, strategy)

@@ -14,6 +14,8 @@ from keras_resnet.evaluation import reports
 from keras_resnet.evaluation.classifier import Classifier
 from keras_resnet.evaluation.evaluator import Predictions
 from keras_resnet.spec import Provenance
+from keras_resnet.support import to_csv, to_printable
+from keras_resnet.training.figures import draw_batch
 
 
 def make_random_predictions(num_classes, num_images, k=5, accuracy=0.7):
@@ -81,6 +83,7 @@ def test_the_csv_file_contains_all_predictions():
     classes = [f"class {i}" for i in range(9)] + ["a, b", 'the "last"', "a\nline"]
     names = [f"folder/{i}, {i}.jpg" for i in range(40)]
     csv_text = reports.format_predictions(predictions, names, classes)
+    classes[-1] = r"a\nline"  # Line breaks are escaped.
     rows = list(csv.DictReader(io.StringIO(csv_text, newline="")))
     assert len(rows) == 40
     for i, row in enumerate(rows):
@@ -127,6 +130,41 @@ def test_the_confusion_figure_omits_classes_without_images():
     names = [f"class {i}" for i in range(500)]
     expected = reports.draw_confusion(counts, ["class 7", "class 300"])
     assert reports.draw_confusion(sparse_counts, names) == expected
+
+
+HOSTILE_NAMES = (
+    "$\\frac{",
+    "a\x1b[31m",
+    "=cmd()",
+    "<script>",
+    "x" * 9999,
+    "$$$",
+    "a\nb",
+)
+
+
+def test_figures_accept_any_class_names():
+    """Formulas and control characters are shown as text. Long names are cut."""
+    confusion = np.ones((7, 7), int)
+    with Image.open(
+        io.BytesIO(reports.draw_confusion(confusion, HOSTILE_NAMES))
+    ) as image:
+        assert max(image.size) < 2000
+    images, labels = np.zeros((7, 4, 4, 3), np.uint8), np.arange(7)
+    assert draw_batch(images, labels, HOSTILE_NAMES) == draw_batch(
+        images, labels, [to_printable(name)[:40] for name in HOSTILE_NAMES]
+    )
+
+
+def test_the_csv_files_contain_no_formulas_and_control_characters():
+    rows = reports.rank_classes(np.ones((7, 7), int), HOSTILE_NAMES)
+    text = to_csv(rows) + reports.format_predictions(
+        make_random_predictions(7, 40), ["\x1b]0;title\x07.jpg"] * 40, HOSTILE_NAMES
+    )
+    assert text.replace("\n", "").isprintable()
+    cells = [cell for row in csv.reader(io.StringIO(text)) for cell in row]
+    assert "'=cmd()" in cells and r"a\nb" in cells
+    assert not [cell for cell in cells if cell[:1] in "=+@"[: len(cell)]]
 
 
 @pytest.mark.parametrize(("num_classes", "has_names"), [(2, True), (41, False)])

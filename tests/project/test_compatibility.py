@@ -4,6 +4,7 @@ The files are in fixtures/v0.1.0.tar.xz. The README in this archive describes ho
 were made.
 """
 
+import dataclasses
 import hashlib
 import html
 import io
@@ -17,7 +18,15 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from children import run_child
 from conftest import ROOT
+from make_run_fixtures import (
+    FIXTURES,
+    MAX_ROUNDING,
+    RUN_FLAGS,
+    find_machine,
+    train_for_losses,
+)
 from safetensors.numpy import load_file
 
 import keras_resnet
@@ -27,6 +36,7 @@ from keras_resnet.data import load_dataset
 from keras_resnet.evaluate import evaluate
 from keras_resnet.evaluation import load_classifier
 from keras_resnet.runs import list_runs
+from keras_resnet.spec import Execution, Recipe
 from keras_resnet.studies.all import STUDIES, run_all
 from keras_resnet.studies.lib import study as study_module
 from keras_resnet.training import train
@@ -95,8 +105,27 @@ def compute_distance(first_arrays, second_arrays):
     )
 
 
+def remove_defaults(folder):
+    """Removes all settings with default values from a `run.json`.
+
+    The file then looks like one of a version that did not have these settings.
+    """
+    record = json.loads((folder / "run.json").read_text())
+    settings, names = record["settings"], set()
+    for field in (*dataclasses.fields(Recipe), *dataclasses.fields(Execution)):
+        default = (
+            list(field.default) if isinstance(field.default, tuple) else field.default
+        )
+        if settings[field.name] == default:
+            del settings[field.name]
+            names.add(field.name)
+    assert {"repeats", "ema", "sync_bn", "tensorboard", "sizes"} < names
+    (folder / "run.json").write_text(json.dumps(record))
+
+
 def test_a_finished_run_of_0_1_0_can_be_evaluated(archive, tmp_path, capsys):
     folder = copy_folder(archive, "finished", tmp_path)
+    remove_defaults(folder)
     assert train(**RUN_OPTIONS, epochs=2, model_dir=folder) == []
     assert "has ended; nothing to do" in capsys.readouterr().out
     result = evaluate(folder)
@@ -111,6 +140,7 @@ def test_a_finished_run_of_0_1_0_can_be_evaluated(archive, tmp_path, capsys):
 # changed the batches or the augmentation, the final weights would differ by 4e-2.
 def test_a_killed_run_of_0_1_0_resumes(archive, tmp_path, capsys):
     folder = copy_folder(archive, "killed", tmp_path)
+    remove_defaults(folder)
     train(**RUN_OPTIONS, **CHECKPOINT_OPTIONS, epochs=2, model_dir=folder)
     assert "Resuming after step 30 of 46." in capsys.readouterr().out
     uninterrupted_folder = archive / "finished"
@@ -147,6 +177,56 @@ def test_a_killed_run_of_0_1_0_with_callbacks_and_frozen_stages_resumes(
     )
     update_norm = compute_distance(read_weights(initial_path), expected_weights)
     assert compute_distance(weights, expected_weights) < 5e-3 * update_norm
+
+
+@pytest.mark.slow
+def test_a_killed_run_of_format_2_resumes(tmp_path):
+    with tarfile.open(FIXTURES / "format2.tar.xz") as file:
+        file.extractall(tmp_path, filter="data")
+    with tarfile.open(FIXTURES / "v0.1.0.tar.xz") as file:
+        file.extract("v0.1.0/weights/resnet8-a.keras", tmp_path, filter="data")
+    initial_path = tmp_path / "v0.1.0/weights/resnet8-a.keras"
+    folder, whole_folder = tmp_path / "format2/killed", tmp_path / "format2/whole"
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["format"], record["devices"], record["final_sha256"]) == (
+        2,
+        [],
+        None,
+    )
+    record["settings"]["weights"] = str(initial_path)
+    (folder / "run.json").write_text(json.dumps(record))
+    flags = [*RUN_FLAGS, f"--weights={initial_path}", f"--model_dir={folder}"]
+    result = run_child("keras_resnet.train", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "Resuming after step 80 of 264." in result.stdout
+    weights, expected_weights = (
+        read_weights(f / "final.keras") for f in (folder, whole_folder)
+    )
+    update_norm = compute_distance(read_weights(initial_path), expected_weights)
+    assert compute_distance(weights, expected_weights) < 5e-3 * update_norm
+    rows, expected_rows = (
+        np.genfromtxt(f / "metrics.csv", delimiter=",") for f in (folder, whole_folder)
+    )
+    np.testing.assert_allclose(rows, expected_rows, rtol=1e-2, atol=4e-3)
+
+
+@pytest.mark.slow
+def test_a_short_run_has_the_recorded_losses(tmp_path):
+    """The losses are equal bit for bit on the kind of machine that recorded them.
+
+    The random numbers of images and kernels, and the arithmetic of the steps, therefore
+    change only on purpose. With seed 1, the validation loss is 4 % higher.
+    """
+    recorded = json.loads((FIXTURES / "losses.json").read_text())
+    lines = train_for_losses(tmp_path)
+    if find_machine() == recorded["machine"]:
+        assert lines == recorded["metrics"]
+    assert lines[0] == recorded["metrics"][0]
+    losses, expected_losses = (
+        np.array(text[1].split(","), float)[[1, 3]]
+        for text in (lines, recorded["metrics"])
+    )
+    np.testing.assert_allclose(losses, expected_losses, rtol=MAX_ROUNDING)
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_nested_values_are_accepted_up_to_a_limit():
         return [nest(depth - 1)] if depth else []
 
     check_type(nest(20), Any, "value", max_depth=20)
-    with pytest.raises(InputError, match=r"value(\.0){20} has the unexpected"):
+    with pytest.raises(InputError, match=r"value(\.0){21} has the unexpected"):
         check_type(nest(21), Any, "value", max_depth=20)
 
 

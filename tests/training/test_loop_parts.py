@@ -6,20 +6,22 @@ import signal
 import threading
 import types
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_resnet.data import Dataset, Split, load_dataset
 from keras_resnet.distribution import make_strategy
-from keras_resnet.spec import RunOptions
+from keras_resnet.spec import Execution, RunOptions
 from keras_resnet.support.errors import InputError
-from keras_resnet.training import worker_group
+from keras_resnet.training import network, preparation, worker_group
 from keras_resnet.training.batch_source import BatchSource
 from keras_resnet.training.epoch_log import EpochLog, format_duration, format_epoch
 from keras_resnet.training.preparation import prepare_run
 from keras_resnet.training.validation import Validation
 from keras_resnet.training.worker_group import StopFlag, WorkerGroup
+from keras_resnet.zoo import ResNet
 
 
 def prepare(folder, dataset="digits", **options):
@@ -32,21 +34,24 @@ def prepare(folder, dataset="digits", **options):
 # Tests of `StopFlag`.
 
 
-def test_sigterm_sets_the_flag_inside_the_context():
-    original_handler = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize(
+    ("signum", "cause"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")]
+)
+def test_signals_set_the_flag_inside_the_context(signum, cause):
+    original_handler = signal.getsignal(signum)
     stop_flag = StopFlag()
-    with stop_flag.set_by_sigterm():
-        assert not stop_flag.is_set
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stop_flag.is_set
-    assert signal.getsignal(signal.SIGTERM) is original_handler
+    with stop_flag.set_by_signals():
+        assert stop_flag.cause is None
+        os.kill(os.getpid(), signum)
+        assert stop_flag.cause == cause
+    assert signal.getsignal(signum) is original_handler
 
 
 def test_a_thread_does_not_change_the_signal_handler():
     original_handler, handlers = signal.getsignal(signal.SIGTERM), []
 
     def record_handler():
-        with StopFlag().set_by_sigterm():
+        with StopFlag().set_by_signals():
             handlers.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=record_handler)
@@ -167,9 +172,7 @@ def test_a_damaged_image_is_replaced(tmp_path, capsys):
     batches, _ = source.batches_from(0)
     with pytest.raises(tf.errors.OpError) as error:
         next(batches)
-    with pytest.raises(InputError, match="1 of 16 images cannot be decoded"):
-        source.refuse_damaged(0)
-    source.replace_damaged(0, error.value)
+    assert source.replace_damaged(0, error.value) == (index,)
     assert "1 of 1100 images cannot be decoded" in capsys.readouterr().err
     batches, _ = source.batches_from(0)
     assert len(next(batches)[1]) == 16
@@ -232,3 +235,27 @@ def test_an_epoch_is_formatted_as_one_line():
 )
 def test_durations_are_formatted_in_minutes_or_hours(seconds, text):
     assert format_duration(seconds) == text
+
+
+# Tests of the random seeds.
+
+
+def test_seeds_share_no_initial_weights_and_no_stochastic_depth():
+    """No state of the global generators occurs twice, and no small seed is used."""
+    states, num_seeds = [], 100
+    for seed in range(num_seeds):
+        np.random.seed(seed)
+        states.append(np.random.get_state()[1].tobytes())
+        options = RunOptions(strategy="one_device", seed=seed)
+        preparation._start_devices(options, Execution(deterministic=False))
+        states.append(np.random.get_state()[1].tobytes())
+    assert len(set(states)) == 2 * num_seeds
+    model = ResNet("cifar_resnet14", stochastic_depth=0.5)
+    dropouts = [la for la in model.layers if isinstance(la, keras.layers.Dropout)]
+    seeds = []
+    for seed in range(num_seeds):
+        network._seed_stochastic_depth(model, seed)
+        seeds += [tuple(la.seed_generator.state.numpy()) for la in dropouts]
+    assert len(set(seeds)) == len(seeds) == num_seeds * 5
+    # The two numbers have 32 and 31 bits.
+    assert max(a for a, _ in seeds) > 2**31 and max(b for _, b in seeds) > 2**30

@@ -33,7 +33,8 @@ def recorded_run(tmp_path_factory):
 def list_states(recorded_run):
     states = sorted((recorded_run / "states").iterdir())
     assert len(states) > 50
-    assert len({state.name.partition("-")[2] for state in states}) == 4
+    kinds = {state.name.partition("-")[2] for state in states}
+    assert kinds >= {"flushed", "named", "killed"}
     return states
 
 

@@ -23,7 +23,7 @@ from keras_resnet.data import Dataset, TrainingBatches, sources
 from keras_resnet.evaluation import run_record
 from keras_resnet.spec import Execution, RunOptions
 from keras_resnet.support.errors import InputError
-from keras_resnet.training import rate_range, run_folder
+from keras_resnet.training import preparation, rate_range, run_folder
 from keras_resnet.training.resolution import resolve_run
 from keras_resnet.training.run import train
 from keras_resnet.training.step import Step
@@ -220,14 +220,14 @@ def test_a_killed_and_moved_run_equals_one_that_was_not(
     killed_run, reference_run, capsys
 ):
     """The newest checkpoint is damaged, and the interval of checkpoints differs."""
-    (path,) = (killed_run / "checkpoints").glob("step-16.data*")
+    (path,) = (killed_run / "checkpoints/step-16").glob("state.data*")
     path.write_bytes(path.read_bytes()[:-100_000])
     times = [path.stat().st_mtime_ns for path in reference_run.snapshot.rglob("*")]
     run = train_for_reference(
         killed_run, checkpoint_every=5, keep_checkpoints=2, verbose=2
     )
     stdout, stderr = capsys.readouterr()
-    assert "step-16 is damaged; an older checkpoint is tried" in stderr
+    assert "step-16/state is damaged; an older checkpoint is tried" in stderr
     assert "Resuming after step 12 of 240" in stdout
     assert_same_results(killed_run, reference_run.folder)
     assert run.rows == reference_run.rows
@@ -459,7 +459,7 @@ def test_weights_that_overflow_are_not_saved(step, is_stopped, tmp_path):
                 if is_stopped:
                     os.kill(os.getpid(), signal.SIGTERM)
 
-    folder, message = tmp_path / "run", rf"not finite after step {step}; .*-2\."
+    folder, message = tmp_path / "run", rf"not finite after step {step}; .*-2/state\."
     with pytest.raises(FloatingPointError, match=message):
         train_few_digits(folder, epochs=1, checkpoint_every=2, callbacks=[Overflow()])
     assert find_checkpoint_steps(folder) == [2]
@@ -471,7 +471,10 @@ def test_a_loss_of_nan_stops_the_run(tmp_path):
 
     The cosine schedule has fallen to (1 + cos(2 pi / 5)) / 2 = 0.655 when step 3 fails.
     """
-    folder, message = tmp_path / "run", r"loss of step 3 is .* 6\.55e\+29; .*/step-2\."
+    folder, message = (
+        tmp_path / "run",
+        r"loss of step 3 is .* 6\.55e\+29; .*/step-2/state\.",
+    )
     with pytest.raises(FloatingPointError, match=message):
         train_few_digits(folder, epochs=1, learning_rate=1e30, checkpoint_every=1)
     assert find_checkpoint_steps(folder) == [1, 2]
@@ -580,7 +583,6 @@ def test_find_learning_rate_suggests_the_steepest_rate(tmp_path, capsys):
 
 def test_the_range_test_ends_when_the_loss_is_four_times_its_minimum(monkeypatch):
     """The smoothed loss is 0.8 times the previous one plus 0.2 times the new loss."""
-    monkeypatch.setattr(rate_range, "iterate_batches", lambda *_: None)
     losses = iter([1.0] * 3 + [30.0] * 97)
 
     class SimulatedStep:
@@ -590,8 +592,7 @@ def test_the_range_test_ends_when_the_loss_is_four_times_its_minimum(monkeypatch
         def __call__(self, batches):
             self.sums = tf.constant([8 * next(losses), 0.0, 8.0, 1.0])
 
-    batches = types.SimpleNamespace(dataset=lambda *_: None)
-    run = types.SimpleNamespace(
-        make_step=lambda *_: SimulatedStep(), strategy=None, get_batches=lambda: batches
-    )
+    options = RunOptions.from_keywords("cifar_resnet8", strategy="one_device")
+    run = preparation.prepare_run(options, "-find_lr", is_quiet=True)
+    monkeypatch.setattr(preparation.Run, "make_step", lambda *_: SimulatedStep())
     assert rate_range._measure_losses(run) == pytest.approx([1.0, 1.0, 1.0, 6.8])
