@@ -19,7 +19,7 @@ from keras_resnet.data import (
     refuse_damaged,
 )
 from keras_resnet.evaluation import Classifier
-from keras_resnet.support import InputError, write_file
+from keras_resnet.support import InputError, derive_seed, write_file
 
 from .device import softmax, strip_folders
 from .formats import compute_reference_logits
@@ -133,7 +133,8 @@ def choose_calibration(
         InputError: If the calibration split is empty or has only test images.
     """
     split = _load_calibration_split(options, dataset)
-    indices = np.random.default_rng(options.seed).permutation(len(split))
+    rng = np.random.default_rng(derive_seed(options.seed, "calibration"))
+    indices = rng.permutation(len(split))
     indices = np.sort(indices[:MAX_CALIBRATION_IMAGES])
     images, _ = _load_images(split, indices, preprocessing)
     digests = {hashlib.sha256(image).digest() for image in reference.images}

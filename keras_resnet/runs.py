@@ -122,7 +122,9 @@ def _read_summary(folder: str) -> RunSummary:
         run.last_loss = losses[-1]
     checkpoints = find_checkpoints(os.path.join(folder, "checkpoints"))
     run.state = f"at step {max(checkpoints, default=0)} of {spec.total_steps}"
-    if os.path.exists(os.path.join(folder, "final.keras")):
+    has_network = os.path.exists(os.path.join(folder, "final.keras"))
+    # Version 0.1.0 noted no hash.
+    if has_network and (record.final_sha256 or (spec.format == 1 and not checkpoints)):
         run.state = "done"
     return run
 

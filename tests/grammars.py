@@ -239,8 +239,10 @@ def change_npy(path, rng):
     arrays = dict(np.load(path))
     name = rng.choice([*arrays])
     buffer, array = io.BytesIO(), arrays[name]
-    values = [array.astype("f2"), array.astype("U"), array.astype("c16"), array[..., None],
-              array.ravel()[:1], np.float32(np.nan) * np.ones(array.shape), array[:0]]  # fmt: skip
+    values = [
+        array.astype("f2"), array.astype("U"), array.astype("c16"), array[..., None],
+        array.ravel()[:1], array.ravel()[:0], np.full(array.shape, np.nan, "f4"),
+    ]  # fmt: skip
     np.save(buffer, rng.choice(values))
     content = buffer.getvalue()
     if rng.random() < 0.5:  # The header is text of a fixed length.

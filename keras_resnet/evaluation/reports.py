@@ -51,10 +51,11 @@ def write_report(
     settings = classifier.provenance.to_settings()
     report |= {**details, "settings": settings, "versions": find_versions()}
     report["machine"] = describe_machine()
-    write_json(os.path.join(folder, "evaluation.json"), report)
     classes = classifier.classes
     confusion = predictions.confusion_matrix(len(classes))
     rows, figure = rank_classes(confusion, classes), draw_confusion(confusion, classes)
+    # All files are written at once, after the slow drawing of the figure.
+    write_json(os.path.join(folder, "evaluation.json"), report)
     write_file(os.path.join(folder, "per_class.csv"), to_csv(rows))
     write_file(os.path.join(folder, "confusion.png"), figure)
 

@@ -244,6 +244,11 @@ def make_samples(samples):
     network = convert.convert(str(weights / "net.npz"), str(weights / "rgb.keras"))
     with h5py.File(weights / "net.h5", "w") as file:
         legacy_h5_format.save_weights_to_hdf5_group(file, network)
+        # Networks of keras.applications have biases in their convolutions.
+        group = file["conv1_conv"]
+        group["conv1_conv/bias"] = np.zeros(16, "f4")
+        names = [*group.attrs["weight_names"], "conv1_conv/bias"]
+        group.attrs["weight_names"] = names
     with contextlib.suppress(ModuleNotFoundError):
         import torch
 

@@ -19,7 +19,7 @@ from keras_resnet.distribution import workers
 def main(argv):
     """Trains in float64 and saves the metrics and the weights of this worker.
 
-    The last batch of the 51 images has only 3 images, so that the two workers get
+    The last batch of the 59 images has only 11 images, so that the two workers get
     different numbers of images.
     """
     folder, options, environment = argv[0], json.loads(argv[1]), json.loads(argv[2])
@@ -49,7 +49,7 @@ def main(argv):
 
     keras.config.set_dtype_policy("float64")
     digits = data.load_dataset("digits")
-    train_split, test_split = digits.train.take(slice(51)), digits.test.take(slice(37))
+    train_split, test_split = digits.train.take(slice(59)), digits.test.take(slice(37))
     digits = data.Dataset(
         "digits", digits.classes, train_split, test_split, digits.shape
     )
@@ -155,7 +155,8 @@ def test_an_interrupted_run_resumes_exactly(undisturbed_run, tmp_path):
     faults = (), [("kill_after_step", 3)]
     chief, other_worker = (w.wait(60) for w in start_workers(folder, faults))
     assert (chief.returncode, other_worker.returncode) == (1, -9), chief.stderr
-    assert re.match("error: (A worker was lost at|Worker 1 has ended)", chief.stderr)
+    # Either TensorFlow or the connection to the worker notices the loss first.
+    assert re.search("error: (A worker was lost at|Worker 1 has end)", chief.stderr)
     assert "Start all workers again with the same command" in chief.stderr
     results = [w.wait() for w in start_workers(folder)]
     assert_success(results)
@@ -165,7 +166,7 @@ def test_an_interrupted_run_resumes_exactly(undisturbed_run, tmp_path):
 
 @pytest.mark.full
 def test_workers_stop_and_resume_in_the_middle_of_an_epoch(tmp_path):
-    """The run stops after step 10 of 26. An epoch has 13 steps.
+    """The run stops after step 10 of 30. An epoch has 15 steps.
 
     Workers whose folders contain different checkpoints report an error.
     """
@@ -175,7 +176,7 @@ def test_workers_stop_and_resume_in_the_middle_of_an_epoch(tmp_path):
     faults = [("call_after_step", 3, "_terminate")], ()
     chief, other_worker = (w.wait() for w in start_workers(folder, faults, **options))
     assert chief.returncode == other_worker.returncode == 143
-    assert "Stopped by SIGTERM after step 10 of 26" in chief.stderr
+    assert "Stopped by SIGTERM after step 10 of 30" in chief.stderr
 
     # Worker 0 gets an empty model_dir, worker 1 gets a model_dir with checkpoints.
     shutil.copytree(folder, tmp_path / "own-1")
@@ -188,7 +189,7 @@ def test_workers_stop_and_resume_in_the_middle_of_an_epoch(tmp_path):
     assert "own-0', where this worker found step 0" in error
     results = [w.wait() for w in start_workers(folder, **options)]
     assert_success(results)
-    assert "Resuming after step 10 of 26" in results[0].stdout
+    assert "Resuming after step 10 of 30" in results[0].stdout
     assert_same_run(folder, whole_folder)
 
 

@@ -77,7 +77,7 @@ def test_the_loss_of_a_worker_ends_the_process_at_once(monkeypatch, capsys):
 def run_command(monkeypatch, main, arguments=(), **options):
     """Calls `run_command` without parsing flags, and returns the exit status."""
     statuses = []
-    run = lambda run_main: statuses.append(run_main(["command", *arguments]))  # noqa: E731
+    run = lambda run_main, **_: statuses.append(run_main(["command", *arguments]))  # noqa: E731
     monkeypatch.setattr(program.app, "run", run)
     program.run_command(main, **options)
     return statuses[0]
