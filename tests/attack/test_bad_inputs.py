@@ -127,7 +127,7 @@ TRAIN = (
     "keras_resnet.train", "--model=cifar_resnet8", "--strategy=one_device", "--epochs=1",
     "--batch_size=240", "--model_dir=run", "--set", "checkpoint_every=2",
 )  # fmt: skip
-FOLDER = evaluate("--model=net.keras", "--dataset=folder:photos", "--split=all")
+FOLDER = evaluate("--model=net.keras", "--dataset=folder:photos")
 RECORDS = evaluate("--model=net.keras", "--dataset=tfrecord:tfrecord")
 STUDY = ("keras_resnet.studies.complexity", "--report", "--images=200")
 VERIFY = ("export.verify", "bundle")
@@ -238,7 +238,9 @@ def make_samples(samples):
     for suffix in ("keras", "weights.h5", "safetensors"):
         shutil.copy(old / f"weights/resnet8-a.{suffix}", weights / f"net.{suffix}")
     # Files of other software lack the pixel format, so their networks need three channels.
-    state = load_file(weights / "net.safetensors")
+    path = weights / "b.safetensors"
+    convert.convert(str(old / "weights/resnet8-b.keras"), str(path))
+    state = load_file(path)
     state["conv1.weight"] = np.repeat(state["conv1.weight"], 3, axis=1)
     np.savez(weights / "net.npz", **state)
     network = convert.convert(str(weights / "net.npz"), str(weights / "rgb.keras"))
@@ -335,6 +337,7 @@ def find_outcome(result, has_images=False):
     if result.stderr.startswith("usage: "):  # From argparse.
         return "usage"
     lines = result.stderr.splitlines()
+    lines = [line for line in lines if not line.startswith("Downloading ")]
     errors = [line for line in lines if line.startswith("error: ")]
     assert len(errors) == 1 and (has_images or lines == errors), result.stderr
     return "refused"
