@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from keras_resnet.support import (
+    CommandParser,
     InputError,
     describe_machine,
     report_errors,
@@ -73,7 +74,7 @@ def draw_figure(rows: Sequence[LatencyRow], manifest: Manifest) -> bytes:
 
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Measures a bundle and records the results. Returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m export.latency")
+    parser = CommandParser(prog="python -m export.latency")
     parser.description = "Measures latency and memory of every artifact of a bundle."
     parser.add_argument("bundle", help="folder that python -m export wrote")
     parser.add_argument(

@@ -7,7 +7,6 @@ installed, runs the artifact on the images of check.npz and compares its predict
 with those of the Keras model. The command itself needs only LiteRT and NumPy.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_resnet.support import (
+    CommandParser,
     InputError,
     StrPath,
     format_table,
@@ -120,7 +120,7 @@ def _check_results(
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Checks a bundle, prints the results and returns 1 if anything is wrong."""
     # argparse instead of absl, because a device may have only LiteRT and NumPy.
-    parser = argparse.ArgumentParser(prog="python -m export.verify")
+    parser = CommandParser(prog="python -m export.verify")
     parser.description = "Checks every file and every artifact of a bundle."
     parser.add_argument("bundle", help="folder that python -m export wrote")
     parser.add_argument("--debug", action="store_true", help="print tracebacks")

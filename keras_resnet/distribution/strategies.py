@@ -24,6 +24,8 @@ from keras_resnet.support import InputError, Preempted, check_choice, first_line
 
 STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
 
+MAX_VIRTUAL_DEVICES = 1024
+
 # Iterator that `iterate_batches` returns and `next_batch` reads.
 Batches = Iterator[tuple[tf.Tensor, ...]]
 
@@ -48,9 +50,11 @@ def make_strategy(name: str, virtual_devices: int = 0) -> tf.distribute.Strategy
             have started within START_TIMEOUT seconds.
     """
     check_choice("strategy", name, STRATEGIES)
-    if virtual_devices and name not in ("one_device", "mirrored"):
+    can_split = name in ("one_device", "mirrored")
+    if virtual_devices and not (can_split and virtual_devices <= MAX_VIRTUAL_DEVICES):
         raise InputError(
-            "virtual_devices requires the strategy one_device or mirrored. "
+            "virtual_devices requires the strategy one_device or mirrored, and may be at "
+            f"most {MAX_VIRTUAL_DEVICES}. "
             f"Received: strategy={name!r}, virtual_devices={virtual_devices}"
         )
     if name == "multi_worker":

@@ -72,6 +72,9 @@ class Head:
             )
 
 
+MAX_SIDE = 2**15  # Largest accepted height, width and number of channels of an input.
+
+
 def build_network(
     variant: Variant,
     name: str,
@@ -157,7 +160,7 @@ def _check_shape(variant: Variant, shape: Shape) -> None:
         len(shape) == 3
         and shape[-1 if channels_last else 0] is not None
         and all(
-            n is None or (isinstance(n, numbers.Integral) and n >= min_n)
+            n is None or (isinstance(n, numbers.Integral) and min_n <= n <= MAX_SIDE)
             for n, min_n in zip(shape, min_shape, strict=True)
         )
     ):
@@ -165,8 +168,8 @@ def _check_shape(variant: Variant, shape: Shape) -> None:
             "height, width, channels" if channels_last else "channels, height, width"
         )
         raise InputError(
-            f"The input must be ({axis_order}) with sides of at least {variant.stride} pixels, "
-            f"or None for any size. Received: input_shape={shape}"
+            f"The input must be ({axis_order}) with sides of {variant.stride} to "
+            f"{MAX_SIDE} pixels, or None for any size. Received: input_shape={shape}"
         )
 
 

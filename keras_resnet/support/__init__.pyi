@@ -2,6 +2,7 @@ from .environment import describe_machine as describe_machine
 from .environment import find_commit as find_commit
 from .environment import find_versions as find_versions
 from .errors import NO_TENSORFLOW as NO_TENSORFLOW
+from .errors import CommandParser as CommandParser
 from .errors import InputError as InputError
 from .errors import Preempted as Preempted
 from .errors import check_choice as check_choice

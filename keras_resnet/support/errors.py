@@ -1,12 +1,13 @@
 """Exceptions with messages for users, and helpers that compose and print messages."""
 
+import argparse
 import difflib
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 
 class InputError(ValueError):
@@ -24,6 +25,13 @@ class Preempted(RuntimeError):
     """
 
     status = 143  # Exit status of a shell for SIGTERM: 128 + 15.
+
+
+class CommandParser(argparse.ArgumentParser):
+    """Parser of a command that must run without absl. Its errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {to_printable(message)}. Try --help\n")
 
 
 def check_choice(kind: str, name: str, choices: Iterable[str]) -> str:

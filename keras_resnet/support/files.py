@@ -60,6 +60,8 @@ def replace_atomically(
         OSError: If the file cannot be written. An existing `path` is left unchanged.
     """
     path = os.fspath(path)
+    if os.path.lexists(path) and not os.path.isfile(path):
+        raise WriteError(errno.EEXIST, "It exists and is no regular file", path)
     temporary_path = _make_temporary_path(path) + suffix
     try:
         yield temporary_path
@@ -158,7 +160,10 @@ def read_file(path: StrPath, max_bytes: int = 2**24) -> bytes:
             or if the file has more than `max_bytes` bytes.
         OSError: If the file does not exist or cannot be read.
     """
-    mode, size = os.stat(path).st_mode, os.path.getsize(path)
+    try:
+        mode, size = os.stat(path).st_mode, os.path.getsize(path)
+    except ValueError as error:  # The path has a character that no path can have.
+        raise InputError(f"{os.fspath(path)!r} is no path: {error}") from None
     if not stat.S_ISREG(mode) or size > max_bytes:
         problem = f"a file of {size:,} bytes" if stat.S_ISREG(mode) else "no file"
         raise InputError(

@@ -12,7 +12,7 @@ from keras_resnet.distribution import local_replicas, make_strategy
 from keras_resnet.evaluation import RunRecord
 from keras_resnet.nets import profile
 from keras_resnet.spec import Execution, RunOptions, RunSpec
-from keras_resnet.support import InputError, derive_seed
+from keras_resnet.support import InputError, derive_seed, to_printable
 from keras_resnet.training.network import make_network
 from keras_resnet.training.optimizers import Schedule
 from keras_resnet.training.resolution import resolve_execution, resolve_run
@@ -130,7 +130,7 @@ def prepare_run(
         if workers.is_chief:
             remove_leftovers(model_dir, remove_checkpoints=True)
         if not is_quiet:
-            print(f"The run in {model_dir} has ended; nothing to do.")
+            print(f"The run in {to_printable(model_dir)} has ended; nothing to do.")
         return None
     checkpoint = open_checkpoint(spec.weights, spec.model) if spec.weights else None
     if checkpoint and (pixel_format := checkpoint.origin.pixels):
@@ -142,7 +142,7 @@ def prepare_run(
         network, images = make_network(spec, images, preprocessing, checkpoint)
     run = Run(spec, network, strategy, images, preprocessing, model_dir, devices)
     if workers.is_chief and not is_quiet:
-        print(_describe_run(run), flush=True)
+        print(to_printable(_describe_run(run)), flush=True)
     return run
 
 

@@ -521,9 +521,9 @@ def test_errors_are_one_line(arguments, words, tmp_path):
     [
         ({"jit_compile": True, "virtual_devices": 2}, "jit_compile requires one rep"),
         ({"virtual_devices": 2, "batch_size": 63}, "must be a multiple of 2: "),
-        ({"model": "resnet50", "image_size": 4}, "sides of at least 32 pixels"),
+        ({"model": "resnet50", "image_size": 4}, "sides of 32 to 32768 pixels"),
         # The last feature map is a quarter as high as the image, hence the 4 pixels.
-        ({"image_size": 3}, "sides of at least 4 pixels"),
+        ({"image_size": 3}, "sides of 4 to 32768 pixels"),
         ({"sizes": "8,3"}, "sizes must be at least 4 pixels"),
         ({"strategy": "miror"}, "Did you mean 'mirrored'?"),
         ({"strategy": "tpu"}, "TPU"),

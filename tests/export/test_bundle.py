@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 import os
+import re
 import shutil
 import zipfile
 
@@ -174,12 +175,13 @@ except tf.errors.InvalidArgumentError:
 """
     code = code.replace("sys.argv[2]", repr(str(folder / "saved_model/1")))
     text, stdout = run_card_examples(folder, tmp_path, images, code)
-    predictions = " ".join(map(str, expected.argmax(axis=1)))
-    # LiteRT prints all predictions. CompiledModel and TensorFlow print only the first
-    # image's; TensorFlow reads this image from an enlarged JPEG.
-    assert f"\n{predictions}\n{labels[0]}\n[[b'{labels[0]}'" in stdout
-    assert stdout.endswith("\nrejected\n")
+    # LiteRT prints all predictions of int8.tflite. CompiledModel and TensorFlow print
+    # only the first image's; TensorFlow reads this image from an enlarged JPEG.
+    pattern = rf"\n([\d ]+)\n{labels[0]}\n\[\[b'{labels[0]}'.*\nrejected\n$"
+    predictions = np.array(re.search(pattern, stdout, re.DOTALL)[1].split(), int)
     manifest = read_manifest(folder)
+    agreement = np.mean(predictions == expected.argmax(axis=1))
+    assert agreement == pytest.approx(manifest["artifacts"]["int8"]["agreement"])
     assert f"{manifest['evaluation']['keras_right']} of 360" in text
     assert "MediaPipe Tasks supports only RGB" in text
     assert 'echo \'{"signature_name": "image_bytes"' in text
