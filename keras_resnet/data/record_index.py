@@ -10,7 +10,7 @@ import json
 import os
 import struct
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -121,7 +121,7 @@ def index_records(
 def _build_table(
     paths: tuple[str, ...], sizes: Sequence[int], on_file: Callable[[], None]
 ) -> Table:
-    image_feature, label_feature = _find_features(paths)
+    image_feature, label_feature = _find_features(paths, sizes)
     file_columns: list[np.ndarray] = []
     damaged: list[str] = []
     is_incomplete = False
@@ -143,12 +143,10 @@ def _build_table(
     return table | names | {"damaged": np.array(damaged, str)}
 
 
-def _find_features(paths: tuple[str, ...]) -> tuple[str, str]:
+def _find_features(paths: tuple[str, ...], sizes: Sequence[int]) -> tuple[str, str]:
     """Returns the names of the image and label features in the first valid record."""
     seen_features: set[str] = set()
-    # If a file is damaged, ignore_errors skips its rest, so later files are searched.
-    records = tf.data.TFRecordDataset(paths).ignore_errors().take(100)
-    for record in records.as_numpy_iterator():
+    for record in _read_first_records(paths, sizes):
         try:
             names = set(tf.train.Example.FromString(record).features.feature)
         except DecodeError:
@@ -238,12 +236,21 @@ class _FileScanner:
             return np.concatenate([self._read_labels(path, half) for half in halves])
 
 
-def _read_lengths(path: str, size: int) -> np.ndarray:
+def _read_first_records(paths: Iterable[str], sizes: Iterable[int]) -> Iterator[bytes]:
+    """Yields up to 100 records of each file, as far as the file is undamaged."""
+    for path, size in zip(paths, sizes, strict=True):
+        num_records = len(_read_lengths(path, size, 100))
+        records = tf.data.TFRecordDataset(path).ignore_errors().take(num_records)
+        yield from records.as_numpy_iterator()
+
+
+def _read_lengths(path: str, size: int, max_records: int = sys.maxsize) -> np.ndarray:
     """Returns the lengths of a file's records up to the first implausible length."""
-    lengths, offset = [], 0
+    lengths: list[int] = []
+    offset = 0
     open_file = tf.io.gfile.GFile if "://" in path else open
     with open_file(path, "rb") as file:
-        while offset + FRAME <= size:
+        while offset + FRAME <= size and len(lengths) < max_records:
             file.seek(offset)
             length, checksum = struct.unpack("<QI", file.read(12))
             # An incomplete download may be padded with zeros.

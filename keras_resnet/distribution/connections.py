@@ -10,12 +10,11 @@ import hashlib
 import os
 import pathlib
 import socket
-import sys
 import threading
 import time
 from collections.abc import Sequence
 
-from keras_resnet.support import InputError, to_printable
+from keras_resnet.support import InputError, exit_now, to_printable
 
 # Number of seconds that a worker waits for all other workers to start.
 START_TIMEOUT = 300
@@ -78,10 +77,11 @@ def connect_workers(addresses: Sequence[str], index: int) -> None:
 def _accept_workers(
     addresses: Sequence[str], greetings: dict[str, int], deadline: float
 ) -> None:
-    host, port = "127.0.0.1" if is_local(addresses) else "", get_port(addresses[0])
+    host, _, port = addresses[0].rpartition(":")
+    host = host if is_local(addresses) else ""
     try:
         reuse_port = "TF_GRPC_REUSE_PORT" in os.environ
-        listener = socket.create_server((host, port), reuse_port=reuse_port)
+        listener = socket.create_server((host, int(port)), reuse_port=reuse_port)
     except OSError as error:
         raise InputError(
             f"Worker 0 must be able to listen on port {port} of this machine "
@@ -108,7 +108,7 @@ def _connect_to_chief(address: str, greeting: str, deadline: float) -> None:
             connection = socket.create_connection((host, get_port(address)), timeout=5)
             stack.enter_context(connection)
             connection.sendall(greeting.encode())
-            if connection.recv(1):  # TensorFlow of an earlier run would answer nothing.
+            if connection.recv(1) == b"\n":  # Another server would not answer this.
                 stack.pop_all()
                 _watch(0, connection)
         time.sleep(0.1)
@@ -127,7 +127,7 @@ def _read_lines(index: int, connection: socket.socket) -> None:
     "leave" that the common work has ended. Another line reports the loss of a worker.
     """
     loss = f"Worker {index} has ended"
-    with contextlib.suppress(ConnectionError):
+    with contextlib.suppress(OSError):
         lines = connection.makefile(errors="replace")
         try:
             while line := lines.readline(200):
@@ -146,8 +146,7 @@ def _read_lines(index: int, connection: socket.socket) -> None:
         _send(loss)
         time.sleep(END_DELAY)
         if _connections:
-            print(f"error: {loss}. {HOW_TO_RESUME}", file=sys.stderr, flush=True)
-            os._exit(1)
+            exit_now(1, f"error: {loss}. {HOW_TO_RESUME}")
 
 
 def _send(line: str) -> None:
@@ -186,7 +185,7 @@ def tolerate_pauses() -> None:
 
 def is_local(addresses: Sequence[str]) -> bool:
     """Returns whether all addresses are those of the loopback device."""
-    return all(address.startswith("127.") for address in addresses)
+    return all(address.startswith(("127.", "localhost:")) for address in addresses)
 
 
 def get_port(address: str) -> int:

@@ -20,7 +20,13 @@ from keras_resnet.distribution.connections import (
     leave_cluster,
     tolerate_pauses,
 )
-from keras_resnet.support import InputError, Preempted, check_choice, first_line
+from keras_resnet.support import (
+    InputError,
+    Interrupted,
+    Preempted,
+    check_choice,
+    first_line,
+)
 
 STRATEGIES = ("one_device", "mirrored", "multi_worker", "tpu")
 
@@ -84,6 +90,7 @@ def _make_local(name: str, devices: tuple[str, ...]) -> tf.distribute.Strategy:
 
 @functools.cache  # A process can join its cluster only once.
 def _join_cluster(addresses: tuple[str, ...], index: int) -> tf.distribute.Strategy:
+    num_gpus = len(tf.config.list_physical_devices("GPU"))  # May take seconds.
     connect_workers(addresses, index)
     can_close = is_local(addresses) and close_to_network(get_port(addresses[index]))
     if index == 0 and not can_close:
@@ -93,7 +100,6 @@ def _join_cluster(addresses: tuple[str, ...], index: int) -> tf.distribute.Strat
             "workers connect, with a firewall; see docs/how-to/distribute.md",
             file=sys.stderr,
         )
-    num_gpus = len(tf.config.list_physical_devices("GPU"))
     resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
         tf.train.ClusterSpec({"worker": list(addresses)}),
         task_type="worker",
@@ -121,7 +127,7 @@ def common_work() -> Iterator[None]:
     """
     try:
         yield
-    except (Preempted, KeyboardInterrupt):  # All workers stop after the same step.
+    except (Preempted, Interrupted):  # All workers stop after the same step.
         leave_cluster()
         raise
     except tf.errors.OpError as error:

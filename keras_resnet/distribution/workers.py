@@ -66,6 +66,9 @@ def run_local_workers(
     with contextlib.ExitStack() as stack:
         port_holders = [stack.enter_context(_hold_port()) for _ in range(count)]
         addresses = ["{}:{}".format(*holder.getsockname()) for holder in port_holders]
+        if sys.platform != "linux":
+            for holder in port_holders:
+                holder.close()
         stack.callback(_terminate, workers, END_SECONDS)
         for signum in (signal.SIGTERM, signal.SIGINT):
             stack.callback(signal.signal, signum, signal.signal(signum, forward_signal))
@@ -106,8 +109,7 @@ def end_with_launcher() -> None:
     def wait() -> None:
         os.read(0, 1)  # The launcher writes nothing, so this is the end of the file.
         message = "error: The process that started the workers has ended"
-        print(f"{message}. The same command resumes the run", file=sys.stderr)
-        exit_now(1)
+        exit_now(1, f"{message}. The same command resumes the run")
 
     threading.Thread(target=wait, daemon=True).start()
 
@@ -157,15 +159,19 @@ def _make_environment(addresses: Sequence[str], index: int) -> dict[str, str]:
         "TF_NUM_INTRAOP_THREADS": str(num_threads),
         **os.environ,
         LOCAL_WORKER_VARIABLE: str(index),
-        "TF_GRPC_REUSE_PORT": "1",  # See `_hold_port`.
+        **({"TF_GRPC_REUSE_PORT": "1"} if sys.platform == "linux" else {}),
         "TF_CONFIG": json.dumps({"cluster": {"worker": addresses}, "task": task}),
     }
 
 
 def _hold_port() -> socket.socket:
-    """Returns a socket that keeps a free port for a worker of this user."""
+    """Returns a socket that keeps a free port for a worker of this user, on Linux.
+
+    Other systems would send connections to this socket, or cannot share a port.
+    """
     holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if sys.platform == "linux":
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     holder.bind(("127.0.0.1", 0))
     return holder
 

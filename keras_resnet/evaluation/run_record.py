@@ -112,8 +112,9 @@ def find_checkpoints(folder: str | os.PathLike[str]) -> dict[int, str]:
         folder: The folder `checkpoints` of the run. It need not exist.
     """
     paths = {}
-    for path in pathlib.Path(folder).glob("step-*"):
-        # Version 0.1.0 wrote the files `step-8.index` and `step-8.data-*`.
+    # Version 0.1.0 wrote the files `step-8.index` and `step-8.data-*`. In this order, a
+    # folder of the same step replaces them.
+    for path in sorted(pathlib.Path(folder).glob("step-*"), reverse=True):
         if match := re.fullmatch(r"step-(\d{1,18})(\.index)?", path.name):
             paths[int(match[1])] = str(
                 path.with_suffix("") if match[2] else path / "state"

@@ -4,6 +4,7 @@ from .environment import find_versions as find_versions
 from .errors import NO_TENSORFLOW as NO_TENSORFLOW
 from .errors import CommandParser as CommandParser
 from .errors import InputError as InputError
+from .errors import Interrupted as Interrupted
 from .errors import Preempted as Preempted
 from .errors import check_choice as check_choice
 from .errors import exit_now as exit_now

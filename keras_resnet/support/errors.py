@@ -34,6 +34,10 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(2, f"error: {to_printable(message)}. Try --help\n")
 
 
+class Interrupted(KeyboardInterrupt):
+    """Raised when Ctrl-C has stopped a training run and a checkpoint was written."""
+
+
 def check_choice(kind: str, name: str, choices: Iterable[str]) -> str:
     """Returns `name` if it is one of the accepted names.
 
@@ -116,14 +120,22 @@ def report_errors(main: Callable[[], int | None], debug: bool) -> int | None:
         return 1
 
 
-def exit_now(status: int) -> None:
+def exit_now(status: int, message: str = "") -> NoReturn:
     """Ends this process at once, without C++ destructors and Python's exit handlers.
 
     After the loss of a worker, TensorFlow's destructors may wait for that worker.
+
+    Args:
+        status: Exit status.
+        message: Line for standard error, which may be closed already.
     """
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(status)
+    try:
+        if message:
+            print(message, file=sys.stderr)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    finally:
+        os._exit(status)
 
 
 NO_TENSORFLOW = (

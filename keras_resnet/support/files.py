@@ -94,6 +94,8 @@ def replace_folder_atomically(path: StrPath) -> Iterator[str]:
     received_path, path = path, os.path.realpath(path)
     temporary_path = _make_temporary_path(path)
     try:
+        if os.path.lexists(path) and not os.path.isdir(path):
+            raise NotADirectoryError(errno.ENOTDIR, "It is a file", path)
         os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         os.mkdir(temporary_path)
     except OSError as error:

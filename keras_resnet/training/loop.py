@@ -15,7 +15,7 @@ import tensorflow as tf
 from keras.callbacks import CallbackList
 
 from keras_resnet.distribution import is_lost_worker_error
-from keras_resnet.support import Preempted, write_file
+from keras_resnet.support import Interrupted, Preempted, write_file
 from keras_resnet.training.batch_source import BatchSource
 from keras_resnet.training.checkpoints import Checkpoints, Progress
 from keras_resnet.training.epoch_log import (
@@ -76,7 +76,8 @@ class Loop:
             self.step.reset_averages()
             if self._workers.is_chief:
                 self._draw_first_batch()
-        self._source.substitute(progress.damaged)
+        if progress.damaged:
+            self._source.substitute(progress.damaged)
         if is_resumed and verbose:
             total = run.total_steps
             print(f"Resuming after step {progress.step} of {total}.", flush=True)
@@ -87,7 +88,7 @@ class Loop:
                 self._save()
                 callbacks.on_train_end()
                 cause = self._stop_flag.cause or "another worker"
-                error_type = KeyboardInterrupt if cause == "Ctrl-C" else Preempted
+                error_type = Interrupted if cause == "Ctrl-C" else Preempted
                 raise error_type(
                     f"Stopped by {cause} after step {progress.step} of "
                     f"{run.total_steps}. The same command resumes the run"

@@ -20,6 +20,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import lzma
 import os
 import pathlib
 import shutil
@@ -162,10 +163,10 @@ def has_ended(model_dir: str, spec: RunSpec, classes: tuple[str, ...]) -> bool:
         )
     path, noted_digest = os.path.join(model_dir, "final.keras"), record.final_sha256
     digest = _hash_network(path)
-    # Version 0.1.0 noted no hash.
-    if digest and digest == (noted_digest or (record.spec.format == 1 and digest)):
+    is_old = record.spec.format == 1  # Version 0.1.0 noted no hash.
+    if digest and digest == (noted_digest or (is_old and digest)):
         return True
-    must_exist = noted_digest or (os.path.lexists(path) and not digest)
+    must_exist = noted_digest or (is_old and os.path.lexists(path) and not digest)
     if must_exist and not find_checkpoints(os.path.join(model_dir, "checkpoints")):
         raise InputError(
             f"The run in {model_dir} has ended, but its final.keras is damaged or "
@@ -187,8 +188,8 @@ def _hash_network(path: str) -> str | None:
                 return None
             file.seek(0)
             return hashlib.file_digest(file, "sha256").hexdigest()
-    except (zipfile.BadZipFile, zlib.error, EOFError, LookupError, RuntimeError,
-            ValueError):  # fmt: skip
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, LookupError,
+            RuntimeError, ValueError):  # fmt: skip
         return None
 
 
@@ -215,7 +216,7 @@ def remove_leftovers(folder: StrPath, remove_checkpoints: bool = False) -> None:
     if remove_checkpoints:
         shutil.rmtree(checkpoints, ignore_errors=True)
     for path in checkpoints.glob(".step-*"):
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)
 
 
 # Files in a run folder that only the process that trains writes.

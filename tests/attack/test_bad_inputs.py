@@ -413,7 +413,7 @@ COMMANDS = {
     "export": (*EXPORT, "*"),
     "verify": ("export.verify", "*"),
     "latency": ("export.latency", "bundle", "*"),
-    "study": ("keras_resnet.studies.responses", "--depths=8", "--seeds=1", "--images=50",
+    "study": ("keras_resnet.studies.responses", "--depths=8,14", "--seeds=1", "--images=50",
               "--epochs=1", "--workers=0", "*"),
 }  # fmt: skip
 

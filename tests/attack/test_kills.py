@@ -32,7 +32,7 @@ COMMANDS = {
                  "--sha256=HASH"),
     "export": ("export", f"--model={NETWORK}", "--dataset=digits", "--formats=float32",
                "--output=bundle"),
-    "study": ("keras_resnet.studies.responses", "--depths=8", "--seeds=1", "--images=50",
+    "study": ("keras_resnet.studies.responses", "--depths=8,14", "--seeds=1", "--images=50",
               "--epochs=1", "--workers=0"),
 }  # fmt: skip
 NUM_KILLS = {"train": 24, "evaluate": 12, "convert": 14, "convert_keras": 14,

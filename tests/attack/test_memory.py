@@ -129,7 +129,9 @@ def find_resources():
     gc.collect()
     # AutoGraph writes the code of functions there, and deletes it when the process ends.
     temporary_names = {
-        n for n in os.listdir(tempfile.gettempdir()) if "__autograph_" not in n
+        n
+        for n in os.listdir(tempfile.gettempdir())
+        if "__autograph_" not in n and n != "__pycache__"
     }
     links = (f"/proc/self/fd/{n}" for n in os.listdir("/proc/self/fd"))
     targets = [os.readlink(link) for link in links if os.path.lexists(link)]

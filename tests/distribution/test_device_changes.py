@@ -18,7 +18,7 @@ OPTIONS = {
     "ema": 0.9,
     "checkpoint_every": 1,
 }
-NUM_STEPS = 21  # The 51 images are three batches.
+NUM_STEPS = 28  # The 59 images are four batches.
 DEVICES = {
     "one_device": {"strategy": "one_device"},
     "mirrored": {"strategy": "mirrored", "virtual_devices": 2},
@@ -89,11 +89,11 @@ def test_a_run_goes_on_with_two_replicas_with_two_workers_and_back(
     message = "The run has changed its devices. Its weights equal those of a run on"
     assert message not in run(folder, "one_device", 6)
     output = run(folder, "mirrored", 5)
-    assert message in output and "Resuming after step 5 of 21." in output
+    assert message in output and "Resuming after step 5 of 28." in output
     output = run(folder, "multi_worker", 4)
-    assert message in output and "Resuming after step 9 of 21." in output
+    assert message in output and "Resuming after step 9 of 28." in output
     output = run(folder, "one_device")
-    assert message in output and "Resuming after step 12 of 21." in output
+    assert message in output and "Resuming after step 12 of 28." in output
     assert read_devices(unchanged_run) == []
     assert read_devices(folder) == [
         [0, "one_device", 1],

@@ -25,8 +25,8 @@ COMMANDS = {
         "--model_dir=out",
     ),
     "study": (
-        REPLACE_FILE, "keras_resnet.studies.responses", "--output=out", "--depths=8",
-        "--images=200", "--seeds=1", "--epochs=1", "--workers=0",
+        REPLACE_FILE, "keras_resnet.studies.responses", "--output=out", "--depths=8,14",
+        "--images=50", "--seeds=1", "--epochs=1", "--workers=0",
     ),
     "conversion": (
         REPLACE_FILE, "keras_resnet.convert", "run/final.keras", "out.safetensors",
