@@ -220,7 +220,7 @@ def test_local_errors_that_name_a_device_are_no_lost_workers(error_class, is_los
 
 
 @pytest.mark.parametrize(
-    ("host", "is_open"), [("localhost", True), ("127.0.0.1", False)]
+    ("host", "is_open"), [("0.0.0.0", True), ("127.0.0.1", False), ("localhost", False)]
 )
 def test_ports_that_are_open_to_the_network_are_named(
     host, is_open, monkeypatch, capsys

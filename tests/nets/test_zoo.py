@@ -55,7 +55,7 @@ def test_signature_is_that_of_keras_applications():
         ({"classes": 0}, "Received: classes=0"),
         ({"classes": "ten"}, "Received: classes='ten'"),
         ({"input_shape": (224, 224)}, "Received: input_shape=(224, 224)"),
-        ({"input_shape": (31, 64, 3)}, "at least 32 pixels"),
+        ({"input_shape": (31, 64, 3)}, "sides of 32 to 32768 pixels"),
         ({"input_shape": (64, 64, None)}, "Received: input_shape=(64, 64, None)"),
         ({"input_tensor": np.zeros((1, 32, 32, 3))}, "Received: ndarray"),
         ({"weights": "imagenett"}, "Did you mean 'imagenet'?"),

@@ -523,7 +523,7 @@ def test_a_folder_that_another_process_has_locked_is_refused(tmp_path):
         ({"shortcut": "D"}, "Received: shortcut='D'"),
         ({"recipe": "sgd"}, "Unknown recipe"),
         ({"strategy": "mirrored", "batch_size": 63}, "must be a multiple"),
-        ({"model": "resnet50"}, "at least 32 pixels"),
+        ({"model": "resnet50"}, "sides of 32 to 32768 pixels"),
         ({"checkpoint_every": 0}, "checkpoint_every must be above 0"),
         ({"seed": -1}, "Received: seed=-1"),
         ({"model_dir": "/proc/runs"}, "writable folder"),
