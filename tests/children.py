@@ -139,6 +139,8 @@ def _run_command(argv, cwd, faults, outputs, terminal):
         os.dup2(output, descriptor)
     os.chdir(cwd)
     sys.argv = argv
+    # Unlike a process of a user, a daemonic process may not start other processes.
+    multiprocessing.current_process()._config["daemon"] = False
     # The fork server may have imported the module. `run_module` would warn about that.
     sys.modules.pop(argv[0], None)
     for name, *arguments in faults:

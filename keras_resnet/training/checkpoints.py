@@ -188,6 +188,9 @@ class Checkpoints:
 
     def _restore_from(self, path: str) -> None:
         key = "progress/.ATTRIBUTES/py_state"
+        for file in pathlib.Path(path).parent.glob(f"{os.path.basename(path)}.*"):
+            if not file.is_file():  # Reading a pipe would never end.
+                raise ValueError(f"{file} is no regular file")
         reader = tf.train.load_checkpoint(path)
         if not reader.has_tensor(key):
             raise InputError(f"The checkpoint {path} was not written by keras_resnet")

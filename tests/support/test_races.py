@@ -82,7 +82,7 @@ def test_two_processes_end_with_one_whole_result(name, trained_run, tmp_path):
     fault = ("call_before", module, function, "_meet", 1, str(tmp_path / "meeting"))
     processes = [Child(*command, cwd=tmp_path, faults=[fault]) for _ in range(2)]
     for process in processes:
-        result = process.wait()
+        result = process.wait(300)
         assert result.returncode == 0, result.stderr
     assert len(list_files(tmp_path / "meeting")) == 2
     shutil.rmtree(tmp_path / "meeting")
