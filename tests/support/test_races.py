@@ -24,10 +24,6 @@ COMMANDS = {
         REPLACE_FILE, "keras_resnet.train", "--find_lr", "--model=cifar_resnet8",
         "--model_dir=out",
     ),
-    "study": (
-        REPLACE_FILE, "keras_resnet.studies.responses", "--output=out", "--depths=8,14",
-        "--images=50", "--seeds=1", "--epochs=1", "--workers=0",
-    ),
     "conversion": (
         REPLACE_FILE, "keras_resnet.convert", "run/final.keras", "out.safetensors",
     ),
