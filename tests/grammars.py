@@ -222,9 +222,9 @@ def change_member(path, rng):
     if action == 0:
         del members[name]
     elif action == 1:
-        members[
-            rng.choice(["../../guard/pwned", "/tmp/pwned", f"{name}/x", "x" * 300])
-        ] = b"1"
+        members[rng.choice(["../../guard/pwned", "/pwned", f"{name}/x", "x" * 300])] = (
+            b"1"
+        )
     elif action == 2:
         members[name] = bytes(2**26)  # 64 MiB that take 64 KiB in the archive.
     else:

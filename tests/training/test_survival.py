@@ -10,7 +10,6 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import time
 
 import children
@@ -384,18 +383,6 @@ def test_a_limited_file_size_loses_no_work(undisturbed_run, tmp_path):
     result = train(tmp_path)
     assert (result.returncode, result.stderr, find_resumed_step(result)) == (0, "", 4)
     assert_same_results(run, undisturbed_run)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """Mount point of a file system of 32 MiB in memory."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=32m", "tmpfs", str(disk)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("this test needs permission to mount a file system")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
 
 
 @pytest.mark.full
