@@ -16,31 +16,15 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from keras_resnet import support
 from keras_resnet.data import Dataset
 from keras_resnet.evaluation import Classifier, load_classifier, load_images
 from keras_resnet.nets import fold
-from keras_resnet.support import (
-    InputError,
-    describe_machine,
-    find_versions,
-    replace_folder_atomically,
-    takes_options,
-    write_file,
-)
+from keras_resnet.support import InputError, takes_options, write_file
 
+from . import device
 from .artifacts import ARTIFACTS, Source, resolve_formats
-from .device import (
-    LABELS_FILE,
-    MANIFEST_FORMAT,
-    OTHER_FILES,
-    Manifest,
-    check_files,
-    get_listed_files,
-    make_label_lines,
-    read_manifest,
-    strip_folders,
-    write_description,
-)
+from .device import Manifest, make_label_lines, strip_folders, write_description
 from .formats import check_model
 from .making import make_artifact, time_artifacts
 from .options import ExportOptions
@@ -88,7 +72,7 @@ def export(options: ExportOptions) -> Manifest:
         )
     # If the export is killed, the next export removes both folders.
     with (
-        replace_folder_atomically(output) as folder,
+        support.replace_folder_atomically(output) as folder,
         TemporaryDirectory(dir=folder) as temp_dir,
     ):
         folded_network = dataclasses.replace(classifier, model=fold(classifier.model))
@@ -103,7 +87,7 @@ def export(options: ExportOptions) -> Manifest:
         latency = time_artifacts(classifier.model, artifacts, reference.images[:1])
         manifest["evaluation"]["keras_latency_ms"] = latency
         text = "".join(f"{line}\n" for line in make_label_lines(classifier.classes))
-        write_file(os.path.join(folder, LABELS_FILE), text)
+        write_file(os.path.join(folder, device.LABELS_FILE), text)
         write_check(os.path.join(folder, "check.npz"), reference)
         write_description(folder, manifest)
         _check_replaceable(output)  # The folder may have changed in the meantime.
@@ -111,10 +95,7 @@ def export(options: ExportOptions) -> Manifest:
 
 
 def _check_replaceable(output: str) -> None:
-    """Raises `InputError` unless `output` is a new or empty folder, or a bundle.
-
-    In a bundle, every file must be one that this program writes, and unchanged.
-    """
+    """Raises `InputError` unless `output` is new, empty, or an unchanged bundle."""
     if not os.path.lexists(output):
         return
     if os.path.islink(output) or not os.path.isdir(output):
@@ -138,16 +119,14 @@ def _find_foreign_files(folder: str) -> dict[str, str]:
     if not (names := os.listdir(folder)):
         return {}
     try:
-        manifest = read_manifest(folder)
+        manifest = device.read_manifest(folder)
     except InputError:
         return dict.fromkeys(names, "is not part of a bundle")
-    paths = [*OTHER_FILES, *(artifact.path for artifact in ARTIFACTS.values())]
-    own_paths = tuple(f"{path}/" for path in paths)
-    return {
-        name: "is not a file that export writes"
-        for name in get_listed_files(manifest)
-        if not f"{name}/".startswith(own_paths)
-    } | {n: p for n, p in check_files(folder, manifest).items() if p != "is missing"}
+    own_paths = {*device.OTHER_FILES, *(a.path for a in ARTIFACTS.values())}
+    paths = {*manifest["files"], *(r["path"] for r in manifest["artifacts"].values())}
+    problems = device.check_files(folder, manifest)
+    problems |= dict.fromkeys(paths - own_paths, "is not a file that export writes")
+    return {name: p for name, p in problems.items() if p != "is missing"}
 
 
 def _new_manifest(
@@ -160,7 +139,7 @@ def _new_manifest(
     label_groups = [reference.labels[is_correct], reference.labels]
     counts = [np.bincount(g, minlength=num_classes).tolist() for g in label_groups]
     return {
-        "format": MANIFEST_FORMAT,
+        "format": device.MANIFEST_FORMAT,
         "name": classifier.model.name,
         "classes": list(classifier.classes),
         "settings": {key: strip_folders(value) for key, value in settings.items()},
@@ -177,8 +156,8 @@ def _new_manifest(
             "images": len(reference.check["image"]),
             "of": dataset_name if "label" in reference.check else "patterns",
         },
-        "versions": find_versions(),
-        "machine": describe_machine(),
+        "versions": support.find_versions(),
+        "machine": support.describe_machine(),
         "calibration": None,
         "artifacts": {},
         "files": {},

@@ -17,28 +17,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-from keras_resnet.support import (
-    CommandParser,
-    InputError,
-    describe_machine,
-    report_errors,
-    to_png,
-    to_printable,
-    write_file,
-)
+from keras_resnet import support
 
-from .device import (
-    LatencyRow,
-    Manifest,
-    format_latency,
-    measure_latency,
-    read_manifest,
-    wilson_interval,
-    write_description,
-)
+from . import device
 
 
-def draw_figure(rows: Sequence[LatencyRow], manifest: Manifest) -> bytes:
+def draw_figure(rows: Sequence[device.LatencyRow], manifest: device.Manifest) -> bytes:
     """Returns a PNG of accuracy against latency at the first batch size in `rows`."""
     from matplotlib.figure import Figure
 
@@ -50,7 +34,7 @@ def draw_figure(rows: Sequence[LatencyRow], manifest: Manifest) -> bytes:
     for row, marker in zip(drawn_rows, itertools.cycle("osD^vP*Xdh")):
         entry = manifest["artifacts"][row["artifact"]]
         top1 = entry["right"] / num_images
-        interval = wilson_interval(entry["right"], num_images)
+        interval = device.wilson_interval(entry["right"], num_images)
         error_bars = [[100 * abs(bound - top1)] for bound in interval]
         latency, size = f"{row['median_ms']:.3g} ms", f"{entry['bytes'] / 1e6:.3g} MB"
         axes.errorbar(
@@ -63,18 +47,18 @@ def draw_figure(rows: Sequence[LatencyRow], manifest: Manifest) -> bytes:
     axes.set_xlabel(f"median latency (ms) of {batch} image(s), {threads} thread(s)")
     axes.set_ylabel(f"top-1 accuracy (%) on {num_images} images, 95 % interval")
     # Without `parse_math`, a name with two dollar signs would be parsed as a formula.
-    title = to_printable(f"{manifest['name']} on {describe_machine()}")
+    title = support.to_printable(f"{manifest['name']} on {support.describe_machine()}")
     axes.set_title(title, parse_math=False)
     axes.grid(alpha=0.3, which="both")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    return to_png(figure)
+    return support.to_png(figure)
 
 
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Measures a bundle and records the results. Returns the exit status."""
-    parser = CommandParser(prog="python -m export.latency")
+    parser = support.CommandParser(prog="python -m export.latency")
     parser.description = "Measures latency and memory of every artifact of a bundle."
     parser.add_argument("bundle", help="folder that python -m export wrote")
     parser.add_argument(
@@ -91,34 +75,34 @@ def main(argv: Sequence[str] | None = None) -> int | None:
     )  # fmt: skip
     parser.add_argument("--debug", action="store_true", help="print tracebacks")
     args = parser.parse_args(argv)
-    return report_errors(lambda: _measure(args), args.debug)
+    return support.report_errors(lambda: _measure(args), args.debug)
 
 
 def _measure(args: argparse.Namespace) -> None:
     folder, rounds = args.bundle, args.rounds
-    manifest = read_manifest(folder)
+    manifest = device.read_manifest(folder)
     count = len(manifest["artifacts"])
     print(f"Calling each of {count} artifacts {rounds} times in turn", flush=True)
-    rows, skipped = measure_latency(folder, args.batches, args.threads, rounds)
+    rows, skipped = device.measure_latency(folder, args.batches, args.threads, rounds)
     for name, reason in skipped.items():
         print(f"Not measured: {name} ({reason})")
     if not rows:
-        raise InputError("No artifact could be measured, for the reasons above")
-    manifest["latency"] = {"machine": describe_machine(), "rows": rows}
-    print(format_latency(manifest))
+        raise support.InputError("No artifact could be measured, for the reasons above")
+    manifest["latency"] = {"machine": support.describe_machine(), "rows": rows}
+    print(device.format_latency(manifest))
     try:
         png = draw_figure(rows, manifest)
     except ModuleNotFoundError:
         print("latency.png is not drawn, because matplotlib is not installed")
     else:
-        write_file(os.path.join(folder, "latency.png"), png)
-    write_description(folder, manifest)
+        support.write_file(os.path.join(folder, "latency.png"), png)
+    device.write_description(folder, manifest)
 
 
 def _parse_positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or not 1 <= int(text) <= 10**6:
         raise argparse.ArgumentTypeError(
-            f"must be a whole number of at least 1. Received: {text!r}"
+            f"must be a whole number from 1 to 1,000,000. Received: {text!r}"
         )
     return int(text)
 

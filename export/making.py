@@ -9,19 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from . import device
 from .artifacts import ARTIFACTS, Source
-from .device import (
-    RUNTIMES,
-    ArtifactRow,
-    ClassifyFunction,
-    Disagreement,
-    check_limit,
-    compare,
-    compare_with_check,
-    describe_files,
-    find_limit,
-    time_in_turn,
-)
 from .quantization import REPAIR_DESCRIPTION
 from .reference import Reference
 
@@ -31,8 +20,8 @@ NUM_CHECK_IMAGES = 8  # Number of test images that `Artifact.check` receives.
 class CheckedArtifact(NamedTuple):
     """An artifact whose difference from the Keras model is within its limit."""
 
-    row: ArtifactRow  # Entry of the artifact in the manifest.
-    classify: ClassifyFunction | None  # `None` for browser-only artifacts.
+    row: device.ArtifactRow  # Entry of the artifact in the manifest.
+    classify: device.ClassifyFunction | None  # `None` for browser-only artifacts.
 
 
 def make_artifact(name: str, source: Source, reference: Reference) -> CheckedArtifact:
@@ -49,11 +38,11 @@ def make_artifact(name: str, source: Source, reference: Reference) -> CheckedArt
     artifact.write(os.path.join(source.bundle_dir, artifact.path), source)
     try:
         results, classify = _compare_with_keras(name, source, reference)
-    except Disagreement as error:
+    except device.Disagreement as error:
         # The repair optimises weights for TFLite's rounding, not for other formats.
         can_be_repaired = artifact.calibrated and artifact.runtime == "LiteRT"
         if source.repair or not can_be_repaired:
-            raise Disagreement(
+            raise device.Disagreement(
                 f"{error}. No bundle was written; to omit {name}, set --formats"
             ) from None
         print(f"{error}. Repairing the network: {REPAIR_DESCRIPTION}", flush=True)
@@ -61,38 +50,37 @@ def make_artifact(name: str, source: Source, reference: Reference) -> CheckedArt
     fields = ("path", "runtime", "precision", "note")
     row = {field: getattr(artifact, field) for field in fields}
     row |= {"repair": source.repair} if source.repair else {}
-    files = describe_files(source.bundle_dir, [artifact.path])
+    files = device.describe_files(source.bundle_dir, [artifact.path])
     size = sum(file["bytes"] for file in files.values())
     row |= results | {"bytes": size, "files": files}
-    return CheckedArtifact(cast(ArtifactRow, row), classify)
+    return CheckedArtifact(cast(device.ArtifactRow, row), classify)
 
 
 def _compare_with_keras(
     name: str, source: Source, reference: Reference
-) -> tuple[dict[str, Any], ClassifyFunction | None]:
+) -> tuple[dict[str, Any], device.ClassifyFunction | None]:
     """Compares an artifact with the Keras model and checks the artifact's limit.
 
-    Returns:
-        A dict of measurements for the artifact's row in the manifest, and the function
-        that runs the artifact. For browser-only artifacts: `{}` and `None`.
+    Returns measurements for the artifact's row in the manifest, and the function that
+    runs the artifact. For browser-only artifacts: `{}` and `None`.
     """
     artifact = ARTIFACTS[name]
     if artifact.runtime is None or artifact.precision is None:
         return {}, None
     count = len(reference.labels)
     print(f"Comparing {artifact.path} with Keras on {count} test images", flush=True)
-    runtime = RUNTIMES[artifact.runtime]
+    runtime = device.RUNTIMES[artifact.runtime]
     path = os.path.join(source.bundle_dir, artifact.path)
     classify = runtime.open(path)
     probabilities = runtime.predict(classify, reference.images)
-    comparison = compare(probabilities, reference.logits, reference.labels)
-    limit = find_limit(artifact.precision, count, reference.is_modern)
-    check_limit(name, comparison, limit)
+    comparison = device.compare(probabilities, reference.logits, reference.labels)
+    limit = device.find_limit(artifact.precision, count, reference.is_modern)
+    device.check_limit(name, comparison, limit)
     if artifact.check:
         artifact.check(path, source.classifier, reference.images[:NUM_CHECK_IMAGES])
     results = dataclasses.asdict(comparison)
     probabilities = runtime.predict(classify, reference.check["image"])
-    check_results = compare_with_check(probabilities, reference.check)
+    check_results = device.compare_with_check(probabilities, reference.check)
     if limit.logits is None:
         del results["logit_difference"], check_results["logit_difference"]
     results |= {"limit": dataclasses.asdict(limit), "check": check_results}
@@ -113,7 +101,7 @@ def time_artifacts(
         return compiled_model(tf.constant(pixels), training=False).numpy()
 
     functions = {n: a.classify for n, a in artifacts.items() if a.classify}
-    times = time_in_turn({"keras": run_keras, **functions}, image)
+    times = device.time_in_turn({"keras": run_keras, **functions}, image)
     for name in functions:
         artifacts[name].row["latency_ms"] = round(times[name], 3)
     return round(times["keras"], 3)

@@ -9,15 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data import (
-    Dataset,
-    Preprocessing,
-    Split,
-    find_images,
-    load_dataset,
-    load_views,
-    refuse_damaged,
-)
+from keras_resnet import data
+from keras_resnet.data import Dataset, Preprocessing, Split
 from keras_resnet.evaluation import Classifier
 from keras_resnet.support import InputError, derive_seed, write_file
 
@@ -56,11 +49,8 @@ def get_reference(
 ) -> Reference:
     """Selects evenly spaced test images and computes the Keras model's logits.
 
-    Args:
-        dataset: Dataset with the classes of the model.
-        max_images: Maximum number of test images.
-        classifier: The network that is exported.
-        share_images: Whether check.npz may contain test images of any licence.
+    `dataset` has the classes of the model. `share_images` is whether check.npz may
+    contain test images of any licence.
     """
     preprocessing = classifier.preprocessing
     indices = _space_evenly(len(dataset.test), min(max_images, len(dataset.test)))
@@ -105,16 +95,12 @@ def _make_patterns(count: int, preprocessing: Preprocessing) -> np.ndarray:
 def _load_images(
     split: Split, indices: np.ndarray, preprocessing: Preprocessing
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the preprocessed images at `indices` of a split, and their labels.
-
-    Raises:
-        InputError: If any of the images is damaged. The message lists these images.
-    """
+    """Returns the preprocessed images at `indices` of a split, and their labels."""
     subset = split.take(indices)
     try:
-        return load_views(subset, preprocessing), subset.labels
+        return data.load_views(subset, preprocessing), subset.labels
     except tf.errors.OpError:
-        refuse_damaged(subset, preprocessing)
+        data.refuse_damaged(subset, preprocessing)
         raise
 
 
@@ -134,8 +120,7 @@ def choose_calibration(
     """
     split = _load_calibration_split(options, dataset)
     rng = np.random.default_rng(derive_seed(options.seed, "calibration"))
-    indices = rng.permutation(len(split))
-    indices = np.sort(indices[:MAX_CALIBRATION_IMAGES])
+    indices = np.sort(rng.permutation(len(split))[:MAX_CALIBRATION_IMAGES])
     images, _ = _load_images(split, indices, preprocessing)
     digests = {hashlib.sha256(image).digest() for image in reference.images}
     is_unseen = np.array([hashlib.sha256(i).digest() not in digests for i in images])
@@ -158,11 +143,11 @@ def _load_calibration_split(options: ExportOptions, dataset: Dataset) -> Split:
     if name is None:
         split = dataset.train
     elif name.startswith("folder:"):
-        paths = find_images([os.path.expanduser(name.removeprefix("folder:"))])
+        paths = data.find_images([os.path.expanduser(name.removeprefix("folder:"))])
         files = [path for path in paths if os.path.isfile(path)]
         split = Split(np.array(files, object), np.zeros(len(files), np.int32), True)
     else:
-        split = load_dataset(name, options.data_dir).train
+        split = data.load_dataset(name, options.data_dir).train
     if not len(split):
         raise InputError(
             "int8 needs calibration images that are not test images. Accepted: "

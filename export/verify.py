@@ -14,25 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_resnet.support import (
-    CommandParser,
-    InputError,
-    StrPath,
-    format_table,
-    report_errors,
-    shorten_list,
-)
+from keras_resnet import support
 
-from .device import (
-    DRIFT_LIMITS,
-    RUNTIMES,
-    ArtifactRow,
-    MissingRuntime,
-    check_files,
-    compare_with_check,
-    read_check,
-    read_manifest,
-)
+from . import device
 
 
 class Finding(NamedTuple):
@@ -43,7 +27,7 @@ class Finding(NamedTuple):
     details: str  # Measured values, or the reason for the verdict.
 
 
-def verify(folder: StrPath) -> tuple[list[Finding], bool]:
+def verify(folder: support.StrPath) -> tuple[list[Finding], bool]:
     """Checks the files and artifacts of a bundle.
 
     Returns:
@@ -52,16 +36,16 @@ def verify(folder: StrPath) -> tuple[list[Finding], bool]:
     Raises:
         InputError: If the folder is not a bundle.
     """
-    manifest = read_manifest(folder)
-    problems = check_files(folder, manifest)
+    manifest = device.read_manifest(folder)
+    problems = device.check_files(folder, manifest)
     findings = [Finding("files", "wrong", " ".join(p)) for p in problems.items()]
     if not problems:
         findings.append(Finding("files", "ok", "all sha256 match the manifest"))
     if "check.npz" in problems:
         return findings, False
     try:
-        check = read_check(folder, manifest)
-    except InputError as error:
+        check = device.read_check(folder, manifest)
+    except support.InputError as error:
         return [*findings, Finding("check.npz", "wrong", str(error))], False
     for row in manifest["artifacts"].values():
         if problems.keys() & row["files"].keys():
@@ -73,19 +57,19 @@ def verify(folder: StrPath) -> tuple[list[Finding], bool]:
 
 
 def _check_artifact(
-    folder: StrPath, row: ArtifactRow, check: Mapping[str, np.ndarray]
+    folder: support.StrPath, row: device.ArtifactRow, check: Mapping[str, np.ndarray]
 ) -> tuple[str, str]:
     name = row["runtime"]
     if name is None:
         return "unchecked", "runs only in browsers; its files were checked"
-    if name not in RUNTIMES:
+    if name not in device.RUNTIMES:
         return "unchecked", f"this version does not support {name}"
-    runtime = RUNTIMES[name]
+    runtime = device.RUNTIMES[name]
     try:
         classify = runtime.open(os.path.join(folder, row["path"]))
         outputs = runtime.predict(classify, check["image"])
-        results = compare_with_check(outputs, check)
-    except (MissingRuntime, ImportError) as error:
+        results = device.compare_with_check(outputs, check)
+    except (device.MissingRuntime, ImportError) as error:
         return "unchecked", str(error)
     except Exception as error:  # Runtimes raise errors of their own types.
         return "wrong", f"{name} failed: {' '.join(str(error).split())}"
@@ -93,11 +77,11 @@ def _check_artifact(
 
 
 def _check_results(
-    row: ArtifactRow, results: Mapping[str, float], num_images: int
+    row: device.ArtifactRow, results: Mapping[str, float], num_images: int
 ) -> tuple[str, str]:
     # At export, `right` exists only if check.npz has labels.
     export_results = {"right": 0.0} | row["check"]
-    max_drift = DRIFT_LIMITS[str(row["precision"])]
+    max_drift = device.DRIFT_LIMITS[str(row["precision"])]
     margins = {"agreement": max_drift, "right": max_drift * num_images}
     problems = [
         f"{name} {results[name]:.4g}, at export {export_results[name]:.4g}"
@@ -120,20 +104,19 @@ def _check_results(
 def main(argv: Sequence[str] | None = None) -> int | None:
     """Checks a bundle, prints the results and returns 1 if anything is wrong."""
     # argparse instead of absl, because a device may have only LiteRT and NumPy.
-    parser = CommandParser(prog="python -m export.verify")
+    parser = support.CommandParser(prog="python -m export.verify")
     parser.description = "Checks every file and every artifact of a bundle."
     parser.add_argument("bundle", help="folder that python -m export wrote")
     parser.add_argument("--debug", action="store_true", help="print tracebacks")
     args = parser.parse_args(argv)
-    return report_errors(lambda: _print_findings(args.bundle), args.debug)
+    return support.report_errors(lambda: _print_findings(args.bundle), args.debug)
 
 
 def _print_findings(folder: str) -> int:
     findings, passed = verify(folder)
-    print(format_table(findings, left_columns=(0, 1, 2)))
-    unchecked_artifacts = [f.artifact for f in findings if f.verdict == "unchecked"]
-    if unchecked_artifacts:
-        print(f"unchecked: {shorten_list(unchecked_artifacts, 20)}")
+    print(support.format_table(findings, left_columns=(0, 1, 2)))
+    if artifacts := [f.artifact for f in findings if f.verdict == "unchecked"]:
+        print(f"unchecked: {support.shorten_list(artifacts, 20)}")
     return 0 if passed else 1
 
 

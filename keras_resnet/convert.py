@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 TARGET_SUFFIXES = (".safetensors", ".keras", ".weights.h5")
 
 # URL with the name of a file, which is not hidden: "http://host/folder/name?query".
-_URL = re.compile(
-    r"(?=[!-~]+\Z)https?://[^/?#]+/(?:[^?#]*/)?([^./?#][^/?#]*)(?:[?#].*)?",
-    re.IGNORECASE,
-)
+_URL = r"(?i)(?=[!-~]+\Z)https?://[^/?#]+/(?:[^?#]*/)?([^./?#][^/?#]*)(?:[?#].*)?"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,20 +119,14 @@ def open_source(source: str, sha256: str | None = None) -> "Checkpoint":
         InputError: If the source does not exist, or a URL does not name a weights file
             or is given without its SHA-256.
     """
-    from keras_resnet.weights import (
-        SUFFIXES,
-        cache_folder,
-        fetch_file,
-        open_checkpoint,
-        read_checkpoint,
-    )
+    from keras_resnet import weights
 
     if "://" in source:
-        match = _URL.fullmatch(source)
-        if not match or not match[1].lower().endswith(SUFFIXES):
+        match = re.fullmatch(_URL, source)
+        if not match or not match[1].lower().endswith(weights.SUFFIXES):
             raise InputError(
                 "A URL must begin with http:// or https:// and end with the name of a "
-                f"{', '.join(SUFFIXES)} file. Received: {source!r}"
+                f"{', '.join(weights.SUFFIXES)} file. Received: {source!r}"
             )
         digest = (sha256 or "").lower()
         if not re.fullmatch("[0-9a-f]{64}", digest):
@@ -143,10 +134,11 @@ def open_source(source: str, sha256: str | None = None) -> "Checkpoint":
                 "A URL needs --sha256, the published hash of its file: 64 hex digits. "
                 f"Received: sha256={sha256!r}"
             )
-        path = os.path.join(cache_folder(), match[1])
-        return read_checkpoint(fetch_file(source, path, "sha256", digest))
-    if "/" in source or source.lower().endswith(SUFFIXES):
-        return open_checkpoint(source)
+        path = os.path.join(weights.cache_folder(), match[1])
+        weights.fetch_file(source, path, "sha256", digest)
+        return weights.read_checkpoint(path)
+    if "/" in source or source.lower().endswith(weights.SUFFIXES):
+        return weights.open_checkpoint(source)
     raise InputError(
         "The source must be a file, published weights such as resnet50/torchvision_v2, "
         f"or a URL. Received: {source!r}"

@@ -11,19 +11,9 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from keras_resnet import support
 from keras_resnet.spec import ModelOptions
-from keras_resnet.support import (
-    InputError,
-    add_flags,
-    check_choice,
-    option,
-    progress_bar,
-    read_flags,
-    run_command,
-    takes_options,
-    to_printable,
-    write_file,
-)
+from keras_resnet.support import InputError, check_choice, option, takes_options
 
 if TYPE_CHECKING:
     from keras_resnet.data import Dataset
@@ -72,17 +62,12 @@ def evaluate(options: EvaluationOptions) -> dict[str, Any]:
         InputError: If an argument is invalid.
         OSError: If the output cannot be written.
     """
+    from keras_resnet import evaluation
     from keras_resnet.data import check_batch_size
     from keras_resnet.distribution import make_strategy
-    from keras_resnet.evaluation import (
-        VIEWS,
-        Evaluator,
-        format_predictions,
-        load_classifier,
-        write_report,
-    )
+    from keras_resnet.evaluation import format_predictions, load_classifier
 
-    check_choice("views", options.views, VIEWS)
+    check_choice("views", options.views, evaluation.VIEWS)
     if options.split is not None:
         check_choice("split", options.split, ("test", "train", "all"))
     check_choice("strategy", options.strategy, ("one_device", "mirrored"))
@@ -95,16 +80,16 @@ def evaluate(options: EvaluationOptions) -> dict[str, Any]:
     split = dataset.train if options.split in ("train", "all") else dataset.test
     if options.split == "all":
         split += dataset.test
-    evaluator = Evaluator(
+    evaluator = evaluation.Evaluator(
         model, split, preprocessing, options.batch_size, strategy, options.views
     )
     output = _make_folders(options, classifier)
     if options.recalibrate_bn:
         _recalibrate(options, classifier, dataset, strategy, output)
-    with progress_bar("evaluating", evaluator.steps) as advance:
+    with support.progress_bar("evaluating", evaluator.steps) as advance:
         predictions = evaluator.predict(advance)
     has_splits = dataset.own_split or len(dataset.train)
-    write_report(
+    evaluation.write_report(
         output,
         classifier,
         predictions,
@@ -115,7 +100,7 @@ def evaluate(options: EvaluationOptions) -> dict[str, Any]:
     )
     if options.predictions:
         csv_text = format_predictions(predictions, split.names(), classifier.classes)
-        write_file(options.predictions, csv_text)
+        support.write_file(options.predictions, csv_text)
     return predictions.summarise() | {"output": output}
 
 
@@ -176,7 +161,7 @@ def _recalibrate(
 def main(argv: list[str]) -> None:
     """Reads the flags, evaluates the network and prints the results."""
     del argv
-    options = read_flags(EvaluationOptions)
+    options = support.read_flags(EvaluationOptions)
     results = evaluate(options)
     num_correct = round(results["accuracy"] * results["images"])
     split_prefix = "" if options.split in ("all", "train") else "test "
@@ -185,10 +170,10 @@ def main(argv: list[str]) -> None:
         f"{results['accuracy']:.2%}, top-5 {results['top5_accuracy']:.2%}, "
         f"loss {results['loss']:.4f}"
     )
-    output = to_printable(results["output"])
+    output = support.to_printable(results["output"])
     print(f"report with results per class: {output}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    add_flags(EvaluationOptions)
-    run_command(main)
+    support.add_flags(EvaluationOptions)
+    support.run_command(main)

@@ -8,22 +8,11 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from keras_resnet import support
 from keras_resnet.spec import ModelOptions
-from keras_resnet.support import (
-    InputError,
-    add_flags,
-    option,
-    read_flags,
-    run_command,
-    to_printable,
-)
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from keras_resnet.data import Preprocessing
+from keras_resnet.support import InputError, add_flags, option, read_flags, run_command
 
 _BATCH_SIZE = 16
 
@@ -68,7 +57,7 @@ def predict(
     """
     import numpy as np
 
-    from keras_resnet.data import find_images
+    from keras_resnet.data import IMAGE_FILES, find_images
     from keras_resnet.evaluation import load_classifier
 
     files = find_images(paths)
@@ -77,11 +66,15 @@ def predict(
     for start in range(0, len(files), _BATCH_SIZE):
         images = {}
         for path in files[start : start + _BATCH_SIZE]:
-            image_or_error = _read_image(path, classifier.preprocessing)
-            if isinstance(image_or_error, str):
-                predictions[path] = image_or_error
-            else:
-                images[path] = image_or_error
+            try:
+                if os.path.isdir(path):
+                    suffixes = " ".join(IMAGE_FILES)
+                    raise InputError(f"The folder contains no images ({suffixes})")
+                images[path] = classifier.preprocessing.load(path)
+            except OSError as error:
+                predictions[path] = error.strerror or str(error)
+            except InputError as error:
+                predictions[path] = str(error).partition(". Received: ")[0]
             on_image()
         if images:
             batch = np.stack(list(images.values()))
@@ -94,27 +87,13 @@ def predict(
     return predictions
 
 
-def _read_image(path: str, preprocessing: "Preprocessing") -> "np.ndarray | str":
-    """Returns the network's input for an image file, or an error message."""
-    from keras_resnet.data import IMAGE_FILES
-
-    if os.path.isdir(path):
-        return f"The folder contains no images ({' '.join(IMAGE_FILES)})"
-    try:
-        return preprocessing.load(path)
-    except OSError as error:
-        return error.strerror or str(error)
-    except InputError as error:
-        return str(error).partition(". Received: ")[0]
-
-
 def main(argv: list[str]) -> int:
     """Prints the most probable classes. Returns 1 if a file is unreadable, else 0."""
     from keras_resnet.data import find_images
-    from keras_resnet.support import progress_bar
 
     options = read_flags(PredictionOptions)
-    with progress_bar("reading", len(find_images(argv)), min_steps=20) as advance:
+    num_files = len(find_images(argv))
+    with support.progress_bar("reading", num_files, min_steps=20) as advance:
         model, size = options.model, options.image_size
         predictions = predict(argv, model, options.weights, size, options.top, advance)
     if options.json:
@@ -122,12 +101,12 @@ def main(argv: list[str]) -> int:
     status = 0
     for path, prediction in predictions.items():
         if isinstance(prediction, str):
-            print(to_printable(f"error: {path}: {prediction}"), file=sys.stderr)
+            print(support.to_printable(f"error: {path}: {prediction}"), file=sys.stderr)
             status = 1
         elif not options.json:
-            print(to_printable(path))
+            print(support.to_printable(path))
             for name, probability in prediction:
-                print(f"  {probability:7.2%}  {to_printable(name)}")
+                print(f"  {probability:7.2%}  {support.to_printable(name)}")
     return status
 
 

@@ -7,22 +7,13 @@ python -m keras_resnet.runs runs/cifar10 --csv > runs.csv
 import contextlib
 import csv
 import dataclasses
-import io
 import math
 import os
 from collections.abc import Iterator
 from typing import Any
 
-from keras_resnet.support import (
-    InputError,
-    add_flags,
-    format_table,
-    option,
-    read_file,
-    read_flags,
-    run_command,
-    to_csv,
-)
+from keras_resnet import support
+from keras_resnet.support import InputError, add_flags, option, read_flags, run_command
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +125,7 @@ def _read_metrics(folder: str) -> tuple[list[float], list[float]]:
     path = os.path.join(folder, "metrics.csv")
     if not os.path.exists(path):
         return [], []
-    text = read_file(path).decode()
-    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    rows = list(csv.DictReader(support.read_file(path).decode().splitlines()))
     accuracies = [float(row["val_accuracy"]) for row in rows]
     if not all(0 <= accuracy <= 1 for accuracy in accuracies):  # Also rejects NaN.
         raise ValueError("An accuracy must be from 0 to 1")
@@ -155,22 +145,14 @@ def _format_table(runs: list[dict[str, Any]]) -> str:
     for run in runs:
         commit, dirty_suffix, _ = (run["commit"] or "").partition("-dirty")
         has_metrics = run["epochs_done"] is not None
+        epochs = f"{run['epochs_done']}/{run['epochs']}" if has_metrics else ""
         rows.append(
-            (
-                run["name"],
-                to_text(run["model"]),
-                to_text(run["dataset"]),
-                to_text(run["recipe"]),
-                f"{run['epochs_done']}/{run['epochs']}" if has_metrics else "",
-                to_text(run["best_accuracy"], ".2%"),
-                to_text(run["last_accuracy"], ".2%"),
-                to_text(run["last_loss"], ".4f"),
-                to_text(run["seed"]),
-                run["state"],
-                commit[:10] + dirty_suffix,
-            )
-        )
-    return format_table(rows, left_columns=(0, 1, 2, 3, 9, 10))
+            (run["name"], *(to_text(run[key]) for key in ("model", "dataset", "recipe")),
+             epochs, to_text(run["best_accuracy"], ".2%"),
+             to_text(run["last_accuracy"], ".2%"), to_text(run["last_loss"], ".4f"),
+             to_text(run["seed"]), run["state"], commit[:10] + dirty_suffix)
+        )  # fmt: skip
+    return support.format_table(rows, left_columns=(0, 1, 2, 3, 9, 10))
 
 
 def main(argv: list[str]) -> None:
@@ -179,7 +161,7 @@ def main(argv: list[str]) -> None:
     runs = sorted(runs_by_name.values(), key=lambda run: -(run["best_accuracy"] or 0))
     if read_flags(ListOptions).csv:
         columns = [field.name for field in dataclasses.fields(RunSummary)]
-        print(to_csv(runs, columns), end="")
+        print(support.to_csv(runs, columns), end="")
     else:
         print(_format_table(runs) if runs else "There are no runs yet.")
 

@@ -15,15 +15,8 @@ from typing import Any, Protocol
 import keras
 from keras import KerasTensor, layers
 
-from keras_resnet.nets import (
-    Head,
-    Shape,
-    build_network,
-    channel_axis,
-    draw_kernel,
-    image_shape,
-    skip_random_kernels,
-)
+from keras_resnet import nets
+from keras_resnet.nets import Head, Shape, build_network, image_shape
 from keras_resnet.spec import Variant, find_variant
 from keras_resnet.support import InputError
 from keras_resnet.weights import (
@@ -72,7 +65,7 @@ def ResNet(  # noqa: PLR0913, PLR0917 (keras.applications' signature)
     if weights is not None:
         checkpoint = open_checkpoint(weights, variant)
         origin, pixels = checkpoint.origin, checkpoint.origin.pixels
-        stride_on = _pick_stride_on(origin, architecture, variation.get("stride_on"))
+        stride_on = _pick_stride(origin, architecture, variation.get("stride_on"))
         architecture = architecture.replace(stride_on=stride_on)
         if classes is None:
             classes = checkpoint.num_classes
@@ -80,7 +73,7 @@ def ResNet(  # noqa: PLR0913, PLR0917 (keras.applications' signature)
             if input_shape is None and architecture.stem == "cifar" and pixels.size:
                 input_shape = image_shape(pixels.size, len(pixels.mean))
             normalise = functools.partial(_normalise, origin.source, pixels)
-    with skip_random_kernels() if checkpoint else contextlib.nullcontext():
+    with nets.skip_random_kernels() if checkpoint else contextlib.nullcontext():
         model = build_network(
             architecture,
             name or variant,
@@ -93,15 +86,13 @@ def ResNet(  # noqa: PLR0913, PLR0917 (keras.applications' signature)
     if checkpoint:
         if include_top and checkpoint.num_classes != classes:
             kernel = model.get_layer("predictions").kernel
-            kernel.assign(draw_kernel(kernel.shape))
+            kernel.assign(nets.draw_kernel(kernel.shape))
         assign_weights(model, checkpoint)
         model.origin = checkpoint.origin
     return model
 
 
-def _pick_stride_on(
-    origin: Origin, variant: Variant, stride_on: str | None
-) -> str | None:
+def _pick_stride(origin: Origin, variant: Variant, stride_on: str | None) -> str | None:
     """Checks that weights fit a network, and returns the network's `stride_on`."""
     has_projections = variant.shortcut in ("B", "C")
     for field, value, required_value in (
@@ -119,14 +110,14 @@ def _pick_stride_on(
 
 def _normalise(source: str, pixels: PixelFormat, x: KerasTensor) -> KerasTensor:
     """Adds a layer that normalises raw pixels in the pixel format `pixels`."""
-    mean, variance = pixels.mean, pixels.variance
-    channels = x.shape[channel_axis()]
+    mean, axis = pixels.mean, nets.channel_axis()
+    channels = x.shape[axis]
     if channels != len(mean):
         raise InputError(
             f"The weights require images with {len(mean)} channel(s). "
             f"Received: {channels} channel(s) with {source}"
         )
-    return layers.Normalization(channel_axis(), mean, variance, name="normalization")(x)
+    return layers.Normalization(axis, mean, pixels.variance, name="normalization")(x)
 
 
 def build_from_checkpoint(

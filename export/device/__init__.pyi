@@ -1,6 +1,8 @@
+from .card import LABELS_FILE as LABELS_FILE
 from .card import OTHER_FILES as OTHER_FILES
 from .card import format_latency as format_latency
 from .card import format_summary as format_summary
+from .card import make_label_lines as make_label_lines
 from .card import write_description as write_description
 from .comparison import DRIFT_LIMITS as DRIFT_LIMITS
 from .comparison import LIMITS as LIMITS
@@ -11,15 +13,12 @@ from .comparison import compare_with_check as compare_with_check
 from .comparison import find_limit as find_limit
 from .comparison import softmax as softmax
 from .comparison import wilson_interval as wilson_interval
-from .labels import LABELS_FILE as LABELS_FILE
-from .labels import make_label_lines as make_label_lines
 from .manifest import MANIFEST_FORMAT as MANIFEST_FORMAT
 from .manifest import ArtifactRow as ArtifactRow
 from .manifest import LatencyRow as LatencyRow
 from .manifest import Manifest as Manifest
 from .manifest import check_files as check_files
 from .manifest import describe_files as describe_files
-from .manifest import get_listed_files as get_listed_files
 from .manifest import read_check as read_check
 from .manifest import read_manifest as read_manifest
 from .manifest import strip_folders as strip_folders

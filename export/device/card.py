@@ -1,18 +1,13 @@
 """Description of a bundle as printed tables, MODEL_CARD.md and manifest.json."""
 
+import collections
 import os
+from collections.abc import Iterable
 
 from keras_resnet.spec import Provenance
-from keras_resnet.support import (
-    StrPath,
-    format_table,
-    to_printable,
-    write_file,
-    write_json,
-)
+from keras_resnet.support import format_table, to_printable, write_file, write_json
 
 from .clients import describe_use
-from .labels import LABELS_FILE, make_label_lines
 from .manifest import ArtifactRow, Manifest, describe_files
 
 _CARD = """# {name}
@@ -57,11 +52,12 @@ _RECIPE = """\
 _MAX_LISTED_CLASSES = 20
 
 # Files of a bundle besides artifacts and manifest.json. The last three are optional.
+LABELS_FILE = "labels.txt"
 OTHER_FILES = [LABELS_FILE, "check.npz", "MODEL_CARD.md"]
 OTHER_FILES += ["latency.png", "quantization.csv", "quantization.png"]
 
 
-def write_description(folder: StrPath, manifest: Manifest) -> None:
+def write_description(folder: str | os.PathLike[str], manifest: Manifest) -> None:
     """Writes MODEL_CARD.md, and manifest.json with the sha256 of all other files.
 
     All other files of the bundle must exist already. Sets `manifest["files"]`.
@@ -70,6 +66,25 @@ def write_description(folder: StrPath, manifest: Manifest) -> None:
     names = [n for n in OTHER_FILES if os.path.exists(os.path.join(folder, n))]
     manifest["files"] = describe_files(folder, names)
     write_json(os.path.join(folder, "manifest.json"), manifest)
+
+
+def make_label_lines(classes: Iterable[str]) -> tuple[str, ...]:
+    r"""Returns one unique line of labels.txt for each class name.
+
+    Replaces the characters that `to_printable` escapes, such as line breaks. Repeated
+    names get numbers: `crane`, `crane (2)`. Other names do not change, even if they
+    have commas.
+    """
+    lines = [to_printable(name) for name in classes]
+    taken_lines, counts = set(lines), collections.Counter[str]()
+    for i, line in enumerate(lines):
+        counts[line] += 1
+        if counts[line] > 1:
+            while (numbered_line := f"{line} ({counts[line]})") in taken_lines:
+                counts[line] += 1
+            taken_lines.add(numbered_line)
+            lines[i] = numbered_line
+    return tuple(lines)
 
 
 def format_card(manifest: Manifest) -> str:
@@ -173,8 +188,7 @@ def _describe_classes(manifest: Manifest) -> str:
 
 def _escape(text: str) -> str:
     """Returns a text as one line of Markdown in which no character is special."""
-    characters = to_printable(text)
-    return "".join(f"\\{c}" if c in "\\|`*_<[&~" else c for c in characters)
+    return "".join(f"\\{c}" if c in "\\|`*_<[&~" else c for c in to_printable(text))
 
 
 def format_summary(manifest: Manifest) -> str:

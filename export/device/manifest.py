@@ -12,24 +12,15 @@ from typing import Annotated, Any, NotRequired, Required, TypedDict
 
 import numpy as np
 
+from keras_resnet import support
 from keras_resnet.spec import Provenance
-from keras_resnet.support import (
-    Count,
-    InputError,
-    PixelCount,
-    StrPath,
-    check_type,
-    first_line,
-    read_file,
-    read_json,
-)
+from keras_resnet.support import Count, InputError, PixelCount, StrPath, check_type
 
 from .comparison import LIMITS
 
 MANIFEST_FORMAT = 2  # Format version of manifest.json.
 
 MAX_CHECK_BYTES = 2**28  # Largest accepted size of check.npz and of each array in it.
-MAX_FILE_BYTES = 2**33  # Largest accepted size of any file in a bundle.
 
 # Below, `Annotated[X, f]` accepts a value if `f(value)` is true; see `check_type`.
 
@@ -38,9 +29,9 @@ BundlePath = Annotated[str, re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII).full
 
 
 class FileEntry(TypedDict):
-    """Size and hash of a file."""
+    """Size, below 8 GiB, and hash of a file."""
 
-    bytes: Annotated[int, range(MAX_FILE_BYTES).__contains__]
+    bytes: Annotated[int, range(2**33).__contains__]
     sha256: str
 
 
@@ -64,15 +55,15 @@ class ArtifactRow(TypedDict, total=False):
     runtime: Required[str | None]
     note: Required[str]
     bytes: Required[Count]
-    files: Required[Files]
+    files: Required[Annotated[Files, len]]
     precision: Annotated[str, LIMITS.__contains__] | None
     images: Annotated[Count, bool]
     right: Count
     agreement: float
     loss_interval: Annotated[list[float], lambda ends: len(ends) == 2]
     difference: float
-    limit: dict[str, float | None]
-    check: dict[str, float]
+    limit: Annotated[dict[str, float | None], lambda limit: "logits" in limit]
+    check: Annotated[dict[str, float], lambda check: "agreement" in check]
     latency_ms: float
 
 
@@ -150,7 +141,7 @@ def read_manifest(folder: StrPath) -> Manifest:
     path = os.path.join(folder, "manifest.json")
     problem = "it is damaged or does not describe a bundle"
     try:
-        manifest = read_json(path)
+        manifest = support.read_json(path)
         if manifest["format"] != MANIFEST_FORMAT:
             problem = f"its format is {manifest['format']!r:.20}, not {MANIFEST_FORMAT}"
         elif _is_consistent(manifest):
@@ -166,12 +157,7 @@ def read_manifest(folder: StrPath) -> Manifest:
 
 
 def _is_consistent(manifest: Manifest) -> bool:
-    """Returns whether the fields of a manifest do not contradict each other.
-
-    Raises:
-        InputError: If a field has an unexpected type or value.
-        KeyError, TypeError, ValueError: See `RunSpec.from_settings`.
-    """
+    """Returns whether the fields agree. Raises errors if one has an unexpected value."""
     check_type(manifest, Manifest, "manifest")
     check_type(manifest["preprocessing"], PreprocessingFields, "preprocessing")
     provenance = Provenance.from_settings(manifest["settings"])
@@ -179,23 +165,19 @@ def _is_consistent(manifest: Manifest) -> bool:
     if provenance.run:
         provenance.run.check()
     evaluation, rows = manifest["evaluation"], manifest["artifacts"].values()
-    measured_rows = [row for row in rows if row["runtime"] is not None]
     counts = evaluation["right_by_class"], evaluation["images_by_class"]
     return (
         {len(manifest["classes"])} == set(map(len, counts))
         and evaluation["keras_right"] <= evaluation["images"]
         and all(
-            row["files"]
-            and all(f"{f}/".startswith(f"{row['path']}/") for f in row["files"])
-            for row in rows
+            f"{f}/".startswith(f"{row['path']}/") for row in rows for f in row["files"]
         )
         and all(
             ArtifactRow.__optional_keys__ <= row.keys()
             and row["precision"] is not None
-            and "logits" in row["limit"]
-            and "agreement" in row["check"]
             and row["right"] <= row["images"] == evaluation["images"]
-            for row in measured_rows
+            for row in rows
+            if row["runtime"] is not None
         )
     )
 
@@ -225,12 +207,11 @@ def describe_files(folder: StrPath, paths: Iterable[str]) -> Files:
 
 def check_files(folder: StrPath, manifest: Manifest) -> dict[str, str]:
     """Returns the problem of each missing, changed or unexpected file, by path."""
-    listed_files = get_listed_files(manifest)
-    problems = {
-        name: "is unexpected"
-        for name in _list_files(folder)
-        if name not in listed_files and name != "manifest.json"
-    }
+    listed_files = dict(manifest["files"])
+    for row in manifest["artifacts"].values():
+        listed_files |= row["files"]
+    unexpected_files = set(_list_files(folder)) - {"manifest.json", *listed_files}
+    problems = dict.fromkeys(sorted(unexpected_files), "is unexpected")
     root = os.path.join(os.path.realpath(folder), "")
     for name, expected in listed_files.items():
         path = os.path.join(folder, name)
@@ -262,7 +243,7 @@ def read_check(folder: StrPath, manifest: Manifest) -> dict[str, np.ndarray]:
             "largest_logit": ("f8", ()),
             "label": ("i4", (num_images,)),
         }
-        content = read_file(os.path.join(folder, "check.npz"), MAX_CHECK_BYTES)
+        content = support.read_file(os.path.join(folder, "check.npz"), MAX_CHECK_BYTES)
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             if "label.npy" not in archive.namelist():
                 del forms["label"]
@@ -278,26 +259,18 @@ def read_check(folder: StrPath, manifest: Manifest) -> dict[str, np.ndarray]:
         if not (0 < check["largest_logit"] < np.inf and np.abs(sums - 1).max() < 0.01):
             raise ValueError("its probabilities or logits are impossible")
     except Exception as error:  # Damaged archives raise errors of many types.
-        raise InputError(f"check.npz cannot be used: {first_line(error)}") from None
+        reason = support.first_line(error)
+        raise InputError(f"check.npz cannot be used: {reason}") from None
     return check
-
-
-def get_listed_files(manifest: Manifest) -> Files:
-    """Returns size and sha256 of all files that a manifest lists, by path."""
-    rows = dict(manifest["files"])
-    for artifact in manifest["artifacts"].values():
-        rows |= artifact["files"]
-    return rows
 
 
 def _list_files(folder: StrPath, subfolder: str = "") -> list[str]:
     """Returns the sorted paths of all files and links in a subfolder of a bundle."""
-    names, folders = [], [os.path.join(folder, subfolder)]
+    paths: list[str] = []
+    folders = [os.path.join(folder, subfolder)]
     while folders:  # `os.walk` of Python 3.11 fails on deep folders.
         with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
             for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    folders.append(entry.path)
-                else:
-                    names.append(os.path.relpath(entry.path, folder))
-    return sorted(name.replace(os.sep, "/") for name in names)
+                is_folder = entry.is_dir(follow_symlinks=False)
+                (folders if is_folder else paths).append(entry.path)
+    return sorted(os.path.relpath(p, folder).replace(os.sep, "/") for p in paths)

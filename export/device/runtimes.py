@@ -64,11 +64,8 @@ def disable_telemetry() -> Iterator[None]:
 def open_tflite(path: str, threads: int | None = None) -> ClassifyFunction:
     """Loads a `.tflite` file into LiteRT.
 
-    The returned function converts uint8 pixels to the dtype of the file's input.
-
-    Args:
-        path: Path of the file.
-        threads: Number of threads. Default: one for each CPU.
+    The returned function converts uint8 pixels to the dtype of the file's input. By
+    default, LiteRT uses a thread for each CPU.
     """
     with require_extra():
         from ai_edge_litert.interpreter import Interpreter

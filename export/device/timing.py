@@ -82,8 +82,6 @@ def measure_latency(
     """Measures latency, memory and start-up time of every artifact of a bundle.
 
     Args:
-        folder: Folder of the bundle.
-        batch_sizes: Batch sizes to measure.
         thread_counts: Numbers of threads to measure; `None` is one for each CPU.
         rounds: Number of timed calls for each artifact and batch size.
         seconds: Time limit for the timed calls of an artifact with one batch size. Slow

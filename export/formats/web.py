@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Mapping
 
 from keras_resnet.evaluation import Classifier
-from keras_resnet.support import InputError, write_file
+from keras_resnet.support import InputError, StrPath, write_file
 
 TEMPLATE = pathlib.Path(__file__).parent / "web"
 
@@ -45,9 +45,7 @@ _NPM_ADVICE = (
 )
 
 
-def write_web(
-    path: str | os.PathLike[str], classifier: Classifier, files: Mapping[str, str]
-) -> None:
+def write_web(path: StrPath, classifier: Classifier, files: Mapping[str, str]) -> None:
     """Writes a web page that runs a network in the browser.
 
     The page resizes and crops images like `classifier.preprocessing`. Pixel values

@@ -17,13 +17,7 @@ import keras
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from keras_resnet.support import (
-    filter_cpp_logs,
-    format_table,
-    to_csv,
-    to_png,
-    write_file,
-)
+from keras_resnet import support
 
 from ..device import decode_values
 from ..formats import TFLITE_FORMATS, convert_to_tflite
@@ -77,7 +71,7 @@ def compare_layers(
 
 def _load_file(content: bytes) -> tuple[_RunFunction, dict[str, float]]:
     """Returns a function that runs the file, and the tensors' scales (0: float32)."""
-    with warnings.catch_warnings(), filter_cpp_logs():
+    with warnings.catch_warnings(), support.filter_cpp_logs():
         # The interpreter warns that preserving all tensors needs more memory.
         warnings.simplefilter("ignore")
         interpreter = Interpreter(
@@ -147,10 +141,11 @@ def write_layer_report(
          f"{e.cosine:.4f}")
         for e in errors
     ]  # fmt: skip
-    print(format_table([header, *rows]), flush=True)
-    csv = to_csv([error._asdict() for error in errors])
-    write_file(os.path.join(folder, "quantization.csv"), csv)
-    write_file(os.path.join(folder, "quantization.png"), draw_layer_errors(errors))
+    print(support.format_table([header, *rows]), flush=True)
+    csv = support.to_csv([error._asdict() for error in errors])
+    support.write_file(os.path.join(folder, "quantization.csv"), csv)
+    figure = draw_layer_errors(errors)
+    support.write_file(os.path.join(folder, "quantization.png"), figure)
 
 
 def draw_layer_errors(errors: list[LayerError]) -> bytes:
@@ -165,4 +160,4 @@ def draw_layer_errors(errors: list[LayerError]) -> bytes:
     axes.margins(x=0.01)
     axes.set_ylabel("signal to quantisation noise (dB)")
     axes.set_title("int8 compared with float32, layer by layer")
-    return to_png(figure)
+    return support.to_png(figure)

@@ -40,12 +40,8 @@ def equalise(model: keras.Model, images: np.ndarray) -> keras.Model:
     such as batch normalisation before a convolution, squeeze and excitation, or the
     padding of channels in shortcut A.
 
-    Args:
-        model: A functional model, left unchanged.
-        images: Calibration images, (n, height, width, channels).
-
-    Returns:
-        A new model, folded by `keras_resnet.nets.fold`.
+    `model` is a functional model, left unchanged. `images` are calibration images, (n,
+    height, width, channels). The new model is folded by `keras_resnet.nets.fold`.
     """
     model = fold(model)
     groups = _find_groups(model)

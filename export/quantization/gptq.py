@@ -34,13 +34,8 @@ def round_weights(
     layer's inputs). The bias compensates for the remaining shift of the output's mean
     (Nagel et al., arXiv:1906.04721, section 4.2).
 
-    Args:
-        model: A functional model, left unchanged.
-        images: Calibration images, (n, height, width, channels).
-        batch_size: Number of images per batch.
-
-    Returns:
-        A folded model. Conversion to int8 does not change the rounded kernels.
+    `model` is a functional model. `images` are calibration images, (n, height, width,
+    channels). The copy is folded. Conversion to int8 does not change its kernels.
     """
     model = fold(model)
     candidates = [layer for layer in model.layers if type(layer) in WEIGHTED_LAYERS]

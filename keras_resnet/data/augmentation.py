@@ -34,27 +34,23 @@ Colour = float | Sequence[float]
 
 
 def draw_inception_box(
-    sides: tf.Tensor,
-    seed: tf.Tensor,
-    scale: Range = (0.08, 1.0),
-    ratio: Range = (3 / 4, 4 / 3),
+    sides: tf.Tensor, seed: tf.Tensor, scale: Range = (0.08, 1.0)
 ) -> tf.Tensor:
     """Draws a box to crop, with a random area and a random aspect ratio.
 
     This is the method of Szegedy et al. 2015 (arXiv:1409.4842) as implemented by
-    torchvision's RandomResizedCrop. The result is the first of ten random boxes that
-    fits into the image, else the largest central box whose aspect ratio is in `ratio`.
+    torchvision's RandomResizedCrop. The aspect ratio (width / height) is drawn
+    log-uniformly from 3/4 to 4/3. The result is the first of ten random boxes that fits
+    into the image, else the largest central box with an aspect ratio in this range.
 
     Args:
         sides: Height and width of the image in pixels, int32 (2,).
-        seed: Random seed, integers (2,).
         scale: Range of the uniformly drawn area, as a fraction of the image's area.
-        ratio: Range of width / height, which is drawn log-uniformly.
 
     Returns:
         The box (y, x, height, width) in pixels, int32.
     """
-    sides = tf.convert_to_tensor(sides)
+    sides, ratio = tf.convert_to_tensor(sides), (3 / 4, 4 / 3)
     draws = tf.random.stateless_uniform((10, 4), seed)
     width, height = _draw_sides(sides, draws, scale, ratio)
     boxes = tf.stack([height, width], 1)
@@ -84,7 +80,6 @@ def draw_shorter_side_box(
 
     Args:
         sides: Height and width of the image in pixels, int32 (2,).
-        seed: Random seed, integers (2,).
         size: Height and width of the network's input in pixels.
         shorter_range: Range of the shorter side in pixels, for an input of 224x224.
 
@@ -125,8 +120,6 @@ def erase(
     image along both sides is filled. If no box is smaller, the image is not changed.
 
     Args:
-        image: uint8 (height, width, channels).
-        seed: Random seed, integers (2,).
         probability: Probability that a box is filled.
         fill: Colour of the box, rounded to integers.
         scale: Range of the uniformly drawn area, as a fraction of the image's area.
@@ -225,7 +218,6 @@ def mix(
     Args:
         images: uint8 (batch, height, width, channels).
         labels: float32 (batch, classes), each row adding up to 1.
-        seed: Random seed, integers (2,).
         mixup: Alpha of mixup, or 0 to disable mixup.
         cutmix: Alpha of CutMix, or 0 to disable CutMix.
 

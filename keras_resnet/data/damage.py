@@ -82,26 +82,24 @@ def replace_damaged(
             following = {(index + 1) % len(split)}.difference(damaged_images)
             damaged_images |= find_damaged(split, preprocessing, following)
             queue += following.intersection(damaged_images)
-    num_damaged = len(split.damaged) + len(damaged_images)
+    total = len(split.damaged) + len(damaged_images)
+    message = _describe_damage(split, damaged_images, total)
     if len(damaged_images) > max_damaged:
         if len(split) < 10_000:
             refuse_damaged(split, preprocessing)
-        raise InputError(_describe_damage(split, damaged_images, num_damaged))
-    message = _describe_damage(split, damaged_images, num_damaged)
-    message = to_printable(f"{message}. In this run, other images replace them")
-    print(message, file=sys.stderr)
+        raise InputError(message)
+    message += ". In this run, other images replace them"
+    print(to_printable(message), file=sys.stderr)
     return split.substitute(list(damaged_images))
 
 
-def _describe_damage(
-    split: Split, damaged_images: dict[int, str], num_damaged: int = 0
-) -> str:
+def _describe_damage(split: Split, damaged: dict[int, str], total: int = 0) -> str:
     all_names, names = split.names(), []
-    for index, size in damaged_images.items():
+    for index, size in damaged.items():
         name = all_names[index]
         name = f"number {name}" if name.isdigit() else name
         names.append(f"{name} ({size})" if size else name)
     return (
-        f"{num_damaged or len(names)} of {len(split)} images cannot be decoded. Repair "
+        f"{total or len(names)} of {len(split)} images cannot be decoded. Repair "
         f"or remove them: {shorten_list(names, 5)}"
     )

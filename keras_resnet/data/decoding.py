@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from functools import partial
 
 import tensorflow as tf
@@ -32,8 +31,8 @@ def decode_image(encoded: tf.Tensor, channels: int, upright: bool) -> tf.Tensor:
     """Implements `Preprocessing.decode`."""
 
     def decode_jpeg() -> tf.Tensor:
-        with _limit_pixels(tf.io.extract_jpeg_shape(encoded)):
-            image = tf.io.decode_jpeg(encoded, 3, dct_method="INTEGER_ACCURATE")
+        checked = _limit_pixels(encoded, tf.io.extract_jpeg_shape(encoded))
+        image = tf.io.decode_jpeg(checked, 3, dct_method="INTEGER_ACCURATE")
         return _turn_upright(image, read_orientation(encoded)) if upright else image
 
     is_jpeg = tf.io.is_jpeg(encoded)
@@ -52,18 +51,18 @@ def decode_jpeg_part(
         channels: 1 (grey) or 3 (RGB).
         dct_method: `"INTEGER_ACCURATE"` or `"INTEGER_FAST"`.
     """
-    with _limit_pixels(tf.io.extract_jpeg_shape(encoded)):
-        image = tf.image.decode_and_crop_jpeg(encoded, part, 3, dct_method=dct_method)
+    checked = _limit_pixels(encoded, tf.io.extract_jpeg_shape(encoded))
+    image = tf.image.decode_and_crop_jpeg(checked, part, 3, dct_method=dct_method)
     return _convert_channels(image, channels)
 
 
-def _limit_pixels(sides: tf.Tensor) -> AbstractContextManager[None]:
-    """Returns a context in which decoding fails if an image has too large `sides`."""
+def _limit_pixels(encoded: tf.Tensor, sides: tf.Tensor) -> tf.Tensor:
+    """Returns an image file. Reading it fails if the image has too large `sides`."""
     num_pixels = tf.reduce_prod(tf.cast(sides[:2], tf.float64))
     message = tf.strings.format("[{} x {} pixels]", (sides[1], sides[0]))
-    return tf.control_dependencies(
-        [tf.debugging.Assert(num_pixels <= MAX_PIXELS, [message])]
-    )
+    check = tf.debugging.Assert(num_pixels <= MAX_PIXELS, [message])
+    with tf.control_dependencies([check]):
+        return tf.identity(encoded)
 
 
 def describe_size(error: tf.errors.OpError) -> str:
@@ -79,8 +78,7 @@ def _convert_channels(image: tf.Tensor, channels: int) -> tf.Tensor:
 
 def _decode_by_signature(encoded: tf.Tensor) -> tf.Tensor:
     """Decodes an image file that is not a JPEG. Its first bytes indicate the format."""
-    with _limit_pixels(_read_sides(encoded)):
-        encoded = tf.identity(encoded)
+    encoded = _limit_pixels(encoded, _read_sides(encoded))
     offset = tf.minimum(8, tf.strings.length(encoded))  # substr fails past the end.
     magic = tf.strings.substr(encoded, 0, 4) + tf.strings.substr(encoded, offset, 4)
     is_webp = (tf.strings.length(encoded) > 20) & (magic == "RIFFWEBP")
@@ -92,9 +90,8 @@ def _decode_by_signature(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _read_sides(encoded: tf.Tensor) -> tf.Tensor:
-    """Reads the height and width, int32 (2,), of a PNG, GIF or WebP file.
-
-    The sides of other files are 0. A BMP file is larger than its pixels.
+    """Reads the height and width, int32 (2,), of a PNG, GIF or WebP file. Returns 0 for
+    other files, such as BMP files, which are larger than their pixels.
     """
     head = tf.strings.substr(encoded, 0, 32) + bytes(32)
     start, kind = (tf.strings.substr(head, offset, 4) for offset in (0, 12))
@@ -153,7 +150,7 @@ def read_orientation(encoded: tf.Tensor) -> tf.Tensor:
         head, f"^{_ORIENTATION}$", r"\1\2", replace_global=False
     )
     value = tf.io.decode_raw(tf.strings.substr(orientation, 0, 1), tf.uint8)
-    value = tf.cast(tf.concat([value, [1]], 0)[0], tf.int32)
+    value = tf.concat([tf.cast(value, tf.int32), [1]], 0)[0]
     is_valid = (tf.strings.length(orientation) == 1) & (value >= 1) & (value <= 8)
     return tf.where(is_valid, value, 1)
 
@@ -162,8 +159,11 @@ def _turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
     """Turns an image upright, given its EXIF orientation (EXIF 2.3, tag 0x0112)."""
 
     def transpose_image() -> tf.Tensor:
-        # oneDNN prints a warning if uint8 is transposed, so int32 is transposed.
-        return tf.cast(tf.transpose(tf.cast(image, tf.int32), (1, 0, 2)), tf.uint8)
+        # oneDNN prints an error line if integers are transposed. Four bytes of which the
+        # last is 64 are the bytes of a float32 number from 2 to 4.
+        four_channels = tf.pad(image, [[0, 0], [0, 0], [0, 1]], constant_values=64)
+        pixels = tf.transpose(tf.bitcast(four_channels, tf.float32))
+        return tf.bitcast(pixels, tf.uint8)[..., :3]
 
     image = tf.cond(orientation > 4, transpose_image, lambda: image)
     is_mirrored = tf.reduce_any(orientation == [2, 3, 6, 7])

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_resnet.data import decoding
-from keras_resnet.data.decoding import IMAGE_FORMATS, PixelFunction
+from keras_resnet.data.decoding import IMAGE_FORMATS, PixelFunction, decode_jpeg_part
 from keras_resnet.support import InputError, PixelCount, read_file
 
 # A pair (height, width) or (row, column) in pixels.
@@ -142,9 +142,7 @@ class Preprocessing:
         end = tf.cast(tf.math.ceil((corner64 + size) / scale + radius), tf.int32)
         origin = tf.cast(origin, tf.int32)
         part = tf.concat([origin, tf.minimum(sides, end) - origin], 0)
-        image = decoding.decode_jpeg_part(
-            encoded, part, self.channels, "INTEGER_ACCURATE"
-        )
+        image = decode_jpeg_part(encoded, part, self.channels, "INTEGER_ACCURATE")
         return self._resample(image, origin, scale, corner, size)
 
     def crop_and_resize(
@@ -172,7 +170,7 @@ class Preprocessing:
         def crop_jpeg() -> tf.Tensor:
             part = find_box(tf.io.extract_jpeg_shape(image)[:2])
             # The fast DCT is accurate enough for randomly augmented images.
-            return decoding.decode_jpeg_part(image, part, self.channels, "INTEGER_FAST")
+            return decode_jpeg_part(image, part, self.channels, "INTEGER_FAST")
 
         def crop_other() -> tf.Tensor:
             return crop_array(self.decode(image, upright=False))

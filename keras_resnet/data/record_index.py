@@ -10,22 +10,16 @@ import json
 import os
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
+from keras_resnet import support
 from keras_resnet.data.records import FRAME, Records, describe_record, stream_records
 from keras_resnet.data.splits import Split
-from keras_resnet.support import (
-    InputError,
-    keras_home,
-    progress_bar,
-    replace_atomically,
-    shorten_list,
-    to_printable,
-)
+from keras_resnet.support import InputError, progress_bar, shorten_list, to_printable
 
 # Accepted feature names, in order of preference. TensorFlow's ImageNet scripts and
 # TF-slim use the first name of each tuple, and TFDS uses the second name.
@@ -44,12 +38,8 @@ INDEX_FORMAT = 1
 
 # Columns of the index and their dtypes. Labels are stored as they are in the files.
 _COLUMNS = {
-    "shard": "i4",
-    "number": "i4",
-    "offset": "i8",
-    "length": "i8",
-    "labels": "i4",
-}
+    "shard": "i4", "number": "i4", "offset": "i8", "length": "i8", "labels": "i4",
+}  # fmt: skip
 
 # The cached index. Its keys are "image", "label", "damaged" and the keys of `_COLUMNS`.
 Table = dict[str, np.ndarray]
@@ -58,13 +48,13 @@ Table = dict[str, np.ndarray]
 def index_records(
     paths: Iterable[str],
     first_label: int | None = None,
-    cache_dir: str | None = None,
     on_file: Callable[[], None] = lambda: None,
 ) -> Records:
     """Finds the position and the label of each record.
 
-    Every byte is read once and every checksum is verified. The index is cached. The
-    cached index is used until the path, size or modification time of a file changes.
+    Every byte is read once and every checksum is verified. The index is cached in
+    `$KERAS_HOME/records` or `~/.keras/records`. The cached index is used until the path,
+    size or modification time of a file changes.
 
     Args:
         paths: Paths of uncompressed TFRecord files of `tf.train.Example` with an
@@ -74,8 +64,6 @@ def index_records(
             is `image/class/label` and the lowest label is 1, as in TensorFlow's
             ImageNet files, where 0 is the background. In all other cases, 0. For a test
             split, which may lack a class, pass the value of the training split.
-        cache_dir: Folder of cached indices. Default: `$KERAS_HOME/records` or
-            `~/.keras/records`.
         on_file: Function called after each file is read.
 
     Returns:
@@ -86,18 +74,14 @@ def index_records(
             of the records are damaged, or any of fewer than 1,000 records.
     """
     paths = tuple(p if "://" in p else os.path.abspath(p) for p in map(str, paths))
-    for path in paths:
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise InputError(
-                f"A TFRecord file must be a regular file. Received: {path}"
-            )
+    if odd := [p for p in paths if os.path.exists(p) and not os.path.isfile(p)]:
+        raise InputError(f"A TFRecord file must be a regular file. Received: {odd[0]}")
     try:
         stats = [tf.io.gfile.stat(path) for path in paths]
         file_versions = [(stat.length, stat.mtime_nsec) for stat in stats]
         key = json.dumps([INDEX_FORMAT, paths, file_versions])
         key = hashlib.sha256(key.encode()).hexdigest()[:32]
-        cache_dir = cache_dir or os.path.join(keras_home(), "records")
-        cache_path = os.path.join(cache_dir, f"{key}.npz")
+        cache_path = os.path.join(support.keras_home(), "records", f"{key}.npz")
         sizes = [stat.length for stat in stats]
         table = _load_table(cache_path, sizes)
         if table is None:
@@ -146,16 +130,22 @@ def _build_table(
 def _find_features(paths: tuple[str, ...], sizes: Sequence[int]) -> tuple[str, str]:
     """Returns the names of the image and label features in the first valid record."""
     seen_features: set[str] = set()
-    for record in _read_first_records(paths, sizes):
-        try:
-            names = set(tf.train.Example.FromString(record).features.feature)
-        except DecodeError:
-            continue
-        image_feature = next((name for name in IMAGE_FEATURES if name in names), None)
-        label_feature = next((name for name in LABEL_FEATURES if name in names), None)
-        if image_feature and label_feature:
-            return image_feature, label_feature
-        seen_features |= names
+    for path, size in zip(paths, sizes, strict=True):
+        num_records = len(_read_lengths(path, size, 100))
+        # If a file is damaged, ignore_errors skips its rest, so later files are read.
+        records = tf.data.TFRecordDataset(path).ignore_errors().take(num_records)
+        for record in records.as_numpy_iterator():
+            try:
+                names = set(tf.train.Example.FromString(record).features.feature)
+            except DecodeError:
+                continue
+            image_feature, label_feature = (
+                next((name for name in features if name in names), None)
+                for features in (IMAGE_FEATURES, LABEL_FEATURES)
+            )
+            if image_feature and label_feature:
+                return image_feature, label_feature
+            seen_features |= names
     raise InputError(
         "Files must be complete, uncompressed TFRecord files of tf.train.Example with "
         f"an encoded image ({', '.join(IMAGE_FEATURES)}) and a label "
@@ -236,14 +226,6 @@ class _FileScanner:
             return np.concatenate([self._read_labels(path, half) for half in halves])
 
 
-def _read_first_records(paths: Iterable[str], sizes: Iterable[int]) -> Iterator[bytes]:
-    """Yields up to 100 records of each file, as far as the file is undamaged."""
-    for path, size in zip(paths, sizes, strict=True):
-        num_records = len(_read_lengths(path, size, 100))
-        records = tf.data.TFRecordDataset(path).ignore_errors().take(num_records)
-        yield from records.as_numpy_iterator()
-
-
 def _read_lengths(path: str, size: int, max_records: int = sys.maxsize) -> np.ndarray:
     """Returns the lengths of a file's records up to the first implausible length."""
     lengths: list[int] = []
@@ -277,9 +259,8 @@ def _load_table(path: str, sizes: Sequence[int]) -> Table | None:
         return None
     try:
         with open(path, "rb") as file, np.load(file) as arrays:
-            if any(
-                m.compress_type for m in arrays.zip.infolist()
-            ):  # May be very large.
+            is_compressed = any(m.compress_type for m in arrays.zip.infolist())
+            if is_compressed:  # Its arrays may be very large.
                 return None
             table = {name: arrays[name] for name in ("image", "label", "damaged")}
             for name, dtype in _COLUMNS.items():
@@ -298,7 +279,7 @@ def _save_table(path: str, table: Table) -> None:
     """Writes an index to the cache. Prints a message to standard error on failure."""
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with replace_atomically(path) as temp_path, open(temp_path, "xb") as file:
+        with support.replace_atomically(path) as temp, open(temp, "xb") as file:
             np.savez(file, **table)  # type: ignore[arg-type] # Not allow_pickle.
     except OSError as error:
         print(f"The index of the records is not cached: {error}", file=sys.stderr)

@@ -5,7 +5,6 @@ images of any batch of a shuffled epoch are read without reading earlier records
 """
 
 import dataclasses
-import itertools
 import os
 import re
 from collections.abc import Callable
@@ -118,7 +117,7 @@ def _find_files(folder: str, split: str) -> tuple[str, ...]:
                 shards.setdefault((stem, int(count), extension), {})[int(index)] = name
     for (_, count, _), files in shards.items():
         if num_missing := count - sum(index < count for index in files):
-            first_missing = next(i for i in itertools.count() if i not in files)
+            first_missing = min(set(range(len(files) + 1)) - set(files))
             raise InputError(
                 f"{num_missing} of {count} files are missing, starting with number "
                 f"{first_missing}. Received: {os.path.join(folder, min(files.values()))}"

@@ -166,11 +166,6 @@ def _report_end(index: int) -> None:
     _connections.clear()
 
 
-def is_connected() -> bool:
-    """Returns whether this process takes part in the common work of several workers."""
-    return bool(_connections)
-
-
 def leave_cluster() -> None:
     """Ends the common work: from now on, this process and the others may end."""
     _send("leave")

@@ -15,7 +15,6 @@ from keras_resnet.distribution.connections import (
     close_to_network,
     connect_workers,
     get_port,
-    is_connected,
     is_local,
     leave_cluster,
     tolerate_pauses,
@@ -131,7 +130,7 @@ def common_work() -> Iterator[None]:
         leave_cluster()
         raise
     except tf.errors.OpError as error:
-        if is_connected() and is_lost_worker_error(error):
+        if _join_cluster.cache_info().currsize and is_lost_worker_error(error):
             raise ConnectionError(f"A worker was lost. {HOW_TO_RESUME}") from error
         raise
     leave_cluster()

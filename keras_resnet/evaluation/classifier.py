@@ -114,30 +114,26 @@ def load_classifier(
         is_variant = bool(find_variant(model))
     if record and is_variant:
         print(f"{path} is a run folder here, not the variant", file=sys.stderr)
-    if record is None and (is_file or is_variant or not os.path.exists(path)):
+    is_folder = os.path.exists(path) or (weights is None and os.sep in model)
+    if record is None and (is_file or is_variant or not is_folder):
         if is_file and weights is None:
             checkpoint, name = open_checkpoint(path), None
-        elif weights is None and os.sep in model:
-            raise InputError(
-                "model must be a run folder, a weights file, or the name of a variant. "
-                f"Received: {model!r}, but there is no {path}/run.json"
-            )
         else:
             find_variant(model)
             name = model.lower()
             checkpoint = open_checkpoint(weights or DEFAULT_WEIGHTS, name)
         network = build_from_checkpoint(checkpoint, name, image_size)
         return _make_classifier(network, os.path.basename(path), weights)
+    if record is None:
+        raise InputError(
+            "model must be a run folder, a weights file, or the name of a variant. "
+            f"Received: {model!r}, but there is no {folder}/run.json"
+        )
     if weights is not None or image_size is not None:
         raise InputError(
             "weights and image_size are accepted only with the name of a variant, such "
             "as resnet50, because a run has its own weights and image size. Received: "
             f"model={model!r}, weights={weights!r}, image_size={image_size!r}"
-        )
-    if record is None:
-        raise InputError(
-            "model must be a run folder, a weights file, or the name of a variant. "
-            f"Received: {path!r}, but there is no {folder}/run.json"
         )
     return _load_run(record, path, folder)
 
@@ -152,9 +148,8 @@ def _load_run(record: RunRecord, path: str, folder: str) -> Classifier:
                 f"resume it, or use {folder}/best.keras if that file exists"
             )
     network = load_model(path)
-    height, width, channels = record.preprocessing.shape
-    is_last = channel_axis() == -1
-    shape = (height, width, channels) if is_last else (channels, height, width)
+    *sides, channels = record.preprocessing.shape
+    shape = (*sides, channels) if channel_axis() == -1 else (channels, *sides)
     expected = [*shape, len(record.classes)]
     received = [*network.input_shape[1:], *network.output_shape[-1:]]
     if [n or e for n, e in zip(received, expected, strict=False)] != expected:
@@ -225,7 +220,6 @@ def load_images(
     """Loads a dataset for a classifier and maps its labels to the classifier's classes.
 
     Args:
-        classifier: Classifier to evaluate on the dataset.
         dataset: A dataset, or a name that `load_dataset` accepts. Default: the dataset
             that the network was trained on. The dataset may have fewer classes than the
             classifier. Classes are matched by name or, for ImageNet, by WordNet id.
@@ -274,10 +268,7 @@ def load_images(
 
 
 def _match_classes(names: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
-    """Returns the index of each name in the list `classes`, as an int32 array.
-
-    Returns `None` if `classes` does not contain all names.
-    """
+    """Returns the index of each name in `classes`, int32, or `None` if one is missing."""
     naming_schemes = [classes]
     if tuple(classes) == class_names("imagenet"):
         naming_schemes.append(class_ids("imagenet") or ())

@@ -7,13 +7,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_resnet.data import (
-    Preprocessing,
-    Split,
-    check_batch_size,
-    evaluation_batches,
-    refuse_damaged,
-)
+from keras_resnet import data
+from keras_resnet.data import Preprocessing, Split, evaluation_batches
 from keras_resnet.distribution import local_replicas, next_batch
 from keras_resnet.evaluation.views import VIEWS, ClassifyFunction, make_view
 from keras_resnet.support import check_choice
@@ -66,8 +61,6 @@ class Evaluator:
 
     Args:
         model: Network that returns probabilities (batch, classes).
-        split: Images to evaluate the network on.
-        preprocessing: Conversion of an image to the network's input.
         batch_size: Number of images (with `"10crop"`: of crops) per step over all
             replicas of this process. With `"multiscale"`, the batch size is ignored,
             and each replica processes one image per step.
@@ -90,7 +83,7 @@ class Evaluator:
     ) -> None:
         num_replicas = len(local_replicas(strategy))
         check_choice("views", views, VIEWS)
-        check_batch_size(batch_size, num_replicas)
+        data.check_batch_size(batch_size, num_replicas)
         with strategy.scope():
             view = make_view(views, model, preprocessing)
         num_crops = view.num_crops or batch_size
@@ -122,7 +115,7 @@ class Evaluator:
                 replica_outputs += zip(*outputs, strict=True)
                 on_step()
         except tf.errors.OpError:
-            refuse_damaged(self._split, self._preprocessing)
+            data.refuse_damaged(self._split, self._preprocessing)
             raise
         classes, scores, losses = (
             np.concatenate([np.asarray(v) for v in values])[: len(self._split)]

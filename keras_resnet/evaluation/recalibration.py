@@ -6,13 +6,8 @@ from contextlib import contextmanager, nullcontext
 import keras
 import tensorflow as tf
 
-from keras_resnet.data import (
-    Preprocessing,
-    Split,
-    central_crop,
-    evaluation_batches,
-    refuse_damaged,
-)
+from keras_resnet import data
+from keras_resnet.data import Preprocessing, Split, central_crop, evaluation_batches
 from keras_resnet.distribution import next_batch
 from keras_resnet.nets import list_batch_norms, synchronize_batch_norms
 from keras_resnet.support import InputError, derive_seed
@@ -55,12 +50,9 @@ def recalibrate(
 
     Args:
         model: Network, which is changed in place.
-        split: Training images.
-        preprocessing: Conversion of an image to the network's input.
         batch_size: Number of images per batch over all replicas. Larger batches give
             more accurate statistics.
         strategy: Strategy in whose scope the network was built.
-        seed: Random seed for shuffling the images.
 
     Returns:
         Number of images from which the statistics were computed.
@@ -77,9 +69,8 @@ def recalibrate(
     batch_size = min(batch_size, len(split))
     batch_size -= batch_size % num_replicas
     num_batches = min(MAX_BATCHES, len(split) // batch_size)
-    order = tf.random.experimental.stateless_shuffle(
-        tf.range(len(split)), (derive_seed(seed, "recalibration"), 0)
-    )
+    key = (derive_seed(seed, "recalibration"), 0)
+    order = tf.random.experimental.stateless_shuffle(tf.range(len(split)), key)
     subset = split.take(order.numpy()[: num_batches * batch_size])
 
     def replica_step(images: tf.Tensor, labels: tf.Tensor, weights: tf.Tensor) -> None:
@@ -99,6 +90,6 @@ def recalibrate(
             # Each moving statistic becomes the mean over all batches so far.
             step(batches, tf.constant(i / (i + 1), keras.config.floatx()))
     except tf.errors.OpError:
-        refuse_damaged(subset, preprocessing)
+        data.refuse_damaged(subset, preprocessing)
         raise
     return num_batches * batch_size

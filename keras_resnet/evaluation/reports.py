@@ -7,24 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_resnet import support
 from keras_resnet.evaluation.classifier import Classifier
 from keras_resnet.evaluation.evaluator import Predictions
-from keras_resnet.support import (
-    describe_machine,
-    find_versions,
-    to_csv,
-    to_png,
-    to_printable,
-    write_file,
-    write_json,
-)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-
-# Maximum number of characters of a class name in the figure.
-MAX_LABEL_LENGTH = 40
 
 
 def write_report(
@@ -33,13 +21,10 @@ def write_report(
     predictions: Predictions,
     **details: Any,
 ) -> None:
-    """Writes `evaluation.json`, `per_class.csv` and `confusion.png`.
+    """Writes `evaluation.json`, `per_class.csv` and `confusion.png` into a folder.
 
-    Args:
-        folder: Folder of the report, which is created if necessary.
-        classifier: Classifier that was evaluated.
-        predictions: Predictions of the classifier.
-        **details: Further entries of `evaluation.json`, such as the dataset.
+    The folder is created if necessary. `details` are further entries of
+    `evaluation.json`, such as the dataset.
 
     Raises:
         OSError: If the files cannot be written.
@@ -49,15 +34,15 @@ def write_report(
     summary = predictions.summarise().items()
     report: dict[str, Any] = {k: v if math.isfinite(v) else None for k, v in summary}
     settings = classifier.provenance.to_settings()
-    report |= {**details, "settings": settings, "versions": find_versions()}
-    report["machine"] = describe_machine()
+    report |= {**details, "settings": settings, "versions": support.find_versions()}
+    report["machine"] = support.describe_machine()
     classes = classifier.classes
     confusion = predictions.confusion_matrix(len(classes))
     rows, figure = rank_classes(confusion, classes), draw_confusion(confusion, classes)
     # All files are written at once, after the slow drawing of the figure.
-    write_json(os.path.join(folder, "evaluation.json"), report)
-    write_file(os.path.join(folder, "per_class.csv"), to_csv(rows))
-    write_file(os.path.join(folder, "confusion.png"), figure)
+    support.write_json(os.path.join(folder, "evaluation.json"), report)
+    support.write_file(os.path.join(folder, "per_class.csv"), support.to_csv(rows))
+    support.write_file(os.path.join(folder, "confusion.png"), figure)
 
 
 def rank_classes(confusion: np.ndarray, classes: Sequence[str]) -> list[dict[str, Any]]:
@@ -65,7 +50,6 @@ def rank_classes(confusion: np.ndarray, classes: Sequence[str]) -> list[dict[str
 
     Args:
         confusion: Image counts; see `Predictions.confusion_matrix`.
-        classes: Names of the classes.
 
     Returns:
         A dict per class, which is a row of `per_class.csv`. `"right"` is the number and
@@ -111,7 +95,7 @@ def format_predictions(
             row[f"class_{rank}"] = classes[predictions.classes[i, rank - 1]]
             row[f"score_{rank}"] = f"{predictions.scores[i, rank - 1]:.6g}"
         rows.append(row)
-    return to_csv(rows)
+    return support.to_csv(rows)
 
 
 def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
@@ -134,19 +118,15 @@ def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
 
     indices = np.flatnonzero(confusion.sum(axis=0) + confusion.sum(axis=1))
     counts = confusion[np.ix_(indices, indices)]
-    names = [to_printable(classes[i])[:MAX_LABEL_LENGTH] for i in indices.tolist()]
+    names = [support.to_printable(classes[i])[:40] for i in indices.tolist()]
     names = names if len(names) <= 40 else []
     width = min(12.0, 3.2 + 0.32 * len(indices))  # Width of the matrix in inches.
     margin = 0.08 * max(map(len, names), default=0)  # Inches for class names.
     figure_size = (width + 0.8 + margin, width + margin)
     figure = Figure(figsize=figure_size, layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(
-        np.where(counts > 0, counts, np.nan),
-        cmap="Blues",
-        norm=LogNorm(0.5, max(2, counts.max())),
-        interpolation="nearest",
-    )
+    norm, cells = LogNorm(0.5, max(2, counts.max())), np.where(counts, counts, np.nan)
+    image = axes.imshow(cells, cmap="Blues", norm=norm, interpolation="nearest")
     axes.set(xlabel="predicted class", ylabel="correct class")
     if names:
         _label_axes(axes, names)
@@ -162,21 +142,13 @@ def draw_confusion(confusion: np.ndarray, classes: Sequence[str]) -> bytes:
     ticks = [tick for tick in ticks if tick <= counts.max()]
     bar = figure.colorbar(image, label="images", shrink=0.8, ticks=ticks, format="%d")
     bar.minorticks_off()
-    return to_png(figure)
+    return support.to_png(figure)
 
 
 def _label_axes(axes: "Axes", names: Sequence[str]) -> None:
-    """Labels rows and columns with class names.
-
-    If there are more than 10 classes, the labels of the columns are vertical.
-    """
-    is_vertical = len(names) > 10
-    axes.set_xticks(
-        range(len(names)),
-        names,
-        rotation=90 if is_vertical else 45,
-        ha="center" if is_vertical else "right",
-        rotation_mode="default" if is_vertical else "anchor",
-        parse_math=False,
-    )
+    """Labels rows and columns. The labels of more than 10 columns are vertical."""
+    style: dict[str, Any] = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"}
+    if len(names) > 10:
+        style = {"rotation": 90, "ha": "center"}
+    axes.set_xticks(range(len(names)), names, parse_math=False, **style)
     axes.set_yticks(range(len(names)), names, parse_math=False)

@@ -108,15 +108,13 @@ def write_record(folder: str | os.PathLike[str], record: RunRecord) -> None:
 def find_checkpoints(folder: str | os.PathLike[str]) -> dict[int, str]:
     """Returns the paths of a run's training checkpoints by their steps, in order.
 
-    Args:
-        folder: The folder `checkpoints` of the run. It need not exist.
+    `folder` is the folder `checkpoints` of the run, which need not exist.
     """
     paths = {}
     # Version 0.1.0 wrote the files `step-8.index` and `step-8.data-*`. In this order, a
     # folder of the same step replaces them.
     for path in sorted(pathlib.Path(folder).glob("step-*"), reverse=True):
         if match := re.fullmatch(r"step-(\d{1,18})(\.index)?", path.name):
-            paths[int(match[1])] = str(
-                path.with_suffix("") if match[2] else path / "state"
-            )
+            state = path.with_suffix("") if match[2] else path / "state"
+            paths[int(match[1])] = str(state)
     return dict(sorted(paths.items()))

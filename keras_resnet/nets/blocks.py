@@ -21,24 +21,18 @@ def draw_kernel(shape: tuple[int, ...], dtype: str = "float32") -> KerasTensor:
     """Draws the kernel of a convolution or dense layer from a normal distribution.
 
     The variance is 2 / n, where n is the number of inputs of one output value: height
-    times width times input channels per group (He et al., arXiv:1502.01852, section
-    2.2, to which section 3.4 of the paper refers). Keras's `he_normal`, the initializer
-    that saved configurations name, has the same variance. It also truncates the
-    distribution, which He et al. do not do, and takes several times as long as the
-    method of Box and Muller in NumPy. NumPy's global generator, which
-    `keras.utils.set_random_seed` seeds, provides the seed.
-
-    Args:
-        shape: Shape of the kernel. The last axis is the output channels.
-        dtype: Type of the kernel.
+    times width times input channels per group, all axes of `shape` but the last (He et
+    al., arXiv:1502.01852, section 2.2, to which section 3.4 of the paper refers).
+    Keras's `he_normal`, the initializer that saved configurations name, has the same
+    variance. It also truncates the distribution, which He et al. do not do, and takes
+    several times as long as the method of Box and Muller in NumPy. NumPy's global
+    generator, which `keras.utils.set_random_seed` seeds, provides the seed.
     """
     rng = np.random.default_rng(np.random.randint(2**32, size=4, dtype=np.uint32))
-    size, variance = math.prod(shape), 2 / math.prod(shape[:-1])
+    size, factor = math.prod(shape), np.float32(-4 / math.prod(shape[:-1]))
     pairs = np.empty((2, -(-size // 2)), np.float32)
     for x, y in np.array_split(pairs, size // 2**16 + 1, axis=1):  # Fits into caches.
-        radii = np.sqrt(
-            np.log(1 - rng.random(x.size, np.float32)) * np.float32(-2 * variance)
-        )
+        radii = np.sqrt(np.log(1 - rng.random(x.size, np.float32)) * factor)
         angles = rng.random(x.size, np.float32) * np.float32(2 * math.pi)
         x[:], y[:] = radii * np.cos(angles), radii * np.sin(angles)
     return keras.ops.convert_to_tensor(pairs.ravel()[:size].reshape(shape), dtype)

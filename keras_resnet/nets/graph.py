@@ -23,9 +23,7 @@ def list_layers(model: keras.Model) -> list[layers.Layer]:
 
 def list_batch_norms(model: keras.Model) -> list[layers.BatchNormalization]:
     """Returns the batch normalisation layers of a model and of its sub-models."""
-    return [
-        la for la in list_layers(model) if isinstance(la, layers.BatchNormalization)
-    ]
+    return [x for x in list_layers(model) if isinstance(x, layers.BatchNormalization)]
 
 
 @contextlib.contextmanager

@@ -14,16 +14,8 @@ from typing import Any
 import keras
 from keras import KerasTensor, layers
 
-from keras_resnet.nets.blocks import (
-    HE_NORMAL,
-    Block,
-    add_block,
-    bn,
-    channel_axis,
-    conv,
-    current_initializer,
-    relu,
-)
+from keras_resnet.nets import blocks
+from keras_resnet.nets.blocks import Block, add_block, bn, channel_axis, conv, relu
 from keras_resnet.spec import Variant
 from keras_resnet.support import InputError
 
@@ -144,11 +136,11 @@ def _add_head(x: KerasTensor, variant: Variant, head: Head) -> KerasTensor:
         dense = layers.Dense(
             variant.classes if head.classes is None else head.classes,
             head.activation,
-            kernel_initializer=current_initializer.get(),
+            kernel_initializer=blocks.current_initializer.get(),
             name="predictions",
         )
         x = dense(x)
-        dense.kernel_initializer = HE_NORMAL
+        dense.kernel_initializer = blocks.HE_NORMAL
     return x
 
 

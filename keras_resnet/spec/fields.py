@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -56,7 +55,6 @@ def replace_fields(settings: "Settings", changes: Mapping[str, Any]) -> "Setting
     """Returns a `Recipe` or an `Execution` with some fields changed.
 
     Args:
-        settings: `Recipe` or `Execution`.
         changes: New values by field name. Strings are converted to the field's type.
 
     Raises:
@@ -76,11 +74,7 @@ def replace_fields(settings: "Settings", changes: Mapping[str, Any]) -> "Setting
 def _find_problem(field: str, field_type: Any, new_value: Any, raw_value: Any) -> str:
     """Returns an error message if a field does not accept a value, or an empty string.
 
-    Args:
-        field: Name of the field.
-        field_type: Type of the field.
-        new_value: Value converted to the type; `None` if it cannot be converted.
-        raw_value: Value before the conversion.
+    `new_value` is `raw_value` converted to the type, or `None` if that is impossible.
     """
     if field in _ACCEPTED_NAMES:
         check_choice(field, raw_value, _ACCEPTED_NAMES[field])
@@ -95,14 +89,15 @@ def _find_problem(field: str, field_type: Any, new_value: Any, raw_value: Any) -
         (min(numbers, default=0) < 0, "not be below 0"),
         (field in _FIELDS_BELOW_ONE and max(numbers) >= 1, "be below 1"),
         (field in _FRACTION_FIELDS and max(numbers, default=0) > 1, "be at most 1"),
+        (field == "sizes" and max(numbers, default=0) > 2**15, "be at most 32768"),
     )
     violated_limits = [limit for is_violated, limit in limit_checks if is_violated]
     return f"{field} must {violated_limits[0]}" if violated_limits else ""
 
 
 _TYPE_NAMES = {
-    int: "a whole number",
-    float: "a number",
+    int: "a whole number below 2**31",
+    float: "a number below 3.4e38",
     bool: "True or False",
     tuple[int, ...]: "whole numbers, such as 128,160",
     tuple[float, ...]: "numbers, such as 0.5,0.75",
@@ -115,9 +110,8 @@ def _convert(type_: Any, value: Any) -> Any:
         return str(value)
     if isinstance(value, str):
         try:
-            value = ast.literal_eval(
-                value.strip().capitalize() if type_ is bool else value
-            )
+            text = value.strip().capitalize() if type_ is bool else value
+            value = ast.literal_eval(text)
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             return None
     if type_ not in (int, float, bool):
@@ -126,7 +120,8 @@ def _convert(type_: Any, value: Any) -> Any:
         return None if None in values else values
     if isinstance(value, bool) or type_ is bool:
         return value if isinstance(value, bool) and type_ is bool else None
-    # Excludes NaN, infinities and integers that are too large for a float.
-    if not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+    # Excludes NaN, infinities and numbers that are too large for int32 or float32.
+    limit = 2**31 - 1 if type_ is int else 3.4e38
+    if not isinstance(value, int | float) or not abs(value) <= limit:
         return None
     return type_(value) if type_(value) == value else None

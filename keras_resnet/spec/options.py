@@ -16,7 +16,7 @@ class ModelOptions:
     )
     weights: str | None = option(None, "Weights: imagenet, torchvision_v2 or a file.")
     image_size: int | None = option(
-        None, "Input height and width in pixels. Default: the network's own.", 1
+        None, "Input height and width in pixels. Default: the network's own.", 1, 2**15
     )
 
 
@@ -44,7 +44,7 @@ class RunOptions:
         None, "Training recipe, such as rsb_a3. Default: depends on the dataset."
     )
     image_size: int | None = option(
-        None, "Height and width in pixels. Default: depends on the dataset.", 1
+        None, "Height and width in pixels. Default: depends on the dataset.", 1, 2**15
     )
     shortcut: str | None = option(
         None, "Shortcut: A, B, C or none (plain network). Default: the paper's."
@@ -66,7 +66,6 @@ class RunOptions:
         """Returns the options that the arguments of a Python function contain.
 
         Args:
-            model: Name of the variant.
             dataset: Name of the dataset, or a `keras_resnet.data.Dataset`.
             **changes: Values of other fields of this class, and of fields of `Recipe`
                 and `Execution`.

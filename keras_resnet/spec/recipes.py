@@ -310,9 +310,7 @@ def allows_flips(dataset: str) -> bool:
 def choose_recipe(dataset: str, has_photographs: bool) -> str:
     """Returns the name of the recipe that a dataset uses by default.
 
-    Args:
-        dataset: Name of the dataset.
-        has_photographs: Whether the images are photographs of different sizes.
+    `has_photographs` is whether the images are photographs of different sizes.
     """
     if has_photographs:
         return "photographs"

@@ -93,35 +93,20 @@ class RunSpec:
         unknown fields are ignored.
 
         Raises:
-            KeyError: If a setting that every version writes is missing.
-            TypeError, ValueError: If a setting has an unexpected form.
+            KeyError, TypeError: If a setting that every version writes is missing.
         """
-        num_training, num_validation = settings["images"]
-        height, width, channels = settings["input_shape"]
-        return cls(
-            model=settings["model"],
-            shortcut=settings["shortcut"],
-            stride_on=settings["stride_on"],
-            weights=settings.get("weights"),
-            freeze=tuple(settings.get("freeze") or ()),
-            dataset=settings["dataset"],
-            images=(num_training, num_validation),
-            input_shape=(height, width, channels),
-            recipe_name=settings["recipe"],
-            recipe=Recipe(**select_known_fields(Recipe, settings)),
-            execution=Execution(**select_known_fields(Execution, settings)),
-            seed=settings["seed"],
-            strategy=settings["strategy"],
-            replicas=settings["replicas"],
-            format=run_format,
-        )
+        values = select_known_fields(cls, settings) | {
+            "weights": settings.get("weights"),
+            "freeze": tuple(settings.get("freeze") or ()),
+            "recipe_name": settings["recipe"],
+            "recipe": Recipe(**select_known_fields(Recipe, settings)),
+            "execution": Execution(**select_known_fields(Execution, settings)),
+            "format": run_format,
+        }
+        return cls(**values)
 
     def check(self) -> None:
-        """Checks settings that were read from a file.
-
-        Raises:
-            InputError: If a value has an unexpected type or is not accepted.
-        """
+        """Raises `InputError` if a value has an unexpected type or is not accepted."""
         check_type(self, RunSpec, "settings")
         for part in (self.recipe, self.execution):
             replace_fields(part, vars(part))
@@ -151,8 +136,7 @@ class RunSpec:
             "stochastic_depth": recipe.stochastic_depth > 0,
             "the steps per epoch": self.steps_per_epoch != other_spec.steps_per_epoch,
         }
-        changes = replicas != self.replicas
-        return [name for name, is_effect in effects.items() if changes and is_effect]
+        return [name for name in effects if effects[name] and replicas != self.replicas]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -175,8 +159,6 @@ def count_steps(
     epochs. An epoch with fewer images than `recipe.batch_size` has one step.
 
     Args:
-        num_images: Number of training images.
-        recipe: Recipe with the batch size.
         replicas: Number of replicas. In runs of format 1, the last batch is dropped
             only if it has less than one image for each micro-batch of each replica.
         run_format: See `RunSpec.format`.
@@ -222,13 +204,7 @@ class Provenance:
         """Returns the provenance that `to_settings` stored in a bundle's manifest.
 
         Raises:
-            KeyError, TypeError, ValueError: See `RunSpec.from_settings`.
+            KeyError, TypeError: See `RunSpec.from_settings`.
         """
-        return cls(
-            model=settings["model"],
-            weights=settings.get("weights"),
-            run=RunSpec.from_settings(settings) if "recipe" in settings else None,
-            publisher=settings.get("publisher"),
-            licence=settings.get("licence"),
-            published_top1=settings.get("published_top1"),
-        )
+        run = RunSpec.from_settings(settings) if "recipe" in settings else None
+        return cls(**select_known_fields(cls, settings) | {"run": run})

@@ -42,21 +42,19 @@ def measure(options: lib.Options, job: lib.Row) -> lib.Rows:
     from keras_resnet.training import save_network
     from keras_resnet.weights import load_model
 
-    def train_network(depth: int, **changes: Any) -> "keras.Model":
+    def train_net(depth: int, **changes: Any) -> "keras.Model":
         model = f"cifar_{job['kind']}net{depth}"
         folder = options.train(model, job["seed"], **changes)
         return load_model(os.path.join(folder, "final.keras"))
 
-    shallow_net, scratch_net = train_network(job["depth"]), train_network(job["to"])
+    shallow_net, scratch_net = train_net(job["depth"]), train_net(job["to"])
     keras.utils.set_random_seed(derive_seed(job["seed"], "deepening") % 2**32)
     start_net = lib.deepen(shallow_net, f"cifar_{job['kind']}net{job['to']}")
     name = lib.file_stem({"": "deepened", **job, **options.name_settings})
     folder = os.path.join(options.folder, "runs", name)
     path = f"{folder}.keras"
     save_network(start_net, path)
-    further_net = train_network(
-        job["to"], folder=folder, weights=path, learning_rate=0.01
-    )
+    further_net = train_net(job["to"], folder=folder, weights=path, learning_rate=0.01)
     train, test = options.load().train, options.load().test
     shallow_probabilities = lib.predict_probabilities({"": shallow_net}, train.images)
     rows: lib.Rows = []

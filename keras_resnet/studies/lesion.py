@@ -109,9 +109,8 @@ def check_expectations(rows: lib.Rows) -> list[lib.Verdict]:
         for depth in lib.distinct_values(rows, "depth"):
             for title, group in groups.items():
                 values = [get(n) for n in group if n.depth == depth]
-                texts.append(
-                    f"{title}, {depth} layers: {lib.format_mean(values, unit)}"
-                )
+                mean = lib.format_mean(values, unit)
+                texts.append(f"{title}, {depth} layers: {mean}")
         plain, residual = (list(map(get, group)) for group in groups.values())
         return _Summary(plain, residual, "; ".join(texts))
 

@@ -1,5 +1,6 @@
 """Package versions, machine and Git commit, which reports and `run.json` record."""
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -14,10 +15,8 @@ def find_versions() -> dict[str, str]:
     )  # fmt: skip
     version_by_package = {"python": platform.python_version()}
     for package in packages:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):
             version_by_package[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return version_by_package
 
 

@@ -43,8 +43,6 @@ def check_choice(kind: str, name: str, choices: Iterable[str]) -> str:
 
     Args:
         kind: What the name stands for, such as `"strategy"`, for the error message.
-        name: Name to check.
-        choices: Accepted names.
 
     Raises:
         InputError: If `name` is not accepted. The message suggests the nearest match
@@ -61,12 +59,7 @@ def check_choice(kind: str, name: str, choices: Iterable[str]) -> str:
 
 
 def shorten_list(names: Iterable[Any], max_names: int = 4) -> str:
-    """Returns a list of names as text, such as `"a, b, c, d and 7 more"`.
-
-    Args:
-        names: Names, or other values that are converted to text.
-        max_names: Maximum number of names that the text lists.
-    """
+    """Returns a list of names or values as text, such as `"a, b, c, d and 7 more"`."""
     names = list(names)
     remainder = f" and {len(names) - max_names} more" if len(names) > max_names else ""
     return f"{', '.join(map(str, names[:max_names]))}{remainder}"
@@ -124,10 +117,7 @@ def exit_now(status: int, message: str = "") -> NoReturn:
     """Ends this process at once, without C++ destructors and Python's exit handlers.
 
     After the loss of a worker, TensorFlow's destructors may wait for that worker.
-
-    Args:
-        status: Exit status.
-        message: Line for standard error, which may be closed already.
+    `message` is a line for standard error, which may be closed already.
     """
     try:
         if message:

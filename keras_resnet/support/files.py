@@ -9,6 +9,7 @@ what a killed process left, but nothing that a running process is still writing.
 import contextlib
 import errno
 import functools
+import glob
 import hashlib
 import io
 import json
@@ -18,7 +19,6 @@ import re
 import secrets
 import shutil
 import socket
-import stat
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +47,6 @@ def replace_atomically(
     The content is flushed to the disk before the file is renamed.
 
     Args:
-        path: File to write.
         suffix: Suffix that the temporary path must have, such as the `".keras"` that
             Keras requires.
         library_error: Error that the writing library raises instead of `OSError`, such
@@ -121,7 +120,7 @@ def replace_folder_atomically(path: StrPath) -> Iterator[str]:
                     raise
         flush_to_disk(os.path.dirname(path))
     finally:
-        for leftover in _list_siblings(temporary_path):
+        for leftover in glob.glob(f"{glob.escape(temporary_path)}*"):
             _discard(leftover, path)
 
 
@@ -163,11 +162,11 @@ def read_file(path: StrPath, max_bytes: int = 2**24) -> bytes:
         OSError: If the file does not exist or cannot be read.
     """
     try:
-        mode, size = os.stat(path).st_mode, os.path.getsize(path)
+        is_file, size = os.path.isfile(path), os.path.getsize(path)
     except ValueError as error:  # The path has a character that no path can have.
         raise InputError(f"{os.fspath(path)!r} is no path: {error}") from None
-    if not stat.S_ISREG(mode) or size > max_bytes:
-        problem = f"a file of {size:,} bytes" if stat.S_ISREG(mode) else "no file"
+    if not is_file or size > max_bytes:
+        problem = f"a file of {size:,} bytes" if is_file else "no file"
         raise InputError(
             f"A regular file of at most {max_bytes:,} bytes is accepted. "
             f"Received: {os.fspath(path)!r}, which is {problem}"
@@ -176,14 +175,14 @@ def read_file(path: StrPath, max_bytes: int = 2**24) -> bytes:
         return file.read(max_bytes)
 
 
-def read_json(path: StrPath, max_bytes: int = 2**22) -> Any:
+def read_json(path: StrPath) -> Any:
     """Reads a JSON file that comes from outside.
 
     Raises:
         InputError: If the file is not regular, too large, or no JSON.
         OSError: If the file does not exist or cannot be read.
     """
-    content = read_file(path, max_bytes)
+    content = read_file(path, max_bytes=2**22)
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -216,9 +215,7 @@ def keras_home() -> str:
 def remove_partial_files(folder: StrPath, names: Iterable[str]) -> None:
     """Removes the temporary files that a killed process left in a folder.
 
-    Args:
-        folder: Folder with the temporary files.
-        names: Names of files that no process is writing now.
+    `names` are the names of files that no process is writing now.
     """
     for name in names:
         stem, suffix = os.path.splitext(name)
@@ -239,7 +236,7 @@ def _make_temporary_path(path: str) -> str:
         digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]
         name = os.fsencode(name)[:100].decode(errors="ignore") + digest
     prefix = os.path.join(folder, f".{name}.")
-    for leftover in _list_siblings(prefix):
+    for leftover in glob.glob(f"{glob.escape(prefix)}*"):
         match = _TEMPORARY_NAME.fullmatch(leftover.removeprefix(prefix))
         if match and _is_abandoned(*match.groups()):
             _discard(leftover, path)
@@ -266,16 +263,6 @@ def _discard(leftover: str, path: str) -> None:
             os.remove(leftover)
 
 
-def _list_siblings(prefix: str) -> list[str]:
-    """Returns the paths in a folder that begin with `prefix`."""
-    folder, name = os.path.split(prefix)
-    with contextlib.suppress(OSError), os.scandir(folder or ".") as entries:
-        return [
-            os.path.join(folder, e.name) for e in entries if e.name.startswith(name)
-        ]
-    return []
-
-
 @functools.cache
 def _find_host_id() -> str:
     """Returns 8 hex digits that differ between hosts and between containers."""
@@ -294,8 +281,6 @@ def _is_abandoned(host_id: str, process_id: str, number: str) -> bool:
         return number not in _own_numbers
     try:
         os.kill(int(process_id), 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except OSError:  # The process belongs to another user.
-        return False
+    except (OSError, OverflowError) as error:  # PermissionError: of another user.
+        return isinstance(error, (ProcessLookupError, OverflowError))
     return False

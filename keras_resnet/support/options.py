@@ -16,15 +16,20 @@ Options = TypeVar("Options")
 Result = TypeVar("Result")
 
 
-def option(default: Any, description: str, minimum: int | float | None = None) -> Any:
+def option(
+    default: Any,
+    description: str,
+    minimum: float | None = None,
+    maximum: int = 2**31 - 1,
+) -> Any:
     """Returns a dataclass field that defines an option.
 
     Args:
-        default: Default value.
         description: Text that `--help` and docstrings show for the option.
         minimum: Smallest number that the flag accepts; `None` for no limit.
+        maximum: Largest number that the flag accepts.
     """
-    metadata = {"description": description, "minimum": minimum}
+    metadata = {"description": description, "limits": (minimum, maximum)}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -71,32 +76,25 @@ def takes_options(
     """
 
     def decorate(function: Callable[..., Result]) -> Callable[..., Result]:
-        _, *other_params = inspect.signature(function).parameters.values()
+        original_signature = inspect.signature(function)
+        _, *other_params = original_signature.parameters.values()
         other_names = {parameter.name for parameter in other_params}
         fields = [field for field, _ in list_options(options)]
-        rank_by_name = {name: rank for rank, name in enumerate(first_names)}
-        fields.sort(key=lambda field: rank_by_name.get(field.name, len(first_names)))
+        fields.sort(key=lambda field: [*first_names, field.name].index(field.name))
         hints = typing.get_type_hints(options)
         create = getattr(options, "from_keywords", options)
         create_params = inspect.signature(create).parameters
-        parameters = [
-            inspect.Parameter(
-                field.name,
-                create_params[field.name].kind
-                if field.name in create_params
-                else inspect.Parameter.KEYWORD_ONLY,
-                default=inspect.Parameter.empty
-                if field.name in required_names
-                else field.default,
-                annotation=hints[field.name],
-            )
-            for field in fields
-        ]
+        empty, keyword_only = inspect.Parameter.empty, inspect.Parameter.KEYWORD_ONLY
+        parameters = []
+        for field in fields:
+            name, hint = field.name, hints[field.name]
+            kind = create_params[name].kind if name in create_params else keyword_only
+            value = empty if name in required_names else field.default
+            parameter = inspect.Parameter(name, kind, default=value, annotation=hint)
+            parameters.append(parameter)
         var_keywords = [p for p in create_params.values() if p.kind is p.VAR_KEYWORD]
-        signature = inspect.Signature(
-            [*parameters, *other_params, *var_keywords],
-            return_annotation=inspect.signature(function).return_annotation,
-        )
+        parameters += [*other_params, *var_keywords]
+        signature = original_signature.replace(parameters=parameters)
 
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Result:

@@ -1,11 +1,12 @@
 """Start, error messages and exit of commands."""
 
+import functools
 import logging
 import os
 import runpy
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import absl.logging
 from absl import app, flags
@@ -41,7 +42,6 @@ def run_command(
         main: Function that takes the positional arguments and returns an exit status,
             or `None` for 0. It imports heavy modules itself, so that `--help` and
             errors in flags appear at once.
-        accepts_positional: Whether the command accepts positional arguments.
     """
     # `bazel run` leaves the user's folder, to which relative paths in flags refer.
     user_folder = os.environ.pop("BUILD_WORKING_DIRECTORY", None)
@@ -56,6 +56,9 @@ def run_command(
                 "Only flags are accepted, such as --model=resnet20. "
                 f"Received: {' '.join(argv)}"
             )
+        for argument in [] if accepts_positional else sys.argv:
+            if argument.encode(errors="ignore").decode() != argument:
+                raise InputError(f"Flags must be in UTF-8. Received: {argument}")
         try:
             import_keras()
             return main(argv)
@@ -79,51 +82,35 @@ def _parse_flags(argv: list[str]) -> list[str]:
         sys.exit(f"error: {to_printable(' '.join(str(error).split()))}. Try --help")
 
 
+@functools.cache  # A second call must add no second filter.
 def import_keras() -> None:
     """Imports Keras and TensorFlow, and hides their log lines below warnings."""
     # TensorFlow reads this variable when it is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    # Importing TensorFlow overwrites the level of this logger, but keeps the filter. A
-    # second call adds no second filter, because the function is the same.
-    logging.getLogger("tensorflow").addFilter(_is_warning)
+    # Importing TensorFlow overwrites the level of this logger, but keeps the filter.
+    logging.getLogger("tensorflow").addFilter(lambda r: r.levelno >= logging.WARNING)
     with filter_cpp_logs():
         import keras  # noqa: F401
 
 
-def _is_warning(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING
-
-
 def add_flags(options: type) -> None:
-    """Defines a flag for each option of an options class.
-
-    Args:
-        options: Options class; see `keras_resnet.support.options`.
-    """
+    """Defines a flag for each option of a class; see `keras_resnet.support.options`."""
+    definers: dict[type, Callable[..., object]] = {
+        bool: flags.DEFINE_boolean, int: flags.DEFINE_integer, tuple: flags.DEFINE_list,
+        float: flags.DEFINE_float, str: flags.DEFINE_string,
+    }  # fmt: skip
     for field, flag_type in list_options(options):
-        name = field.name
-        default: Any = field.default
-        description, minimum = field.metadata["description"], field.metadata["minimum"]
-        if flag_type is bool:
-            flags.DEFINE_boolean(name, default, description)
-        elif flag_type is int:
-            flags.DEFINE_integer(name, default, description, minimum)
-        elif flag_type is float:
-            flags.DEFINE_float(name, default, description, minimum)
-        elif flag_type is tuple:
-            flags.DEFINE_list(name, default, description)
-        else:
-            flags.DEFINE_string(name, default, description)
+        limits = field.metadata["limits"] if flag_type in (int, float) else ()
+        definers[flag_type](
+            field.name, field.default, field.metadata["description"], *limits
+        )
 
 
 def read_flags(options: type[Options]) -> Options:
     """Returns an options object with the values of the flags of its class."""
-    values = {
-        field.name: flags.FLAGS[field.name].value for field, _ in list_options(options)
-    }
-    return options(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    )
+    values = {f.name: flags.FLAGS[f.name].value for f, _ in list_options(options)}
+    values = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
+    return options(**values)
 
 
 def make_console_script(module: str) -> Callable[[], None]:

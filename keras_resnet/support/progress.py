@@ -13,7 +13,6 @@ def progress_bar(
 
     Args:
         description: Name of the activity, such as `"evaluating"`.
-        steps: Total number of steps.
         min_steps: Smallest total number of steps for which a bar is shown.
         unit: `"bytes"` if the steps are bytes. The bar then shows sizes and a speed.
 

@@ -1,7 +1,6 @@
 """Check of values that were read from a file against type annotations."""
 
 import dataclasses
-import functools
 import itertools
 import re
 import reprlib
@@ -64,22 +63,17 @@ def _list_parts(
     is_record = typing.is_typeddict(kind)
     if not isinstance(value, dict if is_record else kind):
         return None
-    if is_record:
-        parts = ((k, v, _get_hints(kind).get(k, Any)) for k, v in value.items())
+    if is_record or dataclasses.is_dataclass(value):
+        hints = typing.get_type_hints(kind, include_extras=True)
+        if not is_record:
+            return ((name, getattr(value, name), hints[name]) for name in hints)
+        parts = ((key, part, hints.get(key, Any)) for key, part in value.items())
         return parts if kind.__required_keys__ <= value.keys() else None
-    if dataclasses.is_dataclass(value):
-        fields = _get_hints(kind).items()
-        return ((name, getattr(value, name), hint) for name, hint in fields)
     if kind is dict:
         keys = ((repr(key), key, args[0]) for key in value)
         return itertools.chain(keys, ((k, v, args[1]) for k, v in value.items()))
     if kind not in (list, tuple):
         return ()
-    hints = args if kind is tuple and ... not in args else args[:1] * len(value)
-    return zip(itertools.count(), value, hints) if len(hints) == len(value) else None
-
-
-@functools.cache
-def _get_hints(kind: Any) -> dict[str, Any]:
-    """Returns the annotations of a dataclass or typed dict, including `Annotated`."""
-    return typing.get_type_hints(kind, include_extras=True)
+    if kind is list or ... in args:
+        args = args[:1] * len(value)
+    return zip(itertools.count(), value, args) if len(args) == len(value) else None

@@ -93,14 +93,6 @@ class Loop:
                     f"Stopped by {cause} after step {progress.step} of "
                     f"{run.total_steps}. The same command resumes the run"
                 ) from None
-            except tf.errors.OpError as error:
-                if self._workers.count > 1 and is_lost_worker_error(error):
-                    raise ConnectionError(
-                        f"A worker was lost at or soon after step {progress.step} of "
-                        f"{run.total_steps}. Start all workers again with the same "
-                        "command; they resume from the last checkpoint"
-                    ) from error
-                raise
         callbacks.on_train_end()
 
     def _make_callback_list(self, verbose: int) -> CallbackList:

@@ -86,12 +86,8 @@ def get_variables(model: keras.Model) -> dict[str, keras.Variable]:
 
 def to_tensors(model: keras.Model) -> dict[str, Tensor]:
     """Returns the weights of a model in the form of `Checkpoint.tensors`."""
+    read = keras.ops.convert_to_numpy
     return {
-        name: Tensor(
-            name,
-            tuple(variable.shape),
-            str(variable.dtype),
-            functools.partial(keras.ops.convert_to_numpy, variable),
-        )
-        for name, variable in get_variables(model).items()
+        n: Tensor(n, tuple(v.shape), str(v.dtype), functools.partial(read, v))
+        for n, v in get_variables(model).items()
     }

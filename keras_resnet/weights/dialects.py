@@ -24,12 +24,9 @@ _BLOCK_LAYERS = {
 }
 # Names that replace those above in timm's ResNet-D or in repositories for CIFAR.
 _DEEP_STEM_LAYERS = {
-    "conv1_1_conv": "conv1.0",
-    "conv1_1_bn": "conv1.1",
-    "conv1_2_conv": "conv1.3",
-    "conv1_2_bn": "conv1.4",
-    "conv1_conv": "conv1.6",
-}
+    "conv1_1_conv": "conv1.0", "conv1_1_bn": "conv1.1", "conv1_2_conv": "conv1.3",
+    "conv1_2_bn": "conv1.4", "conv1_conv": "conv1.6",
+}  # fmt: skip
 _AVG_DOWN_LAYERS = {"0_conv": "downsample.1", "0_bn": "downsample.2"}
 _SHORTCUT_LAYERS = {"0_conv": "shortcut.0", "0_bn": "shortcut.1"}
 _LINEAR_LAYERS = {"predictions": "linear"}

@@ -28,7 +28,7 @@ def has_digest(path: str, algorithm: str, digest: str) -> bool:
 
 
 def fetch_file(url: str, path: str, algorithm: str, digest: str) -> str:
-    """Downloads a file, unless it exists with the right hash.
+    """Downloads a file, unless it exists with the right hash, and returns `path`.
 
     The hash of the download is verified, too. The file is written atomically, so two
     processes can download it at the same time.
@@ -38,9 +38,6 @@ def fetch_file(url: str, path: str, algorithm: str, digest: str) -> str:
         path: Path to write the file to.
         algorithm: Hash algorithm, such as `"sha256"`.
         digest: The hash in hex digits, or its first 8 or more hex digits.
-
-    Returns:
-        `path`.
 
     Raises:
         InputError: If the download fails, is too slow or too large, or the hash differs.
@@ -110,9 +107,7 @@ def _read_blocks(response: HTTPResponse, url: str, path: str) -> Iterator[bytes]
                 raise OSError(f"more than {_MAX_BYTES:,} bytes")
             if time.monotonic() > end_time:
                 if num_bytes < num_required_bytes:
-                    raise TimeoutError(
-                        f"less than {_MIN_BYTES:,} bytes in {_SECONDS} s"
-                    )
+                    raise OSError(f"less than {_MIN_BYTES:,} bytes in {_SECONDS} s")
                 end_time += _SECONDS
                 num_required_bytes = num_bytes + _MIN_BYTES
             yield block

@@ -27,16 +27,10 @@ import keras
 import numpy as np
 import safetensors
 
+from keras_resnet import support
 from keras_resnet.nets import list_batch_norms
 from keras_resnet.spec import find_variant
-from keras_resnet.support import (
-    Count,
-    InputError,
-    StrPath,
-    check_type,
-    first_line,
-    shorten_list,
-)
+from keras_resnet.support import InputError, StrPath, first_line, shorten_list
 from keras_resnet.weights import dialects
 from keras_resnet.weights.checkpoint import Checkpoint, Tensor, to_tensors
 from keras_resnet.weights.origin import METADATA_KEY, PIXEL_FORMATS, Origin
@@ -71,9 +65,8 @@ def refuse_damage(path: str, content: str) -> Iterator[None]:
 
 
 def _check_size(path: str, num_bytes: int) -> None:
-    """Refuses a file that declares far larger arrays than it can contain.
-
-    Fill values of HDF5 and compressed zeros take no space. Weights hardly compress.
+    """Refuses a file that declares far larger arrays than it can contain, as with fill
+    values of HDF5 or compressed zeros. Weights hardly compress.
     """
     if num_bytes > max(2**28, 8 * os.path.getsize(path)):
         raise InputError(
@@ -138,8 +131,7 @@ def load_model(path: StrPath) -> keras.Model:
     path = _check_path(path, (".keras",))
     with refuse_damage(path, "a Keras model"), zipfile.ZipFile(path) as archive:
         _check_archive(archive, path)
-        metadata = archive.comment
-        model = keras.models.load_model(path, compile=False)
+        metadata, model = archive.comment, keras.models.load_model(path, compile=False)
     if not isinstance(model, keras.Model):
         raise InputError(f"{path} does not contain a Keras model")
     if metadata:
@@ -196,9 +188,10 @@ def _check_object(value: dict[str, Any], path: str) -> int:
         return 0
     num_inputs = max(filter(None, value["build_config"]["input_shape"]))
     num_outputs = config.get("filters") or config.get("units") or 4
+    groups = config.get("groups", 1)
     sizes = [num_inputs, num_outputs, *config.get("kernel_size", ())]
-    check_type([config.get("groups", 1), *sizes], list[Count], f"{name} in {path}")
-    return math.prod(sizes) // config.get("groups", 1)
+    support.check_type([groups, *sizes], list[support.Count], f"{name} in {path}")
+    return math.prod(sizes) // groups
 
 
 def _check_path(path: StrPath, suffixes: Collection[str]) -> str:

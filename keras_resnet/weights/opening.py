@@ -4,16 +4,11 @@ import dataclasses
 import os
 
 from keras_resnet.support import InputError
+from keras_resnet.weights import registry
 from keras_resnet.weights.checkpoint import Checkpoint
 from keras_resnet.weights.download import fetch_published_weights, has_digest
 from keras_resnet.weights.formats import SUFFIXES, import_torch, read_checkpoint
 from keras_resnet.weights.origin import Origin
-from keras_resnet.weights.registry import (
-    PublishedWeights,
-    class_names,
-    find_published_weights,
-    list_weights,
-)
 
 _ACCEPTED = f"a name from keras_resnet.list_weights() or a {', '.join(SUFFIXES)} file"
 
@@ -47,7 +42,7 @@ def open_checkpoint(
             "python -m keras_resnet.convert URL TARGET --sha256=HASH. "
             f"Received: {weights!r}"
         )
-    row: PublishedWeights | None
+    row: registry.PublishedWeights | None
     path = os.path.expanduser(weights)
     if path.lower().endswith(SUFFIXES):
         row = _identify_published(path)
@@ -57,7 +52,7 @@ def open_checkpoint(
             model, weights = prefix, name
         elif os.sep in weights or "." in weights:
             raise InputError(f"weights must be {_ACCEPTED}. Received: {weights!r}")
-        row = find_published_weights(model, weights)
+        row = registry.find_published_weights(model, weights)
         if row.path.endswith(".pth"):
             import_torch(weights)
         path = fetch_published_weights(row)
@@ -68,20 +63,16 @@ def open_checkpoint(
     if row.pixels is None:
         origin = dataclasses.replace(origin, source=source)
     else:  # The file lacks these values, so they come from the registry row.
+        classes, avg_down = registry.class_names(row.data), origin.avg_down
         origin = Origin(
-            source,
-            row.pixels,
-            class_names(row.data),
-            row.model,
-            row.stride_on,
-            avg_down=origin.avg_down,
+            source, row.pixels, classes, row.model, row.stride_on, avg_down=avg_down
         )
     return dataclasses.replace(checkpoint, origin=origin)
 
 
-def _identify_published(path: str) -> PublishedWeights | None:
+def _identify_published(path: str) -> registry.PublishedWeights | None:
     """Returns the registry row whose file is at `path`, or `None` if there is none."""
-    for row in list_weights() if os.path.isfile(path) else ():
+    for row in registry.list_weights() if os.path.isfile(path) else ():
         is_same_name = os.path.basename(row.address) == os.path.basename(path)
         if is_same_name and has_digest(path, row.algorithm, row.digest):
             return row

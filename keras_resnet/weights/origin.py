@@ -81,10 +81,9 @@ class Origin:
             InputError: If the JSON is damaged.
         """
         try:
-            fields = {**json.loads(metadata), "source": ""}.items()
-            values = select_known_fields(
-                cls, dict(f for f in fields if f[1] is not None)
-            )
+            fields = {**json.loads(metadata), "source": ""}
+            fields = {k: v for k, v in fields.items() if v is not None}
+            values = select_known_fields(cls, fields)
             if pixels := values.get("pixels"):
                 mean, variance, *other_values = pixels
                 pixels = PixelFormat(tuple(mean), tuple(variance), *other_values)

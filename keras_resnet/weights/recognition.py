@@ -15,8 +15,6 @@ from keras_resnet.weights.checkpoint import Checkpoint, Tensor, get_variables
 from keras_resnet.weights.dialects import BLOCK_NAME, is_preactivated
 from keras_resnet.weights.origin import Origin, PixelFormat
 
-_FIRST_CONV = re.compile(r"_block\d+_1_conv$")  # First convolution of each block.
-
 
 def describe_variant(
     weights: Mapping[str, Tensor | keras.Variable],
@@ -114,21 +112,17 @@ def find_origin(model: keras.Model, source: str) -> Origin | None:
     stride_on = None
     if fields["block"] == "bottleneck":  # Basic blocks ignore `stride_on`.
         convs = [la for la in layers_by_name.values() if isinstance(la, layers.Conv2D)]
-        first_convs = [layer for layer in convs if _FIRST_CONV.search(layer.name)]
+        first_convs = [la for la in convs if re.search(r"_block\d+_1_conv$", la.name)]
         stride_on = "1x1" if any(max(la.strides) > 1 for la in first_convs) else "3x3"
     has_sums = any(isinstance(layer, layers.Add) for layer in layers_by_name.values())
     # The shortcuts of ResNet-D (`avg_down`) contain a 2x2 average pooling.
     shortcut_pools = [la for n, la in layers_by_name.items() if n.endswith("_0_pool")]
-    stored_origin = getattr(model, "origin", None)
-    return Origin(
-        source,
-        find_pixel_format(model),
-        stored_origin.classes if stored_origin else None,
-        stored_origin.model if stored_origin else None,
-        stride_on,
-        fields["shortcut"] if has_sums else "none",
-        any(getattr(pool, "pool_size", ()) == (2, 2) for pool in shortcut_pools),
-    )
+    avg_down = any(getattr(la, "pool_size", ()) == (2, 2) for la in shortcut_pools)
+    shortcut = fields["shortcut"] if has_sums else "none"
+    stored = getattr(model, "origin", None)
+    classes, name = (stored.classes, stored.model) if stored else (None, None)
+    pixels = find_pixel_format(model)
+    return Origin(source, pixels, classes, name, stride_on, shortcut, avg_down)
 
 
 def find_pixel_format(model: keras.Model) -> PixelFormat | None:

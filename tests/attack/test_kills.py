@@ -141,7 +141,7 @@ def test_a_killed_command_ends_like_an_undisturbed_one(
     rng = random.Random(f"{name}-{number}")
     fault = ("kill_at_change", rng.randint(1, len(seconds)), str(tmp_path / "log"))
     if number % 2:
-        fault = ("kill_after_seconds", rng.uniform(0, 0.95) * seconds[-1])
+        fault = ("kill_after_seconds", rng.uniform(0, 0.8) * seconds[-1])
     result = start(name, tmp_path, fault).wait()
     assert result.returncode == KILLED, result.stderr
     result = start(name, tmp_path).wait()

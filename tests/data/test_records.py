@@ -78,8 +78,9 @@ def read_images(paths, name=SLIM[0]):
 
 
 def build_index(paths, **options):
-    cache_dir = os.path.join(os.path.dirname(paths[0]), "cache")
-    return record_index.index_records(paths, **{"cache_dir": cache_dir, **options})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_HOME", os.path.dirname(paths[0]))
+        return record_index.index_records(paths, **options)
 
 
 def flip_bit(path, offset):
@@ -174,7 +175,7 @@ def test_dataset_written_by_tfds_can_be_indexed(tmp_path):
         for split in ("train", "test")
     }
     assert records.read_class_names(builder.data_dir) == ("x", "y", "z")
-    index = record_index.index_records(files["train"], cache_dir=tmp_path)
+    index = build_index(files["train"])
     read = records.make_record_reader(index)
     for i, (_, example) in enumerate(examples):
         assert index.labels[i] == example["label"]
@@ -393,7 +394,7 @@ def test_index_is_cached_until_a_file_changes(paths, tmp_path):
     assert len(on_file_calls) == 3
     loaded_index = build_index(paths, on_file=lambda: on_file_calls.append(1))
     assert len(on_file_calls) == 3
-    assert len(os.listdir(tmp_path / "cache")) == 1
+    assert len(os.listdir(tmp_path / "records")) == 1
     for field in ("paths", "image", "first_label", "damaged"):
         assert getattr(loaded_index, field) == getattr(index, field)
     for field in ("shard", "number", "offset", "length", "labels"):
@@ -414,7 +415,7 @@ def test_index_is_cached_until_a_file_changes(paths, tmp_path):
 @pytest.mark.parametrize("damage", ["cut", "flip", "other", "empty"])
 def test_damaged_index_is_built_again(paths, tmp_path, damage):
     build_index(paths)
-    (index_path,) = (tmp_path / "cache").iterdir()
+    (index_path,) = (tmp_path / "records").iterdir()
     content = index_path.read_bytes()
     if damage == "cut":
         index_path.write_bytes(content[: len(content) // 2])
@@ -430,7 +431,7 @@ def test_damaged_index_is_built_again(paths, tmp_path, damage):
 
 def test_changed_byte_of_an_index_is_detected_or_harmless(paths, tmp_path):
     build_index(paths)
-    (index_path,) = (tmp_path / "cache").iterdir()
+    (index_path,) = (tmp_path / "records").iterdir()
     sizes = list(map(os.path.getsize, paths))
     table = record_index._load_table(index_path, sizes)
     for offset in range(0, index_path.stat().st_size, 3):
@@ -463,7 +464,7 @@ CRAFTED_COLUMNS = [
 
 def test_crafted_indices_are_ignored(paths, tmp_path):
     build_index(paths)
-    (index_path,) = (tmp_path / "cache").iterdir()
+    (index_path,) = (tmp_path / "records").iterdir()
     sizes = list(map(os.path.getsize, paths))
     with np.load(index_path) as arrays:
         table = dict(arrays)
@@ -476,7 +477,7 @@ def test_crafted_indices_are_ignored(paths, tmp_path):
 def test_index_that_declares_a_large_array_takes_no_memory(paths, tmp_path):
     """Uncompressed, the first file would take 4 GB. The second file only claims to."""
     build_index(paths)
-    (index_path,) = (tmp_path / "cache").iterdir()
+    (index_path,) = (tmp_path / "records").iterdir()
     header = str({"descr": "<i4", "fortran_order": False, "shape": (10**9,)}).encode()
     header = b"\x93NUMPY\x01\0" + struct.pack("<H", len(header) + 1) + header + b"\n"
     for compression in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED):

@@ -97,7 +97,7 @@ def test_invalid_flags_are_rejected(flag, capsys):
     with pytest.raises(SystemExit) as error:
         latency.main(["bundle", flag])
     assert error.value.code == 2
-    assert "must be a whole number of at least 1" in capsys.readouterr().err
+    assert "must be a whole number from 1 to 1,000,000" in capsys.readouterr().err
 
 
 def test_a_changed_bundle_is_not_measured(small_bundle):

@@ -1,7 +1,7 @@
 """Two processes that write the same results at once.
 
-Both processes wait for each other just before one of them renames its first temporary
-file or folder.
+Both processes wait for each other just before they rename their first temporary file or
+folder, or lock the folder of the studies.
 """
 
 import csv
@@ -11,10 +11,12 @@ import zipfile
 
 import pytest
 from children import Child, run_child
+from conftest import assert_one_line
 
 pytestmark = pytest.mark.slow
 
 REPLACE_FILE, REPLACE_FOLDER = ("os", "replace"), ("os", "rename")
+LOCK = ("keras_resnet.training", "lock_folder")
 COMMANDS = {
     "evaluation": (
         REPLACE_FILE, "keras_resnet.evaluate", "--model=run", "--output=out",
@@ -23,6 +25,10 @@ COMMANDS = {
     "range test": (
         REPLACE_FILE, "keras_resnet.train", "--find_lr", "--model=cifar_resnet8",
         "--model_dir=out",
+    ),
+    "study": (
+        LOCK, "keras_resnet.studies.responses", "--output=out", "--depths=8,14",
+        "--images=50", "--seeds=1", "--epochs=1", "--workers=0",
     ),
     "conversion": (
         REPLACE_FILE, "keras_resnet.convert", "run/final.keras", "out.safetensors",
@@ -65,7 +71,10 @@ def list_files(folder):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_two_processes_end_with_one_whole_result(name, trained_run, tmp_path):
-    """Two exports replace a bundle; the other commands write new files."""
+    """Two exports replace a bundle; the other commands write new files.
+
+    One of two studies is refused.
+    """
     (module, function), *command = COMMANDS[name]
     shutil.copytree(trained_run, tmp_path / "run")
     result = run_child(*command, cwd=tmp_path)
@@ -77,8 +86,11 @@ def test_two_processes_end_with_one_whole_result(name, trained_run, tmp_path):
     (tmp_path / "meeting").mkdir()
     fault = ("call_before", module, function, "_meet", 1, str(tmp_path / "meeting"))
     processes = [Child(*command, cwd=tmp_path, faults=[fault]) for _ in range(2)]
-    for process in processes:
-        result = process.wait(300)
+    results = [process.wait(300) for process in processes]
+    if name == "study":
+        results.sort(key=lambda result: result.returncode)
+        assert_one_line(results.pop(), "Another process is training into")
+    for result in results:
         assert result.returncode == 0, result.stderr
     assert len(list_files(tmp_path / "meeting")) == 2
     shutil.rmtree(tmp_path / "meeting")

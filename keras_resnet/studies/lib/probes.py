@@ -108,18 +108,13 @@ def _find_blocks(network: keras.Model) -> list[_Block]:
     for name, layer in layers.items():
         if name.endswith("_1_conv"):
             pad_name = name.replace("_conv", "_pad")
-            first_name = pad_name if pad_name in layers else name
-            blocks.append(
-                _Block(id(layers[first_name].input), first_name, layer.kernel)
-            )
+            first = pad_name if pad_name in layers else name
+            blocks.append(_Block(id(layers[first].input), first, layer.kernel))
     return blocks
 
 
 def _run_with_copies(
-    network: keras.Model,
-    blocks: list[_Block],
-    images: np.ndarray,
-    tape: tf.GradientTape,
+    model: keras.Model, blocks: list[_Block], images: np.ndarray, tape: tf.GradientTape
 ) -> tuple[tf.Tensor, list[_BlockTensors]]:
     """Runs a network in training mode, with two copies of the input of each block.
 
@@ -128,10 +123,10 @@ def _run_with_copies(
     (batch, classes), and the tensors of each block.
     """
     blocks_by_input = {block.input_id: block for block in blocks}
-    *body, head = network.layers[1:]
-    pixels = tf.cast(images, network.compute_dtype)
+    *body, head = model.layers[1:]
+    pixels = tf.cast(images, model.compute_dtype)
     tape.watch(pixels)
-    outputs = {id(network.input): pixels}  # Values of Keras tensors, by `id`.
+    outputs = {id(model.input): pixels}  # Values of Keras tensors, by `id`.
     branch_inputs: dict[tuple[str, int], tf.Tensor] = {}
     tensors = []
     for layer in body:
@@ -199,7 +194,7 @@ class GradientProbe(keras.callbacks.Callback):
         self._taken = 0
         self.rows: Rows = []
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_begin(self, logs: Any = None) -> None:
         for layer in list_layers(self.model):
             if isinstance(layer, keras.layers.Conv2D):
                 layer.kernel.assign(layer.kernel * self._scale)
@@ -208,9 +203,7 @@ class GradientProbe(keras.callbacks.Callback):
         self._meter = make_gradient_meter(self.model, *self._batch)
         self._measure()
 
-    def on_train_batch_end(
-        self, batch: int, logs: dict[str, Any] | None = None
-    ) -> None:
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._taken += 1
         self._measure()
 

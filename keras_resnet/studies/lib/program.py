@@ -51,7 +51,7 @@ def _make_flags_class(defaults: Options | None) -> type:
         if default:
             description += f" ({option_to_text(default)})"
         field_type: Any = field.type
-        flag_option = option(None, description, field.metadata["minimum"])
+        flag_option = option(None, description, *field.metadata["limits"])
         fields.append((field.name, field_type | None, flag_option))
     return dataclasses.make_dataclass("Flags", fields)
 

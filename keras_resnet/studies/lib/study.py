@@ -6,6 +6,7 @@ CSV file, so that an interrupted study resumes after its finished jobs. The rows
 jobs form the table of the study, from which the figure and the report are drawn.
 """
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -38,7 +39,7 @@ class Options:
         0, "Number of training images. Test images: a fifth as many. 0: all.", minimum=0
     )
     depths: tuple[int, ...] = option((8, 20, 44), "Depths (layers). Each must be 6n+2.")
-    seeds: int = option(3, "Number of runs per network, one per seed.", minimum=1)
+    seeds: int = option(3, "Number of runs per network, one per seed.", 1, 1000)
     epochs: int = option(24, "Epochs per run. 0 uses the recipe's epochs.", minimum=0)
     recipe: str | None = option(None, "Recipe name. The default fits the dataset.")
     output: str = option("studies", "Folder to write all results to.")
@@ -198,32 +199,38 @@ class Study:
             report_only: Whether to redraw figure and report from an existing table.
 
         Raises:
-            InputError: If an option is invalid, or the table to redraw does not exist.
+            InputError: If an option is invalid, the table to redraw does not exist, or
+                another process runs a study in the same folder.
         """
         opts = options or self.defaults
         folder = os.path.join(opts.folder, self.name)
         table_path = os.path.join(folder, f"{self.name}.csv")
-        if report_only:
-            rows = tables.read_table(table_path)
-            record, opts = report.read_record(folder, Options)
-        else:
-            opts = self.check_options(opts)
-            print(f"{self.title}\n{self.claim}\n")
-            for expectation in self.expectations:
-                print(f"Expected for every seed: {expectation}", flush=True)
-            rows = self._measure_jobs(opts, folder)
-            tables.write_table(table_path, rows)
-            record = report.write_record(folder, self.format_command(opts), opts)
-        try:
-            section = self._make_section(rows, table_path, record, opts)
-        except (LookupError, TypeError, ValueError) as error:
-            if not report_only:
-                raise
-            raise InputError(
-                f"{table_path} is damaged or belongs to another study ({error!r}). Run the "
-                "study without --report to write the table again"
-            ) from None
-        self._publish(section, folder)
+        with contextlib.ExitStack() as stack:
+            if report_only:
+                rows = tables.read_table(table_path)
+                record, opts = report.read_record(folder, Options)
+            else:
+                from keras_resnet.training import lock_folder
+
+                opts = self.check_options(opts)
+                os.makedirs(folder, exist_ok=True)
+                stack.enter_context(lock_folder(opts.folder))  # It contains all runs.
+                print(f"{self.title}\n{self.claim}\n")
+                for expectation in self.expectations:
+                    print(f"Expected for every seed: {expectation}", flush=True)
+                rows = self._measure_jobs(opts, folder)
+                tables.write_table(table_path, rows)
+                record = report.write_record(folder, self.format_command(opts), opts)
+            try:
+                section = self._make_section(rows, table_path, record, opts)
+            except (LookupError, TypeError, ValueError) as error:
+                if not report_only:
+                    raise
+                raise InputError(
+                    f"{table_path} is damaged or belongs to another study ({error!r}). "
+                    "Run the study without --report to write the table again"
+                ) from None
+            self._publish(section, folder)
         return section
 
     def _measure_jobs(self, options: Options, folder: str) -> Rows:

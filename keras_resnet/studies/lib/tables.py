@@ -36,13 +36,11 @@ def read_table(path: StrPath) -> Rows:
         InputError: If the file is missing, empty or damaged.
     """
     try:
-        text = read_file(path, 2**28).decode()
-        rows = [
-            {name: _parse_value(cell) for name, cell in row.items()}
-            for row in csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        ]
-        if any(None in (*row, *row.values()) for row in rows):
+        text = io.StringIO(read_file(path, 2**28).decode(), newline="")
+        lines = list(csv.DictReader(text, strict=True))
+        if any(None in (*line, *line.values()) for line in lines):
             raise ValueError("the rows have different lengths")
+        rows = [{k: _parse_value(v) for k, v in line.items()} for line in lines]
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(
             f"The table {path} cannot be read ({getattr(error, 'strerror', None) or error})"
@@ -64,7 +62,7 @@ def _parse_value(text: str) -> int | float | str:
     for number_type in (int, float):
         try:
             return number_type(text)
-        except (ValueError, TypeError):  # `text` may be `None` or a list.
+        except ValueError:
             continue
     return text
 

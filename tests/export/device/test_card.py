@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.device import card
-from export.device.labels import LABELS_FILE, make_label_lines
+from export.device.card import LABELS_FILE, make_label_lines
 from keras_resnet.spec import RECIPES, Execution, Provenance, RunSpec
 
 ARTIFACT = {

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from export.device import clients
-from export.device.labels import make_label_lines
+from export.device.card import make_label_lines
 from export.formats import metadata, saved_model, tflite
 from keras_resnet.data.preprocessing import Preprocessing
 from keras_resnet.evaluation.classifier import load_classifier
