@@ -5,9 +5,10 @@ python -m benchmarks.build
 This package and a peer build the same layers with random weights for 224x224 pixels.
 The paper's network with its top is compared with `keras.applications`, whose
 convolutions have a bias. Version 1.5 without top is compared with KerasHub's
-`ResNetBackbone`, which has the same number of parameters. This package uses He normal
-initialisation, like the paper. He normal takes longer than the peers' Glorot uniform
-initialisation. CIFAR networks have no peer, so their rows have no ratio.
+`ResNetBackbone`, which has the same number of parameters. Most of the time is Keras's own
+and equal for both: the construction of layers and variables. The rest is the drawing of
+kernels, He normal here and Glorot uniform in the peers. CIFAR networks have no peer, so
+their rows have no ratio.
 
 `peer/ours` is the peer's time divided by this package's, as the median over all rounds;
 `lowest` and `highest` are the extremes. Above 1, this package is faster.
