@@ -167,6 +167,7 @@ class AfterStep5(keras.callbacks.Callback):
             self.function()
 
 
+@pytest.mark.slow
 def test_training_continues_without_damaged_images(tmp_path, capsys, monkeypatch):
     """Damaged images are replaced in the same way if a run is interrupted and resumed.
 

@@ -133,6 +133,7 @@ def test_an_error_in_the_common_work_is_a_loss(start_workers, tmp_path):
     assert outputs[1] == "error of worker 1\n"
 
 
+@pytest.mark.slow
 def test_workers_may_end_in_any_order_after_the_common_work(start_workers, tmp_path):
     """Worker 0 ends first, and then worker 1 is killed; worker 2 needs neither."""
     processes = start_workers(3, STAY="1")
@@ -230,7 +231,14 @@ time.sleep(60)
             process.kill()
 
 
-@pytest.mark.parametrize("victim", ["launcher", "frozen worker", "late worker"])
+@pytest.mark.parametrize(
+    "victim",
+    [
+        "launcher",
+        pytest.param("frozen worker", marks=pytest.mark.slow),
+        pytest.param("late worker", marks=pytest.mark.slow),
+    ],
+)
 def test_local_workers_end_with_their_launcher_or_a_worker(victim, tmp_path):
     """The launcher, the frozen worker 0, or worker 1 before it is connected is lost."""
     (tmp_path / "script.py").write_text(SCRIPT)

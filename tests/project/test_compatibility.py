@@ -157,6 +157,7 @@ def test_a_killed_run_of_0_1_0_resumes(archive, tmp_path, capsys):
     np.testing.assert_allclose(*metrics, rtol=1e-2, atol=4e-3)
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_0_1_0_with_callbacks_and_frozen_stages_resumes(
     archive, tmp_path, capsys
 ):
