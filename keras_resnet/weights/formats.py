@@ -65,9 +65,8 @@ def refuse_damage(path: str, content: str) -> Iterator[None]:
 
 
 def _check_size(path: str, num_bytes: int) -> None:
-    """Refuses a file that declares far larger arrays than it can contain, as with fill
-    values of HDF5 or compressed zeros. Weights hardly compress.
-    """
+    """Refuses a file that declares far larger arrays than it can contain."""
+    # Fill values of HDF5 and compressed zeros take no space. Weights hardly compress.
     if num_bytes > max(2**28, 8 * os.path.getsize(path)):
         raise InputError(
             f"{path} is refused, because the small file declares {num_bytes:,} bytes"
