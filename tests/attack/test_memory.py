@@ -303,7 +303,7 @@ def check_growth(name, ours, bare):
     """Checks the growth in a call, which is allowed to exceed TensorFlow's by little."""
     kinds = ("C++", "Python", "resident")
     for kind, our_growth, bare_growth, margin in zip(
-        kinds, ours, bare, (0.1, 0.1, 2.0), strict=True
+        kinds, ours, bare, (0.1, 0.1, 4.0), strict=True
     ):
         print(
             f"{name}: {kind} memory grows by {our_growth:.3f} MiB per call, "
@@ -349,7 +349,8 @@ def test_memory_after_5000_steps(tmp_path):
     train(tmp_path / "run", iterations=5000, batch_size=16, callbacks=[Meter()])
     assert len(memory_by_epoch) > 50
     growth = memory_by_epoch[-1] - memory_by_epoch[5]
-    check_growth("4,500 steps", growth, np.array([0.4, 0.4, 6.0]))
+    # 1 MiB would be 230 bytes per step.
+    check_growth("4,500 steps", growth, np.array([1, 1, 6]))
 
 
 @pytest.mark.full
@@ -365,4 +366,6 @@ def test_memory_after_evaluating_100000_images(trained_run, digits):
         )
         assert evaluator()["images"] == 100_000
 
-    check_growth("evaluate", measure_growth(act, 3), np.zeros(3))
+    for i in range(5):  # The buffers of tf.data reach their size after some calls.
+        act(i)
+    check_growth("evaluate", measure_growth(act, 6), np.zeros(3))
