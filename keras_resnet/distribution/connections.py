@@ -126,11 +126,12 @@ def _read_lines(index: int, connection: socket.socket) -> None:
     An empty line is a heartbeat. "complete" means that all workers are connected, and
     "leave" that the common work has ended. Another line reports the loss of a worker.
     """
-    loss = f"Worker {index} has ended"
+    loss, last_time = f"Worker {index} has ended", time.monotonic()
     with contextlib.suppress(OSError):
         lines = connection.makefile(errors="replace")
         try:
             while line := lines.readline(200):
+                last_time = time.monotonic()
                 if line == "complete\n":
                     _is_complete.set()
                 elif line == "leave\n":
@@ -139,8 +140,8 @@ def _read_lines(index: int, connection: socket.socket) -> None:
                     loss = to_printable(line.strip())
                     break
         except TimeoutError:
-            seconds = connection.gettimeout()
-            loss = f"Worker {index} sent no heartbeat for {seconds:.0f} s"
+            seconds = round(time.monotonic() - last_time)
+            loss = f"Worker {index} sent no heartbeat for {seconds} s"
     if _connections and not _is_lost.is_set():
         _is_lost.set()
         _send(loss)
