@@ -1,11 +1,17 @@
-"""Description of a bundle as printed tables, MODEL_CARD.md and manifest.json."""
+"""Printed tables, and the files MODEL_CARD.md, labels.txt and manifest.json."""
 
 import collections
 import os
 from collections.abc import Iterable
 
 from keras_resnet.spec import Provenance
-from keras_resnet.support import format_table, to_printable, write_file, write_json
+from keras_resnet.support import (
+    StrPath,
+    format_table,
+    to_printable,
+    write_file,
+    write_json,
+)
 
 from .clients import describe_use
 from .manifest import ArtifactRow, Manifest, describe_files
@@ -57,7 +63,7 @@ OTHER_FILES = [LABELS_FILE, "check.npz", "MODEL_CARD.md"]
 OTHER_FILES += ["latency.png", "quantization.csv", "quantization.png"]
 
 
-def write_description(folder: str | os.PathLike[str], manifest: Manifest) -> None:
+def write_description(folder: StrPath, manifest: Manifest) -> None:
     """Writes MODEL_CARD.md, and manifest.json with the sha256 of all other files.
 
     All other files of the bundle must exist already. Sets `manifest["files"]`.

@@ -90,8 +90,9 @@ def _decode_by_signature(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _read_sides(encoded: tf.Tensor) -> tf.Tensor:
-    """Reads the height and width, int32 (2,), of a PNG, GIF or WebP file. Returns 0 for
-    other files, such as BMP files, which are larger than their pixels.
+    """Reads the height and width, int32 (2,), of a PNG, GIF or WebP file.
+
+    Returns 0 for other files, such as BMP files, which are larger than their pixels.
     """
     head = tf.strings.substr(encoded, 0, 32) + bytes(32)
     start, kind = (tf.strings.substr(head, offset, 4) for offset in (0, 12))

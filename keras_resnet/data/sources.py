@@ -152,16 +152,21 @@ def _make_split(path: str, classes: Sequence[str]) -> Split:
 
 
 def _find_files(path: str) -> Iterator[os.DirEntry[str]]:
-    """Yields the image files in a folder and its subfolders, sorted by name. Links to
-    folders are not followed. The entries know their types without system calls.
+    """Yields the image files in a folder and its subfolders, sorted by name.
+
+    Links to folders are not followed. The entries know their types without system calls.
     """
     folders = [path]
     while folders:
         with os.scandir(folders.pop()) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-        files = [e for e in found if not e.is_dir(follow_symlinks=False)]
-        folders += [e.path for e in reversed(found) if e.is_dir(follow_symlinks=False)]
-        yield from (e for e in files if e.name.lower().endswith(IMAGE_FILES))
+            sorted_entries = sorted(entries, key=lambda entry: entry.name)
+        subfolders = []
+        for entry in sorted_entries:
+            if entry.is_dir(follow_symlinks=False):
+                subfolders.append(entry.path)
+            elif entry.name.lower().endswith(IMAGE_FILES):
+                yield entry
+        folders += reversed(subfolders)
 
 
 def find_images(paths: Sequence[str]) -> list[str]:

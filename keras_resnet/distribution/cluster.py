@@ -39,13 +39,8 @@ def _read_tf_config() -> tuple[list[str], int]:
         index += {"chief": 0, "worker": len(chief_addresses)}[task["type"]]
         for address in addresses:
             int(address.rpartition(":")[2])
-    except (
-        ValueError,
-        TypeError,
-        LookupError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+    except (ValueError, TypeError, LookupError, AttributeError,
+            RecursionError) as error:  # fmt: skip
         raise InputError(
             'TF_CONFIG must be like {"cluster": {"worker": ["host:port", ...]}, "task": '
             '{"type": "worker", "index": 0}}, where index 0 is the first address. Received: '

@@ -17,7 +17,7 @@ from keras import KerasTensor, layers
 from keras_resnet.nets import blocks
 from keras_resnet.nets.blocks import Block, add_block, bn, channel_axis, conv, relu
 from keras_resnet.spec import Variant
-from keras_resnet.support import InputError
+from keras_resnet.support import MAX_SIDE, InputError
 
 Shape = Sequence[int | None]
 Dilations = tuple[int, int]  # `Block.dilations` documents the two values.
@@ -62,9 +62,6 @@ class Head:
             raise InputError(
                 f"classes must be a whole number of at least 1. Received: classes={classes!r}"
             )
-
-
-MAX_SIDE = 2**15  # Largest accepted height, width and number of channels of an input.
 
 
 def build_network(

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from keras_resnet.support import InputError, check_choice
+from keras_resnet.support import MAX_SIDE, InputError, check_choice
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -89,7 +89,10 @@ def _find_problem(field: str, field_type: Any, new_value: Any, raw_value: Any) -
         (min(numbers, default=0) < 0, "not be below 0"),
         (field in _FIELDS_BELOW_ONE and max(numbers) >= 1, "be below 1"),
         (field in _FRACTION_FIELDS and max(numbers, default=0) > 1, "be at most 1"),
-        (field == "sizes" and max(numbers, default=0) > 2**15, "be at most 32768"),
+        (
+            field == "sizes" and max(numbers, default=0) > MAX_SIDE,
+            f"be at most {MAX_SIDE}",
+        ),
     )
     violated_limits = [limit for is_violated, limit in limit_checks if is_violated]
     return f"{field} must {violated_limits[0]}" if violated_limits else ""

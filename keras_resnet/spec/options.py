@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from keras_resnet.support import option
+from keras_resnet.support import MAX_SIDE, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +16,10 @@ class ModelOptions:
     )
     weights: str | None = option(None, "Weights: imagenet, torchvision_v2 or a file.")
     image_size: int | None = option(
-        None, "Input height and width in pixels. Default: the network's own.", 1, 2**15
+        None,
+        "Input height and width in pixels. Default: the network's own.",
+        1,
+        MAX_SIDE,
     )
 
 
@@ -44,7 +47,10 @@ class RunOptions:
         None, "Training recipe, such as rsb_a3. Default: depends on the dataset."
     )
     image_size: int | None = option(
-        None, "Height and width in pixels. Default: depends on the dataset.", 1, 2**15
+        None,
+        "Height and width in pixels. Default: depends on the dataset.",
+        1,
+        MAX_SIDE,
     )
     shortcut: str | None = option(
         None, "Shortcut: A, B, C or none (plain network). Default: the paper's."

@@ -33,6 +33,7 @@ from .program import make_console_script as make_console_script
 from .program import read_flags as read_flags
 from .program import run_command as run_command
 from .progress import progress_bar as progress_bar
+from .schema import MAX_SIDE as MAX_SIDE
 from .schema import Count as Count
 from .schema import PixelCount as PixelCount
 from .schema import check_type as check_type

@@ -11,9 +11,11 @@ from typing import Annotated, Any, NotRequired, Required
 
 from keras_resnet.support.errors import InputError
 
+MAX_SIDE = 2**15  # Largest accepted height, width and number of channels of an image.
+
 # Number of things, and height, width or number of channels of an image.
 Count = Annotated[int, range(2**63).__contains__]
-PixelCount = Annotated[int, range(1, 2**15 + 1).__contains__]
+PixelCount = Annotated[int, range(1, MAX_SIDE + 1).__contains__]
 
 _SURROGATE = re.compile("[\ud800-\udfff]")  # Characters that UTF-8 cannot encode.
 

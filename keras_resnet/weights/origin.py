@@ -5,7 +5,7 @@ import json
 from typing import Annotated, NamedTuple
 
 from keras_resnet.spec import select_known_fields
-from keras_resnet.support import InputError, check_type, first_line
+from keras_resnet.support import InputError, PixelCount, check_type, first_line
 
 
 class PixelFormat(NamedTuple):
@@ -25,7 +25,7 @@ class PixelFormat(NamedTuple):
     variance: tuple[Annotated[float, lambda value: value > 0], ...]
     crop: Annotated[float, lambda crop: 1e-3 <= crop <= 1] = 0.875
     interpolation: Annotated[str, ("bilinear", "bicubic").__contains__] = "bilinear"
-    size: Annotated[int | None, (None, *range(1, 2**15 + 1)).__contains__] = None
+    size: PixelCount | None = None
 
 
 # The three common pixel formats, all for RGB images. If weights expect BGR images, this

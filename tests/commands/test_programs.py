@@ -66,6 +66,24 @@ def test_a_flag_without_dashes_is_reported(module):
 
 
 @pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--image_size=32769", "range [1, 32768]"),
+        ("--epochs=2147483648", "range [1, 2147483647]"),
+        # Bytes of Latin-1, which run.json could not hold.
+        (
+            "--model_dir=caf\udce9",
+            r"Flags must be in UTF-8. Received: --model_dir=caf\udce9",
+        ),
+    ],
+)
+def test_flags_that_no_run_can_have_are_refused(flag, words, tmp_path):
+    result = run_program("keras_resnet.train", flag, cwd=tmp_path)
+    assert_one_line(result, words)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     ("module", "flag"),
     [
         *((module, "--help") for module in (*COMMANDS, "keras_resnet.complexity")),
